@@ -1,0 +1,145 @@
+"""Every error that streamkm raises.
+
+::
+
+    StreamkmError
+    ├── SettingsError (ValueError)          a setting is missing, unknown or out of its range
+    ├── DataError (ValueError)              points that no model can take: shape, NaN, infinity
+    ├── NotReadyError (RuntimeError)        the model is still warming up
+    ├── StateError (ValueError)             a saved model that cannot be restored
+    ├── SourceError
+    │   ├── SourceClosedError               the source was closed
+    │   ├── BrokerUnreachableError (ConnectionError)
+    │   ├── TopicNotFoundError (LookupError)
+    │   ├── PositionLostError (LookupError) a stored position that the topic no longer has
+    │   ├── CorruptBatchError               a record batch on the broker cannot be read
+    │   └── FileFormatError (ValueError)    a file that is not what its name says
+    ├── BadRecordsError                     too many bad records: the stream itself looks broken
+    ├── StoreError
+    │   ├── StoreUnavailableError (ConnectionError)
+    │   ├── SchemaVersionError              the store was written by a newer streamkm
+    │   ├── LeaseLostError                  another process owns the model now
+    │   ├── ConflictError                   a commit that does not follow the stored position
+    │   ├── ModelMismatchError (ValueError) the stored model was made with other settings
+    │   └── NotFoundError (LookupError)     no such model or snapshot
+    └── LocalBrokerError                    the local Apache Kafka did not start, or died
+        ├── PortTakenError
+        └── DownloadError (ConnectionError)
+
+An error says what was wrong (its message), where (``where``: a file, a field, a topic-partition-offset) and what to do
+(``hint``). Errors of other libraries are mapped at the edge where they appear, with the original as ``__cause__``.
+"""
+
+from __future__ import annotations
+
+
+class StreamkmError(Exception):
+    """Root of the tree.
+
+    Parameters
+    ----------
+    message
+        What was wrong.
+    where
+        The place: a file and line, a field, ``topic-partition@offset``.
+    hint
+        What to do about it.
+    """
+
+    def __init__(self, message: str, *, where: str = "", hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.where = where
+        self.hint = hint
+
+    def __str__(self) -> str:
+        text = f"{self.where}: {self.message}" if self.where else self.message
+        return f"{text}. {self.hint}" if self.hint else text
+
+
+class SettingsError(StreamkmError, ValueError):
+    """A setting is missing, unknown or out of its range."""
+
+
+class DataError(StreamkmError, ValueError):
+    """Points that no model can take."""
+
+
+class NotReadyError(StreamkmError, RuntimeError):
+    """The model has no centroids yet: it is still filling its warm-up buffer."""
+
+
+class StateError(StreamkmError, ValueError):
+    """A saved model that cannot be restored."""
+
+
+class SourceError(StreamkmError):
+    """Records cannot be read."""
+
+
+class SourceClosedError(SourceError):
+    """The source was closed."""
+
+
+class BrokerUnreachableError(SourceError, ConnectionError):
+    """No broker answers."""
+
+
+class TopicNotFoundError(SourceError, LookupError):
+    """The topic does not exist."""
+
+
+class PositionLostError(SourceError, LookupError):
+    """A position that the topic no longer has (retention), or does not have yet (truncated, made anew)."""
+
+
+class CorruptBatchError(SourceError):
+    """A record batch cannot be read: broken checksum or unknown compression."""
+
+
+class FileFormatError(SourceError, ValueError):
+    """A file that is not what its name says, or ends in the middle."""
+
+
+class BadRecordsError(StreamkmError):
+    """Too many bad records: going on would drain a broken topic into the quarantine."""
+
+
+class StoreError(StreamkmError):
+    """The store did not do what it was asked."""
+
+
+class StoreUnavailableError(StoreError, ConnectionError):
+    """The store cannot be reached, is full or is read-only."""
+
+
+class SchemaVersionError(StoreError):
+    """The store was written by a newer streamkm."""
+
+
+class LeaseLostError(StoreError):
+    """Another process owns the model now: drop the state, write nothing, wait for a turn."""
+
+
+class ConflictError(StoreError):
+    """A commit that does not follow the stored position: the state it carries is not the model's."""
+
+
+class ModelMismatchError(StoreError, ValueError):
+    """The stored model was made with other settings (fields, k, topic, codec)."""
+
+
+class NotFoundError(StoreError, LookupError):
+    """No such model or snapshot."""
+
+
+class LocalBrokerError(StreamkmError):
+    """The local Apache Kafka did not start, or died."""
+
+
+class PortTakenError(LocalBrokerError):
+    """The port asked for is in use."""
+
+
+class DownloadError(LocalBrokerError, ConnectionError):
+    """Kafka's jars or the Java runtime could not be had."""

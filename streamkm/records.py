@@ -1,0 +1,170 @@
+"""Plain data on its way from a source to a model: what was read, where it stood, what was wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Bytes = NDArray[np.uint8]
+Headers = tuple[tuple[str, bytes | None], ...]
+
+
+class TopicPartition(NamedTuple):
+    """One partition of a topic; for a file the topic is its path and the partition 0."""
+
+    topic: str
+    partition: int
+
+    def __str__(self) -> str:
+        return f"{self.topic}-{self.partition}"
+
+
+Position = Mapping[TopicPartition, int]
+"""The offset of the next record to read, for each partition. Not "last offset + 1": markers and holes of compaction lie between."""
+
+
+class BatchRange(NamedTuple):
+    """The half-open range of offsets [start, stop) of one partition that went into one mini-batch."""
+
+    partition: TopicPartition
+    start: int
+    stop: int
+
+
+class RawRecord(NamedTuple):
+    """One record as the broker has it. Columns (`ByteRecords`) carry the stream; this is for looking at one of them."""
+
+    partition: TopicPartition
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ByteRecords:
+    """Consecutive records of one partition as columns: the undecoded range [start, stop).
+
+    Attributes
+    ----------
+    partition
+        Where they were read.
+    start, stop
+        Position before the first and after the last record. ``stop`` is the source's position, so it may lie beyond
+        ``offsets[-1] + 1``; the range may also be empty of records and still move on.
+    data
+        (bytes,) uint8, read-only: the values, anywhere in it.
+    begins, ends
+        (n,) int64: value i is ``data[begins[i]:ends[i]]``; ``ends[i] == -1`` is a null value (a tombstone).
+    offsets
+        (n,) int64, increasing.
+    timestamps
+        (n,) int64, milliseconds since 1970; -1 where the record has none.
+    details
+        Gives key and headers of record i, for the few that somebody looks at.
+    """
+
+    partition: TopicPartition
+    start: int
+    stop: int
+    data: Bytes
+    begins: NDArray[np.int64]
+    ends: NDArray[np.int64]
+    offsets: NDArray[np.int64]
+    timestamps: NDArray[np.int64]
+    details: Callable[[int], tuple[bytes | None, Headers]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def value(self, i: int) -> bytes | None:
+        """Value of record i, or None for a tombstone."""
+        return None if self.ends[i] < 0 else self.data[self.begins[i] : self.ends[i]].tobytes()
+
+    def record(self, i: int) -> RawRecord:
+        """Record i with its key and headers."""
+        key, headers = self.details(i) if self.details is not None else (None, ())
+        return RawRecord(self.partition, int(self.offsets[i]), int(self.timestamps[i]), key, self.value(i), headers)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ColumnRecords:
+    """Consecutive rows of a file that has columns of its own (csv, npy, parquet): the range [start, stop) of rows.
+
+    Attributes
+    ----------
+    columns
+        Column name -> (n,) array. Numbers are numeric arrays in which a missing value is NaN; text stays text (object
+        array of str or None), for the codec to judge.
+    """
+
+    partition: TopicPartition
+    start: int
+    stop: int
+    columns: Mapping[str, NDArray[np.generic]]
+    offsets: NDArray[np.int64]
+    timestamps: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+
+Records = ByteRecords | ColumnRecords
+
+
+@dataclass(frozen=True, slots=True)
+class BadRecord:
+    """A record that no model can take, kept whole.
+
+    Attributes
+    ----------
+    reason
+        A word for machines: ``not-json``, ``missing-field``, ``not-a-number``, ``not-finite``, ``wrong-dimension``,
+        ``too-large``.
+    field
+        The field that is wrong, or "".
+    message
+        The sentence for people.
+    """
+
+    record: RawRecord
+    reason: str
+    field: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.record.partition}@{self.record.offset}: {self.message}"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Decoded records of one partition's range.
+
+    Attributes
+    ----------
+    points
+        (n, d) float64, C-contiguous, all finite; columns in the order of the model's fields.
+    times
+        (n,) float64, event time in seconds since 1970 (NaN where unknown).
+    offsets
+        (n,) int64, the record each point came from.
+    bad
+        Records that could not be decoded; never among ``points``.
+    tombstones
+        Number of records with a null value.
+    """
+
+    range: BatchRange
+    points: NDArray[np.float64]
+    times: NDArray[np.float64]
+    offsets: NDArray[np.int64]
+    bad: tuple[BadRecord, ...] = field(default=())
+    tombstones: int = 0
+
+    def __len__(self) -> int:
+        return len(self.points)

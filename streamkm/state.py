@@ -1,0 +1,233 @@
+"""Plain data that a model, a store and the service share: a model's state, and a published snapshot of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from numpy.typing import NDArray
+
+from streamkm.errors import StateError
+from streamkm.records import BadRecord, BatchRange, Position
+
+STATE_FORMAT = 1
+"""Version of the envelope that `ModelState.to_bytes` writes; a model's own `version` is counted by the model."""
+
+Json = Mapping[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class ModelState:
+    """An immutable copy of all that a model knows.
+
+    Attributes
+    ----------
+    kind
+        Class of the model, such as ``OnlineKMeans``.
+    version
+        Version of the model's own payload.
+    params
+        Constructor arguments and scalars, JSON values only. Floats survive exactly.
+    arrays
+        Arrays by name, any numeric dtype; read-only.
+    """
+
+    kind: str
+    version: int
+    params: Json
+    arrays: Mapping[str, NDArray[Any]]
+
+    def to_bytes(self) -> bytes:
+        """Serialise: equal states give equal bytes, so a hash of them identifies a state."""
+        header = {
+            "format": str(STATE_FORMAT),
+            "kind": self.kind,
+            "version": str(self.version),
+            "params": json.dumps(self.params, sort_keys=True),
+        }
+        # safetensors does not order its metadata, so the header travels as an array of its own.
+        blob = np.frombuffer(json.dumps(header, sort_keys=True).encode(), np.uint8)
+        arrays = {name: np.ascontiguousarray(a) for name, a in self.arrays.items()}
+        return safetensors.numpy.save({"__state__": blob, **arrays})
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> ModelState:
+        """Read what `to_bytes` wrote.
+
+        Raises
+        ------
+        StateError
+            The bytes are no state, are cut short, or were written by a newer streamkm.
+        """
+        try:
+            arrays = safetensors.numpy.load(data)
+            header = json.loads(arrays.pop("__state__").tobytes())
+        except (safetensors.SafetensorError, KeyError, ValueError) as e:
+            raise StateError(f"these {len(data)} bytes are not a model state ({e})") from e
+        if int(header["format"]) > STATE_FORMAT:
+            raise StateError(
+                f"the state has format {header['format']}, this streamkm reads up to {STATE_FORMAT}",
+                hint="Upgrade streamkm, or restore a backup",
+            )
+        for a in arrays.values():
+            a.flags.writeable = False
+        return cls(header["kind"], int(header["version"]), json.loads(header["params"]), arrays)
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """What a model published: immutable, numbered, enough to answer every query about the clusters at that moment.
+
+    Attributes
+    ----------
+    model, id
+        Name of the model; number of the snapshot in it, from 1 (0 until the store has numbered it).
+    created_at
+        Seconds since 1970, by the clock of the process that published.
+    kind, reason
+        ``live`` or ``replay``; why now: ``first``, ``interval``, ``points``, ``stop``.
+    fields
+        Names of the d columns.
+    ids
+        (k,) int64, stable cluster ids.
+    centroids
+        (k, d) float64, raw units.
+    weights
+        (k,) float64: (decayed) number of points of each cluster.
+    spreads
+        (k,) float64: root mean squared distance of a cluster's points to its centroid, raw units.
+    inertia
+        Mean squared distance to the nearest centroid of the points learned since the snapshot before, each judged
+        before it was learned; NaN when there were none.
+    n_points
+        Points learned since the model was made.
+    position
+        Offsets the snapshot reflects: every record below, none at or above.
+    detail
+        Provenance: JSON values.
+    """
+
+    model: str
+    created_at: float
+    kind: str
+    reason: str
+    fields: tuple[str, ...]
+    ids: NDArray[np.int64]
+    centroids: NDArray[np.float64]
+    weights: NDArray[np.float64]
+    spreads: NDArray[np.float64]
+    inertia: float
+    n_points: int
+    position: Position
+    detail: Json = field(default_factory=dict)
+    id: int = 0
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What a model is made of; fixed for its life, checked at every start.
+
+    Attributes
+    ----------
+    name
+        Letters, digits, ``-``, ``_`` and ``.``; at most 128.
+    fields
+        Names of the dimensions, in order (dotted paths into nested objects).
+    n_clusters
+        k.
+    source
+        Where the points come from: ``{"kind": "kafka", "topic": ..., "cluster_id": ..., "topic_id": ...}``.
+    learner
+        All constructor arguments of the model that can change its result.
+    codec
+        How records are decoded: ``{"kind": "json"}``.
+    """
+
+    name: str
+    fields: tuple[str, ...]
+    n_clusters: int
+    source: Json
+    learner: Json
+    codec: Json
+
+
+@dataclass(frozen=True)
+class Counters:
+    """Records accounted for since the model was made: ``records == points + bad + tombstones``."""
+
+    records: int = 0
+    points: int = 0
+    bad: int = 0
+    tombstones: int = 0
+
+    def plus(self, *, points: int = 0, bad: int = 0, tombstones: int = 0) -> Counters:
+        """The counters after some more records."""
+        return Counters(
+            self.records + points + bad + tombstones,
+            self.points + points,
+            self.bad + bad,
+            self.tombstones + tombstones,
+        )
+
+
+MiniBatch = tuple[BatchRange, ...]
+"""The ranges that one mini-batch was made of, in the order in which their points were learned."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a model is.
+
+    Attributes
+    ----------
+    position
+        Every record below was learned, quarantined or counted as a tombstone; none at or above was.
+    commit_seq
+        Number of commits so far.
+    lag
+        Records between `position` and the end of the source when the commit was made; -1 if unknown.
+    warmup
+        (points buffered, points needed) while the model has no centroids yet, else None.
+    """
+
+    position: Position
+    counters: Counters
+    commit_seq: int
+    committed_at: float
+    lag: int = -1
+    warmup: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """Where a model stands: its state, and how far that state has learned."""
+
+    state: ModelState
+    progress: Progress
+
+
+@dataclass(frozen=True, eq=False)
+class Commit:
+    """One transaction: state, progress, journal and, sometimes, a snapshot and quarantined records.
+
+    Attributes
+    ----------
+    expected
+        The position that the store must still hold; anything else means that somebody else wrote. Empty at first.
+    progress
+        What becomes the model's progress; its `commit_seq` is the stored one plus 1.
+    batches
+        The mini-batches learned since `expected`, in order: the journal.
+    """
+
+    state: ModelState
+    expected: Position
+    progress: Progress
+    batches: tuple[MiniBatch, ...]
+    snapshot: Snapshot | None = None
+    quarantine: tuple[BadRecord, ...] = ()

@@ -1,0 +1,154 @@
+"""The contract of a store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from streamkm.records import BadRecord
+from streamkm.state import Checkpoint, Commit, MiniBatch, ModelSpec, Progress, Snapshot
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The right to write one model.
+
+    Attributes
+    ----------
+    epoch
+        Grows by one with every acquisition. A commit carries it, so an owner that slept through its lease cannot write.
+    expires_at
+        Seconds since 1970, by the owner's clock. Others may take over after that; exactness never depends on it.
+    """
+
+    model: str
+    owner: str
+    epoch: int
+    expires_at: float
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """A model as a list shows it, without its state.
+
+    Attributes
+    ----------
+    progress
+        Position, counters, lag and age of the last checkpoint; None before the first.
+    last_snapshot
+        Number of the newest snapshot; 0 when there is none.
+    lease
+        Who writes it, if anybody does. It may have expired.
+    """
+
+    spec: ModelSpec
+    created_at: float
+    progress: Progress | None
+    last_snapshot: int
+    lease: Lease | None
+
+
+@runtime_checkable
+class Store(Protocol):
+    """Models, their checkpoints, journals, snapshots and quarantined records.
+
+    Safe to use from several threads and processes. Every method is one transaction. `StoreUnavailableError` may come
+    out of any of them (unreachable, full, read-only, locked for longer than the store's busy timeout); the transaction
+    is then rolled back whole, and the call may be made again.
+    """
+
+    def create(self, spec: ModelSpec, now: float) -> ModelSpec:
+        """Make the model, or return the stored spec of the one that has this name."""
+        ...
+
+    def models(self) -> Sequence[ModelInfo]:
+        """All models by name."""
+        ...
+
+    def model(self, name: str) -> ModelInfo:
+        """One model.
+
+        Raises
+        ------
+        NotFoundError
+            No model has this name; the message lists those there are.
+        """
+        ...
+
+    def delete(self, name: str) -> None:
+        """Remove a model with all that belongs to it."""
+        ...
+
+    def acquire(self, model: str, owner: str, ttl: float, now: float) -> Lease | None:
+        """Become the owner for `ttl` seconds, or None while another owner's lease runs.
+
+        An owner that already holds the lease gets a new epoch, so two processes with one name cannot both write.
+        """
+        ...
+
+    def renew(self, lease: Lease, ttl: float, now: float) -> Lease:
+        """Push the expiry on; same epoch.
+
+        Raises
+        ------
+        LeaseLostError
+            The epoch is no longer the model's.
+        """
+        ...
+
+    def release(self, lease: Lease) -> None:
+        """Let the next owner in at once. Nothing happens when the lease is already lost."""
+        ...
+
+    def load(self, model: str) -> Checkpoint | None:
+        """The last checkpoint, or None before the first commit."""
+        ...
+
+    def commit(self, lease: Lease, commit: Commit) -> int:
+        """Write state, position, counters, journal, snapshot and quarantine: all of it or nothing.
+
+        Returns
+        -------
+        int
+            Number of the snapshot, or 0 when the commit carries none.
+
+        Raises
+        ------
+        LeaseLostError
+            The lease's epoch is not the model's any more.
+        ConflictError
+            The stored position is not `commit.expected`. (A partition may be new in
+            `commit.progress.position`: then it is absent from `expected` and from the store.)
+        """
+        ...
+
+    def journal(self, model: str, until_seq: int | None = None) -> Iterator[tuple[int, tuple[MiniBatch, ...]]]:
+        """(commit number, its mini-batches), from the first commit to `until_seq` included."""
+        ...
+
+    def snapshot(self, model: str, snapshot_id: int | None = None, *, at: float | None = None) -> Snapshot:
+        """A snapshot by number, the newest one made at or before `at`, or the newest of all.
+
+        Raises
+        ------
+        NotFoundError
+            No such model, or no such snapshot; the message tells which, and which range there is.
+        """
+        ...
+
+    def snapshots(self, model: str, *, before: int | None = None, limit: int = 100) -> Sequence[Snapshot]:
+        """Newest first, numbers below `before`."""
+        ...
+
+    def quarantined(self, model: str, *, limit: int = 100) -> Sequence[BadRecord]:
+        """Newest first."""
+        ...
+
+    def ping(self) -> None:
+        """Return if the store can be read."""
+        ...
+
+    def close(self) -> None:
+        """Give back connections. Other methods must not be called afterwards."""
+        ...
