@@ -24,7 +24,9 @@ class TopicPartition(NamedTuple):
 
 
 Position = Mapping[TopicPartition, int]
-"""The offset of the next record to read, for each partition. Not "last offset + 1": markers and holes of compaction lie between."""
+"""The offset of the next record to read, for each partition.
+
+Not "last offset + 1": transaction markers and holes of compaction lie between."""
 
 
 class BatchRange(NamedTuple):
@@ -82,6 +84,21 @@ class ByteRecords:
     def __len__(self) -> int:
         return len(self.offsets)
 
+    def split(self, offset: int) -> tuple[ByteRecords, ByteRecords]:
+        """The ranges [start, offset) and [offset, stop); ``start <= offset <= stop``."""
+        i = int(np.searchsorted(self.offsets, offset))
+        details = self.details
+        tail_details = None if details is None else lambda j: details(i + j)
+        head = ByteRecords(
+            self.partition, self.start, offset, self.data,
+            self.begins[:i], self.ends[:i], self.offsets[:i], self.timestamps[:i], details,
+        )  # fmt: skip
+        tail = ByteRecords(
+            self.partition, offset, self.stop, self.data,
+            self.begins[i:], self.ends[i:], self.offsets[i:], self.timestamps[i:], tail_details,
+        )  # fmt: skip
+        return head, tail
+
     def value(self, i: int) -> bytes | None:
         """Value of record i, or None for a tombstone."""
         return None if self.ends[i] < 0 else self.data[self.begins[i] : self.ends[i]].tobytes()
@@ -112,6 +129,16 @@ class ColumnRecords:
 
     def __len__(self) -> int:
         return len(self.offsets)
+
+    def split(self, offset: int) -> tuple[ColumnRecords, ColumnRecords]:
+        """The ranges [start, offset) and [offset, stop); ``start <= offset <= stop``."""
+        i = int(np.searchsorted(self.offsets, offset))
+
+        def part(rows: slice, start: int, stop: int) -> ColumnRecords:
+            columns = {name: column[rows] for name, column in self.columns.items()}
+            return ColumnRecords(self.partition, start, stop, columns, self.offsets[rows], self.timestamps[rows])
+
+        return part(slice(0, i), self.start, offset), part(slice(i, None), offset, self.stop)
 
 
 Records = ByteRecords | ColumnRecords

@@ -110,6 +110,8 @@ class Snapshot:
         Offsets the snapshot reflects: every record below, none at or above.
     detail
         Provenance: JSON values.
+    commit_seq
+        Number of the commit that published it (0 until the store has numbered it): the journal up to it re-derives it.
     """
 
     model: str
@@ -126,6 +128,7 @@ class Snapshot:
     position: Position
     detail: Json = field(default_factory=dict)
     id: int = 0
+    commit_seq: int = 0
 
 
 @dataclass(frozen=True)

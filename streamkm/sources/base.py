@@ -48,7 +48,10 @@ class Source(Protocol):
         ...
 
     def end(self) -> Position:
-        """The offset after the last readable record now, for each partition (read-committed: the last stable offset)."""
+        """The offset after the last readable record now, for each partition.
+
+        Under read-committed that is the last stable offset: open transactions do not count as lag.
+        """
         ...
 
     def seek(self, position: Position) -> None:

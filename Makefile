@@ -1,0 +1,56 @@
+# The verbs of this project, the same for people and for CI. Nothing is needed but make and Python 3.11 or later;
+# nothing is kept outside .venv and the user's cache folder.
+
+SHELL := /bin/bash
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+BIN := .venv/bin
+ARGS ?=
+
+.PHONY: help demo test lint bench docs lock clean
+
+help:          ## Show the verbs
+	@grep -E '^[a-z]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+
+demo: .venv/.installed        ## See it work on a real local Kafka      (ARGS="--seconds 30")
+	$(BIN)/streamkm demo $(ARGS)
+
+test: .venv/.installed        ## Run all tests                          (ARGS="-k stores")
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: .venv/.installed        ## Check style, types and layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+bench: .venv/.installed       ## Measure against scikit-learn and river, side by side
+	$(BIN)/python benchmarks/learn.py
+	$(BIN)/python benchmarks/throughput.py
+
+docs: .venv/.installed        ## Write the generated parts of the docs anew
+	$(BIN)/python -m consumers.docs
+
+lock: .venv/.installed        ## Choose the newest versions that fit, and pin them with their hashes
+	$(BIN)/uv pip compile pyproject.toml --extra broker --group test --group lint --universal --python-version 3.11 \
+		--generate-hashes --no-emit-index-url --no-header --upgrade --quiet --output-file requirements.lock
+
+clean:         ## Remove what the verbs made
+	rm -rf .venv dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# uv installs the locked packages ten times as fast as pip does, and checks the same hashes.
+.venv/.installed: requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 or later found: install one, or name it: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || $(MAKE) --no-print-directory debian-venv
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.7,<1'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@
+
+# Debian and Ubuntu keep venv in a package of its own.
+.PHONY: debian-venv
+debian-venv:
+	@command -v apt-get >/dev/null || { echo "$(PYTHON) has no venv module: install it" >&2; exit 1; }
+	@sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; version=$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+	$$sudo apt-get update -qq && $$sudo apt-get install -y -qq "python$$version-venv"

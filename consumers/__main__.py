@@ -1,0 +1,6 @@
+"""``python -m consumers`` is ``streamkm``."""
+
+from consumers.cli import main
+
+if __name__ == "__main__":
+    main()

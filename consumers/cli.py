@@ -1,0 +1,70 @@
+"""``streamkm``: one command for everything. A sub-command's module is imported when it runs."""
+
+from __future__ import annotations
+
+import importlib
+from typing import NoReturn
+
+import click
+
+from consumers.options import EXIT_CODES, leave
+from streamkm.errors import StreamkmError
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "demo": ("consumers.demo:demo", "See it work: broker, real records, consumer, service and a live view."),
+    "live": ("consumers.live:live", "Cluster a topic as its records come."),
+    "serve": ("consumers.serve:serve", "Answer queries about the clusters over HTTP."),
+    "broker": ("consumers.broker:broker", "Run a real local Apache Kafka."),
+    "models": ("consumers.inspect:models", "List the models of a store."),
+    "inspect": ("consumers.inspect:inspect", "Show a model: progress and clusters."),
+    "snapshots": ("consumers.inspect:snapshots", "List what a model has published."),
+    "verify": ("consumers.verify:verify", "Prove a snapshot: learn the topic again by the journal and compare."),
+    "config": ("consumers.config:config", "Show every setting, its value and where it comes from."),
+    "doctor": ("consumers.doctor:doctor", "Say what is installed, what is missing, and how to get it."),
+}
+"""Name -> where it is, and its line in ``streamkm --help``."""
+
+
+class Commands(click.Group):
+    """A group that imports a command when it is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="\b\nExamples:\n"
+    "  streamkm demo\n"
+    "  streamkm live orders --topic orders --fields amount,lat,lon --k 8\n"
+    "  streamkm serve --port 8000\n"
+    "\b\nExit status: 0 done, 1 unexpected, " + ", ".join(f"{code} {cls.__name__}" for cls, code in EXIT_CODES) + ".",
+)
+@click.version_option(package_name="streamkm")
+def cli() -> None:
+    """Streaming K-Means on Apache Kafka: live centroids, exact counts, stable clusters."""
+
+
+def main() -> NoReturn:
+    """Entry point of ``streamkm``."""
+    try:
+        cli(prog_name="streamkm")
+    except StreamkmError as e:
+        leave(e)
+    raise AssertionError("click leaves by itself")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""From settings to objects: which source, codec and engine a program runs. Shared by the programs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from streamkm.codecs import make_codec
+from streamkm.engine import Engine, EngineOptions
+from streamkm.errors import NotFoundError, SettingsError
+from streamkm.metrics import Metrics
+from streamkm.settings import LiveSettings, SourceSettings
+from streamkm.sources import KafkaSource
+from streamkm.sources.base import Source
+from streamkm.state import Json, ModelSpec
+from streamkm.stores.base import Store
+
+
+def source_opener(model: str, topic: str, settings: SourceSettings) -> Callable[[], Source]:
+    """What gives the engine a fresh Kafka source."""
+    client = dict(p.split("=", 1) for p in settings.client)
+    group = settings.group or f"streamkm-{model}"
+    return lambda: KafkaSource(settings.bootstrap, topic, group_id=group, client=client)
+
+
+def codec_spec(settings: LiveSettings) -> Json:
+    """What makes the codec."""
+    return {
+        "kind": "json",
+        "fields": list(settings.fields),
+        "time_field": settings.time_field or None,
+        "max_bytes": settings.max_record_bytes,
+    }
+
+
+def learner_spec(settings: LiveSettings) -> Json:
+    """What makes the model, k apart."""
+    h = settings.half_life
+    return {
+        "kind": "OnlineKMeans",
+        "half_life": h.value if h else None,
+        "half_life_unit": h.unit if h else "points",
+        "seed": settings.seed,
+    }
+
+
+def model_spec(model: str, settings: LiveSettings, store: Store) -> tuple[ModelSpec, str]:
+    """The spec of the model to run, and its topic.
+
+    Without topic and fields it is the stored one: a model that exists needs only its name to go on.
+
+    Raises
+    ------
+    SettingsError
+        Fields or topic are missing, and no stored model tells them.
+    """
+    if not settings.topic and not settings.fields:
+        try:
+            stored = store.model(model).spec
+        except NotFoundError as e:
+            raise SettingsError(
+                "no topic and no fields, and no stored model of this name to tell them",
+                where=f"model {model}",
+                hint="Give --topic TOPIC and --fields A,B,...",
+            ) from e
+        return stored, str(stored.source["topic"])
+    for name in ("topic", "fields"):
+        if not getattr(settings, name):
+            raise SettingsError(
+                f"--{name} is missing", where=f"model {model}", hint="A new model needs both --topic and --fields"
+            )
+    opener = source_opener(model, settings.topic, settings)
+    source = opener()
+    try:
+        identity = source.identity()
+    finally:
+        source.close()
+    return ModelSpec(
+        name=model,
+        fields=settings.fields,
+        n_clusters=settings.k,
+        source=identity,
+        learner=learner_spec(settings),
+        codec=codec_spec(settings),
+    ), settings.topic
+
+
+def make_engine(model: str, settings: LiveSettings, store: Store, metrics: Metrics) -> Engine:
+    """The engine that ``streamkm live`` runs."""
+    spec, topic = model_spec(model, settings, store)
+    return Engine(
+        spec,
+        open_source=source_opener(model, topic, settings),
+        codec=make_codec(spec.codec),
+        store=store,
+        options=EngineOptions(
+            batch=settings.batch,
+            checkpoint_every=settings.checkpoint_every,
+            snapshot_every=settings.snapshot_every,
+            snapshot_points=settings.snapshot_points,
+            max_bad_ratio=settings.max_bad_ratio,
+            lease=settings.lease,
+            start=settings.start,
+        ),
+        metrics=metrics,
+    )

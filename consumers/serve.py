@@ -1,0 +1,127 @@
+"""``streamkm serve``: the HTTP service over a store, until somebody says stop."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import logging
+import signal
+import socket
+import sys
+from types import FrameType
+
+import click
+import uvicorn
+
+from consumers import logs
+from consumers.options import example, leave, takes
+from streamkm.errors import SettingsError, StreamkmError
+from streamkm.metrics import Metrics
+from streamkm.service import create_app
+from streamkm.settings import ServeSettings
+from streamkm.stores import open_store
+
+log = logging.getLogger("streamkm.serve")
+
+GRACE_SECONDS = 5
+"""How long requests on their way may take when the service stops."""
+
+
+@click.command(
+    epilog=example(
+        "streamkm serve --store sqlite:///streamkm.db --port 8000",
+        "STREAMKM_TOKEN=$(openssl rand -hex 32) streamkm serve --host 0.0.0.0",
+    )
+)
+@takes(ServeSettings)
+@click.option("-v", "--verbose", is_flag=True, help="More log lines, one for each request too.")
+def serve(settings: ServeSettings, *, verbose: bool) -> None:
+    """Answer queries about the clusters over HTTP.
+
+    It listens on loopback, where no token is needed; any other address needs one. SIGTERM and SIGINT finish the
+    requests on their way and leave.
+    """
+    logs.configure(verbose=verbose)
+    check_exposure(settings.host, settings.token)
+    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGINT, _leave)
+    with contextlib.closing(open_store(settings.store)) as store, listen(settings.host, settings.port) as listener:
+        app = create_app(store, metrics=Metrics(process=True), token=settings.token or None)
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            log_level="info" if verbose else "warning",
+            access_log=verbose,
+            timeout_graceful_shutdown=GRACE_SECONDS,
+            server_header=False,
+        )
+        log.info("serving on %s", url_of(listener))
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def check_exposure(host: str, token: str) -> None:
+    """Refuse to show the data to a network without a token.
+
+    Raises
+    ------
+    SettingsError
+        The address is not loopback and there is no token.
+    """
+    if token or host == "localhost":
+        return
+    with contextlib.suppress(ValueError):
+        if ipaddress.ip_address(host).is_loopback:
+            return
+    raise SettingsError(
+        f"{host} can be reached from other machines, and there is no token",
+        where="--host",
+        hint="Set STREAMKM_TOKEN to a long random text, or listen on 127.0.0.1",
+    )
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that already takes connections, so that its URL can be told to others.
+
+    Raises
+    ------
+    SettingsError
+        The address is not ours, or the port is taken.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = found[0]
+        # With the protocol left at 0, asyncio would not set TCP_NODELAY, and every answer would wait 40 ms for an ACK.
+        listener = socket.socket(family, kind, protocol)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(1024)
+        except OSError:
+            listener.close()
+            raise
+    except OSError as e:
+        raise SettingsError(
+            f"cannot listen on {host} port {port} ({e.strerror})",
+            where="--port",
+            hint="Choose another one, or 0 for any",
+        ) from e
+    return listener
+
+
+def url_of(listener: socket.socket) -> str:
+    """Where a browser finds it."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _leave(number: int, _: FrameType | None) -> None:
+    # While the server runs it takes the signals itself, and raises them again when it is done.
+    log.info("%s: leaving", signal.Signals(number).name)
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    try:
+        serve()
+    except StreamkmError as error:
+        leave(error)

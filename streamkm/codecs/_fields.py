@@ -1,0 +1,95 @@
+"""Which fields make a point: their names, and dotted paths into nested objects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamkm.errors import SettingsError
+
+MISSING = object()
+"""What `look_up` gives for a field that a record does not have."""
+
+
+def checked_fields(fields: Sequence[str], time_field: str | None) -> tuple[str, ...]:
+    """The fields, if a codec can work with them.
+
+    Raises
+    ------
+    SettingsError
+        There are none, or one is empty or named twice.
+    """
+    listed = tuple(fields)
+    if isinstance(fields, str) or not listed:
+        raise SettingsError(
+            "a codec needs the names of at least one field", where="fields", hint="Such as amount,lat,lon"
+        )
+    for name in listed:
+        if not isinstance(name, str) or not name or name.startswith(".") or name.endswith(".") or ".." in name:
+            raise SettingsError(f"{name!r} is not the name of a field", where="fields")
+    if len(set(listed)) < len(listed):
+        raise SettingsError("a field is named twice", where="fields")
+    if time_field is not None and time_field in listed:
+        raise SettingsError("the time cannot be a coordinate too", where="time_field")
+    return listed
+
+
+def look_up(record: Mapping[str, Any], path: str) -> Any:
+    """The value at a path.
+
+    At each level a key that is the whole rest of the path comes first, then the step to its first dot.
+    """
+    at: Any = record
+    rest = path
+    while isinstance(at, dict):
+        if rest in at:
+            return at[rest]
+        step, dot, rest = rest.partition(".")
+        if not dot or step not in at:
+            return MISSING
+        at = at[step]
+    return MISSING
+
+
+class FieldTree:
+    """The fields as `kernels.jsonscan` wants them: a tree of names that says what a key means where.
+
+    Attributes
+    ----------
+    names, entries, firsts
+        See `jsonscan.scan_rows`.
+    plain
+        Whether all names can be compared byte by byte, because JSON writes them as they are.
+    """
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        nodes: list[dict[str, list[int]]] = [{}]
+        for column, path in enumerate(paths):
+            node = 0
+            rest = path
+            while True:
+                nodes[node].setdefault(rest, [-1, -1])[0] = column
+                step, dot, rest = rest.partition(".")
+                if not dot:
+                    break
+                entry = nodes[node].setdefault(step, [-1, -1])
+                if entry[1] < 0:
+                    entry[1] = len(nodes)
+                    nodes.append({})
+                node = entry[1]
+        blob = bytearray()
+        entries: list[tuple[int, int, int, int]] = []
+        firsts = [0]
+        for children in nodes:
+            for name, (column, child) in children.items():
+                raw = name.encode()
+                entries.append((len(blob), len(blob) + len(raw), column, child))
+                blob += raw
+            firsts.append(len(entries))
+        self.plain = all(c >= " " and c not in '"\\' for path in paths for c in path)
+        self.names: NDArray[np.uint8] = np.frombuffer(bytes(blob), np.uint8)
+        self.entries = np.array(entries, np.int64)
+        self.firsts = np.array(firsts, np.int64)

@@ -1,0 +1,51 @@
+"""Event times: numbers since 1970 in some unit, or ISO 8601 text."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from datetime import UTC, datetime
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamkm.errors import SettingsError
+
+UNITS = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
+# Seconds stay below the first until the year 5138; as milliseconds it is 1973. And so on by thousands.
+_AUTO = ((1e11, 1.0), (1e14, 1e3), (1e17, 1e6), (math.inf, 1e9))
+
+
+def checked_unit(unit: str) -> str:
+    """The unit, if there is such a one.
+
+    Raises
+    ------
+    SettingsError
+        There is not.
+    """
+    if unit != "auto" and unit not in UNITS:
+        raise SettingsError(
+            f"{unit!r} is not a unit of time", where="time_unit", hint=f"Known: auto, {', '.join(UNITS)}"
+        )
+    return unit
+
+
+def to_seconds(times: NDArray[np.float64], unit: str) -> NDArray[np.float64]:
+    """Numbers to seconds since 1970; with the unit "auto" each by its size."""
+    if unit != "auto":
+        return times / UNITS[unit]
+    size = np.abs(times)
+    scale = np.ones_like(times)
+    for (limit, _), (_, divisor) in itertools.pairwise(_AUTO):
+        scale[size >= limit] = divisor
+    return times / scale
+
+
+def from_iso(text: str) -> float | None:
+    """Seconds since 1970 of ISO 8601 text, which without a zone is UTC; None if it is none."""
+    try:
+        parsed = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()

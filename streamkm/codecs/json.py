@@ -1,0 +1,215 @@
+"""JSON records: objects by field name, arrays by position."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import orjson
+
+from streamkm.codecs._fields import MISSING, FieldTree, checked_fields, look_up
+from streamkm.codecs._times import checked_unit, from_iso, to_seconds
+from streamkm.errors import SettingsError
+from streamkm.kernels import jsonscan
+from streamkm.records import BadRecord, Batch, BatchRange, ByteRecords, Records
+from streamkm.state import Json
+
+DEFAULT_MAX_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class _Flaw:
+    """What is wrong with a record."""
+
+    reason: str
+    field: str
+    message: str
+
+
+class JsonCodec:
+    """JSON objects and arrays as points.
+
+    An object gives the values of `fields`, which may be dotted paths into nested objects; other keys do not matter. An
+    array of exactly ``len(fields)`` numbers is taken by position. Both may occur in one topic. Numbers are read
+    exactly. A text is never a number, and neither is true, false or null.
+
+    Parameters
+    ----------
+    fields
+        Names in the order of a point's coordinates.
+    time_field
+        Field with the event time: a number since 1970 or ISO 8601 text (UTC unless it says otherwise). Without it, and
+        for arrays, the record's own timestamp is taken.
+    time_unit
+        Unit of a number there: "s", "ms", "us", "ns", or "auto", by its size.
+    max_bytes
+        A longer record is bad, unread.
+    strict
+        Ask the strict parser about every record instead of only those the scanner is unsure of: slower by several
+        times, and the same in result.
+
+    Raises
+    ------
+    SettingsError
+        An argument is not usable.
+    """
+
+    def __init__(
+        self,
+        fields: Sequence[str],
+        *,
+        time_field: str | None = None,
+        time_unit: str = "auto",
+        max_bytes: int = DEFAULT_MAX_BYTES,
+        strict: bool = False,
+    ) -> None:
+        self.fields = checked_fields(fields, time_field)
+        self.time_field = time_field
+        self.time_unit = checked_unit(time_unit)
+        if max_bytes < 1:
+            raise SettingsError(f"{max_bytes} bytes are not enough for any record", where="max_bytes")
+        self.max_bytes = max_bytes
+        self._tree = FieldTree(self.fields if time_field is None else (*self.fields, time_field))
+        self._scanner = self._tree.plain and not strict
+
+    def spec(self) -> Json:
+        return {
+            "kind": "json",
+            "fields": list(self.fields),
+            "time_field": self.time_field,
+            "time_unit": self.time_unit,
+            "max_bytes": self.max_bytes,
+        }
+
+    def decode(self, records: Records) -> Batch:
+        if not isinstance(records, ByteRecords):
+            raise SettingsError(
+                "JSON is decoded from bytes, and these records have columns",
+                where=str(records.partition),
+                hint="Use the columns codec for files",
+            )
+        n, d = len(records), len(self.fields)
+        points = np.empty((n, d))
+        times = np.full(n, np.nan)
+        kinds = np.where(records.ends < 0, jsonscan.NULL, jsonscan.UNSURE).astype(np.uint8)
+        # Step 1: the scanner reads all that is plain.
+        if self._scanner and n:
+            jsonscan.scan_rows(
+                records.data,
+                records.begins,
+                records.ends,
+                self.max_bytes,
+                self._tree.names,
+                self._tree.entries,
+                self._tree.firsts,
+                d if self.time_field is None else d + 1,
+                points.view(np.uint64),
+                times.view(np.uint64),
+                kinds,
+            )
+        timed = kinds == jsonscan.OBJECT if self.time_field is not None else np.zeros(n, np.bool_)
+        if self.time_field is not None:
+            times[timed] = to_seconds(times[timed], self.time_unit)
+        # Step 2: a strict parser judges the rest, one by one.
+        bad: list[BadRecord] = []
+        good = kinds != jsonscan.NULL
+        for i in np.flatnonzero(kinds == jsonscan.UNSURE).tolist():
+            found = self._judge(records.value(i) or b"")
+            if isinstance(found, _Flaw):
+                good[i] = False
+                bad.append(BadRecord(records.record(i), found.reason, found.field, found.message))
+                continue
+            points[i], time = found
+            if time is not None:
+                times[i], timed[i] = time, True
+        # Step 3: records without a time of their own have the broker's or the producer's.
+        stamped = np.where(records.timestamps < 0, np.nan, records.timestamps / 1000.0)
+        times = np.where(timed, times, stamped)
+        if not good.all():
+            points, times = np.ascontiguousarray(points[good]), times[good]
+        return Batch(
+            range=BatchRange(records.partition, records.start, records.stop),
+            points=points,
+            times=times,
+            offsets=records.offsets[good],
+            bad=tuple(bad),
+            tombstones=int(np.count_nonzero(kinds == jsonscan.NULL)),
+        )
+
+    def _judge(self, value: bytes) -> tuple[Sequence[float], float | None] | _Flaw:
+        """What one record is: the point and its time, or what is wrong."""
+        if len(value) > self.max_bytes:
+            return _Flaw("too-large", "", f"the record has {len(value)} bytes, more than {self.max_bytes}")
+        try:
+            parsed = orjson.loads(value)
+        except orjson.JSONDecodeError as error:
+            return self._not_json(value, error)
+        return self._point(parsed)
+
+    def _point(self, parsed: Any) -> tuple[Sequence[float], float | None] | _Flaw:
+        if isinstance(parsed, dict):
+            values = [look_up(parsed, field) for field in self.fields]
+        elif isinstance(parsed, list):
+            if len(parsed) != len(self.fields):
+                return _Flaw(
+                    "wrong-dimension", "", f"the array has {len(parsed)} values, {len(self.fields)} are expected"
+                )
+            values = parsed
+        else:
+            return _Flaw("wrong-dimension", "", f"{_said(parsed)} is neither an object nor an array")
+        point = []
+        for field, found in zip(self.fields, values, strict=True):
+            number = _number(field, found)
+            if isinstance(number, _Flaw):
+                return number
+            point.append(number)
+        if self.time_field is None or not isinstance(parsed, dict):
+            return point, None
+        time = self._time(look_up(parsed, self.time_field))
+        return time if isinstance(time, _Flaw) else (point, time)
+
+    def _time(self, found: Any) -> float | _Flaw:
+        field = self.time_field or ""
+        if isinstance(found, str):
+            time = from_iso(found)
+            return _Flaw("not-a-time", field, f"{field} is not a time: {_said(found)}") if time is None else time
+        number = _number(field, found)
+        return number if isinstance(number, _Flaw) else float(to_seconds(np.array([number]), self.time_unit)[0])
+
+    def _not_json(self, value: bytes, error: Exception) -> _Flaw:
+        """Say why; a number that is not finite is told apart, because what made it is another mistake."""
+        try:
+            parsed = json.loads(value.decode())
+        except (ValueError, RecursionError):
+            parsed = None
+        if isinstance(parsed, dict | list):
+            flaw = self._point(parsed)
+            if isinstance(flaw, _Flaw) and flaw.reason == "not-finite":
+                return flaw
+        if value[:1] == b"\0":
+            return _Flaw("not-json", "", "it begins with a zero byte, as records of a schema registry do")
+        return _Flaw("not-json", "", str(error) if value else "the value is empty")
+
+
+def _number(field: str, found: Any) -> float | _Flaw:
+    if found is MISSING:
+        return _Flaw("missing-field", field, f"{field} is missing")
+    if isinstance(found, bool) or not isinstance(found, int | float):
+        return _Flaw("not-a-number", field, f"{field} is not a number: {_said(found)}")
+    try:
+        number = float(found)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        return _Flaw("not-finite", field, f"{field} is not finite: {number}")
+    return number
+
+
+def _said(value: Any) -> str:
+    """A value as JSON writes it, short."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 40 else text[:37] + "..."

@@ -1,0 +1,7 @@
+"""The live loop (`Engine`), and the proof that it did what it says (`Rerun`)."""
+
+from streamkm.engine.loop import Engine
+from streamkm.engine.options import EngineOptions
+from streamkm.engine.rerun import Rerun, Verdict, compare
+
+__all__ = ["Engine", "EngineOptions", "Rerun", "Verdict", "compare"]

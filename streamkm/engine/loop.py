@@ -1,0 +1,116 @@
+"""The live loop of one model, by whoever holds its lease."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from streamkm.codecs.base import Codec
+from streamkm.engine.options import Clock, EngineOptions, Stop
+from streamkm.engine.tenure import Parts, Tenure
+from streamkm.errors import ConflictError, LeaseLostError, ModelMismatchError, StoreUnavailableError
+from streamkm.metrics import LEASE_HELD, Metrics
+from streamkm.sources.base import Source
+from streamkm.state import ModelSpec
+from streamkm.stores.base import Lease, Store
+
+log = logging.getLogger("streamkm.engine")
+
+
+class Engine:
+    """Keeps one model learning from one source, and its store up to date.
+
+    One engine owns the model at a time: the one that holds the lease in the store. The others wait. All that an owner
+    knows lives in its `Tenure`, which is dropped when the lease is lost, so nothing learned without the right to write
+    can ever be written.
+
+    Parameters
+    ----------
+    spec
+        The model; made in the store if it is new, compared with the stored one otherwise.
+    open_source
+        Gives a fresh source. Called again after an error of the source.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        *,
+        open_source: Callable[[], Source],
+        codec: Codec,
+        store: Store,
+        options: EngineOptions,
+        metrics: Metrics | None = None,
+        clock: Clock = time,
+    ) -> None:
+        self.parts = Parts(
+            spec, open_source, codec, store, options, metrics if metrics is not None else Metrics(), clock
+        )
+
+    def run(self, stop: Stop) -> None:
+        """Work until `stop` is set: then finish the mini-batch, commit, publish, release the lease and return.
+
+        Raises
+        ------
+        ModelMismatchError
+            The store has a model of this name that was made with other settings.
+        PositionLostError
+            The topic no longer has the position at which the model stands.
+        TopicNotFoundError, CorruptBatchError
+            The source cannot go on.
+        BadRecordsError
+            Too many bad records. All before them is committed; they are not, and will be met again.
+        StoreUnavailableError
+            The store did not answer for longer than the lease. All before the last commit is safe.
+        """
+        parts, name = self.parts, self.parts.spec.name
+        _check_spec(parts.spec, parts.store.create(parts.spec, parts.clock.time()))
+        while not stop.is_set():
+            lease = self._wait_for_lease(stop)
+            if lease is None:
+                return
+            parts.metrics.set(LEASE_HELD, 1, model=name)
+            try:
+                with Tenure(parts, lease) as tenure:
+                    tenure.work(stop)
+            except (LeaseLostError, ConflictError) as e:
+                parts.failed("lease")
+                log.warning("%s: lost the model, back to waiting: %s", name, e)
+            finally:
+                parts.metrics.set(LEASE_HELD, 0, model=name)
+
+    def _wait_for_lease(self, stop: Stop) -> Lease | None:
+        parts, name, o = self.parts, self.parts.spec.name, self.parts.options
+        parts.metrics.set(LEASE_HELD, 0, model=name)
+        told = False
+        while not stop.is_set():
+            try:
+                lease = parts.store.acquire(name, o.owner, o.lease, parts.clock.time())
+            except StoreUnavailableError as e:
+                # An owner that was stopped in the middle of a commit can hold the database's lock for longer than we
+                # are willing to wait in one go.
+                log.warning("%s: the store is away, trying again: %s", name, e)
+                lease = None
+            if lease is not None:
+                log.info("%s: owner %s, epoch %d", name, o.owner, lease.epoch)
+                return lease
+            if not told:
+                log.info("%s: another owner is at work, standing by", name)
+                told = True
+            stop.wait(min(1.0, o.lease / 4))
+        return None
+
+
+def _check_spec(ours: ModelSpec, stored: ModelSpec) -> None:
+    differences = [
+        f"{name} was {getattr(stored, name)!r}, is {getattr(ours, name)!r}"
+        for name in ("fields", "n_clusters", "source", "learner", "codec")
+        if getattr(stored, name) != getattr(ours, name)
+    ]
+    if differences:
+        raise ModelMismatchError(
+            "; ".join(differences),
+            where=f"model {stored.name}",
+            hint="Give the settings it was made with, or choose another name for a new model",
+        )

@@ -1,0 +1,68 @@
+"""What the engine is told, and the time it lives in."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Time, so that tests need not wait for it."""
+
+    def time(self) -> float:
+        """Seconds since 1970."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds that never jump."""
+        ...
+
+
+class Stop(Protocol):
+    """A request to leave; `threading.Event` is one."""
+
+    def is_set(self) -> bool:
+        """Whether it was made."""
+        ...
+
+    def wait(self, timeout: float) -> bool:
+        """Sleep, unless it is made."""
+        ...
+
+
+def owner_name() -> str:
+    """A name that no two running processes share."""
+    return f"{socket.gethostname()}:{os.getpid()}:{time.monotonic_ns() & 0xFFFFFF:x}"
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How often what is done.
+
+    Attributes
+    ----------
+    batch
+        Most records of one mini-batch.
+    checkpoint_every, snapshot_every
+        Seconds.
+    snapshot_points
+        Points between snapshots; 0: by time only.
+    max_bad_ratio
+        Share of bad records, over windows of `BAD_WINDOW` records or more, above which the engine stops.
+    lease
+        Seconds after which a silent owner loses the model.
+    start
+        ``beginning`` or ``end``: where a new model starts to read.
+    """
+
+    batch: int = 8192
+    checkpoint_every: float = 1.0
+    snapshot_every: float = 10.0
+    snapshot_points: int = 0
+    max_bad_ratio: float = 0.5
+    lease: float = 10.0
+    start: str = "beginning"
+    owner: str = field(default_factory=owner_name)

@@ -1,0 +1,309 @@
+"""One ownership of a model: the numbered loop poll -> decode -> learn -> commit."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from streamkm.codecs.base import Codec
+from streamkm.engine.learning import learn, new_learner
+from streamkm.engine.options import Clock, EngineOptions, Stop
+from streamkm.errors import (
+    BadRecordsError,
+    BrokerUnreachableError,
+    SourceClosedError,
+    SourceError,
+    StoreUnavailableError,
+)
+from streamkm.metrics import ERRORS, Metrics
+from streamkm.models import OnlineKMeans
+from streamkm.records import BadRecord, Position, TopicPartition
+from streamkm.sources.base import Source
+from streamkm.state import Commit, Counters, MiniBatch, ModelSpec, Progress, Snapshot
+from streamkm.stores.base import Lease, Store
+
+log = logging.getLogger("streamkm.engine")
+
+POLL_SECONDS = 0.2
+"""Longest wait for a record: how long a stop may go unnoticed."""
+DISCOVERY_SECONDS = 30.0
+"""How often new partitions are looked for."""
+BAD_WINDOW = 1000
+"""Records after which the share of bad ones is judged."""
+FIRST_BACKOFF, LAST_BACKOFF = 0.1, 5.0
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What an engine is put together from.
+
+    Attributes
+    ----------
+    open_source
+        Gives a fresh source; called again after an error of the source.
+    """
+
+    spec: ModelSpec
+    open_source: Callable[[], Source]
+    codec: Codec
+    store: Store
+    options: EngineOptions
+    metrics: Metrics
+    clock: Clock
+
+    def failed(self, stage: str) -> None:
+        """Count a failure that is dealt with."""
+        self.metrics.add(ERRORS, model=self.spec.name, stage=stage)
+
+
+class Tenure:
+    """What an owner knows while it owns the model.
+
+    The commit protocol, whose steps the body names:
+
+    1. *Poll*: records of some partitions, each from where the poll before stopped.
+    2. *Decode*: points, bad records, tombstones. Too many bad ones stop here, before anything is counted.
+    3. *Learn*: one mini-batch. Position, counters, journal and quarantine move on with the model.
+    4. *Commit*: state, position, counters, journal, quarantine and perhaps a snapshot in one transaction of the store,
+       which holds only if the epoch and the position are those this tenure left there.
+    5. *Tell Kafka*: the committed position, for other people's tools. Nothing ever reads it back.
+
+    A death before 4 forgets the mini-batches since the last commit, and the next owner reads them again. A death after
+    4 loses nothing.
+    """
+
+    def __init__(self, parts: Parts, lease: Lease) -> None:
+        self.parts = parts
+        self.store, self.options = parts.store, parts.options
+        self.clock, self.metrics = parts.clock, parts.metrics
+        self.name = parts.spec.name
+        self.lease = lease
+        self.source = parts.open_source()
+        checkpoint = self.store.load(self.name)
+        if checkpoint is None:
+            self.learner = new_learner(parts.spec)
+            self.committed: Position = {}
+            self.position = dict(self.source.end() if self.options.start == "end" else self.source.beginning())
+            self.counters, self.seq = Counters(), 0
+        else:
+            self.learner = OnlineKMeans.from_state(checkpoint.state)
+            self.committed = checkpoint.progress.position
+            self.position = dict(self.committed)
+            self.counters, self.seq = checkpoint.progress.counters, checkpoint.progress.commit_seq
+        self.journal: list[MiniBatch] = []
+        self.quarantine: list[BadRecord] = []
+        self.window_records = self.window_bad = 0
+        self.points_at_snapshot = self.counters.points
+        now = self.clock.monotonic()
+        self.committed_at = self.renewed_at = self.snapshot_at = self.discovered_at = now
+        self.cost_at_snapshot = (0.0, 0.0)
+        self.published = self.store.model(self.name).last_snapshot > 0
+        if self.published:
+            last = self.store.snapshot(self.name)
+            self.points_at_snapshot = last.n_points
+            self.cost_at_snapshot = (last.detail.get("cost", 0.0), last.detail.get("judged", 0))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.source.close()
+
+    def work(self, stop: Stop) -> None:
+        """Poll, decode, learn and commit until `stop`, an error, or the loss of the lease."""
+        try:
+            self._discover()
+            self.source.seek(self.position)
+            if self.seq == 0:
+                self._commit(stop)  # the start of a new model holds, whatever its first poll brings
+            while not stop.is_set():
+                self._step(stop)
+            if self.position != self.committed or self.counters.points > self.points_at_snapshot:
+                self._commit(stop, reason="stop")
+        except (BadRecordsError, SourceError):
+            if self.journal:
+                self._commit(stop)  # what was learned before the trouble is good
+            raise
+        finally:
+            with contextlib.suppress(StoreUnavailableError):
+                self.store.release(self.lease)
+
+    def _step(self, stop: Stop) -> None:
+        try:
+            if self.clock.monotonic() - self.discovered_at >= DISCOVERY_SECONDS:
+                self._discover(reseek=True)
+            # Step 1: poll.
+            polled = self.source.poll(POLL_SECONDS, self.options.batch)
+        except BrokerUnreachableError as e:
+            self._reopen(stop, e)
+            return
+        if polled:
+            # Step 2: decode.
+            started = time.perf_counter()
+            batches = [self.parts.codec.decode(r) for r in polled]
+            decoded = time.perf_counter()
+            bad = [b for batch in batches for b in batch.bad]
+            tombstones = sum(b.tombstones for b in batches)
+            self._judge(sum(map(len, polled)), bad)
+            # Step 3: learn.
+            points = learn(self.learner, batches)
+            self.position.update({b.range.partition: b.range.stop for b in batches})
+            self.counters = self.counters.plus(points=points, bad=len(bad), tombstones=tombstones)
+            self.journal.append(tuple(b.range for b in batches))
+            self.quarantine += bad
+            self.metrics.batch(self.name, points, bad, tombstones, decoded - started, time.perf_counter() - decoded)
+        self._commit_when_due(stop)
+
+    def _judge(self, records: int, bad: Sequence[BadRecord]) -> None:
+        self.window_records += records
+        self.window_bad += len(bad)
+        if self.window_records >= BAD_WINDOW:
+            share = self.window_bad / self.window_records
+            if share > self.options.max_bad_ratio:
+                raise BadRecordsError(
+                    f"{share:.0%} of the last {self.window_records} records are bad"
+                    + (f", such as {bad[-1]}" if bad else ""),
+                    where=f"model {self.name}",
+                    hint="Nothing of this batch was counted. Mend the producer or the fields, or raise --max-bad-ratio",
+                )
+            self.window_records = self.window_bad = 0
+
+    def _commit_when_due(self, stop: Stop) -> None:
+        now = self.clock.monotonic()
+        reason = self._snapshot_due(now)
+        if reason or (self.position != self.committed and now - self.committed_at >= self.options.checkpoint_every):
+            self._commit(stop, reason=reason)
+        if now - self.renewed_at >= self.options.lease / 3:
+            self.lease = self.store.renew(self.lease, self.options.lease, self.clock.time())
+            self.renewed_at = now
+
+    def _snapshot_due(self, now: float) -> str:
+        new_points = self.counters.points - self.points_at_snapshot
+        if self.learner.warmup_ is not None or not new_points:
+            return ""
+        if not self.published:
+            return "first"
+        if self.options.snapshot_points and new_points >= self.options.snapshot_points:
+            return "points"
+        return "interval" if now - self.snapshot_at >= self.options.snapshot_every else ""
+
+    def _commit(self, stop: Stop, reason: str = "") -> None:
+        """Steps 4 and 5; with a reason and centroids, a snapshot goes along."""
+        # Step 4: commit.
+        now = self.clock.time()
+        self.seq += 1
+        lag = self._lag()
+        total_lag = sum(lag.values()) if lag is not None else -1
+        publish = bool(reason) and self.learner.warmup_ is None
+        progress = Progress(dict(self.position), self.counters, self.seq, now, total_lag, self.learner.warmup_)
+        snapshot = self._snapshot(now, reason) if publish else None
+        commit = Commit(
+            state=self.learner.state(),
+            expected=self.committed,
+            progress=progress,
+            batches=tuple(self.journal),
+            snapshot=snapshot,
+            quarantine=tuple(self.quarantine),
+        )
+        started = time.perf_counter()
+        self._write(commit, stop)
+        self.committed = progress.position
+        self.journal.clear()
+        self.quarantine.clear()
+        self.committed_at = self.clock.monotonic()
+        if publish:
+            self.published = True
+            self.snapshot_at = self.committed_at
+            self.points_at_snapshot = self.counters.points
+            self.cost_at_snapshot = (self.learner.cost_, self.learner.n_judged_)
+        self.metrics.commit(self.name, progress, lag or {}, snapshot, time.perf_counter() - started)
+        # Step 5: tell Kafka.
+        with contextlib.suppress(SourceClosedError):
+            self.source.commit(self.committed)
+
+    def _write(self, commit: Commit, stop: Stop) -> None:
+        """Commit, trying again while the store is away, for as long as the lease would hold."""
+        deadline = self.clock.monotonic() + self.options.lease
+        backoff = FIRST_BACKOFF
+        while True:
+            try:
+                self.store.commit(self.lease, commit)
+            except StoreUnavailableError as e:
+                if self.clock.monotonic() >= deadline:
+                    raise
+                self.parts.failed("commit")
+                log.warning("%s: the store is away, trying again: %s", self.name, e)
+                stop.wait(backoff)
+                backoff = min(2 * backoff, LAST_BACKOFF)
+            else:
+                return
+
+    def _snapshot(self, now: float, reason: str) -> Snapshot:
+        m = self.learner
+        cost, points = m.cost_ - self.cost_at_snapshot[0], m.n_judged_ - self.cost_at_snapshot[1]
+        return Snapshot(
+            model=self.name,
+            created_at=now,
+            kind="live",
+            reason=reason,
+            fields=self.parts.spec.fields,
+            ids=m.ids_.copy(),
+            centroids=m.centers_.copy(),
+            weights=m.weights_.copy(),
+            spreads=m.spreads_.copy(),
+            inertia=cost / points if points else float("nan"),
+            n_points=self.counters.points,
+            position=dict(self.position),
+            detail={
+                "owner": self.options.owner,
+                "epoch": self.lease.epoch,
+                "cost": m.cost_,
+                "judged": m.n_judged_,
+            },
+        )
+
+    def _lag(self) -> dict[TopicPartition, int] | None:
+        """Records between the position and the end of each partition; None when no broker answers."""
+        try:
+            end = self.source.end()
+        except (BrokerUnreachableError, SourceClosedError):
+            return None
+        return {tp: max(0, end.get(tp, at) - at) for tp, at in self.position.items()}
+
+    def _discover(self, *, reseek: bool = False) -> None:
+        """Start to read partitions that were added, from their beginning."""
+        self.discovered_at = self.clock.monotonic()
+        new = [tp for tp in self.source.partitions() if tp not in self.position]
+        if not new:
+            return
+        beginning = self.source.beginning()
+        self.position.update({tp: beginning[tp] for tp in new})
+        log.info("%s: new partitions %s", self.name, ", ".join(map(str, new)))
+        if reseek:
+            self.source.seek(self.position)
+
+    def _reopen(self, stop: Stop, error: BrokerUnreachableError) -> None:
+        """A new source at the position that was learned last; tries until it is there or somebody says stop."""
+        self.parts.failed("poll")
+        backoff = FIRST_BACKOFF
+        log.warning("%s: %s; reading again from %s", self.name, error, _text(self.position))
+        self.source.close()
+        while not stop.wait(backoff):
+            try:
+                self.source = self.parts.open_source()
+                self.source.seek(self.position)
+            except BrokerUnreachableError as e:
+                log.warning("%s: still no broker: %s", self.name, e)
+                self.source.close()
+                self.lease = self.store.renew(self.lease, self.options.lease, self.clock.time())
+                backoff = min(2 * backoff, LAST_BACKOFF)
+            else:
+                return
+
+
+def _text(position: Position) -> str:
+    return ", ".join(f"{tp}@{at}" for tp, at in sorted(position.items()))

@@ -1,0 +1,42 @@
+"""The one place where numba's untyped decorators meet our types, and where their flags are chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar, cast
+
+import numba
+from numba.extending import intrinsic as _intrinsic
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+# Contraction and reassociation let LLVM use SIMD over points; NaN and infinity keep their meaning.
+FASTMATH = {"contract", "reassoc", "nsz"}
+
+
+def jit(*, fast: bool = False) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Compile a kernel: cached on disk, without the GIL.
+
+    Parameters
+    ----------
+    fast
+        Allow contraction and reassociation of sums (never "no NaN" or "no infinity").
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        compiled: Any = numba.njit(cache=True, nogil=True, fastmath=FASTMATH if fast else False)(function)
+        return cast("Callable[P, R]", compiled)
+
+    return decorate
+
+
+def intrinsic(emit: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a function that a kernel can call out of one that emits LLVM instructions.
+
+    Parameters
+    ----------
+    emit
+        Takes numba's typing context and the types of the arguments; returns a signature and a code generator.
+    """
+    return cast("Callable[..., Any]", _intrinsic(emit))

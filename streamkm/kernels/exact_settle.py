@@ -1,0 +1,178 @@
+"""Labels of a few rows at a time: float32 distances decide, and float64 ones where float32 cannot.
+
+A margin is how much nearer a row is to its centroid than to any other, less everything that rounding may have done to it.
+Where it is positive, the label is the nearest centroid in exact arithmetic; elsewhere the distances are computed anew in
+float64 from the raw values, and the lowest index wins ties. So every pass gives the labels of a plain float64 loop.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamkm.kernels._jit import jit
+from streamkm.kernels.exact_sums import Real, add_row
+from streamkm.kernels.exact_tile import two_nearest
+
+CHANGED, EVALUATED, RECHECKED = 0, 1, 2
+"""Columns of a pass's report: labels that changed, rows compared with centroids, rows that needed float64."""
+
+
+@jit()
+def rounding(centroids: NDArray[np.float64], slack: NDArray[np.float64]) -> None:
+    """Bound the rounding error of a difference of two float32 distances.
+
+    The error is at most ``slack[0] * (sum of the distances) + slack[1]``: d squares and their sum, the root, and coordinates
+    that were rounded to float32 before (of both centroids and, twice, of the row, whose norm is at most that of
+    a centroid plus the distance). Squares below float32's range are covered by the last term.
+
+    Parameters
+    ----------
+    centroids
+        IN (k, d), in working coordinates.
+    slack
+        OUT (2,).
+    """
+    k, d = centroids.shape
+    reach = 0.0
+    for j in range(k):
+        norm = 0.0
+        for t in range(d):
+            norm += centroids[j, t] * centroids[j, t]
+        reach = max(reach, norm)
+    slack[0] = (d / 2 + 8) * 2.0**-24
+    slack[1] = 4.1 * 2.0**-24 * np.sqrt(reach) + 1e-18 * np.sqrt(d)
+
+
+@jit()
+def exact_nearest(
+    raw: Real,
+    row: int,
+    raw_centroids: NDArray[np.float64],
+    scale: float,
+    chosen: NDArray[np.int32],
+    n_chosen: int,
+) -> int:
+    """Find the nearest of some centroids in float64; the lowest index wins ties.
+
+    Parameters
+    ----------
+    raw
+        IN (n, d).
+    row
+        Which row.
+    raw_centroids
+        IN (k, d).
+    scale
+        Power of two by which differences are multiplied, so that their squares neither overflow nor vanish.
+    chosen
+        IN: indices of centroids, ascending.
+    n_chosen
+        How many of them.
+    """
+    best = np.inf
+    winner = chosen[0]
+    for q in range(n_chosen):
+        j = chosen[q]
+        squared = 0.0
+        for t in range(raw.shape[1]):
+            difference = (raw[row, t] - raw_centroids[j, t]) * scale
+            squared += difference * difference
+        if squared < best:
+            best = squared
+            winner = j
+    return winner
+
+
+@jit()
+def settle(
+    raw: Real,
+    rows: NDArray[np.float32],
+    order: NDArray[np.int32],
+    weights: NDArray[np.float64],
+    origin: NDArray[np.float64],
+    scale: float,
+    raw_centroids: NDArray[np.float64],
+    chosen: NDArray[np.int32],
+    n_chosen: int,
+    packed: NDArray[np.float32],
+    n_groups: int,
+    slack: NDArray[np.float64],
+    picked: NDArray[np.int64],
+    count: int,
+    block: NDArray[np.float32],
+    found: NDArray[np.float32],
+    labels: NDArray[np.int32],
+    sums: NDArray[np.int64],
+    counts: NDArray[np.int64],
+    report: NDArray[np.int64],
+) -> None:
+    """Label up to `LANES` rows, and move those that changed from one cluster's sum to the other's.
+
+    Afterwards ``found[1]`` holds the margins.
+
+    Parameters
+    ----------
+    raw
+        IN (n, d): points as given.
+    rows
+        IN (n, d): the same in working coordinates, in the layout's order.
+    order
+        IN (n,): which row of `raw` each row is, or (0,) for the same.
+    weights
+        IN (n,), as `raw`, at most 1; or (0,) for ones.
+    origin, scale
+        As in `add_row`.
+    raw_centroids
+        IN (k, d).
+    chosen, n_chosen
+        IN: the centroids that can be nearest, ascending.
+    packed, n_groups
+        IN: these, packed for `two_nearest`.
+    slack
+        IN (2,): from `rounding`.
+    picked, count
+        IN: which of `rows`.
+    block, found
+        TMP (d, LANES), (3, LANES).
+    labels
+        INOUT (n,): -1 where there is none yet.
+    sums, counts
+        INOUT (k, 2, d + 1), (k,): as in `move_centroids`; nothing is summed if `counts` is (0,).
+    report
+        INOUT (3,).
+    """
+    d = rows.shape[1]
+    for p in range(count):
+        r = picked[p]
+        for t in range(d):
+            block[t, p] = rows[r, t]
+    two_nearest(block, packed, found, n_groups, d)
+    relative = np.float32(slack[0])
+    absolute = np.float32(slack[1])
+    for p in range(found.shape[1]):
+        near = np.sqrt(found[0, p])
+        far = np.sqrt(found[1, p])
+        found[1, p] = (far - near) - (relative * (far + near) + absolute)
+    winners = found[2].view(np.int32)
+    weighted = len(weights) > 0
+    for p in range(count):
+        r = picked[p]
+        i = order[r] if len(order) > 0 else np.int64(r)
+        if found[1, p] > 0.0:
+            j = chosen[winners[p]]
+        else:
+            j = np.int32(exact_nearest(raw, i, raw_centroids, scale, chosen, n_chosen))
+            report[2] += 1
+        before = labels[r]
+        if j != before:
+            labels[r] = j
+            report[0] += 1
+            weight = weights[i] if weighted else 1.0
+            if len(counts) > 0 and weight > 0.0:
+                add_row(raw, i, origin, scale * weight, weight, sums[j, 0], sums[j, 1])
+                counts[j] += 1
+                if before >= 0:
+                    add_row(raw, i, origin, -scale * weight, -weight, sums[before, 0], sums[before, 1])
+                    counts[before] -= 1
+    report[1] += count

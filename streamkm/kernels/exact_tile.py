@@ -1,0 +1,184 @@
+"""The innermost loops of the exact algorithm, as LLVM instructions.
+
+`two_nearest` keeps the distances of `LANES` points to `GROUP` centroids in registers over all dimensions, and folds them into
+the nearest, the second nearest and the index of the nearest without storing them. Two vectors of points times four
+centroids fit the sixteen registers of AVX2 with room for the differences; six centroids, which suffice when only the
+nearest is wanted, spill (measured: 0.40 against 0.47 ns for a distance at d = 8, 0.64 against 0.69 at d = 16).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import llvmlite.binding  # type: ignore[import-untyped]
+import numpy as np
+from llvmlite import ir
+from numba import types  # type: ignore[import-untyped]
+from numba.core import cgutils  # type: ignore[import-untyped]
+from numpy.typing import NDArray
+
+from streamkm.kernels._jit import intrinsic, jit
+
+GROUP = 4
+"""Centroids compared at once; packed centroids come in groups of this many."""
+
+LANES = 32 if llvmlite.binding.get_host_cpu_features().get("avx512f", False) else 16
+"""Points compared at once."""
+
+NOWHERE = np.float32(1e18)
+"""Every coordinate of a centroid that is only padding: nothing is near it, and its square is finite in float32."""
+
+_I64 = ir.IntType(64)
+_I32 = ir.IntType(32)
+_REALS = ir.VectorType(ir.FloatType(), LANES)
+_INDICES = ir.VectorType(_I32, LANES)
+_FARTHEST = 3e38
+
+
+def _splat(builder: Any, scalar: Any, vector: Any) -> Any:
+    """One scalar in all lanes."""
+    undefined = ir.Constant(vector, ir.Undefined)
+    first = builder.insert_element(undefined, scalar, _I32(0))
+    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(_I32, vector.count), [0] * vector.count))
+
+
+def _emit_two_nearest(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    """Emit the loops over groups of centroids and, inside, over dimensions."""
+    points, centroids, out = (
+        context.make_array(t)(context, builder, a).data for t, a in zip(signature.args[:3], args[:3], strict=True)
+    )
+    n_groups, d = args[3], args[4]
+    fmuladd = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(_REALS, [_REALS] * 3), f"llvm.fmuladd.v{LANES}f32"
+    )
+    source = builder.bitcast(points, _REALS.as_pointer())
+    target = builder.bitcast(out, _REALS.as_pointer())
+    group_size = builder.mul(d, _I64(GROUP))
+    entry, append = builder.block, builder.function.append_basic_block
+    group_head, dimension_head, group_tail, done = (append(n) for n in ("group", "dimension", "compare", "done"))
+    builder.branch(group_head)
+
+    builder.position_at_end(group_head)
+    g, nearest, second, winner = (builder.phi(t) for t in (_I64, _REALS, _REALS, _INDICES))
+    g.add_incoming(_I64(0), entry)
+    nearest.add_incoming(ir.Constant(_REALS, [_FARTHEST] * LANES), entry)
+    second.add_incoming(ir.Constant(_REALS, [_FARTHEST] * LANES), entry)
+    winner.add_incoming(ir.Constant(_INDICES, [0] * LANES), entry)
+    group = builder.gep(centroids, [builder.mul(g, group_size)])
+    builder.branch(dimension_head)
+
+    builder.position_at_end(dimension_head)
+    t = builder.phi(_I64)
+    t.add_incoming(_I64(0), group_head)
+    sums = [builder.phi(_REALS) for _ in range(GROUP)]
+    x = builder.load(builder.gep(source, [t]), align=4)
+    row = builder.gep(group, [builder.mul(t, _I64(GROUP))])
+    squares = []
+    for a, total in enumerate(sums):
+        difference = builder.fsub(x, _splat(builder, builder.load(builder.gep(row, [_I64(a)])), _REALS))
+        squares.append(builder.call(fmuladd, [difference, difference, total]))
+        total.add_incoming(ir.Constant(_REALS, [0.0] * LANES), group_head)
+        total.add_incoming(squares[-1], dimension_head)
+    t_next = builder.add(t, _I64(1))
+    t.add_incoming(t_next, dimension_head)
+    builder.cbranch(builder.icmp_signed("<", t_next, d), dimension_head, group_tail)
+
+    builder.position_at_end(group_tail)
+    low, next_low, win = nearest, second, winner
+    first_index = builder.trunc(builder.mul(g, _I64(GROUP)), _I32)
+    for a, square in enumerate(squares):
+        closer = builder.fcmp_ordered("<", square, low)
+        loser = builder.select(closer, low, square)
+        next_low = builder.select(builder.fcmp_ordered("<", loser, next_low), loser, next_low)
+        win = builder.select(closer, _splat(builder, builder.add(first_index, _I32(a)), _INDICES), win)
+        low = builder.select(closer, square, low)
+    g_next = builder.add(g, _I64(1))
+    for phi, value in ((g, g_next), (nearest, low), (second, next_low), (winner, win)):
+        phi.add_incoming(value, group_tail)
+    builder.cbranch(builder.icmp_signed("<", g_next, n_groups), group_head, done)
+
+    builder.position_at_end(done)
+    for row_index, value in enumerate((low, next_low, builder.bitcast(win, _REALS))):
+        builder.store(value, builder.gep(target, [_I64(row_index)]), align=4)
+    return context.get_dummy_value()
+
+
+@intrinsic
+def two_nearest(typing_context: Any, points: Any, centroids: Any, out: Any, n_groups: Any, d: Any) -> Any:  # noqa: ARG001
+    """Find the nearest and the second nearest centroid of each lane's point; the lowest index wins ties.
+
+    Parameters
+    ----------
+    points
+        IN (d, LANES) float32, d >= 1: one point a column.
+    centroids
+        IN (groups, d, GROUP) float32, packed; `NOWHERE` where there is none.
+    out
+        OUT (3, LANES) float32: squared distance to the nearest, to the second nearest, and, as the bits of an int32,
+        the index of the nearest. Without a second centroid its distance is 3e38.
+    n_groups
+        How many groups count.
+    d
+        Dimensions.
+    """
+    return types.void(points, centroids, out, types.int64, types.int64), _emit_two_nearest
+
+
+def _emit_below(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    """Emit one comparison of 32 numbers into a mask of 32 bits."""
+    data = context.make_array(signature.args[0])(context, builder, args[0]).data
+    vector = ir.VectorType(ir.FloatType(), 32)
+    at = builder.bitcast(builder.gep(data, [args[1]]), vector.as_pointer())
+    less = builder.fcmp_ordered("<", builder.load(at, align=4), _splat(builder, args[2], vector))
+    return builder.zext(builder.bitcast(less, _I32), _I64)
+
+
+@intrinsic
+def below(typing_context: Any, values: Any, start: Any, limit: Any) -> Any:  # noqa: ARG001
+    """Tell which of 32 numbers lie below a limit.
+
+    Parameters
+    ----------
+    values
+        IN (n,) float32, n >= start + 32.
+    start
+        The first of the 32.
+    limit
+        float32.
+
+    Returns
+    -------
+    int
+        Bit q is set if ``values[start + q] < limit``.
+    """
+    return types.int64(values, types.int64, types.float32), _emit_below
+
+
+def _emit_lowest_bit(context: Any, builder: Any, signature: Any, args: Any) -> Any:  # noqa: ARG001
+    """Emit the count of trailing zeros."""
+    cttz = cgutils.get_or_insert_function(builder.module, ir.FunctionType(_I64, [_I64, ir.IntType(1)]), "llvm.cttz.i64")
+    return builder.call(cttz, [args[0], ir.IntType(1)(1)])
+
+
+@intrinsic
+def lowest_bit(typing_context: Any, mask: Any) -> Any:  # noqa: ARG001
+    """Find the position of the lowest set bit of a 64-bit mask that is not 0."""
+    return types.int64(types.int64), _emit_lowest_bit
+
+
+@jit()
+def pack(rows: NDArray[np.float64], packed: NDArray[np.float32]) -> None:
+    """Lay centroids out for `two_nearest`.
+
+    Parameters
+    ----------
+    rows
+        IN (k, d) centroids.
+    packed
+        OUT (ceil(k / GROUP), d, GROUP).
+    """
+    k, d = rows.shape
+    packed.fill(NOWHERE)
+    for j in range(k):
+        for t in range(d):
+            packed[j // GROUP, t, j % GROUP] = rows[j, t]

@@ -1,0 +1,68 @@
+"""A counter-based random generator whose whole state is one integer, so that it travels in a model's state.
+
+splitmix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators", figure 13).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import uint64
+from numpy.typing import NDArray
+
+from streamkm.kernels._jit import jit
+
+
+@jit()
+def uniform(rng: NDArray[np.uint64]) -> float:
+    """Draw a number from [0, 1).
+
+    Parameters
+    ----------
+    rng
+        INOUT (1,) uint64.
+    """
+    rng[0] += uint64(0x9E3779B97F4A7C15)
+    z = rng[0]
+    z = (z ^ (z >> uint64(30))) * uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> uint64(27))) * uint64(0x94D049BB133111EB)
+    z ^= z >> uint64(31)
+    return float(z >> uint64(11)) * 2.0**-53
+
+
+@jit()
+def draw(weights: NDArray[np.float64], distances: NDArray[np.float64], rng: NDArray[np.uint64]) -> int:
+    """Draw a row with probability proportional to weight times distance.
+
+    Adjacent copies of a row are drawn as one row of their summed weight would be.
+
+    Parameters
+    ----------
+    weights
+        IN (n,), or (0,) for ones.
+    distances
+        IN (n,), not negative: squared distances, say.
+    rng
+        INOUT (1,) uint64.
+
+    Returns
+    -------
+    int
+        The row, or -1 when every product is zero.
+    """
+    weighted = len(weights) > 0
+    total = 0.0
+    for i in range(len(distances)):
+        total += weights[i] * distances[i] if weighted else distances[i]
+    if not total > 0.0:
+        return -1
+    target = uniform(rng) * total
+    reached = 0.0
+    last = -1
+    for i in range(len(distances)):
+        mass = weights[i] * distances[i] if weighted else distances[i]
+        if mass > 0.0:
+            reached += mass
+            last = i
+            if reached > target:
+                break
+    return last

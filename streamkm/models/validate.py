@@ -1,0 +1,211 @@
+"""Turning what users give into arrays that kernels take, with errors that name the row and the field that is wrong.
+
+Kernels are compiled for one layout: C-contiguous, aligned, native byte order, float32 or float64, read-only. Anything
+else is converted here, because another layout would compile them anew; read-only, so that a caller's read-only array
+needs no copy.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from streamkm.errors import DataError
+from streamkm.kernels.assign import Real, largest
+
+LIMIT = 1e140
+"""Largest absolute value of a coordinate: squares of differences, summed over all there is, must stay finite."""
+
+
+def frozen(array: NDArray[Any]) -> NDArray[Any]:
+    """View an array as read-only: the one type of input that kernels are compiled for."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+ONES: NDArray[np.float64] = frozen(np.empty(0))
+"""Row weights of unweighted rows."""
+
+
+def _place(row: int, column: int, fields: Sequence[str]) -> str:
+    return f"row {row}, {f'field {fields[column]!r}' if fields else f'column {column}'}"
+
+
+def _real(array: NDArray[Any]) -> NDArray[Any]:
+    """Convert to one of the two types, layout untouched."""
+    if array.dtype in (np.float32, np.float64) and array.dtype.isnative:
+        return array
+    if array.dtype.kind not in "biufO":
+        raise DataError(f"points must be numbers, not {array.dtype}")
+    return array.astype(np.float64)
+
+
+def _numbers(column: Any, name: str) -> NDArray[Any]:
+    """One column of a data frame as numbers, with NaN where a value is missing."""
+    try:
+        if hasattr(column, "null_count"):  # polars
+            return _real(column.to_numpy())
+        return _real(np.asarray(column.to_numpy(dtype=np.float64, na_value=math.nan)))
+    except (TypeError, ValueError) as e:
+        raise DataError(f"cannot be read as numbers ({e})", where=f"field {name!r}") from e
+
+
+def _frame(X: Any, fields: Sequence[str]) -> tuple[NDArray[Any], tuple[str, ...]]:
+    """Columns of a pandas or polars data frame, in the order of the model's fields."""
+    names = tuple(str(c) for c in X.columns)
+    if fields and set(names) != set(fields):
+        missing = [f for f in fields if f not in names]
+        extra = [n for n in names if n not in fields]
+        problem = (
+            f"lacks the columns {missing}" if missing else f"has the columns {extra}, which the model does not know"
+        )
+        raise DataError(f"the data frame {problem}", hint=f"The model was made with {list(fields)}")
+    order = fields or names
+    columns = [X[X.columns[names.index(f)]] for f in order]
+    if not columns:
+        raise DataError("the data frame has no columns")
+    return np.column_stack([_numbers(c, f) for c, f in zip(columns, order, strict=True)]), tuple(order)
+
+
+def points(X: Any, fields: Sequence[str], n_features: int) -> tuple[Real, tuple[str, ...]]:
+    """Turn X into an (n, d) array for kernels, without a copy where it already is one.
+
+    Parameters
+    ----------
+    X
+        (n, d) array of numbers, or a pandas or polars data frame, whose columns are taken by name.
+    fields
+        Names of the dimensions, empty while unknown.
+    n_features
+        d, or 0 while unknown.
+
+    Returns
+    -------
+    array
+        (n, d) float32 or float64, C-contiguous, read-only. May still hold NaN or infinity: see `finite`.
+    fields
+        Names of the dimensions, empty if still unknown.
+
+    Raises
+    ------
+    DataError
+        Not two-dimensional, not numbers, or not d columns.
+    """
+    if hasattr(X, "columns") and hasattr(X, "to_numpy"):
+        array, fields = _frame(X, fields)
+    else:
+        try:
+            array = _real(np.asarray(X))
+        except (TypeError, ValueError) as e:
+            raise DataError(f"points cannot be read as numbers ({e})") from e
+    if array.ndim != 2:
+        raise DataError(
+            f"points must be an (n, d) array, but the shape is {array.shape}",
+            hint="Reshape one point with X.reshape(1, -1), one feature with X.reshape(-1, 1)",
+        )
+    if array.shape[1] == 0:
+        raise DataError("points have no columns")
+    if n_features and array.shape[1] != n_features:
+        known = f" ({', '.join(fields)})" if fields else ""
+        raise DataError(f"points have {array.shape[1]} columns, the model has {n_features}{known}")
+    return frozen(np.require(array, requirements=("C", "A"))), tuple(fields)
+
+
+def row(x: Mapping[Any, Any], fields: Sequence[str]) -> Real:
+    """Turn one point by field name into a (1, d) array.
+
+    Raises
+    ------
+    DataError
+        A field is missing, unknown, or not a number.
+    """
+    if any(type(name) is not str for name in x):
+        x = {str(name): value for name, value in x.items()}
+    names = fields or tuple(x)
+    try:
+        values = [x[name] for name in names]
+    except KeyError as e:
+        raise DataError(
+            "is missing", where=f"field {e.args[0]!r}", hint=f"The model was made with {list(fields)}"
+        ) from e
+    if len(x) != len(names):
+        extra = next(name for name in x if name not in names)
+        raise DataError("is not known", where=f"field {extra!r}", hint=f"The model was made with {list(fields)}")
+    if not names:
+        raise DataError("the point has no fields")
+    try:
+        return frozen(np.array([values], np.float64))
+    except (TypeError, ValueError):
+        for name, value in zip(names, values, strict=True):
+            try:
+                float(value)
+            except (TypeError, ValueError) as e:
+                raise DataError(f"{value!r} is not a number", where=f"field {name!r}") from e
+        raise
+
+
+def finite(X: Real, fields: Sequence[str]) -> float:
+    """Make sure that points can be learned, and return their largest absolute value.
+
+    Raises
+    ------
+    DataError
+        NaN, infinity or a value beyond 1e140, named by row and field.
+    """
+    high = largest(X.reshape(-1))
+    if high <= LIMIT:
+        return high
+    bad = np.argwhere(~(np.abs(X) <= LIMIT))
+    i, j = int(bad[0, 0]), int(bad[0, 1])
+    value = float(X[i, j])
+    what = f"is {value}" if not math.isfinite(value) else f"is {value:g}, beyond the largest value taken, {LIMIT:g}"
+    more = f" ({len(bad)} such values in {len(X)} rows)" if len(bad) > 1 else ""
+    raise DataError(what + more, where=_place(i, j, fields), hint="Remove or repair such rows before learning")
+
+
+def row_weights(weights: ArrayLike | None, n: int) -> NDArray[np.float64]:
+    """Turn weights of n rows into a read-only float64 array; `ONES` for None.
+
+    Raises
+    ------
+    DataError
+        Not n numbers, negative, NaN or infinite.
+    """
+    if weights is None:
+        return ONES
+    array = np.require(np.asarray(weights, np.float64), requirements=("C", "A"))
+    if array.ndim == 0:
+        array = np.full(n, float(array))
+    if array.shape != (n,):
+        raise DataError(f"weights have the shape {array.shape}, the points are {n} rows")
+    bad = np.flatnonzero(~((array >= 0.0) & (array <= LIMIT)))
+    if len(bad):
+        raise DataError(
+            f"weight is {array[bad[0]]}", where=f"row {bad[0]}", hint="Weights must be finite and not negative"
+        )
+    return frozen(array)
+
+
+def latest(times: ArrayLike, n: int) -> float | None:
+    """Newest event time of n rows in seconds, one for all or one each; NaN is unknown. None when all are unknown.
+
+    Raises
+    ------
+    DataError
+        Not one or n numbers, or infinite.
+    """
+    array = np.asarray(times, np.float64)
+    if array.shape not in ((), (n,)):
+        raise DataError(f"times have the shape {array.shape}, the points are {n} rows")
+    known = array[~np.isnan(array)]
+    if not known.size:
+        return None
+    newest = float(known.max())
+    if not math.isfinite(newest) or not math.isfinite(float(known.min())):
+        raise DataError("an event time is infinite", hint="Times are seconds since 1970, NaN where unknown")
+    return newest

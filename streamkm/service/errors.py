@@ -1,0 +1,241 @@
+"""The one shape of every error answer: problem+json (RFC 9457), with a word for machines, the place and what to do."""
+
+from __future__ import annotations
+
+import http
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import orjson
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+
+from streamkm import errors
+
+log = logging.getLogger("streamkm.service")
+
+MEDIA_TYPE = "application/problem+json"
+RETRY_SECONDS = 1
+
+Code = Literal[
+    "not-json",
+    "invalid",
+    "missing-field",
+    "unknown-field",
+    "wrong-dimension",
+    "not-a-number",
+    "not-finite",
+    "unauthorized",
+    "not-found",
+    "method-not-allowed",
+    "too-slow",
+    "warming-up",
+    "too-large",
+    "unsupported-media-type",
+    "internal",
+    "store-error",
+    "store-unavailable",
+]
+"""What a client can tell an error by. Words that a quarantined record can also have mean the same here."""
+
+
+class ProblemBody(BaseModel):
+    """An error answer (RFC 9457)."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        title="Problem",
+        json_schema_extra={
+            "examples": [
+                {
+                    "type": "about:blank",
+                    "title": "Unprocessable Content",
+                    "status": 422,
+                    "detail": "points[3]: 2 values, the model has 3 fields (amount, lat, lon)",
+                    "code": "wrong-dimension",
+                    "where": "points[3]",
+                    "hint": "",
+                }
+            ]
+        },
+    )
+
+    type: Literal["about:blank"] = Field(description="`title` and `status` say it all; `code` is finer")
+    title: str = Field(description="The status in words")
+    status: int = Field(description="The HTTP status", ge=400, le=599)
+    detail: str = Field(description="What was wrong and where, for people")
+    code: Code = Field(description="What was wrong, for machines")
+    where: str = Field(description="The place: a field of the request, a model; may be empty")
+    hint: str = Field(description="What to do; may be empty")
+    have: int | None = Field(default=None, description="With `warming-up`: points learned so far")
+    need: int | None = Field(default=None, description="With `warming-up`: points needed; null if not known yet")
+
+
+class Problem(Exception):  # noqa: N818 - the RFC's name
+    """An error answer on its way out.
+
+    Parameters
+    ----------
+    status
+        HTTP status.
+    code
+        The word for machines.
+    message
+        What was wrong.
+    where, hint
+        The place, and what to do.
+    more
+        Further members of the answer.
+    headers
+        Headers of the answer.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: Code,
+        message: str,
+        *,
+        where: str = "",
+        hint: str = "",
+        more: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.where = where
+        self.hint = hint
+        self.more = more or {}
+        self.headers = dict(headers or {})
+
+    def response(self) -> Response:
+        """The answer."""
+        body = {
+            "type": "about:blank",
+            "title": _title(self.status),
+            "status": self.status,
+            "detail": f"{self.where}: {self.message}" if self.where else self.message,
+            "code": self.code,
+            "where": self.where,
+            "hint": self.hint,
+            **self.more,
+        }
+        return Response(orjson.dumps(body), self.status, self.headers, MEDIA_TYPE)
+
+
+def from_error(error: errors.StreamkmError) -> Problem:
+    """The answer for an error of the library."""
+    status, code = next((s, c) for cls, s, c in _MAPPED if isinstance(error, cls))
+    if status == 500:
+        log.error("cannot answer: %s", error, exc_info=error)
+    headers = {"Retry-After": str(RETRY_SECONDS)} if status == 503 else None
+    return Problem(status, code, error.message, where=error.where, hint=error.hint, headers=headers)
+
+
+_MAPPED: tuple[tuple[type[errors.StreamkmError], int, Code], ...] = (
+    (errors.NotFoundError, 404, "not-found"),
+    (errors.NotReadyError, 409, "warming-up"),
+    (errors.DataError, 422, "invalid"),
+    (errors.StoreUnavailableError, 503, "store-unavailable"),
+    (errors.SchemaVersionError, 503, "store-error"),
+    (errors.StoreError, 500, "store-error"),
+    (errors.StreamkmError, 500, "internal"),
+)
+
+
+def install(app: FastAPI) -> None:
+    """Give every error of `app`, its framework's own ones too, the one shape."""
+    app.exception_handler(Problem)(_problem)
+    app.exception_handler(errors.StreamkmError)(_streamkm)
+    app.exception_handler(RequestValidationError)(_validation)
+    app.exception_handler(HTTPException)(_http)
+    app.exception_handler(Exception)(_unexpected)
+
+
+async def _problem(_: Request, e: Problem) -> Response:
+    return e.response()
+
+
+async def _streamkm(_: Request, e: errors.StreamkmError) -> Response:
+    assert isinstance(e, errors.StreamkmError)  # noqa: S101
+    return from_error(e).response()
+
+
+async def _validation(_: Request, e: RequestValidationError) -> Response:
+    first = e.errors()[0]
+    where = ".".join(map(str, first["loc"]))
+    if first["type"] == "extra_forbidden":
+        return Problem(422, "unknown-field", "there is no such parameter", where=where).response()
+    message = str(first["msg"]).removeprefix("Value error, ")
+    return Problem(422, "invalid", message[:1].lower() + message[1:], where=where).response()
+
+
+async def _http(request: Request, e: HTTPException) -> Response:
+    if e.status_code == 404:
+        problem = Problem(404, "not-found", f"there is no {request.url.path}", hint="/openapi.json lists what there is")
+    elif e.status_code == 405:
+        allowed = (e.headers or {}).get("Allow", "")
+        problem = Problem(
+            405, "method-not-allowed", f"{request.method} is not for {request.url.path}", hint=f"Allowed: {allowed}"
+        )
+    else:
+        problem = Problem(e.status_code, "invalid" if e.status_code < 500 else "internal", str(e.detail))
+    problem.headers = dict(e.headers or {})
+    return problem.response()
+
+
+async def _unexpected(_: Request, __: Exception) -> Response:
+    # The server logs the traceback; it may hold what a client must not see.
+    return Problem(500, "internal", "the service failed; its log says why").response()
+
+
+def _title(status: int) -> str:
+    # Python 3.13 follows RFC 9110 with 413 and 422; the answer must not depend on the interpreter.
+    return {413: "Content Too Large", 422: "Unprocessable Content"}.get(status) or http.HTTPStatus(status).phrase
+
+
+_DOCUMENTED: Mapping[int, tuple[Code, str, str, str]] = {
+    400: ("not-json", "body: unexpected character: line 1 column 13", "body", ""),
+    401: ("unauthorized", "this service needs a token", "", "Send it as: Authorization: Bearer TOKEN"),
+    404: ("not-found", "orders: there is no model of this name", "orders", "There are: payments, taxis"),
+    408: ("too-slow", "body: did not arrive within 30 s", "body", ""),
+    409: ("warming-up", "orders: warming up, 120 of 800 points", "orders", "Ask again in a moment"),
+    413: ("too-large", "body: more than 8388608 bytes", "body", "Send fewer points in one request"),
+    415: ("unsupported-media-type", "Content-Type: text/csv is not JSON", "Content-Type", "Send application/json"),
+    422: (
+        "wrong-dimension",
+        "points[3]: 2 values, the model has 3 fields (amount, lat, lon)",
+        "points[3]",
+        "",
+    ),
+    500: ("internal", "the service failed; its log says why", "", ""),
+    503: ("store-unavailable", "sqlite:///streamkm.db: database is locked", "sqlite:///streamkm.db", "Ask again"),
+}
+
+
+def documented(statuses: Sequence[int]) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI's description of the error answers of a route."""
+    result: dict[int | str, dict[str, Any]] = {}
+    for status in statuses:
+        code, detail, where, hint = _DOCUMENTED[status]
+        example: dict[str, Any] = {
+            "type": "about:blank",
+            "title": _title(status),
+            "status": status,
+            "detail": detail,
+            "code": code,
+            "where": where,
+            "hint": hint,
+        }
+        if status == 409:
+            example |= {"have": 120, "need": 800}
+        result[status] = {
+            "description": _title(status),
+            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}, "example": example}},
+        }
+    return result

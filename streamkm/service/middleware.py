@@ -1,0 +1,76 @@
+"""What surrounds every route: who may ask, and how often and how long it took."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import time
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from streamkm import metrics as names
+from streamkm.metrics import Metrics
+from streamkm.service.errors import Problem
+
+OPEN = ("/livez", "/readyz")
+"""Paths that need no token: what starts and stops processes has none."""
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+
+
+class Observe:
+    """Counts and times requests by route, never by path, which anybody can make up."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app = app
+        self.metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        status = 500
+
+        async def watch(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-content-type-options", b"nosniff")]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watch)
+        finally:
+            method = scope["method"] if scope["method"] in _METHODS else "other"
+            route = getattr(scope.get("route"), "path", "none")
+            self.metrics.add(names.HTTP_REQUESTS, method=method, route=route, status=str(status))
+            self.metrics.observe(names.HTTP_SECONDS, time.perf_counter() - started, method=method, route=route)
+
+
+class RequireToken:
+    """Lets in only who sends the token, but for `OPEN`."""
+
+    def __init__(self, app: ASGIApp, token: str) -> None:
+        self.app = app
+        # Digests have one length, so the comparison tells nothing about the token's.
+        self.digest = hashlib.sha256(token.encode()).digest()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] == "lifespan" or scope["path"] in OPEN or self._knows(scope):
+            await self.app(scope, receive, send)
+            return
+        problem = Problem(
+            401,
+            "unauthorized",
+            "this service needs a token",
+            hint="Send it as: Authorization: Bearer TOKEN",
+            headers={"WWW-Authenticate": "Bearer"},
+        )
+        await problem.response()(scope, receive, send)
+
+    def _knows(self, scope: Scope) -> bool:
+        given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+        scheme, _, token = given.partition(b" ")
+        return scheme.lower() == b"bearer" and hmac.compare_digest(hashlib.sha256(token.strip()).digest(), self.digest)

@@ -1,0 +1,336 @@
+"""Every setting, once: command-line options, environment variables, the TOML file and the docs all come from here.
+
+A setting is a field of one of the frozen dataclasses below. Its value is the first of: the command line, the
+environment (``STREAMKM_`` and the upper-case name), the file named by ``--config``, the default.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import tomllib
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from streamkm.errors import SettingsError
+
+ENV_PREFIX = "STREAMKM_"
+MASK = "********"
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+Check = Callable[[Any], str | None]
+"""Says what is wrong with a value, or None."""
+
+S = TypeVar("S")
+
+
+def duration(text: str | float) -> float:
+    """Seconds of a duration such as ``250ms``, ``10s``, ``5m``, ``1h``, ``7d`` or a bare number of seconds.
+
+    >>> duration("1.5m"), duration("250ms"), duration(3)
+    (90.0, 0.25, 3.0)
+    """
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(ms|s|m|h|d|)\s*", str(text))
+    if match is None:
+        raise ValueError(f"{text!r} is not a duration such as 250ms, 10s, 5m, 1h or 7d")
+    return float(match[1]) * _UNITS.get(match[2], 1.0)
+
+
+@dataclass(frozen=True)
+class HalfLife:
+    """After `value` points, or `value` seconds of event time, what was learned counts half.
+
+    >>> HalfLife.parse("100000"), HalfLife.parse("10m")
+    (HalfLife(value=100000.0, unit='points'), HalfLife(value=600.0, unit='seconds'))
+    """
+
+    value: float
+    unit: str
+
+    @classmethod
+    def parse(cls, text: str | float) -> HalfLife:
+        """Read a number of points (``100000``) or a duration of event time (``10m``)."""
+        try:
+            return cls(float(text), "points")
+        except ValueError:
+            return cls(duration(text), "seconds")
+
+    def __str__(self) -> str:
+        return f"{self.value:g}" + ("s" if self.unit == "seconds" else "")
+
+
+class Seconds(float):
+    """A number of seconds that settings read as a duration."""
+
+    def __new__(cls, text: str | float) -> Self:
+        """Parse with `duration`."""
+        return super().__new__(cls, duration(text))
+
+    def __str__(self) -> str:
+        return f"{float(self):g}s"
+
+
+class Secret(str):
+    """Text that never shows in a message, a log or a repr.
+
+    >>> [Secret("abc")]
+    ['********']
+    """
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return repr(MASK) if self else "''"
+
+
+def at_least(low: float) -> Check:
+    """A check: the value is `low` or more."""
+    return lambda v: None if v >= low else f"{v} is less than {low:g}"
+
+
+def between(low: float, high: float) -> Check:
+    """A check: the value lies in [low, high]."""
+    return lambda v: None if low <= v <= high else f"{v} is not between {low:g} and {high:g}"
+
+
+def one_of(*choices: str) -> Check:
+    """A check: the value is one of `choices`."""
+    return lambda v: None if v in choices else f"{v!r} is none of {', '.join(choices)}"
+
+
+def _positive_half_life(h: HalfLife) -> str | None:
+    return None if 0 < h.value < float("inf") else f"{h} is not more than 0"
+
+
+def _field_names(names: tuple[str, ...]) -> str | None:
+    if any(not n for n in names):
+        return "a field name is empty"
+    twice = sorted({n for n in names if names.count(n) > 1})
+    return f"{', '.join(twice)} is named twice" if twice else None
+
+
+def _properties(pairs: tuple[str, ...]) -> str | None:
+    # A property may hold a password, so the message says which one by number.
+    wrong = [str(i) for i, p in enumerate(pairs, 1) if not p.partition("=")[1]]
+    return f"property number {', '.join(wrong)} is not NAME=VALUE" if wrong else None
+
+
+def setting(default: Any, help_: str, check: Check | None = None, metavar: str = "", *, shown: bool = True) -> Any:
+    """A field of a settings dataclass with all that options, docs and validation need."""
+    return dataclasses.field(default=default, repr=shown, metadata={"help": help_, "check": check, "metavar": metavar})
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreSettings:
+    """Where models live."""
+
+    store: str = setting("sqlite:///streamkm.db", "Database of models and snapshots", metavar="URL")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceSettings:
+    """Which records are read."""
+
+    bootstrap: str = setting("localhost:9092", "Kafka brokers to start from, separated by commas", metavar="HOST:PORT")
+    topic: str = setting("", "Topic of the points", metavar="TOPIC")
+    group: str = setting("", "Consumer group whose offsets ordinary Kafka tools show; streamkm-MODEL when empty")
+    client: tuple[str, ...] = setting(
+        (),
+        "More properties of the Kafka client, such as security.protocol=SSL",
+        _properties,
+        "NAME=VALUE,...",
+        shown=False,
+    )
+    start: str = setting(
+        "beginning", "Where a new model starts: beginning or end of the topic", one_of("beginning", "end")
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodecSettings:
+    """How a record becomes a point."""
+
+    fields: tuple[str, ...] = setting(
+        (),
+        "Fields of a record that are the dimensions; a dotted path reaches into nested objects",
+        _field_names,
+        "A,B,...",
+    )
+    time_field: str = setting("", "Field with the event time; the record's timestamp when empty", metavar="FIELD")
+    max_record_bytes: int = setting(1_048_576, "Larger records are bad records", at_least(1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSettings:
+    """What is learned."""
+
+    k: int = setting(8, "Number of clusters", between(1, 100_000))
+    half_life: HalfLife | None = setting(
+        None, "Points (100000) or event time (10m) after which old points count half; empty: never", _positive_half_life
+    )
+    seed: int = setting(0, "Seed of all that is drawn", between(0, 2**63 - 1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiveSettings(StoreSettings, SourceSettings, CodecSettings, ModelSettings):
+    """Everything that ``streamkm live`` takes."""
+
+    batch: int = setting(8192, "Most records in one mini-batch", between(1, 1_000_000))
+    checkpoint_every: Seconds = setting(Seconds(1), "Time between checkpoints", at_least(0.01), "DURATION")
+    snapshot_every: Seconds = setting(Seconds(10), "Time between snapshots", at_least(0.1), "DURATION")
+    snapshot_points: int = setting(0, "Points between snapshots; 0: by time only", at_least(0))
+    max_bad_ratio: float = setting(
+        0.5, "Stop when more than this share of the last 1000 or more records is bad", between(0, 1)
+    )
+    lease: Seconds = setting(
+        Seconds(10), "A standby takes over when the owner was silent for so long", at_least(1), "DURATION"
+    )
+    metrics_port: int = setting(
+        0, "Port for Prometheus metrics of the consumer on loopback; 0: none", between(0, 65535)
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeSettings(StoreSettings):
+    """Everything that ``streamkm serve`` takes."""
+
+    host: str = setting("127.0.0.1", "Address to listen on; any other than loopback needs a token")
+    port: int = setting(8000, "Port to listen on; 0: any free one", between(0, 65535))
+    token: Secret = setting(Secret(""), "Bearer token that clients must send")
+
+
+GROUPS: tuple[type, ...] = (
+    SourceSettings, CodecSettings, ModelSettings, StoreSettings, LiveSettings, ServeSettings
+)  # fmt: skip
+TABLE: dict[str, dataclasses.Field[Any]] = {f.name: f for group in GROUPS for f in dataclasses.fields(group)}
+"""Every setting by name, in the order of the docs."""
+
+
+def names(cls: type) -> tuple[str, ...]:
+    """Names of the settings that a program's class has, in the order of the docs."""
+    has = {f.name for f in dataclasses.fields(cls)}
+    return tuple(f.name for f in TABLE.values() if f.name in has)
+
+
+def load(
+    cls: type[S],
+    given: Mapping[str, Any],
+    *,
+    env: Mapping[str, str] | None = None,
+    file: Path | None = None,
+) -> S:
+    """Put the settings of a program together.
+
+    Parameters
+    ----------
+    cls
+        One of the dataclasses above.
+    given
+        Values from the command line, as text or typed; None means not given.
+    env
+        Environment; `os.environ` if None.
+    file
+        TOML file with settings at its top level. It may hold settings of other programs too.
+
+    Raises
+    ------
+    SettingsError
+        Unknown name in the file, text that is no value of the type, value out of range. The message names the setting
+        and where it came from.
+    """
+    return cls(**{name: value for name, (value, _) in resolve(cls, given, env=env, file=file).items()})
+
+
+def resolve(
+    cls: type, given: Mapping[str, Any], *, env: Mapping[str, str] | None = None, file: Path | None = None
+) -> dict[str, tuple[Any, str]]:
+    """Value and origin of each setting; the work of `load`."""
+    env = os.environ if env is None else env
+    from_file = _read(file) if file is not None else {}
+    hints = typing.get_type_hints(cls)
+    result: dict[str, tuple[Any, str]] = {}
+    for f in dataclasses.fields(cls):
+        variable = ENV_PREFIX + f.name.upper()
+        if given.get(f.name) is not None:
+            raw, origin = given[f.name], "--" + f.name.replace("_", "-")
+        elif variable in env:
+            raw, origin = env[variable], variable
+        elif f.name in from_file:
+            raw, origin = from_file[f.name], str(file)
+        else:
+            result[f.name] = (f.default, "default")
+            continue
+        result[f.name] = (_convert(f.name, hints[f.name], raw, origin, f.metadata["check"]), origin)
+    return result
+
+
+def show(settings: object) -> dict[str, str]:
+    """Settings as text, secrets masked: what a log or ``streamkm config`` may print."""
+    values = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}  # type: ignore[arg-type]
+    values["client"] = tuple(p.partition("=")[0] + "=" + MASK for p in values.get("client", ()))
+    return {name: as_text(v) for name, v in values.items() if hasattr(settings, name)}
+
+
+def as_text(value: Any) -> str:
+    """A value as one would type it; secrets masked."""
+    if value is None:
+        return ""
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return (MASK if value else "") if isinstance(value, Secret) else str(value)
+
+
+def markdown_table() -> str:
+    """All settings as the table that stands in the README."""
+    rows = ["| Option | Environment | Default | Meaning |", "| --- | --- | --- | --- |"]
+    for name, f in TABLE.items():
+        option, default = "--" + name.replace("_", "-"), as_text(f.default)
+        shown = f"`{default}`" if default else ""
+        rows.append(f"| `{option}` | `{ENV_PREFIX}{name.upper()}` | {shown} | {f.metadata['help']} |")
+    return "\n".join(rows) + "\n"
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        with file.open("rb") as stream:
+            table = tomllib.load(stream)
+    except OSError as e:
+        raise SettingsError(f"cannot be read ({e.strerror})", where=str(file)) from e
+    except tomllib.TOMLDecodeError as e:
+        raise SettingsError(f"is not TOML: {e}", where=str(file)) from e
+    unknown = sorted(set(table) - set(TABLE))
+    if unknown:
+        raise SettingsError(
+            f"unknown setting {', '.join(unknown)}", where=str(file), hint=f"There are: {', '.join(sorted(TABLE))}"
+        )
+    return table
+
+
+def _convert(name: str, hint: Any, raw: Any, origin: str, check: Check | None) -> Any:
+    try:
+        value = _parse(hint, raw)
+    except (TypeError, ValueError) as e:
+        shown = MASK if hint is Secret else repr(raw)
+        raise SettingsError(f"{shown} is not a value for {name} ({e})", where=origin) from e
+    problem = check(value) if check is not None and value is not None else None
+    if problem:
+        raise SettingsError(f"{name}: {problem}", where=origin)
+    return value
+
+
+def _parse(hint: Any, raw: Any) -> Any:
+    if isinstance(hint, types.UnionType):  # X | None
+        return None if raw in ("", None) else _parse(next(a for a in hint.__args__ if a is not type(None)), raw)
+    if typing.get_origin(hint) is tuple:
+        parts = raw.split(",") if isinstance(raw, str) else list(raw)
+        return tuple(str(p).strip() for p in parts if len(parts) > 1 or str(p).strip())
+    if hint is HalfLife:
+        return raw if isinstance(raw, HalfLife) else HalfLife.parse(raw)
+    if hint is int and isinstance(raw, float | bool):
+        raise ValueError("not a whole number")
+    return hint(raw)

@@ -1,0 +1,258 @@
+"""The edge to kafka-python: its settings, and its errors in our words."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+import kafka  # type: ignore[import-untyped]
+import kafka.errors as ke  # type: ignore[import-untyped]
+
+from streamkm.errors import (
+    BrokerUnreachableError,
+    CorruptBatchError,
+    PositionLostError,
+    SettingsError,
+    SourceError,
+    StreamkmError,
+    TopicNotFoundError,
+)
+
+# What the contract of a source decides; everything else is the user's.
+_OURS = frozenset(
+    {
+        "auto_offset_reset",
+        "bootstrap_servers",
+        "bootstrap_timeout_ms",
+        "consumer_timeout_ms",
+        "default_offset_commit_callback",
+        "enable_auto_commit",
+        "group_id",
+        "group_instance_id",
+        "isolation_level",
+        "kafka_client",
+        "key_deserializer",
+        "max_poll_records",
+        "request_timeout_ms",
+        "value_deserializer",
+    }
+)
+# Names of the same thing in the Java client and in librdkafka.
+_ALIASES = {
+    "max_poll_interval": "max_poll_interval_ms",
+    "sasl_username": "sasl_plain_username",
+    "sasl_password": "sasl_plain_password",
+    "sasl_mechanisms": "sasl_mechanism",
+    "ssl_ca_location": "ssl_cafile",
+    "ssl_certificate_location": "ssl_certfile",
+    "ssl_key_location": "ssl_keyfile",
+    "ssl_key_password": "ssl_password",
+    "ssl_crl_location": "ssl_crlfile",
+    "fetch_message_max_bytes": "max_partition_fetch_bytes",
+    "fetch_wait_max_ms": "fetch_max_wait_ms",
+    "receive_buffer": "receive_buffer_bytes",
+}
+_DEFAULT_PORT = 9092
+_INTEGER_SUFFIXES = ("_ms", "_bytes", "_connection", "_samples")
+
+
+def client_settings(properties: Mapping[str, object]) -> dict[str, Any]:
+    """Translate Kafka properties (``security.protocol`` or ``security_protocol``) to kafka-python's arguments.
+
+    Parameters
+    ----------
+    properties
+        By name; values may be text, as they come from a command line or an environment.
+
+    Raises
+    ------
+    SettingsError
+        A property is unknown, is decided by streamkm, or is not of its type.
+    """
+    known = kafka.KafkaConsumer.DEFAULT_CONFIG
+    settings: dict[str, Any] = {}
+    for name, value in properties.items():
+        key = name.replace(".", "_").replace("-", "_")
+        key = _ALIASES.get(key, key)
+        if key in _OURS:
+            raise SettingsError(
+                "this Kafka property is decided by streamkm",
+                where=name,
+                hint="Positions live in the store; bootstrap, group and request timeout are settings of their own",
+            )
+        if key == "sasl_jaas_config":
+            raise SettingsError(
+                "JAAS is for Java clients", where=name, hint="Give sasl.username and sasl.password instead"
+            )
+        if key not in known:
+            raise SettingsError(
+                "kafka-python does not know this Kafka property",
+                where=name,
+                hint=f"It knows {', '.join(sorted(set(known) - _OURS))}",
+            )
+        settings[key] = _typed(name, key, known[key], value)
+    return settings
+
+
+def _typed(name: str, key: str, default: object, value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    if isinstance(default, bool):
+        if value.lower() not in {"true", "false"}:
+            raise SettingsError(f"{value!r} is neither true nor false", where=name)
+        return value.lower() == "true"
+    if isinstance(default, int) or key.endswith(_INTEGER_SUFFIXES):
+        try:
+            return int(value)
+        except ValueError:
+            raise SettingsError(f"{value!r} is not an integer", where=name) from None
+    return value
+
+
+def admin_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a consumer's settings that an admin client has too."""
+    known = kafka.KafkaAdminClient.DEFAULT_CONFIG
+    return {key: value for key, value in settings.items() if key in known}
+
+
+def knock(settings: Mapping[str, Any]) -> None:
+    """See that one of the bootstrap servers takes connections, before a client is made that would try for long.
+
+    A client also leaves the socket of each refused connection to the garbage collector.
+
+    Raises
+    ------
+    OSError
+        None does: what the last one said.
+    """
+    if settings.get("proxy_url") or settings.get("socks5_proxy"):
+        return
+    said: OSError | None = None
+    for server in settings["bootstrap_servers"]:
+        host, _, port = server.rpartition(":") if not server.endswith("]") else (server, "", "")
+        try:
+            with socket.create_connection(
+                ((host or server).strip("[]"), int(port or _DEFAULT_PORT)), settings["request_timeout_ms"] / 1000
+            ):
+                return
+        except ValueError:
+            raise SettingsError(f"{port!r} is not a port", where=f"bootstrap {server}", hint="Give host:port") from None
+        except OSError as error:
+            said = error
+    raise said or OSError("no address was given")
+
+
+# kafka-python's errors in our words. A class stands for its subclasses, unless they are listed themselves; a test holds
+# that every error kafka-python has comes under one of these.
+_MEANINGS: dict[type[SourceError | SettingsError], tuple[str, ...]] = {
+    PositionLostError: (
+        "LogTruncationError",
+        "NoOffsetForPartitionError",
+        "OffsetMovedToTieredStorageError",
+        "OffsetOutOfRangeError",
+        "PositionOutOfRangeError",
+        "SnapshotNotFoundError",
+    ),
+    CorruptBatchError: (
+        "CorruptRecordError",
+        "InvalidRecordError",
+        "UnsupportedCodecError",
+        "UnsupportedCompressionTypeError",
+        "UnsupportedForMessageFormatError",
+    ),
+    TopicNotFoundError: (
+        "InconsistentTopicIdError",
+        "InvalidTopicError",
+        "ListenerNotFoundError",
+        "UnknownTopicIdError",
+        "UnknownTopicOrPartitionError",
+    ),
+    SettingsError: ("IllegalArgumentError", "InvalidConfigurationError", "KafkaConfigurationError"),
+    BrokerUnreachableError: (
+        "BrokerNotAvailableError",
+        "KafkaProtocolError",
+        "RetriableError",
+        "UnknownBrokerIdError",
+        "UnrecognizedBrokerVersion",
+    ),
+    # Answers to requests: of a broker that refuses, and those that only producers, groups and controllers get.
+    SourceError: (
+        "AuthorizationError",
+        "CommitFailedError",
+        "IllegalStateError",
+        "QuotaViolationError",
+        "SaslAuthenticationFailedError",
+        "TransactionAbortedError",
+        "BrokerResponseError",
+    ),
+}
+MEANINGS: dict[type[Exception], type[SourceError | SettingsError]] = {
+    getattr(ke, name): ours for ours, names in _MEANINGS.items() for name in names
+}
+
+_REFUSED = (
+    ke.AuthorizationError,
+    ke.SaslAuthenticationFailedError,
+    ke.UnsupportedSaslMechanismError,
+    ke.IllegalSaslStateError,
+    ke.SecurityDisabledError,
+)
+
+
+def meaning(error: type[BaseException]) -> type[SourceError | SettingsError] | None:
+    """Our class for an error of kafka-python, by the nearest of its bases that has one."""
+    for base in error.__mro__:
+        found = MEANINGS.get(base)
+        if found is not None:
+            return found
+    return None
+
+
+def translate(error: Exception, *, doing: str, where: str, bootstrap: str) -> StreamkmError:  # noqa: PLR0911
+    """Say an error of kafka-python in our words; raise the result ``from`` it.
+
+    Parameters
+    ----------
+    error
+        What kafka-python raised; an error of ours is returned as it is.
+    doing
+        What was being done, such as "reading".
+    where
+        The topic, or ``topic-partition@offset``.
+    bootstrap
+        Where the broker was looked for.
+    """
+    if isinstance(error, StreamkmError):
+        return error
+    said = str(error) or type(error).__name__
+    ours = meaning(type(error))
+    if ours is BrokerUnreachableError or isinstance(error, OSError):
+        return BrokerUnreachableError(
+            f"no broker answered at {bootstrap} while {doing} ({said})",
+            where=where,
+            hint="Is it running, and does it advertise an address that is reachable from here?",
+        )
+    if ours is PositionLostError:
+        return PositionLostError(
+            f"the position is no longer in the topic ({said})",
+            where=where,
+            hint="Retention removed it, or the topic was truncated; choose a new position to go on from",
+        )
+    if ours is CorruptBatchError:
+        return CorruptBatchError(
+            f"a record batch cannot be read ({said})",
+            where=where,
+            hint="Restore the partition from a replica, or go on from an offset behind the batch",
+        )
+    if ours is TopicNotFoundError:
+        return TopicNotFoundError(f"the topic does not exist ({said})", where=where)
+    if ours is SettingsError:
+        return SettingsError(f"kafka-python refuses its settings: {said}", where=where)
+    if isinstance(error, _REFUSED):
+        return SourceError(
+            f"the broker refuses us while {doing}: {said}",
+            where=where,
+            hint="Check the credentials, and that they may describe and read the topic and use the group",
+        )
+    return SourceError(f"kafka-python failed while {doing}: {type(error).__name__}: {said}", where=where)

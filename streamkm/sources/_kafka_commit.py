@@ -1,0 +1,80 @@
+"""Commits positions to Kafka's group, for other people's tools, without ever holding up the stream."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from streamkm.records import Position
+
+log = logging.getLogger(__name__)
+
+_RETRY_SECONDS = 0.25
+"""A coordinator that has just come to a broker says "not yet" for about as long."""
+
+
+class Committer:
+    """A thread that sends the newest position it was given, again and again until the broker has it.
+
+    The store is the truth; this is only for looking at. So a slow or missing group coordinator must not delay the
+    stream: `offer` replaces what is not sent yet and returns at once.
+
+    Parameters
+    ----------
+    send
+        Sends a position, and may raise; called in the thread.
+    name
+        Whose positions they are, for the log.
+    """
+
+    def __init__(self, send: Callable[[Position], None], name: str) -> None:
+        self._send = send
+        self._name = name
+        self._changed = threading.Condition()
+        self._next: Position | None = None
+        self._deadline: float | None = None
+        self._failing = False
+        self._thread = threading.Thread(target=self._run, name=f"streamkm-commit-{name}", daemon=True)
+        self._thread.start()
+
+    def offer(self, position: Position) -> None:
+        """Commit this position soon, instead of any that still waits."""
+        with self._changed:
+            self._next = dict(position)
+            self._changed.notify()
+
+    def close(self, timeout: float) -> None:
+        """Send what waits, for at most `timeout` seconds."""
+        with self._changed:
+            self._deadline = time.monotonic() + timeout
+            self._changed.notify()
+        self._thread.join(timeout)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._next is not None or self._deadline is not None)
+                position, self._next = self._next, None
+            if position is None:
+                return
+            if self._try(position):
+                continue
+            with self._changed:
+                if self._next is None:
+                    self._next = position
+                if self._deadline is not None and time.monotonic() + _RETRY_SECONDS > self._deadline:
+                    return
+                self._changed.wait(_RETRY_SECONDS)
+
+    def _try(self, position: Position) -> bool:
+        try:
+            self._send(position)
+        except Exception as error:  # noqa: BLE001  # whatever it was, it must not stop the stream
+            if not self._failing:  # once per outage, not once per checkpoint
+                log.warning("The position of %s is not committed to Kafka yet: %s", self._name, error)
+            self._failing = True
+            return False
+        self._failing = False
+        return True

@@ -1,0 +1,350 @@
+"""Records from a Kafka topic, through kafka-python."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import logging
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, cast
+
+import kafka  # type: ignore[import-untyped]
+import kafka.errors as ke  # type: ignore[import-untyped]
+import numpy as np
+from kafka.structs import OffsetAndMetadata  # type: ignore[import-untyped]
+
+from streamkm.errors import (
+    CorruptBatchError,
+    PositionLostError,
+    SourceClosedError,
+    SourceError,
+    StreamkmError,
+    TopicNotFoundError,
+)
+from streamkm.records import ByteRecords, Position, RawRecord, TopicPartition
+from streamkm.sources._columns import byte_records
+from streamkm.sources._kafka_batches import VERSIONS, BatchRecords, Columns, join
+from streamkm.sources._kafka_client import admin_settings, client_settings, knock, translate
+from streamkm.sources._kafka_commit import Committer
+from streamkm.sources._position import check_position
+from streamkm.state import Json
+
+log = logging.getLogger(__name__)
+
+_TUNING: dict[str, Any] = {
+    "max_partition_fetch_bytes": 2 << 20,
+    "fetch_max_bytes": 32 << 20,
+    "metrics_enabled": False,
+}
+_CLOSE_SECONDS = 2.0
+_METADATA_SECONDS = 0.05
+
+
+class KafkaSource:
+    """A topic as a `Source`.
+
+    Partitions are assigned, never balanced by a consumer group: whoever holds the model's lease reads them all. Only
+    committed transactions are read. Positions are committed to the group `group_id` for the sake of other tools only.
+
+    Parameters
+    ----------
+    bootstrap
+        ``host:port``, several separated by commas.
+    topic
+        Its name; it is never created.
+    group_id
+        Group that `commit` writes to; without one `commit` does nothing.
+    plain
+        Use kafka-python's public interface only: slower by an order, and the same in result. Without it record batches
+        are read as columns, where kafka-python has the version that is known to allow it.
+    request_timeout
+        Seconds after which a broker that does not answer counts as unreachable.
+    client
+        More properties of the client by their Kafka names (``security.protocol``, ``sasl.mechanism``, ...).
+
+    Raises
+    ------
+    BrokerUnreachableError
+        No broker answers at `bootstrap`.
+    SettingsError
+        A property in `client` is unknown or wrong.
+    """
+
+    def __init__(
+        self,
+        bootstrap: str,
+        topic: str,
+        *,
+        group_id: str | None = None,
+        plain: bool = False,
+        request_timeout: float = 30.0,
+        client: Mapping[str, object] | None = None,
+    ) -> None:
+        self._bootstrap = bootstrap
+        self._topic = topic
+        self._group_id = group_id
+        self._timeout_ms = int(request_timeout * 1000)
+        self._settings = {
+            **_TUNING,
+            **client_settings(client or {}),
+            "bootstrap_servers": bootstrap.split(","),
+            "bootstrap_timeout_ms": self._timeout_ms,
+            "request_timeout_ms": self._timeout_ms,
+        }
+        wait = int(self._settings.get("fetch_max_wait_ms", 500))
+        self._settings["fetch_max_wait_ms"] = min(wait, self._timeout_ms // 2)
+        self._position: dict[TopicPartition, int] = {}
+        self._died: StreamkmError | None = None
+        self._closed = False
+        self._admin_client: Any = None
+        self._admin_lock = threading.Lock()  # the committer's thread may be first to need it
+        self._committer: Committer | None = None
+        with self._edge("connecting"):
+            knock(self._settings)
+            # No group: kafka-python's poll would wait for the group's coordinator before it reads. No deserializers:
+            # one that raises makes the next poll spin for ever.
+            self._consumer = _start(
+                kafka.KafkaConsumer,
+                **self._settings,
+                group_id=None,
+                auto_offset_reset="none",
+                enable_auto_commit=False,
+                isolation_level="read_committed",
+                allow_auto_create_topics=False,
+            )
+        self.fast = not plain and kafka.__version__ in VERSIONS
+        if self.fast:
+            self._consumer._fetcher.PartitionRecords = BatchRecords  # noqa: SLF001  # see _kafka_batches
+        elif not plain:
+            log.warning(
+                "kafka-python %s is not one of %s: records are read one by one, which is slower",
+                kafka.__version__,
+                ", ".join(sorted(VERSIONS)),
+            )
+
+    def identity(self) -> Json:
+        self._check()
+        topic = self._describe()
+        with self._edge("describing the cluster"):
+            cluster = self._admin().describe_cluster()
+        return {
+            "kind": "kafka",
+            "topic": self._topic,
+            "topic_id": str(topic.get("topic_id", "")),
+            "cluster_id": str(cluster.get("cluster_id", "")),
+        }
+
+    def partitions(self) -> tuple[TopicPartition, ...]:
+        self._check()
+        found = self._describe()["partitions"]
+        return tuple(sorted(TopicPartition(self._topic, int(p["partition_index"])) for p in found))
+
+    def beginning(self) -> Position:
+        return self._bounds("beginning", self.partitions())
+
+    def end(self) -> Position:
+        return self._bounds("end", self.partitions())
+
+    def seek(self, position: Position) -> None:
+        self._check()
+        known = set(self.partitions()) if position else set()
+        for tp, offset in position.items():
+            if tp not in known:
+                raise PositionLostError(f"offset {offset} is wanted of a partition that is not there", where=str(tp))
+        wanted = sorted(position)
+        beginning, end = self._bounds("beginning", wanted), self._bounds("end", wanted)
+        for tp in wanted:
+            check_position(tp, position[tp], beginning[tp], end[tp])
+        with self._edge("seeking"):
+            self._consumer.assign([kafka.TopicPartition(*tp) for tp in wanted])
+            for tp in wanted:
+                self._consumer.seek(kafka.TopicPartition(*tp), position[tp])
+        self._position = {tp: position[tp] for tp in wanted}
+
+    def poll(self, timeout: float, max_records: int) -> Sequence[ByteRecords]:
+        self._check()
+        if not self._position:
+            time.sleep(max(0.0, timeout))
+            return ()
+        try:
+            got = self._consumer.poll(timeout_ms=max(0, int(timeout * 1000)), max_records=max_records)
+            after = {tp: self._offset(tp) for tp in self._position}
+        except Exception as error:
+            # kafka-python may never return from the next poll: nothing is asked of this consumer again.
+            self._died = self._cause_of_death(error)
+            raise self._died from error
+        out = []
+        for tp in self._position:
+            records = got.get(kafka.TopicPartition(*tp))
+            if records or after[tp] != self._position[tp]:
+                make = _from_batches if self.fast else _from_consumer_records
+                out.append(make(tp, self._position[tp], after[tp], records or ()))
+        self._position = after
+        return out
+
+    def position(self) -> Position:
+        self._check_open()
+        return dict(self._position)
+
+    def commit(self, position: Position) -> None:
+        self._check_open()
+        if self._group_id is None or not position:
+            return
+        if self._committer is None:
+            self._committer = Committer(self._send_commit, f"group {self._group_id}")
+        self._committer.offer(position)
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        if self._committer is not None:
+            self._committer.close(_CLOSE_SECONDS)
+        for client in (self._consumer, self._admin_client):
+            if client is not None:
+                # What a client has to say while it is thrown away helps nobody.
+                with contextlib.suppress(Exception):
+                    client.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise SourceClosedError("the source was closed", where=self._topic)
+
+    def _check(self) -> None:
+        self._check_open()
+        if self._died is not None:
+            raise type(self._died)(self._died.message, where=self._died.where, hint=self._died.hint) from self._died
+
+    @contextlib.contextmanager
+    def _edge(self, doing: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            translated = translate(error, doing=doing, where=self._topic, bootstrap=self._bootstrap)
+            if translated is error:
+                raise
+            raise translated from error
+
+    def _admin(self) -> Any:
+        with self._admin_lock:
+            if self._admin_client is None:
+                self._admin_client = _start(kafka.KafkaAdminClient, **admin_settings(self._settings))
+            return self._admin_client
+
+    def _describe(self) -> Mapping[str, Any]:
+        with self._edge("describing the topic"):
+            (topic,) = self._admin().describe_topics([self._topic])
+            error = ke.for_code(topic["error_code"])
+            if error in {ke.UnknownTopicOrPartitionError, ke.InvalidTopicError}:
+                names = [name for name in self._admin().list_topics() if not name.startswith("__")]
+                near = difflib.get_close_matches(self._topic, names, n=3) or sorted(names)[:3]
+                raise TopicNotFoundError(
+                    "the topic does not exist",
+                    where=f"{self._topic} on {self._bootstrap}",
+                    hint=f"Did you mean {' or '.join(near)}?" if near else "There is no topic on this broker",
+                )
+            if error is not ke.NoError and not topic["partitions"]:
+                raise error(self._topic)
+        return cast("Mapping[str, Any]", topic)
+
+    def _bounds(self, which: str, partitions: Sequence[TopicPartition]) -> Position:
+        if not partitions:
+            return {}
+        ask = self._consumer.beginning_offsets if which == "beginning" else self._consumer.end_offsets
+        deadline = time.monotonic() + self._timeout_ms / 1000
+        with self._edge(f"asking for the {which} offsets"):
+            while True:
+                try:
+                    found = ask([kafka.TopicPartition(*tp) for tp in partitions], timeout_ms=self._timeout_ms)
+                    return {tp: int(found[kafka.TopicPartition(*tp)]) for tp in partitions}
+                except KeyError:
+                    # A partition newer than the consumer's metadata: kafka-python has asked for newer ones, but
+                    # answers without it.
+                    if time.monotonic() > deadline:
+                        raise
+                    time.sleep(_METADATA_SECONDS)
+
+    def _offset(self, tp: TopicPartition) -> int:
+        if self.fast:  # the public way looks at every partition each time
+            return int(self._consumer._subscription.assignment[kafka.TopicPartition(*tp)].position.offset)  # noqa: SLF001
+        return int(self._consumer.position(kafka.TopicPartition(*tp), timeout_ms=self._timeout_ms))
+
+    def _cause_of_death(self, error: Exception) -> StreamkmError:
+        if isinstance(error, StreamkmError):
+            return error
+        where = self._topic
+        # Which partition it was, kafka-python says only in private; without that, the topic has to do.
+        part = getattr(getattr(self._consumer, "_fetcher", None), "_next_partition_records", None)
+        if part:
+            where = f"{self._topic}-{part.topic_partition.partition}@{part.next_fetch_offset}"
+        if isinstance(error, ke.OffsetOutOfRangeError):
+            return self._lost(error)
+        if not isinstance(error, ke.KafkaError | OSError):
+            # Each compression library has errors of its own, and nothing but unpacking can raise them here.
+            return CorruptBatchError(
+                f"a record batch cannot be read ({type(error).__name__}: {error})",
+                where=where,
+                hint="Restore the partition from a replica, or go on from an offset behind the batch",
+            )
+        return translate(error, doing="reading", where=where, bootstrap=self._bootstrap)
+
+    def _lost(self, error: Exception) -> StreamkmError:
+        """Name the partition and both numbers, if the broker still tells them."""
+        try:
+            beginning, end = self._bounds("beginning", list(self._position)), self._bounds("end", list(self._position))
+            for tp, offset in self._position.items():
+                check_position(tp, offset, beginning[tp], end[tp])
+        except SourceError as found:
+            if isinstance(found, PositionLostError):
+                return found
+        return translate(error, doing="reading", where=self._topic, bootstrap=self._bootstrap)
+
+    def _send_commit(self, position: Position) -> None:
+        offsets = {kafka.TopicPartition(*tp): OffsetAndMetadata(offset, "", -1) for tp, offset in position.items()}
+        for tp, error in self._admin().alter_group_offsets(self._group_id, offsets).items():
+            if error is not ke.NoError:
+                raise error(f"{tp.topic}-{tp.partition}")
+
+
+def _start(make: Any, **settings: Any) -> Any:
+    """Make a client; one that finds no broker leaves its thread and sockets behind, so those are closed here."""
+    made: list[Any] = []
+
+    def client(**configs: Any) -> Any:
+        made.append(kafka.KafkaConsumer.DEFAULT_CONFIG["kafka_client"](**configs))
+        return made[-1]
+
+    try:
+        return make(kafka_client=client, **settings)
+    except Exception:
+        for one in made:
+            with contextlib.suppress(Exception):
+                one.close()
+        raise
+
+
+_EMPTY = Columns(np.empty(0, np.uint8), *(np.empty(0, np.int64) for _ in range(5)))
+
+
+def _from_batches(tp: TopicPartition, start: int, stop: int, parts: Sequence[Columns]) -> ByteRecords:
+    columns = join(parts) if parts else _EMPTY
+    data = columns.data.view()
+    data.flags.writeable = False
+    return ByteRecords(
+        tp,
+        start,
+        stop,
+        data,
+        columns.begins,
+        columns.ends,
+        columns.offsets,
+        columns.timestamps,
+        columns.details,
+    )
+
+
+def _from_consumer_records(tp: TopicPartition, start: int, stop: int, records: Sequence[Any]) -> ByteRecords:
+    raw = [RawRecord(tp, r.offset, r.timestamp, r.key, r.value, tuple(map(tuple, r.headers))) for r in records]
+    return byte_records(tp, start, stop, raw)

@@ -1,0 +1,112 @@
+"""The journal's entry of one commit as bytes: which ranges made which mini-batch, in order.
+
+Ranges of a partition usually follow each other without a hole, and partitions come round in a pattern. So a range is
+written as (partition, gap to the range before in that partition, length), column by column in the narrowest integers
+that hold each column, and then deflated.
+
+Layout before deflation, little-endian: version, numbers of topics, partitions, mini-batches and ranges; the topics; the
+partitions, each with the offset that its first gap counts from; four columns (ranges of each mini-batch; partition, gap
+and length of each range), each led by the width of its integers.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamkm.errors import StoreError
+from streamkm.records import BatchRange, TopicPartition
+from streamkm.state import MiniBatch
+
+_VERSION = 1
+_HEAD = struct.Struct("<BHIII")
+_TOPIC = struct.Struct("<H")
+_PARTITION = struct.Struct("<Hqq")
+_WIDTHS = (1, 2, 4, 8)
+
+
+def encode(batches: Sequence[MiniBatch]) -> bytes:
+    """Write mini-batches as bytes; equal ones give equal bytes."""
+    partitions: dict[TopicPartition, int] = {}
+    origins: list[int] = []
+    stops: list[int] = []
+    index, gaps, lengths = [], [], []
+    for batch in batches:
+        for partition, start, stop in batch:
+            i = partitions.setdefault(partition, len(partitions))
+            if i == len(stops):
+                origins.append(start)
+                stops.append(start)
+            index.append(i)
+            gaps.append(start - stops[i])
+            lengths.append(stop - start)
+            stops[i] = stop
+    topics = {topic: i for i, topic in enumerate(dict.fromkeys(p.topic for p in partitions))}
+    names = [topic.encode("utf-8", "surrogatepass") for topic in topics]
+    parts = [_HEAD.pack(_VERSION, len(topics), len(partitions), len(batches), len(index))]
+    parts += [_TOPIC.pack(len(name)) + name for name in names]
+    parts += [
+        _PARTITION.pack(topics[p.topic], p.partition, origin) for p, origin in zip(partitions, origins, strict=True)
+    ]
+    parts += [_column(values) for values in ([len(batch) for batch in batches], index, gaps, lengths)]
+    return zlib.compress(b"".join(parts), 6)
+
+
+def decode(blob: bytes) -> tuple[MiniBatch, ...]:
+    """Read what `encode` wrote.
+
+    Raises
+    ------
+    StoreError
+        The bytes are damaged, or were written by a newer streamkm.
+    """
+    try:
+        data = zlib.decompress(blob)
+        version = data[0]
+        if version == _VERSION:
+            return _decode(data)
+    except (zlib.error, struct.error, IndexError, ValueError) as e:
+        raise StoreError(f"a journal entry of {len(blob)} bytes is damaged ({e})", hint="Restore a backup") from e
+    raise StoreError(f"a journal entry has format {version}, this streamkm reads {_VERSION}", hint="Upgrade streamkm")
+
+
+def _decode(data: bytes) -> tuple[MiniBatch, ...]:
+    _, n_topics, n_partitions, n_batches, n_ranges = _HEAD.unpack_from(data)
+    at = _HEAD.size
+    topics: list[str] = []
+    for _ in range(n_topics):
+        (length,) = _TOPIC.unpack_from(data, at)
+        at += _TOPIC.size
+        topics.append(data[at : at + length].decode("utf-8", "surrogatepass"))
+        at += length
+    partitions: list[TopicPartition] = []
+    stops: list[int] = []
+    for topic, partition, origin in _PARTITION.iter_unpack(data[at : at + n_partitions * _PARTITION.size]):
+        partitions.append(TopicPartition(topics[topic], partition))
+        stops.append(origin)
+    at += n_partitions * _PARTITION.size
+    columns: list[list[int]] = []
+    for n in (n_batches, n_ranges, n_ranges, n_ranges):
+        values = np.frombuffer(data, f"<i{data[at]}", n, at + 1)
+        at += 1 + values.nbytes
+        columns.append(values.tolist())
+    counts, index, gaps, lengths = columns
+    ranges: list[BatchRange] = []
+    for i, gap, length in zip(index, gaps, lengths, strict=True):
+        start = stops[i] + gap
+        stops[i] = start + length
+        ranges.append(BatchRange(partitions[i], start, stops[i]))
+    ends = list(accumulate(counts, initial=0))
+    return tuple(tuple(ranges[a:b]) for a, b in pairwise(ends))
+
+
+def _column(values: Sequence[int]) -> bytes:
+    column: NDArray[np.int64] = np.array(values, np.int64)
+    low, high = (int(column.min()), int(column.max())) if len(values) else (0, 0)
+    width = next(w for w in _WIDTHS if -(1 << (8 * w - 1)) <= low and high < 1 << (8 * w - 1))
+    return bytes([width]) + column.astype(f"<i{width}").tobytes()

@@ -1,0 +1,176 @@
+"""A store in the memory of one process: for tests, and for models that need not outlive it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from streamkm.records import BadRecord, TopicPartition
+from streamkm.state import Checkpoint, Commit, MiniBatch, ModelSpec, ModelState, Progress, Snapshot
+from streamkm.stores import journal, rows, rules
+from streamkm.stores.base import Lease, ModelInfo
+
+
+@dataclass
+class _Model:
+    """All that belongs to one model. Whatever a caller might still change is held as bytes or text."""
+
+    spec: str
+    created_at: float
+    state: bytes = b""
+    progress: Progress | None = None
+    last_snapshot: int = 0
+    journal: list[tuple[int, bytes]] = field(default_factory=list)
+    snapshots: list[Snapshot] = field(default_factory=list)
+    quarantine: list[BadRecord] = field(default_factory=list)
+
+
+@dataclass
+class _Seat:
+    """The lease of a name; it outlives its model, so that epochs go on counting."""
+
+    epoch: int = 0
+    owner: str | None = None
+    expires_at: float = 0.0
+
+
+class MemoryStore:
+    """A `Store` that is forgotten with its process. Safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._models: dict[str, _Model] = {}
+        self._seats: dict[str, _Seat] = {}
+
+    def create(self, spec: ModelSpec, now: float) -> ModelSpec:
+        rules.check_name(spec.name)
+        with self._lock:
+            self._seats.setdefault(spec.name, _Seat())
+            model = self._models.setdefault(spec.name, _Model(rows.spec_to_text(spec), now))
+            return rows.spec_from_text(model.spec)
+
+    def models(self) -> Sequence[ModelInfo]:
+        with self._lock:
+            return [self.model(name) for name in sorted(self._models)]
+
+    def model(self, name: str) -> ModelInfo:
+        with self._lock:
+            model, seat = self._get(name), self._seats[name]
+            lease = None if seat.owner is None else Lease(name, seat.owner, seat.epoch, seat.expires_at)
+            progress = None if model.progress is None else _copied(model.progress)
+            return ModelInfo(rows.spec_from_text(model.spec), model.created_at, progress, model.last_snapshot, lease)
+
+    def delete(self, name: str) -> None:
+        with self._lock:
+            self._get(name)
+            del self._models[name]
+            self._seats[name].owner = None
+
+    def acquire(self, model: str, owner: str, ttl: float, now: float) -> Lease | None:
+        with self._lock:
+            self._get(model)
+            seat = self._seats[model]
+            if seat.owner not in (None, owner) and seat.expires_at > now:
+                return None
+            seat.epoch, seat.owner, seat.expires_at = seat.epoch + 1, owner, now + ttl
+            return Lease(model, owner, seat.epoch, now + ttl)
+
+    def renew(self, lease: Lease, ttl: float, now: float) -> Lease:
+        with self._lock:
+            self._fence(lease).expires_at = now + ttl
+            return replace(lease, expires_at=now + ttl)
+
+    def release(self, lease: Lease) -> None:
+        with self._lock:
+            seat = self._seats.get(lease.model)
+            if seat is not None and (seat.epoch, seat.owner) == (lease.epoch, lease.owner):
+                seat.owner = None
+
+    def load(self, model: str) -> Checkpoint | None:
+        with self._lock:
+            stored = self._get(model)
+            return None if stored.progress is None else Checkpoint(ModelState.from_bytes(stored.state), stored.progress)
+
+    def commit(self, lease: Lease, commit: Commit) -> int:
+        # Everything that can fail comes before the first change.
+        state = commit.state.to_bytes()
+        batches = journal.encode(commit.batches)
+        progress = _copied(commit.progress)
+        with self._lock:
+            self._fence(lease)
+            model = self._models[lease.model]
+            seq, position = (model.progress.commit_seq, model.progress.position) if model.progress else (0, {})
+            rules.check_follows(lease.model, commit, seq, position)
+            _check_new(lease.model, model.quarantine, commit.quarantine)
+            if commit.snapshot is not None:
+                row = rows.snapshot_to_row(commit.snapshot)
+                numbers = {"id": model.last_snapshot + 1, "commit_seq": progress.commit_seq}
+                model.snapshots.append(rows.snapshot_from_row(lease.model, {**row, **numbers}))
+                model.last_snapshot += 1
+            model.state, model.progress = state, progress
+            model.journal.append((progress.commit_seq, batches))
+            model.quarantine.extend(commit.quarantine)
+            return 0 if commit.snapshot is None else model.last_snapshot
+
+    def journal(self, model: str, until_seq: int | None = None) -> Iterator[tuple[int, tuple[MiniBatch, ...]]]:
+        with self._lock:
+            entries = list(self._get(model).journal)
+        return ((seq, journal.decode(blob)) for seq, blob in entries if until_seq is None or seq <= until_seq)
+
+    def snapshot(self, model: str, snapshot_id: int | None = None, *, at: float | None = None) -> Snapshot:
+        with self._lock:
+            there = self._get(model).snapshots
+            if snapshot_id is not None:
+                found = [s for s in there if s.id == snapshot_id]
+            elif at is not None:
+                earlier = [s for s in there if s.created_at <= at]
+                found = sorted(earlier, key=lambda s: (s.created_at, s.id))[-1:]
+            else:
+                found = there[-1:]
+            if not found:
+                first, last = (there[0].id, there[-1].id) if there else (0, 0)
+                raise rules.no_snapshot(model, snapshot_id, at, first, last)
+            return found[0]
+
+    def snapshots(self, model: str, *, before: int | None = None, limit: int = 100) -> Sequence[Snapshot]:
+        with self._lock:
+            newest_first = self._get(model).snapshots[::-1]
+        return [s for s in newest_first if before is None or s.id < before][: max(0, limit)]
+
+    def quarantined(self, model: str, *, limit: int = 100) -> Sequence[BadRecord]:
+        with self._lock:
+            return self._get(model).quarantine[::-1][: max(0, limit)]
+
+    def ping(self) -> None:
+        """Return: memory is always there."""
+
+    def close(self) -> None:
+        """There is nothing to give back."""
+
+    def _get(self, name: str) -> _Model:
+        if name not in self._models:
+            raise rules.no_model(name, self._models)
+        return self._models[name]
+
+    def _fence(self, lease: Lease) -> _Seat:
+        seat = self._seats.get(lease.model, _Seat())
+        if (seat.epoch, seat.owner) != (lease.epoch, lease.owner):
+            raise rules.lease_lost(lease, seat.epoch if lease.model in self._models else None, seat.owner)
+        return seat
+
+
+def _copied(progress: Progress) -> Progress:
+    return replace(progress, position=dict(progress.position))
+
+
+def _check_new(model: str, there: Sequence[BadRecord], new: Sequence[BadRecord]) -> None:
+    seen = {_place(bad) for bad in there} if new else set()
+    for bad in new:
+        if _place(bad) in seen:
+            raise rules.twice(f"model {model}", f"the quarantined record {bad.record.partition}@{bad.record.offset}")
+        seen.add(_place(bad))
+
+
+def _place(bad: BadRecord) -> tuple[TopicPartition, int]:
+    return bad.record.partition, bad.record.offset

@@ -1,0 +1,174 @@
+"""Plain data to the columns of a row and back: exact both ways, JSON and safetensors only."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+import sqlalchemy as sa
+
+from streamkm.errors import StoreError
+from streamkm.records import BadRecord, Headers, Position, RawRecord, TopicPartition
+from streamkm.state import Counters, Json, ModelSpec, Progress, Snapshot
+from streamkm.stores.base import Lease
+
+Columns = dict[str, Any]
+_DTYPES = {"ids": np.int64, "centroids": np.float64, "weights": np.float64, "spreads": np.float64}
+
+
+def spec_to_text(spec: ModelSpec) -> str:
+    """A model's spec as JSON."""
+    return json.dumps({f.name: getattr(spec, f.name) for f in fields(spec)}, default=_plain)
+
+
+def spec_from_text(text: str) -> ModelSpec:
+    """A model's spec from what `spec_to_text` wrote. Tuples inside its JSON values have become lists."""
+    values = json.loads(text)
+    return ModelSpec(**{**values, "fields": tuple(values["fields"])})
+
+
+def position_to_rows(position: Position, model_id: int) -> list[Columns]:
+    """One row of ``progress`` for each partition."""
+    return [
+        {"model_id": model_id, "topic": p.topic, "partition": p.partition, "next_offset": offset}
+        for p, offset in position.items()
+    ]
+
+
+def position_to_text(position: Position) -> str:
+    """A position as JSON: ``[[topic, partition, offset], ...]``."""
+    return json.dumps([(*partition, offset) for partition, offset in position.items()])
+
+
+def position_from_text(text: str) -> Position:
+    """A position from what `position_to_text` wrote."""
+    return {TopicPartition(topic, partition): offset for topic, partition, offset in json.loads(text)}
+
+
+def progress_to_row(progress: Progress) -> Columns:
+    """The columns of ``checkpoints`` that tell how far a model is; its position has rows of its own."""
+    have, need = progress.warmup if progress.warmup is not None else (None, None)
+    return {
+        "commit_seq": progress.commit_seq,
+        "committed_at": progress.committed_at,
+        "lag": progress.lag,
+        **asdict(progress.counters),
+        "warmup_have": have,
+        "warmup_need": need,
+    }
+
+
+def progress_from_row(row: sa.Row[Any], position: Position) -> Progress:
+    """How far a model is, from its row of ``checkpoints`` and its position."""
+    return Progress(
+        position,
+        Counters(row.records, row.points, row.bad, row.tombstones),
+        row.commit_seq,
+        row.committed_at,
+        row.lag,
+        None if row.warmup_have is None else (row.warmup_have, row.warmup_need),
+    )
+
+
+def lease_from_row(name: str, row: sa.Row[Any]) -> Lease | None:
+    """The lease of a model, or None when nobody holds it."""
+    return None if row.owner is None else Lease(name, row.owner, row.epoch, row.expires_at)
+
+
+def snapshot_to_row(snapshot: Snapshot) -> Columns:
+    """The columns of ``snapshots``, without the model and the numbers that the store gives."""
+    arrays = {name: np.ascontiguousarray(getattr(snapshot, name), dtype) for name, dtype in _DTYPES.items()}
+    return {
+        "created_at": snapshot.created_at,
+        "kind": snapshot.kind,
+        "reason": snapshot.reason,
+        "inertia": None if math.isnan(snapshot.inertia) else snapshot.inertia,
+        "n_points": snapshot.n_points,
+        "fields": json.dumps(snapshot.fields),
+        "position": position_to_text(snapshot.position),
+        "detail": json.dumps(snapshot.detail, default=_plain),
+        "arrays": safetensors.numpy.save(arrays),
+    }
+
+
+def snapshot_from_row(model: str, row: Mapping[str, Any] | sa.RowMapping) -> Snapshot:
+    """A snapshot from its row; its arrays are read-only.
+
+    Raises
+    ------
+    StoreError
+        The arrays are damaged.
+    """
+    try:
+        arrays = safetensors.numpy.load(row["arrays"])
+        for a in arrays.values():
+            a.flags.writeable = False
+        return Snapshot(
+            model=model,
+            id=row["id"],
+            commit_seq=row["commit_seq"],
+            created_at=row["created_at"],
+            kind=row["kind"],
+            reason=row["reason"],
+            fields=tuple(json.loads(row["fields"])),
+            inertia=math.nan if row["inertia"] is None else row["inertia"],
+            n_points=row["n_points"],
+            position=position_from_text(row["position"]),
+            detail=json.loads(row["detail"]),
+            **{name: arrays[name] for name in _DTYPES},
+        )
+    except (safetensors.SafetensorError, KeyError) as e:
+        where = f"model {model}, snapshot {row['id']}"
+        raise StoreError(f"its arrays are damaged ({e})", where=where, hint="Restore a backup") from e
+
+
+def bad_record_to_row(bad: BadRecord) -> Columns:
+    """The columns of ``quarantine``, without the model."""
+    record = bad.record
+    return {
+        "topic": record.partition.topic,
+        "partition": record.partition.partition,
+        "record_offset": record.offset,
+        "record_timestamp": record.timestamp,
+        "reason": bad.reason,
+        "field": bad.field,
+        "message": bad.message,
+        "headers": _headers_to_text(record.headers),
+        "key": record.key,
+        "value": record.value,
+    }
+
+
+def bad_record_from_row(row: sa.Row[Any]) -> BadRecord:
+    """A quarantined record from its row."""
+    record = RawRecord(
+        TopicPartition(row.topic, row.partition),
+        row.record_offset,
+        row.record_timestamp,
+        row.key,
+        row.value,
+        _headers_from_text(row.headers),
+    )
+    return BadRecord(record, row.reason, row.field, row.message)
+
+
+def _headers_to_text(headers: Headers) -> str:
+    return json.dumps([(name, None if value is None else base64.b64encode(value).decode()) for name, value in headers])
+
+
+def _headers_from_text(text: str) -> Headers:
+    return tuple((name, None if value is None else base64.b64decode(value)) for name, value in json.loads(text))
+
+
+def _plain(value: object) -> Json:
+    """Mappings other than dict, for json."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{type(value).__name__} is not a JSON value")

@@ -1,0 +1,100 @@
+"""What every store checks, and the words in which it refuses: one text for all implementations."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+from streamkm.errors import ConflictError, LeaseLostError, NotFoundError, SettingsError
+from streamkm.records import Position
+from streamkm.state import Commit
+from streamkm.stores.base import Lease
+
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_SHOWN = 20
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that could not stand in a URL or a file name.
+
+    Raises
+    ------
+    SettingsError
+        The name is empty, too long or has other characters.
+    """
+    if not _NAME.fullmatch(name):
+        raise SettingsError(f"{name!r} cannot name a model", hint="Use 1 to 128 letters, digits, -, _ and .")
+
+
+def check_follows(model: str, commit: Commit, stored_seq: int, stored: Position) -> None:
+    """Refuse a commit that does not follow what is stored.
+
+    Raises
+    ------
+    ConflictError
+        The stored position is not the expected one, the number of the commit is not the next one, or the commit would
+        take a partition back or drop it.
+    """
+    hint = "Drop this state, load the stored checkpoint and go on from there"
+    if dict(stored) != dict(commit.expected):
+        partitions = [p for p in {**stored, **commit.expected} if stored.get(p) != commit.expected.get(p)]
+        shown = ", ".join(f"{p}: {stored.get(p)} instead of {commit.expected.get(p)}" for p in partitions[:_SHOWN])
+        raise ConflictError(f"the stored position is not the expected one ({shown})", where=f"model {model}", hint=hint)
+    if commit.progress.commit_seq != stored_seq + 1:
+        raise ConflictError(
+            f"commit {commit.progress.commit_seq} cannot follow commit {stored_seq}", where=f"model {model}", hint=hint
+        )
+    after = commit.progress.position
+    back = [p for p, offset in stored.items() if after.get(p, -1) < offset]
+    if back:
+        shown = ", ".join(f"{p}: from {stored[p]} to {after.get(p)}" for p in back[:_SHOWN])
+        raise ConflictError(f"the commit would go back ({shown})", where=f"model {model}", hint=hint)
+
+
+def twice(where: str, cause: str) -> ConflictError:
+    """The error for something that the store already holds."""
+    return ConflictError(f"the store already holds this ({cause})", where=where, hint="Each record is written once")
+
+
+def lease_lost(lease: Lease, epoch: int | None, owner: str | None) -> LeaseLostError:
+    """The error for a lease that is no longer the model's; `epoch` and `owner` are the stored ones."""
+    if epoch is None:
+        now = "no such model exists"
+    elif owner is None:
+        now = f"it is at epoch {epoch} and has no owner"
+    else:
+        now = f"{owner} owns it with epoch {epoch}"
+    return LeaseLostError(
+        f"{lease.owner} no longer owns this model (its epoch was {lease.epoch}): {now}",
+        where=f"model {lease.model}",
+        hint="Drop the state and wait for a turn",
+    )
+
+
+def no_model(name: str, names: Iterable[str]) -> NotFoundError:
+    """The error for a model that does not exist; `names` are those that do."""
+    known = sorted(names)
+    more = f" and {len(known) - _SHOWN} more" if len(known) > _SHOWN else ""
+    there = f"There are: {', '.join(known[:_SHOWN])}{more}" if known else "The store has no models yet"
+    return NotFoundError(f"no model is named {name!r}", hint=there)
+
+
+def no_snapshot(model: str, snapshot_id: int | None, at: float | None, first: int, last: int) -> NotFoundError:
+    """The error for a snapshot that does not exist; `first` and `last` are those that do, 0 when there are none."""
+    there = f"There are {first} to {last}" if last else "It has none yet"
+    if snapshot_id is not None:
+        what = f"no snapshot {snapshot_id}"
+    elif at is not None:
+        what = f"no snapshot made at or before {moment(at)}"
+    else:
+        what = "no snapshot"
+    return NotFoundError(what, where=f"model {model}", hint=there)
+
+
+def moment(seconds: float) -> str:
+    """Seconds since 1970 for people: ISO 8601 in UTC, or the bare number where a calendar cannot follow."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC).isoformat()
+    except (ValueError, OverflowError, OSError):
+        return str(seconds)

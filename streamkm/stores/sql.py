@@ -1,0 +1,236 @@
+"""The store in a SQL database, through SQLAlchemy Core: SQLite now, the same statements for any dialect.
+
+What has to hold of a dialect: a transaction is atomic; a row that one transaction updated cannot be updated by another
+before the first has ended; each statement sees what was committed before it (SQLite's write lock and PostgreSQL's READ
+COMMITTED both give that); a reading transaction sees one moment (SQLite's log does, PostgreSQL needs REPEATABLE READ).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import sqlalchemy as sa
+
+from streamkm.records import BadRecord
+from streamkm.state import Checkpoint, Commit, MiniBatch, ModelSpec, ModelState, Snapshot
+from streamkm.stores import edge, journal, migrate, rows, rules, sqlite
+from streamkm.stores import queries as q
+from streamkm.stores import tables as t
+from streamkm.stores.base import Lease, ModelInfo
+
+_JOURNAL_PAGE = 256
+
+
+class SqlStore:
+    """A `Store` in a SQL database. The database is brought to this streamkm's schema when it is opened.
+
+    Parameters
+    ----------
+    url
+        ``sqlite:///path.db``, optionally with ``?mode=rw`` (the file must exist) or ``?mode=ro`` (read only).
+    busy_timeout
+        Seconds to wait for another process's write to end.
+
+    Raises
+    ------
+    SettingsError
+        The URL names no file.
+    StoreUnavailableError
+        The database cannot be opened.
+    SchemaVersionError
+        A newer streamkm wrote it.
+    """
+
+    def __init__(self, url: str, *, busy_timeout: float = 5.0) -> None:
+        parsed = sa.make_url(url)
+        self._where = parsed.render_as_string(hide_password=True)
+        self._path, _ = sqlite.file_of(parsed)
+        self._reader = sqlite.make_engine(parsed, busy_timeout)
+        self._writer = self._reader.execution_options(streamkm_begin="write")
+        self._glance = self._reader.execution_options(streamkm_begin="no")
+        self._newest: dict[str, tuple[int, Snapshot]] = {}
+        try:
+            with edge.mapped(self._where, self._path):
+                migrate.upgrade(self._reader, self._writer, self._where)
+        except BaseException:
+            self.close()
+            raise
+
+    def create(self, spec: ModelSpec, now: float) -> ModelSpec:
+        rules.check_name(spec.name)
+        with self._writing() as tx:
+            known = tx.execute(sa.select(t.models.c.spec).where(t.models.c.name == spec.name)).scalar()
+            if known is not None:
+                return rows.spec_from_text(known)
+            text = rows.spec_to_text(spec)
+            tx.execute(sa.insert(t.models), {"name": spec.name, "created_at": now, "last_snapshot": 0, "spec": text})
+            if tx.execute(sa.select(t.leases.c.epoch).where(t.leases.c.model == spec.name)).scalar() is None:
+                tx.execute(sa.insert(t.leases), {"model": spec.name, "epoch": 0, "owner": None, "expires_at": 0.0})
+            return rows.spec_from_text(text)
+
+    def models(self) -> Sequence[ModelInfo]:
+        with self._reading() as tx:
+            positions = q.positions(tx)
+            listed = tx.execute(q.LISTED).all()
+            return [q.info(row, positions.get(row.id, {})) for row in listed]
+
+    def model(self, name: str) -> ModelInfo:
+        with self._reading() as tx:
+            row = tx.execute(q.LISTED_ONE, {"model": name}).one_or_none()
+            if row is None:
+                raise rules.no_model(name, q.names(tx))
+            return q.info(row, q.position(tx, row.id))
+
+    def delete(self, name: str) -> None:
+        with self._writing() as tx:
+            # A lease that is running ends here: its owner's next commit finds no owner.
+            tx.execute(sa.update(t.leases).where(t.leases.c.model == name).values(owner=None, expires_at=0.0))
+            if tx.execute(sa.delete(t.models).where(t.models.c.name == name)).rowcount == 0:
+                raise rules.no_model(name, q.names(tx))
+
+    def acquire(self, model: str, owner: str, ttl: float, now: float) -> Lease | None:
+        with self._writing() as tx:
+            q.model_id(tx, model)
+            free = sa.or_(t.leases.c.owner.is_(None), t.leases.c.owner == owner, t.leases.c.expires_at <= now)
+            taken = tx.execute(
+                sa.update(t.leases)
+                .where(t.leases.c.model == model, free)
+                .values(epoch=t.leases.c.epoch + 1, owner=owner, expires_at=now + ttl)
+            )
+            if taken.rowcount == 0:
+                return None
+            epoch = tx.execute(sa.select(t.leases.c.epoch).where(t.leases.c.model == model)).scalar_one()
+            return Lease(model, owner, epoch, now + ttl)
+
+    def renew(self, lease: Lease, ttl: float, now: float) -> Lease:
+        with self._writing() as tx:
+            q.fence(tx, lease, expires_at=now + ttl)
+            return Lease(lease.model, lease.owner, lease.epoch, now + ttl)
+
+    def release(self, lease: Lease) -> None:
+        with self._writing() as tx:
+            tx.execute(sa.update(t.leases).where(*q.held(lease)).values(owner=None, expires_at=0.0))
+
+    def load(self, model: str) -> Checkpoint | None:
+        with self._reading() as tx:
+            model_id = q.model_id(tx, model)
+            row = tx.execute(q.CHECKPOINT, {"model": model_id}).one_or_none()
+            if row is None:
+                return None
+            progress = rows.progress_from_row(row, q.position(tx, model_id))
+        return Checkpoint(ModelState.from_bytes(row.state), progress)
+
+    def commit(self, lease: Lease, commit: Commit) -> int:
+        """One transaction, in this order; whatever step fails, nothing of it is kept.
+
+        1. Fence: touch the lease's row if it still holds this lease's epoch and owner. That also locks out every other
+           writer of the model until the end.
+        2. Compare the stored position and commit number with what the commit follows.
+        3. Set: checkpoint, where it still has the number compared; position.
+        4. Add: journal, snapshot, quarantine.
+        """
+        # Serialised before the transaction, which holds the database's write lock.
+        state = commit.state.to_bytes()
+        batches = journal.encode(commit.batches)
+        shown = rows.snapshot_to_row(commit.snapshot) if commit.snapshot is not None else None
+        bad = [rows.bad_record_to_row(b) for b in commit.quarantine]
+        with self._writing() as tx:
+            # Step 1.
+            q.fence(tx, lease)
+            # Step 2.
+            model_id = q.model_id(tx, lease.model)
+            stored = q.position(tx, model_id)
+            rules.check_follows(lease.model, commit, q.commit_seq(tx, model_id), stored)
+            # Step 3.
+            q.set_checkpoint(tx, model_id, commit.progress, state)
+            q.set_position(tx, model_id, stored, commit.progress.position)
+            # Step 4.
+            numbers = {"model_id": model_id, "commit_seq": commit.progress.commit_seq}
+            tx.execute(sa.insert(t.journal), {**numbers, "batches": batches})
+            if bad:
+                tx.execute(sa.insert(t.quarantine), [{**numbers, **b} for b in bad])
+            return 0 if shown is None else q.add_snapshot(tx, {**numbers, **shown})
+
+    def journal(self, model: str, until_seq: int | None = None) -> Iterator[tuple[int, tuple[MiniBatch, ...]]]:
+        # Asked now, so that no such model is an error here, and a running writer does not make the iterator endless.
+        of_model = t.journal.c.model_id
+        with self._reading() as tx:
+            model_id = q.model_id(tx, model)
+            last = tx.execute(sa.select(sa.func.max(t.journal.c.commit_seq)).where(of_model == model_id)).scalar() or 0
+        return self._journal_pages(model_id, last if until_seq is None else min(last, until_seq))
+
+    def _journal_pages(self, model_id: int, last: int) -> Iterator[tuple[int, tuple[MiniBatch, ...]]]:
+        # Entries never change, so each page may be a transaction of its own: one that stayed open for a whole replay
+        # would keep SQLite from ever resetting its log.
+        after, page = -1, _JOURNAL_PAGE
+        while True:
+            with self._reading() as tx:
+                found = tx.execute(
+                    q.JOURNAL_PAGE, {"model": model_id, "after": after, "last": last, "rows": page}
+                ).all()
+            for row in found:
+                yield row.commit_seq, journal.decode(row.batches)
+            if len(found) < page:
+                return
+            after = found[-1].commit_seq
+
+    def snapshot(self, model: str, snapshot_id: int | None = None, *, at: float | None = None) -> Snapshot:
+        if snapshot_id is None and at is None:
+            return self._newest_snapshot(model)
+        with self._reading() as tx:
+            if snapshot_id is not None:
+                found = tx.execute(q.NUMBERED, {"model": model, "number": snapshot_id})
+            else:
+                found = tx.execute(q.AS_OF, {"model": model, "at": at})
+            row = found.mappings().one_or_none()
+            if row is None:
+                raise rules.no_snapshot(model, snapshot_id, at, *q.numbers(tx, q.model_id(tx, model)))
+        return rows.snapshot_from_row(model, row)
+
+    def _newest_snapshot(self, model: str) -> Snapshot:
+        # Every query of the service asks this. Snapshots never change, so the one decoded last serves until there is a
+        # newer one, and looking whether there is takes a single statement on an index, without a transaction around.
+        with edge.mapped(self._where, self._path), self._glance.connect() as tx:
+            newest = tx.execute(q.NEWEST_NUMBER, {"model": model}).one_or_none()
+        known = self._newest.get(model)
+        if known is not None and newest is not None and (known[0], known[1].id) == tuple(newest):
+            return known[1]
+        with self._reading() as tx:
+            row = tx.execute(q.NEWEST, {"model": model}).mappings().one_or_none()
+            if row is None:
+                raise rules.no_snapshot(model, None, None, *q.numbers(tx, q.model_id(tx, model)))
+        found = rows.snapshot_from_row(model, row)
+        self._newest[model] = row["model_id"], found
+        return found
+
+    def snapshots(self, model: str, *, before: int | None = None, limit: int = 100) -> Sequence[Snapshot]:
+        with self._reading() as tx:
+            query = sa.select(t.snapshots).where(t.snapshots.c.model_id == q.model_id(tx, model))
+            if before is not None:
+                query = query.where(t.snapshots.c.id < before)
+            found = tx.execute(query.order_by(t.snapshots.c.id.desc()).limit(max(0, limit))).mappings().all()
+        return [rows.snapshot_from_row(model, row) for row in found]
+
+    def quarantined(self, model: str, *, limit: int = 100) -> Sequence[BadRecord]:
+        with self._reading() as tx:
+            query = sa.select(t.quarantine).where(t.quarantine.c.model_id == q.model_id(tx, model))
+            found = tx.execute(query.order_by(t.quarantine.c.id.desc()).limit(max(0, limit))).all()
+        return [rows.bad_record_from_row(row) for row in found]
+
+    def ping(self) -> None:
+        with self._reading() as tx:
+            migrate.check(tx, self._where)
+
+    def close(self) -> None:
+        self._reader.dispose()
+
+    @contextmanager
+    def _reading(self) -> Iterator[sa.Connection]:
+        with edge.mapped(self._where, self._path), self._reader.connect() as tx:
+            yield tx
+
+    @contextmanager
+    def _writing(self) -> Iterator[sa.Connection]:
+        with edge.mapped(self._where, self._path), self._writer.begin() as tx:
+            yield tx

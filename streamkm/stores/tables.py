@@ -1,0 +1,143 @@
+"""The tables of the SQL store, in SQLAlchemy Core so that one text serves every dialect.
+
+``migrations`` creates them; a test compares the two. Every table has the prefix ``streamkm_``, so that a database can
+be shared with other programs.
+
+What makes a double write impossible is in the keys: one checkpoint a model, one offset a partition, one journal entry a
+commit, one snapshot a number, one quarantined record an offset.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import sqlalchemy as sa
+
+
+class EscapedText(sa.types.TypeDecorator[str]):
+    """Any Python string in a text column: plain ASCII as it is, everything else with JSON's escapes.
+
+    Topic names are tame, but the name of a file or a message that quotes a bad record may hold NUL (which PostgreSQL's
+    text refuses) or lone surrogates (which SQLite's driver refuses).
+    """
+
+    impl = sa.Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: sa.Dialect) -> str | None:  # noqa: ARG002
+        return None if value is None else json.dumps(value)[1:-1]
+
+    def process_result_value(self, value: Any | None, dialect: sa.Dialect) -> str | None:  # noqa: ARG002
+        return None if value is None else str(json.loads(f'"{value}"'))
+
+
+metadata = sa.MetaData()
+
+# SQLite numbers rows by itself only in a column of type INTEGER.
+Id = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
+
+def _model() -> sa.Column[int]:
+    return sa.Column("model_id", Id, sa.ForeignKey("streamkm_models.id", ondelete="CASCADE"), nullable=False)
+
+
+models = sa.Table(
+    "streamkm_models",
+    metadata,
+    sa.Column("id", Id, primary_key=True, autoincrement=True),
+    sa.Column("name", sa.String(128), nullable=False),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("last_snapshot", sa.BigInteger, nullable=False),
+    sa.Column("spec", sa.Text, nullable=False),
+    sa.UniqueConstraint("name", name="streamkm_models_name"),
+    sqlite_autoincrement=True,  # a number is never used again, so nothing of a deleted model is taken for a new one's
+)
+
+# Not tied to `models`: epochs go on counting when a model is deleted and made anew, or a lease from before would fit.
+leases = sa.Table(
+    "streamkm_leases",
+    metadata,
+    sa.Column("model", sa.String(128), primary_key=True),
+    sa.Column("epoch", sa.BigInteger, nullable=False),
+    sa.Column("owner", EscapedText, nullable=True),
+    sa.Column("expires_at", sa.Double, nullable=False),
+)
+
+# The blob stands last: SQLite then reads the other columns without touching its overflow pages.
+checkpoints = sa.Table(
+    "streamkm_checkpoints",
+    metadata,
+    _model(),
+    sa.Column("commit_seq", sa.BigInteger, nullable=False),
+    sa.Column("committed_at", sa.Double, nullable=False),
+    sa.Column("lag", sa.BigInteger, nullable=False),
+    sa.Column("records", sa.BigInteger, nullable=False),
+    sa.Column("points", sa.BigInteger, nullable=False),
+    sa.Column("bad", sa.BigInteger, nullable=False),
+    sa.Column("tombstones", sa.BigInteger, nullable=False),
+    sa.Column("warmup_have", sa.BigInteger, nullable=True),
+    sa.Column("warmup_need", sa.BigInteger, nullable=True),
+    sa.Column("state", sa.LargeBinary, nullable=False),
+    sa.PrimaryKeyConstraint("model_id"),
+)
+
+progress = sa.Table(
+    "streamkm_progress",
+    metadata,
+    _model(),
+    sa.Column("topic", EscapedText, nullable=False),
+    sa.Column("partition", sa.BigInteger, nullable=False),
+    sa.Column("next_offset", sa.BigInteger, nullable=False),
+    sa.PrimaryKeyConstraint("model_id", "topic", "partition"),
+)
+
+journal = sa.Table(
+    "streamkm_journal",
+    metadata,
+    _model(),
+    sa.Column("commit_seq", sa.BigInteger, nullable=False),
+    sa.Column("batches", sa.LargeBinary, nullable=False),
+    sa.PrimaryKeyConstraint("model_id", "commit_seq"),
+)
+
+# The primary key serves "the newest", "number 7" and "before number 7"; the index serves "as of a moment".
+snapshots = sa.Table(
+    "streamkm_snapshots",
+    metadata,
+    _model(),
+    sa.Column("id", sa.BigInteger, nullable=False),
+    sa.Column("commit_seq", sa.BigInteger, nullable=False),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("kind", EscapedText, nullable=False),
+    sa.Column("reason", EscapedText, nullable=False),
+    sa.Column("inertia", sa.Double, nullable=True),  # NULL is NaN, which SQLite cannot hold
+    sa.Column("n_points", sa.BigInteger, nullable=False),
+    sa.Column("fields", sa.Text, nullable=False),
+    sa.Column("position", sa.Text, nullable=False),
+    sa.Column("detail", sa.Text, nullable=False),
+    sa.Column("arrays", sa.LargeBinary, nullable=False),
+    sa.PrimaryKeyConstraint("model_id", "id"),
+    sa.Index("streamkm_snapshots_created", "model_id", "created_at", "id"),
+)
+
+quarantine = sa.Table(
+    "streamkm_quarantine",
+    metadata,
+    sa.Column("id", Id, primary_key=True, autoincrement=True),
+    _model(),
+    sa.Column("topic", EscapedText, nullable=False),
+    sa.Column("partition", sa.BigInteger, nullable=False),
+    sa.Column("record_offset", sa.BigInteger, nullable=False),
+    sa.Column("record_timestamp", sa.BigInteger, nullable=False),
+    sa.Column("commit_seq", sa.BigInteger, nullable=False),
+    sa.Column("reason", EscapedText, nullable=False),
+    sa.Column("field", EscapedText, nullable=False),
+    sa.Column("message", EscapedText, nullable=False),
+    sa.Column("headers", sa.Text, nullable=False),
+    sa.Column("key", sa.LargeBinary, nullable=True),
+    sa.Column("value", sa.LargeBinary, nullable=True),
+    sa.UniqueConstraint("model_id", "topic", "partition", "record_offset", name="streamkm_quarantine_record"),
+    sa.Index("streamkm_quarantine_newest", "model_id", "id"),
+    sqlite_autoincrement=True,
+)

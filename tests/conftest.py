@@ -1,0 +1,3 @@
+from kafka_fixtures import admin, bootstrap, topic
+
+__all__ = ["admin", "bootstrap", "topic"]

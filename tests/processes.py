@@ -1,0 +1,79 @@
+"""Our own programs as real processes, for tests that kill them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+
+class Program:
+    """A running ``streamkm`` command; its output goes to a file, shown when a wait fails."""
+
+    def __init__(self, log: Path, *arguments: str, env: dict[str, str] | None = None) -> None:
+        self.log = log
+        with log.open("ab") as out:
+            self.popen = subprocess.Popen(
+                [sys.executable, "-m", "consumers", *arguments],
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **(env or {})},
+            )
+
+    def signal(self, number: signal.Signals) -> None:
+        self.popen.send_signal(number)
+
+    def kill(self) -> None:
+        """SIGKILL: no last word."""
+        self.popen.kill()
+        self.popen.wait(10)
+
+    def leave(self, timeout: float = 15) -> int:
+        """SIGTERM, and the exit status."""
+        self.popen.terminate()
+        try:
+            return self.popen.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"did not leave within {timeout} s:\n{self.output()}") from None
+
+    def output(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def until(self, condition: Callable[[], bool], timeout: float = 60) -> None:
+        """Wait for a condition while the program lives."""
+        deadline = time.monotonic() + timeout
+        while not condition():
+            if self.popen.poll() is not None:
+                raise AssertionError(f"left with {self.popen.returncode}:\n{self.output()}")
+            if time.monotonic() > deadline:
+                raise AssertionError(f"not within {timeout} s:\n{self.output()}")
+            time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def program(log: Path, *arguments: str, env: dict[str, str] | None = None) -> Iterator[Program]:
+    """A `Program` that is gone at the end, whatever happens."""
+    p = Program(log, *arguments, env=env)
+    try:
+        yield p
+    finally:
+        if p.popen.poll() is None:
+            p.kill()
+
+
+def run(*arguments: str, timeout: float = 120, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a ``streamkm`` command to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "consumers", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+        env={**os.environ, **(env or {})},
+    )

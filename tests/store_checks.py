@@ -1,0 +1,447 @@
+"""What every store must do, as functions of a fresh store: `CHECKS`, collected by name."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from streamkm.errors import ConflictError, LeaseLostError, NotFoundError, SettingsError
+from streamkm.records import BadRecord, BatchRange, Position, RawRecord, TopicPartition
+from streamkm.state import Commit, Counters, MiniBatch, ModelSpec, ModelState, Progress, Snapshot
+from streamkm.stores import Lease, Store
+
+P0, P1, P2 = (TopicPartition("orders", i) for i in range(3))
+SPEC = ModelSpec("m", ("amount", "lat"), 2, {"kind": "kafka", "topic": "orders"}, {"seed": 0}, {"kind": "json"})
+
+
+def state_of(seq: int, size: int = 8) -> ModelState:
+    """A state in which the number of its commit can be recognised."""
+    return ModelState("OnlineKMeans", 1, {"seq": seq}, {"centers": np.full(size, seq, np.float64)})
+
+
+def position_of(seq: int) -> dict[TopicPartition, int]:
+    """Where commit `seq` of `commit_of` ends: ten records a partition and commit."""
+    return {P0: 10 * seq, P1: 10 * seq} if seq else {}
+
+
+def batches_of(seq: int) -> tuple[MiniBatch, ...]:
+    """Two mini-batches of five records a partition."""
+    start = 10 * (seq - 1)
+    return tuple(tuple(BatchRange(p, at, at + 5) for p in (P0, P1)) for at in (start, start + 5))
+
+
+def bad_of(seq: int) -> BadRecord:
+    """One bad record of commit `seq`, with a header that is no text and one that is null."""
+    record = RawRecord(P0, 10 * seq - 1, 1_700_000_000_000, b"\xff\0", b"{", (("h", b"\xfe"), ("none", None)))
+    return BadRecord(record, "not-json", "", f"commit {seq}: not JSON at byte 1")
+
+
+def snapshot_of(seq: int, *, at: float | None = None) -> Snapshot:
+    """A snapshot that commit `seq` publishes."""
+    return Snapshot(
+        model="m",
+        created_at=float(seq) if at is None else at,
+        kind="live",
+        reason="interval",
+        fields=SPEC.fields,
+        ids=np.array([1, 2]),
+        centroids=np.full((2, 2), seq, np.float64),
+        weights=np.array([seq, 1.0]),
+        spreads=np.array([0.5, np.nan]),
+        inertia=float("nan"),
+        n_points=20 * seq,
+        position=position_of(seq),
+        detail={"numpy": "2", "nested": {"a": [1, None]}},
+    )
+
+
+def commit_of(seq: int, *, snapshot: bool = False, bad: bool = False, size: int = 8) -> Commit:
+    """Commit number `seq` of a stream of two partitions."""
+    return Commit(
+        state=state_of(seq, size),
+        expected=position_of(seq - 1),
+        progress=Progress(position_of(seq), Counters(20 * seq, 20 * seq), seq, 100.0 + seq, lag=7, warmup=(seq, 100)),
+        batches=batches_of(seq),
+        snapshot=snapshot_of(seq) if snapshot else None,
+        quarantine=(bad_of(seq),) if bad else (),
+    )
+
+
+def owned(store: Store, name: str = "m", owner: str = "me") -> Lease:
+    """Make the model and take its lease."""
+    store.create(replace(SPEC, name=name), 1.0)
+    lease = store.acquire(name, owner, ttl=10.0, now=0.0)
+    assert lease is not None
+    return lease
+
+
+def check_is_a_store(store: Store) -> None:
+    assert isinstance(store, Store)
+    store.ping()
+
+
+def check_a_new_store_has_no_models(store: Store) -> None:
+    assert list(store.models()) == []
+    with pytest.raises(NotFoundError, match="no models yet"):
+        store.model("m")
+
+
+def check_create_returns_what_is_stored_the_first_time_and_every_time(store: Store) -> None:
+    assert store.create(SPEC, 1.0) == SPEC
+    assert store.create(replace(SPEC, n_clusters=9), 2.0) == SPEC
+    info = store.model("m")
+    assert (info.spec, info.created_at, info.progress, info.last_snapshot, info.lease) == (SPEC, 1.0, None, 0, None)
+
+
+def check_a_name_that_is_no_name_is_refused(store: Store) -> None:
+    for name in ("", "a/b", "a b", "ü", "x" * 129, "a\n"):
+        with pytest.raises(SettingsError, match="cannot name a model"):
+            store.create(replace(SPEC, name=name), 1.0)
+    assert store.create(replace(SPEC, name="x" * 128), 1.0).name == "x" * 128
+
+
+def check_models_are_listed_by_name(store: Store) -> None:
+    for name in ("b", "a", "c"):
+        store.create(replace(SPEC, name=name), 1.0)
+    assert [info.spec.name for info in store.models()] == ["a", "b", "c"]
+    assert list(store.models()) == [store.model(name) for name in ("a", "b", "c")]
+
+
+def check_every_question_about_no_such_model_names_those_there_are(store: Store) -> None:
+    store.create(replace(SPEC, name="orders"), 1.0)
+    store.create(replace(SPEC, name="clicks"), 1.0)
+    questions: list[Callable[[], object]] = [
+        lambda: store.model("nobody"),
+        lambda: store.delete("nobody"),
+        lambda: store.acquire("nobody", "me", 1.0, 0.0),
+        lambda: store.load("nobody"),
+        lambda: store.journal("nobody"),
+        lambda: store.snapshot("nobody"),
+        lambda: store.snapshot("nobody", 3),
+        lambda: store.snapshot("nobody", at=3.0),
+        lambda: store.snapshots("nobody"),
+        lambda: store.quarantined("nobody"),
+    ]
+    for question in questions:
+        with pytest.raises(NotFoundError, match=r"'nobody'.*There are: clicks, orders"):
+            question()
+
+
+def check_a_model_without_commits_loads_as_none(store: Store) -> None:
+    owned(store)
+    assert store.load("m") is None
+    assert list(store.journal("m")) == []
+    assert list(store.snapshots("m")) == []
+    assert list(store.quarantined("m")) == []
+
+
+def check_one_owner_at_a_time(store: Store) -> None:
+    store.create(SPEC, 1.0)
+    assert store.acquire("m", "one", ttl=10.0, now=0.0) == Lease("m", "one", 1, 10.0)
+    assert store.acquire("m", "two", ttl=10.0, now=9.9) is None
+    assert store.model("m").lease == Lease("m", "one", 1, 10.0)
+    assert store.acquire("m", "two", ttl=5.0, now=10.0) == Lease("m", "two", 2, 15.0)
+
+
+def check_the_same_owner_gets_a_new_epoch(store: Store) -> None:
+    first = owned(store)
+    second = store.acquire("m", "me", ttl=10.0, now=1.0)
+    assert second is not None
+    assert second.epoch == first.epoch + 1
+    with pytest.raises(LeaseLostError):
+        store.commit(first, commit_of(1))
+    store.commit(second, commit_of(1))
+
+
+def check_renew_pushes_the_expiry_on(store: Store) -> None:
+    lease = owned(store)
+    renewed = store.renew(lease, ttl=10.0, now=8.0)
+    assert renewed == replace(lease, expires_at=18.0)
+    assert store.acquire("m", "two", ttl=1.0, now=17.9) is None
+    assert store.acquire("m", "two", ttl=1.0, now=18.0) is not None
+
+
+def check_a_lost_lease_can_neither_renew_nor_commit(store: Store) -> None:
+    mine = owned(store)
+    store.commit(mine, commit_of(1))
+    theirs = store.acquire("m", "two", ttl=10.0, now=20.0)
+    assert theirs is not None
+    with pytest.raises(LeaseLostError, match=r"me no longer owns .*two owns it with epoch 2"):
+        store.renew(mine, ttl=10.0, now=20.0)
+    with pytest.raises(LeaseLostError, match="two owns it"):
+        store.commit(mine, commit_of(2))
+    store.release(mine)
+    assert store.model("m").lease == theirs
+    store.commit(theirs, commit_of(2))
+
+
+def check_an_expired_lease_that_nobody_took_still_commits(store: Store) -> None:
+    lease = owned(store)
+    store.commit(lease, commit_of(1))  # its 10 seconds are long over by any real clock
+
+
+def check_release_lets_the_next_owner_in_and_the_last_one_out(store: Store) -> None:
+    mine = owned(store)
+    store.release(mine)
+    store.release(mine)
+    assert store.model("m").lease is None
+    with pytest.raises(LeaseLostError, match="has no owner"):
+        store.commit(mine, commit_of(1))
+    theirs = store.acquire("m", "two", ttl=10.0, now=1.0)
+    assert theirs is not None
+    assert theirs.epoch == mine.epoch + 1
+
+
+def check_a_commit_stores_state_progress_and_counters(store: Store) -> None:
+    lease = owned(store)
+    for seq in (1, 2, 3):
+        commit = commit_of(seq)
+        assert store.commit(lease, commit) == 0
+        checkpoint = store.load("m")
+        assert checkpoint is not None
+        assert checkpoint.state.to_bytes() == commit.state.to_bytes()
+        assert checkpoint.progress == commit.progress
+        assert store.model("m").progress == commit.progress
+
+
+def check_the_journal_gives_every_commit_in_order(store: Store) -> None:
+    lease = owned(store)
+    for seq in range(1, 6):
+        store.commit(lease, commit_of(seq))
+    assert list(store.journal("m")) == [(seq, batches_of(seq)) for seq in range(1, 6)]
+    assert list(store.journal("m", until_seq=3)) == [(seq, batches_of(seq)) for seq in range(1, 4)]
+    assert list(store.journal("m", until_seq=0)) == []
+
+
+def check_a_journal_being_read_does_not_grow(store: Store) -> None:
+    lease = owned(store)
+    for seq in range(1, 4):
+        store.commit(lease, commit_of(seq))
+    reading = store.journal("m")
+    seen = [next(reading)[0]]
+    store.commit(lease, commit_of(4))
+    assert seen + [seq for seq, _ in reading] == [1, 2, 3]
+
+
+def check_a_long_journal_is_read_whole(store: Store) -> None:
+    lease = owned(store)
+    for seq in range(1, 601):
+        store.commit(lease, commit_of(seq))
+    assert [seq for seq, _ in store.journal("m")] == list(range(1, 601))
+    assert [seq for seq, _ in store.journal("m", until_seq=512)] == list(range(1, 513))
+
+
+def check_a_partition_may_join(store: Store) -> None:
+    lease = owned(store)
+    store.commit(lease, commit_of(1))
+    joined: Position = {**position_of(2), P2: 4}
+    second = commit_of(2)
+    store.commit(lease, replace(second, progress=replace(second.progress, position=joined)))
+    third = commit_of(3)
+    with pytest.raises(ConflictError, match=r"orders-2: 4 instead of None"):
+        store.commit(lease, third)
+    later: Position = {**position_of(3), P2: 9}
+    store.commit(lease, replace(third, expected=joined, progress=replace(third.progress, position=later)))
+    assert store.model("m").progress == replace(third.progress, position=later)
+
+
+def check_a_commit_that_does_not_follow_changes_nothing(store: Store) -> None:
+    lease = owned(store)
+    store.commit(lease, commit_of(1, snapshot=True, bad=True))
+    good = commit_of(2, snapshot=True, bad=True)
+    wrong: Mapping[str, Commit] = {
+        "orders-1: 10 instead of 9": replace(good, expected={P0: 10, P1: 9}),
+        "orders-1: 10 instead of None": replace(good, expected={P0: 10}),
+        "orders-2: None instead of 0": replace(good, expected={**position_of(1), P2: 0}),
+        "commit 3 cannot follow commit 1": replace(good, progress=replace(good.progress, commit_seq=3)),
+        "commit 1 cannot follow commit 1": replace(good, progress=replace(good.progress, commit_seq=1)),
+        "go back .*orders-0: from 10 to 3": replace(good, progress=replace(good.progress, position={P0: 3, P1: 20})),
+        "go back .*orders-1: from 10 to None": replace(good, progress=replace(good.progress, position={P0: 20})),
+        "already holds": replace(good, quarantine=(bad_of(2), bad_of(1))),
+    }
+    for message, commit in wrong.items():
+        with pytest.raises(ConflictError, match=message):
+            store.commit(lease, commit)
+        checkpoint = store.load("m")
+        assert checkpoint is not None
+        assert checkpoint.state.params == {"seq": 1}
+        assert checkpoint.progress == commit_of(1).progress
+        assert [seq for seq, _ in store.journal("m")] == [1]
+        assert [s.id for s in store.snapshots("m")] == [1]
+        assert list(store.quarantined("m")) == [bad_of(1)]
+    assert store.commit(lease, good) == 2
+
+
+def check_snapshots_are_numbered_from_1_and_know_their_commit(store: Store) -> None:
+    lease = owned(store)
+    numbers = [store.commit(lease, commit_of(seq, snapshot=seq % 2 == 0)) for seq in range(1, 7)]
+    assert numbers == [0, 1, 0, 2, 0, 3]
+    assert [(s.id, s.commit_seq) for s in store.snapshots("m")] == [(3, 6), (2, 4), (1, 2)]
+    assert store.model("m").last_snapshot == 3
+
+
+def check_a_snapshot_comes_back_exactly_and_cannot_be_changed(store: Store) -> None:
+    lease = owned(store)
+    made = snapshot_of(1)
+    store.commit(lease, replace(commit_of(1), snapshot=made))
+    expected = made.centroids.copy()
+    made.centroids[:] = -1.0  # the caller's array is the caller's
+    for found in (store.snapshot("m"), store.snapshot("m", 1), store.snapshots("m")[0]):
+        assert np.array_equal(found.centroids, expected)
+        assert np.isnan(found.spreads[1])
+        assert np.isnan(found.inertia)
+        assert (found.model, found.fields, found.position) == ("m", SPEC.fields, position_of(1))
+        assert found.detail == {"numpy": "2", "nested": {"a": [1, None]}}
+        with pytest.raises(ValueError, match="read-only"):
+            found.centroids[0, 0] = 5.0
+
+
+def check_the_newest_snapshot_is_always_the_newest(store: Store) -> None:
+    lease = owned(store)
+    for seq in range(1, 5):
+        store.commit(lease, commit_of(seq, snapshot=True))
+        assert store.snapshot("m").id == seq
+        assert store.snapshot("m").id == seq
+
+
+def check_the_newest_snapshot_is_never_that_of_a_deleted_model(store: Store) -> None:
+    lease = owned(store)
+    store.commit(lease, commit_of(1, snapshot=True))
+    assert store.snapshot("m").reason == "interval"
+    store.delete("m")
+    with pytest.raises(NotFoundError):
+        store.snapshot("m")
+    again = owned(store)
+    store.commit(again, replace(commit_of(1), snapshot=replace(snapshot_of(1), reason="first")))
+    assert store.snapshot("m").reason == "first"
+
+
+def check_time_travel_finds_the_newest_at_or_before(store: Store) -> None:
+    lease = owned(store)
+    for seq, at in enumerate([10.0, 20.0, 20.0, 15.0, 30.0], start=1):
+        store.commit(lease, replace(commit_of(seq), snapshot=snapshot_of(seq, at=at)))
+    found = {at: store.snapshot("m", at=at).id for at in (10.0, 14.9, 15.0, 19.9, 20.0, 29.0, 30.0, 1e12)}
+    assert found == {10.0: 1, 14.9: 1, 15.0: 4, 19.9: 4, 20.0: 3, 29.0: 3, 30.0: 5, 1e12: 5}
+    with pytest.raises(NotFoundError, match=r"at or before 1970-01-01T00:00:09.500000\+00:00. There are 1 to 5"):
+        store.snapshot("m", at=9.5)
+
+
+def check_a_missing_snapshot_names_the_range_there_is(store: Store) -> None:
+    lease = owned(store)
+    for question in (lambda: store.snapshot("m"), lambda: store.snapshot("m", 1)):
+        with pytest.raises(NotFoundError, match="It has none yet"):
+            question()
+    for seq in range(1, 4):
+        store.commit(lease, commit_of(seq, snapshot=True))
+    for number in (0, 4, -1):
+        with pytest.raises(NotFoundError, match=f"no snapshot {number}. There are 1 to 3"):
+            store.snapshot("m", number)
+
+
+def check_snapshots_page_backwards(store: Store) -> None:
+    lease = owned(store)
+    for seq in range(1, 8):
+        store.commit(lease, commit_of(seq, snapshot=True))
+    assert [s.id for s in store.snapshots("m", limit=3)] == [7, 6, 5]
+    assert [s.id for s in store.snapshots("m", before=5, limit=3)] == [4, 3, 2]
+    assert [s.id for s in store.snapshots("m", before=2)] == [1]
+    assert [s.id for s in store.snapshots("m", before=1)] == []
+    assert [s.id for s in store.snapshots("m", limit=0)] == []
+
+
+def check_quarantined_records_come_back_newest_first(store: Store) -> None:
+    lease = owned(store)
+    for seq in range(1, 5):
+        store.commit(lease, commit_of(seq, bad=True))
+    assert list(store.quarantined("m")) == [bad_of(seq) for seq in (4, 3, 2, 1)]
+    assert list(store.quarantined("m", limit=2)) == [bad_of(4), bad_of(3)]
+
+
+def check_models_do_not_see_each_other(store: Store) -> None:
+    one, two = owned(store, "one"), owned(store, "two")
+    store.commit(one, commit_of(1, snapshot=True, bad=True))
+    assert store.load("two") is None
+    assert list(store.snapshots("two")) == list(store.journal("two")) == list(store.quarantined("two")) == []
+    store.commit(two, commit_of(1, snapshot=True, bad=True))
+    store.commit(two, commit_of(2))
+    store.delete("one")
+    assert [info.spec.name for info in store.models()] == ["two"]
+    assert [seq for seq, _ in store.journal("two")] == [1, 2]
+    assert list(store.quarantined("two")) == [bad_of(1)]
+
+
+def check_a_deleted_model_is_gone_whole(store: Store) -> None:
+    lease = owned(store)
+    store.commit(lease, commit_of(1, snapshot=True, bad=True))
+    store.delete("m")
+    with pytest.raises(LeaseLostError, match="no such model"):
+        store.commit(lease, commit_of(2))
+    again = owned(store)
+    assert store.load("m") is None
+    assert list(store.snapshots("m")) == list(store.journal("m")) == list(store.quarantined("m")) == []
+    assert store.commit(again, commit_of(1, snapshot=True, bad=True)) == 1
+
+
+def check_a_lease_on_a_deleted_model_does_not_fit_the_next_of_its_name(store: Store) -> None:
+    old = owned(store)
+    store.delete("m")
+    new = owned(store)
+    assert new.epoch > old.epoch
+    with pytest.raises(LeaseLostError):
+        store.commit(old, commit_of(1))
+
+
+def check_many_threads_can_read_while_one_commits(store: Store) -> None:
+    lease = owned(store)
+    store.commit(lease, commit_of(1, snapshot=True))
+    done = threading.Event()
+    wrong: list[object] = []
+
+    def read() -> None:
+        try:
+            while not done.is_set():
+                checkpoint = store.load("m")
+                assert checkpoint is not None
+                seq = checkpoint.progress.commit_seq
+                assert checkpoint.state.params == {"seq": seq}
+                assert checkpoint.progress.position == position_of(seq)
+                assert store.snapshot("m").n_points >= 20 * seq
+        except Exception as e:  # noqa: BLE001
+            wrong.append(e)
+
+    readers = [threading.Thread(target=read) for _ in range(4)]
+    for reader in readers:
+        reader.start()
+    for seq in range(2, 60):
+        store.commit(lease, commit_of(seq, snapshot=True))
+    done.set()
+    for reader in readers:
+        reader.join()
+    assert wrong == []
+
+
+def check_of_many_threads_one_wins_the_lease(store: Store) -> None:
+    store.create(SPEC, 1.0)
+    start = threading.Barrier(8)
+    won: list[Lease | None] = []
+
+    def take(owner: str) -> None:
+        start.wait()
+        won.append(store.acquire("m", owner, ttl=10.0, now=0.0))
+
+    threads = [threading.Thread(target=take, args=(f"owner {i}",)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 8
+    assert [lease for lease in won if lease is not None] == [store.model("m").lease]
+
+
+CHECKS: Mapping[str, Callable[[Store], None]] = {
+    name.removeprefix("check_"): check for name, check in list(globals().items()) if name.startswith("check_")
+}

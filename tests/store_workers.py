@@ -1,0 +1,123 @@
+"""What other processes do to a store in the tests: run as ``python store_workers.py TASK URL ...``."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from typing import Any
+
+import sqlalchemy as sa
+
+from store_checks import SPEC, commit_of
+from streamkm.errors import LeaseLostError
+from streamkm.state import Checkpoint
+from streamkm.stores import Lease, Store, open_store
+
+
+def _seq(checkpoint: Checkpoint | None) -> int:
+    return 0 if checkpoint is None else checkpoint.progress.commit_seq
+
+
+def _owned(store: Store, owner: str) -> Lease:
+    store.create(SPEC, 1.0)
+    lease = store.acquire("m", owner, ttl=1e9, now=time.time())
+    if lease is None:
+        raise SystemExit(f"{owner} found the lease taken")
+    return lease
+
+
+def write(store: Store, size: str, last: str = "1000000000") -> None:
+    """Commit as fast as possible, every second commit with a snapshot, every third with a bad record."""
+    lease = _owned(store, "writer")
+    for seq in range(_seq(store.load("m")) + 1, int(last) + 1):
+        store.commit(lease, commit_of(seq, snapshot=seq % 2 == 0, bad=seq % 3 == 0, size=int(size)))
+
+
+def die(url: str, points: str) -> None:
+    """Die by SIGKILL in a commit that carries everything, once before each of its statements.
+
+    The statements of the transaction count from 0, which is BEGIN; the number after the last is COMMIT, and the one
+    after that is behind COMMIT. Each death is a forked process; before the next one waits for a line of input.
+    """
+    for point in range(int(points)):
+        if os.fork() == 0:
+            _die_at(url, point)
+        _, status = os.wait()
+        sys.stdout.write(f"{os.waitstatus_to_exitcode(status)}\n")
+        sys.stdout.flush()
+        sys.stdin.readline()
+
+
+def _die_at(url: str, point: int) -> None:
+    store = open_store(url)
+    lease = _owned(store, "mortal")
+    seq = _seq(store.load("m")) + 1
+    engine: Any = store._writer  # type: ignore[attr-defined]
+    left = point
+
+    def count(*_: object) -> None:
+        nonlocal left
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        left -= 1
+
+    sa.event.listen(engine, "before_cursor_execute", count)
+    sa.event.listen(engine, "commit", count)
+    store.commit(lease, commit_of(seq, snapshot=True, bad=True))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def sleep(store: Store, where: str) -> None:
+    """Commit twice, and stop by SIGSTOP between that and the third commit, or inside the third; tell how that ended."""
+    lease = _owned(store, "sleeper")
+    for seq in (1, 2):
+        store.commit(lease, commit_of(seq))
+
+    def stop(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    if where == "inside":
+        engine: Any = store._writer  # type: ignore[attr-defined]
+        sa.event.listen(engine, "commit", stop)
+    else:
+        stop()
+    try:
+        store.commit(lease, commit_of(3))
+        sys.stdout.write("committed\n")
+    except LeaseLostError:
+        sys.stdout.write("lost\n")
+
+
+def fight(store: Store, owner: str, total: str) -> None:
+    """Take the lease again and again and commit while it lasts, until the model has so many commits."""
+    won = lost = 0
+    while True:
+        lease = store.acquire("m", owner, ttl=0.0, now=time.time())  # it runs out at once: the other may always take it
+        seq = _seq(store.load("m"))
+        if seq >= int(total):
+            break
+        try:
+            while lease is not None and seq < int(total):
+                seq += 1
+                store.commit(lease, commit_of(seq, snapshot=True))
+                won += 1
+        except LeaseLostError:
+            lost += 1
+    sys.stdout.write(f"{won} {lost}\n")
+
+
+def first_open(store: Store) -> None:
+    """Do nothing but open and create."""
+    store.create(SPEC, 1.0)
+
+
+if __name__ == "__main__":
+    task, place, *rest = sys.argv[1:]
+    if task == "die":
+        die(place, *rest)
+    else:
+        opened = open_store(place)
+        {"write": write, "fight": fight, "sleep": sleep, "first_open": first_open}[task](opened, *rest)
+        opened.close()

@@ -1,0 +1,165 @@
+"""Hypothesis strategies for the plain data that sources, models, stores and the service share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from streamkm.records import BadRecord, BatchRange, Position, RawRecord, TopicPartition
+from streamkm.state import Commit, Counters, MiniBatch, ModelSpec, ModelState, Progress, Snapshot
+
+INT64 = 2**63 - 1
+
+names = st.text("abcXYZ019-_.", min_size=1, max_size=12)
+# Any string at all: lone surrogates (a file's name that is not UTF-8) and NUL included.
+texts = st.text(st.characters(), max_size=20)
+topics = st.one_of(names, texts)
+offsets = st.integers(0, INT64)
+counts = st.integers(0, 2**53)
+seconds = st.floats(0, 1e11)
+floats = st.floats(width=64)
+partitions = st.builds(TopicPartition, topics, st.integers(0, 2**31 - 1))
+
+json_values = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), texts),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(texts, inner, max_size=3)),
+    max_leaves=6,
+)
+jsons = st.dictionaries(texts, json_values, max_size=4)
+
+arrays = hnp.arrays(
+    st.sampled_from([np.float64, np.float32, np.int64, np.int32, np.uint8, np.bool_]),
+    hnp.array_shapes(max_dims=3, min_side=0, max_side=5),
+)
+model_states = st.builds(
+    ModelState,
+    kind=texts,
+    version=st.integers(1, 1000),
+    params=jsons,
+    arrays=st.dictionaries(st.text("abc_", min_size=1, max_size=5), arrays, max_size=4),
+)
+specs = st.builds(
+    ModelSpec,
+    name=names,
+    fields=st.lists(texts, min_size=1, max_size=4).map(tuple),
+    n_clusters=st.integers(1, 10_000),
+    source=jsons,
+    learner=jsons,
+    codec=jsons,
+)
+positions = st.dictionaries(partitions, offsets, max_size=4)
+counters = st.builds(Counters, counts, counts, counts, counts)
+headers = st.lists(st.tuples(texts, st.none() | st.binary(max_size=8)), max_size=3).map(tuple)
+raw_records = st.builds(
+    RawRecord,
+    partition=partitions,
+    offset=offsets,
+    timestamp=st.integers(-1, INT64),
+    key=st.none() | st.binary(max_size=8),
+    value=st.none() | st.binary(max_size=40),
+    headers=headers,
+)
+bad_records = st.builds(
+    BadRecord,
+    record=raw_records,
+    reason=st.sampled_from(["not-json", "missing-field", "not-a-number", "not-finite", "wrong-dimension", "too-large"]),
+    field=texts,
+    message=texts,
+)
+
+
+@st.composite
+def mini_batches(draw: st.DrawFn, among: st.SearchStrategy[TopicPartition] = partitions) -> tuple[MiniBatch, ...]:
+    """Mini-batches of one commit: mostly ranges that follow each other in their partition, sometimes any range."""
+    known = draw(st.lists(among, min_size=1, max_size=4, unique=True))
+    at = {p: draw(st.integers(0, INT64 // 2)) for p in known}
+    batches = []
+    for _ in range(draw(st.integers(0, 6))):
+        batch = []
+        for p in draw(st.lists(st.sampled_from(known), max_size=5)):
+            start = at[p] if draw(st.booleans()) else draw(st.integers(0, INT64 // 2))
+            at[p] = start + draw(st.integers(0, 100_000))
+            batch.append(BatchRange(p, start, at[p]))
+        batches.append(tuple(batch))
+    return tuple(batches)
+
+
+@st.composite
+def snapshots(draw: st.DrawFn, *, position: Position | None = None) -> Snapshot:
+    """Snapshots that no store has numbered yet."""
+    k, d = draw(st.integers(0, 4)), draw(st.integers(1, 4))
+    vector = hnp.arrays(np.float64, k, elements=floats)
+    return Snapshot(
+        model=draw(names),
+        created_at=draw(seconds),
+        kind=draw(st.sampled_from(["live", "replay"])),
+        reason=draw(st.sampled_from(["first", "interval", "points", "stop"])),
+        fields=tuple(draw(st.lists(texts, min_size=d, max_size=d))),
+        ids=draw(hnp.arrays(np.int64, k)),
+        centroids=draw(hnp.arrays(np.float64, (k, d), elements=floats)),
+        weights=draw(vector),
+        spreads=draw(vector),
+        inertia=draw(floats),
+        n_points=draw(counts),
+        position=draw(positions) if position is None else position,
+        detail=draw(jsons),
+    )
+
+
+@st.composite
+def progresses(draw: st.DrawFn, *, position: Position | None = None, commit_seq: int | None = None) -> Progress:
+    """How far some model is."""
+    return Progress(
+        position=draw(positions) if position is None else position,
+        counters=draw(counters),
+        commit_seq=draw(counts) if commit_seq is None else commit_seq,
+        committed_at=draw(seconds),
+        lag=draw(st.integers(-1, INT64)),
+        warmup=draw(st.none() | st.tuples(counts, counts)),
+    )
+
+
+@st.composite
+def commits(draw: st.DrawFn, *, expected: Position | None = None, seq: int = 1) -> Commit:
+    """Commits that may follow `expected` as commit number `seq`."""
+    before = dict(expected or {})
+    after = {p: draw(st.integers(offset, INT64)) for p, offset in before.items()}
+    after.update({p: o for p, o in draw(positions).items() if p not in before})
+    bad = draw(st.lists(bad_records, max_size=2, unique_by=lambda b: (b.record.partition, b.record.offset)))
+    return Commit(
+        state=draw(model_states),
+        expected=before,
+        progress=draw(progresses(position=after, commit_seq=seq)),
+        batches=draw(mini_batches()),
+        snapshot=draw(st.none() | snapshots(position=after)),
+        quarantine=tuple(bad),
+    )
+
+
+@st.composite
+def histories(draw: st.DrawFn, max_commits: int = 4) -> Sequence[Commit]:
+    """Commits that follow one another, from a model's first on."""
+    done: list[Commit] = []
+    for seq in range(1, draw(st.integers(1, max_commits)) + 1):
+        done.append(draw(commits(expected=done[-1].progress.position if done else {}, seq=seq)))
+    return done
+
+
+def same_state(a: ModelState, b: ModelState) -> bool:
+    """Whether two states are equal bit for bit (NaN equals NaN), dtype and shape included."""
+    return a.to_bytes() == b.to_bytes()
+
+
+def same_snapshot(a: Snapshot, b: Snapshot) -> bool:
+    """Whether two snapshots are equal bit for bit, whatever numbers the store gave them."""
+    plain = ("created_at", "kind", "reason", "fields", "n_points", "position", "detail")
+    arrays_ = ("ids", "centroids", "weights", "spreads")
+    return (
+        all(getattr(a, name) == getattr(b, name) for name in plain)
+        and np.array_equal([a.inertia], [b.inertia], equal_nan=True)
+        and all(getattr(a, name).shape == getattr(b, name).shape for name in arrays_)
+        and all(getattr(a, name).tobytes() == getattr(b, name).tobytes() for name in arrays_)
+    )

@@ -1,0 +1,255 @@
+"""The kernels that read JSON numbers and records, against their naive twins."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import math
+import struct
+
+import numpy as np
+import pytest
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
+
+import naive_scan as naive
+from streamkm.codecs._fields import FieldTree
+from streamkm.kernels.decimal import (
+    MAX_POWER,
+    MIN_POWER,
+    REFUSED,
+    leading_zeros,
+    multiply,
+    nearest,
+    parse_number,
+)
+from streamkm.kernels.jsonscan import ARRAY, NULL, OBJECT, UNSURE, matches, scan_rows, skip_space, skip_text
+
+UINT64 = st.integers(0, 2**64 - 1)
+
+
+@pytest.mark.parametrize("module", ["decimal", "jsonscan"])
+def test_every_public_kernel_has_a_naive_twin_of_its_name(module):
+    kernels = importlib.import_module(f"streamkm.kernels.{module}")
+    names = {
+        name
+        for name, value in vars(kernels).items()
+        if callable(value) and getattr(value, "__module__", "") == kernels.__name__ and not name.startswith("_")
+    }
+    assert names
+    assert names <= set(vars(naive))
+    assert "streamkm" not in inspect.getsource(naive)
+
+
+def bytes_of(text: str | bytes):
+    return np.frombuffer(text.encode() if isinstance(text, str) else text, np.uint8)
+
+
+def read(text: str):
+    """The number that the kernel reads, as bits, or None if it leaves it to others."""
+    data = bytes_of(text)
+    pos, bits = parse_number(data, 0, len(data))
+    if pos == REFUSED:
+        return None
+    assert pos == len(text)
+    return int(bits)
+
+
+@settings(deadline=None)
+@given(UINT64, UINT64)
+def test_a_product_is_the_naive_one(a, b):
+    assert tuple(map(int, multiply(np.uint64(a), np.uint64(b)))) == naive.multiply(a, b)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 2**64 - 1))
+def test_leading_zeros_are_the_naive_ones(x):
+    assert leading_zeros(np.uint64(x)) == naive.leading_zeros(x)
+
+
+@settings(max_examples=2000, deadline=None)
+@given(st.integers(1, 2**64 - 1), st.integers(MIN_POWER - 2, MAX_POWER + 2), st.booleans())
+@example(mantissa=2**53 + 1, power=0, negative=False)
+@example(mantissa=9007199254740993, power=0, negative=True)
+@example(mantissa=1, power=MIN_POWER, negative=False)
+@example(mantissa=17976931348623157, power=292, negative=False)
+@example(mantissa=17976931348623159, power=292, negative=False)
+@example(mantissa=22250738585072014, power=-324, negative=False)
+@example(mantissa=22250738585072011, power=-324, negative=False)
+def test_a_decimal_is_rounded_as_python_rounds_it_or_left_alone(mantissa, power, negative):
+    decided, bits = nearest(np.uint64(mantissa), power, negative)
+    assume(decided)
+    assert int(bits) == naive.nearest(mantissa, power, negative)
+
+
+@settings(max_examples=2000, deadline=None)
+@given(st.floats(allow_nan=False, allow_infinity=False))
+@example(0.1)
+@example(5e-324)
+@example(1.7976931348623157e308)
+@example(2.2250738585072014e-308)
+@example(9007199254740993.0)
+def test_every_float_that_python_writes_is_read_as_python_reads_it_or_left_alone(number):
+    text = repr(number)
+    bits = read(text)
+    assert bits is None or bits == naive.parse_number(text)
+    ordinary = 1e-290 < abs(number) < 2**50
+    assert bits is not None or not ordinary
+
+
+@settings(max_examples=2000, deadline=None)
+@given(st.from_regex(r"-?(0|[1-9][0-9]{0,21})(\.[0-9]{1,22})?([eE][+-]?[0-9]{1,4})?", fullmatch=True))
+@example("18446744073709551616")
+@example("18446744073709551617e-1")
+@example("1844674407370955161600000")
+@example("0.00000000000000000000000000000000000001")
+@example("12.125")
+@example("0e999")
+@example("-0")
+@example("-0.0")
+@example("1e400")
+@example("9007199254740993")
+def test_a_json_number_is_read_as_python_reads_it_or_left_alone(text):
+    bits = read(text)
+    assert bits is None or bits == naive.parse_number(text)
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.integers(2**52, 2**53 - 1), st.integers(0, 9), st.integers(-2, 2))
+def test_ties_between_two_floats_are_rounded_as_python_rounds_them(mantissa, shift, off):
+    text = str(((2 * mantissa + 1) << shift) + off)
+    assume(len(text) <= 19)
+    bits = read(text)
+    assert bits is None or bits == naive.parse_number(text)
+
+
+@pytest.mark.parametrize("text", ["-", "+1", ".5", "01", "-01", "1.", "1.e5", "1e", "1e+", "--1", "0x1", "a"])
+def test_what_is_no_json_number_is_not_read_as_one(text):
+    data = bytes_of(text)
+    pos, _ = parse_number(data, 0, len(data))
+    assert pos == REFUSED or pos < len(text)
+
+
+def test_common_numbers_are_not_left_to_others():
+    rng = np.random.default_rng(0)
+    values = rng.normal(0, 100, 2000)
+    texts = [f"{v:.{i % 9}f}" for i, v in enumerate(values)] + [repr(v) for v in values.tolist()]
+    left = [t for t in texts if read(t) is None and float(t) != 0]
+    assert left == []
+
+
+@settings(deadline=None)
+@given(st.text(' \t\r\n\f"\\ab', max_size=12), st.integers(0, 12))
+def test_space_and_text_are_skipped_as_naively(text, pos):
+    data = text.encode()
+    assume(pos <= len(data))
+    assert skip_space(bytes_of(data), pos, len(data)) == max(pos, naive.skip_space(data, pos))
+    end = skip_text(bytes_of(data), pos, len(data))
+    if end != REFUSED:
+        assert end == naive.skip_text(data, pos)
+        assert json.loads(b'"' + data[pos:end]) == data[pos : end - 1].decode()
+    assert matches(bytes_of(data), pos, len(data), bytes_of("ab")) == naive.matches(data, pos, b"ab")
+
+
+def scan(values, paths, d, max_bytes=1 << 20):
+    """(kind, numbers) of each record, as the kernel sees them."""
+    tree = FieldTree(paths)
+    data = bytes_of(b"".join(v or b"" for v in values))
+    ends = np.cumsum([len(v or b"") for v in values])
+    begins = ends - [len(v or b"") for v in values]
+    ends = np.where([v is None for v in values], -1, ends)
+    n = len(values)
+    points, times, kinds = np.zeros((n, d), np.uint64), np.zeros(n, np.uint64), np.empty(n, np.uint8)
+    scan_rows(data, begins, ends, max_bytes, tree.names, tree.entries, tree.firsts, len(paths), points, times, kinds)
+    out = []
+    for i, kind in enumerate(kinds.tolist()):
+        numbers = points[i].tolist() + ([int(times[i])] if kind == OBJECT and len(paths) > d else [])
+        out.append((kind, numbers))
+    return out
+
+
+PATHS = ("x", "a.b", "a.c.d", "é")
+keys = st.sampled_from(["x", "a", "b", "c", "d", "a.b", "c.d", "a.c.d", "é", "z", "x ", ""])
+json_numbers = st.floats(-1e9, 1e9) | st.integers(-(2**70), 2**70) | st.sampled_from([0, 0.5, -0.0, 1e300, 5e-324])
+leaves = json_numbers | st.booleans() | st.none() | st.text(max_size=4)
+trees = st.recursive(leaves, lambda t: st.lists(t, max_size=4) | st.dictionaries(keys, t, max_size=5), max_leaves=12)
+wholes = st.builds(
+    lambda x, b, d, e, rest: {**rest, "x": x, "a": {"b": b, "c": {"d": d}}, "é": e},
+    json_numbers,
+    json_numbers,
+    json_numbers,
+    json_numbers,
+    st.dictionaries(keys, trees, max_size=2),
+)
+layouts = st.sampled_from([{}, {"indent": 1}, {"separators": (",", ":")}, {"ensure_ascii": False}])
+
+
+@st.composite
+def records(draw):
+    """JSON of all kinds, often with what is wanted, sometimes with a byte changed, doubled keys or cut off."""
+    value = draw(st.one_of(wholes, wholes, trees, st.lists(json_numbers, min_size=3, max_size=5)))
+    text = json.dumps(value, **draw(layouts)).encode()
+    change = draw(st.sampled_from(["none", "none", "none", "byte", "cut", "append", "double"]))
+    if change == "byte" and text:
+        at = draw(st.integers(0, len(text) - 1))
+        text = text[:at] + bytes([draw(st.sampled_from(list(b'{}[]",:-+.eE0 9\\\x00\x1f\xffntf')))]) + text[at + 1 :]
+    elif change == "cut":
+        text = text[: draw(st.integers(0, len(text)))]
+    elif change == "append":
+        text += draw(st.sampled_from([b" ", b"\n", b"\0", b"}", b",", b"1", text]))
+    elif change == "double" and text.endswith(b"}") and len(text) > 2:
+        text = text[:-1] + b',"x":' + draw(st.sampled_from([b"1", b'"1"', b"null", b"{}"])) + b"}"
+    return text
+
+
+@settings(max_examples=1500, deadline=None)
+@given(st.lists(records(), min_size=1, max_size=5))
+@example([b'{"x":1,"a":{"b":2,"c":{"d":3}},"\xc3\xa9":4,"x":5}'])
+@example([b'{"x":1,"a":{"b":2,"c":{"d":3}},"\xc3\xa9":4,"a":{}}'])
+@example([b'{"x":1,"a":{"b":2,"c":{"d":3}},"\xc3\xa9":4,"a.b":9}'])
+@example([b'{"x":1,"a.b":2,"a":{"c.d":3},"\xc3\xa9":4}'])
+@example([b'{"\\u0078":1,"x":2,"a":{"b":2,"c":{"d":3}},"\xc3\xa9":4}'])
+@example([b"[1,2,3,4]", b"[1,2,3,4,5]", b"[1,2,3]", b"[1,2,3,]", b"[,1,2,3]", b"[1,2,3,4", b"[[1,2,3,4]]"])
+@example([b""])
+def test_what_the_scanner_reads_is_what_the_naive_twin_reads(values):
+    for value, (kind, numbers) in zip(values, scan(values, PATHS, 4), strict=True):
+        expected = naive.scan_rows(value, PATHS, 4)
+        if kind != UNSURE:
+            assert expected == ({OBJECT: "object", ARRAY: "array"}[kind], numbers), value
+
+
+def test_ordinary_records_are_not_left_to_others():
+    good = {"x": 1.25, "a": {"b": -2, "c": {"d": 3e5}}, "é": 0.1}
+    values = [
+        json.dumps(good, ensure_ascii=False).encode(),
+        json.dumps(good, ensure_ascii=False, indent=2).encode(),
+        json.dumps(
+            {**good, "id": "abc", "ok": True, "no": None, "tags": ["a", {"x": [1]}, []], "o": {}}, ensure_ascii=False
+        ).encode(),
+        b"[1, 2.5, -3, 4e2]",
+        b" [1,2,3,4]\r\n",
+    ]
+    assert [kind for kind, _ in scan(values, PATHS, 4)] == [OBJECT, OBJECT, OBJECT, ARRAY, ARRAY]
+
+
+def test_the_order_of_keys_does_not_matter_from_record_to_record():
+    values = [b'{"p":1,"q":2}', b'{"q":2,"p":1}', b'{"p":1,"z":0,"q":2}', b'{"q":2,"z":{"p":7},"p":1}'] * 3
+    one, two = naive.bits_of(1.0), naive.bits_of(2.0)
+    assert scan(values, ("p", "q"), 2) == [(OBJECT, [one, two])] * len(values)
+
+
+def test_null_values_and_long_records_are_told_apart():
+    assert [k for k, _ in scan([None, b"[1]", b"[1]    "], ("x",), 1, max_bytes=4)] == [NULL, ARRAY, UNSURE]
+
+
+def test_deep_nesting_is_left_to_others():
+    deep = b'{"x":1,"y":' + b"[" * 100 + b"]" * 100 + b"}"
+    assert scan([deep], ("x",), 1)[0][0] == UNSURE
+
+
+def test_the_time_is_one_more_column_of_objects():
+    (kind, numbers), (array, _) = scan([b'{"t":1.5,"x":2}', b"[2]"], ("x", "t"), 1)
+    assert (kind, array) == (OBJECT, ARRAY)
+    assert [struct.unpack("<d", struct.pack("<Q", n))[0] for n in numbers] == [2.0, 1.5]
+    assert math.isfinite(numbers[0])

@@ -1,0 +1,252 @@
+"""The main job on a real broker: records in, processes killed, and every record counted once."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import threading
+import time
+
+import httpx
+import kafka
+import numpy as np
+import pytest
+
+from processes import program, run
+from streamkm.errors import NotFoundError, StoreUnavailableError
+from streamkm.stores import open_store
+
+pytestmark = pytest.mark.kafka
+
+FIELDS = ("a", "b.c", "d")
+CENTRES = np.array([[0.0, 0.0, 0.0], [10.0, 0.0, -5.0], [0.0, 12.0, 5.0], [-9.0, -9.0, 0.0]])
+
+
+def values(n, seed=0):
+    """n records as bytes: points around four centres."""
+    rng = np.random.default_rng(seed)
+    points = CENTRES[rng.integers(len(CENTRES), size=n)] + rng.normal(size=(n, 3))
+    return [json.dumps({"a": a, "b": {"c": b}, "d": d, "note": "x"}).encode() for a, b, d in points.tolist()]
+
+
+class Feed(threading.Thread):
+    """Produces records at a steady rate, over all partitions."""
+
+    def __init__(self, bootstrap, topic, records, per_second, partitions=3):
+        super().__init__(daemon=True)
+        self.producer = kafka.KafkaProducer(bootstrap_servers=bootstrap, linger_ms=5)
+        self.topic, self.records, self.per_second, self.partitions = topic, records, per_second, partitions
+
+    def run(self):
+        began = time.monotonic()
+        for i, value in enumerate(self.records):
+            self.producer.send(self.topic, value, partition=i % self.partitions)
+            ahead = i / self.per_second - (time.monotonic() - began)
+            if ahead > 0.01:
+                time.sleep(ahead)
+        self.producer.flush()
+        self.producer.close()
+
+
+def progress(url, model):
+    """What the store says, by its own read-only connection."""
+    with contextlib.closing(open_store(url)) as store:
+        try:
+            return store.model(model).progress
+        except (NotFoundError, StoreUnavailableError):
+            return None
+
+
+def points(url, model):
+    p = progress(url, model)
+    return p.counters.points if p else 0
+
+
+def snapshots(url):
+    with contextlib.closing(open_store(url)) as store:
+        return store.model("m").last_snapshot
+
+
+def live(log, bootstrap, topic, url, *more):
+    arguments = ("--bootstrap", bootstrap, "--topic", topic, "--fields", ",".join(FIELDS), "--k", "4", "--store", url)
+    return program(log, "live", "m", *arguments, "--checkpoint-every", "200ms", "--snapshot-every", "1s", *more)
+
+
+def test_killed_twice_every_record_counts_once_and_the_journal_proves_it(bootstrap, topic, tmp_path):
+    n, name, url, log = 40_000, topic(partitions=3), f"sqlite:///{tmp_path}/s.db", tmp_path / "log"
+    feed = Feed(bootstrap, name, values(n), per_second=5000)
+    feed.start()
+    for share in (0.25, 0.55):
+        with live(log, bootstrap, name, url, "--batch", "300", "--lease", "2s") as owner:
+            owner.until(lambda share=share: points(url, "m") >= share * n)
+            assert points(url, "m") < n, "it was to be killed while running"
+            owner.kill()
+    with live(log, bootstrap, name, url, "--batch", "300", "--lease", "2s") as owner:
+        owner.until(lambda: points(url, "m") >= n)
+        feed.join()
+        assert owner.leave() == 0
+    with contextlib.closing(open_store(url)) as store:
+        last = store.snapshot("m")
+        counters = store.model("m").progress.counters
+        assert (counters.records, counters.points, counters.bad, counters.tombstones) == (n, n, 0, 0)
+        assert last.weights.sum() == n
+        assert last.n_points == n
+        assert sum(last.position.values()) == n
+        assert last.reason == "stop"
+        assert last.id >= 3
+    verdict = run("verify", "m", "--store", url, "--bootstrap", bootstrap, "--json")
+    assert verdict.returncode == 0, verdict.stderr
+    assert json.loads(verdict.stdout) == {
+        "model": "m",
+        "snapshot": last.id,
+        "points": n,
+        "equal": True,
+        "differences": [],
+    }
+    # Ordinary tools see the group's offsets.
+    consumer = kafka.KafkaConsumer(bootstrap_servers=bootstrap, group_id="streamkm-m")
+    with contextlib.closing(consumer):
+        for tp, at in last.position.items():
+            assert consumer.committed(kafka.TopicPartition(tp.topic, tp.partition)) == at
+
+
+def test_verify_sees_a_snapshot_that_is_not_what_the_records_say(bootstrap, topic, tmp_path):
+    name, url = topic(partitions=1), f"sqlite:///{tmp_path}/s.db"
+    feed = Feed(bootstrap, name, values(2000), per_second=1e9, partitions=1)
+    feed.run()
+    with live(tmp_path / "log", bootstrap, name, url) as owner:
+        owner.until(lambda: points(url, "m") == 2000)
+        assert owner.leave() == 0
+    with contextlib.closing(open_store(url)) as store:
+        honest = store.snapshot("m")
+        forged = honest.centroids.copy()
+        forged[0, 0] = np.nextafter(forged[0, 0], np.inf)
+    from streamkm.codecs import make_codec
+    from streamkm.engine import Rerun, compare
+    from streamkm.sources import KafkaSource
+
+    with contextlib.closing(open_store(url)) as store:
+        spec = store.model("m").spec
+        batches = [b for _, commit in store.journal("m") for b in commit]
+    with Rerun(spec, lambda: KafkaSource(bootstrap, name), make_codec(spec.codec)) as again:
+        for ranges in batches:
+            again.learn(ranges)
+        assert compare(honest, again.learner)
+        honest.centroids.flags.writeable = True
+        honest.centroids[:] = forged
+        assert "centroids differ" in compare(honest, again.learner).differences[0]
+
+
+def test_bad_records_and_tombstones_are_accounted_for_and_lose_no_neighbour(bootstrap, topic, tmp_path):
+    name, url = topic(partitions=2), f"sqlite:///{tmp_path}/s.db"
+    good = values(3000)
+    bad = {
+        500: b"{",
+        501: b'{"a": 1, "d": 2}',
+        1200: b'{"a": "1", "b": {"c": 2}, "d": 3}',
+        2500: b'{"a": NaN, "b": {"c": 2}, "d": 3}',
+    }
+    records = [bad.get(i, None if i in (7, 8) else v) for i, v in enumerate(good)]
+    Feed(bootstrap, name, records, per_second=1e9, partitions=2).run()
+    with live(tmp_path / "log", bootstrap, name, url) as owner:
+        owner.until(lambda: (p := progress(url, "m")) is not None and p.counters.records == 3000)
+        assert owner.leave() == 0
+    with contextlib.closing(open_store(url)) as store:
+        c = store.model("m").progress.counters
+        assert (c.points, c.bad, c.tombstones) == (2994, 4, 2)
+        assert store.snapshot("m").weights.sum() == 2994
+        found = {(b.record.partition.partition, b.record.offset): b for b in store.quarantined("m")}
+    assert {at: (b.reason, b.field) for at, b in found.items()} == {
+        (0, 250): ("not-json", ""),
+        (1, 250): ("missing-field", "b.c"),
+        (0, 600): ("not-a-number", "a"),
+        (0, 1250): ("not-finite", "a"),
+    }
+    assert found[0, 250].record.value == b"{"
+    verdict = run("verify", "m", "--store", url, "--bootstrap", bootstrap)
+    assert verdict.returncode == 0, verdict.stdout + verdict.stderr
+
+
+def test_a_standby_takes_over_at_once_after_sigterm_and_after_the_lease_when_the_owner_is_killed(
+    bootstrap, topic, tmp_path
+):
+    name, url = topic(partitions=3), f"sqlite:///{tmp_path}/s.db"
+    feed = Feed(bootstrap, name, values(20_000), per_second=1000)
+    feed.start()
+
+    def owner_of(p):
+        with contextlib.closing(open_store(url)) as store:
+            lease = store.model("m").lease
+        return lease is not None and f":{p.popen.pid}:" in lease.owner and lease.expires_at > time.time()
+
+    with live(tmp_path / "a", bootstrap, name, url, "--lease", "3s") as a:
+        a.until(lambda: points(url, "m") > 0)
+        with live(tmp_path / "b", bootstrap, name, url, "--lease", "3s") as b:
+            b.until(lambda: "standing by" in b.output())
+            assert owner_of(a)
+            a.kill()
+            killed = time.monotonic()
+            b.until(lambda: owner_of(b), timeout=10)
+            after_kill = time.monotonic() - killed
+            with live(tmp_path / "c", bootstrap, name, url, "--lease", "3s") as c:
+                c.until(lambda: "standing by" in c.output())
+                before = points(url, "m")
+                assert b.leave() == 0
+                c.until(lambda: owner_of(c), timeout=10)
+                c.until(lambda: points(url, "m") > before)
+                assert after_kill < 3 + 2, "lease time + 2 s"
+                feed.join()
+                c.until(lambda: points(url, "m") == 20_000)
+                assert c.leave() == 0
+
+
+def test_sigint_finishes_the_batch_and_leaves_with_success(bootstrap, topic, tmp_path):
+    name, url = topic(partitions=1), f"sqlite:///{tmp_path}/s.db"
+    Feed(bootstrap, name, values(5000), per_second=1e9, partitions=1).run()
+    with live(tmp_path / "log", bootstrap, name, url, "--checkpoint-every", "1h", "--snapshot-every", "1h") as owner:
+        owner.until(lambda: progress(url, "m") is not None)
+        owner.until(lambda: "owner" in owner.output())
+        owner.signal(signal.SIGINT)
+        assert owner.popen.wait(15) == 0, owner.output()
+    p = progress(url, "m")
+    assert p.counters.points == sum(p.position.values())
+
+
+def test_a_model_goes_on_with_its_name_alone_and_refuses_other_settings(bootstrap, topic, tmp_path):
+    name, url = topic(partitions=1), f"sqlite:///{tmp_path}/s.db"
+    Feed(bootstrap, name, values(1000), per_second=1e9, partitions=1).run()
+    with live(tmp_path / "log", bootstrap, name, url) as owner:
+        owner.until(lambda: points(url, "m") == 1000)
+        assert owner.leave() == 0
+    Feed(bootstrap, name, values(500, seed=1), per_second=1e9, partitions=1).run()
+    with program(tmp_path / "log", "live", "m", "--store", url, "--bootstrap", bootstrap) as again:
+        again.until(lambda: points(url, "m") == 1500)
+        assert again.leave() == 0
+    other = run(
+        "live", "m", "--store", url, "--bootstrap", bootstrap, "--topic", name, "--fields", ",".join(FIELDS), "--k", "5"
+    )  # fmt: skip
+    assert other.returncode == 2
+    assert "n_clusters was 4, is 5" in other.stderr
+    assert "what to do:" in other.stderr
+
+
+def test_the_service_answers_about_the_live_model(bootstrap, topic, tmp_path):
+    name, url = topic(partitions=3), f"sqlite:///{tmp_path}/s.db"
+    Feed(bootstrap, name, values(6000), per_second=1e9).run()
+    with live(tmp_path / "log", bootstrap, name, url) as owner:
+        owner.until(lambda: points(url, "m") == 6000)
+        with program(tmp_path / "serve", "serve", "--store", url, "--port", "0") as service:
+            service.until(lambda: "http://127.0.0.1:" in service.output())
+            base = "http://127.0.0.1:" + service.output().split("http://127.0.0.1:")[1].split()[0].strip("/")
+            owner.until(lambda: snapshots(url) > 0)
+            answer = httpx.post(base + "/v1/models/m/predict", json={"points": CENTRES.tolist()})
+            predicted = answer.raise_for_status().json()
+            answer = httpx.get(base + "/v1/models/m/centroids").raise_for_status()
+            centroids = {c["id"]: c["values"] for c in answer.json()["clusters"]}
+            assert len(set(predicted["ids"])) == 4
+            for centre, cluster, distance in zip(CENTRES, predicted["ids"], predicted["distances"], strict=True):
+                assert np.linalg.norm(centre - centroids[cluster]) == pytest.approx(distance)
+                assert distance < 1
+            assert service.leave() == 0
+        assert owner.leave() == 0

@@ -1,0 +1,96 @@
+"""The house stands as it was drawn: layers, exports, generated docs, and what the wheel holds."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import streamkm
+from consumers import cli, options
+from streamkm import errors, metrics, settings
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_layers_hold():
+    done = subprocess.run(
+        [Path(sys.executable).with_name("lint-imports"), "--no-cache"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "0 broken" in done.stdout
+
+
+def test_public_names_are_sorted_and_there():
+    assert list(streamkm.__all__) == sorted(streamkm.__all__)
+    for name in streamkm.__all__:
+        assert getattr(streamkm, name) is not None
+
+
+def test_the_error_tree_in_the_docstring_is_the_real_one():
+    lines = re.findall(r"^[│ ]*[├└]── (\w+)(?: \((\w+)\))?", errors.__doc__, re.MULTILINE)
+    drawn = {"StreamkmError", *(name for name, _ in lines)}
+    real = {n for n, c in vars(errors).items() if isinstance(c, type) and issubclass(c, errors.StreamkmError)}
+    assert drawn == real
+    for name, builtin in lines:
+        if builtin:
+            assert builtin in {b.__name__ for b in getattr(errors, name).__mro__}, name
+
+
+def test_every_error_has_an_exit_status_that_is_not_success():
+    for cls in vars(errors).values():
+        if isinstance(cls, type) and issubclass(cls, errors.StreamkmError):
+            assert options.exit_code(cls("x")) in range(1, 9)
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_has_help_with_an_example(name):
+    result = CliRunner().invoke(cli.cli, [name, "--help"])
+    assert result.exit_code == 0, result.output
+    assert re.search(rf"Examples?:\n +(\S+=\S+ )?streamkm {name}", result.output), result.output
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_is_in_the_readme(name):
+    assert f"streamkm {name}" in (ROOT / "README.md").read_text()
+
+
+def test_the_readme_has_the_table_of_settings_as_it_is():
+    assert settings.markdown_table() in (ROOT / "README.md").read_text(), "run: make docs"
+
+
+def test_the_docs_have_the_table_of_metrics_as_it_is():
+    assert metrics.markdown_table() in (ROOT / "docs" / "metrics.md").read_text(), "run: make docs"
+
+
+def test_the_wheel_holds_both_packages_and_nothing_else(tmp_path):
+    uv = Path(sys.executable).with_name("uv")
+    build = [str(uv), "build", "--wheel", "--quiet", "--out-dir", str(tmp_path), str(ROOT)]
+    subprocess.run(build, check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    inside = zipfile.ZipFile(wheel).namelist()
+    assert {n.split("/")[0] for n in inside if ".dist-info" not in n} == {"streamkm", "consumers"}
+    tracked = subprocess.run(
+        ["git", "ls-files", "streamkm", "consumers"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert set(tracked) <= set(inside)
+
+
+def test_no_mocks_no_pickle_no_prints():
+    for folder, forbidden in (
+        ("streamkm", r"\bpickle\.loads|^import pickle|allow_pickle=True|(?<![.\w])print\("),
+        ("consumers", r"\bpickle\.loads|^import pickle|(?<![.\w])print\("),
+        ("tests", r"Magic" + r"Mock|unittest\.mock"),
+    ):
+        for file in (ROOT / folder).rglob("*.py"):
+            found = re.search(forbidden, file.read_text(), re.MULTILINE)
+            assert found is None, f"{file}: {found[0]}"

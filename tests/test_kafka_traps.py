@@ -1,0 +1,385 @@
+"""The traps of Kafka and of kafka-python that lose, repeat or stall records: each has a test that would catch it."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import kafka
+import kafka.codec
+import kafka.record.util
+import pytest
+
+from kafka_traffic import Transactions, produce
+from source_checks import PATIENCE, by_partition, drain
+from streamkm.broker import LocalBroker
+from streamkm.errors import CorruptBatchError, PositionLostError, SettingsError, SourceError, TopicNotFoundError
+from streamkm.records import TopicPartition
+from streamkm.sources import KafkaSource
+
+pytestmark = pytest.mark.kafka
+Open = Callable[..., KafkaSource]
+
+
+@pytest.fixture(params=["columns", "plain"])
+def open_source(request: pytest.FixtureRequest) -> Iterator[Open]:
+    """Opens sources of both kinds, and closes them."""
+    with contextlib.ExitStack() as stack:
+
+        def build(bootstrap: str, topic: str, **options: Any) -> KafkaSource:
+            source = KafkaSource(bootstrap, topic, plain=request.param == "plain", **options)
+            stack.callback(source.close)
+            return source
+
+        yield build
+
+
+@pytest.fixture(scope="module")
+def own_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[LocalBroker, Path]]:
+    """A broker whose disk may be spoiled, and which compacts eagerly."""
+    directory = tmp_path_factory.mktemp("broker")
+    with LocalBroker(data_dir=directory, properties={"log.cleaner.backoff.ms": "100"}) as broker:
+        yield broker, directory
+
+
+def make_topic(bootstrap: str, partitions: int = 1, **configs: str) -> str:
+    name = f"trap-{uuid.uuid4().hex[:8]}"
+    with contextlib.closing(kafka.KafkaAdminClient(bootstrap_servers=bootstrap)) as admin:
+        dotted = {key.replace("_", "."): value for key, value in configs.items()}
+        admin.create_topics(
+            {name: {"num_partitions": partitions, "replication_factor": 1, "configs": dotted}}, wait_for_metadata=True
+        )
+    return name
+
+
+def values(source: KafkaSource, end: dict[TopicPartition, int] | None = None) -> list[bytes | None]:
+    got = drain(source, end or source.end())
+    return [record.value for records in by_partition(got).values() for record in records]
+
+
+def within(seconds: float, call: Callable[[], object]) -> object:
+    """What a call returns or raises, if it does so in time: a poll that spins never would."""
+    done: list[object] = []
+
+    def run() -> None:
+        try:
+            done.append(call())
+        except Exception as error:  # noqa: BLE001  # told to the test below
+            done.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    assert done, "the call never returned"
+    if isinstance(done[0], Exception):
+        raise done[0]
+    return done[0]
+
+
+def spoil(directory: Path, topic: str, needle: bytes) -> None:
+    """Change one byte of a record in the broker's log, so that its batch's checksum is wrong."""
+    (log,) = directory.rglob(f"{topic}-0/*.log")
+    content = bytearray(log.read_bytes())
+    content[content.index(needle)] ^= 0xFF
+    with log.open("r+b") as file:  # in place: the broker has the file open
+        file.write(content)
+
+
+def test_a_poll_after_a_broken_batch_never_spins(own_broker: tuple[LocalBroker, Path], open_source: Open) -> None:
+    broker, directory = own_broker
+    topic = make_topic(broker.bootstrap)
+    for value in (b"good-1", b"spoilt", b"good-2"):
+        produce(broker.bootstrap, topic, [value] * 3)
+    spoil(directory, topic, b"spoilt")
+    source = open_source(broker.bootstrap, topic)
+    source.seek(source.beginning())
+    got: list[bytes | None] = []
+
+    def read_on() -> None:
+        while True:
+            got.extend(r.value(i) for r in source.poll(1.0, 100) for i in range(len(r)))
+
+    with pytest.raises(CorruptBatchError) as broken:
+        within(PATIENCE, read_on)
+    assert got == [b"good-1"] * 3
+    assert broken.value.where == f"{topic}-0@3"
+    assert "go on from" in broken.value.hint
+    for _ in range(2):
+        with pytest.raises(CorruptBatchError, match=f"{topic}-0@3"):
+            within(5.0, lambda: source.poll(0.1, 100))
+    # What the hint says works: a new source, behind the batch.
+    source.close()
+    after = open_source(broker.bootstrap, topic)
+    after.seek({TopicPartition(topic, 0): 6})
+    assert values(after) == [b"good-2"] * 3
+
+
+def test_kafka_python_itself_spins_after_a_broken_batch(own_broker: tuple[LocalBroker, Path]) -> None:
+    """Once it does no longer, the guard against it can go."""
+    broker, directory = own_broker
+    topic = make_topic(broker.bootstrap)
+    produce(broker.bootstrap, topic, [b"spoilt"])
+    spoil(directory, topic, b"spoilt")
+    consumer = kafka.KafkaConsumer(bootstrap_servers=broker.bootstrap, enable_auto_commit=False)
+    tp = kafka.TopicPartition(topic, 0)
+    consumer.assign([tp])
+    consumer.seek(tp, 0)
+    with pytest.raises(kafka.errors.CorruptRecordError):
+        consumer.poll(5000)
+
+    def poll_again() -> None:
+        with contextlib.suppress(TypeError):  # what it makes of being drained under its hands
+            consumer.poll(100)
+
+    spinning = threading.Thread(target=poll_again, daemon=True)
+    spinning.start()
+    spinning.join(2.0)
+    assert spinning.is_alive()
+    consumer._fetcher._next_partition_records.drain()  # the only way out: a seek is overwritten in the same moment
+    spinning.join(PATIENCE)
+    assert not spinning.is_alive()
+    consumer.close()
+
+
+def test_a_position_lies_behind_markers_and_aborted_records(bootstrap: str, topic: Any, open_source: Open) -> None:
+    name = topic(1)
+    with contextlib.closing(Transactions(bootstrap, name)) as transactions:
+        transactions.write(name, [b"a", b"b"])
+        transactions.write(name, [b"never"], commit=False)
+    source = open_source(bootstrap, name)
+    tp = TopicPartition(name, 0)
+    assert source.end() == {tp: 5}
+    source.seek({tp: 0})
+    got = drain(source, {tp: 5}, max_records=2)
+    assert (got[0].start, len(got[0])) == (0, 2)
+    assert got[-1].stop == 5
+    assert source.position() == {tp: 5}
+    assert [r.value for r in by_partition(got)[tp]] == [b"a", b"b"]
+
+
+def test_a_range_without_any_record_is_read_to_its_end(bootstrap: str, topic: Any, open_source: Open) -> None:
+    name = topic(1)
+    with contextlib.closing(Transactions(bootstrap, name)) as transactions:
+        transactions.write(name, [b"never"] * 3, commit=False)
+    source = open_source(bootstrap, name)
+    source.seek(source.beginning())
+    assert values(source) == []
+
+
+def test_an_open_transaction_is_not_read_and_is_no_lag(bootstrap: str, topic: Any, open_source: Open) -> None:
+    name = topic(1)
+    tp = TopicPartition(name, 0)
+    with contextlib.closing(Transactions(bootstrap, name)) as transactions:
+        transactions.write(name, [b"before"])
+        transactions.begin(name, [b"open"])
+        produce(bootstrap, name, [b"behind it"])
+        source = open_source(bootstrap, name)
+        source.seek(source.beginning())
+        assert source.end() == {tp: 2}
+        assert values(source) == [b"before"]
+        assert list(source.poll(0.3, 10)) == []
+        transactions.producer.commit_transaction()
+        deadline = time.monotonic() + PATIENCE
+        while source.end() == {tp: 2}:
+            assert time.monotonic() < deadline
+        assert values(source) == [b"open", b"behind it"]
+
+
+def test_what_retention_took_is_lost_at_seek(bootstrap: str, topic: Any, admin: Any, open_source: Open) -> None:
+    name = topic(1)
+    tp = TopicPartition(name, 0)
+    produce(bootstrap, name, [b"x"] * 10)
+    admin.delete_records({kafka.TopicPartition(name, 0): 7})
+    source = open_source(bootstrap, name)
+    assert source.beginning() == {tp: 7}
+    with pytest.raises(PositionLostError, match="offset 3 is lost: the partition begins at 7"):
+        source.seek({tp: 3})
+    source.seek({tp: 7})
+    assert len(values(source)) == 3
+
+
+def test_what_retention_takes_while_reading_is_lost_and_never_skipped(
+    bootstrap: str, topic: Any, admin: Any, open_source: Open
+) -> None:
+    name = topic(1)
+    tp = TopicPartition(name, 0)
+    produce(bootstrap, name, [b"x"] * 10)
+    source = open_source(bootstrap, name)
+    source.seek({tp: 2})
+    admin.delete_records({kafka.TopicPartition(name, 0): 7})
+
+    def read_on() -> None:
+        while True:
+            assert list(source.poll(1.0, 100)) == []
+
+    with pytest.raises(PositionLostError, match=f"{name}-0: offset 2 is lost: the partition begins at 7"):
+        within(PATIENCE, read_on)
+    with pytest.raises(PositionLostError):
+        source.poll(0.1, 10)
+
+
+def test_a_topic_made_anew_has_another_identity_and_old_positions_are_lost(
+    bootstrap: str, topic: Any, admin: Any, open_source: Open
+) -> None:
+    name = topic(1)
+    produce(bootstrap, name, [b"old"] * 5)
+    first = open_source(bootstrap, name)
+    before, position = first.identity(), first.end()
+    assert before["topic_id"]
+    assert before["cluster_id"]
+    admin.delete_topics([name])
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        assert time.monotonic() < deadline
+        with contextlib.suppress(kafka.errors.TopicAlreadyExistsError):
+            admin.create_topics({name: {"num_partitions": 1, "replication_factor": 1}}, wait_for_metadata=True)
+            break
+    again = open_source(bootstrap, name)
+    assert again.identity()["topic_id"] != before["topic_id"]
+    with pytest.raises(PositionLostError, match="offset 5 is not there: the partition ends at 0"):
+        again.seek(position)
+
+
+def test_new_partitions_are_noticed(bootstrap: str, topic: Any, admin: Any, open_source: Open) -> None:
+    name = topic(1)
+    source = open_source(bootstrap, name)
+    assert len(source.partitions()) == 1
+    source.seek(source.beginning())
+    admin.create_partitions({name: 3})
+    deadline = time.monotonic() + PATIENCE
+    while len(source.partitions()) < 3:
+        assert time.monotonic() < deadline
+    produce(bootstrap, name, [b"new"], partition=2)
+    source.seek(source.beginning())
+    assert values(source) == [b"new"]
+
+
+def test_a_compacted_log_is_read_over_its_holes(own_broker: tuple[LocalBroker, Path], open_source: Open) -> None:
+    broker, _ = own_broker
+    topic = make_topic(
+        broker.bootstrap,
+        cleanup_policy="compact",
+        segment_bytes="1048576",
+        segment_ms="100",
+        min_cleanable_dirty_ratio="0.001",
+        delete_retention_ms="0",
+    )
+    with contextlib.closing(kafka.KafkaProducer(bootstrap_servers=broker.bootstrap, linger_ms=20)) as producer:
+        for i in range(300):
+            producer.send(topic, b"%d" % i, key=b"key-%d" % (i % 7), partition=0)
+        producer.flush(30)
+    tp = TopicPartition(topic, 0)
+    deadline = time.monotonic() + 60
+    while True:
+        assert time.monotonic() < deadline, "the broker never compacted"
+        produce(broker.bootstrap, topic, [None])  # rolls the segment, so that the one before may be compacted
+        source = open_source(broker.bootstrap, topic)
+        end = source.end()
+        source.seek({tp: 0})
+        got = drain(source, end, max_records=5)
+        found = [record for record in by_partition(got)[tp] if record.value is not None]
+        if len(found) < 20:
+            break
+        source.close()
+    assert [int(record.value) for record in found[-7:]] == list(range(293, 300))
+    assert [records.start for records in got] == [0, *(records.stop for records in got[:-1])]
+    source.seek({tp: found[0].offset - 1 if found[0].offset else 0})
+    assert values(source, end)[0] == found[0].value
+
+
+def test_reading_goes_on_when_the_broker_comes_back(own_broker: tuple[LocalBroker, Path]) -> None:
+    broker, _ = own_broker
+    topic = make_topic(broker.bootstrap)
+    produce(broker.bootstrap, topic, [b"before"] * 3)
+    with contextlib.closing(KafkaSource(broker.bootstrap, topic)) as source:
+        source.seek(source.beginning())
+        assert values(source) == [b"before"] * 3
+        broker.restart()
+        produce(broker.bootstrap, topic, [b"after"] * 3)
+        assert values(source, {TopicPartition(topic, 0): 6}) == [b"after"] * 3
+
+
+def test_the_client_is_set_so_that_it_can_neither_skip_nor_commit_nor_hang(bootstrap: str, topic: Any) -> None:
+    with contextlib.closing(KafkaSource(bootstrap, topic(1), group_id="g")) as source:
+        config = source._consumer.config
+        assert config["auto_offset_reset"] == "none"
+        assert config["enable_auto_commit"] is False
+        assert config["isolation_level"] == "read_committed"
+        assert config["group_id"] is None  # else a poll waits for the coordinator
+        assert config["key_deserializer"] is config["value_deserializer"] is None
+        assert config["check_crcs"] is True
+        source.seek(source.beginning())
+        assert source._consumer.subscription() is None  # assigned: no listener runs on another thread
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "value.deserializer",
+        "key_deserializer",
+        "auto.offset.reset",
+        "enable.auto.commit",
+        "isolation.level",
+        "group.id",
+    ],
+)
+def test_a_user_cannot_set_what_would_lose_records(bootstrap: str, topic: Any, name: str) -> None:
+    with pytest.raises(SettingsError, match=name):
+        KafkaSource(bootstrap, topic(1), client={name: "latest"})
+
+
+def test_checksums_are_computed_in_c() -> None:
+    assert kafka.record.util.crc32c_c is not None
+    assert kafka.record.util._crc32c is kafka.record.util.crc32c_c
+
+
+@pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
+def test_every_compression_is_installed(codec: str) -> None:
+    assert getattr(kafka.codec, f"has_{codec}")()
+
+
+def test_positions_are_committed_for_other_tools_and_reading_needs_no_group(
+    bootstrap: str, topic: Any, admin: Any
+) -> None:
+    name = topic(2)
+    group = f"group-{name}"
+    produce(bootstrap, name, [b"x"] * 4)
+    with contextlib.closing(KafkaSource(bootstrap, name, group_id=group)) as source:
+        source.seek(source.beginning())
+        values(source)
+        source.commit({TopicPartition(name, 0): 1, TopicPartition(name, 1): 0})
+        source.commit(source.position())
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        assert time.monotonic() < deadline
+        with contextlib.suppress(kafka.errors.RetriableError):
+            committed = admin.list_group_offsets(group)[group]
+            if {tp.partition: offset.offset for tp, offset in committed.items()} == {0: 4, 1: 0}:
+                break
+
+
+def test_a_commit_never_raises_and_never_waits(bootstrap: str, topic: Any) -> None:
+    name = topic(1)
+    with contextlib.closing(KafkaSource(bootstrap, name, group_id="")) as source:  # no broker takes this group
+        source.commit({TopicPartition(name, 0): 10})
+        source.commit({TopicPartition("another", 7): 10})
+    with contextlib.closing(KafkaSource(bootstrap, name)) as source:
+        source.commit({TopicPartition(name, 0): 10})
+
+
+def test_a_topic_that_is_not_there_is_named_with_those_near_it_and_not_made(bootstrap: str, topic: Any) -> None:
+    name = topic(1)
+    with contextlib.closing(KafkaSource(bootstrap, name[:-1])) as source:
+        with pytest.raises(TopicNotFoundError, match=f"(?s){name[:-1]}.*Did you mean .*{name}"):
+            source.partitions()
+        for call in (source.identity, source.beginning, source.end):
+            with pytest.raises(TopicNotFoundError):
+                call()
+    with contextlib.closing(KafkaSource(bootstrap, "no such topic: not even a name")) as source:
+        with pytest.raises(SourceError):
+            source.partitions()

@@ -1,0 +1,65 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import naive
+from streamkm.kernels.wire import OK, TRUNCATED, parse_records, read_varint
+
+INT64 = st.integers(-(2**63), 2**63 - 1)
+
+
+def varint(value):
+    raw = ((value << 1) ^ (value >> 63)) & (2**64 - 1)
+    out = bytearray()
+    while raw >= 0x80:
+        out.append(raw & 0x7F | 0x80)
+        raw >>= 7
+    return bytes(out + bytes([raw]))
+
+
+def record(timestamp, offset, key, value, headers):
+    def sized(part):
+        return varint(-1) if part is None else varint(len(part)) + part
+
+    body = b"\0" + varint(timestamp) + varint(offset) + sized(key) + sized(value) + varint(len(headers))
+    body += b"".join(sized(k) + sized(v) for k, v in headers)
+    return varint(len(body)) + body
+
+
+PARTS = st.none() | st.binary(max_size=200)
+RECORDS = st.lists(
+    st.tuples(
+        st.integers(-(2**40), 2**40), PARTS, PARTS, st.lists(st.tuples(st.binary(max_size=5), PARTS), max_size=3)
+    ),
+    max_size=8,
+)
+
+
+@settings(deadline=None)  # the first example compiles
+@given(INT64)
+def test_a_varint_is_read_as_the_naive_twin_reads_it(value):
+    data = np.frombuffer(varint(value), np.uint8)
+    assert read_varint(data, 0, len(data)) == naive.read_varint(data.tolist(), 0) == (value, len(data))
+    assert read_varint(data, 0, len(data) - 1)[1] == -TRUNCATED
+
+
+@settings(deadline=None)
+@given(RECORDS, st.integers(0, 2**40))
+def test_a_batch_has_the_records_that_the_naive_twin_finds(records, base):
+    encoded = b"".join(record(t, i, k, v, h) for i, (t, k, v, h) in enumerate(records))
+    data, n = np.frombuffer(encoded, np.uint8), len(records)
+    starts, begins, ends, offsets, timestamps = (np.empty(n, np.int64) for _ in range(5))
+    status = parse_records(data, 0, len(data), base, base + n, 1000, -1, starts, begins, ends, offsets, timestamps)
+    assert status == OK
+    values = [None if e < 0 else encoded[b:e] for b, e in zip(begins.tolist(), ends.tolist(), strict=True)]
+    found = list(zip(offsets.tolist(), timestamps.tolist(), values, strict=True))
+    assert found == naive.parse_records(data.tolist(), n, base, 1000)
+
+
+@pytest.mark.parametrize("cut", range(1, 12))
+def test_a_batch_cut_short_is_refused(cut):
+    encoded = record(1, 0, b"k", b"value", [])
+    data = np.frombuffer(encoded[:-cut], np.uint8)
+    outs = [np.empty(1, np.int64) for _ in range(5)]
+    assert parse_records(data, 0, len(data), 0, 1, 0, -1, *outs) != OK

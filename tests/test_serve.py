@@ -1,0 +1,144 @@
+"""``serve`` as a real process, asked over a real socket."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Self
+
+import httpx
+import pytest
+
+from consumers.serve import check_exposure, listen, url_of
+from service_api import TOKEN, Writer
+from streamkm.errors import SettingsError
+from streamkm.stores import open_store
+
+ROOT = Path(__file__).parents[1]
+
+
+class Process:
+    """``streamkm serve`` on a free port."""
+
+    def __init__(self, *arguments: str, **environment: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "consumers.serve", "--port", "0", *arguments],
+            cwd=ROOT,
+            env={**os.environ, **environment},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.log = ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+    def url(self) -> str:
+        """Where it listens, once it does."""
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.log += line
+            if "serving on " in line:
+                return json.loads(line)["message"].rpartition(" ")[2]
+        raise AssertionError(self.log)
+
+    def leave(self, number: int) -> tuple[int, float]:
+        """Exit status after a signal, and how long it took."""
+        started = time.monotonic()
+        self.process.send_signal(number)
+        self.log += self.process.communicate(timeout=30)[1]
+        return self.process.returncode, time.monotonic() - started
+
+
+@pytest.fixture
+def url_of_store(tmp_path):
+    url = f"sqlite:///{tmp_path / 'models.db'}"
+    store = open_store(url)
+    Writer(store).commit()
+    store.close()
+    return url
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_answers_and_leaves_within_seconds_with_status_0(url_of_store, number):
+    with Process("--store", url_of_store) as serve:
+        base = serve.url()
+        with httpx.Client(base_url=base, trust_env=False) as client:
+            assert client.get("/readyz").json() == {"status": "ok"}
+            assert client.get("/v1/models/orders/centroids").json()["snapshot"]["id"] == 1
+            answer = client.post("/v1/models/orders/predict", json={"points": [[10, 10, 11]]})
+            assert answer.json()["distances"] == [1.0]
+            assert "process_resident_memory_bytes" in client.get("/metrics").text
+            status, seconds = serve.leave(number)  # with a connection still open
+        assert status == 0, serve.log
+        assert seconds < 10
+        assert "Traceback" not in serve.log
+
+
+def test_a_token_from_the_environment_is_asked_for_and_never_logged(url_of_store):
+    with Process("--store", url_of_store, "--verbose", STREAMKM_TOKEN=TOKEN) as serve:
+        with httpx.Client(base_url=serve.url(), trust_env=False) as client:
+            assert client.get("/v1/models").status_code == 401
+            assert client.get("/v1/models", headers={"Authorization": f"Bearer {TOKEN}"}).status_code == 200
+        assert serve.leave(signal.SIGTERM)[0] == 0
+        assert "/v1/models" in serve.log
+        assert TOKEN not in serve.log
+
+
+def test_a_body_that_stops_half_way_does_not_keep_it_from_leaving(url_of_store):
+    with Process("--store", url_of_store) as serve:
+        host, _, port = serve.url().removeprefix("http://").partition(":")
+        with socket.create_connection((host, int(port))) as client:
+            client.sendall(b"POST /v1/models/orders/predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+            status, seconds = serve.leave(signal.SIGTERM)
+        assert status == 0, serve.log
+        assert seconds < 20
+
+
+def test_an_address_that_others_reach_needs_a_token(url_of_store):
+    with Process("--store", url_of_store, "--host", "0.0.0.0") as serve:  # noqa: S104 - it is refused
+        assert serve.process.wait(timeout=60) == 2
+        assert serve.process.stderr is not None
+        assert "token" in serve.process.stderr.read()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
+def test_loopback_needs_no_token(host):
+    check_exposure(host, "")
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org", "", "127.0.0.1.example.org"])  # noqa: S104 - the same
+def test_any_other_address_needs_one(host):
+    with pytest.raises(SettingsError, match="token"):
+        check_exposure(host, "")
+    check_exposure(host, TOKEN)
+
+
+def test_a_port_that_is_taken_is_told():
+    with listen("127.0.0.1", 0) as first:
+        assert url_of(first).startswith("http://127.0.0.1:")
+        with pytest.raises(SettingsError, match="cannot listen"):
+            listen("127.0.0.1", first.getsockname()[1])
+
+
+def test_answers_do_not_wait_for_an_acknowledgement():
+    # asyncio turns Nagle's algorithm off only on sockets whose protocol is TCP by name.
+    with listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.proto == socket.IPPROTO_TCP
+
+
+def test_an_address_that_is_not_ours_is_told():
+    with pytest.raises(SettingsError, match="cannot listen"):
+        listen("192.0.2.1", 0)

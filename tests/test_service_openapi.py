@@ -1,0 +1,136 @@
+"""The description of the API: complete, with examples that hold."""
+
+from __future__ import annotations
+
+import json
+
+import jsonschema
+import pytest
+
+from service_api import TOKEN, Api, Writer
+from streamkm.service import schemas
+from streamkm.service.errors import MEDIA_TYPE, Code
+from streamkm.stores import MemoryStore
+
+ROUTES = {
+    ("get", "/v1/models"),
+    ("get", "/v1/models/{model}"),
+    ("get", "/v1/models/{model}/centroids"),
+    ("get", "/v1/models/{model}/snapshots"),
+    ("get", "/v1/models/{model}/snapshots/{snapshot_id}"),
+    ("post", "/v1/models/{model}/predict"),
+    ("get", "/livez"),
+    ("get", "/readyz"),
+    ("get", "/metrics"),
+}
+
+
+@pytest.fixture(scope="module")
+def description():
+    return Api(MemoryStore()).get("/openapi.json").json()
+
+
+def operations(description):
+    for path, methods in description["paths"].items():
+        for method, operation in methods.items():
+            yield method, path, operation
+
+
+def resolved(description, schema):
+    """The schema with the components it refers to beside it."""
+    return {**schema, "components": description["components"]}
+
+
+def examples(description, content):
+    """Examples of a media type, or of the schema that it refers to."""
+    if "example" in content:
+        return [content["example"]]
+    if "examples" in content:
+        return [e["value"] for e in content["examples"].values()]
+    schema = content["schema"]
+    if "$ref" in schema:
+        schema = description["components"]["schemas"][schema["$ref"].rsplit("/", 1)[-1]]
+    return schema.get("examples", [])
+
+
+def test_every_route_is_described(description):
+    assert {(method, path) for method, path, _ in operations(description)} == ROUTES
+
+
+def test_every_route_has_a_summary_an_example_and_documented_errors(description):
+    for method, path, operation in operations(description):
+        assert operation["summary"], path
+        assert operation["description"], path
+        (content,) = operation["responses"]["200"]["content"].values()
+        assert examples(description, content), (method, path)
+        errors = {s: r for s, r in operation["responses"].items() if int(s) >= 400}
+        assert errors, (method, path)
+        for response in errors.values():
+            assert set(response["content"]) == {MEDIA_TYPE}
+
+
+def test_every_example_is_what_its_schema_says(description):
+    for _, _, operation in operations(description):
+        answers = [r.get("content", {}) for r in operation["responses"].values()]
+        bodies = [operation["requestBody"]["content"]] if "requestBody" in operation else []
+        for contents in answers + bodies:
+            for content in contents.values():
+                for example in examples(description, content):
+                    jsonschema.validate(example, resolved(description, content["schema"]))
+    for schema in description["components"]["schemas"].values():
+        for example in schema.get("examples", []):
+            jsonschema.validate(example, resolved(description, schema))
+
+
+def test_every_parameter_says_what_it_is(description):
+    for _, path, operation in operations(description):
+        for parameter in operation.get("parameters", []):
+            assert parameter.get("description"), (path, parameter["name"])
+
+
+def test_every_answer_is_what_its_schema_says(description):
+    store = MemoryStore()
+    writer = Writer(store)
+    writer.commit(bad=1)
+    writer.commit()
+    api = Api(store)
+    for method, path, operation in operations(description):
+        url = path.format(model="orders", snapshot_id=1)
+        answer = api.request(method.upper(), url, json={"points": [[1, 2, 3]]} if method == "post" else None)
+        assert answer.status_code == 200, url
+        for kind, content in operation["responses"]["200"]["content"].items():
+            assert answer.headers["Content-Type"].startswith(kind)
+            value = answer.json() if kind == "application/json" else answer.text
+            jsonschema.validate(value, resolved(description, content["schema"]))
+
+
+def test_errors_have_the_described_shape(description):
+    schema = resolved(description, {"$ref": "#/components/schemas/Problem"})
+    api = Api(MemoryStore())
+    for url in ("/nothing", "/v1/models/x", "/v1/models?x=1"):
+        jsonschema.validate(api.get(url).json(), schema)
+    assert set(schema["components"]["schemas"]["Problem"]["properties"]["code"]["enum"]) == set(Code.__args__)
+
+
+def test_a_service_with_a_token_says_that_it_needs_one(description):
+    assert "security" not in description
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    with_token = Api(MemoryStore(), token=TOKEN).get("/openapi.json", headers=headers).json()
+    assert with_token["security"] == [{"token": []}]
+    for path in ("/livez", "/readyz"):
+        assert with_token["paths"][path]["get"]["security"] == []
+
+
+def test_no_page_loads_anything_from_elsewhere(description):
+    api = Api(MemoryStore())
+    for url in ("/docs", "/redoc"):
+        assert api.get(url).status_code == 404
+    assert not any(scheme in json.dumps(description) for scheme in ("http:", "https:"))
+
+
+def test_examples_of_the_answers_are_answers():
+    for name in schemas.__dict__:
+        cls = getattr(schemas, name)
+        if isinstance(cls, type) and issubclass(cls, schemas.BaseModel) and cls is not schemas.BaseModel:
+            for example in (cls.model_config.get("json_schema_extra") or {}).get("examples", []):
+                cls.model_validate(example)

@@ -1,0 +1,280 @@
+"""Record batches read as columns are what kafka-python's own class reads of them, record for record."""
+
+from __future__ import annotations
+
+import contextlib
+from itertools import pairwise
+from typing import NamedTuple
+
+import crc32c
+import kafka
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from kafka.consumer.fetcher import Fetcher
+from kafka.record import MemoryRecords
+from kafka.record.default_records import DefaultRecordBatchBuilder
+from kafka.record.legacy_records import LegacyRecordBatchBuilder
+
+from streamkm.errors import CorruptBatchError, SettingsError
+from streamkm.sources._kafka_batches import VERSIONS, BatchRecords, Columns, join
+
+TP = kafka.TopicPartition("t", 0)
+HEADER = 61
+CRC_AT = 17
+CRC_FROM = 21
+
+
+class Aborted(NamedTuple):
+    producer_id: int
+    first_offset: int
+
+
+headers = st.lists(st.tuples(st.text(max_size=4), st.none() | st.binary(max_size=6)), max_size=3)
+content = st.tuples(
+    st.integers(0, 2**41), st.none() | st.binary(max_size=5), st.none() | st.binary(max_size=300), headers
+)
+batch_plans = st.fixed_dictionaries(
+    {
+        "records": st.lists(content, min_size=1, max_size=8),
+        "codec": st.integers(0, 4),
+        "holes": st.lists(st.integers(0, 3), min_size=8, max_size=8),
+        "tail": st.integers(0, 3),
+        "producer": st.sampled_from([-1, 1, 2]),
+        "append_time": st.booleans(),
+        "kind": st.sampled_from(["data", "data", "data", "commit", "abort", "legacy-0", "legacy-1", "empty"]),
+    }
+)
+plans = st.lists(batch_plans, min_size=1, max_size=6)
+
+
+def test_this_version_of_kafka_python_is_read_as_columns():
+    assert kafka.__version__ in VERSIONS
+
+
+def patched(batch: bytes, at: int, raw: bytes) -> bytes:
+    """A batch of format 2 with some bytes replaced and its checksum made right again."""
+    out = bytearray(batch)
+    out[at : at + len(raw)] = raw
+    out[CRC_AT:CRC_FROM] = crc32c.crc32c(bytes(out[CRC_FROM:])).to_bytes(4, "big")
+    return bytes(out)
+
+
+def batch_of(base, records, *, codec=0, offsets=None, tail=0, producer=-1, append_time=False, control=False):
+    builder = DefaultRecordBatchBuilder(
+        2, codec, control or producer > 0, producer, 0 if producer > 0 else -1, 0 if producer > 0 else -1, 1 << 20
+    )
+    offsets = offsets or list(range(len(records)))
+    for offset, (timestamp, key, value, head) in zip(offsets, records, strict=True):
+        builder.append(offset, timestamp, key, value, head)
+    batch = bytearray(builder.build())
+    attributes = int.from_bytes(batch[21:23], "big") | (0x08 if append_time else 0) | (0x20 if control else 0)
+    batch[0:8] = base.to_bytes(8, "big")
+    batch = patched(bytes(batch), 21, attributes.to_bytes(2, "big"))
+    return patched(batch, 23, (offsets[-1] + tail).to_bytes(4, "big")), base + offsets[-1] + tail + 1
+
+
+def log_of(plan):
+    """The bytes of some batches, the aborted transactions among them, and the offset after each batch."""
+    log, at, aborted, open_at, ends = b"", 10, [], {}, []
+    for step in plan:
+        kind, producer = step["kind"], step["producer"]
+        if kind.startswith("legacy"):
+            magic = int(kind[-1])
+            builder = LegacyRecordBatchBuilder(magic, step["codec"] % 3, 1 << 20)
+            for i, (timestamp, key, value, _) in enumerate(step["records"]):
+                builder.append(at + i, timestamp, key, value, [])
+            log += bytes(builder.build())
+            at += len(step["records"])
+        elif kind in {"commit", "abort"}:
+            if producer < 0:
+                continue
+            marker = (0, b"\0\0\0" + (b"\1" if kind == "commit" else b"\0"), b"\0\0\0\0\0\0", [])
+            batch, at = batch_of(at, [marker], producer=producer, control=True)
+            first = open_at.pop(producer, None)
+            if kind == "abort" and first is not None:
+                aborted.append(Aborted(producer, first))
+            log += batch
+        elif kind == "empty":
+            batch, at = batch_of(at, [(0, None, b"", [])], tail=step["tail"])
+            log += patched(batch[:HEADER], 57, b"\0\0\0\0")[:8] + (HEADER - 12).to_bytes(4, "big")
+            log += patched(batch[:HEADER], 57, b"\0\0\0\0")[12:]
+        else:
+            offsets = [i + sum(step["holes"][: i + 1]) for i in range(len(step["records"]))]
+            if producer > 0:
+                open_at.setdefault(producer, at)
+            batch, at = batch_of(
+                at,
+                step["records"],
+                codec=step["codec"],
+                offsets=offsets,
+                tail=step["tail"],
+                producer=producer,
+                append_time=step["append_time"],
+            )
+            log += batch
+        ends.append(at)
+    return log, aborted, ends
+
+
+def read_plain(log, aborted, start, level, sizes):
+    """What kafka-python reads: (offset, timestamp, key, value, headers), and the position after all."""
+    part = Fetcher.PartitionRecords(
+        start, TP, MemoryRecords(log), isolation_level=level, aborted_transactions=list(aborted)
+    )
+    out = []
+    while part:
+        out += part.take(next(sizes))
+    found = [(r.offset, -1 if r.timestamp is None else r.timestamp, r.key, r.value, tuple(r.headers)) for r in out]
+    return found, part.next_fetch_offset
+
+
+def read_columns(log, aborted, start, level, sizes):
+    part = BatchRecords(start, TP, MemoryRecords(log), isolation_level=level, aborted_transactions=list(aborted))
+    out, positions = [], [start]
+    while part:
+        n = next(sizes)
+        taken = part.take(n)
+        assert len(taken) <= n
+        if len(taken):
+            columns = join(list(taken))
+            assert len(taken) == len(columns.offsets)
+            out += rows(columns)
+            assert positions[-1] <= columns.offsets[0]
+            assert columns.offsets[-1] < part.next_fetch_offset
+        positions.append(part.next_fetch_offset)
+    assert all(a <= b for a, b in pairwise(positions))
+    return out, part.next_fetch_offset
+
+
+def rows(columns: Columns):
+    for i in range(len(columns.offsets)):
+        end = columns.ends[i]
+        value = None if end < 0 else columns.data[columns.begins[i] : end].tobytes()
+        key, head = columns.details(i)
+        yield int(columns.offsets[i]), int(columns.timestamps[i]), key, value, head
+
+
+def cycle(sizes):
+    while True:
+        yield from sizes
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    plan=plans,
+    skip=st.integers(0, 12),
+    level=st.sampled_from([0, 1]),
+    sizes=st.lists(st.integers(1, 9), min_size=1, max_size=4),
+    cut=st.integers(0, 80),
+)
+def test_columns_are_what_kafka_python_reads(plan, skip, level, sizes, cut):
+    log, aborted, ends = log_of(plan)
+    log = log[: len(log) - cut] if cut < len(log) else log  # a broker cuts the last batch anywhere
+    start = min(10 + skip, ends[-1] if ends else 10)
+    plain, plain_position = read_plain(log, aborted, start, level, cycle(sizes))
+    ours, position = read_columns(log, aborted, start, level, cycle(sizes))
+    assert ours == plain
+    assert position == max(plain_position, start)
+
+
+def one_batch(codec=0):
+    records = [(1000 + i, b"key", b"value %d" % i, [("h", b"v")]) for i in range(5)]
+    return batch_of(10, records, codec=codec)[0]
+
+
+def take_all(log, **options):
+    part = BatchRecords(10, TP, MemoryRecords(log), isolation_level=1, **options)
+    out = []
+    while part:
+        out += part.take(3)
+    return out
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.integers(0, 4), st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), min_size=1, max_size=6))
+def test_a_batch_with_broken_bytes_and_a_right_checksum_is_read_or_refused(codec, changes):
+    batch = bytearray(one_batch(codec))
+    for at, byte in changes:
+        batch[HEADER + at % (len(batch) - HEADER)] = byte
+    log = patched(bytes(batch), HEADER, bytes(batch[HEADER : HEADER + 1]))
+    with contextlib.suppress(CorruptBatchError):  # nothing else, and no read out of bounds
+        take_all(log)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=200))
+@example(b"")
+@example(b"\0" * 17)
+@example(b"\0" * 11 + b"\1" + b"\0" * 20)
+def test_arbitrary_bytes_are_read_or_refused(raw):
+    with contextlib.suppress(CorruptBatchError):
+        take_all(raw)
+
+
+@pytest.mark.parametrize(
+    ("at", "raw", "why"),
+    [
+        (CRC_AT, b"\0\0\0\0", "checksum"),
+        (16, b"\7", "format 7 is unknown"),
+    ],
+)
+def test_a_broken_header_is_refused(at, raw, why):
+    batch = bytearray(one_batch())
+    batch[at : at + len(raw)] = raw
+    with pytest.raises(CorruptBatchError, match=why) as refused:
+        take_all(bytes(batch))
+    assert refused.value.where == "t-0@10"
+
+
+@pytest.mark.parametrize(
+    ("at", "raw", "why"),
+    [
+        (21, b"\0\7", "compression 7 is unknown"),
+        (21, b"\0\1", "gzip data cannot be decompressed"),
+        (21, b"\0\2", "snappy data cannot be decompressed"),
+        (21, b"\0\3", "lz4 data cannot be decompressed"),
+        (21, b"\0\4", "zstd data cannot be decompressed"),
+        (57, b"\x7f\xff\xff\xff", "record count is impossible"),
+        (57, b"\xff\xff\xff\xff", "record count is impossible"),
+        (57, b"\0\0\0\4", "bytes are left"),
+        (57, b"\0\0\0\6", "end in the middle|impossible"),
+        (HEADER, b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", "more than 64 bits"),
+        (HEADER, b"\x7f", "impossible length"),
+        (HEADER + 3, b"\2", "offsets do not increase"),
+    ],
+)
+def test_a_batch_that_lies_is_refused(at, raw, why):
+    with pytest.raises(CorruptBatchError, match=why):
+        take_all(patched(one_batch(), at, raw))
+
+
+def test_records_before_a_broken_batch_come_first_and_the_error_stays():
+    good, broken = one_batch(), bytearray(batch_of(15, [(0, None, b"x", [])])[0])
+    broken[-1] ^= 1
+    part = BatchRecords(10, TP, MemoryRecords(good + bytes(broken)), isolation_level=1)
+    assert len(part.take(100)) == 5
+    assert part.next_fetch_offset == 15
+    for _ in range(3):
+        with pytest.raises(CorruptBatchError, match="offsets 15 to 15") as refused:
+            part.take(100)
+        assert refused.value.where == "t-0@15"
+        assert part
+
+
+def test_checksums_can_be_left_unchecked_as_the_client_is_told():
+    batch = bytearray(one_batch())
+    batch[CRC_AT] ^= 1
+    assert sum(len(c.offsets) for c in take_all(bytes(batch), check_crcs=False)) == 5
+
+
+def test_deserializers_have_no_place():
+    with pytest.raises(SettingsError):
+        BatchRecords(0, TP, MemoryRecords(b""), value_deserializer=bytes)
+
+
+def test_values_of_uncompressed_batches_are_not_copied():
+    log = one_batch() + batch_of(15, [(0, None, b"x" * 10, [])])[0]
+    columns = join(list(BatchRecords(10, TP, MemoryRecords(log)).take(100)))
+    assert np.shares_memory(columns.data, np.frombuffer(log, np.uint8))

@@ -1,0 +1,218 @@
+"""An SQLite store between processes: readers beside the writer, SIGKILL anywhere, fights for a lease."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+import store_workers
+from store_checks import SPEC, batches_of, commit_of, owned, position_of
+from streamkm.errors import LeaseLostError, StoreUnavailableError
+from streamkm.stores import Store, open_store
+
+Start = Callable[..., subprocess.Popen[str]]
+STATEMENTS = 12  # of a commit that carries everything, BEGIN included; a test below holds this true
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/store.db"
+
+
+@pytest.fixture
+def store(url: str) -> Iterator[Store]:
+    opened = open_store(url)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def start(url: str) -> Iterator[Start]:
+    """Starts a worker on the store; none outlives its test."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def start(task: str, *arguments: object, on: str = url) -> subprocess.Popen[str]:
+        command = [sys.executable, store_workers.__file__, task, on, *map(str, arguments)]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        processes.append(process)
+        return process
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def _until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert process.poll() is None, "the process ended early"
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def _seq(store: Store) -> int:
+    return store_workers._seq(store.load("m")) if store.models() else 0
+
+
+def _assert_whole(store: Store) -> int:
+    """The store holds exactly the commits 1 to n of `store_workers.write`, for some n, which is returned."""
+    checkpoint = store.load("m")
+    if checkpoint is None:
+        assert list(store.journal("m")) == []
+        return 0
+    n = checkpoint.progress.commit_seq
+    assert checkpoint.state.params == {"seq": n}
+    assert (checkpoint.state.arrays["centers"] == n).all()
+    assert checkpoint.progress == commit_of(n).progress
+    assert list(store.journal("m")) == [(seq, batches_of(seq)) for seq in range(1, n + 1)]
+    return n
+
+
+def test_a_commit_killed_at_any_statement_is_there_whole_or_not_at_all(store: Store, start: Start) -> None:
+    lease = owned(store)
+    store.commit(lease, commit_of(1, snapshot=True, bad=True))
+    store.release(lease)
+    points = STATEMENTS + 2
+    process = start("die", points)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    expected = 1
+    for point in range(points):
+        assert int(process.stdout.readline()) == -signal.SIGKILL
+        expected += point > STATEMENTS
+        assert _assert_whole(store) == expected, f"killed at statement {point}"
+        assert [s.commit_seq for s in store.snapshots("m")] == list(range(expected, 0, -1))
+        assert [bad.record.offset for bad in store.quarantined("m")] == [10 * s - 1 for s in range(expected, 0, -1)]
+        process.stdin.write("\n")
+        process.stdin.flush()
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    successor = store.acquire("m", "successor", ttl=1.0, now=1e12)
+    assert successor is not None
+    assert store.commit(successor, commit_of(3, snapshot=True, bad=True)) == 3
+
+
+def test_the_table_of_crash_points_covers_every_statement_of_a_commit(url: str) -> None:
+    store = open_store(url)
+    lease = owned(store)
+    seen: list[str] = []
+    engine = store._writer  # type: ignore[attr-defined]
+    sa.event.listen(engine, "before_cursor_execute", lambda *arguments: seen.append(arguments[2]))
+    store.commit(lease, commit_of(1, snapshot=True, bad=True))
+    seen.clear()
+    store.commit(lease, commit_of(2, snapshot=True, bad=True))
+    store.close()
+    assert len(seen) == STATEMENTS
+    assert re.match("BEGIN IMMEDIATE", seen[0])
+
+
+def test_a_writer_killed_again_and_again_leaves_exactly_a_committed_prefix(store: Store, start: Start) -> None:
+    before = 0
+    for round_ in range(3):
+        process = start("write", 60_000)  # half a megabyte of state: most of the time is inside a commit
+        _until(lambda: _seq(store) > before + 3 * round_, process)  # noqa: B023
+        process.kill()
+        process.communicate(timeout=60)
+        n = _assert_whole(store)
+        assert n > before
+        assert [s.commit_seq for s in store.snapshots("m", limit=10_000)] == list(range(n - n % 2, 0, -2))
+        assert [s.id for s in store.snapshots("m", limit=10_000)] == list(range(n // 2, 0, -1))
+        assert len(store.quarantined("m", limit=10_000)) == n // 3
+        before = n
+
+
+def test_a_second_process_reads_whole_commits_while_the_first_writes(store: Store, start: Start) -> None:
+    process = start("write", 1000, 100)
+    _until(lambda: _seq(store) > 2, process)
+    seen = set()
+    while process.poll() is None:
+        checkpoint = store.load("m")
+        assert checkpoint is not None
+        n = checkpoint.progress.commit_seq
+        assert checkpoint.state.params == {"seq": n}
+        assert checkpoint.progress.position == position_of(n)
+        info = store.model("m")
+        assert info.progress is not None
+        assert info.last_snapshot == info.progress.commit_seq // 2
+        assert store.snapshot("m").commit_seq >= n - n % 2
+        seen.add(n)
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert len(seen) > 3
+    assert _assert_whole(store) == 100
+
+
+def test_of_two_processes_that_fight_for_a_lease_each_commit_is_one_of_one_owner(store: Store, start: Start) -> None:
+    store.create(SPEC, 1.0)
+    total = 300
+    fighters = [start("fight", name, total) for name in ("one", "two")]
+    scores = [tuple(map(int, fighter.communicate(timeout=120)[0].split())) for fighter in fighters]
+    assert [fighter.returncode for fighter in fighters] == [0, 0]
+    assert sum(won for won, _ in scores) == total
+    assert _assert_whole(store) == total
+    assert [s.commit_seq for s in store.snapshots("m", limit=total)] == list(range(total, 0, -1))
+
+
+def _wait_stopped(process: subprocess.Popen[str]) -> None:
+    os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+    assert process.poll() is None, "the process ended early"
+
+
+def test_an_owner_that_slept_through_its_lease_cannot_write(store: Store, start: Start) -> None:
+    process = start("sleep", "between")
+    _wait_stopped(process)
+    lease = store.acquire("m", "successor", ttl=10.0, now=1e12)
+    assert lease is not None
+    store.commit(lease, commit_of(3))
+    process.send_signal(signal.SIGCONT)
+    assert process.communicate(timeout=60)[0] == "lost\n"
+    assert _assert_whole(store) == 3
+    store.commit(lease, commit_of(4))
+
+
+def test_an_owner_that_sleeps_inside_a_commit_keeps_others_out_until_the_commit_is_whole(
+    store: Store, url: str, start: Start
+) -> None:
+    process = start("sleep", "inside")
+    _wait_stopped(process)
+    impatient = open_store(url, busy_timeout=0.05)
+    with pytest.raises(StoreUnavailableError, match="locked by another writer"):
+        impatient.acquire("m", "successor", ttl=10.0, now=1e12)
+    assert _assert_whole(impatient) == 2
+    process.send_signal(signal.SIGCONT)
+    assert process.communicate(timeout=60)[0] == "committed\n"
+    lease = impatient.acquire("m", "successor", ttl=10.0, now=1e12)
+    impatient.close()
+    assert lease is not None
+    assert _assert_whole(store) == 3
+    store.commit(lease, commit_of(4))
+
+
+def test_many_processes_may_open_a_new_store_at_once(start: Start, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/new.db"
+    processes = [start("first_open", on=url) for _ in range(3)]
+    for process in processes:
+        process.communicate(timeout=60)
+    assert [process.returncode for process in processes] == [0] * 3
+    opened = open_store(url)
+    assert [info.spec for info in opened.models()] == [SPEC]
+    opened.close()
+
+
+def test_a_lost_lease_is_told_to_its_owner_by_name(store: Store, url: str) -> None:
+    mine = owned(store)
+    other = open_store(url)
+    assert other.acquire("m", "other", ttl=1.0, now=100.0) is not None
+    with pytest.raises(LeaseLostError, match="other owns it with epoch 2"):
+        store.commit(mine, commit_of(1))
+    other.close()
