@@ -79,6 +79,68 @@ class ModelState:
         return cls(header["kind"], int(header["version"]), json.loads(header["params"]), arrays)
 
 
+@dataclass(frozen=True)
+class Event:
+    """Something that happened to clusters between two publications; `models.lineage` tells the rules.
+
+    Attributes
+    ----------
+    kind
+        ``birth``, ``death``, ``split``, ``merge`` or ``drift``.
+    before
+        Ids of the clusters it happened to; sorted, empty for a birth.
+    after
+        Ids of the clusters that came of it; sorted, empty for a death.
+    detail
+        What it was judged by: JSON values.
+    """
+
+    kind: str
+    before: tuple[int, ...] = ()
+    after: tuple[int, ...] = ()
+    detail: Json = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {"kind": self.kind, "before": [*self.before], "after": [*self.after], "detail": {**self.detail}}
+
+    @classmethod
+    def from_json(cls, value: Json) -> Event:
+        """Undo `to_json`."""
+        return cls(value["kind"], tuple(value["before"]), tuple(value["after"]), dict(value["detail"]))
+
+
+@dataclass(frozen=True, eq=False)
+class Publication:
+    """What a model says its clusters are, after a re-solve; the arrays are read-only.
+
+    Attributes
+    ----------
+    ids
+        (k,) int64, stable cluster ids.
+    centroids
+        (k, d) float64, raw units.
+    weights
+        (k,) float64: (decayed) weight of each cluster's points.
+    spreads
+        (k,) float64: root mean squared distance of a cluster's points to its centroid.
+    n_seen
+        Rows the model had seen.
+    events
+        What happened to clusters since the publication before.
+    detail
+        How it came about: JSON values.
+    """
+
+    ids: NDArray[np.int64]
+    centroids: NDArray[np.float64]
+    weights: NDArray[np.float64]
+    spreads: NDArray[np.float64]
+    n_seen: int
+    events: tuple[Event, ...] = ()
+    detail: Json = field(default_factory=dict)
+
+
 @dataclass(frozen=True, eq=False)
 class Snapshot:
     """What a model published: immutable, numbered, enough to answer every query about the clusters at that moment.

@@ -19,13 +19,14 @@ from streamkm.kernels.exact_tile import GROUP, LANES, NOWHERE, below, lowest_bit
 MIXED = -1
 """In place of the one label of a block whose rows have several."""
 
-STATE = 3
-MOVED, LOWEST, VALID = 0, 1, 2
-"""Columns of a block's state: how far its centroids have moved since its bounds were made, its lowest bound, and the moves of any
-two centroids until which its list is known to be complete."""
+STATE = 4
+MOVED, LOWEST, VALID, RESERVE = 0, 1, 2, 3
+"""Columns of the state of blocks and regions: how far its centroids have moved (a block's since its bounds were made), its lowest
+bound, the `MOVED` of the region (a region's: of all) until which its list is known to be complete, and the distance
+within which other centroids were listed too."""
 
-RUN = 8
-"""Blocks that a thread takes at a time."""
+REGION = 16
+"""Neighbouring blocks that share a longer list, from which theirs are chosen; what a thread takes at a time."""
 
 PATIENCE = 4.0
 """A list also has centroids that could come near within about so many more moves like the last."""
@@ -33,28 +34,36 @@ PATIENCE = 4.0
 
 @jit(fast=True)
 def _list_near(
-    low: NDArray[np.float32],
-    high: NDArray[np.float32],
-    centre: NDArray[np.float32],
+    boxes: NDArray[np.float32],
+    b: int,
     radius: float,
-    centroids: NDArray[np.float64],
+    among: NDArray[np.int32],
     columns: NDArray[np.float32],
+    n_among: int,
+    centroids: NDArray[np.float64],
+    drift: NDArray[np.float64],
     fuzz: NDArray[np.float64],
     reserve: float,
     squares: NDArray[np.float32],
     near: NDArray[np.int32],
-    gap: NDArray[np.float64],
+    outcome: NDArray[np.float64],
 ) -> int:
-    """List the centroids that may be nearest to some point of a box, or less than `reserve` farther than the nearest.
+    """List the centroids that may be nearest to some point of a box, and those less than about `reserve` farther.
 
     Parameters
     ----------
-    low, high, centre
-        IN (d,): the box.
+    boxes, b
+        IN (blocks, 3, d), and which: lowest and highest coordinates and centre.
     radius
-        The largest distance of one of its rows from `centre`.
-    centroids, columns
-        IN (k, d), (d, k): centroids, and in float32.
+        The largest distance of one of the box's rows from its centre.
+    among
+        IN: indices of the centroids to choose from, ascending.
+    columns
+        IN (d, at least n_among): their coordinates.
+    n_among
+        How many they are.
+    centroids, drift
+        IN (k, d), (k,): all centroids, and how far each just moved.
     fuzz
         IN (2,): rounding errors of a distance in float32 and of a squared one in float64.
     reserve
@@ -62,66 +71,103 @@ def _list_near(
     squares
         TMP (k,).
     near
-        OUT (k,): the centroids, ascending.
-    gap
-        OUT (1,): how much farther than the nearest all others are at least, for any point of the box.
+        OUT (k + 1,): the centroids, ascending.
+    outcome
+        OUT (2,): how much farther than the nearest all others are at least, for any point of the box; the reserve to give next time.
 
     Returns
     -------
     int
         How many are near.
     """
-    d, k = columns.shape
-    for j in range(k):
-        squares[j] = 0.0
+    d = columns.shape[0]
+    for q in range(n_among):
+        squares[q] = 0.0
     for t in range(d):
-        x = centre[t]
-        for j in range(k):
-            difference = columns[t, j] - x
-            squares[j] += difference * difference
-    first = 0
-    for j in range(k):
-        if squares[j] < squares[first]:
-            first = j
-    nearest = np.sqrt(squares[first]) * (1 + 1e-5) + fuzz[0]
+        x = boxes[b, 2, t]
+        for q in range(n_among):
+            difference = columns[t, q] - x
+            squares[q] += difference * difference
+    lowest = squares[0]
+    for q in range(n_among):
+        lowest = squares[q] if squares[q] < lowest else lowest
+    nearest = np.sqrt(lowest) * (1 + 1e-5) + fuzz[0]
     reach = nearest + 2 * radius + reserve
     limit = np.float32(reach * reach * (1 + 1e-5))
     m = 0
     outside = np.float32(3e38)
-    for j in range(k):
-        inside = squares[j] <= limit
-        near[m] = j
-        m += inside
-        outside = outside if inside or squares[j] > outside else squares[j]
+    first = 0
+    for q in range(n_among):
+        near[m] = q
+        m += squares[q] <= limit
+        first = q if squares[q] == lowest else first
+        outside = squares[q] if limit < squares[q] < outside else outside
     smallest = np.sqrt(outside) * (1 - 1e-5) - fuzz[0] - nearest - 2 * radius
+    first = among[first]
+    most = 0.0
+    next_most = 0.0
     kept = 0
-    for q in range(m):
-        j = near[q]
+    for i in range(m):
+        q = near[i]
+        j = among[q]
+        ahead = 0.0
         if j != first:
-            lead = 0.0  # of the nearest centroid over this one, in squared distance, at the least favourable corner
+            lead = 0.0  # of the first centroid over this one, in squared distance, at the least favourable corner
             for t in range(d):
                 a = centroids[first, t]
                 c = centroids[j, t]
-                corner = low[t] if a > c else high[t]
+                corner = boxes[b, 0, t] if a > c else boxes[b, 1, t]
                 lead += (a - c) * (2.0 * corner - a - c)
-            lead -= fuzz[1]
-            sides = nearest + np.sqrt(squares[j]) * (1 + 1e-5) + fuzz[0] + 2 * radius
-            if lead > reserve * sides:
-                smallest = min(smallest, lead / sides)
-                continue
+            ahead = (lead - fuzz[1]) / (nearest + np.sqrt(squares[q]) * (1 + 1e-5) + fuzz[0] + 2 * radius)
+        if ahead > reserve:
+            smallest = min(smallest, ahead)
+            continue
         near[kept] = j
         kept += 1
-    gap[0] = smallest
+        if ahead <= 0.0:
+            move = drift[j]
+            next_most = max(next_most, min(most, move))
+            most = max(most, move)
+    outcome[0] = smallest
+    outcome[1] = PATIENCE * (most + next_most)
     return kept
 
 
 @jit()
-def _local_move(mask: NDArray[np.uint64], only: int, drift: NDArray[np.float64]) -> float:
+def _take_list(near: NDArray[np.int32], n_near: int, masks: NDArray[np.uint64], b: int) -> bool:
+    """Put a list into a mask of bits; tell whether it has centroids that the mask did not have."""
+    grown = False
+    q = 0
+    for word in range(masks.shape[1]):
+        bits = np.uint64(0)
+        while q < n_near and near[q] >> 6 == word:
+            bits |= np.uint64(1) << np.uint64(near[q] & 63)
+            q += 1
+        grown |= (bits & ~masks[b, word]) != np.uint64(0)
+        masks[b, word] = bits
+    return grown
+
+
+@jit()
+def _read_list(masks: NDArray[np.uint64], b: int, near: NDArray[np.int32]) -> int:
+    """Make a list of the bits of a mask; return how many they are."""
+    n_near = 0
+    for word in range(masks.shape[1]):
+        bits = np.int64(masks[b, word])
+        while bits != 0:
+            near[n_near] = word * 64 + lowest_bit(bits)
+            n_near += 1
+            bits &= bits - 1
+    return n_near
+
+
+@jit()
+def _local_move(masks: NDArray[np.uint64], b: int, only: int, drift: NDArray[np.float64]) -> float:
     """Bound how much the margins of a block's rows shrank: by the moves of its label and of one other, or of any two."""
     most = 0.0
     next_most = 0.0
-    for word in range(len(mask)):
-        bits = np.int64(mask[word])
+    for word in range(masks.shape[1]):
+        bits = np.int64(masks[b, word])
         while bits != 0:
             j = word * 64 + lowest_bit(bits)
             bits &= bits - 1
@@ -200,42 +246,57 @@ def blocks_pass(
     """
     n_blocks = len(offsets) - 1
     k, d = centroids.shape
-    words = masks.shape[1]
+    n_regions = len(radii) - n_blocks
     columns = np.empty((d, k), np.float32)
     for j in range(k):
         for t in range(d):
             columns[t, j] = centroids[j, t]
     squares = np.empty(k, np.float32)
     near = np.empty(k + 1, np.int32)
-    gap = np.empty(1)
-    mask = np.empty(words, np.uint64)
+    among = np.empty(k, np.int32)
+    local = np.empty((d, k), np.float32)
+    everyone = np.arange(k).astype(np.int32)
+    outcome = np.empty(2)
     packed = np.empty((-(-k // GROUP), d, GROUP), np.float32)
     block = np.zeros((d, LANES), np.float32)
     found = np.zeros((3, LANES), np.float32)
+    winners = found[2].view(np.int32)
     longest = 0
     for b in range(n_blocks):
         longest = max(longest, offsets[b + 1] - offsets[b])
     picked = np.empty(longest + 32, np.int64)
-    for run in range(part * RUN, n_blocks, parts * RUN):
-        for b in range(run, min(n_blocks, run + RUN)):
-            # Step 1. How far the block's own centroids moved.
-            move = _local_move(masks[b], only[b], drift)
-            state[b, MOVED] += move
-            # Step 2. Its list of centroids, if moves of others may have made it incomplete.
+    for g in range(part, n_regions, parts):
+        # Step 1. The region's list, which its blocks choose from.
+        region = n_blocks + g
+        state[region, MOVED] += _local_move(masks, region, MIXED, drift)
+        fresh = force
+        n_among = 0
+        if force or total_move > state[region, VALID]:
+            n_near = _list_near(
+                boxes, region, radii[region], everyone, columns, k, centroids, drift, fuzz, state[region, RESERVE],
+                squares, near, outcome,
+            )  # fmt: skip
+            state[region, VALID] = total_move + outcome[0] * (1 - 1e-9)
+            state[region, RESERVE] = outcome[1]
+            fresh |= _take_list(near, n_near, masks, region)
+        for b in range(g * REGION, min(n_blocks, (g + 1) * REGION)):
+            # Step 2. How far the block's own centroids moved, and its list, if moves of others may have made it incomplete.
+            state[b, MOVED] += _local_move(masks, b, only[b], drift)
             everything = force
             n_near = -1
-            if force or total_move > state[b, VALID]:
+            if fresh or state[region, MOVED] > state[b, VALID]:
+                if n_among == 0:
+                    n_among = _read_list(masks, region, among)
+                    for q in range(n_among):
+                        for t in range(d):
+                            local[t, q] = centroids[among[q], t]
                 n_near = _list_near(
-                    boxes[b, 0], boxes[b, 1], boxes[b, 2], radii[b], centroids, columns, fuzz, PATIENCE * move,
-                    squares, near, gap,
+                    boxes, b, radii[b], among, local, n_among, centroids, drift, fuzz, state[b, RESERVE],
+                    squares, near, outcome,
                 )  # fmt: skip
-                state[b, VALID] = total_move + gap[0] * (1 - 1e-9)
-                mask[:] = np.uint64(0)
-                for q in range(n_near):
-                    mask[near[q] >> 6] |= np.uint64(1) << np.uint64(near[q] & 63)
-                for word in range(words):
-                    everything |= (mask[word] & ~masks[b, word]) != np.uint64(0)
-                    masks[b, word] = mask[word]
+                state[b, VALID] = state[region, MOVED] + outcome[0] * (1 - 1e-9)
+                state[b, RESERVE] = outcome[1]
+                everything |= _take_list(near, n_near, masks, b)
             start = offsets[b]
             stop = offsets[b + 1]
             # Step 3. The rows to look at.
@@ -256,13 +317,7 @@ def blocks_pass(
                         m += picked[m] < stop
                         bits &= bits - 1
             if n_near < 0:
-                n_near = 0
-                for word in range(words):
-                    bits = np.int64(masks[b, word])
-                    while bits != 0:
-                        near[n_near] = word * 64 + lowest_bit(bits)
-                        n_near += 1
-                        bits &= bits - 1
+                n_near = _read_list(masks, b, near)
             # Step 4. Label them.
             if n_near == 1 and only[b] == near[0]:
                 state[b, LOWEST] = np.inf
@@ -276,7 +331,7 @@ def blocks_pass(
                 lanes = min(LANES, m - q)
                 settle(
                     raw, rows, order, weights, origin, scale, raw_centroids, near, n_near, packed, n_groups, slack,
-                    picked[q:], lanes, block, found, labels, sums, counts, report,
+                    picked, q, lanes, block, found, winners, labels, sums, counts, report,
                 )  # fmt: skip
                 for p in range(lanes):
                     margin = found[1, p]

@@ -13,7 +13,7 @@ from streamkm.kernels._jit import jit
 from streamkm.kernels.exact_sums import Real
 
 _LEVELS = 4
-_SAMPLE = 1024
+_SAMPLE = 512
 
 
 @jit()
@@ -37,48 +37,80 @@ def centred(raw: Real, origin: NDArray[np.float64], unit: float, rows: NDArray[n
 
 
 @jit()
-def _split(sample: NDArray[np.float32], levels: int, axes: NDArray[np.int64], cuts: NDArray[np.float32]) -> None:
+def _halve(keys: NDArray[np.float32], index: NDArray[np.int64], start: int, stop: int, half: int) -> None:
+    """Reorder keys, and an index with them, so that those before `half` are not larger (Hoare 1961)."""
+    while stop - start > 1:
+        a, b, c = keys[start], keys[(start + stop) // 2], keys[stop - 1]
+        pivot = max(min(a, b), min(max(a, b), c))
+        i = start
+        j = stop - 1
+        while i <= j:
+            while keys[i] < pivot:
+                i += 1
+            while keys[j] > pivot:
+                j -= 1
+            if i <= j:
+                keys[i], keys[j] = keys[j], keys[i]
+                index[i], index[j] = index[j], index[i]
+                i += 1
+                j -= 1
+        if half <= j:
+            stop = j + 1
+        elif half >= i:
+            start = i
+        else:
+            return
+
+
+@jit()
+def _split(
+    rows: NDArray[np.float32], index: NDArray[np.int64], levels: int, axes: NDArray[np.int64], cuts: NDArray[np.float32]
+) -> None:
     """Split a sample by medians of its widest axes into 2**levels parts.
 
     Parameters
     ----------
-    sample
-        INOUT (m, d): reordered.
+    rows
+        IN (n, d).
+    index
+        INOUT (m,): which rows are in the sample; reordered.
     levels
         How often.
     axes, cuts
         OUT (2**levels,): for each inner node, in heap order from 1, the axis and what is the least value on its right.
     """
-    m, d = sample.shape
-    ends = np.zeros(2 << levels, np.int64)
+    m = len(index)
     starts = np.zeros(2 << levels, np.int64)
-    starts[1] = 0
+    ends = np.zeros(2 << levels, np.int64)
     ends[1] = m
+    keys = np.empty(m, np.float32)
     for node in range(1, 1 << levels):
         start = starts[node]
         stop = ends[node]
         axis = 0
         widest = -1.0
-        for t in range(d):
+        step = max(1, (stop - start) // 64)
+        for t in range(rows.shape[1]):
             total = 0.0
             squares = 0.0
-            for i in range(start, stop):
-                value = np.float64(sample[i, t]) - sample[start, t]
+            count = 0
+            for q in range(start, stop, step):
+                value = np.float64(rows[index[q], t]) - rows[index[start], t]
                 total += value
                 squares += value * value
-            spread = squares - total * total / max(1, stop - start)
+                count += 1
+            spread = (squares - total * total / max(1, count)) / max(1, count)
             if spread > widest:
                 widest = spread
                 axis = t
+        half = start + (stop - start) // 2
         axes[node] = axis
-        if stop - start < 2:
-            cuts[node] = np.float32(3e38)
-            half = stop
-        else:
-            by = np.argsort(sample[start:stop, axis], kind="mergesort")
-            sample[start:stop] = sample[start:stop][by]
-            half = start + (stop - start) // 2
-            cuts[node] = sample[half, axis]
+        cuts[node] = np.float32(3e38)
+        if stop - start >= 2:
+            for q in range(start, stop):
+                keys[q] = rows[index[q], axis]
+            _halve(keys, index, start, stop, half)
+            cuts[node] = keys[half]
         starts[2 * node], ends[2 * node] = start, half
         starts[2 * node + 1], ends[2 * node + 1] = half, stop
 
@@ -136,8 +168,7 @@ def order_rows(
         parts = 1 << levels
         if levels > 0:
             step = max(1, size // _SAMPLE)
-            sample = a[start:stop:step].copy()
-            _split(sample, levels, axes, cuts)
+            _split(a, np.arange(start, stop, step), levels, axes, cuts)
             counts[:] = 0
             for i in range(start, stop):
                 node = 1
@@ -183,7 +214,7 @@ def bound_blocks(
     boxes: NDArray[np.float32],
     radii: NDArray[np.float64],
 ) -> None:
-    """Box each block, wide enough for what its rows were before they were rounded to float32.
+    """Box each block and each region, wide enough for what its rows were before they were rounded to float32.
 
     Parameters
     ----------

@@ -72,6 +72,7 @@ def rows_pass(
     limits = (moved * UP).astype(np.float32)
     block = np.zeros((d, LANES), np.float32)
     found = np.zeros((3, LANES), np.float32)
+    winners = found[2].view(np.int32)
     picked = np.empty(STRIP + 32, np.int64)
     for start in range(part * STRIP, n, parts * STRIP):
         stop = min(n, start + STRIP)
@@ -92,7 +93,7 @@ def rows_pass(
             lanes = min(LANES, m - q)
             settle(
                 raw, rows, same_order, weights, origin, scale, raw_centroids, chosen, k, packed, packed.shape[0], slack,
-                picked[q:], lanes, block, found, labels, sums, counts, report,
+                picked, q, lanes, block, found, winners, labels, sums, counts, report,
             )  # fmt: skip
             for p in range(lanes):
                 i = picked[q + p]

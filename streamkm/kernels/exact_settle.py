@@ -99,9 +99,11 @@ def settle(
     n_groups: int,
     slack: NDArray[np.float64],
     picked: NDArray[np.int64],
+    first: int,
     count: int,
     block: NDArray[np.float32],
     found: NDArray[np.float32],
+    winners: NDArray[np.int32],
     labels: NDArray[np.int32],
     sums: NDArray[np.int64],
     counts: NDArray[np.int64],
@@ -131,10 +133,10 @@ def settle(
         IN: these, packed for `two_nearest`.
     slack
         IN (2,): from `rounding`.
-    picked, count
-        IN: which of `rows`.
-    block, found
-        TMP (d, LANES), (3, LANES).
+    picked, first, count
+        IN: which of `rows`: ``picked[first:first + count]``.
+    block, found, winners
+        TMP (d, LANES), (3, LANES), and the bits of ``found[2]`` as integers.
     labels
         INOUT (n,): -1 where there is none yet.
     sums, counts
@@ -144,7 +146,7 @@ def settle(
     """
     d = rows.shape[1]
     for p in range(count):
-        r = picked[p]
+        r = picked[first + p]
         for t in range(d):
             block[t, p] = rows[r, t]
     two_nearest(block, packed, found, n_groups, d)
@@ -154,10 +156,9 @@ def settle(
         near = np.sqrt(found[0, p])
         far = np.sqrt(found[1, p])
         found[1, p] = (far - near) - (relative * (far + near) + absolute)
-    winners = found[2].view(np.int32)
     weighted = len(weights) > 0
     for p in range(count):
-        r = picked[p]
+        r = picked[first + p]
         i = order[r] if len(order) > 0 else np.int64(r)
         if found[1, p] > 0.0:
             j = chosen[winners[p]]
@@ -170,9 +171,9 @@ def settle(
             report[0] += 1
             weight = weights[i] if weighted else 1.0
             if len(counts) > 0 and weight > 0.0:
-                add_row(raw, i, origin, scale * weight, weight, sums[j, 0], sums[j, 1])
+                add_row(raw, i, origin, scale * weight, weight, sums, j)
                 counts[j] += 1
                 if before >= 0:
-                    add_row(raw, i, origin, -scale * weight, -weight, sums[before, 0], sums[before, 1])
+                    add_row(raw, i, origin, -scale * weight, -weight, sums, before)
                     counts[before] -= 1
     report[1] += count

@@ -26,10 +26,10 @@ def add_row(
     origin: NDArray[np.float64],
     factor: float,
     weight: float,
-    high: NDArray[np.int64],
-    low: NDArray[np.int64],
+    sums: NDArray[np.int64],
+    j: int,
 ) -> None:
-    """Add one weighted row to a sum.
+    """Add one weighted row to the sum of a cluster.
 
     Parameters
     ----------
@@ -43,20 +43,24 @@ def add_row(
         Power of two times `weight`: a coordinate counts as ``(raw - origin) * factor``, at most 1 in size.
     weight
         At most 1; negative to take the row away.
-    high, low
-        INOUT (d + 1,): the two limbs of the sums of coordinates and, last, of the weight.
+    sums
+        INOUT (k, 2, d + 1): the two limbs of the sums of coordinates and, last, of the weight.
+    j
+        Which cluster.
     """
     d = raw.shape[1]
+    factor *= LIMB
     for t in range(d):
-        value = (raw[row, t] - origin[t]) * factor * LIMB
+        value = (raw[row, t] - origin[t]) * factor
         shifted = value + _ROUND
         rest = (value - (shifted - _ROUND)) * LIMB + _ROUND
-        high[t] += np.float64(shifted).view(np.int64) - _ROUND_BITS
-        low[t] += np.float64(rest).view(np.int64) - _ROUND_BITS
-    shifted = weight * LIMB + _ROUND
-    rest = (weight * LIMB - (shifted - _ROUND)) * LIMB + _ROUND
-    high[d] += np.float64(shifted).view(np.int64) - _ROUND_BITS
-    low[d] += np.float64(rest).view(np.int64) - _ROUND_BITS
+        sums[j, 0, t] += np.float64(shifted).view(np.int64) - _ROUND_BITS
+        sums[j, 1, t] += np.float64(rest).view(np.int64) - _ROUND_BITS
+    weight *= LIMB
+    shifted = weight + _ROUND
+    rest = (weight - (shifted - _ROUND)) * LIMB + _ROUND
+    sums[j, 0, d] += np.float64(shifted).view(np.int64) - _ROUND_BITS
+    sums[j, 1, d] += np.float64(rest).view(np.int64) - _ROUND_BITS
 
 
 @jit()

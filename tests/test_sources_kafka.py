@@ -1,0 +1,221 @@
+"""The edge to kafka-python: its errors in our words, and its settings under Kafka's names."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import kafka
+import kafka.errors as ke
+import pytest
+
+from streamkm.errors import BrokerUnreachableError, PositionLostError, SettingsError, SourceError, StreamkmError
+from streamkm.sources import KafkaSource
+from streamkm.sources._kafka_client import MEANINGS, admin_settings, client_settings, meaning, translate
+from streamkm.sources._kafka_commit import Committer
+
+KAFKA_ERRORS = sorted(
+    {e for e in vars(ke).values() if isinstance(e, type) and issubclass(e, ke.KafkaError) and e is not ke.KafkaError},
+    key=lambda e: e.__name__,
+)
+
+
+def raised(kind: type[Exception]) -> Exception:
+    """An error of kafka-python; some need arguments of their own."""
+    try:
+        return kind("said")
+    except TypeError:
+        return kind({}, {})
+
+
+@pytest.mark.parametrize("kind", KAFKA_ERRORS, ids=lambda e: e.__name__)
+def test_every_error_of_kafka_python_has_a_meaning_and_a_sentence(kind):
+    assert meaning(kind) is not None
+    error = translate(raised(kind), doing="reading", where="t-0@5", bootstrap="host:1")
+    assert isinstance(error, SourceError | SettingsError)
+    assert error.where == "t-0@5"
+    assert type(error) is meaning(kind)
+
+
+def test_there_are_errors_to_translate_and_no_meaning_covers_all():
+    assert len(KAFKA_ERRORS) > 100
+    assert ke.KafkaError not in MEANINGS
+    assert meaning(ValueError) is None
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "words"),
+    [
+        (ke.OffsetOutOfRangeError("x"), PositionLostError, "no longer in the topic"),
+        (ke.TopicAuthorizationFailedError({"t"}), SourceError, "refuses us while reading.*credentials"),
+        (ke.SaslAuthenticationFailedError("no"), SourceError, "refuses us"),
+        (ke.KafkaTimeoutError("slow"), BrokerUnreachableError, "host:1.*advertise"),
+        (ke.KafkaConfigurationError("what"), SettingsError, "what"),
+        (ConnectionRefusedError(111, "Connection refused"), BrokerUnreachableError, "Connection refused"),
+        (RuntimeError("loop"), SourceError, "RuntimeError: loop"),
+    ],
+)
+def test_an_error_says_what_was_being_done_and_what_to_do(error, kind, words):
+    translated = translate(error, doing="reading", where="t", bootstrap="host:1")
+    assert type(translated) is kind
+    with pytest.raises(StreamkmError, match=f"(?s){words}"):
+        raise translated
+
+
+def test_our_own_errors_stay_as_they_are():
+    error = PositionLostError("x")
+    assert translate(error, doing="", where="", bootstrap="") is error
+
+
+def test_properties_are_known_by_the_names_of_kafka_java_librdkafka_and_kafka_python():
+    assert client_settings(
+        {
+            "security.protocol": "SASL_SSL",
+            "sasl.mechanism": "SCRAM-SHA-512",
+            "sasl.username": "me",
+            "sasl_plain_password": "secret",
+            "ssl.ca.location": "/ca.pem",
+            "ssl.check.hostname": "false",
+            "receive.buffer.bytes": "1000",
+            "fetch.max.wait.ms": "100",
+            "metadata-max-age-ms": 5,
+        }
+    ) == {
+        "security_protocol": "SASL_SSL",
+        "sasl_mechanism": "SCRAM-SHA-512",
+        "sasl_plain_username": "me",
+        "sasl_plain_password": "secret",
+        "ssl_cafile": "/ca.pem",
+        "ssl_check_hostname": False,
+        "receive_buffer_bytes": 1000,
+        "fetch_max_wait_ms": 100,
+        "metadata_max_age_ms": 5,
+    }
+
+
+def test_an_admin_client_gets_what_it_knows():
+    settings = admin_settings({"security_protocol": "SSL", "fetch_min_bytes": 1, "request_timeout_ms": 5})
+    assert settings == {"security_protocol": "SSL", "request_timeout_ms": 5}
+    assert set(settings) <= set(kafka.KafkaAdminClient.DEFAULT_CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("properties", "words"),
+    [
+        ({"securty.protocol": "SSL"}, "securty.protocol: .*does not know"),
+        ({"group.id": "g"}, "group.id: .*decided by streamkm"),
+        ({"sasl.jaas.config": "..."}, "sasl.username"),
+        ({"ssl.check.hostname": "maybe"}, "neither true nor false"),
+        ({"fetch.min.bytes": "many"}, "not an integer"),
+    ],
+)
+def test_a_property_that_cannot_be_meant_is_named(properties, words):
+    with pytest.raises(SettingsError, match=words):
+        client_settings(properties)
+
+
+@pytest.mark.parametrize(
+    "bootstrap", ["127.0.0.1:{free}", "127.0.0.1:{free},localhost:{free}", "no-such-host.invalid:1"]
+)
+def test_a_broker_that_is_not_there_is_named_at_once(bootstrap):
+    with socket.socket() as held:  # bound, not listening: nobody else can take it, and connections are refused
+        held.bind(("127.0.0.1", 0))
+        address = bootstrap.format(free=held.getsockname()[1])
+        before = threading.active_count()
+        with pytest.raises(BrokerUnreachableError, match=address) as refused:
+            KafkaSource(address, "t", request_timeout=10)
+    assert refused.value.hint
+    assert threading.active_count() == before
+
+
+def test_a_port_that_is_none_is_named():
+    with pytest.raises(SettingsError, match="'kafka' is not a port"):
+        KafkaSource("localhost:kafka", "t")
+
+
+@pytest.fixture
+def deaf_server() -> Iterator[str]:
+    """A server that takes connections and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_a_server_that_never_answers_is_no_broker_and_leaves_no_thread(deaf_server):
+    before = threading.active_count()
+    with pytest.raises(BrokerUnreachableError, match=deaf_server):
+        KafkaSource(deaf_server, "t", request_timeout=1.0)
+    assert threading.active_count() == before
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def test_a_committer_sends_the_newest_position_and_tries_again():
+    sent, refused = [], []
+
+    def send(position):
+        if len(refused) < 2:
+            refused.append(position)
+            raise ke.CoordinatorNotAvailableError
+        sent.append(position)
+
+    committer = Committer(send, "test")
+    committer.offer({"a": 1})
+    wait_for(lambda: refused)
+    committer.offer({"a": 2})
+    committer.close(10.0)
+    assert sent == [{"a": 2}]
+
+
+def test_a_committer_never_holds_up_who_offers_or_closes():
+    release, entered = threading.Event(), threading.Event()
+
+    def send(_position):
+        entered.set()
+        release.wait(30)
+
+    committer = Committer(send, "test")
+    committer.offer({"a": 1})
+    entered.wait(30)
+    committer.offer({"a": 2})
+    committer.close(0.05)
+    assert committer._thread.is_alive()
+    release.set()
+    committer._thread.join(30)
+    assert not committer._thread.is_alive()
+
+
+def test_a_committer_gives_up_in_time_when_nobody_takes_it():
+    def send(_position):
+        raise ke.CoordinatorNotAvailableError
+
+    committer = Committer(send, "test")
+    committer.offer({"a": 1})
+    committer.close(0.6)
+    wait_for(lambda: not committer._thread.is_alive())
+
+
+@pytest.mark.kafka
+def test_an_unknown_version_of_kafka_python_is_read_record_by_record(bootstrap, topic, monkeypatch, caplog):
+    monkeypatch.setattr(kafka, "__version__", "3.0.99")
+    with contextlib.closing(KafkaSource(bootstrap, topic(1))) as source:
+        assert not source.fast
+    assert "3.0.99" in caplog.text
+
+
+@pytest.mark.kafka
+def test_closing_gives_back_threads(bootstrap, topic):
+    name = topic(1)
+    before = threading.active_count()
+    source = KafkaSource(bootstrap, name, group_id="g")
+    source.seek(source.beginning())
+    source.commit(source.position())
+    source.close()
+    wait_for(lambda: threading.active_count() == before)
