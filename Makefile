@@ -16,6 +16,7 @@ demo: .venv/.installed        ## See it work on a real local Kafka      (ARGS="-
 	$(BIN)/streamkm demo $(ARGS)
 
 test: .venv/.installed        ## Run all tests                          (ARGS="-k stores")
+	$(BIN)/streamkm broker --prepare
 	$(BIN)/python -m pytest $(ARGS)
 
 lint: .venv/.installed        ## Check style, types and layers

@@ -80,11 +80,11 @@ def demo(seconds: float, rate: int, k: int, picture: str | None) -> None:
         console.print(f"all up after {time.monotonic() - began:.1f} s")
         view = View(urls=_urls(service.base, rows := list(itertools.islice(shuttle_rows(), 3))), topic=TOPIC)
         _watch(view, service, (live, serve), rows, stop, seconds, console)
+        if picture:
+            save_picture(view, picture)
         live.stop()  # publishes once more
         view.model(service.get(f"/v1/models/{MODEL}"), view.elapsed)
         view.centroids(service.get(f"/v1/models/{MODEL}/centroids"))
-    if picture:
-        save_picture(view, picture)
     console.print(
         f"clustered {view.points:,} real records in {view.elapsed:.0f} s, published {view.snapshot} snapshots, "
         f"answered {view.answered['centroids']} centroid and {view.answered['predict']} predict requests over HTTP",

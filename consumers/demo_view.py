@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import re
 from collections import defaultdict, deque
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -21,7 +24,7 @@ def sparkline(values: list[float]) -> str:
     """Values as a line of blocks, the largest one full.
 
     >>> sparkline([0, 1, 2, 4])
-    '▁▂▄█'
+    '▁▃▅█'
     """
     top = max(values, default=0.0)
     return "".join(BLOCKS[min(7, round(7 * v / top))] if top > 0 else BLOCKS[0] for v in values)
@@ -125,6 +128,8 @@ class View:
 
 def save_picture(view: View, path: str) -> None:
     """Write the view as an SVG: the picture in the README."""
-    console = Console(record=True, width=118, force_terminal=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    console = Console(record=True, width=118, force_terminal=True, file=io.StringIO())
     console.print(view.picture())
-    console.save_svg(path, title="streamkm demo")
+    svg = console.export_svg(title="streamkm demo")
+    # rich names web fonts; the picture has to stand alone.
+    Path(path).write_text(re.sub(r"@font-face \{.*?\}", "", svg, flags=re.DOTALL))

@@ -5,19 +5,16 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import json
-import os
 import platform
-import shutil
 import sys
-import time
 from dataclasses import asdict, dataclass
 
 import click
-import numpy as np
 from rich.console import Console
 from rich.markup import escape
 
 from consumers.options import example
+from streamkm.errors import StreamkmError
 
 CLIENT_CODECS = {"crc32c": "crc32c", "lz4": "lz4", "zstandard": "zstandard", "snappy": "python-snappy"}
 
@@ -47,7 +44,7 @@ def doctor(*, as_json: bool) -> None:
         console = Console(highlight=False)
         for f in findings:
             sign = "[green]ok  [/]" if f.ok else ("[red]MISS[/]" if f.needed else "[yellow]none[/]")
-            console.print(f"{sign} {f.what:<18} {escape(f.detail)}")
+            console.print(f"{sign} {f.what:<18} {escape(f.detail)}", soft_wrap=True)
             if f.fix and not f.ok:
                 console.print(f"     {'':<18} [bold]{escape(f.fix)}[/]")
     sys.exit(1 if any(f.needed and not f.ok for f in findings) else 0)
@@ -79,42 +76,22 @@ def _local_broker() -> Finding:
 
 
 def _test_broker() -> Finding:
-    named = os.environ.get("STREAMKM_TEST_BOOTSTRAP")
-    if named:
-        return Finding("tests would use", ok=True, detail=f"the broker at {named} (STREAMKM_TEST_BOOTSTRAP)")
-    if _docker_answers():
-        return Finding("tests would use", ok=True, detail="Docker, through testcontainers")
-    local = _local_broker()
-    return Finding("tests would use", local.ok, "a local broker" if local.ok else "nothing", local.fix, needed=False)
-
-
-def _docker_answers() -> bool:
-    if shutil.which("docker") is None or importlib.util.find_spec("docker") is None:
-        return False
-    import docker  # type: ignore[import-untyped]
-    import docker.errors  # type: ignore[import-untyped]
+    from streamkm.broker import choose_broker
 
     try:
-        client = docker.from_env()
-        try:
-            return bool(client.ping())
-        finally:
-            client.close()
-    except docker.errors.DockerException:
-        return False
+        chosen = choose_broker()
+    except StreamkmError as e:
+        return Finding("tests would use", ok=False, detail=e.message, fix=e.hint, needed=False)
+    return Finding("tests would use", ok=True, detail=chosen.detail)
 
 
 def _kernels() -> Finding:
-    from streamkm import OnlineKMeans
+    from streamkm.models import COMPILING_SECONDS, compile_kernels
 
-    started = time.perf_counter()
-    rng = np.random.default_rng(0)
-    model = OnlineKMeans(n_clusters=2)
-    for _ in range(3):
-        model.learn_many(rng.normal(size=(256, 2)))
-    model.predict_many(rng.normal(size=(4, 2)))
-    seconds = time.perf_counter() - started
-    state = "compiled and cached" if seconds < 1 else f"compiled just now ({seconds:.1f} s), cached for the next start"
-    return Finding(
-        "kernels", bool(np.isfinite(model.centers_).all()), state, "set NUMBA_CACHE_DIR to a writable folder"
+    seconds = compile_kernels()
+    state = (
+        "compiled and cached"
+        if seconds < COMPILING_SECONDS
+        else f"compiled just now ({seconds:.0f} s), cached from now on"
     )
+    return Finding("kernels", ok=True, detail=state)

@@ -15,6 +15,7 @@ from consumers import logs
 from consumers.compose import make_engine
 from consumers.options import example, takes
 from streamkm.metrics import Metrics
+from streamkm.models import COMPILING_SECONDS, compile_kernels
 from streamkm.settings import LiveSettings
 from streamkm.stores import open_store
 
@@ -40,6 +41,13 @@ def live(model: str, settings: LiveSettings, *, verbose: bool) -> None:
     logs.configure(verbose=verbose)
     stop = stop_on_signals()
     metrics = Metrics()
+    # Before the lease is asked for: a first start compiles for about ten seconds, in which an owner would look dead.
+    seconds = compile_kernels()
+    log.info(
+        "kernels ready after %.1f s%s",
+        seconds,
+        " (compiled, the next start is quick)" if seconds > COMPILING_SECONDS else "",
+    )
     with contextlib.closing(open_store(settings.store)) as store:
         engine = make_engine(model, settings, store, metrics)
         if settings.metrics_port:

@@ -116,7 +116,7 @@ def _field_names(names: tuple[str, ...]) -> str | None:
 
 def _properties(pairs: tuple[str, ...]) -> str | None:
     # A property may hold a password, so the message says which one by number.
-    wrong = [str(i) for i, p in enumerate(pairs, 1) if not p.partition("=")[1]]
+    wrong = [str(i) for i, p in enumerate(pairs, 1) if "=" not in p or p.startswith("=")]
     return f"property number {', '.join(wrong)} is not NAME=VALUE" if wrong else None
 
 

@@ -1,5 +1,6 @@
 """Naive twins of the kernels that read numbers and JSON: plain Python, sharing nothing with them."""
 
+import datetime as dt
 import json
 import struct
 
@@ -28,8 +29,42 @@ def skip_space(data, pos):
     return len(data) - len(data[pos:].lstrip(b" \t\r\n"))
 
 
+def utf8_length(data, pos):
+    for size in range(1, 5):
+        try:
+            if len(data[pos : pos + size].decode()) == 1 and len(data[pos : pos + size]) == size:
+                return size
+        except UnicodeDecodeError:
+            continue
+    return 0
+
+
+def is_hex(data, pos):
+    digits = data[pos : pos + 4]
+    if len(digits) < 4 or not set(digits) <= set(b"0123456789abcdefABCDEF"):
+        return False
+    return not 0xD800 <= int(digits, 16) < 0xE000
+
+
 def skip_text(data, pos):
-    return data.index(b'"', pos) + 1
+    _, end = json.decoder.scanstring(data[pos:].decode(), 0)
+    return pos + len(data[pos:].decode()[:end].encode())
+
+
+def two_digits(text):
+    return int(text)
+
+
+def days_since_1970(year, month, day):
+    return dt.date(year, month, day).toordinal() - dt.date(1970, 1, 1).toordinal()
+
+
+def parse_time(text):
+    try:
+        time = dt.datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return (time if time.tzinfo else time.replace(tzinfo=dt.UTC)).timestamp()
 
 
 def matches(data, pos, word):

@@ -40,7 +40,7 @@ def same(a, b):
     )
 
 
-@settings(max_examples=800, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(
     st.lists(st.none() | records() | st.binary(max_size=6), max_size=8),
     st.sampled_from([None, "z", "a.t"]),
@@ -54,6 +54,29 @@ def test_the_scanner_changes_nothing_but_the_speed(values, time_field, unit):
     assert len(fast) + len(fast.bad) + fast.tombstones == len(values)
 
 
+times = st.sampled_from(
+    [
+        '"2023-11-14T22:13:20Z"',
+        '"2023-11-14 22:13:20.5"',
+        '"2023-11-14"',
+        '"20231114"',
+        '"soon"',
+        "5",
+        "1e400",
+        "null",
+        "1700000000123",
+    ]
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(times, max_size=6), st.sampled_from(["auto", "ms"]))
+def test_the_scanner_reads_times_as_the_strict_parser_does(written, unit):
+    values = [f'{{"x":1,"y":2,"t":{t}}}'.encode() for t in written]
+    options = {"time_field": "t", "time_unit": unit}
+    assert same(decode(values, **options), decode(values, strict=True, **options))
+
+
 @settings(deadline=None)
 @given(st.lists(records(), max_size=6), st.integers(0, 6))
 def test_decoding_does_not_depend_on_how_a_range_was_cut(values, cut):
@@ -65,7 +88,7 @@ def test_decoding_does_not_depend_on_how_a_range_was_cut(values, cut):
     assert sum((p.bad for p in parts), ()) == batch.bad
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=2, max_size=2))
 def test_numbers_are_those_that_python_reads(point):
     for value in (json.dumps(point).encode(), json.dumps({"y": point[1], "x": point[0]}).encode()):

@@ -7,15 +7,19 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import kafka
 import kafka.errors as ke
 import pytest
 
+from kafka_traffic import produce
+from source_checks import drain
 from streamkm.errors import BrokerUnreachableError, PositionLostError, SettingsError, SourceError, StreamkmError
 from streamkm.sources import KafkaSource
 from streamkm.sources._kafka_client import MEANINGS, admin_settings, client_settings, meaning, translate
 from streamkm.sources._kafka_commit import Committer
+from streamkm.sources._kafka_socket import receive
 
 KAFKA_ERRORS = sorted(
     {e for e in vars(ke).values() if isinstance(e, type) and issubclass(e, ke.KafkaError) and e is not ke.KafkaError},
@@ -219,3 +223,35 @@ def test_closing_gives_back_threads(bootstrap, topic):
     source.commit(source.position())
     source.close()
     wait_for(lambda: threading.active_count() == before)
+
+
+@pytest.mark.kafka
+def test_large_fetches_are_received_in_large_pieces(bootstrap, topic):
+    name = topic(1)
+    produce(bootstrap, name, [bytes(900_000)] * 3)
+    sizes = []
+    with contextlib.closing(KafkaSource(bootstrap, name)) as source:
+        source.seek(source.beginning())
+        transports = [conn.transport for conn in source._consumer._manager._conns.values() if conn.transport]
+        assert transports
+        for transport in transports:
+            wide = transport._sock_recv
+            transport._sock_recv = lambda wide=wide: (got := wide(), sizes.append(len(got[0])))[0]
+        assert len(drain(source, source.end())) > 0
+    assert max(sizes) > 4096
+
+
+def test_a_socket_gives_what_it_has_and_says_when_it_is_closed():
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)  # noqa: FBT003
+    transport = SimpleNamespace(_sock=ours)
+    assert receive(transport) == (b"", None)
+    theirs.sendall(b"x" * 10_000)
+    assert receive(transport) == (b"x" * 10_000, None)
+    theirs.sendall(b"last")
+    theirs.close()
+    data, error = receive(transport)
+    assert (data, type(error)) == (b"last", ke.KafkaConnectionError)
+    ours.close()
+    data, error = receive(transport)
+    assert (data, type(error)) == (b"", ke.KafkaConnectionError)

@@ -98,8 +98,10 @@ class JsonCodec:
         kinds = np.where(records.ends < 0, jsonscan.NULL, jsonscan.UNSURE).astype(np.uint8)
         # Step 1: the scanner reads all that is plain.
         if self._scanner and n:
+            data = records.data.view()
+            data.flags.writeable = False  # one type of array for the kernel, whatever the source gave
             jsonscan.scan_rows(
-                records.data,
+                data,
                 records.begins,
                 records.ends,
                 self.max_bytes,
@@ -111,9 +113,11 @@ class JsonCodec:
                 times.view(np.uint64),
                 kinds,
             )
-        timed = kinds == jsonscan.OBJECT if self.time_field is not None else np.zeros(n, np.bool_)
+        timed = np.zeros(n, np.bool_)
         if self.time_field is not None:
-            times[timed] = to_seconds(times[timed], self.time_unit)
+            numbered = kinds == jsonscan.OBJECT
+            times[numbered] = to_seconds(times[numbered], self.time_unit)
+            timed = numbered | (kinds == jsonscan.DATED)
         # Step 2: a strict parser judges the rest, one by one.
         bad: list[BadRecord] = []
         good = kinds != jsonscan.NULL

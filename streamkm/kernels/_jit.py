@@ -15,17 +15,21 @@ R = TypeVar("R")
 FASTMATH = {"contract", "reassoc", "nsz"}
 
 
-def jit(*, fast: bool = False) -> Callable[[Callable[P, R]], Callable[P, R]]:
+def jit(*, fast: bool = False, inline: bool = False) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Compile a kernel: cached on disk, without the GIL.
 
     Parameters
     ----------
     fast
         Allow contraction and reassociation of sums (never "no NaN" or "no infinity").
+    inline
+        Put the body where it is called: a call costs an instruction or two for each of the seven words of an array.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        compiled: Any = numba.njit(cache=True, nogil=True, fastmath=FASTMATH if fast else False)(function)
+        compiled: Any = numba.njit(
+            cache=True, nogil=True, fastmath=FASTMATH if fast else False, forceinline=inline
+        )(function)
         return cast("Callable[P, R]", compiled)
 
     return decorate

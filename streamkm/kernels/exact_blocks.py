@@ -14,7 +14,7 @@ from streamkm.kernels._jit import jit
 from streamkm.kernels.exact_rows import DOWN, UP
 from streamkm.kernels.exact_settle import settle
 from streamkm.kernels.exact_sums import Real
-from streamkm.kernels.exact_tile import GROUP, LANES, NOWHERE, below, lowest_bit
+from streamkm.kernels.exact_tile import GROUP, LANES, below, lowest_bit
 
 MIXED = -1
 """In place of the one label of a block whose rows have several."""
@@ -30,6 +30,9 @@ REGION = 16
 
 PATIENCE = 4.0
 """A list also has centroids that could come near within about so many more moves like the last."""
+
+STALE = 40.0
+"""A list whose extra distance is so many times the last move is made anew, shorter."""
 
 
 @jit(fast=True)
@@ -116,8 +119,9 @@ def _list_near(
             for t in range(d):
                 a = centroids[first, t]
                 c = centroids[j, t]
-                corner = boxes[b, 0, t] if a > c else boxes[b, 1, t]
-                lead += (a - c) * (2.0 * corner - a - c)
+                at_low = (a - c) * (2.0 * boxes[b, 0, t] - a - c)
+                at_high = (a - c) * (2.0 * boxes[b, 1, t] - a - c)
+                lead += at_low if at_low < at_high else at_high
             ahead = (lead - fuzz[1]) / (nearest + np.sqrt(squares[q]) * (1 + 1e-5) + fuzz[0] + 2 * radius)
         if ahead > reserve:
             smallest = min(smallest, ahead)
@@ -133,7 +137,7 @@ def _list_near(
     return kept
 
 
-@jit()
+@jit(inline=True)
 def _take_list(near: NDArray[np.int32], n_near: int, masks: NDArray[np.uint64], b: int) -> bool:
     """Put a list into a mask of bits; tell whether it has centroids that the mask did not have."""
     grown = False
@@ -148,7 +152,7 @@ def _take_list(near: NDArray[np.int32], n_near: int, masks: NDArray[np.uint64], 
     return grown
 
 
-@jit()
+@jit(inline=True)
 def _read_list(masks: NDArray[np.uint64], b: int, near: NDArray[np.int32]) -> int:
     """Make a list of the bits of a mask; return how many they are."""
     n_near = 0
@@ -161,7 +165,7 @@ def _read_list(masks: NDArray[np.uint64], b: int, near: NDArray[np.int32]) -> in
     return n_near
 
 
-@jit()
+@jit(inline=True)
 def _local_move(masks: NDArray[np.uint64], b: int, only: int, drift: NDArray[np.float64]) -> float:
     """Bound how much the margins of a block's rows shrank: by the moves of its label and of one other, or of any two."""
     most = 0.0
@@ -197,6 +201,7 @@ def blocks_pass(
     radii: NDArray[np.float64],
     raw_centroids: NDArray[np.float64],
     centroids: NDArray[np.float64],
+    narrowed: NDArray[np.float32],
     drift: NDArray[np.float64],
     slack: NDArray[np.float64],
     fuzz: NDArray[np.float64],
@@ -217,7 +222,7 @@ def blocks_pass(
     ----------
     part, parts
         This call takes every parts-th run of blocks, from `part` on.
-    raw, rows, order, weights, origin, scale, raw_centroids, slack, labels, sums, counts, report
+    raw, rows, order, weights, origin, scale, raw_centroids, narrowed, slack, labels, sums, counts, report
         As in `settle`.
     offsets
         IN (blocks + 1,): where each block's rows start.
@@ -252,26 +257,27 @@ def blocks_pass(
         for t in range(d):
             columns[t, j] = centroids[j, t]
     squares = np.empty(k, np.float32)
-    near = np.empty(k + 1, np.int32)
+    near = np.empty(k + GROUP, np.int32)
     among = np.empty(k, np.int32)
     local = np.empty((d, k), np.float32)
     everyone = np.arange(k).astype(np.int32)
     outcome = np.empty(2)
-    packed = np.empty((-(-k // GROUP), d, GROUP), np.float32)
+    bits_of_bounds = bounds.view(np.int32)
     block = np.zeros((d, LANES), np.float32)
-    found = np.zeros((3, LANES), np.float32)
-    winners = found[2].view(np.int32)
+    found = np.zeros((2, LANES), np.float32)
+    winners = found[1].view(np.int32)
     longest = 0
     for b in range(n_blocks):
         longest = max(longest, offsets[b + 1] - offsets[b])
-    picked = np.empty(longest + 32, np.int64)
+    picked = np.empty(longest + 64, np.uint32)
     for g in range(part, n_regions, parts):
         # Step 1. The region's list, which its blocks choose from.
         region = n_blocks + g
-        state[region, MOVED] += _local_move(masks, region, MIXED, drift)
+        move = _local_move(masks, region, MIXED, drift)
+        state[region, MOVED] += move
         fresh = force
         n_among = 0
-        if force or total_move > state[region, VALID]:
+        if force or total_move > state[region, VALID] or state[region, RESERVE] > STALE * move:
             n_near = _list_near(
                 boxes, region, radii[region], everyone, columns, k, centroids, drift, fuzz, state[region, RESERVE],
                 squares, near, outcome,
@@ -281,10 +287,11 @@ def blocks_pass(
             fresh |= _take_list(near, n_near, masks, region)
         for b in range(g * REGION, min(n_blocks, (g + 1) * REGION)):
             # Step 2. How far the block's own centroids moved, and its list, if moves of others may have made it incomplete.
-            state[b, MOVED] += _local_move(masks, b, only[b], drift)
+            move = _local_move(masks, b, only[b], drift)
+            state[b, MOVED] += move
             everything = force
             n_near = -1
-            if fresh or state[region, MOVED] > state[b, VALID]:
+            if fresh or state[region, MOVED] > state[b, VALID] or state[b, RESERVE] > STALE * move:
                 if n_among == 0:
                     n_among = _read_list(masks, region, among)
                     for q in range(n_among):
@@ -314,7 +321,7 @@ def blocks_pass(
                     bits = below(bounds, r, limit)
                     while bits != 0:
                         picked[m] = r + lowest_bit(bits)
-                        m += picked[m] < stop
+                        m += r + lowest_bit(bits) < stop
                         bits &= bits - 1
             if n_near < 0:
                 n_near = _read_list(masks, b, near)
@@ -323,23 +330,20 @@ def blocks_pass(
                 state[b, LOWEST] = np.inf
                 bounds[start:stop] = np.inf
                 continue
-            n_groups = -(-n_near // GROUP)
-            for q in range(n_groups * GROUP):
-                for t in range(d):
-                    packed[q // GROUP, t, q % GROUP] = centroids[near[q], t] if q < n_near else NOWHERE
+            near[n_near : n_near + GROUP] = k
             for q in range(0, m, LANES):
                 lanes = min(LANES, m - q)
                 settle(
-                    raw, rows, order, weights, origin, scale, raw_centroids, near, n_near, packed, n_groups, slack,
+                    raw, rows, order, weights, origin, scale, raw_centroids, narrowed, near, n_near, slack,
                     picked, q, lanes, block, found, winners, labels, sums, counts, report,
                 )  # fmt: skip
                 for p in range(lanes):
-                    margin = found[1, p]
+                    margin = found[0, p]
                     bounds[picked[q + p]] = (margin + state[b, MOVED]) * DOWN if margin > 0 else -1.0
-            lowest = bounds[start]
-            label = labels[start]
+            lowest = bits_of_bounds[start]  # integers in the order of the floats, which SIMD can take the minimum of
+            differing = 0
             for r in range(start, stop):
-                lowest = min(lowest, bounds[r])
-                label = label if labels[r] == label else MIXED
-            state[b, LOWEST] = lowest
-            only[b] = label
+                lowest = min(lowest, bits_of_bounds[r])
+                differing |= labels[r] ^ labels[start]
+            state[b, LOWEST] = np.int32(lowest).view(np.float32)
+            only[b] = MIXED if differing else labels[start]

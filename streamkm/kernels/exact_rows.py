@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from streamkm.kernels._jit import jit
 from streamkm.kernels.exact_settle import settle
 from streamkm.kernels.exact_sums import Real
-from streamkm.kernels.exact_tile import LANES, below, lowest_bit
+from streamkm.kernels.exact_tile import GROUP, LANES, below, lowest_bit
 
 STRIP = 1024
 """Rows that a thread takes at a time."""
@@ -34,7 +34,7 @@ def rows_pass(
     origin: NDArray[np.float64],
     scale: float,
     raw_centroids: NDArray[np.float64],
-    packed: NDArray[np.float32],
+    narrowed: NDArray[np.float32],
     slack: NDArray[np.float64],
     moved: NDArray[np.float64],
     force: bool,
@@ -51,10 +51,8 @@ def rows_pass(
     ----------
     part, parts
         This call takes every parts-th strip, from `part` on.
-    raw, rows, weights, origin, scale, raw_centroids, slack, labels, sums, counts, report
+    raw, rows, weights, origin, scale, raw_centroids, narrowed, slack, labels, sums, counts, report
         As in `settle`.
-    packed
-        IN (groups, d, GROUP): all centroids.
     moved
         IN (k + 1,): for each label, how far it and the farthest mover among the others have moved so far; last the same for any
         two centroids.
@@ -67,13 +65,13 @@ def rows_pass(
     """
     n, d = rows.shape
     k = raw_centroids.shape[0]
-    chosen = np.arange(k).astype(np.int32)
+    chosen = np.minimum(np.arange(k + GROUP), k).astype(np.int32)
     same_order = np.empty(0, np.int32)
     limits = (moved * UP).astype(np.float32)
     block = np.zeros((d, LANES), np.float32)
-    found = np.zeros((3, LANES), np.float32)
-    winners = found[2].view(np.int32)
-    picked = np.empty(STRIP + 32, np.int64)
+    found = np.zeros((2, LANES), np.float32)
+    winners = found[1].view(np.int32)
+    picked = np.empty(STRIP + 64, np.uint32)
     for start in range(part * STRIP, n, parts * STRIP):
         stop = min(n, start + STRIP)
         m = 0
@@ -92,11 +90,11 @@ def rows_pass(
         for q in range(0, m, LANES):
             lanes = min(LANES, m - q)
             settle(
-                raw, rows, same_order, weights, origin, scale, raw_centroids, chosen, k, packed, packed.shape[0], slack,
+                raw, rows, same_order, weights, origin, scale, raw_centroids, narrowed, chosen, k, slack,
                 picked, q, lanes, block, found, winners, labels, sums, counts, report,
             )  # fmt: skip
             for p in range(lanes):
                 i = picked[q + p]
-                margin = found[1, p]
+                margin = found[0, p]
                 bounds[i] = (margin + moved[labels[i]]) * DOWN if margin > 0 else -1.0
                 floors[i] = (margin + moved[k]) * DOWN if margin > 0 else -1.0

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from streamkm.kernels._jit import jit
 from streamkm.kernels.exact_sums import Real, add_row
-from streamkm.kernels.exact_tile import two_nearest
+from streamkm.kernels.exact_tile import GROUP, LANES, two_nearest
 
 CHANGED, EVALUATED, RECHECKED = 0, 1, 2
 """Columns of a pass's report: labels that changed, rows compared with centroids, rows that needed float64."""
@@ -84,7 +84,7 @@ def exact_nearest(
     return winner
 
 
-@jit()
+@jit(inline=True)
 def settle(
     raw: Real,
     rows: NDArray[np.float32],
@@ -93,12 +93,11 @@ def settle(
     origin: NDArray[np.float64],
     scale: float,
     raw_centroids: NDArray[np.float64],
+    narrowed: NDArray[np.float32],
     chosen: NDArray[np.int32],
     n_chosen: int,
-    packed: NDArray[np.float32],
-    n_groups: int,
     slack: NDArray[np.float64],
-    picked: NDArray[np.int64],
+    picked: NDArray[np.uint32],
     first: int,
     count: int,
     block: NDArray[np.float32],
@@ -111,7 +110,7 @@ def settle(
 ) -> None:
     """Label up to `LANES` rows, and move those that changed from one cluster's sum to the other's.
 
-    Afterwards ``found[1]`` holds the margins.
+    Afterwards ``found[0]`` holds the margins.
 
     Parameters
     ----------
@@ -127,16 +126,16 @@ def settle(
         As in `add_row`.
     raw_centroids
         IN (k, d).
+    narrowed
+        IN (k + 1, d): from `narrow`.
     chosen, n_chosen
-        IN: the centroids that can be nearest, ascending.
-    packed, n_groups
-        IN: these, packed for `two_nearest`.
+        IN: the centroids that can be nearest, ascending, then at least GROUP - 1 times k.
     slack
         IN (2,): from `rounding`.
     picked, first, count
-        IN: which of `rows`: ``picked[first:first + count]``.
+        INOUT: which of `rows`: ``picked[first:first + count]``; up to LANES more are written.
     block, found, winners
-        TMP (d, LANES), (3, LANES), and the bits of ``found[2]`` as integers.
+        TMP (d, LANES), (2, LANES), and the bits of ``found[1]`` as integers.
     labels
         INOUT (n,): -1 where there is none yet.
     sums, counts
@@ -145,23 +144,20 @@ def settle(
         INOUT (3,).
     """
     d = rows.shape[1]
-    for p in range(count):
-        r = picked[first + p]
-        for t in range(d):
-            block[t, p] = rows[r, t]
-    two_nearest(block, packed, found, n_groups, d)
-    relative = np.float32(slack[0])
-    absolute = np.float32(slack[1])
-    for p in range(found.shape[1]):
-        near = np.sqrt(found[0, p])
-        far = np.sqrt(found[1, p])
-        found[1, p] = (far - near) - (relative * (far + near) + absolute)
+    for p in range(count, LANES):  # idle lanes repeat a row
+        picked[first + p] = picked[first]
+    for t in range(d):
+        for p in range(LANES):
+            block[t, p] = rows[picked[first + p], t]
+    two_nearest(
+        block, narrowed, chosen, found, (n_chosen + GROUP - 1) // GROUP, d, np.float32(slack[0]), np.float32(slack[1])
+    )
     weighted = len(weights) > 0
     for p in range(count):
         r = picked[first + p]
-        i = order[r] if len(order) > 0 else np.int64(r)
-        if found[1, p] > 0.0:
-            j = chosen[winners[p]]
+        i = np.int64(order[r]) if len(order) > 0 else np.int64(r)
+        if found[0, p] > 0.0:
+            j = winners[p]
         else:
             j = np.int32(exact_nearest(raw, i, raw_centroids, scale, chosen, n_chosen))
             report[2] += 1

@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 from streamkm.kernels._jit import intrinsic, jit
 
 GROUP = 4
-"""Centroids compared at once; packed centroids come in groups of this many."""
+"""Centroids compared at once."""
 
 LANES = 32 if llvmlite.binding.get_host_cpu_features().get("avx512f", False) else 16
 """Points compared at once."""
 
 NOWHERE = np.float32(1e18)
-"""Every coordinate of a centroid that is only padding: nothing is near it, and its square is finite in float32."""
+"""Every coordinate of the centroid that fills up a group: nothing is near it, and its square is finite in float32."""
 
 _I64 = ir.IntType(64)
 _I32 = ir.IntType(32)
@@ -44,16 +44,15 @@ def _splat(builder: Any, scalar: Any, vector: Any) -> Any:
 
 def _emit_two_nearest(context: Any, builder: Any, signature: Any, args: Any) -> Any:
     """Emit the loops over groups of centroids and, inside, over dimensions."""
-    points, centroids, out = (
-        context.make_array(t)(context, builder, a).data for t, a in zip(signature.args[:3], args[:3], strict=True)
+    points, centroids, chosen, out = (
+        context.make_array(t)(context, builder, a).data for t, a in zip(signature.args[:4], args[:4], strict=True)
     )
-    n_groups, d = args[3], args[4]
+    n_groups, d, relative, absolute = args[4:]
     fmuladd = cgutils.get_or_insert_function(
         builder.module, ir.FunctionType(_REALS, [_REALS] * 3), f"llvm.fmuladd.v{LANES}f32"
     )
     source = builder.bitcast(points, _REALS.as_pointer())
     target = builder.bitcast(out, _REALS.as_pointer())
-    group_size = builder.mul(d, _I64(GROUP))
     entry, append = builder.block, builder.function.append_basic_block
     group_head, dimension_head, group_tail, done = (append(n) for n in ("group", "dimension", "compare", "done"))
     builder.branch(group_head)
@@ -64,7 +63,9 @@ def _emit_two_nearest(context: Any, builder: Any, signature: Any, args: Any) -> 
     nearest.add_incoming(ir.Constant(_REALS, [_FARTHEST] * LANES), entry)
     second.add_incoming(ir.Constant(_REALS, [_FARTHEST] * LANES), entry)
     winner.add_incoming(ir.Constant(_INDICES, [0] * LANES), entry)
-    group = builder.gep(centroids, [builder.mul(g, group_size)])
+    first = builder.gep(chosen, [builder.mul(g, _I64(GROUP))])
+    indices = [builder.load(builder.gep(first, [_I64(a)])) for a in range(GROUP)]
+    heads = [builder.gep(centroids, [builder.mul(builder.sext(j, _I64), d)]) for j in indices]
     builder.branch(dimension_head)
 
     builder.position_at_end(dimension_head)
@@ -72,10 +73,9 @@ def _emit_two_nearest(context: Any, builder: Any, signature: Any, args: Any) -> 
     t.add_incoming(_I64(0), group_head)
     sums = [builder.phi(_REALS) for _ in range(GROUP)]
     x = builder.load(builder.gep(source, [t]), align=4)
-    row = builder.gep(group, [builder.mul(t, _I64(GROUP))])
     squares = []
-    for a, total in enumerate(sums):
-        difference = builder.fsub(x, _splat(builder, builder.load(builder.gep(row, [_I64(a)])), _REALS))
+    for head, total in zip(heads, sums, strict=True):
+        difference = builder.fsub(x, _splat(builder, builder.load(builder.gep(head, [t])), _REALS))
         squares.append(builder.call(fmuladd, [difference, difference, total]))
         total.add_incoming(ir.Constant(_REALS, [0.0] * LANES), group_head)
         total.add_incoming(squares[-1], dimension_head)
@@ -85,12 +85,11 @@ def _emit_two_nearest(context: Any, builder: Any, signature: Any, args: Any) -> 
 
     builder.position_at_end(group_tail)
     low, next_low, win = nearest, second, winner
-    first_index = builder.trunc(builder.mul(g, _I64(GROUP)), _I32)
-    for a, square in enumerate(squares):
+    for j, square in zip(indices, squares, strict=True):
         closer = builder.fcmp_ordered("<", square, low)
         loser = builder.select(closer, low, square)
         next_low = builder.select(builder.fcmp_ordered("<", loser, next_low), loser, next_low)
-        win = builder.select(closer, _splat(builder, builder.add(first_index, _I32(a)), _INDICES), win)
+        win = builder.select(closer, _splat(builder, j, _INDICES), win)
         low = builder.select(closer, square, low)
     g_next = builder.add(g, _I64(1))
     for phi, value in ((g, g_next), (nearest, low), (second, next_low), (winner, win)):
@@ -98,30 +97,48 @@ def _emit_two_nearest(context: Any, builder: Any, signature: Any, args: Any) -> 
     builder.cbranch(builder.icmp_signed("<", g_next, n_groups), group_head, done)
 
     builder.position_at_end(done)
-    for row_index, value in enumerate((low, next_low, builder.bitcast(win, _REALS))):
-        builder.store(value, builder.gep(target, [_I64(row_index)]), align=4)
+    root = cgutils.get_or_insert_function(builder.module, ir.FunctionType(_REALS, [_REALS]), f"llvm.sqrt.v{LANES}f32")
+    near, far = builder.call(root, [low]), builder.call(root, [next_low])
+    error = builder.fmul(builder.fadd(far, near), _splat(builder, relative, _REALS))
+    error = builder.fadd(error, _splat(builder, absolute, _REALS))
+    builder.store(builder.fsub(builder.fsub(far, near), error), target, align=4)
+    builder.store(builder.bitcast(win, _REALS), builder.gep(target, [_I64(1)]), align=4)
     return context.get_dummy_value()
 
 
 @intrinsic
-def two_nearest(typing_context: Any, points: Any, centroids: Any, out: Any, n_groups: Any, d: Any) -> Any:  # noqa: ARG001
-    """Find the nearest and the second nearest centroid of each lane's point; the lowest index wins ties.
+def two_nearest(
+    typing_context: Any,  # noqa: ARG001
+    points: Any,
+    centroids: Any,
+    chosen: Any,
+    out: Any,
+    n_groups: Any,
+    d: Any,
+    relative: Any,
+    absolute: Any,
+) -> Any:
+    """Find the nearest of some centroids for each lane's point, and by how much; the first of them wins ties.
 
     Parameters
     ----------
     points
         IN (d, LANES) float32, d >= 1: one point a column.
     centroids
-        IN (groups, d, GROUP) float32, packed; `NOWHERE` where there is none.
+        IN (k + 1, d) float32; the last is `NOWHERE`.
+    chosen
+        IN (at least n_groups * GROUP,) int32: which of them, in any number of groups; k where there are no more.
     out
-        OUT (3, LANES) float32: squared distance to the nearest, to the second nearest, and, as the bits of an int32,
-        the index of the nearest. Without a second centroid its distance is 3e38.
+        OUT (2, LANES) float32: the distance to the second nearest less that to the nearest and less the rounding error;
+        and, as the bits of an int32, the nearest. Without a second centroid its distance is about 2e19.
     n_groups
-        How many groups count.
+        How many groups.
     d
         Dimensions.
+    relative, absolute
+        float32: the rounding error is `relative` times the sum of both distances, plus `absolute`.
     """
-    return types.void(points, centroids, out, types.int64, types.int64), _emit_two_nearest
+    return types.void(points, centroids, chosen, out, types.int64, types.int64, types.float32, types.float32), _emit_two_nearest
 
 
 def _emit_below(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -167,18 +184,19 @@ def lowest_bit(typing_context: Any, mask: Any) -> Any:  # noqa: ARG001
 
 
 @jit()
-def pack(rows: NDArray[np.float64], packed: NDArray[np.float32]) -> None:
-    """Lay centroids out for `two_nearest`.
+def narrow(centroids: NDArray[np.float64], narrowed: NDArray[np.float32]) -> None:
+    """Round centroids to float32 for `two_nearest`.
 
     Parameters
     ----------
-    rows
-        IN (k, d) centroids.
-    packed
-        OUT (ceil(k / GROUP), d, GROUP).
+    centroids
+        IN (k, d).
+    narrowed
+        OUT (k + 1, d).
     """
-    k, d = rows.shape
-    packed.fill(NOWHERE)
+    k, d = centroids.shape
     for j in range(k):
         for t in range(d):
-            packed[j // GROUP, t, j % GROUP] = rows[j, t]
+            narrowed[j, t] = centroids[j, t]
+    for t in range(d):
+        narrowed[k, t] = NOWHERE

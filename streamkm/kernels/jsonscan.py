@@ -1,8 +1,8 @@
 """Reads the wanted numbers out of JSON records, many at once.
 
 A scanner of the whole JSON grammar that answers "yes, and these are the numbers" or "not sure" for each record, never
-"no". What it accepts is a subset of what a strict parser accepts, with the same numbers; whatever is rare (escapes, text
-that is not ASCII, a key twice, numbers of more than 19 digits) or wrong makes it unsure, and the caller asks such a
+"no". What it accepts is a subset of what a strict parser accepts, with the same numbers; whatever is rare (escapes in
+keys, a key twice, numbers of more than 19 digits) or wrong makes it unsure, and the caller asks such a
 parser.
 """
 
@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 
 from streamkm.kernels._jit import jit
 from streamkm.kernels.decimal import REFUSED, parse_number
+from streamkm.kernels.isotime import parse_time
 
-UNSURE, OBJECT, ARRAY, NULL = 0, 1, 2, 3
-"""What a record is: for a strict parser, an object or array with all wanted numbers, or a null value."""
+UNSURE, OBJECT, ARRAY, NULL, DATED = 0, 1, 2, 3, 4
+"""What a record is: one for a strict parser, an object or array with all wanted numbers, a null value, or an object
+whose time was ISO 8601 text and is in seconds."""
 
 _MAX_DEPTH = 32
 _HINTS = 256
@@ -36,15 +38,65 @@ def skip_space(data: NDArray[np.uint8], pos: int, end: int) -> int:
 
 
 @jit()
-def skip_text(data: NDArray[np.uint8], pos: int, end: int) -> int:
-    """Go behind the closing quote of a text that begins at `pos`; `REFUSED` unless it is plain printable ASCII."""
+def utf8_length(data: NDArray[np.uint8], pos: int, end: int) -> int:
+    """Bytes of the UTF-8 character at `pos` (RFC 3629: none too long, no surrogates), or 0 if it is none."""
+    c = data[pos]
+    if c < 0x80:
+        return 1
+    size = 2 if 0xC2 <= c < 0xE0 else 3 if 0xE0 <= c < 0xF0 else 4 if 0xF0 <= c < 0xF5 else 0
+    if size == 0 or end - pos < size:
+        return 0
+    for i in range(1, size):
+        if data[pos + i] & 0xC0 != 0x80:
+            return 0
+    second = data[pos + 1]
+    if (c == 0xE0 and second < 0xA0) or (c == 0xED and second >= 0xA0):
+        return 0
+    if (c == 0xF0 and second < 0x90) or (c == 0xF4 and second >= 0x90):
+        return 0
+    return size
+
+
+@jit()
+def is_hex(data: NDArray[np.uint8], pos: int, end: int) -> bool:
+    """Whether four hexadecimal digits stand at `pos` that are no half of a surrogate pair."""
+    if end - pos < 4:
+        return False
+    for i in range(4):
+        c = data[pos + i]
+        if not (48 <= c <= 57 or 97 <= c | 32 <= 102):
+            return False
+    return not (data[pos] | 32 == 100 and data[pos + 1] >= 56)
+
+
+@jit()
+def skip_text(data: NDArray[np.uint8], pos: int, end: int) -> int:  # noqa: PLR0911  # each way to refuse
+    """Go behind the closing quote of a text that begins at `pos`; `REFUSED` if it is wrong, or rare."""
     while pos < end:
         c = data[pos]
-        pos += 1
         if c == _QUOTE:
-            return pos
-        if c < 32 or c >= 128 or c == _BACKSLASH:
+            return pos + 1
+        if c < 32:
             return REFUSED
+        if c == _BACKSLASH:
+            pos += 1
+            if pos == end:
+                return REFUSED
+            c = data[pos]
+            pos += 1
+            if c == 117:  # u
+                if not is_hex(data, pos, end):
+                    return REFUSED
+                pos += 4
+            elif c not in {34, 92, 47, 98, 102, 110, 114, 116}:  # " \\ / b f n r t
+                return REFUSED
+        elif c < 128:
+            pos += 1
+        else:
+            size = utf8_length(data, pos, end)
+            if size == 0:
+                return REFUSED
+            pos += size
     return REFUSED
 
 
@@ -95,15 +147,17 @@ def scan_rows(
     points
         (n, d) bits of float64.
     times
-        (n,) bits of float64, column d of objects.
+        (n,) bits of float64, column d of objects: as written, or in seconds if it was ISO 8601 text.
     kinds
-        (n,) uint8, `UNSURE`, `OBJECT`, `ARRAY` or `NULL`; rows of `points` mean something for the middle two only.
+        (n,) uint8, `UNSURE`, `OBJECT`, `ARRAY`, `NULL` or `DATED`; rows of `points` mean nothing for the first and for
+        `NULL`.
     """
     d = points.shape[1]
     column_mark = np.full(width, -1, np.int64)
     entry_mark = np.full(len(entries), -1, np.int64)
     hints = np.full(_HINTS, -1, np.int64)
     stack = np.empty(_MAX_DEPTH, np.int64)
+    seconds = np.empty(1)
     for i in range(len(begins)):
         pos, end = begins[i], ends[i]
         if end < 0:
@@ -119,11 +173,12 @@ def scan_rows(
         found = 0
         n_key = 0
         root_array = False
+        dated = False
         while True:
             pos = skip_space(data, pos, end)
             if pos >= end:
                 if depth == 0 and state == _AFTER and found == (d if root_array else width):
-                    kinds[i] = ARRAY if root_array else OBJECT
+                    kinds[i] = ARRAY if root_array else DATED if dated else OBJECT
                 break
             c = data[pos]
             if state == _AFTER:
@@ -158,6 +213,7 @@ def scan_rows(
                 pos += 1
                 here = stack[depth - 1]
                 entry = -1
+                escaped = False
                 if here >= 0:
                     # Records of a stream are alike: try what this key was in the one before.
                     guess = hints[n_key] if n_key < _HINTS else -1
@@ -169,20 +225,13 @@ def scan_rows(
                             pos = stop + 1
                 if entry < 0:
                     start = pos
-                    ascii_only = True
-                    closed = False
-                    while pos < end:
-                        c = data[pos]
-                        pos += 1
-                        if c == _QUOTE:
-                            closed = True
-                            break
-                        if c < 32 or c == _BACKSLASH:
-                            break
-                        if c >= 128:
-                            ascii_only = False
-                    if not closed:
+                    pos = skip_text(data, pos, end)
+                    if pos == REFUSED:
                         break
+                    for j in range(start, pos):
+                        escaped = escaped or data[j] == _BACKSLASH
+                    if escaped:
+                        break  # it may write a wanted name in another way
                     if here >= 0:
                         size = pos - 1 - start
                         for e in range(firsts[here], firsts[here + 1]):
@@ -190,8 +239,6 @@ def scan_rows(
                             if high - low == size and matches(data, start, end, names[low:high]):
                                 entry = e
                                 break
-                    if entry < 0 and not ascii_only:
-                        break
                 if here >= 0 and n_key < _HINTS:
                     hints[n_key] = entry
                 n_key += 1
@@ -253,7 +300,18 @@ def scan_rows(
                 pos += 1
                 state = _AFTER
             elif column >= 0:
-                break
+                if c != _QUOTE or column < d:
+                    break
+                stop = skip_text(data, pos + 1, end)
+                if stop == REFUSED:
+                    break
+                seconds[0] = parse_time(data, pos + 1, stop - 1)
+                if np.isnan(seconds[0]):
+                    break
+                times[i] = seconds.view(np.uint64)[0]
+                dated = True
+                pos = stop
+                state = _AFTER
             elif c == _QUOTE:
                 pos = skip_text(data, pos + 1, end)
                 if pos == REFUSED:

@@ -1,6 +1,6 @@
 """Models: they learn from arrays, answer with arrays, and give their state as plain data."""
 
 from streamkm.models.online import OnlineKMeans
-from streamkm.models.warm import compile_kernels
+from streamkm.models.warm import COMPILING_SECONDS, compile_kernels
 
-__all__ = ["OnlineKMeans", "compile_kernels"]
+__all__ = ["COMPILING_SECONDS", "OnlineKMeans", "compile_kernels"]

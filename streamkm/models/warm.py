@@ -8,6 +8,9 @@ import numpy as np
 
 from streamkm.models.online import OnlineKMeans
 
+COMPILING_SECONDS = 4.0
+"""`compile_kernels` takes less than this when the kernels were compiled before."""
+
 
 def compile_kernels() -> float:
     """Run every kernel of the models once for float32 and float64 input, so that numba's cache on disk holds them.

@@ -174,6 +174,7 @@ class BatchRecords:
         self._on_drain = on_drain
         self._buffer: Any = memoryview(records._buffer)  # noqa: SLF001  # of MemoryRecords, which would copy each batch
         self._data: Bytes = np.frombuffer(self._buffer, np.uint8)
+        self._data.flags.writeable = False  # one type of array for the kernels, whatever the buffer was
         self._pos = 0
         self._chunk: Columns | None = None
         self._chunk_next = fetch_offset

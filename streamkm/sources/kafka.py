@@ -28,6 +28,7 @@ from streamkm.sources._columns import byte_records
 from streamkm.sources._kafka_batches import VERSIONS, BatchRecords, Columns, join
 from streamkm.sources._kafka_client import admin_settings, client_settings, knock, translate
 from streamkm.sources._kafka_commit import Committer
+from streamkm.sources._kafka_socket import widen
 from streamkm.sources._position import check_position
 from streamkm.state import Json
 
@@ -101,12 +102,14 @@ class KafkaSource:
         self._admin_client: Any = None
         self._admin_lock = threading.Lock()  # the committer's thread may be first to need it
         self._committer: Committer | None = None
+        self.fast = not plain and kafka.__version__ in VERSIONS
         with self._edge("connecting"):
             knock(self._settings)
             # No group: kafka-python's poll would wait for the group's coordinator before it reads. No deserializers:
             # one that raises makes the next poll spin for ever.
             self._consumer = _start(
                 kafka.KafkaConsumer,
+                wide=self.fast,
                 **self._settings,
                 group_id=None,
                 auto_offset_reset="none",
@@ -114,7 +117,6 @@ class KafkaSource:
                 isolation_level="read_committed",
                 allow_auto_create_topics=False,
             )
-        self.fast = not plain and kafka.__version__ in VERSIONS
         if self.fast:
             self._consumer._fetcher.PartitionRecords = BatchRecords  # noqa: SLF001  # see _kafka_batches
         elif not plain:
@@ -308,12 +310,14 @@ class KafkaSource:
                 raise error(f"{tp.topic}-{tp.partition}")
 
 
-def _start(make: Any, **settings: Any) -> Any:
+def _start(make: Any, *, wide: bool = False, **settings: Any) -> Any:
     """Make a client; one that finds no broker leaves its thread and sockets behind, so those are closed here."""
     made: list[Any] = []
 
     def client(**configs: Any) -> Any:
         made.append(kafka.KafkaConsumer.DEFAULT_CONFIG["kafka_client"](**configs))
+        if wide:
+            widen(made[-1])
         return made[-1]
 
     try:
