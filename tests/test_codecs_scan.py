@@ -109,8 +109,6 @@ def test_every_float_that_python_writes_is_read_as_python_reads_it_or_left_alone
     text = repr(number)
     bits = read(text)
     assert bits is None or bits == naive.parse_number(text)
-    ordinary = 1e-290 < abs(number) < 2**49
-    assert bits is not None or not ordinary
 
 
 @settings(max_examples=500, deadline=None)

@@ -38,12 +38,16 @@ class Feed(threading.Thread):
         super().__init__(daemon=True)
         self.producer = kafka.KafkaProducer(bootstrap_servers=bootstrap, linger_ms=5)
         self.topic, self.records, self.per_second, self.partitions = topic, records, per_second, partitions
+        self.enough, self.sent = threading.Event(), 0
 
     def run(self):
         began = time.monotonic()
         for i, value in enumerate(self.records):
             key = b"k" if value is None else None  # kafka-python sends no record without both
             self.producer.send(self.topic, value, key, partition=i % self.partitions)
+            self.sent += 1
+            if self.enough.is_set():
+                break
             ahead = i / self.per_second - (time.monotonic() - began)
             if ahead > 0.01:
                 time.sleep(ahead)
@@ -178,7 +182,7 @@ def test_a_standby_takes_over_at_once_after_sigterm_and_after_the_lease_when_the
     bootstrap, topic, tmp_path
 ):
     name, url = topic(partitions=3), f"sqlite:///{tmp_path}/s.db"
-    feed = Feed(bootstrap, name, values(20_000), per_second=1000)
+    feed = Feed(bootstrap, name, values(100_000), per_second=1000)  # longer than the test
     feed.start()
 
     def owner_of(p):
@@ -202,8 +206,9 @@ def test_a_standby_takes_over_at_once_after_sigterm_and_after_the_lease_when_the
                 c.until(lambda: owner_of(c), timeout=10)
                 c.until(lambda: points(url, "m") > before)
                 assert after_kill < 3 + 2, "lease time + 2 s"
+                feed.enough.set()
                 feed.join()
-                c.until(lambda: points(url, "m") == 20_000)
+                c.until(lambda: points(url, "m") == feed.sent)
                 assert c.leave() == 0
 
 
