@@ -121,6 +121,7 @@ def test_snapshots_come_by_time():
             return ticking.is_set()
 
         def wait(self, timeout):
+            w.clock.advance(timeout)
             return self.is_set()
 
     w.engine(options).run(Ticking())

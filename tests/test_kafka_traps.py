@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -119,31 +121,37 @@ def test_a_poll_after_a_broken_batch_never_spins(own_broker: tuple[LocalBroker, 
     assert values(after) == [b"good-2"] * 3
 
 
+SPINNER = """
+import sys, kafka, kafka.errors
+consumer = kafka.KafkaConsumer(bootstrap_servers=sys.argv[1], enable_auto_commit=False)
+partition = kafka.TopicPartition(sys.argv[2], 0)
+consumer.assign([partition])
+consumer.seek(partition, 0)
+try:
+    consumer.poll(10_000)
+except kafka.errors.CorruptRecordError:
+    print("raised", flush=True)
+    consumer.poll(100)
+"""
+
+
 def test_kafka_python_itself_spins_after_a_broken_batch(own_broker: tuple[LocalBroker, Path]) -> None:
     """Once it does no longer, the guard against it can go."""
     broker, directory = own_broker
     topic = make_topic(broker.bootstrap)
     produce(broker.bootstrap, topic, [b"spoilt"])
     spoil(directory, topic, b"spoilt")
-    consumer = kafka.KafkaConsumer(bootstrap_servers=broker.bootstrap, enable_auto_commit=False)
-    tp = kafka.TopicPartition(topic, 0)
-    consumer.assign([tp])
-    consumer.seek(tp, 0)
-    with pytest.raises(kafka.errors.CorruptRecordError):
-        consumer.poll(5000)
-
-    def poll_again() -> None:
-        with contextlib.suppress(TypeError, kafka.errors.CorruptRecordError):  # drained under its hands, or read again
-            consumer.poll(100)
-
-    spinning = threading.Thread(target=poll_again, daemon=True)
-    spinning.start()
-    spinning.join(2.0)
-    assert spinning.is_alive()
-    consumer._fetcher._next_partition_records.drain()  # the only way out: a seek is overwritten in the same moment
-    spinning.join(PATIENCE)
-    assert not spinning.is_alive()
-    consumer.close()
+    # In a process of its own: a thread that spins would slow down all tests after it.
+    with subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", SPINNER, broker.bootstrap, topic], stdout=subprocess.PIPE, text=True
+    ) as spinner:
+        try:
+            assert spinner.stdout.readline() == "raised\n"
+            with pytest.raises(subprocess.TimeoutExpired):
+                spinner.wait(2.0)
+        finally:
+            spinner.kill()
+            spinner.wait(PATIENCE)
 
 
 def test_a_position_lies_behind_markers_and_aborted_records(bootstrap: str, topic: Any, open_source: Open) -> None:

@@ -18,7 +18,8 @@ from kafka.record.default_records import DefaultRecordBatchBuilder
 from kafka.record.legacy_records import LegacyRecordBatchBuilder
 
 from streamkm.errors import CorruptBatchError, SettingsError
-from streamkm.sources._kafka_batches import VERSIONS, BatchRecords, Columns, join
+from streamkm.sources._kafka_batches import BatchRecords, Columns, join
+from streamkm.sources._kafka_socket import VERSIONS
 
 TP = kafka.TopicPartition("t", 0)
 HEADER = 61

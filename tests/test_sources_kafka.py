@@ -12,6 +12,8 @@ from types import SimpleNamespace
 import kafka
 import kafka.errors as ke
 import pytest
+from kafka.net.inet import KafkaNetSocket
+from kafka.net.selector import NetworkSelector
 
 from kafka_traffic import produce
 from source_checks import drain
@@ -255,3 +257,25 @@ def test_a_socket_gives_what_it_has_and_says_when_it_is_closed():
     ours.close()
     data, error = receive(transport)
     assert (data, type(error)) == (b"", ke.KafkaConnectionError)
+
+
+@pytest.mark.parametrize("accepts", [True, False])
+def test_a_refused_connection_leaves_no_socket_open(accepts):
+    made = []
+
+    class Recording(KafkaNetSocket):
+        SCHEMES = ()
+
+        def socket(self, *args):
+            made.append(super().socket(*args))
+            return made[-1]
+
+    with socket.socket() as server, contextlib.closing(NetworkSelector()) as net:
+        server.bind(("127.0.0.1", 0))
+        if accepts:
+            server.listen()
+        (address,) = Recording().dns_lookup(*server.getsockname())
+        with contextlib.nullcontext() if accepts else pytest.raises(ke.KafkaConnectionError):
+            net.run(Recording().connect, net, address)
+    assert [sock.fileno() >= 0 for sock in made] == [accepts]
+    made[0].close()

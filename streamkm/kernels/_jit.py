@@ -27,9 +27,9 @@ def jit(*, fast: bool = False, inline: bool = False) -> Callable[[Callable[P, R]
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        compiled: Any = numba.njit(
-            cache=True, nogil=True, fastmath=FASTMATH if fast else False, forceinline=inline
-        )(function)
+        compiled: Any = numba.njit(cache=True, nogil=True, fastmath=FASTMATH if fast else False, forceinline=inline)(
+            function
+        )
         return cast("Callable[P, R]", compiled)
 
     return decorate

@@ -4,8 +4,8 @@ kafka-python makes a ``ConsumerRecord`` of every record (measured: about 0.2M re
 each fetched piece of a partition to a class that it looks up as ``fetcher.PartitionRecords``, asks that object for
 ``take(n)`` records, counts them with ``len`` and moves the partition's position to its ``next_fetch_offset``.
 `BatchRecords` is such a class: it gives the same records, at the same positions, as arrays. That hook is private, so it
-is used only with the versions in `VERSIONS`, for which a test compares both ways record for record; other versions go
-the plain way.
+is used only with the versions in `_kafka_socket.VERSIONS`, for which a test compares both ways record for record; other
+versions go the plain way.
 """
 
 from __future__ import annotations
@@ -24,9 +24,6 @@ from numpy.typing import NDArray
 from streamkm.errors import CorruptBatchError, SettingsError
 from streamkm.kernels import wire
 from streamkm.records import Bytes, Headers
-
-VERSIONS = frozenset({"3.0.12"})
-"""Versions of kafka-python with the hook as described above."""
 
 # Kafka's RecordBatch header: base offset, length, leader epoch, magic, crc, attributes, last offset delta, base
 # timestamp, max timestamp, producer id, producer epoch, base sequence, record count.

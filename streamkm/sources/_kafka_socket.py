@@ -1,17 +1,24 @@
-"""Larger reads from the broker's socket.
+"""The sockets of kafka-python: larger reads, and no leak of those that are refused.
 
-kafka-python's input thread reads 4 KB at a time, and has to win the interpreter's lock back after each (measured on a
-fetch of 2 MB: a fifth of all CPU time, and up to half of the wall time beside a busy main thread). Private like
-`_kafka_batches`, and used with the same versions only.
+Its input thread reads 4 KB at a time, and has to win the interpreter's lock back after each (measured on a fetch of
+2 MB: a fifth of all CPU time, and up to half of the wall time beside a busy main thread). And a socket whose connection
+fails is left to the garbage collector, so that a consumer that waits for its broker holds more and more of them. Both
+are private matters like those of `_kafka_batches`, and touched in the same versions only.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
+import kafka  # type: ignore[import-untyped]
 from kafka.errors import KafkaConnectionError  # type: ignore[import-untyped]
+from kafka.net.inet import KafkaNetSocket  # type: ignore[import-untyped]
 from kafka.net.transport import KafkaTCPTransport  # type: ignore[import-untyped]
+
+VERSIONS = frozenset({"3.0.12"})
+"""Versions of kafka-python whose private parts are known here."""
 
 _READ_BYTES = 1 << 20
 _ROUND_BYTES = 8 << 20
@@ -51,3 +58,23 @@ def receive(transport: Any) -> tuple[bytes, Exception | None]:
         parts.append(data)
         size += len(data)
     return parts[0] if len(parts) == 1 else b"".join(parts), error
+
+
+async def connect(
+    self: Any, net: Any, addrinfo: Any, socket_options: Sequence[Any] = (), timeout_at: float | None = None
+) -> Any:
+    """Connect as ``KafkaNetSocket.connect`` does, and close the socket when that fails."""
+    family, kind, protocol, _, address = addrinfo
+    sock = self.socket(family, kind, protocol)
+    try:
+        sock.setblocking(False)  # noqa: FBT003
+        for option in socket_options:
+            sock.setsockopt(*option)
+        return await self.sock_connect(net, sock, address, timeout_at=timeout_at)
+    except Exception:
+        sock.close()
+        raise
+
+
+if kafka.__version__ in VERSIONS:
+    KafkaNetSocket.connect = connect

@@ -25,10 +25,10 @@ from streamkm.errors import (
 )
 from streamkm.records import ByteRecords, Position, RawRecord, TopicPartition
 from streamkm.sources._columns import byte_records
-from streamkm.sources._kafka_batches import VERSIONS, BatchRecords, Columns, join
+from streamkm.sources._kafka_batches import BatchRecords, Columns, join
 from streamkm.sources._kafka_client import admin_settings, client_settings, knock, translate
 from streamkm.sources._kafka_commit import Committer
-from streamkm.sources._kafka_socket import widen
+from streamkm.sources._kafka_socket import VERSIONS, widen
 from streamkm.sources._position import check_position
 from streamkm.state import Json
 
