@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
-from streamkm.codecs import make_codec
+from streamkm.codecs import Codec, make_codec
 from streamkm.engine import Engine, EngineOptions
 from streamkm.errors import NotFoundError, SettingsError
 from streamkm.metrics import Metrics
+from streamkm.models import compile_kernels
 from streamkm.settings import LiveSettings, SourceSettings
-from streamkm.sources import KafkaSource
+from streamkm.sources import KafkaSource, MemorySource
 from streamkm.sources.base import Source
 from streamkm.state import Json, ModelSpec
 from streamkm.stores.base import Store
@@ -82,6 +84,17 @@ def model_spec(model: str, settings: LiveSettings, store: Store) -> tuple[ModelS
         learner=learner_spec(settings),
         codec=codec_spec(settings),
     ), settings.topic
+
+
+def warm_up(codec: Codec) -> float:
+    """Compile the kernels of models and codec, or load them if they were compiled before; the seconds it took."""
+    started = time.perf_counter()
+    compile_kernels()
+    source = MemorySource.from_values([[b"{}", b"[1.5]"]])
+    source.seek(source.beginning())
+    for records in source.poll(0.0, 2):
+        codec.decode(records)
+    return time.perf_counter() - started
 
 
 def make_engine(model: str, settings: LiveSettings, store: Store, metrics: Metrics) -> Engine:

@@ -33,8 +33,8 @@ from streamkm.errors import StreamkmError
 MODEL = TOPIC = "shuttle"
 PARTITIONS = 3
 TICK = 0.25
-PATIENCE = 60.0
-"""Seconds in which the consumer has to publish something, kernels' first compilation included."""
+PATIENCE = 180.0
+"""Seconds in which the consumer has to publish something; its first start compiles kernels."""
 
 
 class DemoError(StreamkmError):
@@ -72,11 +72,13 @@ def demo(seconds: float, rate: int, k: int, picture: str | None) -> None:
                 "--k", str(k), "--store", store, "--checkpoint-every", "500ms", "--snapshot-every", "2s",
             )
         )  # fmt: skip
-        stack.enter_context(Producer(broker.bootstrap, rate))
+        console.print("starting the consumer (its first start compiles kernels, about 20 s) ...")
         _wait_for_store(folder / "demo.db", live)
         serve = stack.enter_context(_process(folder, "serve", "--store", store, "--port", str(port)))
         service = Service(f"http://127.0.0.1:{port}")
         service.wait(serve)
+        service.wait_for_owner(live)
+        stack.enter_context(Producer(broker.bootstrap, rate))
         console.print(f"all up after {time.monotonic() - began:.1f} s")
         view = View(urls=_urls(service.base, rows := list(itertools.islice(shuttle_rows(), 3))), topic=TOPIC)
         _watch(view, service, (live, serve), rows, stop, seconds, console)
@@ -198,6 +200,17 @@ class Service:
                 time.sleep(0.1)
             else:
                 return
+
+    def wait_for_owner(self, process: Process) -> None:
+        """Until the consumer owns its model and has committed where it starts."""
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            process.check()
+            with contextlib.suppress(urllib.error.HTTPError):  # 404: not made yet
+                if self.get(f"/v1/models/{MODEL}")["commits"]:
+                    return
+            time.sleep(0.1)
+        raise DemoError("the consumer does not start", where=process.tail())
 
 
 class Producer:

@@ -12,10 +12,10 @@ import click
 import prometheus_client
 
 from consumers import logs
-from consumers.compose import make_engine
+from consumers.compose import make_engine, warm_up
 from consumers.options import example, takes
 from streamkm.metrics import Metrics
-from streamkm.models import COMPILING_SECONDS, compile_kernels
+from streamkm.models import COMPILING_SECONDS
 from streamkm.settings import LiveSettings
 from streamkm.stores import open_store
 
@@ -41,15 +41,12 @@ def live(model: str, settings: LiveSettings, *, verbose: bool) -> None:
     logs.configure(verbose=verbose)
     stop = stop_on_signals()
     metrics = Metrics()
-    # Before the lease is asked for: a first start compiles for about ten seconds, in which an owner would look dead.
-    seconds = compile_kernels()
-    log.info(
-        "kernels ready after %.1f s%s",
-        seconds,
-        " (compiled, the next start is quick)" if seconds > COMPILING_SECONDS else "",
-    )
     with contextlib.closing(open_store(settings.store)) as store:
         engine = make_engine(model, settings, store, metrics)
+        # Before the lease is asked for: while a first start compiles, an owner would look dead.
+        seconds = warm_up(engine.parts.codec)
+        compiled = " (compiled, the next start is quick)" if seconds > COMPILING_SECONDS else ""
+        log.info("kernels ready after %.1f s%s", seconds, compiled)
         if settings.metrics_port:
             prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # outside the contract
             prometheus_client.start_http_server(settings.metrics_port, "127.0.0.1", metrics.registry)
