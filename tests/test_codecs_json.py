@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamkm.codecs import Codec, JsonCodec, make_codec
+from streamkm.codecs import Codec, JsonCodec, compile_scanner, make_codec
 from streamkm.errors import SettingsError
+from streamkm.kernels import jsonscan
 from streamkm.records import ColumnRecords, RawRecord, TopicPartition
 from streamkm.sources._columns import byte_records
 from test_codecs_scan import PATHS, records
@@ -273,3 +274,11 @@ def test_columns_are_not_json():
     empty = np.empty(0, np.int64)
     with pytest.raises(SettingsError, match="columns codec"):
         JsonCodec(["x"]).decode(ColumnRecords(TP, 0, 0, {}, empty, empty))
+
+
+def test_compiling_ahead_covers_what_records_need():
+    compile_scanner()
+    compiled = set(jsonscan.scan_rows.signatures)
+    decode([b"[1,2]", None, b'{"x":1,"y":2}'])
+    decode([b'{"x":1,"y":2,"t":3}'], time_field="t")
+    assert set(jsonscan.scan_rows.signatures) == compiled

@@ -18,7 +18,8 @@ from kafka.record.default_records import DefaultRecordBatchBuilder
 from kafka.record.legacy_records import LegacyRecordBatchBuilder
 
 from streamkm.errors import CorruptBatchError, SettingsError
-from streamkm.sources._kafka_batches import BatchRecords, Columns, join
+from streamkm.kernels import wire
+from streamkm.sources._kafka_batches import BatchRecords, Columns, compile_parser, join
 from streamkm.sources._kafka_socket import VERSIONS
 
 TP = kafka.TopicPartition("t", 0)
@@ -279,3 +280,10 @@ def test_values_of_uncompressed_batches_are_not_copied():
     log = one_batch() + batch_of(15, [(0, None, b"x" * 10, [])])[0]
     columns = join(list(BatchRecords(10, TP, MemoryRecords(log)).take(100)))
     assert np.shares_memory(columns.data, np.frombuffer(log, np.uint8))
+
+
+def test_compiling_ahead_covers_what_a_topic_needs():
+    compile_parser()
+    compiled = set(wire.parse_records.signatures)
+    take_all(one_batch(0) + batch_of(15, [(0, None, b"x", [])], codec=1)[0])
+    assert set(wire.parse_records.signatures) == compiled

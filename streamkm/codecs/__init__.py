@@ -7,11 +7,11 @@ from typing import Any
 
 from streamkm.codecs.base import Codec
 from streamkm.codecs.columns import ColumnsCodec
-from streamkm.codecs.json import JsonCodec
+from streamkm.codecs.json import JsonCodec, compile_scanner
 from streamkm.errors import SettingsError
 from streamkm.state import Json
 
-__all__ = ["Codec", "ColumnsCodec", "JsonCodec", "make_codec"]
+__all__ = ["Codec", "ColumnsCodec", "JsonCodec", "compile_scanner", "make_codec"]
 
 _KINDS: Mapping[str, Callable[..., Codec]] = {"json": JsonCodec, "columns": ColumnsCodec}
 

@@ -15,7 +15,7 @@ from streamkm.codecs._fields import MISSING, FieldTree, checked_fields, look_up
 from streamkm.codecs._times import checked_unit, from_iso, to_seconds
 from streamkm.errors import SettingsError
 from streamkm.kernels import jsonscan
-from streamkm.records import BadRecord, Batch, BatchRange, ByteRecords, Records
+from streamkm.records import BadRecord, Batch, BatchRange, ByteRecords, Records, TopicPartition
 from streamkm.state import Json
 
 DEFAULT_MAX_BYTES = 1 << 20
@@ -217,3 +217,11 @@ def _said(value: Any) -> str:
     """A value as JSON writes it, short."""
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 40 else text[:37] + "..."
+
+
+def compile_scanner() -> None:
+    """Run the scanner once, so that numba's cache on disk holds it before somebody waits for it."""
+    value = np.frombuffer(b'{"t":"2000-01-01T00:00:00Z","x":1.5}', np.uint8)
+    one = np.zeros(1, np.int64)
+    records = ByteRecords(TopicPartition("", 0), 0, 1, value, one, one + len(value), one, one)
+    JsonCodec(["x"], time_field="t").decode(records)

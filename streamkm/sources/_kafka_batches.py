@@ -367,3 +367,11 @@ def _as_varint(value: int) -> bytes:
         raw >>= 7
     out.append(raw)
     return bytes(out)
+
+
+def compile_parser() -> None:
+    """Run the parser of record batches once, so that numba's cache on disk holds it before somebody waits for it."""
+    record = np.frombuffer(_as_record(b"k", b"v"), np.uint8)
+    record.flags.writeable = False
+    wire.parse_records(record, 0, len(record), 0, 0, 0, -1, *np.empty((5, 1), np.int64))
+    record_details(record, 0)

@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 _TUNING: dict[str, Any] = {
     "max_partition_fetch_bytes": 2 << 20,
     "fetch_max_bytes": 32 << 20,
+    "reconnect_backoff_max_ms": 2000,  # 30 s by default: a broker that is back would stay unread for so long
     "metrics_enabled": False,
 }
 _CLOSE_SECONDS = 2.0
