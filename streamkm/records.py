@@ -151,8 +151,8 @@ class BadRecord:
     Attributes
     ----------
     reason
-        A word for machines: ``not-json``, ``missing-field``, ``not-a-number``, ``not-finite``, ``wrong-dimension``,
-        ``too-large``.
+        A word for machines: ``not-json``, ``missing-field``, ``not-a-number``, ``not-finite``, ``not-a-time``,
+        ``wrong-dimension``, ``too-large``.
     field
         The field that is wrong, or "".
     message
