@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import safetensors
@@ -19,6 +19,7 @@ STATE_FORMAT = 1
 """Version of the envelope that `ModelState.to_bytes` writes; a model's own `version` is counted by the model."""
 
 Json = Mapping[str, Any]
+Distance = Literal["euclidean", "cosine"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +124,11 @@ class Publication:
     weights
         (k,) float64: (decayed) weight of each cluster's points.
     spreads
-        (k,) float64: root mean squared distance of a cluster's points to its centroid.
+        (k,) float64: root mean squared distance of a cluster's points to its centroid, in the unit of distances.
+    born
+        (k,) int64: rows the model had seen when the id was published first.
+    factors
+        (d,) float64: coordinates are multiplied by these before distances are taken.
     n_seen
         Rows the model had seen.
     events
@@ -136,6 +141,8 @@ class Publication:
     centroids: NDArray[np.float64]
     weights: NDArray[np.float64]
     spreads: NDArray[np.float64]
+    born: NDArray[np.int64]
+    factors: NDArray[np.float64]
     n_seen: int
     events: tuple[Event, ...] = ()
     detail: Json = field(default_factory=dict)
@@ -152,7 +159,7 @@ class Snapshot:
     created_at
         Seconds since 1970, by the clock of the process that published.
     kind, reason
-        ``live`` or ``replay``; why now: ``first``, ``interval``, ``points``, ``stop``.
+        ``live`` or ``replay``; why now: ``first``, ``interval``, ``points``, ``stop``, ``promoted``, ``replay``.
     fields
         Names of the d columns.
     ids
@@ -162,7 +169,13 @@ class Snapshot:
     weights
         (k,) float64: (decayed) number of points of each cluster.
     spreads
-        (k,) float64: root mean squared distance of a cluster's points to its centroid, raw units.
+        (k,) float64: root mean squared distance of a cluster's points to its centroid, in the unit of distances.
+    born
+        (k,) int64: points learned when the id was published first; their difference to `n_points` is a cluster's age.
+    factors
+        (d,) float64: coordinates are multiplied by these before distances are taken; ones unless the model scales.
+    distance
+        ``euclidean``, or ``cosine``: points are scaled to length one first.
     inertia
         Mean squared distance to the nearest centroid of the points learned since the snapshot before, each judged
         before it was learned; NaN when there were none.
@@ -172,6 +185,8 @@ class Snapshot:
         Offsets the snapshot reflects: every record below, none at or above.
     detail
         Provenance: JSON values.
+    events
+        What happened to clusters since the snapshot before.
     commit_seq
         Number of the commit that published it (0 until the store has numbered it): the journal up to it re-derives it.
     """
@@ -185,10 +200,14 @@ class Snapshot:
     centroids: NDArray[np.float64]
     weights: NDArray[np.float64]
     spreads: NDArray[np.float64]
+    born: NDArray[np.int64]
+    factors: NDArray[np.float64]
+    distance: Distance
     inertia: float
     n_points: int
     position: Position
     detail: Json = field(default_factory=dict)
+    events: tuple[Event, ...] = ()
     id: int = 0
     commit_seq: int = 0
 
@@ -204,7 +223,7 @@ class ModelSpec:
     fields
         Names of the dimensions, in order (dotted paths into nested objects).
     n_clusters
-        k.
+        k; 0: chosen from the first points.
     source
         Where the points come from: ``{"kind": "kafka", "topic": ..., "cluster_id": ..., "topic_id": ...}``.
     learner
@@ -242,6 +261,26 @@ class Counters:
 
 MiniBatch = tuple[BatchRange, ...]
 """The ranges that one mini-batch was made of, in the order in which their points were learned."""
+
+
+class Learning(NamedTuple):
+    """What a model did between two commits: with the spec, all that is needed to do it again.
+
+    Attributes
+    ----------
+    batches
+        The mini-batches learned, in order.
+    prepared
+        How many of them were learned when a publication was prepared, which took effect after the last one; -1: none
+        was.
+    adopted
+        Number of the snapshot that was put in charge before the first of them, and published anew, as it had become,
+        after the last; 0: none was.
+    """
+
+    batches: tuple[MiniBatch, ...]
+    prepared: int = -1
+    adopted: int = 0
 
 
 @dataclass(frozen=True)
@@ -286,13 +325,13 @@ class Commit:
         The position that the store must still hold; anything else means that somebody else wrote. Empty at first.
     progress
         What becomes the model's progress; its `commit_seq` is the stored one plus 1.
-    batches
-        The mini-batches learned since `expected`, in order: the journal.
+    learning
+        What the model did since `expected`: the journal.
     """
 
     state: ModelState
     expected: Position
     progress: Progress
-    batches: tuple[MiniBatch, ...]
+    learning: Learning
     snapshot: Snapshot | None = None
     quarantine: tuple[BadRecord, ...] = ()

@@ -36,8 +36,8 @@ def largest(values):
     return max((abs(float(v)) for v in values), default=0.0)
 
 
-def extent(X, origin):
-    return largest((np.asarray(X, float) - origin).ravel())
+def extent(X, origin, factors):
+    return largest(((np.asarray(X, float) - origin) * factors).ravel())
 
 
 def pack_centroids(centroids, origin, scale):
@@ -48,16 +48,16 @@ def pack_centroids(centroids, origin, scale):
     return packed
 
 
-def assign(X, centroids):
+def assign(X, centroids, factors=1.0):
     """(labels, squared distances); the lowest index wins ties."""
-    squared = np.array([[((x - c) ** 2).sum() for c in centroids] for x in np.asarray(X, float)])
+    squared = np.array([[(((x - c) * factors) ** 2).sum() for c in centroids] for x in np.asarray(X, float)])
     squared = squared.reshape(len(X), len(centroids))
     return squared.argmin(axis=1), squared.min(axis=1)
 
 
-def assign_accumulate(X, row_weights, origin, centroids):
+def assign_accumulate(X, row_weights, origin, centroids, factors=1.0):
     """(labels, squared distances, totals)."""
-    labels, squared = assign(X, centroids)
+    labels, squared = assign(X, centroids, factors)
     k, d = centroids.shape
     totals = np.zeros((k, d + 2))
     for x, w, j, q in zip(np.asarray(X, float), row_weights, labels, squared, strict=True):
@@ -67,7 +67,11 @@ def assign_accumulate(X, row_weights, origin, centroids):
     return labels, squared, totals
 
 
-def learn_batch(X, row_weights, decay, centroids, stats):
+def to_unit_length(rows):
+    return np.array([r / math.hypot(*r) if r.any() else r for r in rows])
+
+
+def learn_batch(X, row_weights, decay, centroids, stats, *, spherical=False):
     """(centroids, stats) after the batch, point by point: each update has the rate 1 / w_j of the batch's end."""
     labels, squared = assign(X, centroids)
     X = np.asarray(X, float)
@@ -82,24 +86,26 @@ def learn_batch(X, row_weights, decay, centroids, stats):
         for x, w in zip(X[mine], row_weights[mine], strict=True):
             if w > 0:
                 new[j] += w / stats[j, 0] * (x - centroids[j])
-    return new, stats
+    return to_unit_length(new) if spherical else new, stats
 
 
-def lloyd(rows, row_weights, centroids, max_iter, tol):
-    """(centroids, cost of the last assignment)."""
+def lloyd(rows, row_weights, centroids, max_iter, tol, *, spherical=False):
+    """(centroids, labels, their cost)."""
     centroids = centroids.copy()
-    previous = cost = math.inf
-    for _ in range(max_iter):
+    previous = math.inf
+    for iteration in range(max_iter + 1):
         labels, squared = assign(rows, centroids)
         cost = (row_weights * squared).sum()
+        if iteration == max_iter or previous - cost <= tol * cost:
+            break
+        previous = cost
         for j in range(len(centroids)):
             mine = labels == j
             if row_weights[mine].sum() > 0:
                 centroids[j] = np.average(rows[mine], axis=0, weights=row_weights[mine])
-        if previous - cost <= tol * cost:
-            break
-        previous = cost
-    return centroids, cost
+        if spherical:
+            centroids = to_unit_length(centroids)
+    return centroids, labels, cost
 
 
 def mean_square(stats):
@@ -132,6 +138,169 @@ def kmeans_plus_plus(rows, row_weights, k, n_candidates, state):
             chosen.append(best[1])
             known = best[2]
     return rows[chosen], state
+
+
+def _sampled(chances, state):
+    """(index of each sample, next state): one at a random place in each unit of the summed chances."""
+    picked, reached, unit = [], 0.0, 0
+    u, state = uniform(state)
+    for i, p in enumerate(chances):
+        reached += p
+        while reached >= unit + u:
+            picked.append(i)
+            unit += 1
+            u, state = uniform(state)
+    return picked, state
+
+
+def admit(X, row_weights, labels, squared, stats, origin, size, inflation, state):
+    """(rows, weights, strata, sums, next state) that the batch adds to an empty buffer."""
+    X, k = np.asarray(X, float), len(stats)
+    mass, cost = stats[:, 0].sum(), stats[:, 1].sum()
+    clusters = (stats[:, 0] > 0).sum()
+    far = 0.5 * squared / cost if cost > 0 else np.zeros(len(X))
+    p = size * row_weights * (far + 0.4 / (clusters * stats[labels, 0]) + 0.1 / mass)
+    picked, state = _sampled(np.where(p < 1, p, 0.0), state)
+    counts = np.bincount(picked, minlength=len(X))
+    rows, weights, strata = [], [], []
+    sums = np.zeros((k, X.shape[1] + 1))
+    for i, x in enumerate(X):
+        if p[i] >= 1:
+            rows.append(x)
+            weights.append(row_weights[i] * inflation)
+            strata.append(-1)
+        else:
+            rows += [x] * counts[i]
+            weights += [row_weights[i] * inflation / p[i]] * counts[i]
+            strata += [labels[i]] * counts[i]
+            sums[labels[i]] += row_weights[i] * inflation * np.append(x - origin, 1.0)
+    return np.array(rows), np.array(weights), np.array(strata), sums, state
+
+
+def calibrate(rows, weights, strata, origin, sums):
+    """(rows, weights) with the exact mass and mean of each stratum."""
+    rows, weights = [*rows], [*weights]
+    mass = sum(max(0.0, s[-1]) for s in sums)
+    for j, total in enumerate(sums):
+        mine = [i for i, s in enumerate(strata) if s == j]
+        if total[-1] <= 1e-9 * mass:
+            for i in mine:
+                weights[i] = 0.0
+            continue
+        mean = origin + total[:-1] / total[-1]
+        if not mine:
+            rows.append(mean)
+            weights.append(total[-1])
+            continue
+        w = np.array([weights[i] for i in mine])
+        shift = mean - np.average([rows[i] for i in mine], axis=0, weights=w)
+        for i in mine:
+            rows[i] = rows[i] + shift
+            weights[i] *= total[-1] / w.sum()
+    return np.array(rows), np.array(weights)
+
+
+def threshold(scores, size):
+    """By bisection."""
+    low, high = 0.0, 1e300
+    for _ in range(4000):
+        middle = math.sqrt(low * high) if low > 0 else min(1e-300, high / 2)
+        if np.minimum(1.0, scores * middle).sum() < size:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def thin(labels, squared, k, size, rows, weights, origin, state, order):
+    """(rows, weights, next state), gone through in the order given, cluster by cluster."""
+    masses = np.bincount(labels, weights, k)
+    cost, clusters = (weights * squared).sum(), (masses > 0).sum()
+    far = 0.5 * squared / cost if cost > 0 else np.zeros(len(rows))
+    even = [0.4 / (clusters * masses[j]) if masses[j] > 0 else 0.0 for j in labels]
+    scores = weights * (far + even + 0.1 / masses.sum())
+    p = scores * threshold(scores, size)
+    picked, state = _sampled([p[i] if p[i] < 1 else 0.0 for i in order], state)
+    kept, kept_weights, strata = [], [], []
+    sums = np.zeros((k, rows.shape[1] + 1))
+    for place, i in enumerate(order):
+        copies = 1 if p[i] >= 1 else picked.count(place)
+        kept += [rows[i]] * copies
+        kept_weights += [weights[i] / min(1.0, p[i])] * copies
+        strata += [-1 if p[i] >= 1 else labels[i]] * copies
+        if p[i] < 1:
+            sums[labels[i]] += weights[i] * np.append(rows[i] - origin, 1.0)
+    return *calibrate(kept, kept_weights, strata, origin, sums), state
+
+
+def lay_columns(rows):
+    columns = np.zeros((rows.shape[1], math.ceil(len(rows) / 64) * 64))
+    columns[:, : len(rows)] = rows.T
+    return columns
+
+
+def squares_to(rows, centroid):
+    return ((rows - centroid) ** 2).sum(axis=1)
+
+
+def nearest_two(rows, centroids):
+    """(first, squared distances, second, squared distances)."""
+    squared = np.array([[((x - c) ** 2).sum() for c in centroids] for x in rows])
+    order = np.argsort(squared, axis=1, kind="stable")
+    everyone = np.arange(len(rows))
+    if len(centroids) == 1:
+        return order[:, 0], squared[:, 0], order[:, 0], np.full(len(rows), np.inf)
+    return order[:, 0], squared[everyone, order[:, 0]], order[:, 1], squared[everyone, order[:, 1]]
+
+
+def local_search(rows, weights, steps, least_gain, centroids, state):
+    """(centroids, swaps, next state), trying every swap for every row drawn."""
+    centroids, swaps = centroids.copy(), 0
+    for _ in range(steps):
+        squared = assign(rows, centroids)[1]
+        drawn, state = draw(weights, squared, state)
+        if drawn < 0:
+            break
+        costs = []
+        for j in range(len(centroids)):
+            trial = centroids.copy()
+            trial[j] = rows[drawn]
+            costs.append((weights * assign(rows, trial)[1]).sum())
+        j = int(np.argmin(costs))
+        if costs[j] < (weights * squared).sum() * (1 - least_gain):
+            centroids[j] = rows[drawn]
+            swaps += 1
+    return centroids, swaps, state
+
+
+def squares_from(rows, middle, factors):
+    return (((np.asarray(rows, float) - middle) * factors) ** 2).sum(axis=1)
+
+
+def widest_gap(squares, weights, tail, least):
+    """By sorting."""
+    if weights[squares == 0].sum() > 0.5 * weights.sum():
+        return math.inf
+    order = np.argsort(squares)
+    values, beyond = squares[order], np.cumsum(weights[order][::-1])[::-1]
+    gaps = [
+        (outer / inner, math.sqrt(inner * outer))
+        for inner, outer, mass in zip(values[:-1], values[1:], beyond[1:], strict=True)
+        if inner > 0 and outer >= least * inner and mass <= tail * weights.sum()
+    ]
+    return max(gaps)[1] if gaps else math.inf
+
+
+def prune(rows, weights, centroids, k):
+    centroids = list(centroids)
+    while len(centroids) > k:
+        costs = [(weights * assign(rows, np.delete(centroids, j, axis=0))[1]).sum() for j in range(len(centroids))]
+        centroids.pop(int(np.argmin(costs)))
+    return np.array(centroids)
+
+
+def within(X, middle, factors, limit):
+    return squares_from(X, middle, factors) <= limit
 
 
 def read_varint(data, pos):

@@ -26,13 +26,18 @@ def problem(n, d, k, dtype=np.float64, *, offset=0.0, seed=0):
     return frozen(X), rng.integers(0, 4, n).astype(float), centroids
 
 
-def run_assign(X, centroids, tile, *, scale=1.0):
+def run_assign(X, centroids, tile, *, scale=1.0, factors=ONES):
     n, k, d = len(X), *centroids.shape
     origin = centroids.mean(axis=0)
+    scales = np.full(d, scale) * (factors if len(factors) else 1.0)
     buffer, labels, squared = packed(k, d, tile), np.empty(n, np.int32), np.empty(n)
-    pack_centroids(centroids, origin, scale, buffer)
-    assign(X, origin, scale, buffer, centroids, labels, squared)
+    pack_centroids(centroids, origin, scales, buffer)
+    assign(X, origin, scales, factors, buffer, centroids, labels, squared)
     return labels, squared
+
+
+def some_factors(d):
+    return frozen(np.random.default_rng(9).uniform(0.1, 5.0, d))
 
 
 def public_kernels(module):
@@ -42,7 +47,7 @@ def public_kernels(module):
             yield name
 
 
-@pytest.mark.parametrize("module", ["assign", "random", "seed", "update", "wire"])
+@pytest.mark.parametrize("module", ["assign", "coreset", "outliers", "random", "search", "seed", "update", "wire"])
 def test_every_public_kernel_has_a_naive_twin_of_its_name(module):
     names = set(public_kernels(module))
     assert names
@@ -93,14 +98,16 @@ def test_the_largest_value_is_found_and_nothing_that_is_not_finite_hides(dtype):
 @pytest.mark.parametrize("dtype", TYPES)
 def test_the_extent_is_the_naive_one(dtype):
     X, _, centroids = problem(50, 4, 3, dtype, offset=100.0)
-    assert extent(X, centroids[0]) == naive.extent(X, centroids[0])
+    for factors in (np.ones(4), some_factors(4)):
+        assert extent(X, centroids[0], factors) == pytest.approx(naive.extent(X, centroids[0], factors), rel=1e-12)
 
 
 def test_packed_centroids_are_the_naive_ones_with_infinity_where_there_is_none():
     _, _, centroids = problem(1, 5, 8)
     buffer = packed(8, 5, np.float64)
-    pack_centroids(centroids, centroids[1], 0.25, buffer)
-    np.testing.assert_array_equal(buffer, naive.pack_centroids(centroids, centroids[1], 0.25))
+    for scale in (np.full(5, 0.25), some_factors(5)):
+        pack_centroids(centroids, centroids[1], scale, buffer)
+        np.testing.assert_array_equal(buffer, naive.pack_centroids(centroids, centroids[1], scale))
 
 
 @pytest.mark.parametrize("tile", TYPES)
@@ -111,6 +118,10 @@ def test_labels_and_distances_are_the_naive_ones(n, d, k, dtype, tile, offset):
     X, _, centroids = problem(n, d, k, dtype, offset=offset)
     labels, squared = run_assign(X, centroids, tile)
     expected_labels, expected = naive.assign(X, centroids)
+    np.testing.assert_array_equal(labels, expected_labels)
+    np.testing.assert_allclose(squared, expected, rtol=1e-12)
+    labels, squared = run_assign(X, centroids, tile, factors=some_factors(d))
+    expected_labels, expected = naive.assign(X, centroids, some_factors(d))
     np.testing.assert_array_equal(labels, expected_labels)
     np.testing.assert_allclose(squared, expected, rtol=1e-12)
 
@@ -138,59 +149,88 @@ def test_a_power_of_two_scale_keeps_huge_and_tiny_units_apart(unit):
 
 @pytest.mark.parametrize("weighted", [True, False])
 @pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("scaled", [True, False])
 @pytest.mark.parametrize(("n", "d", "k"), SHAPES)
-def test_what_each_cluster_gets_is_the_naive_sum(n, d, k, dtype, weighted):
+def test_what_each_cluster_gets_is_the_naive_sum(n, d, k, dtype, weighted, scaled):
     X, weights, centroids = problem(n, d, k, dtype, offset=50.0)
     origin = centroids.mean(axis=0)
     buffer, labels, squared, totals = packed(k, d, np.float32), np.empty(n, np.int32), np.empty(n), np.empty((k, d + 2))
-    pack_centroids(centroids, origin, 1.0, buffer)
+    factors = some_factors(d) if scaled else ONES
+    scale = some_factors(d) * 0.5 if scaled else np.ones(d)
+    pack_centroids(centroids, origin, scale, buffer)
     row_weights = frozen(weights) if weighted else ONES
-    assign_accumulate(X, row_weights, origin, 1.0, buffer, centroids, labels, squared, totals)
-    expected = naive.assign_accumulate(X, weights if weighted else np.ones(n), origin, centroids)
+    assign_accumulate(X, row_weights, origin, scale, factors, buffer, centroids, labels, squared, totals)
+    expected = naive.assign_accumulate(
+        X, weights if weighted else np.ones(n), origin, centroids, some_factors(d) if scaled else 1.0
+    )
     np.testing.assert_array_equal(labels, expected[0])
     np.testing.assert_allclose(squared, expected[1], rtol=1e-12)
     np.testing.assert_allclose(totals, expected[2], rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("spherical", [False, True])
 @pytest.mark.parametrize("decay", [1.0, 0.5, 0.0])
 @pytest.mark.parametrize(("n", "d", "k"), SHAPES)
-def test_a_batch_moves_centroids_and_stats_as_the_naive_updates_do(n, d, k, decay):
+def test_a_batch_moves_centroids_and_stats_as_the_naive_updates_do(n, d, k, decay, spherical):
     X, weights, centroids = problem(n, d, k)
     stats = np.random.default_rng(2).uniform(0, 9, (k, 3))
-    expected_centroids, expected_stats = naive.learn_batch(X, weights, decay, centroids, stats)
+    expected_centroids, expected_stats = naive.learn_batch(X, weights, decay, centroids, stats, spherical=spherical)
     before = X.copy()
     origin = centroids.mean(axis=0)
-    cost, points = learn_batch(
+    labels, squared, totals = np.empty(n, np.int32), np.empty(n), np.empty((k, d + 2))
+    expected_totals = naive.assign_accumulate(X, weights, origin.copy(), centroids)[2]
+    cost, points, total_cost, mass, idle = learn_batch(
         X,
         frozen(weights),
         decay,
-        1.0,
-        origin,
+        np.ones(d),
+        ONES,
+        spherical,
         packed(k, d, np.float32),
+        origin,
         centroids,
         stats,
-        np.empty(n, np.int32),
-        np.empty(n),
+        labels,
+        squared,
+        totals,
     )
+    np.testing.assert_allclose(totals, expected_totals, rtol=1e-10, atol=1e-10)
+    assert (total_cost, mass) == pytest.approx((stats[:, 1].sum(), stats[:, 0].sum()))
+    assert idle == stats[:, 2].max()
     np.testing.assert_allclose(centroids, expected_centroids, rtol=1e-10, atol=1e-10)
     np.testing.assert_allclose(stats, expected_stats, rtol=1e-10)
     assert points == weights.sum()
-    assert cost >= 0
+    assert cost == pytest.approx((weights * squared).sum())
     np.testing.assert_array_equal(X, before)
     if stats[:, 0].sum() > 0:
         np.testing.assert_allclose(origin, np.average(centroids, axis=0, weights=stats[:, 0]), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("spherical", [False, True])
 @pytest.mark.parametrize(("n", "d", "k"), SHAPES)
-@pytest.mark.parametrize("max_iter", [1, 3, 50])
-def test_lloyd_ends_where_the_naive_one_does(n, d, k, max_iter):
+@pytest.mark.parametrize("max_iter", [0, 1, 3, 50])
+def test_lloyd_ends_where_the_naive_one_does(n, d, k, max_iter, spherical):
     rows, weights, centroids = problem(n, d, k)
-    expected, expected_cost = naive.lloyd(rows, weights, centroids, max_iter, 1e-9)
-    totals = np.empty((k, d + 2))
+    expected, expected_labels, expected_cost = naive.lloyd(
+        rows, weights, centroids, max_iter, 1e-9, spherical=spherical
+    )
+    labels, totals = np.empty(n, np.int32), np.empty((k, d + 2))
     cost = lloyd(
-        rows, frozen(weights), rows.mean(axis=0), 1.0, packed(k, d, np.float64), centroids, max_iter, 1e-9, totals
+        rows,
+        frozen(weights),
+        rows.mean(axis=0),
+        np.ones(d),
+        ONES,
+        spherical,
+        packed(k, d, np.float64),
+        centroids,
+        max_iter,
+        1e-9,
+        labels,
+        totals,
     )
     np.testing.assert_allclose(centroids, expected, rtol=1e-9, atol=1e-9)
+    np.testing.assert_array_equal(labels, expected_labels)
     assert cost == pytest.approx(expected_cost)
     assert totals[:, d].sum() == pytest.approx(weights.sum())
 
@@ -201,7 +241,7 @@ def test_seeding_chooses_the_naive_rows(n, d, k, n_candidates):
     rows, weights, centroids = problem(n, d, k)
     rng = np.array([3], np.uint64)
     expected, state = naive.kmeans_plus_plus(rows, weights, k, n_candidates, 3)
-    kmeans_plus_plus(rows, frozen(weights), rows.mean(axis=0), 0.5, n_candidates, rng, centroids)
+    kmeans_plus_plus(rows, frozen(weights), rows.mean(axis=0), np.full(d, 0.5), n_candidates, rng, centroids)
     np.testing.assert_array_equal(centroids, expected)
     assert int(rng[0]) == state
 
@@ -210,8 +250,8 @@ def test_seeding_a_weighted_row_chooses_what_its_copies_would():
     rows, weights, centroids = problem(60, 3, 8)
     copies = np.repeat(rows, weights.astype(int), axis=0)
     other = centroids.copy()
-    kmeans_plus_plus(rows, frozen(weights), np.zeros(3), 1.0, 3, np.array([5], np.uint64), centroids)
-    kmeans_plus_plus(frozen(copies), ONES, np.zeros(3), 1.0, 3, np.array([5], np.uint64), other)
+    kmeans_plus_plus(rows, frozen(weights), np.zeros(3), np.ones(3), 3, np.array([5], np.uint64), centroids)
+    kmeans_plus_plus(frozen(copies), ONES, np.zeros(3), np.ones(3), 3, np.array([5], np.uint64), other)
     np.testing.assert_array_equal(centroids, other)
 
 

@@ -1,9 +1,10 @@
 """Nearest centroids of many points, and what each cluster gets from them.
 
 Points are compared in float32 (or float64: the type of the packed centroids decides) after subtracting an origin and
-multiplying by a power of two, so that neither a large offset nor a large or tiny unit costs accuracy. Distances are
-direct differences, never ``|c|^2 - 2xc``, which cancels. What is returned or summed is computed anew in float64 from
-the raw values.
+multiplying each dimension by its scale, so that neither a large offset nor a large or tiny unit costs accuracy. A scale
+is the metric's factor of that dimension times a power of two, the same for all, which brings values near one.
+Distances are direct differences, never ``|c|^2 - 2xc``, which cancels. What is returned or summed is computed anew in
+float64 from the raw values.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ def largest(values: NDArray[np.float32] | NDArray[np.float64]) -> float:
 
 
 @jit()
-def extent(X: Real, origin: NDArray[np.float64]) -> float:
-    """Find the largest distance of a coordinate from the origin.
+def extent(X: Real, origin: NDArray[np.float64], factors: NDArray[np.float64]) -> float:
+    """Find the largest distance of a coordinate from the origin, in units of the metric.
 
     Parameters
     ----------
@@ -50,16 +51,20 @@ def extent(X: Real, origin: NDArray[np.float64]) -> float:
         IN (n, d), finite.
     origin
         IN (d,).
+    factors
+        IN (d,): what differences in each dimension are multiplied by.
     """
     high = 0.0
     for i in range(X.shape[0]):
         for t in range(X.shape[1]):
-            high = max(high, abs(X[i, t] - origin[t]))
+            high = max(high, abs((X[i, t] - origin[t]) * factors[t]))
     return high
 
 
 @jit()
-def pack_centroids(centroids: NDArray[np.float64], origin: NDArray[np.float64], scale: float, packed: Real) -> None:
+def pack_centroids(
+    centroids: NDArray[np.float64], origin: NDArray[np.float64], scale: NDArray[np.float64], packed: Real
+) -> None:
     """Lay centroids out for `assign`: groups of six, one dimension after the other.
 
     Parameters
@@ -69,32 +74,30 @@ def pack_centroids(centroids: NDArray[np.float64], origin: NDArray[np.float64], 
     origin
         IN (d,).
     scale
-        Power of two by which differences to the origin are multiplied.
+        IN (d,): what differences to the origin are multiplied by.
     packed
         OUT (ceil(k / 6), d, 6) float32 or float64; infinity where there is no centroid, so that none is nearest.
     """
     packed.fill(np.inf)
     for j in range(centroids.shape[0]):
         for t in range(centroids.shape[1]):
-            packed[j // GROUP, t, j % GROUP] = (centroids[j, t] - origin[t]) * scale
+            packed[j // GROUP, t, j % GROUP] = (centroids[j, t] - origin[t]) * scale[t]
 
 
 @jit(fast=True)
 def _label(
-    X: Real,
+    rows: Real,
     origin: NDArray[np.float64],
-    scale: float,
+    scale: NDArray[np.float64],
     packed: Real,
-    start: int,
-    count: int,
     block: Real,
     best: Real,
     nearest: NDArray[np.int32],
 ) -> None:
-    """Nearest centroids of `count` rows from `start` on into `nearest`; block, best and nearest are TMP."""
-    for p in range(count):
-        for t in range(X.shape[1]):
-            block[t, p] = (X[start + p, t] - origin[t]) * scale
+    """Nearest centroids of at most so many rows as there are lanes; block, best and nearest are TMP."""
+    for p in range(rows.shape[0]):
+        for t in range(rows.shape[1]):
+            block[t, p] = (rows[p, t] - origin[t]) * scale[t]
     nearest_in_lanes(block, packed, best, nearest)
 
 
@@ -102,7 +105,8 @@ def _label(
 def assign(
     X: Real,
     origin: NDArray[np.float64],
-    scale: float,
+    scale: NDArray[np.float64],
+    factors: NDArray[np.float64],
     packed: Real,
     centroids: NDArray[np.float64],
     labels: NDArray[np.int32],
@@ -116,6 +120,8 @@ def assign(
         IN (n, d), finite.
     origin, scale
         As given to `pack_centroids`.
+    factors
+        IN (d,): the metric's, or (0,) for ones.
     packed
         IN: packed centroids.
     centroids
@@ -123,24 +129,33 @@ def assign(
     labels
         OUT (n,): index of the nearest centroid.
     distances
-        OUT (n,): squared distance to it, in float64 from raw values.
+        OUT (n,): squared distance to it in units of the metric, in float64 from raw values.
     """
     n, d = X.shape
     lanes = LANES32 if packed.itemsize == 4 else LANES64
+    plain = len(factors) == 0
     block = np.zeros((d, lanes), packed.dtype)
     best = np.zeros(lanes, packed.dtype)
     nearest = np.zeros(lanes, np.int32)
+    # Views of rows and their unsigned indices spare the check for negative ones in the inner loops.
     for start in range(0, n, lanes):
-        count = min(lanes, n - start)
-        _label(X, origin, scale, packed, start, count, block, best, nearest)
-        for p in range(count):
-            j = nearest[p]
+        rows = X[start : start + lanes]
+        _label(rows, origin, scale, packed, block, best, nearest)
+        label, distance = labels[start : start + lanes], distances[start : start + lanes]
+        for p in range(rows.shape[0]):
+            j = np.uint32(nearest[p])
+            x, c = rows[p], centroids[j]
             squared = 0.0
-            for t in range(d):
-                difference = X[start + p, t] - centroids[j, t]
-                squared += difference * difference
-            labels[start + p] = j
-            distances[start + p] = squared
+            if plain:
+                for t in range(d):
+                    difference = x[t] - c[t]
+                    squared += difference * difference
+            else:
+                for t in range(d):
+                    difference = (x[t] - c[t]) * factors[t]
+                    squared += difference * difference
+            label[p] = j
+            distance[p] = squared
 
 
 @jit(fast=True)
@@ -148,7 +163,8 @@ def assign_accumulate(
     X: Real,
     row_weights: NDArray[np.float64],
     origin: NDArray[np.float64],
-    scale: float,
+    scale: NDArray[np.float64],
+    factors: NDArray[np.float64],
     packed: Real,
     centroids: NDArray[np.float64],
     labels: NDArray[np.int32],
@@ -159,7 +175,7 @@ def assign_accumulate(
 
     Parameters
     ----------
-    X, origin, scale, packed, centroids, labels, distances
+    X, origin, scale, factors, packed, centroids, labels, distances
         As in `assign`.
     row_weights
         IN (n,), or (0,) for ones.
@@ -169,24 +185,32 @@ def assign_accumulate(
     """
     n, d = X.shape
     lanes = LANES32 if packed.itemsize == 4 else LANES64
+    plain = len(factors) == 0
     block = np.zeros((d, lanes), packed.dtype)
     best = np.zeros(lanes, packed.dtype)
     nearest = np.zeros(lanes, np.int32)
     weighted = len(row_weights) > 0
     totals.fill(0.0)
     for start in range(0, n, lanes):
-        count = min(lanes, n - start)
-        _label(X, origin, scale, packed, start, count, block, best, nearest)
-        for p in range(count):
-            i = start + p
-            j = nearest[p]
-            weight = row_weights[i] if weighted else 1.0
+        rows = X[start : start + lanes]
+        _label(rows, origin, scale, packed, block, best, nearest)
+        label, distance = labels[start : start + lanes], distances[start : start + lanes]
+        for p in range(rows.shape[0]):
+            j = np.uint32(nearest[p])
+            x, c, total = rows[p], centroids[j], totals[j]
+            weight = row_weights[start + p] if weighted else 1.0
             squared = 0.0
-            for t in range(d):
-                difference = X[i, t] - centroids[j, t]
-                squared += difference * difference
-                totals[j, t] += weight * (X[i, t] - origin[t])
-            totals[j, d] += weight
-            totals[j, d + 1] += weight * squared
-            labels[i] = j
-            distances[i] = squared
+            if plain:
+                for t in range(d):
+                    difference = x[t] - c[t]
+                    squared += difference * difference
+                    total[t] += weight * (x[t] - origin[t])
+            else:
+                for t in range(d):
+                    difference = (x[t] - c[t]) * factors[t]
+                    squared += difference * difference
+                    total[t] += weight * (x[t] - origin[t])
+            total[d] += weight
+            total[d + 1] += weight * squared
+            label[p] = j
+            distance[p] = squared

@@ -43,7 +43,7 @@ def kmeans_plus_plus(
     rows: NDArray[np.float64],
     row_weights: NDArray[np.float64],
     origin: NDArray[np.float64],
-    scale: float,
+    scale: NDArray[np.float64],
     n_candidates: int,
     rng: NDArray[np.uint64],
     centroids: NDArray[np.float64],
@@ -59,7 +59,7 @@ def kmeans_plus_plus(
     row_weights
         IN (n,), or (0,) for ones.
     origin, scale
-        Rows are compared as ``(rows - origin) * scale``.
+        (d,) each: rows are compared as ``(rows - origin) * scale``.
     n_candidates
         Rows drawn for each centroid; the one that leaves the lowest cost is taken.
     rng
@@ -71,7 +71,7 @@ def kmeans_plus_plus(
     columns = np.empty((d, n))
     for i in range(n):
         for t in range(d):
-            columns[t, i] = (rows[i, t] - origin[t]) * scale
+            columns[t, i] = (rows[i, t] - origin[t]) * scale[t]
     ones = np.ones(n)
     known = np.full(n, np.inf)
     trial = np.empty(n)

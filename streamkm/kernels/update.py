@@ -13,18 +13,43 @@ WEIGHT, COST, IDLE = 0, 1, 2
 
 
 @jit()
+def to_unit_length(rows: NDArray[np.float64]) -> None:
+    """Scale rows to length one; a row of zeros, which has no direction, stays.
+
+    Parameters
+    ----------
+    rows
+        INOUT (k, d).
+    """
+    for j in range(rows.shape[0]):
+        high = 0.0
+        for t in range(rows.shape[1]):
+            high = max(high, abs(rows[j, t]))
+        if high > 0.0:
+            squares = 0.0
+            for t in range(rows.shape[1]):
+                squares += (rows[j, t] / high) ** 2
+            length = high * np.sqrt(squares)
+            for t in range(rows.shape[1]):
+                rows[j, t] /= length
+
+
+@jit()
 def learn_batch(
     X: Real,
     row_weights: NDArray[np.float64],
     decay: float,
-    scale: float,
-    origin: NDArray[np.float64],
+    scale: NDArray[np.float64],
+    factors: NDArray[np.float64],
+    spherical: bool,
     packed: Real,
+    origin: NDArray[np.float64],
     centroids: NDArray[np.float64],
     stats: NDArray[np.float64],
     labels: NDArray[np.int32],
     distances: NDArray[np.float64],
-) -> tuple[float, float]:
+    totals: NDArray[np.float64],
+) -> tuple[float, float, float, float, float]:
     """Learn one mini-batch: ``w_j <- decay * w_j + b_j``, then ``c_j += (b_j / w_j) * (mean_j - c_j)``.
 
     That is Sculley (2010, "Web-scale k-means clustering", algorithm 1) with the per-point updates of one batch taken
@@ -32,23 +57,25 @@ def learn_batch(
 
     Parameters
     ----------
-    X, labels, distances
+    X, scale, factors, labels, distances
         As in `assign`.
     row_weights
         IN (n,), or (0,) for ones.
     decay
         Factor in [0, 1] on what was learned before.
-    scale
-        As in `assign`.
-    origin
-        INOUT (d,): the origin of this batch; afterwards the weighted mean of the centroids, the next one's.
+    spherical
+        Bring centroids back to length one (Zhong 2005, "Efficient online spherical k-means clustering").
     packed
         TMP (ceil(k / 6), d, 6) float32 or float64; its type is the one in which points are compared.
+    origin
+        INOUT (d,): the origin of this batch; afterwards the weighted mean of the centroids, the next one's.
     centroids
         INOUT (k, d), raw.
     stats
         INOUT (k, 3): decayed weight, decayed sum of weighted squared distances, weight of the points that other
         clusters got since this one got any.
+    totals
+        OUT (k, d + 2): as in `assign_accumulate`, relative to the origin of this batch.
 
     Returns
     -------
@@ -56,34 +83,43 @@ def learn_batch(
         Sum of weighted squared distances of the batch.
     points
         Sum of its weights.
+    total_cost, mass
+        Sums of the costs and the weights in `stats`.
+    idle
+        The largest of its third column.
     """
     k, d = centroids.shape
     pack_centroids(centroids, origin, scale, packed)
-    totals = np.empty((k, d + 2))
-    assign_accumulate(X, row_weights, origin, scale, packed, centroids, labels, distances, totals)
+    assign_accumulate(X, row_weights, origin, scale, factors, packed, centroids, labels, distances, totals)
     cost = 0.0
     points = 0.0
     for j in range(k):
         points += totals[j, d]
         cost += totals[j, d + 1]
     mass = 0.0
+    total_cost = 0.0
+    idle = 0.0
     for j in range(k):
         gained = totals[j, d]
         stats[j, WEIGHT] = stats[j, WEIGHT] * decay + gained
         stats[j, COST] = stats[j, COST] * decay + totals[j, d + 1]
         stats[j, IDLE] = 0.0 if gained > 0.0 else stats[j, IDLE] + points
         mass += stats[j, WEIGHT]
+        total_cost += stats[j, COST]
+        idle = max(idle, stats[j, IDLE])
         if gained > 0.0:
             rate = gained / stats[j, WEIGHT]
             for t in range(d):
                 centroids[j, t] += rate * (totals[j, t] / gained - (centroids[j, t] - origin[t]))
+    if spherical:
+        to_unit_length(centroids)
     if mass > 0.0:
         for t in range(d):
             shift = 0.0
             for j in range(k):
                 shift += stats[j, WEIGHT] / mass * (centroids[j, t] - origin[t])
             origin[t] += shift
-    return cost, points
+    return cost, points, total_cost, mass, idle
 
 
 @jit()
@@ -91,11 +127,14 @@ def lloyd(
     rows: NDArray[np.float64],
     row_weights: NDArray[np.float64],
     origin: NDArray[np.float64],
-    scale: float,
+    scale: NDArray[np.float64],
+    factors: NDArray[np.float64],
+    spherical: bool,
     packed: Real,
     centroids: NDArray[np.float64],
     max_iter: int,
     tol: float,
+    labels: NDArray[np.int32],
     totals: NDArray[np.float64],
 ) -> float:
     """Run Lloyd's algorithm on weighted rows (Lloyd 1982). A cluster without rows keeps its centroid.
@@ -106,42 +145,48 @@ def lloyd(
         IN (n, d).
     row_weights
         IN (n,), or (0,) for ones.
-    origin, scale
+    origin, scale, factors
         As in `assign`.
+    spherical
+        Bring centroids back to length one after each iteration.
     packed
         TMP (ceil(k / 6), d, 6).
     centroids
-        INOUT (k, d): the start; afterwards the means of the last assignment.
+        INOUT (k, d): the start; afterwards where the last iteration moved them.
     max_iter
-        Number of iterations at most, at least 1.
+        Number of iterations at most; 0 judges the start.
     tol
         Stop when an iteration lowers the cost by no more than this share of it.
+    labels
+        OUT (n,): nearest of the centroids given back.
     totals
-        OUT (k, d + 2): as in `assign_accumulate`, of the last assignment.
+        OUT (k, d + 2): as in `assign_accumulate`, of the centroids given back.
 
     Returns
     -------
     float
-        Sum of weighted squared distances of the last assignment, before its means were taken.
+        Sum of weighted squared distances to the centroids given back.
     """
     k, d = centroids.shape
-    labels = np.empty(len(rows), np.int32)
     distances = np.empty(len(rows), np.float64)
     previous = np.inf
-    cost = np.inf
-    for _ in range(max_iter):
+    iteration = 0
+    while True:
         pack_centroids(centroids, origin, scale, packed)
-        assign_accumulate(rows, row_weights, origin, scale, packed, centroids, labels, distances, totals)
+        assign_accumulate(rows, row_weights, origin, scale, factors, packed, centroids, labels, distances, totals)
         cost = 0.0
         for j in range(k):
             cost += totals[j, d + 1]
+        if iteration >= max_iter or previous - cost <= tol * cost:
+            return cost
+        previous = cost
+        iteration += 1
+        for j in range(k):
             if totals[j, d] > 0.0:
                 for t in range(d):
                     centroids[j, t] = origin[t] + totals[j, t] / totals[j, d]
-        if previous - cost <= tol * cost:
-            break
-        previous = cost
-    return cost
+        if spherical:
+            to_unit_length(centroids)
 
 
 @jit()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,12 +14,17 @@ from streamkm.errors import StateError
 from streamkm.kernels._lanes import GROUP
 from streamkm.kernels.assign import Real, assign, extent, largest, pack_centroids
 from streamkm.kernels.random import draw
-from streamkm.kernels.update import COST, WEIGHT, learn_batch, mean_square, starved
-from streamkm.models.validate import frozen
+from streamkm.kernels.update import COST, IDLE, WEIGHT, learn_batch, mean_square, starved, to_unit_length
+from streamkm.models.metric import Metric
+from streamkm.models.validate import ONES, frozen
 
 # float32 resolves 2**-24 of a coordinate; distances are told apart well while the extent stays below 2**16 times the
 # root mean squared distance. Beyond that points are compared in float64.
 FLOAT32_RATIO = 2.0**32
+
+
+FEW = 16
+"""Rows for which no thought is given to how they are compared."""
 
 
 class Learned(NamedTuple):
@@ -33,11 +38,29 @@ class Learned(NamedTuple):
     """Weighted sum of `squared`."""
     points: float
     """Sum of the row weights."""
+    total_cost: float
+    """Decayed cost of all, this batch included."""
+    mass: float
+    """Decayed weight of all, this batch included."""
+    idle: float
+    """Weight of points since the cluster that has waited longest for one got one."""
+    totals: NDArray[np.float64]
+    """(k, d + 2): what each cluster got, as in `assign_accumulate`."""
+    origin: NDArray[np.float64]
+    """(d,): what `totals` is relative to."""
+
+
+class Plan(NamedTuple):
+    """How rows are compared with centroids: see `streamkm.kernels.assign`."""
+
+    scale: NDArray[np.float64]
+    factors: NDArray[np.float64]
+    packed: Real
 
 
 def power_of_two(bound: float) -> float:
     """Scale that brings `bound` into [0.5, 1); 1 for a bound of zero."""
-    return math.ldexp(1.0, -max(-1000, min(1000, math.frexp(bound)[1])))
+    return math.ldexp(1.0, -max(-500, min(500, math.frexp(bound)[1])))
 
 
 def packed_like(k: int, d: int, *, double: bool) -> Real:
@@ -62,6 +85,8 @@ class LiveCentroids:
         The first id that no cluster ever had.
     origin
         (d,) float64: a weighted mean of the centroids, around which points are compared.
+    metric
+        How distances are measured.
     """
 
     centroids: NDArray[np.float64]
@@ -69,17 +94,39 @@ class LiveCentroids:
     ids: NDArray[np.int64]
     next_id: int
     origin: NDArray[np.float64]
+    metric: Metric
+    _single: Real = field(init=False, repr=False)
+    _few: Plan = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        k, d = self.centroids.shape
+        self._single = packed_like(k, d, double=False)
+        self._few = self._plan_of_few()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.init}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Scratch is made anew: kernels are compiled for arrays that are read-only where a copy's would not be.
+        self.__dict__.update(state)
+        self.__post_init__()
+
+    def _plan_of_few(self) -> Plan:
+        # Few rows are compared in float64 and in raw units: choosing would take longer than it saves.
+        factors = ONES if self.metric.plain else self.metric.factors
+        return Plan(self.metric.factors.copy(), factors, packed_like(*self.centroids.shape, double=True))
 
     @classmethod
-    def start(cls, centroids: NDArray[np.float64], stats: NDArray[np.float64]) -> LiveCentroids:
+    def start(cls, centroids: NDArray[np.float64], stats: NDArray[np.float64], metric: Metric) -> LiveCentroids:
         """Begin with centroids that have no history."""
         k = len(centroids)
-        mass = stats[:, WEIGHT].sum()
-        share = stats[:, WEIGHT] / mass if mass > 0.0 else np.full(k, 1.0 / k)
-        return cls(centroids, stats, np.arange(k, dtype=np.int64), k, share @ centroids)
+        ids = np.arange(k, dtype=np.int64)
+        return cls(centroids, stats, ids, k, middle(centroids, stats[:, WEIGHT]), metric)
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], k: int, d: int, next_id: int) -> LiveCentroids:
+    def from_arrays(
+        cls, arrays: Mapping[str, NDArray[Any]], k: int, d: int, next_id: int, *, spherical: bool
+    ) -> LiveCentroids:
         """Undo `arrays`."""
         return cls(
             array(arrays, "centroids", np.float64, (k, d)),
@@ -87,16 +134,49 @@ class LiveCentroids:
             array(arrays, "ids", np.int64, (k,)),
             next_id,
             array(arrays, "origin", np.float64, (d,)),
+            Metric(array(arrays, "factors", np.float64, (d,)), spherical),
         )
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Copies of the arrays, by name."""
-        return {name: getattr(self, name).copy() for name in ("centroids", "stats", "ids", "origin")}
+        copies = {name: getattr(self, name).copy() for name in ("centroids", "stats", "ids", "origin")}
+        return copies | {"factors": self.metric.factors.copy()}
+
+    def replace(self, centroids: NDArray[np.float64], totals: NDArray[np.float64], metric: Metric) -> None:
+        """Go on from other centroids.
+
+        Parameters
+        ----------
+        totals
+            (k, d + 2): as in `assign_accumulate`: the mass and the cost that each of them has.
+        """
+        d = centroids.shape[1]
+        self.centroids, self.metric = centroids, metric
+        self.stats[:, WEIGHT] = totals[:, d]
+        self.stats[:, COST] = totals[:, d + 1]
+        self.stats[totals[:, d] > 0.0, IDLE] = 0.0
+        self.origin = middle(centroids, totals[:, d])
+        self._few = self._plan_of_few()
 
     @property
     def weights(self) -> NDArray[np.float64]:
         """(k,) float64: decayed weights, a view."""
         return self.stats[:, WEIGHT]
+
+    def renew(self, indices: NDArray[np.int64]) -> None:
+        """Give some clusters ids that no cluster had."""
+        self.ids[indices] = np.arange(self.next_id, self.next_id + len(indices))
+        self.next_id += len(indices)
+
+    @property
+    def spreads(self) -> NDArray[np.float64]:
+        """(k,) float64: decayed root mean squared distance of each cluster's points; 0 without weight."""
+        return np.sqrt(self.stats[:, COST] / np.where(self.weights > 0.0, self.weights, 1.0))
+
+    @property
+    def mean_square(self) -> float:
+        """Decayed mean squared distance of all points."""
+        return mean_square(self.stats)
 
     def learn(self, X: Real, row_weights: NDArray[np.float64], decay: float, high: float) -> Learned:
         """Learn one batch.
@@ -112,32 +192,36 @@ class LiveCentroids:
         high
             Largest absolute value in X, from `validate.finite`.
         """
-        scale, packed = self._plan(X, high)
+        scale, factors, packed = self.plan(X, high)
         labels, squared = np.empty(len(X), np.int32), np.empty(len(X))
-        cost, points = learn_batch(
-            X, row_weights, decay, scale, self.origin, packed, self.centroids, self.stats, labels, squared
+        k, d = self.centroids.shape
+        totals, origin = np.empty((k, d + 2)), self.origin.copy()
+        cost, points, total_cost, mass, waited = learn_batch(
+            X,
+            row_weights,
+            decay,
+            scale,
+            factors,
+            self.metric.spherical,
+            packed,
+            self.origin,
+            self.centroids,
+            self.stats,
+            labels,
+            squared,
+            totals,
         )
-        return Learned(labels, squared, cost, points)
+        return Learned(labels, squared, cost, points, total_cost, mass, waited, totals, origin)
 
     def nearest(self, X: Real, high: float) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
         """Index of the nearest centroid of each row, and the squared distance to it. Changes nothing."""
-        scale, packed = self._plan(X, high)
-        labels, squared = np.empty(len(X), np.int32), np.empty(len(X))
-        pack_centroids(self.centroids, self.origin, scale, packed)
-        assign(X, self.origin, scale, packed, self.centroids, labels, squared)
-        return labels, squared
+        return nearest(X, high, self.centroids, self.origin, self.metric, mean_square(self.stats))
 
-    def _plan(self, X: Real, high: float) -> tuple[float, Real]:
-        """Scale in which to compare points with centroids, and scratch of the type in which to do it."""
-        k, d = self.centroids.shape
-        # The origin is a mean of centroids, so no difference to it exceeds this.
-        bound = high + 2.0 * largest(frozen(self.centroids.reshape(-1)))
-        limit = FLOAT32_RATIO * mean_square(self.stats)
-        double = bound * bound * d > limit
-        if double:
-            reach = max(extent(X, self.origin), extent(frozen(self.centroids), self.origin))
-            double = reach * reach * d > limit
-        return power_of_two(bound), packed_like(k, d, double=double)
+    def plan(self, X: Real, high: float) -> Plan:
+        """How to compare rows with the centroids."""
+        if len(X) <= FEW:
+            return self._few
+        return plan(X, high, self.centroids, self.origin, self.metric, mean_square(self.stats), self._single)
 
     def restart_starved(
         self,
@@ -149,6 +233,8 @@ class LiveCentroids:
         rng: NDArray[np.uint64],
     ) -> None:
         """Give each cluster that starves a far row of the batch just learned; `OnlineKMeans` tells the rule."""
+        if learned.idle < idle:
+            return
         squared = learned.squared
         while (j := starved(self.stats, share, idle)) >= 0:
             i = draw(row_weights, squared, rng)
@@ -158,7 +244,8 @@ class LiveCentroids:
             if not self._move(X[i].astype(np.float64), weight, float(squared[i]), int(learned.labels[i]), j):
                 break
             # Rows that are now nearer to the new centroid do not call for another one.
-            squared = np.minimum(squared, ((X - self.centroids[j]) ** 2).sum(axis=1))
+            gaps = (X - self.centroids[j]) * self.metric.factors
+            squared = np.minimum(squared, (gaps**2).sum(axis=1))
 
     def _move(self, x: NDArray[np.float64], weight: float, squared: float, donor: int, j: int) -> bool:
         """Move a row from the cluster that has it to the starved cluster j; False if it is all that cluster has."""
@@ -169,10 +256,71 @@ class LiveCentroids:
         self.stats[donor, WEIGHT] = rest
         self.stats[donor, COST] = max(0.0, self.stats[donor, COST] - weight * squared)
         self.centroids[j] = x
+        if self.metric.spherical:
+            to_unit_length(self.centroids)
         self.stats[j] = self.stats[j, WEIGHT] + weight, 0.0, 0.0
         self.ids[j] = self.next_id
         self.next_id += 1
         return True
+
+
+def plan(
+    X: Real,
+    high: float,
+    centroids: NDArray[np.float64],
+    origin: NDArray[np.float64],
+    metric: Metric,
+    mean: float,
+    single: Real | None = None,
+) -> Plan:
+    """Choose the scale and the precision in which rows are compared with centroids.
+
+    Parameters
+    ----------
+    high
+        Largest absolute value in X.
+    origin
+        A mean of the centroids.
+    mean
+        Mean squared distance that is expected.
+    single
+        Scratch of `packed_like` in float32, if there is one.
+    """
+    k, d = centroids.shape
+    factors = metric.factors
+    # The origin is a mean of centroids, so no difference to it exceeds this.
+    bound = (high + 2.0 * largest(frozen(centroids.reshape(-1)))) * largest(factors)
+    limit = FLOAT32_RATIO * mean
+    double = not bound * bound * d <= limit
+    if double:
+        bound = max(extent(X, origin, factors), extent(frozen(centroids), origin, factors))
+        double = not bound * bound * d <= limit
+    scale = factors * power_of_two(bound)
+    packed = single if single is not None and not double else packed_like(k, d, double=double)
+    return Plan(scale, ONES if metric.plain else factors, packed)
+
+
+def nearest(
+    X: Real,
+    high: float,
+    centroids: NDArray[np.float64],
+    origin: NDArray[np.float64],
+    metric: Metric,
+    mean: float,
+) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+    """Index of the nearest centroid of each row, and the squared distance to it; arguments as in `plan`."""
+    scale, factors, packed = plan(X, high, centroids, origin, metric, mean)
+    labels, squared = np.empty(len(X), np.int32), np.empty(len(X))
+    pack_centroids(centroids, origin, scale, packed)
+    assign(X, origin, scale, factors, packed, centroids, labels, squared)
+    return labels, squared
+
+
+def middle(centroids: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(d,) weighted mean of centroids; the plain one when none has weight."""
+    mass = weights.sum()
+    share = weights / mass if 0.0 < mass < math.inf else np.full(len(weights), 1.0 / len(weights))
+    return share @ centroids
 
 
 def array(arrays: Mapping[str, NDArray[Any]], name: str, dtype: type[Any], shape: tuple[int, ...]) -> NDArray[Any]:

@@ -1,4 +1,4 @@
-"""Mini-batch K-Means with a learning rate per centroid, decay, and a state that survives anything."""
+"""Mini-batch K-Means with a coreset beside it: one pass as good as batch, and a state that survives anything."""
 
 from __future__ import annotations
 
@@ -8,35 +8,67 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from river import base
 
-from streamkm.errors import DataError, NotReadyError, SettingsError, StateError
+from streamkm.errors import DataError, SettingsError, StateError
 from streamkm.kernels.assign import Real
-from streamkm.kernels.update import COST
 from streamkm.models import validate
-from streamkm.models.live import LiveCentroids, array
-from streamkm.models.seeding import first_centroids
-from streamkm.state import ModelState
+from streamkm.models.answers import Answers
+from streamkm.models.choice import suggested_k
+from streamkm.models.clusters import Clusters, Verdict
+from streamkm.models.coreset import Coreset
+from streamkm.models.live import array
+from streamkm.models.metric import Metric, Scale
+from streamkm.models.outliers import GapRule
+from streamkm.models.schedule import OnDrift, Schedule
+from streamkm.state import Distance, ModelState, Publication, Snapshot
 
-VERSION = 1
+VERSION = 2
 """Version of the state that `OnlineKMeans.state` writes."""
 
 SEED_ROWS = 8192
 """The first centroids are made from no more rows than this, or than the warm-up needs if that is more."""
 
+CHOICE_ROWS = 2000
+"""k is chosen from so many rows, which takes less than a second."""
+
+K_MAX = 20
+"""More clusters than this are not chosen."""
+
 STARVED_SHARE = 1e-6
 """With a half-life, a cluster has forgotten its points when its weight is below this share of the largest."""
 
 Unit = Literal["points", "seconds"]
+Outliers = Literal["gap", "keep"]
+
+ARGUMENTS = (
+    "n_clusters",
+    "half_life",
+    "half_life_unit",
+    "scale",
+    "distance",
+    "on_drift",
+    "outliers",
+    "coreset_size",
+    "warmup",
+    "seed",
+)
+"""Of the constructor; the state holds them all."""
 
 
-class OnlineKMeans(base.Clusterer):
-    """K-Means that learns from a stream, one mini-batch after the other.
+class OnlineKMeans(Answers):
+    """K-Means that learns from a stream, one mini-batch after the other, and is about as good as Lloyd on all of it.
 
-    The first rows fill a warm-up buffer; k-means++ and a few iterations of Lloyd turn it into centroids, and each
-    buffered row counts once. From then on ``c_j += (b_j / w_j) * (mean_j - c_j)``, where ``b_j`` is the weight of the
-    batch's points nearest to centroid j and ``w_j`` the decayed weight of all its points, the batch's included (Sculley
-    2010, "Web-scale k-means clustering", the updates of one batch taken together).
+    **Live centroids** follow every batch. The first rows fill a warm-up buffer; k-means++, local search and Lloyd turn
+    it into centroids, and each buffered row counts once. From then on ``c_j += (b_j / w_j) * (mean_j - c_j)``, where
+    ``b_j`` is the weight of the batch's points nearest to centroid j and ``w_j`` the decayed weight of all its points,
+    the batch's included (Sculley 2010, "Web-scale k-means clustering", the updates of one batch taken together).
+
+    **Published centroids** are made by `publish`: the coreset, a few thousand weighted rows that stand for the stream,
+    is solved anew, with local search (LS++, Lattanzi and Sohler 2019) and starts from scratch, which repairs what
+    mini-batches cannot. Its clusters get stable ids, and events say what became of the ones before. Questions are
+    answered by the published centroids once there are any; they hold still within their standard error. While the
+    stream runs, lighter re-solves keep the live centroids near. They are worked on in a thread, but take effect at a
+    fixed row: equal batches and seeds give equal models, bit for bit, whatever the machine is doing.
 
     **Decay** acts per batch: what was learned before is multiplied by ``2 ** (-n / half_life)``, the batch itself
     counts in full. In points, n is the batch's weight. In seconds it is how far the batch moves event time on; event
@@ -45,21 +77,37 @@ class OnlineKMeans(base.Clusterer):
     **Starved clusters.** A cluster that has forgotten its points (weight zero or, with a half-life, below 1e-6 of the
     largest) and got none while others got as many as a warm-up needs, starts anew: a row of the batch, drawn with
     probability proportional to weight times squared distance and no nearer than the mean, moves to it from its cluster.
-    It gets a new id; the sum of weights stays. Small clusters that get a point now and then are never touched. Where
-    there are fewer distinct points than clusters, the surplus clusters keep weight zero.
+    It gets a new id; the sum of weights stays. Where there are fewer distinct points than clusters, the surplus
+    clusters keep weight zero.
 
     Parameters
     ----------
     n_clusters
-        k, at least 1.
+        k, at least 1; or ``"auto"``: what `k_profile` suggests for the rows of the warm-up, at most 20. It does not
+        change afterwards; `k_profile` tells whether another one has become better.
     half_life
         After so many points or seconds a point counts half; None: all points count alike for ever.
     half_life_unit
         ``"points"`` or ``"seconds"``.
+    scale
+        Units of distances: ``"none"``, raw ones; ``"standard"``, each dimension's standard deviation; ``"robust"``, its
+        interquartile range. They follow the data at each re-solve. Centroids and rows are in raw units all the same.
+    distance
+        ``"euclidean"``, or ``"cosine"``: rows are scaled to length one, and so are centroids. A row of zeros has no
+        direction and is refused.
+    on_drift
+        What to do when the cost of some batches is five times what was expected: ``"resolve"`` the coreset at once;
+        ``"forget"`` the past too, all but a thousandth of it, which recovers faster but costs where a stream is merely
+        ordered; ``"ignore"`` it.
+    outliers
+        ``"gap"``: spikes, which a hundredfold gap in squared distance parts from all but the outermost 0.5 % of the
+        points, are counted and not learned. ``"keep"``: everything is learned.
+    coreset_size
+        Rows of the coreset at most, at least ``16 k``; None: 8000 or, if that is more, 200 a cluster.
     warmup
-        Rows to see before there are centroids, at least k; None: ``max(4 k, min(1000, 20 k))``.
+        Rows to see before there are centroids, at least k; None: ``max(4 k, min(1000, 20 k))``, or 2000 to choose k.
     seed
-        Of the random choices, 0 to 2**64 - 1. Equal batches and seeds give equal models, at any number of threads.
+        Of the random choices, 0 to 2**64 - 1.
 
     Examples
     --------
@@ -71,91 +119,62 @@ class OnlineKMeans(base.Clusterer):
     >>> model.learn_many(X)
     >>> np.sort(model.centers_.round().sum(axis=1)).tolist()
     [0.0, 18.0]
-    >>> model.weights_.sum().item()
+    >>> model.publish().weights.sum().item()
     1000.0
     """
 
     def __init__(
         self,
-        n_clusters: int = 8,
+        n_clusters: int | Literal["auto"] = 8,
         *,
         half_life: float | None = None,
         half_life_unit: Unit = "points",
+        scale: Scale = "none",
+        distance: Distance = "euclidean",
+        on_drift: OnDrift = "resolve",
+        outliers: Outliers = "gap",
+        coreset_size: int | None = None,
         warmup: int | None = None,
         seed: int = 0,
     ) -> None:
-        if not isinstance(n_clusters, int | np.integer) or n_clusters < 1:
-            raise SettingsError(f"n_clusters must be an integer of at least 1, not {n_clusters!r}")
         if half_life is not None and not (half_life > 0 and math.isfinite(half_life)):
             raise SettingsError(f"half_life must be positive, not {half_life!r}", hint="Use None for no decay")
-        if half_life_unit not in ("points", "seconds"):
-            raise SettingsError(f"half_life_unit must be 'points' or 'seconds', not {half_life_unit!r}")
-        if warmup is not None and (not isinstance(warmup, int | np.integer) or warmup < n_clusters):
-            raise SettingsError(f"warmup must be at least n_clusters = {n_clusters}, not {warmup!r}")
-        if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**64:
-            raise SettingsError(f"seed must be an integer from 0 to 2**64 - 1, not {seed!r}")
-        self.n_clusters = int(n_clusters)
+        validate.choice("half_life_unit", half_life_unit, Unit)
+        validate.choice("scale", scale, Scale)
+        validate.choice("distance", distance, Distance)
+        validate.choice("on_drift", on_drift, OnDrift)
+        validate.choice("outliers", outliers, Outliers)
+        if distance == "cosine" and scale != "none":
+            raise SettingsError(f"scale={scale!r} does not go with distance='cosine', which has no units")
+        most = K_MAX if n_clusters == "auto" else n_clusters
+        Coreset(most, seed=seed)  # checks both
+        if coreset_size is not None and (not isinstance(coreset_size, int | np.integer) or coreset_size < 16 * most):
+            raise SettingsError(f"coreset_size must be at least 16 n_clusters = {16 * most}, not {coreset_size!r}")
+        if warmup is not None and (not isinstance(warmup, int | np.integer) or warmup < most):
+            raise SettingsError(f"warmup must be at least n_clusters = {most}, not {warmup!r}")
+        self.n_clusters: int | Literal["auto"] = "auto" if n_clusters == "auto" else int(n_clusters)
         self.half_life = None if half_life is None else float(half_life)
         self.half_life_unit: Unit = half_life_unit
+        self.scale: Scale = scale
+        self.distance: Distance = distance
+        self.on_drift: OnDrift = on_drift
+        self.outliers: Outliers = outliers
+        self.coreset_size = None if coreset_size is None else int(coreset_size)
         self.warmup = None if warmup is None else int(warmup)
         self.seed = int(seed)
 
-        self.n_seen: int = 0
-        """Rows learned, buffered ones included."""
-        self.n_features: int = 0
-        """d; 0 before the first row."""
-        self.feature_names: tuple[str, ...] = ()
-        """Names of the dimensions in order, from the first dict or data frame; empty while unknown."""
+        self.n_seen, self.n_features, self.feature_names = 0, 0, ()
+        self._clusters = None
+        enough = CHOICE_ROWS if n_clusters == "auto" else max(4 * most, min(1000, 20 * most))
+        self._need = self.warmup if self.warmup is not None else enough
+        self._starved = (0.0 if half_life is None else STARVED_SHARE, float(self._need))
         self.cost_: float = 0.0
         """Sum of weighted squared distances of all points judged so far, each before it was learned; never decayed. The
         difference of two readings over that of `n_judged_` is the prequential inertia between them."""
         self.n_judged_: float = 0.0
-        """Weight of the points judged so far: all but those of the warm-up."""
-        self._rng = np.array([self.seed], np.uint64)
+        """Weight of the points judged so far: all but outliers and those of the warm-up."""
         self._buffer: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = []
-        self._live: LiveCentroids | None = None
         self._clock: float | None = None
-
-    # What the model knows
-
-    @property
-    def warmup_(self) -> tuple[int, int] | None:
-        """(rows buffered, rows needed) while there are no centroids yet, else None."""
-        return None if self._live is not None else (self.n_seen, self._need)
-
-    @property
-    def centers_(self) -> NDArray[np.float64]:
-        """(k, d) float64: centroids in raw units, a copy."""
-        return self._ready().centroids.copy()
-
-    @property
-    def weights_(self) -> NDArray[np.float64]:
-        """(k,) float64: decayed weight of each cluster's points, a copy."""
-        return self._ready().weights.copy()
-
-    @property
-    def ids_(self) -> NDArray[np.int64]:
-        """(k,) int64: stable ids, a copy. A cluster that starts anew gets an id that no cluster had."""
-        return self._ready().ids.copy()
-
-    @property
-    def spreads_(self) -> NDArray[np.float64]:
-        """(k,) float64: decayed root mean squared distance of each cluster's points to its centroid, raw units.
-
-        Each point is judged by the centroid it was assigned to, where that stood before the point's batch. 0 for a
-        cluster without weight.
-        """
-        live = self._ready()
-        return np.sqrt(live.stats[:, COST] / np.where(live.weights > 0.0, live.weights, 1.0))
-
-    @property
-    def centers(self) -> dict[int, dict[str, float]]:
-        """Centroids as river's clustering metrics want them: id -> field -> coordinate; empty during warm-up."""
-        if self._live is None:
-            return {}
-        names = self.feature_names or tuple(str(t) for t in range(self.n_features))
-        rows = zip(self._live.ids.tolist(), self._live.centroids.tolist(), strict=True)
-        return {j: dict(zip(names, c, strict=True)) for j, c in rows}
 
     # Learning
 
@@ -199,7 +218,8 @@ class OnlineKMeans(base.Clusterer):
         Raises
         ------
         DataError
-            Wrong shape, NaN, infinity, or no times where they are needed. Nothing was learned.
+            Wrong shape, NaN, infinity, a row of zeros for the cosine distance, or no times where they are needed.
+            Nothing was learned.
         """
         array, names = validate.points(X, self.feature_names, self.n_features)
         self._learn(array, names, weights, times)
@@ -209,6 +229,8 @@ class OnlineKMeans(base.Clusterer):
             return
         # Step 1. Check everything before anything changes.
         high = validate.finite(X, names)
+        if self.distance == "cosine":
+            X, high = validate.directions(X, names), 1.0
         row_weights = validate.row_weights(weights, len(X))
         newest = None
         if self.half_life is not None and self.half_life_unit == "seconds":
@@ -226,136 +248,129 @@ class OnlineKMeans(base.Clusterer):
             elapsed = 0.0 if self._clock is None else max(0.0, newest - self._clock)
             self._clock = newest if self._clock is None else max(self._clock, newest)
         # Step 3. Fill the warm-up buffer; what it does not take is a batch.
-        if self._live is None:
+        if self._clusters is None:
             taken = min(len(X), max(self._need, SEED_ROWS) - self.n_seen)
             self._warm_up(X[:taken], row_weights[:taken], elapsed)
             if taken == len(X):
                 return
             X, row_weights, elapsed = validate.frozen(X[taken:]), validate.frozen(row_weights[taken:]), 0.0
-        # Step 4. Learn the batch, and give starving clusters a new start.
-        live = self._ready()
-        learned = live.learn(X, row_weights, self._decay(row_weights, len(X), elapsed), high)
-        share = 0.0 if self.half_life is None else STARVED_SHARE
-        live.restart_starved(X, row_weights, learned, share, float(self._need), self._rng)
+        # Step 4. Learn the batch.
+        n, half_lives = len(X), self._half_lives(row_weights, len(X), elapsed)
+        learned = self._ready().learn(X, row_weights, high, self.n_seen, half_lives, self._starved)
         self.cost_ += learned.cost
         self.n_judged_ += learned.points
-        self.n_seen += len(X)
+        self.n_seen += n
 
-    def _decay(self, row_weights: NDArray[np.float64], n: int, elapsed: float) -> float:
-        """Factor on what was learned before a batch of n rows."""
+    def _half_lives(self, row_weights: NDArray[np.float64], n: int, elapsed: float) -> float:
+        """How much older a batch of n rows makes what was learned before."""
         if self.half_life is None:
-            return 1.0
+            return 0.0
         if self.half_life_unit == "points":
             elapsed = float(row_weights.sum()) if len(row_weights) else float(n)
-        return math.exp2(-elapsed / self.half_life)
-
-    @property
-    def _need(self) -> int:
-        k = self.n_clusters
-        return self.warmup if self.warmup is not None else max(4 * k, min(1000, 20 * k))
+        return elapsed / self.half_life
 
     def _warm_up(self, X: Real, row_weights: NDArray[np.float64], elapsed: float) -> None:
-        decay = self._decay(row_weights, len(X), elapsed)
+        decay = math.exp2(-self._half_lives(row_weights, len(X), elapsed))
         if decay != 1.0:
             self._buffer = [(rows, weights * decay) for rows, weights in self._buffer]
         self._buffer.append((X.astype(np.float64), row_weights.copy() if len(row_weights) else np.ones(len(X))))
         self.n_seen += len(X)
-        if self.n_seen < self._need:
-            return
-        rows, weights = self._buffered()
-        self._live = LiveCentroids.start(*first_centroids(rows, weights, self.n_clusters, self._rng))
-        self._buffer = []
+        if self.n_seen >= self._need:
+            rows, weights = self._buffered()
+            k = self.n_clusters
+            if k == "auto":
+                rule = self._new_rule()
+                k = suggested_k(rows[:CHOICE_ROWS], weights[:CHOICE_ROWS], K_MAX, self.scale, rule, self.seed)
+            clusters = self._new_clusters(k)
+            clusters.begin(rows, weights)
+            self._clusters, self._buffer = clusters, []
+
+    def _new_clusters(self, k: int) -> Clusters:
+        return Clusters(
+            Coreset(k, size=self.coreset_size, seed=self.seed),
+            Metric.raw(self.n_features, spherical=self.distance == "cosine"),
+            self.scale,
+            Schedule(self.on_drift),
+            self._new_rule(),
+        )
+
+    def _new_rule(self) -> GapRule | None:
+        return None if self.distance == "cosine" or self.outliers == "keep" else GapRule(self.n_features)
 
     def _buffered(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         rows = [r for r, _ in self._buffer] or [np.empty((0, self.n_features))]
         weights = [w for _, w in self._buffer] or [np.empty(0)]
         return np.concatenate(rows), np.concatenate(weights)
 
-    # Asking
+    # Publishing
 
-    def predict_one(self, x: Mapping[Any, Any]) -> int:
-        """Id of the nearest cluster; -1 while there is none yet, because river asks before it teaches.
-
-        Raises
-        ------
-        DataError
-            A field is missing, unknown, not a number or not finite.
-        """
-        if self._live is None:
-            return -1
-        ids, _ = self._nearest(validate.row(x, self.feature_names))
-        return int(ids[0])
-
-    def predict_many(self, X: Any) -> NDArray[np.int64]:
-        """(n,) int64: id of each row's nearest cluster. Changes nothing.
-
-        Raises
-        ------
-        NotReadyError
-            There are no centroids yet.
-        DataError
-            Wrong shape, NaN or infinity.
-        """
-        return self.assign(X)[0]
-
-    def assign(self, X: Any) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Nearest cluster of each row, and how far it is. Changes nothing.
+    def resolve(self) -> Verdict:
+        """Solve the coreset now, with all effort, and let the live centroids be the result if that is cheaper.
 
         Returns
         -------
-        ids
-            (n,) int64.
-        distances
-            (n,) float64, Euclidean, raw units.
+        str
+            What they are now: ``keep``, what they were; ``lloyd`` or ``swap``, the same improved; ``cold``, new ones.
 
         Raises
         ------
         NotReadyError
             There are no centroids yet.
-        DataError
-            Wrong shape, NaN or infinity.
         """
-        self._ready()
-        return self._nearest(validate.points(X, self.feature_names, self.n_features)[0])
+        return self._ready().resolve()
 
-    def _nearest(self, X: Real) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        live = self._ready()
-        if X.shape[1] != self.n_features:
-            raise DataError(f"the point has {X.shape[1]} fields, the model {self.n_features}")
-        labels, squared = live.nearest(X, validate.finite(X, self.feature_names))
-        return live.ids[labels], np.sqrt(squared)
+    def prepare(self) -> None:
+        """Begin to solve the coreset as it is now, in the background; the next `publish` takes the result.
 
-    def _ready(self) -> LiveCentroids:
-        if self._live is None:
-            have, need = self.n_seen, self._need
-            raise NotReadyError(
-                f"the model is warming up: {have} of {need} points seen",
-                hint=f"{need - have} more points make the first centroids",
-            )
-        return self._live
+        Learning goes on meanwhile. `prepared_` tells when the result is there.
+
+        Raises
+        ------
+        NotReadyError
+            There are no centroids yet.
+        """
+        self._ready().prepare()
+
+    def publish(self, *, as_is: bool = False) -> Publication:
+        """Solve the coreset with all effort, give its clusters stable ids, and tell what became of those before.
+
+        What is published depends on the batches so far and on where in the stream was prepared and published.
+
+        Parameters
+        ----------
+        as_is
+            Publish the live centroids as they are.
+
+        Raises
+        ------
+        NotReadyError
+            There are no centroids yet.
+        """
+        return self._ready().publish(self.n_seen, as_is=as_is)
 
     # Saving
 
     def state(self) -> ModelState:
-        """Capture all that the model knows, as a copy that later learning does not touch."""
-        rows, weights = self._buffered()
-        arrays: dict[str, NDArray[Any]] = {"rng": self._rng.copy(), "buffer": rows, "buffer_weights": weights}
-        if self._live is not None:
-            arrays |= self._live.arrays()
-        params = {
-            "n_clusters": self.n_clusters,
-            "half_life": self.half_life,
-            "half_life_unit": self.half_life_unit,
-            "warmup": self.warmup,
-            "seed": self.seed,
+        """Capture all that the model knows, as a copy that later learning does not touch.
+
+        A re-solve that is being worked on is waited for, and its result is part of the state.
+        """
+        params: dict[str, Any] = {name: getattr(self, name) for name in ARGUMENTS}
+        params |= {
             "n_seen": self.n_seen,
+            "k": self.k_,
             "n_features": self.n_features,
             "feature_names": list(self.feature_names),
-            "next_id": self.n_clusters if self._live is None else self._live.next_id,
             "clock": self._clock,
             "cost": self.cost_,
             "n_judged": self.n_judged_,
+            "clusters": None if self._clusters is None else self._clusters.params(),
         }
+        if self._clusters is not None:
+            arrays = self._clusters.arrays()
+        else:
+            rows, weights = self._buffered()
+            arrays = {"buffer": rows, "buffer_weights": weights}
         return ModelState("OnlineKMeans", VERSION, params, {name: validate.frozen(a) for name, a in arrays.items()})
 
     @classmethod
@@ -365,33 +380,64 @@ class OnlineKMeans(base.Clusterer):
         Raises
         ------
         StateError
-            Another kind of model, a newer version, or a state that is incomplete.
+            Another kind of model, another version, or a state that is incomplete.
         """
         if state.kind != "OnlineKMeans":
             raise StateError(f"this is the state of a {state.kind}, not of an OnlineKMeans")
         if state.version != VERSION:
             raise StateError(
-                f"the state has version {state.version}, this streamkm reads version {VERSION}", hint="Upgrade streamkm"
+                f"the state has version {state.version}, this streamkm reads version {VERSION}",
+                hint="Upgrade streamkm" if state.version > VERSION else "Replay the topic into a new model",
             )
         p, a = state.params, state.arrays
         try:
-            arguments = {n: p[n] for n in ("n_clusters", "half_life", "half_life_unit", "warmup", "seed")}
-            model = cls(**arguments)
+            model = cls(**{name: p[name] for name in ARGUMENTS})
             model.n_seen = p["n_seen"]
-            model.n_features = p["n_features"]
+            model.n_features = d = p["n_features"]
             model.feature_names = tuple(p["feature_names"])
             model._clock = p["clock"]
             model.cost_ = p["cost"]
             model.n_judged_ = p["n_judged"]
-            model._rng = array(a, "rng", np.uint64, (1,))
-            if "centroids" in a:
-                model._live = LiveCentroids.from_arrays(a, model.n_clusters, model.n_features, p["next_id"])
+            if p["clusters"] is not None:
+                clusters = model._new_clusters(p["k"])
+                clusters.restore(a, p["clusters"], d)
+                model._clusters = clusters
             elif model.n_seen:
-                rows = array(a, "buffer", np.float64, (model.n_seen, model.n_features))
+                rows = array(a, "buffer", np.float64, (model.n_seen, d))
                 weights = array(a, "buffer_weights", np.float64, (model.n_seen,))
                 model._buffer = [(rows, weights)]
         except (KeyError, TypeError, ValueError) as e:
             raise StateError(f"the state is damaged: {e}") from e
+        return model
+
+    @classmethod
+    def from_snapshot(
+        cls,
+        arguments: Mapping[str, Any],
+        snapshot: Snapshot,
+        rows: NDArray[np.float64],
+        weights: NDArray[np.float64],
+        clock: float | None = None,
+    ) -> OnlineKMeans:
+        """Make a model that goes on from clusters that are known, as if it had learned them.
+
+        Parameters
+        ----------
+        arguments
+            Of the constructor; the number of clusters is that of the snapshot.
+        snapshot
+            The clusters.
+        rows, weights
+            (m, d) and (m,): a coreset of their points; the centroids and their weights if there is none.
+        clock
+            The newest event time among the points, seconds since 1970.
+        """
+        model = cls(**{**arguments, "n_clusters": len(snapshot.ids)})
+        model.n_seen, model.n_features = snapshot.n_points, len(snapshot.fields)
+        model.feature_names, model._clock = snapshot.fields, clock
+        clusters = model._new_clusters(len(snapshot.ids))
+        clusters.adopt(snapshot, rows, weights)
+        model._clusters = clusters
         return model
 
     # river

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from numpy.typing import NDArray
 
-from streamkm.kernels.assign import extent
-from streamkm.kernels.seed import kmeans_plus_plus
+from streamkm.kernels.assign import largest
+from streamkm.kernels.random import uniform
 from streamkm.kernels.update import COST, WEIGHT, lloyd
-from streamkm.models.live import packed_like, power_of_two
+from streamkm.models.live import plan
+from streamkm.models.metric import Metric
+from streamkm.models.resolve import Effort, Problem, solve
 from streamkm.models.validate import frozen
-
-LLOYD_ITERATIONS = 10
-LLOYD_TOLERANCE = 1e-4
 
 
 def first_centroids(
-    rows: NDArray[np.float64], row_weights: NDArray[np.float64], k: int, rng: NDArray[np.uint64]
+    rows: NDArray[np.float64], row_weights: NDArray[np.float64], k: int, rng: NDArray[np.uint64], metric: Metric
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Run greedy k-means++ and a few iterations of Lloyd from some starts, and take the cheapest.
+    """Run k-means++, local search and Lloyd from some starts, and take the cheapest.
 
     Few starts for many clusters: there the starts differ less, and cost more.
 
@@ -34,6 +31,8 @@ def first_centroids(
         Number of clusters; may exceed the number of distinct rows.
     rng
         State of the random generator, moved on.
+    metric
+        How distances are measured.
 
     Returns
     -------
@@ -42,24 +41,52 @@ def first_centroids(
     stats
         (k, 3) as in `learn_batch`; the weights sum to that of all rows. Clusters without rows have weight 0.
     """
+    uniform(rng)
+    origin = rows.mean(axis=0)
+    starts = max(1, min(2, 32 // k))
+    effort = Effort(sample=20, starts=starts, children=0, finalists=0, rounds=1, steps=5, polish=4, tolerance=1e-3)
+    solution = solve(Problem(rows, row_weights, None, k, origin, metric, 0.0, 0.0, int(rng[0])), effort)
+    totals = settle(rows, row_weights, solution.centroids, origin, metric)[0]
     d = rows.shape[1]
-    rows, row_weights = frozen(rows), frozen(row_weights)
-    origin = np.asarray(rows.mean(axis=0))
-    scale = power_of_two(extent(rows, origin))
-    packed = packed_like(k, d, double=True)
-    best = np.empty((k, d))
-    best_totals = np.empty((k, d + 2))
-    lowest = math.inf
-    centroids = np.empty((k, d))
-    totals = np.empty((k, d + 2))
-    for _ in range(max(1, min(4, 256 // k))):
-        kmeans_plus_plus(rows, row_weights, origin, scale, 2 + int(math.log(k)), rng, centroids)
-        cost = lloyd(rows, row_weights, origin, scale, packed, centroids, LLOYD_ITERATIONS, LLOYD_TOLERANCE, totals)
-        if cost < lowest * (1.0 - LLOYD_TOLERANCE):  # a tie, up to rounding, goes to the first
-            lowest = cost
-            best[:] = centroids
-            best_totals[:] = totals
     stats = np.zeros((k, 3))
-    stats[:, WEIGHT] = best_totals[:, d]
-    stats[:, COST] = best_totals[:, d + 1]
-    return best, stats
+    stats[:, WEIGHT] = totals[:, d]
+    stats[:, COST] = totals[:, d + 1]
+    return solution.centroids, stats
+
+
+def settle(
+    rows: NDArray[np.float64],
+    row_weights: NDArray[np.float64],
+    centroids: NDArray[np.float64],
+    origin: NDArray[np.float64],
+    metric: Metric,
+    mean: float = 0.0,
+    steps: int = 0,
+) -> tuple[NDArray[np.float64], NDArray[np.int32], float]:
+    """Take some steps of Lloyd and see what each centroid has.
+
+    Parameters
+    ----------
+    centroids
+        (k, d) raw, moved by the steps.
+    mean
+        Mean squared distance that is expected; 0 compares in float64.
+
+    Returns
+    -------
+    totals
+        (k, d + 2) as in `assign_accumulate`.
+    labels
+        (n,) int32: nearest centroid of each row.
+    cost
+        Sum of weighted squared distances.
+    """
+    rows, row_weights = frozen(rows), frozen(row_weights)
+    k, d = centroids.shape
+    high = largest(rows.reshape(-1))
+    scale, factors, packed = plan(rows, high, centroids, origin, metric, mean)
+    labels, totals = np.empty(len(rows), np.int32), np.empty((k, d + 2))
+    cost = lloyd(
+        rows, row_weights, origin, scale, factors, metric.spherical, packed, centroids, steps, 0.0, labels, totals
+    )
+    return totals, labels, cost

@@ -6,7 +6,10 @@ import time
 
 import numpy as np
 
+from streamkm.models.metric import Metric
 from streamkm.models.online import OnlineKMeans
+from streamkm.models.resolve import Problem, full, solve
+from streamkm.models.validate import frozen
 
 COMPILING_SECONDS = 4.0
 """`compile_kernels` takes less than this when the kernels were compiled before."""
@@ -18,15 +21,29 @@ def compile_kernels() -> float:
     Returns
     -------
     float
-        Seconds it took: about ten when nothing was compiled, less than one when all was.
+        Seconds it took: half a minute when nothing was compiled, one when all was.
     """
     start = time.perf_counter()
-    points = np.random.default_rng(0).normal(size=(64, 2))
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(400, 2))
+    points[::7] *= 1e9  # such a reach has to be compared in float64
     for dtype in (np.float32, np.float64):
-        for offset in (0.0, 1e9):  # far from the centroids points are compared in float64
-            model = OnlineKMeans(2, warmup=32)
-            model.learn_many(points.astype(dtype))
-            batch = (points + offset).astype(dtype)
-            model.predict_many(batch)
-            model.learn_many(batch)
+        for X in (np.repeat(points, 6, axis=0), rng.normal(size=(2400, 2))):
+            model = OnlineKMeans(2, warmup=32, coreset_size=64, outliers="keep")
+            for batch in np.array_split(X.astype(dtype), 12):
+                model.learn_many(batch)
+            model.learn_many(X[:1].astype(dtype))
+            model.publish()
+            model.evaluate()
+            model.k_profile(3)
+            model.predict_many(X.astype(dtype))
+            model.predict_many((X + 1e9).astype(dtype))
+        spiked = np.concatenate([rng.normal(size=(2000, 2)), [[1e9, 1e9]]]).astype(dtype)
+        model = OnlineKMeans(2)
+        model.learn_many(spiked)
+        model.learn_many(spiked)
+    X, metric = rng.normal(size=(400, 2)), Metric.raw(2)
+    for mean in (0.0, 1.0):  # in float64, and in float32
+        problem = Problem(frozen(X), frozen(np.ones(400)), X[:2].copy(), 2, np.zeros(2), metric, mean, 0.0, 0)
+        solve(problem, full(0.0, 2))
     return time.perf_counter() - start

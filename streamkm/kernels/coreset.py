@@ -1,0 +1,425 @@
+"""A sample of weighted rows that stands for a stream: admission, calibration, thinning.
+
+Importance sampling for k-means with the sensitivities of Feldman and Langberg (2011), judged by the centroids that the
+rows are assigned to anyway, as in Schwiegelshohn and Sheikh-Omar (2022). Sums over a stratum, the rows of one cluster,
+are known exactly, and the sample is brought back to them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamkm.kernels._jit import jit
+from streamkm.kernels.assign import Real
+from streamkm.kernels.random import uniform
+
+FAR, EVEN = 0.5, 0.4
+"""Shares of the sample that go to rows by their distance and to clusters evenly; the rest goes to rows by weight."""
+
+LEAF = 8
+"""Neighbourhoods of so many rows are not divided."""
+
+CERTAIN, SETTLED = -1, -2
+"""Strata of rows that stand for themselves only, and of rows that were calibrated."""
+
+NEGLIGIBLE = 1e-9
+"""A stratum with less than this share of the mass is rounding."""
+
+
+@jit()
+def admit(
+    X: Real,
+    row_weights: NDArray[np.float64],
+    labels: NDArray[np.int32],
+    distances: NDArray[np.float64],
+    totals: NDArray[np.float64],
+    stats: NDArray[np.float64],
+    batch_origin: NDArray[np.float64],
+    origin: NDArray[np.float64],
+    size: float,
+    inflation: float,
+    filled: int,
+    rows: NDArray[np.float64],
+    weights: NDArray[np.float64],
+    strata: NDArray[np.int32],
+    sums: NDArray[np.float64],
+    rng: NDArray[np.uint64],
+) -> int:
+    """Sample rows of a batch into the buffer, and add all of the batch to the sums of its strata.
+
+    A row is taken with probability ``p = size * w * (FAR d2 / cost + EVEN / (clusters * W) + rest / mass)``, and stands
+    for ``w / p``; with p of at least one it stands for itself. Samples are stratified and jittered along the sum of p:
+    one row in each unit of it, so that their number hardly varies, and a stream that takes turns is not aliased.
+
+    Parameters
+    ----------
+    X, labels, distances
+        IN: the batch, each row's cluster, and its squared distance.
+    row_weights
+        IN (n,), or (0,) for ones.
+    totals
+        IN (k, d + 2): as in `learn_batch`.
+    stats
+        IN (k, 3): as in `learn_batch`, the batch included.
+    batch_origin, origin
+        IN (d,) each: what `totals` and `sums` are relative to.
+    size
+        Number of rows that all of the stream is to be sampled to.
+    inflation
+        Factor on weights: new rows gain, instead of old ones decaying (forward decay).
+    filled
+        Number of rows in the buffer.
+    rows, weights, strata
+        INOUT (capacity, d), (capacity,), (capacity,): the buffer, with room for ``size + 2`` rows.
+    sums
+        INOUT (k, d + 1): of each stratum, the inflated sums of ``weight * (row - origin)``, and of weights, over all
+        rows that do not stand for themselves.
+    rng
+        INOUT (1,) uint64.
+
+    Returns
+    -------
+    int
+        Number of rows in the buffer.
+    """
+    n, d = X.shape
+    k = len(stats)
+    weighted = len(row_weights) > 0
+    cost = 0.0
+    mass = 0.0
+    clusters = 0
+    for j in range(k):
+        mass += stats[j, 0]
+        cost += stats[j, 1]
+        clusters += stats[j, 0] > 0.0
+    by_distance = size * FAR / cost if 0.0 < cost < np.inf else 0.0
+    by_cluster = np.empty(k)
+    for j in range(k):
+        share = EVEN / (clusters * stats[j, 0]) + (1.0 - FAR - EVEN) / mass if stats[j, 0] > 0.0 else 0.0
+        by_cluster[j] = size * share
+        gained = totals[j, d]
+        if gained > 0.0:
+            sums[j, d] += gained * inflation
+            for t in range(d):
+                sums[j, t] += (totals[j, t] + gained * (batch_origin[t] - origin[t])) * inflation
+    reached = 0.0
+    unit = 0.0
+    target = uniform(rng)
+    for i in range(n):
+        w = row_weights[i] if weighted else 1.0
+        j = labels[i]
+        p = w * (by_distance * distances[i] + by_cluster[j])
+        if p < 1.0:
+            reached += p
+            while reached >= target and filled < len(weights):
+                for t in range(d):
+                    rows[filled, t] = X[i, t]
+                weights[filled] = w * inflation / p
+                strata[filled] = j
+                filled += 1
+                unit += 1.0
+                target = unit + uniform(rng)
+        elif filled < len(weights):
+            w *= inflation
+            sums[j, d] -= w
+            for t in range(d):
+                rows[filled, t] = X[i, t]
+                sums[j, t] -= w * (X[i, t] - origin[t])
+            weights[filled] = w
+            strata[filled] = CERTAIN
+            filled += 1
+    return filled
+
+
+@jit()
+def calibrate(
+    first: int,
+    filled: int,
+    rows: NDArray[np.float64],
+    weights: NDArray[np.float64],
+    strata: NDArray[np.int32],
+    origin: NDArray[np.float64],
+    sums: NDArray[np.float64],
+) -> int:
+    """Give each stratum its exact mass and mean: scale the weights of its rows, and shift them by one common vector.
+
+    Parameters
+    ----------
+    first, filled
+        Rows of [first, filled) are calibrated.
+    rows, weights, strata
+        INOUT (capacity, d), (capacity,), (capacity,): the buffer, with room for k more rows: a stratum of which nothing
+        was sampled gets one, its mean. Afterwards all strata are `SETTLED`.
+    origin
+        IN (d,): what `sums` is relative to.
+    sums
+        INOUT (k, d + 1): as in `admit`; afterwards zero.
+
+    Returns
+    -------
+    int
+        Number of rows in the buffer.
+    """
+    k, d = sums.shape[0], sums.shape[1] - 1
+    sampled = np.zeros((k, d + 1))
+    for i in range(first, filled):
+        j = strata[i]
+        if j >= 0:
+            sampled[j, d] += weights[i]
+            for t in range(d):
+                sampled[j, t] += weights[i] * (rows[i, t] - origin[t])
+    mass = 0.0
+    for j in range(k):
+        mass += max(sums[j, d], 0.0)
+    factors = np.ones(k)
+    shifts = np.zeros((k, d))
+    end = filled
+    for j in range(k):
+        if not sums[j, d] > NEGLIGIBLE * mass:
+            factors[j] = 0.0
+        elif sampled[j, d] > 0.0:
+            factors[j] = sums[j, d] / sampled[j, d]
+            for t in range(d):
+                shifts[j, t] = sums[j, t] / sums[j, d] - sampled[j, t] / sampled[j, d]
+        elif end < len(weights):
+            for t in range(d):
+                rows[end, t] = origin[t] + sums[j, t] / sums[j, d]
+            weights[end] = sums[j, d]
+            end += 1
+    for i in range(first, filled):
+        j = strata[i]
+        if j >= 0:
+            weights[i] *= factors[j]
+            for t in range(d):
+                rows[i, t] += shifts[j, t]
+    strata[first:end] = SETTLED
+    sums[:] = 0.0
+    return end
+
+
+@jit()
+def threshold(scores: NDArray[np.float64], size: float) -> float:
+    """Find the factor that makes the sum of ``min(1, factor * score)`` equal to `size`.
+
+    Parameters
+    ----------
+    scores
+        IN (n,), not negative.
+    size
+        Less than the number of positive scores.
+
+    Returns
+    -------
+    float
+        The factor; 0 when all scores are zero.
+    """
+    total = scores.sum()
+    factor = size / total if total > 0.0 else 0.0
+    for _ in range(64):
+        certain = 0
+        rest = 0.0
+        for score in scores:
+            if score * factor >= 1.0:
+                certain += 1
+            else:
+                rest += score
+        if rest <= 0.0 or certain >= size:
+            break
+        better = (size - certain) / rest
+        if better <= factor * (1.0 + 1e-9):
+            break
+        factor = better
+    return factor
+
+
+@jit()
+def _part(keys: NDArray[np.float64], order: NDArray[np.int64], begin: int, end: int) -> int:
+    """Bring small keys before large ones (Hoare 1961), about as many of each; where the large ones begin."""
+    # The median of three keys, or of three such medians.
+    third = max(1, (end - begin) // 9)
+    medians = np.empty(3)
+    for q in range(3):
+        a = keys[min(end - 1, begin + (3 * q) * third)]
+        b = keys[min(end - 1, begin + (3 * q + 1) * third)]
+        c = keys[min(end - 1, begin + (3 * q + 2) * third)]
+        medians[q] = max(min(a, b), min(max(a, b), c))
+    a, b, c = medians
+    pivot = max(min(a, b), min(max(a, b), c))
+    i = begin
+    j = end - 1
+    while i <= j:
+        while keys[i] < pivot:
+            i += 1
+        while keys[j] > pivot:
+            j -= 1
+        if i <= j:
+            keys[i], keys[j] = keys[j], keys[i]
+            order[i], order[j] = order[j], order[i]
+            i += 1
+            j -= 1
+    return i
+
+
+@jit()
+def _put_near_together(
+    rows: NDArray[np.float64], factors: NDArray[np.float64], begin: int, end: int, order: NDArray[np.int64]
+) -> None:
+    """Reorder rows so that those next to each other are near each other: the leaves of a k-d tree, left to right.
+
+    Parameters
+    ----------
+    rows
+        IN (n, d).
+    factors
+        IN (d,): units of the dimensions.
+    begin, end
+        The part of the order that may change.
+    order
+        INOUT (n,): indices of rows.
+    """
+    keys = np.empty(len(order))
+    waiting = np.empty((64, 2), np.int64)  # the smaller part goes first, so that few wait
+    waiting[0, 0], waiting[0, 1] = begin, end
+    n = 1
+    while n > 0:
+        n -= 1
+        start, stop = waiting[n, 0], waiting[n, 1]
+        if stop - start <= LEAF:
+            continue
+        widest = 0.0
+        dimension = -1
+        step = max(1, (stop - start) // 8)  # some rows tell the widest dimension well enough
+        for t in range(rows.shape[1]):
+            first = rows[order[start], t]
+            total = 0.0
+            squares = 0.0
+            count = 0
+            for r in range(start, stop, step):
+                difference = (rows[order[r], t] - first) * factors[t]
+                total += difference
+                squares += difference * difference
+                count += 1
+            spread = squares - total * total / count
+            if spread > widest:
+                widest = spread
+                dimension = t
+        if dimension < 0:
+            continue
+        for r in range(start, stop):
+            keys[r] = rows[order[r], dimension]
+        middle = _part(keys, order, start, stop)
+        if middle == stop:
+            continue
+        if 2 * middle > start + stop:
+            waiting[n, 0], waiting[n, 1] = start, middle
+            waiting[n + 1, 0], waiting[n + 1, 1] = middle, stop
+        else:
+            waiting[n, 0], waiting[n, 1] = middle, stop
+            waiting[n + 1, 0], waiting[n + 1, 1] = start, middle
+        n += 2
+
+
+@jit()
+def thin(
+    labels: NDArray[np.int32],
+    distances: NDArray[np.float64],
+    factors: NDArray[np.float64],
+    k: int,
+    size: float,
+    filled: int,
+    rows: NDArray[np.float64],
+    weights: NDArray[np.float64],
+    strata: NDArray[np.int32],
+    origin: NDArray[np.float64],
+    rng: NDArray[np.uint64],
+) -> int:
+    """Sample weighted rows to fewer, cluster by cluster, and calibrate each cluster to its mass and mean.
+
+    Within a cluster rows are gone through from neighbour to neighbour, so that the sample has some of each place.
+
+    Parameters
+    ----------
+    labels, distances
+        IN (filled,): each row's cluster, and its squared distance.
+    factors
+        IN (d,): units of the dimensions, or (0,) to go through rows as they come, which is quicker.
+    k
+        Number of clusters.
+    size
+        Number of rows wanted; up to k + 1 more may stay.
+    filled
+        Number of rows in the buffer, more than `size`, all of them calibrated.
+    rows, weights, strata
+        INOUT (capacity, d), (capacity,), (capacity,): the buffer.
+    origin
+        IN (d,): a point among the rows.
+    rng
+        INOUT (1,) uint64.
+
+    Returns
+    -------
+    int
+        Number of rows in the buffer.
+    """
+    d = rows.shape[1]
+    masses = np.zeros(k)
+    starts = np.zeros(k + 1, np.int64)
+    cost = 0.0
+    for i in range(filled):
+        masses[labels[i]] += weights[i]
+        starts[labels[i] + 1] += 1
+        cost += weights[i] * distances[i]
+    mass = masses.sum()
+    clusters = 0
+    for j in range(k):
+        starts[j + 1] += starts[j]
+        clusters += masses[j] > 0.0
+    by_distance = FAR / cost if 0.0 < cost < np.inf else 0.0
+    order = np.empty(filled, np.int64)
+    scores = np.zeros(filled)
+    for i in range(filled):
+        j = labels[i]
+        order[starts[j]] = i
+        starts[j] += 1
+        if masses[j] > 0.0:
+            even = EVEN / (clusters * masses[j]) + (1.0 - FAR - EVEN) / mass
+            scores[i] = weights[i] * (by_distance * distances[i] + even)
+    for j in range(k if len(factors) > 0 else 0):
+        _put_near_together(rows, factors, starts[j - 1] if j > 0 else 0, starts[j], order)
+    factor = threshold(scores, size)
+    capacity = int(size) + 2 * k + 8
+    kept = np.empty((capacity, d))
+    kept_weights = np.empty(capacity)
+    kept_strata = np.empty(capacity, np.int32)
+    sums = np.zeros((k, d + 1))
+    n = 0
+    reached = 0.0
+    unit = 0.0
+    target = uniform(rng)
+    for r in range(filled):
+        i = int(order[r])
+        p = scores[i] * factor
+        j = labels[i]
+        if p < 1.0:
+            sums[j, d] += weights[i]
+            for t in range(d):
+                sums[j, t] += weights[i] * (rows[i, t] - origin[t])
+            reached += p
+            while reached >= target and p > 0.0 and n < capacity:
+                kept[n] = rows[i]
+                kept_weights[n] = weights[i] / p
+                kept_strata[n] = j
+                n += 1
+                unit += 1.0
+                target = unit + uniform(rng)
+        elif n < capacity:
+            kept[n] = rows[i]
+            kept_weights[n] = weights[i]
+            kept_strata[n] = CERTAIN
+            n += 1
+    n = calibrate(0, n, kept, kept_weights, kept_strata, origin, sums)
+    rows[:n] = kept[:n]
+    weights[:n] = kept_weights[:n]
+    strata[:n] = SETTLED
+    return n

@@ -1,0 +1,129 @@
+"""Telling rows apart by their distance from one point."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamkm.kernels._jit import jit
+from streamkm.kernels.assign import Real
+
+
+@jit(fast=True)
+def within(
+    X: Real, middle: NDArray[np.float64], factors: NDArray[np.float64], limit: float, inside: NDArray[np.bool_]
+) -> int:
+    """Find the rows whose squared distance from a point is at most `limit`.
+
+    Parameters
+    ----------
+    X
+        IN (n, d), finite.
+    middle, factors
+        IN (d,) each: the distance is that of ``(row - middle) * factors`` from zero.
+    limit
+        Squared distance.
+    inside
+        OUT (n,).
+
+    Returns
+    -------
+    int
+        Their number.
+    """
+    n, d = X.shape
+    count = 0
+    for i in range(n):
+        squared = 0.0
+        for t in range(d):
+            difference = (X[i, t] - middle[t]) * factors[t]
+            squared += difference * difference
+        inside[i] = squared <= limit
+        count += squared <= limit
+    return count
+
+
+@jit(fast=True)
+def squares_from(
+    rows: NDArray[np.float64], middle: NDArray[np.float64], factors: NDArray[np.float64], squares: NDArray[np.float64]
+) -> None:
+    """Squared distance of each row from a point.
+
+    Parameters
+    ----------
+    rows
+        IN (n, d).
+    middle, factors
+        As in `within`.
+    squares
+        OUT (n,).
+    """
+    for i in range(rows.shape[0]):
+        squared = 0.0
+        for t in range(rows.shape[1]):
+            difference = (rows[i, t] - middle[t]) * factors[t]
+            squared += difference * difference
+        squares[i] = squared
+
+
+OCTAVES = 2200
+"""Powers of two of float64, and some more."""
+
+
+@jit()
+def widest_gap(squares: NDArray[np.float64], weights: NDArray[np.float64], tail: float, least: float) -> float:
+    """Find the widest gap that parts the outermost rows from all others.
+
+    A gap is a factor between neighbours in the order of size. Only neighbours in different octaves can be that far
+    apart, so the smallest and the largest of each octave tell, and nothing is sorted.
+
+    Parameters
+    ----------
+    squares
+        IN (n,): squared distances.
+    weights
+        IN (n,).
+    tail
+        Share of the mass that may lie beyond a gap.
+    least
+        Factor from which on there is a gap, at least 4.
+
+    Returns
+    -------
+    float
+        The value in the middle of the gap, by factors; infinity without a gap, or when most mass is at distance zero:
+        that is no scale for the rest.
+    """
+    smallest = np.full(OCTAVES, np.inf)
+    largest = np.zeros(OCTAVES)
+    masses = np.zeros(OCTAVES)
+    mass = 0.0
+    at_zero = 0.0
+    for i in range(len(squares)):
+        mass += weights[i]
+        if squares[i] > 0.0:
+            octave = math.frexp(squares[i])[1] + OCTAVES // 2
+            smallest[octave] = min(smallest[octave], squares[i])
+            largest[octave] = max(largest[octave], squares[i])
+            masses[octave] += weights[i]
+        else:
+            at_zero += weights[i]
+    if at_zero > 0.5 * mass:
+        return np.inf
+    beyond = 0.0
+    outer = np.inf
+    widest = 0.0
+    limit = np.inf
+    for octave in range(OCTAVES - 1, -1, -1):
+        if masses[octave] > 0.0 or largest[octave] > 0.0:
+            inner = largest[octave]
+            if beyond > tail * mass:
+                break
+            if outer < np.inf and outer / least >= inner and outer / inner > widest:
+                widest = outer / inner
+                limit = math.sqrt(inner) * math.sqrt(outer)
+            beyond += masses[octave]
+            outer = smallest[octave]
+    return limit

@@ -1,0 +1,103 @@
+"""One thread beside the learning: work whose result is asked for later, at a place that the records decide."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Task(Generic[T]):
+    """A function that runs at most once: in the worker thread, or in whoever asks for its result first.
+
+    Asking never waits for other tasks in the queue: what the worker has not begun is done on the spot. So a model's
+    result is never later than if there were no worker, and a process that was forked without the thread still gets it.
+
+    Parameters
+    ----------
+    work
+        Called without arguments. It should spend its time without the GIL.
+    """
+
+    def __init__(self, work: Callable[[], T]) -> None:
+        self._work: Callable[[], T] | None = work
+        self._lock = threading.Lock()
+        self._begun_in = 0
+        self._done = threading.Event()
+        self._result: T | None = None
+        self._error: BaseException | None = None
+
+    def result(self) -> T:
+        """What the function returned, or raised."""
+        self.run()
+        if not self._done.is_set() and self._begun_in != os.getpid():
+            self._execute()  # the process was forked while its parent's worker was at it
+        self._done.wait()
+        if self._error is not None:
+            raise self._error
+        return self._result  # type: ignore[return-value]  # set together with `_done`
+
+    @property
+    def done(self) -> bool:
+        """Whether the result is there."""
+        return self._done.is_set()
+
+    def run(self) -> None:
+        """Run the function, unless it was begun."""
+        with self._lock:
+            if self._begun_in:
+                return
+            self._begun_in = os.getpid()
+        self._execute()
+
+    def _execute(self) -> None:
+        work = self._work
+        if work is None:
+            return
+        try:
+            self._result = work()
+        except BaseException as e:  # noqa: BLE001  # raised where the result is asked for
+            self._error = e
+        self._work = None
+        self._done.set()
+
+
+class Worker:
+    """A daemon thread that runs tasks one after the other; started by the first one, and anew after a fork.
+
+    Parameters
+    ----------
+    name
+        Of the thread.
+    """
+
+    def __init__(self, name: str = "streamkm") -> None:
+        self._name = name
+        self._queue: queue.SimpleQueue[Task[Any]] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._pid = 0
+
+    def submit(self, work: Callable[[], T]) -> Task[T]:
+        """Queue a function."""
+        task = Task(work)
+        if self._pid != os.getpid():
+            with self._lock:
+                if self._pid != os.getpid():
+                    self._queue = queue.SimpleQueue()
+                    threading.Thread(target=self._serve, args=(self._queue,), name=self._name, daemon=True).start()
+                    self._pid = os.getpid()
+        self._queue.put(task)
+        return task
+
+    @staticmethod
+    def _serve(tasks: queue.SimpleQueue[Task[Any]]) -> None:
+        while True:
+            tasks.get().run()
+
+
+WORKER = Worker()
+"""The one of this process."""

@@ -1,0 +1,391 @@
+"""Live centroids with a coreset that keeps them good, and what was published of them."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamkm.errors import NotReadyError
+from streamkm.kernels.assign import Real
+from streamkm.models.adoption import LEAST_GAIN, Fit, chance, follow, successors
+from streamkm.models.background import WORKER, Task
+from streamkm.models.coreset import Coreset
+from streamkm.models.lineage import Lineage
+from streamkm.models.live import Learned, LiveCentroids, array
+from streamkm.models.metric import Metric, Scale
+from streamkm.models.outliers import GapRule
+from streamkm.models.populations import moved, overlap
+from streamkm.models.resolve import LIGHT, Problem, Solution, full, solve
+from streamkm.models.schedule import FORGOTTEN, Schedule
+from streamkm.models.seeding import first_centroids
+from streamkm.models.validate import frozen
+from streamkm.state import Event, Publication, Snapshot
+
+GAIN_PER_MOVED = 0.2
+"""Once ids are published, it must be so by this much times the share of the mass that would change its id; a solution
+that moves a tenth of the points has to save 2 % of the cost."""
+
+Verdict = Literal["keep", "lloyd", "swap", "cold"]
+View = Literal["published", "live"]
+
+
+@dataclass
+class Pending:
+    """A solution that is on its way.
+
+    Attributes
+    ----------
+    task
+        The work, or its result.
+    due
+        It takes effect with the first batch when so many rows were seen.
+    metric
+        What it was solved with.
+    """
+
+    task: Task[Solution] | Solution
+    due: int
+    metric: Metric
+
+    def solution(self) -> Solution:
+        """The result; waits for it."""
+        if not isinstance(self.task, Solution):
+            self.task = self.task.result()
+        return self.task
+
+    @property
+    def ready(self) -> bool:
+        """Whether the result is there."""
+        return isinstance(self.task, Solution) or self.task.done
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy or a pickle holds the result."""
+        return {"task": self.solution(), "due": self.due, "metric": self.metric}
+
+
+class Clusters:
+    """Keeps live centroids as good as their coreset allows.
+
+    A re-solve is worked on beside the stream. When its result takes effect is a matter of rows seen and not of time, so
+    equal batches give equal clusters whatever the machine is doing. A result that is not there by then is waited for.
+
+    Parameters
+    ----------
+    coreset
+        An empty one.
+    metric
+        How distances are measured at first.
+    scale
+        How the units of the metric follow the data.
+    schedule
+        When to re-solve.
+    rule
+        Tells outliers; None: there are none.
+    """
+
+    def __init__(
+        self, coreset: Coreset, metric: Metric, scale: Scale, schedule: Schedule, rule: GapRule | None
+    ) -> None:
+        self.coreset, self.scale, self.schedule, self.rule = coreset, scale, schedule, rule
+        self.lineage = Lineage()
+        self.published: Publication | None = None
+        self.answers: LiveCentroids | None = None
+        """The centroids that were published last; live ones have moved on, and may have been ahead of them then."""
+        self._pending: Pending | None = None
+        self._prepared: Pending | None = None
+        self._born: dict[int, int] = {}
+        self._published_at = 0.0  # weight ever learned then
+        self.live: LiveCentroids
+        self._metric = metric
+
+    def begin(self, rows: NDArray[np.float64], weights: NDArray[np.float64]) -> None:
+        """Make the first centroids of weighted rows."""
+        metric, k = self._metric, self.coreset.n_clusters
+        if self.rule is not None:
+            inside = self.rule.look(rows, weights, self._units(metric, rows, weights))
+            if inside is not None:
+                rows, weights = rows[inside], weights[inside]
+        metric = metric.rescaled(rows, weights, self.scale)
+        centroids, stats = first_centroids(rows, weights, k, self.coreset.rng, metric)
+        self.live = LiveCentroids.start(centroids, stats, metric)
+        self.coreset.fill(rows, weights, self.live)
+        self.schedule.learned = float(weights.sum())
+        self.schedule.solved(self.schedule.learned)
+
+    def adopt(self, s: Snapshot, rows: NDArray[np.float64], weights: NDArray[np.float64]) -> None:
+        """Go on from clusters that are known, instead of `begin`; weighted rows stand for their points."""
+        metric = Metric(s.factors.copy(), self._metric.spherical)
+        stats = np.zeros((len(s.ids), 3))
+        stats[:, 0], stats[:, 1] = s.weights, s.weights * s.spreads**2
+        self.live = LiveCentroids.start(s.centroids.copy(), stats, metric)
+        self.live.ids[:], self.live.next_id = s.ids, int(s.ids.max()) + 1
+        self.coreset.fill(rows, weights, self.live)
+        self._born = dict(zip(s.ids.tolist(), s.born.tolist(), strict=True))
+        self.schedule.learned = self._published_at = float(s.weights.sum())
+        self.schedule.solved(self.schedule.learned)
+
+    def learn(
+        self,
+        X: Real,
+        row_weights: NDArray[np.float64],
+        high: float,
+        n_seen: int,
+        half_lives: float,
+        starved: tuple[float, float],
+    ) -> Learned:
+        """Learn one batch.
+
+        Parameters
+        ----------
+        X, row_weights, high
+            As for `LiveCentroids.learn`.
+        n_seen
+            Rows seen before.
+        half_lives
+            How much older the batch makes what was learned before.
+        starved
+            Share and idle weight for `LiveCentroids.restart_starved`.
+        """
+        n = len(X)
+        # Step 1. Let a solution take effect whose place in the stream this is.
+        if self._pending is not None and n_seen >= self._pending.due:
+            pending, self._pending = self._pending, None
+            self.coreset.calibrate()
+            self._judge(pending.solution(), pending.metric, steps=1)
+        # Step 2. Leave outliers out.
+        decay = math.exp2(-half_lives)
+        if self.rule is not None and self.rule.found:
+            X, row_weights = self.rule.leave_out(X, row_weights, decay)
+        # Step 3. Learn the batch, sample it, and give starving clusters a new start.
+        live = self.live
+        learned = live.learn(X, row_weights, decay, high)
+        self.coreset.follow(X, row_weights, learned, live, decay)
+        live.restart_starved(X, row_weights, learned, *starved, self.coreset.rng)
+        # Step 4. Begin a re-solve if one is due.
+        why = self.schedule.after(learned, n_seen + n, n, half_lives)
+        if why == "jump" or (why and self._pending is None and self._prepared is None):
+            self._start(n_seen + n, why)
+        return learned
+
+    def _start(self, n_seen: int, why: str) -> None:
+        if why == "jump" and self.schedule.on_drift == "forget":
+            self.live.stats[:, :2] *= FORGOTTEN
+            self.coreset.decay(FORGOTTEN)
+            self.schedule.kept *= FORGOTTEN
+            if self.rule is not None:
+                self.rule.decay(FORGOTTEN)
+        due = n_seen + (0 if why == "jump" else self.schedule.lag)
+        problem = self._problem()
+        self.schedule.solved(float(self.live.weights.sum()))
+        self._pending = Pending(WORKER.submit(partial(solve, problem, LIGHT)), due, problem.metric)
+
+    def _problem(self) -> Problem:
+        """The coreset as it is now, without the outliers that are in it."""
+        self.coreset.calibrate()
+        rows, weights = self.coreset.settled()
+        k = len(self.live.ids)
+        if self.rule is not None:
+            inside = self.rule.look(rows, weights, self._units(self.live.metric, rows, weights))
+            if inside is not None:
+                # Spikes have drawn centroids: they begin anew.
+                self.coreset.keep(inside)
+                rows, weights = rows[inside], weights[inside]
+                metric = self.live.metric.rescaled(rows, weights, self.scale)
+                centroids, _ = first_centroids(rows, weights, k, self.coreset.rng, metric)
+                self._judge(Solution(centroids, "cold"), metric, force=True)
+        metric = self.live.metric.rescaled(rows, weights, self.scale)
+        return Problem(
+            rows=frozen(rows),
+            weights=frozen(weights),
+            live=self.live.centroids.copy(),
+            n_clusters=k,
+            origin=self.live.origin.copy(),
+            metric=metric,
+            mean=self.live.mean_square if metric is self.live.metric else 0.0,
+            move_price=0.0 if self.answers is None else GAIN_PER_MOVED,
+            seed=self.coreset.draw_seed(),
+            held=None if self.answers is None else self.answers.centroids,
+        )
+
+    def _units(self, metric: Metric, rows: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Units in which to look for outliers: robust ones, if units follow the data at all."""
+        return metric.rescaled(rows, weights, "none" if self.scale == "none" else "robust").factors
+
+    def _judge(self, solution: Solution, metric: Metric, *, steps: int = 0, force: bool = False) -> Verdict:
+        """Let a solution replace the live centroids if it is worth it; the coreset tells weights and costs."""
+        live, k = self.live, len(self.live.ids)
+        rows, weights = self.coreset.settled()
+        new = Fit.of(rows, weights, solution.centroids, live, metric, steps)
+        old = Fit.of(rows, weights, live.centroids, live, metric)
+        if metric is not live.metric:
+            self.lineage.rescale(metric.factors / live.metric.factors)
+        heirs, renewed = successors(overlap(old.labels, new.labels, weights, (k, k)))
+        needed = LEAST_GAIN
+        if self.answers is not None:
+            held = Fit.of(rows, weights, self.answers.centroids, live, metric)
+            more = moved(held.labels, new.labels, weights, k) - moved(held.labels, old.labels, weights, k)
+            needed = max(needed, chance(new, old, weights) + GAIN_PER_MOVED * more)
+        if not new.cost < old.cost * (1.0 - needed) and not force:
+            live.replace(live.centroids, old.totals, metric)
+            return "keep"
+        self.schedule.helped()
+        live.renew(renewed)
+        live.replace(new.centroids[heirs], new.totals[heirs], metric)
+        return solution.kind
+
+    def resolve(self) -> Verdict:
+        """Solve now, and let it take effect; says which candidate won."""
+        self._pending = None
+        problem = self._problem()
+        effort = full(self.schedule.learned - self._published_at, problem.n_clusters)
+        verdict = self._judge(solve(problem, effort), problem.metric)
+        self.schedule.solved(float(self.live.weights.sum()))
+        return verdict
+
+    def prepare(self) -> None:
+        """Begin to solve for the next publication, in the background."""
+        self._pending = None
+        problem = self._problem()
+        effort = full(self.schedule.learned - self._published_at, problem.n_clusters)
+        self.schedule.solved(float(self.live.weights.sum()))
+        self._prepared = Pending(WORKER.submit(partial(solve, problem, effort)), 0, problem.metric)
+
+    @property
+    def prepared(self) -> bool:
+        """Whether publishing would wait for nothing that was begun."""
+        return self._prepared is None or self._prepared.ready
+
+    def publish(self, n_seen: int, *, as_is: bool = False) -> Publication:
+        """Publish what was prepared, or what solving now gives, under ids that go on from the last publication."""
+        verdict: Verdict = "keep"
+        if as_is:
+            self._prepared = None
+        elif self._prepared is None:
+            verdict = self.resolve()
+        else:
+            prepared, self._prepared = self._prepared, None
+            self.coreset.calibrate()
+            verdict = self._judge(prepared.solution(), prepared.metric, steps=1)
+        live, factors = self.live, self.live.metric.factors
+        rows, weights = self.coreset.settled()
+        answers = copy.deepcopy(live)
+        if self.answers is not None:
+            shown = Fit.of(rows, weights, follow(self.answers, live), live, live.metric)
+            answers.replace(shown.centroids, shown.totals, live.metric)
+        self.lineage.next_id = max(self.lineage.next_id, live.next_id)
+        mass = float(live.weights.sum())
+        ids, events = self.lineage.publish(
+            answers.centroids * factors, rows * factors, weights, mass, kept=self.schedule.kept, offered=live.ids
+        )
+        live.ids, live.next_id = ids, self.lineage.next_id
+        answers.ids, answers.next_id = ids.copy(), self.lineage.next_id
+        self.schedule.kept, self._published_at = 1.0, self.schedule.learned
+        detail = {"resolve": verdict, "coreset_rows": len(rows), "cost": float(answers.stats[:, 1].sum())}
+        self._publish(answers, n_seen, tuple(events), detail)
+        return self.published  # type: ignore[return-value]  # just made
+
+    def _publish(self, a: LiveCentroids, n_seen: int, events: tuple[Event, ...], detail: Mapping[str, Any]) -> None:
+        self.answers = a
+        self._born = {i: self._born.get(i, n_seen) for i in a.ids.tolist()}
+        self.published = Publication(
+            ids=frozen(a.ids),
+            centroids=frozen(a.centroids),
+            weights=frozen(a.weights),
+            spreads=frozen(a.spreads),
+            born=frozen(np.array([*self._born.values()], np.int64)),
+            factors=frozen(a.metric.factors.copy()),
+            n_seen=n_seen,
+            events=events,
+            detail=detail,
+        )
+
+    def view(self, view: View | None) -> LiveCentroids:
+        """Centroids to ask: the published ones if there are any and no others are wanted.
+
+        Raises
+        ------
+        NotReadyError
+            Published ones are wanted, and there are none.
+        """
+        if view == "live" or (view is None and self.answers is None):
+            return self.live
+        if self.answers is None:
+            raise NotReadyError("nothing was published yet", hint="Call publish(), or ask with view='live'")
+        return self.answers
+
+    # Saving
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Copies of the arrays, by name."""
+        arrays = self.coreset.arrays() | self.live.arrays() | self.lineage.arrays()
+        if self.rule is not None:
+            arrays |= self.rule.arrays()
+        if self.answers is not None:
+            arrays |= {f"published_{name}": a for name, a in self.answers.arrays().items()}
+        for name, pending in (("pending", self._pending), ("prepared", self._prepared)):
+            if pending is not None:
+                arrays[f"{name}_centroids"] = pending.solution().centroids.copy()
+                arrays[f"{name}_factors"] = pending.metric.factors.copy()
+        return arrays
+
+    def params(self) -> dict[str, Any]:
+        """Scalars, JSON values."""
+        published = self.published
+        pending, prepared = (
+            None if p is None else {"due": p.due, "kind": p.solution().kind} for p in (self._pending, self._prepared)
+        )
+        return {
+            "next_id": self.live.next_id,
+            "coreset": self.coreset.numbers(),
+            "schedule": self.schedule.numbers(),
+            "lineage": self.lineage.params(),
+            "rule": None if self.rule is None else self.rule.numbers(),
+            "pending": pending,
+            "prepared": prepared,
+            "published_at": self._published_at,
+            "published": None
+            if published is None
+            else {
+                "n_seen": published.n_seen,
+                "born": published.born.tolist(),
+                "events": [e.to_json() for e in published.events],
+                "detail": dict(published.detail),
+            },
+        }
+
+    def restore(self, arrays: Mapping[str, NDArray[Any]], params: Mapping[str, Any], d: int) -> None:
+        """Undo `arrays` and `params` on new clusters of d dimensions."""
+        k, spherical = self.coreset.n_clusters, self._metric.spherical
+        self.coreset.restore(arrays, params["coreset"])
+        self.live = LiveCentroids.from_arrays(arrays, k, d, params["next_id"], spherical=spherical)
+        self.schedule = Schedule.restore(self.schedule.on_drift, params["schedule"])
+        self.lineage = Lineage.from_parts(params["lineage"], arrays)
+        self._published_at = float(params["published_at"])
+        if self.rule is not None:
+            self.rule = GapRule.restore(arrays, params["rule"], d)
+        if params["published"] is not None:
+            own = {n.removeprefix("published_"): a for n, a in arrays.items() if n.startswith("published_")}
+            told = params["published"]
+            answers = LiveCentroids.from_arrays(own, k, d, params["next_id"], spherical=spherical)
+            self._born = dict(zip(answers.ids.tolist(), told["born"], strict=True))
+            events = tuple(Event.from_json(e) for e in told["events"])
+            self._publish(answers, told["n_seen"], events, told["detail"])
+        self._pending, self._prepared = (self._restored(name, arrays, params[name]) for name in ("pending", "prepared"))
+
+    def _restored(
+        self, name: str, arrays: Mapping[str, NDArray[Any]], params: Mapping[str, Any] | None
+    ) -> Pending | None:
+        if params is None:
+            return None
+        centroids = array(arrays, f"{name}_centroids", np.float64, self.live.centroids.shape)
+        factors = array(arrays, f"{name}_factors", np.float64, self.live.metric.factors.shape)
+        same = np.array_equal(factors, self.live.metric.factors)
+        metric = self.live.metric if same else Metric(factors, self.live.metric.spherical)
+        return Pending(Solution(centroids, params["kind"]), params["due"], metric)

@@ -1,0 +1,396 @@
+"""A few thousand weighted rows that stand for a whole stream."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from streamkm.errors import DataError, NotReadyError, SettingsError, StateError
+from streamkm.kernels.assign import Real, largest
+from streamkm.kernels.coreset import SETTLED, admit, calibrate, thin
+from streamkm.kernels.random import uniform
+from streamkm.models import validate
+from streamkm.models.live import Learned, LiveCentroids, array
+from streamkm.models.metric import Metric
+from streamkm.models.resolve import Problem, full, solve
+from streamkm.models.seeding import first_centroids
+from streamkm.models.validate import frozen
+from streamkm.state import ModelState
+
+VERSION = 1
+"""Version of the state that `Coreset.state` writes."""
+
+LARGEST, LARGEST_PER_CLUSTER = 8000, 200
+"""Rows at most, whichever is more, unless a size is given."""
+
+KEPT = 0.625
+"""Share of the largest number of rows that is left when there are more."""
+
+SMALLEST_SCALE = 1e-60
+"""Decay is kept as one factor for all rows down to here; then it is multiplied in."""
+
+
+class Coreset:
+    """A weighted sample of a stream on which K-Means gives about the centroids that it would give on all rows.
+
+    Rows are admitted with a probability proportional to their sensitivity (Feldman and Langberg 2011), judged by
+    centroids that follow the stream: far rows and rows of small clusters are more likely to stay. The mass and the mean
+    of the rows of each centroid are kept exactly, and the sample is brought back to them; so its mass is exact.
+
+    The number of rows never exceeds `size`. What is done depends on rows, batches and the seed only.
+
+    Parameters
+    ----------
+    n_clusters
+        Number of centroids that sensitivities are judged by, at least 1: the k you mean to solve for, roughly.
+    size
+        Rows at most, at least ``16 n_clusters``; None: 8000 or, if that is more, 200 a cluster.
+    seed
+        Of the random choices, 0 to 2**64 - 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from streamkm import Coreset
+    >>> X = np.random.default_rng(0).normal(size=(100_000, 2))
+    >>> coreset = Coreset(n_clusters=4)
+    >>> for batch in np.split(X, 25):
+    ...     coreset.learn_many(batch)
+    >>> len(coreset) <= 8000, round(coreset.weights_.sum())
+    (True, 100000)
+    >>> coreset.solve(4).shape
+    (4, 2)
+    """
+
+    def __init__(self, n_clusters: int = 8, *, size: int | None = None, seed: int = 0) -> None:
+        if not isinstance(n_clusters, int | np.integer) or n_clusters < 1:
+            raise SettingsError(f"n_clusters must be an integer of at least 1, not {n_clusters!r}")
+        if size is not None and (not isinstance(size, int | np.integer) or size < 16 * n_clusters):
+            raise SettingsError(f"size must be at least 16 n_clusters = {16 * n_clusters}, not {size!r}")
+        if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**64:
+            raise SettingsError(f"seed must be an integer from 0 to 2**64 - 1, not {seed!r}")
+        self.n_clusters = int(n_clusters)
+        self.size = max(LARGEST, LARGEST_PER_CLUSTER * self.n_clusters) if size is None else int(size)
+        self.seed = int(seed)
+        self.n_features = 0
+        """d; 0 before the first row."""
+        self._kept = int(KEPT * self.size)
+        self.rng = np.array([self.seed], np.uint64)
+        self._filled = self._first = 0
+        self._scale = 1.0
+        self._guide: LiveCentroids | None = None
+
+    # Used alone
+
+    def learn_many(self, X: Any, weights: ArrayLike | None = None) -> None:
+        """Learn one batch.
+
+        Parameters
+        ----------
+        X
+            (n, d) array, or a data frame.
+        weights
+            (n,), not negative: a row of weight 3 counts as three equal rows.
+
+        Raises
+        ------
+        DataError
+            Wrong shape, NaN or infinity. Nothing was learned.
+        """
+        rows, names = validate.points(X, (), self.n_features)
+        high = validate.finite(rows, names)
+        row_weights = validate.row_weights(weights, len(rows))
+        if not len(rows):
+            return
+        while self._guide is None:
+            room = self.size - self._filled
+            head = row_weights[:room] if len(row_weights) else np.ones(min(room, len(rows)))
+            self.fill(rows[:room].astype(np.float64), head)
+            rows, row_weights = frozen(rows[room:]), frozen(row_weights[room:])
+            if self._filled == self.size:
+                self._guide = self._new_guide()
+            if not len(rows):
+                return
+        learned = self._guide.learn(rows, row_weights, 1.0, high)
+        self.follow(rows, row_weights, learned, self._guide, 1.0)
+
+    def _new_guide(self) -> LiveCentroids:
+        rows, weights = self.settled()
+        metric = Metric.raw(rows.shape[1])
+        return LiveCentroids.start(*first_centroids(rows, weights, self.n_clusters, self.rng, metric), metric)
+
+    def solve(self, n_clusters: int | None = None) -> NDArray[np.float64]:
+        """(k, d) float64: centroids of the rows so far; `n_clusters` may be given anew. Changes nothing.
+
+        Raises
+        ------
+        NotReadyError
+            There are no rows.
+        """
+        rows, weights = self.settled()
+        if not len(rows):
+            raise NotReadyError("the coreset has no rows yet")
+        k = self.n_clusters if n_clusters is None else n_clusters
+        origin = rows.mean(axis=0)
+        problem = Problem(rows, weights, None, k, origin, Metric.raw(rows.shape[1]), 0.0, 0.0, self.seed)
+        return solve(problem, full(math.inf, k)).centroids
+
+    @property
+    def rows_(self) -> NDArray[np.float64]:
+        """(m, d) float64: the rows, calibrated, raw units, a copy."""
+        return self.settled()[0]
+
+    @property
+    def weights_(self) -> NDArray[np.float64]:
+        """(m,) float64: how many rows of the stream each one stands for, decayed, a copy."""
+        return self.settled()[1]
+
+    def __len__(self) -> int:
+        return self._filled
+
+    @classmethod
+    def merge(cls, coresets: Sequence[Coreset]) -> Coreset:
+        """Put the coresets of parts of a stream together; it takes the settings of the first one, and one thinning.
+
+        Raises
+        ------
+        DataError
+            None are given, or their rows differ in length.
+        """
+        if not coresets:
+            raise DataError("there are no coresets to merge")
+        first = coresets[0]
+        whole = cls(first.n_clusters, size=first.size, seed=first.seed)
+        parts = [c.settled() for c in coresets if len(c)]
+        if len({rows.shape[1] for rows, _ in parts}) > 1:
+            raise DataError("the coresets have rows of different lengths")
+        if not parts:
+            return whole
+        whole.rng[0] = np.bitwise_xor.reduce([c.rng[0] for c in coresets if len(c)])
+        rows, weights = (np.concatenate(p) for p in zip(*parts, strict=True))
+        whole.fill(rows, weights)
+        if len(whole) > whole.size:
+            whole._guide = whole._new_guide()
+            whole._thin(whole._guide)
+        return whole
+
+    # Used by a model whose centroids are the guide
+
+    def fill(self, rows: NDArray[np.float64], weights: NDArray[np.float64], guide: LiveCentroids | None = None) -> None:
+        """Take rows as they are; with a guide they are thinned if there are too many.
+
+        Parameters
+        ----------
+        rows, weights
+            (n, d) and (n,); rows without weight are left out.
+        """
+        there = weights > 0.0
+        if not there.all():
+            rows, weights = rows[there], weights[there]
+        if not self.n_features:
+            self._make_room(rows.shape[1], len(rows))
+        end = self._filled + len(rows)
+        if end > len(self._weights):
+            self._grow(end)
+        self._rows[self._filled : end] = rows
+        self._weights[self._filled : end] = weights / self._scale
+        self._strata[self._filled : end] = SETTLED
+        self._filled = self._first = end
+        if len(rows):
+            self._origin = self._rows[:end].mean(axis=0)
+        if guide is not None and self._filled > self.size:
+            self._thin(guide)
+
+    def follow(
+        self, X: Real, row_weights: NDArray[np.float64], learned: Learned, guide: LiveCentroids, decay: float
+    ) -> None:
+        """Sample a batch that the guide has just learned.
+
+        Parameters
+        ----------
+        X, row_weights
+            The batch, as the guide was given it.
+        learned
+            What the guide found out about it.
+        decay
+            Factor on all that was learned before.
+        """
+        if decay != 1.0:
+            self.decay(decay)
+        self._filled = admit(
+            X,
+            row_weights,
+            learned.labels,
+            learned.squared,
+            learned.totals,
+            guide.stats,
+            learned.origin,
+            self._origin,
+            float(self._kept),
+            1.0 / self._scale,
+            self._filled,
+            self._rows,
+            self._weights,
+            self._strata,
+            self._sums,
+            self.rng,
+        )
+        if self._filled > self.size:
+            self.calibrate()
+            self._thin(guide)
+
+    def decay(self, factor: float) -> None:
+        """Multiply all weights."""
+        self._scale *= factor
+        if self._scale < SMALLEST_SCALE:
+            self._weights[: self._filled] *= self._scale
+            self._sums *= self._scale
+            self._scale = 1.0
+            self.keep(self._weights[: self._filled] > 0.0)
+
+    def keep(self, mask: NDArray[np.bool_]) -> None:
+        """Drop the rows that are not in the (m,) mask."""
+        if mask.all():
+            return
+        n, before = int(mask.sum()), int(mask[: self._first].sum())
+        for buffer in (self._rows, self._weights, self._strata):
+            buffer[:n] = buffer[: self._filled][mask]
+        self._filled, self._first = n, before
+
+    def calibrate(self) -> None:
+        """Bring what was sampled since the last time to the exact mass and mean of its strata."""
+        self._filled = calibrate(
+            self._first, self._filled, self._rows, self._weights, self._strata, self._origin, self._sums
+        )
+        self._first = self._filled
+
+    def settled(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Calibrated copies of the rows (m, d) and their decayed weights (m,). Changes nothing."""
+        n, k = self._filled, self.n_clusters
+        if not self.n_features:
+            return np.empty((0, 0)), np.empty(0)
+        rows, weights, strata = np.empty((n + k, self.n_features)), np.empty(n + k), np.empty(n + k, np.int32)
+        rows[:n], weights[:n], strata[:n] = self._rows[:n], self._weights[:n], self._strata[:n]
+        m = calibrate(self._first, n, rows, weights, strata, self._origin, self._sums.copy())
+        return rows[:m], weights[:m] * self._scale
+
+    def draw_seed(self) -> int:
+        """A seed for a solve; the next one differs."""
+        uniform(self.rng)
+        return int(self.rng[0])
+
+    def _thin(self, guide: LiveCentroids) -> None:
+        n = self._filled
+        rows = frozen(self._rows[:n])
+        labels, squared = guide.nearest(rows, largest(rows.reshape(-1)))
+        self._filled = thin(
+            labels,
+            squared,
+            guide.metric.factors,
+            len(guide.stats),
+            float(self._kept),
+            n,
+            self._rows,
+            self._weights,
+            self._strata,
+            self._origin,
+            self.rng,
+        )
+        self._first = self._filled
+
+    def _make_room(self, d: int, at_least: int) -> None:
+        self.n_features = d
+        # A batch adds as many rows as are kept at most, one for its start, and calibration one for each stratum.
+        capacity = max(self.size, at_least) + self._kept + self.n_clusters + 8
+        self._rows, self._weights = np.empty((capacity, d)), np.empty(capacity)
+        self._strata = np.empty(capacity, np.int32)
+        self._sums, self._origin = np.zeros((self.n_clusters, d + 1)), np.zeros(d)
+
+    def _grow(self, at_least: int) -> None:
+        n, rows, weights, strata = self._filled, self._rows, self._weights, self._strata
+        sums, origin = self._sums, self._origin
+        self._make_room(self.n_features, at_least)
+        self._sums, self._origin = sums, origin
+        self._rows[:n], self._weights[:n], self._strata[:n] = rows[:n], weights[:n], strata[:n]
+
+    # Saving
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Copies of the arrays, by name; with `numbers` all there is but the guide."""
+        n = self._filled
+        if not self.n_features:
+            return {"coreset_rng": self.rng.copy()}
+        return {
+            "coreset_rows": self._rows[:n].copy(),
+            "coreset_weights": self._weights[:n].copy(),
+            "coreset_strata": self._strata[self._first : n].copy(),
+            "coreset_sums": self._sums.copy(),
+            "coreset_origin": self._origin.copy(),
+            "coreset_rng": self.rng.copy(),
+        }
+
+    def numbers(self) -> dict[str, float]:
+        """Scalars, by name."""
+        return {"n_features": self.n_features, "scale": self._scale}
+
+    def restore(self, arrays: Any, numbers: Any) -> None:
+        """Undo `arrays` and `numbers` on a new coreset."""
+        self.rng = array(arrays, "coreset_rng", np.uint64, (1,))
+        d = int(numbers["n_features"])
+        if not d:
+            return
+        rows, strata = arrays["coreset_rows"], arrays["coreset_strata"]
+        n = len(rows)
+        self._make_room(d, n)
+        self._filled, self._first = n, n - len(strata)
+        self._rows[:n] = array(arrays, "coreset_rows", np.float64, (n, d))
+        self._weights[:n] = array(arrays, "coreset_weights", np.float64, (n,))
+        self._strata[:n] = SETTLED
+        self._strata[self._first : n] = strata
+        self._sums = array(arrays, "coreset_sums", np.float64, (self.n_clusters, d + 1))
+        self._origin = array(arrays, "coreset_origin", np.float64, (d,))
+        self._scale = float(numbers["scale"])
+
+    def state(self) -> ModelState:
+        """Capture all of it, as a copy that later learning does not touch."""
+        arrays, guide = self.arrays(), self._guide
+        if guide is not None:
+            arrays |= guide.arrays()
+        params = {
+            "n_clusters": self.n_clusters,
+            "size": self.size,
+            "seed": self.seed,
+            "next_id": 0 if guide is None else guide.next_id,
+            **self.numbers(),
+        }
+        return ModelState("Coreset", VERSION, params, {name: frozen(a) for name, a in arrays.items()})
+
+    @classmethod
+    def from_state(cls, state: ModelState) -> Coreset:
+        """Make the coreset that `state` was taken from.
+
+        Raises
+        ------
+        StateError
+            Another kind of state, a newer version, or one that is incomplete.
+        """
+        if state.kind != "Coreset" or state.version != VERSION:
+            raise StateError(
+                f"this is the state of a {state.kind}, version {state.version}, not of a Coreset, version 1"
+            )
+        p, a = state.params, state.arrays
+        try:
+            coreset = cls(p["n_clusters"], size=p["size"], seed=p["seed"])
+            coreset.restore(a, p)
+            if "centroids" in a:
+                k, d = coreset.n_clusters, coreset.n_features
+                coreset._guide = LiveCentroids.from_arrays(a, k, d, p["next_id"], spherical=False)
+        except (KeyError, TypeError, ValueError) as e:
+            raise StateError(f"the state is damaged: {e}") from e
+        if not math.isfinite(coreset._scale):
+            raise StateError("the state is damaged: its decay is not a number")
+        return coreset
