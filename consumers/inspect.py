@@ -1,4 +1,4 @@
-"""``streamkm models | inspect | snapshots``: look into a store from the terminal."""
+"""``streamkm models | inspect | snapshots | events``: look into a store from the terminal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rich.table import Table
 
 from consumers.options import example, takes
 from streamkm.settings import StoreSettings
-from streamkm.state import Snapshot
+from streamkm.state import Event, Snapshot
 from streamkm.stores import open_store
 from streamkm.stores.base import ModelInfo
 
@@ -35,7 +35,7 @@ def models(settings: StoreSettings, *, as_json: bool) -> None:
         p = m.progress
         table.add_row(
             m.spec.name,
-            str(m.spec.n_clusters),
+            str(m.spec.n_clusters or "auto"),
             ", ".join(m.spec.fields),
             str(m.spec.source.get("topic", "")),
             f"{p.counters.points:,}" if p else "0",
@@ -73,14 +73,71 @@ def inspect(model: str, settings: StoreSettings, *, snapshot: int | None, as_jso
         return
     console.print(f"snapshot {published.id}, published {ago(published.created_at)} ({published.reason})")
     console.print(cluster_table(published))
+    console.print(*judgement(published), sep="\n")
+    for event in published.events:
+        console.print(f"since the snapshot before: {told(event)}")
+
+
+def judgement(s: Snapshot) -> list[str]:
+    """How good the clusters of a snapshot are, as lines for people."""
+    lines, d = [], s.detail
+    if d.get("evaluation"):
+        lines.append(f"silhouette {d['evaluation']['silhouette']:.3f}, {d['outliers']:,} outliers so far")
+    if d.get("k"):
+        suggested, running = d["k"]["suggested"], d["k"]["running"]
+        same = "as many as there are" if suggested == running else f"k is {running}"
+        lines.append(f"suggested number of clusters: {suggested} ({same}): {d['k']['reason']}")
+    return lines
+
+
+def told(event: Event) -> str:
+    """An event as a sentence."""
+    before, after = (", ".join(map(str, ids)) for ids in (event.before, event.after))
+    return {
+        "birth": f"cluster {after} was born",
+        "death": f"cluster {before} died",
+        "split": f"cluster {before} split into {after}",
+        "merge": f"clusters {before} merged into {after}",
+        "drift": f"cluster {after} drifted",
+    }[event.kind]
+
+
+@click.command(epilog=example("streamkm events orders", "streamkm events orders --json"))
+@click.argument("model")
+@takes(StoreSettings)
+@click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="Snapshots at most.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def events(model: str, settings: StoreSettings, *, limit: int, as_json: bool) -> None:
+    """Tell what happened to the clusters of MODEL: births, deaths, splits, merges, drifts; newest first."""
+    with contextlib.closing(open_store(settings.store)) as store:
+        store.model(model)
+        found = store.snapshots(model, limit=limit, eventful=True)
+    if as_json:
+        fields = ("id", "created_at", "points", "events")
+        click.echo(json.dumps([{name: snapshot_json(s)[name] for name in fields} for s in found], indent=2))
+        return
+    if not found:
+        click.echo("nothing has happened to the clusters yet")
+        return
+    table = Table("snapshot", "published", "points", "what happened")
+    for s in found:
+        for event in s.events:
+            table.add_row(str(s.id), when(s), f"{s.n_points:,}", told(event))
+    Console().print(table)
+
+
+def when(s: Snapshot) -> str:
+    """The moment of a snapshot for people."""
+    return datetime.fromtimestamp(s.created_at, UTC).isoformat(timespec="seconds")
 
 
 def cluster_table(s: Snapshot) -> Table:
     """Clusters of a snapshot, the largest first."""
-    table = Table("cluster", "share", "spread", *s.fields)
+    table = Table("cluster", "share", "spread", "age in points", *s.fields)
     total = s.weights.sum() or 1.0
     for i in np.argsort(-s.weights, kind="stable"):
-        row = [str(s.ids[i]), f"{s.weights[i] / total:.1%}", f"{s.spreads[i]:.4g}"]
+        age = f"{s.n_points - s.born[i]:,}"
+        row = [str(s.ids[i]), f"{s.weights[i] / total:.1%}", f"{s.spreads[i]:.4g}", age]
         table.add_row(*row, *(f"{x:.5g}" for x in s.centroids[i]))
     return table
 
@@ -101,8 +158,7 @@ def snapshots(model: str, settings: StoreSettings, *, limit: int, as_json: bool)
     table = Table("snapshot", "published", "why", "points", "inertia per point", "largest share")
     for s in found:
         share = s.weights.max() / (s.weights.sum() or 1.0)
-        when = datetime.fromtimestamp(s.created_at, UTC).isoformat(timespec="seconds")
-        table.add_row(str(s.id), when, s.reason, f"{s.n_points:,}", f"{s.inertia:.5g}", f"{share:.1%}")
+        table.add_row(str(s.id), when(s), s.reason, f"{s.n_points:,}", f"{s.inertia:.5g}", f"{share:.1%}")
     Console().print(table)
 
 
@@ -111,7 +167,7 @@ def info_json(m: ModelInfo) -> dict[str, Any]:
     p = m.progress
     return {
         "model": m.spec.name,
-        "k": m.spec.n_clusters,
+        "k": m.spec.n_clusters or "auto",
         "fields": list(m.spec.fields),
         "source": dict(m.spec.source),
         "last_snapshot": m.last_snapshot,
@@ -136,6 +192,10 @@ def snapshot_json(s: Snapshot) -> dict[str, Any]:
         "centroids": s.centroids.tolist(),
         "weights": s.weights.tolist(),
         "spreads": s.spreads.tolist(),
+        "born": s.born.tolist(),
+        "factors": s.factors.tolist(),
+        "distance": s.distance,
+        "events": [event.to_json() for event in s.events],
         "inertia": s.inertia if np.isfinite(s.inertia) else None,
         "points": s.n_points,
         "position": {str(tp): at for tp, at in s.position.items()},

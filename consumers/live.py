@@ -26,6 +26,7 @@ log = logging.getLogger("streamkm.live")
     epilog=example(
         "streamkm live orders --bootstrap localhost:9092 --topic orders --fields amount,lat,lon --k 8",
         "streamkm live orders --topic orders --fields amount,lat,lon --half-life 10m --snapshot-every 5s",
+        "streamkm live orders --topic orders --fields amount,lat,lon --k auto --scale standard",
         "streamkm live orders        (a model that exists: goes on where it stands)",
     )
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+from functools import partial
 
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
@@ -13,7 +14,7 @@ from consumers import logs
 from consumers.compose import source_opener
 from consumers.options import example, takes
 from streamkm.codecs import make_codec
-from streamkm.engine import Rerun, compare
+from streamkm.engine import Rerun, compare, from_snapshot
 from streamkm.settings import LiveSettings
 from streamkm.stores import open_store
 
@@ -37,18 +38,17 @@ def verify(model: str, snapshot: int | None, settings: LiveSettings, *, as_json:
         spec = store.model(model).spec
         published = store.snapshot(model, snapshot)
         last = published.commit_seq
-        opener = source_opener(f"{model}-verify", str(spec.source["topic"]), settings)
-        total = sum(len(batches) for _, batches in store.journal(model, last))
+        opener = source_opener(str(spec.source["topic"]), settings, None)
+        total = sum(len(learning.batches) for _, learning in store.journal(model, last))
         columns = ("learning again", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with (
             Progress(*columns, disable=not sys.stderr.isatty()) as progress,
-            Rerun(spec, opener, make_codec(spec.codec)) as again,
+            Rerun(spec, opener, make_codec(spec.codec), partial(from_snapshot, store, spec)) as again,
         ):
             task = progress.add_task("", total=total)
-            for _, batches in store.journal(model, last):
-                for ranges in batches:
-                    again.learn(ranges)
-                progress.advance(task, len(batches))
+            for _, learning in store.journal(model, last):
+                again.repeat(learning)
+                progress.advance(task, len(learning.batches))
             verdict = compare(published, again.learner)
     if as_json:
         answer = {"model": model, "snapshot": verdict.snapshot_id, "points": verdict.n_points}

@@ -92,6 +92,12 @@ SNAPSHOTS = CounterSpec(
     ("model", "reason"),
     "engine",
 )
+EVENTS = CounterSpec(
+    "streamkm_cluster_events_total",
+    "What happened to clusters, by kind: birth, death, split, merge, drift",
+    ("model", "kind"),
+    "engine",
+)
 LAG = GaugeSpec("streamkm_lag_records", "Records in the source that are not committed yet", ("model",), "engine")
 PARTITION_LAG = GaugeSpec("streamkm_partition_lag_records", "The same for each partition", _PARTITION, "engine")
 PARTITION_POSITION = GaugeSpec(
@@ -158,6 +164,26 @@ MODEL_SNAPSHOT_ID = GaugeSpec(
 MODEL_INERTIA = GaugeSpec(
     "streamkm_model_inertia", "Mean squared distance of the points before the last snapshot", ("model",), "store"
 )
+MODEL_SILHOUETTE = GaugeSpec(
+    "streamkm_model_silhouette",
+    "Simplified silhouette of the live centroids at the last snapshot, 0 to 1, higher is better",
+    ("model",),
+    "store",
+)
+MODEL_STALENESS = GaugeSpec(
+    "streamkm_model_staleness",
+    "By which share the centroids published before cost more than the live ones at the last snapshot",
+    ("model",),
+    "store",
+)
+MODEL_OUTLIERS = CounterSpec(
+    "streamkm_model_outliers_total", "Points kept out of the centroids as outliers, as of the last snapshot",
+    ("model",), "store",
+)  # fmt: skip
+MODEL_SUGGESTED_K = GaugeSpec(
+    "streamkm_model_suggested_k", "Number of clusters that the last profile suggests; absent without one", ("model",),
+    "store",
+)  # fmt: skip
 MODEL_CLUSTER_SHARE = GaugeSpec(
     "streamkm_model_cluster_share",
     "Share of the (decayed) points in a cluster of the last snapshot",
@@ -167,10 +193,12 @@ MODEL_CLUSTER_SHARE = GaugeSpec(
 
 CONTRACT: tuple[MetricSpec, ...] = (
     RECORDS_RECEIVED, POINTS_LEARNED, RECORDS_BAD, TOMBSTONES, ERRORS, DECODE_SECONDS, LEARN_SECONDS, COMMIT_SECONDS,
-    SNAPSHOTS, LAG, PARTITION_LAG, PARTITION_POSITION, COMMIT_TIMESTAMP, SNAPSHOT_TIMESTAMP, INERTIA, LEASE_HELD,
+    SNAPSHOTS, EVENTS, LAG, PARTITION_LAG, PARTITION_POSITION, COMMIT_TIMESTAMP, SNAPSHOT_TIMESTAMP, INERTIA,
+    LEASE_HELD,
     HTTP_REQUESTS, HTTP_SECONDS, POINTS_PREDICTED,
     STORE_UP, MODEL_STATUS, MODEL_RECORDS, MODEL_POINTS, MODEL_BAD, MODEL_TOMBSTONES, MODEL_LAG, MODEL_POSITION,
-    MODEL_COMMIT_AGE, MODEL_SNAPSHOT_AGE, MODEL_SNAPSHOT_ID, MODEL_INERTIA, MODEL_CLUSTER_SHARE,
+    MODEL_COMMIT_AGE, MODEL_SNAPSHOT_AGE, MODEL_SNAPSHOT_ID, MODEL_INERTIA, MODEL_SILHOUETTE, MODEL_STALENESS,
+    MODEL_OUTLIERS, MODEL_SUGGESTED_K, MODEL_CLUSTER_SHARE,
 )  # fmt: skip
 """Every metric that streamkm exports."""
 
@@ -186,6 +214,13 @@ class Committed(Protocol):
     def lag(self) -> int: ...
 
 
+class Happened(Protocol):
+    """What `Metrics.commit` needs of a `streamkm.state.Event`."""
+
+    @property
+    def kind(self) -> str: ...
+
+
 class Published(Protocol):
     """What `Metrics.commit` needs of a `streamkm.state.Snapshot`."""
 
@@ -195,6 +230,8 @@ class Published(Protocol):
     def created_at(self) -> float: ...
     @property
     def inertia(self) -> float: ...
+    @property
+    def events(self) -> Sequence[Happened]: ...
 
 
 class Metrics:
@@ -322,6 +359,8 @@ class Metrics:
             self.add(SNAPSHOTS, model=model, reason=snapshot.reason)
             self.set(SNAPSHOT_TIMESTAMP, snapshot.created_at, model=model)
             self.set(INERTIA, snapshot.inertia, model=model)
+            for event in snapshot.events:
+                self.add(EVENTS, model=model, kind=event.kind)
 
     def render(self, more: Iterable[Family] = ()) -> bytes:
         """Everything in Prometheus' text format, `more` at its end.

@@ -11,7 +11,7 @@ import numpy as np
 
 from streamkm.records import TopicPartition
 from streamkm.service import create_app
-from streamkm.state import Commit, Counters, ModelSpec, ModelState, Progress, Snapshot
+from streamkm.state import Commit, Counters, Distance, Event, Learning, ModelSpec, ModelState, Progress, Snapshot
 from streamkm.stores import Lease, Store
 
 NOW = 1_800_000_000.0
@@ -74,6 +74,9 @@ class Writer:
         weights: Sequence[float] | None = None,
         inertia: float = 1.5,
         detail: dict[str, Any] | None = None,
+        factors: Sequence[float] | None = None,
+        distance: Distance = "euclidean",
+        events: tuple[Event, ...] = (),
     ) -> int:
         """Commit, with a snapshot unless there are no centroids. Returns the number of the snapshot."""
         expected = dict(self.position)
@@ -94,10 +97,14 @@ class Writer:
                 centroids=c,
                 weights=np.array(weights if weights is not None else [1.0] * k),
                 spreads=np.full(k, 0.5),
+                born=np.arange(k),
+                factors=np.ones(c.shape[1]) if factors is None else np.array(factors),
+                distance=distance,
                 inertia=inertia,
                 n_points=self.counters.points,
                 position=dict(self.position),
                 detail=detail or {},
+                events=events,
             )
         return self.store.commit(
             self.lease,
@@ -105,7 +112,7 @@ class Writer:
                 state=ModelState("OnlineKMeans", 1, {}, {"centers": np.zeros((2, 3))}),
                 expected=expected,
                 progress=Progress(dict(self.position), self.counters, self.seq, at, lag, warmup),
-                batches=(),
+                learning=Learning(()),
                 snapshot=snapshot,
             ),
         )

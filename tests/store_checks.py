@@ -11,8 +11,8 @@ import pytest
 
 from streamkm.errors import ConflictError, LeaseLostError, NotFoundError, SettingsError
 from streamkm.records import BadRecord, BatchRange, Position, RawRecord, TopicPartition
-from streamkm.state import Commit, Counters, MiniBatch, ModelSpec, ModelState, Progress, Snapshot
-from streamkm.stores import Lease, Store
+from streamkm.state import Commit, Counters, Event, Learning, ModelSpec, ModelState, Progress, Snapshot
+from streamkm.stores import Lease, Promotion, Store
 
 P0, P1, P2 = (TopicPartition("orders", i) for i in range(3))
 SPEC = ModelSpec("m", ("amount", "lat"), 2, {"kind": "kafka", "topic": "orders"}, {"seed": 0}, {"kind": "json"})
@@ -28,10 +28,11 @@ def position_of(seq: int) -> dict[TopicPartition, int]:
     return {P0: 10 * seq, P1: 10 * seq} if seq else {}
 
 
-def batches_of(seq: int) -> tuple[MiniBatch, ...]:
-    """Two mini-batches of five records a partition."""
+def learning_of(seq: int) -> Learning:
+    """Two mini-batches of five records a partition; every other commit publishes what was prepared between them."""
     start = 10 * (seq - 1)
-    return tuple(tuple(BatchRange(p, at, at + 5) for p in (P0, P1)) for at in (start, start + 5))
+    batches = tuple(tuple(BatchRange(p, at, at + 5) for p in (P0, P1)) for at in (start, start + 5))
+    return Learning(batches, 1 if seq % 2 else -1)
 
 
 def bad_of(seq: int) -> BadRecord:
@@ -52,10 +53,14 @@ def snapshot_of(seq: int, *, at: float | None = None) -> Snapshot:
         centroids=np.full((2, 2), seq, np.float64),
         weights=np.array([seq, 1.0]),
         spreads=np.array([0.5, np.nan]),
+        born=np.array([0, seq]),
+        factors=np.array([1.0, 0.5]),
+        distance="euclidean",
         inertia=float("nan"),
         n_points=20 * seq,
         position=position_of(seq),
         detail={"numpy": "2", "nested": {"a": [1, None]}},
+        events=(Event("split", (1,), (1, 2), {"share": 0.25}), Event("death", (7,))),
     )
 
 
@@ -65,7 +70,7 @@ def commit_of(seq: int, *, snapshot: bool = False, bad: bool = False, size: int 
         state=state_of(seq, size),
         expected=position_of(seq - 1),
         progress=Progress(position_of(seq), Counters(20 * seq, 20 * seq), seq, 100.0 + seq, lag=7, warmup=(seq, 100)),
-        batches=batches_of(seq),
+        learning=learning_of(seq),
         snapshot=snapshot_of(seq) if snapshot else None,
         quarantine=(bad_of(seq),) if bad else (),
     )
@@ -212,8 +217,8 @@ def check_the_journal_gives_every_commit_in_order(store: Store) -> None:
     lease = owned(store)
     for seq in range(1, 6):
         store.commit(lease, commit_of(seq))
-    assert list(store.journal("m")) == [(seq, batches_of(seq)) for seq in range(1, 6)]
-    assert list(store.journal("m", until_seq=3)) == [(seq, batches_of(seq)) for seq in range(1, 4)]
+    assert list(store.journal("m")) == [(seq, learning_of(seq)) for seq in range(1, 6)]
+    assert list(store.journal("m", until_seq=3)) == [(seq, learning_of(seq)) for seq in range(1, 4)]
     assert list(store.journal("m", until_seq=0)) == []
 
 
@@ -440,6 +445,49 @@ def check_of_many_threads_one_wins_the_lease(store: Store) -> None:
         thread.join()
     assert len(won) == 8
     assert [lease for lease in won if lease is not None] == [store.model("m").lease]
+
+
+def check_a_recomputed_snapshot_is_kept_with_its_state_and_answers_nothing(store: Store) -> None:
+    lease = owned(store)
+    assert store.commit(lease, commit_of(1, snapshot=True)) == 1
+    recomputed = replace(snapshot_of(9), kind="replay", reason="replay")
+    state = state_of(9)
+    assert store.add(recomputed, state) == 2
+    assert store.kept("m", 2).to_bytes() == state.to_bytes()
+    assert store.kept("m", 1) is None
+    assert store.snapshot("m", 2).centroids.tolist() == recomputed.centroids.tolist()
+    assert store.snapshot("m").id == store.snapshot("m", at=1e9).id == store.model("m").last_snapshot == 1
+    assert [(s.id, s.kind) for s in store.snapshots("m")] == [(2, "replay"), (1, "live")]
+    assert store.commit(lease, commit_of(2, snapshot=True)) == 3
+    assert store.snapshot("m").id == store.model("m").last_snapshot == 3
+    with pytest.raises(NotFoundError):
+        store.add(replace(recomputed, model="nobody"), state)
+
+
+def check_a_promotion_is_asked_for_until_a_commit_answers_it(store: Store) -> None:
+    lease = owned(store)
+    store.commit(lease, commit_of(1, snapshot=True))
+    assert store.promotion("m") is None
+    with pytest.raises(NotFoundError, match="no snapshot 7"):
+        store.promote("m", Promotion(7, skip=False))
+    store.promote("m", Promotion(1, skip=True))
+    assert store.promotion("m") == Promotion(1, skip=True)
+    number = store.add(replace(snapshot_of(9), kind="replay"), state_of(9))
+    store.promote("m", Promotion(number, skip=False))
+    assert store.promotion("m") == Promotion(number, skip=False)
+    store.commit(lease, commit_of(2))
+    answer = commit_of(3, snapshot=True)
+    # An answer to what was asked for before leaves what is asked for now.
+    store.commit(lease, replace(answer, learning=answer.learning._replace(adopted=1)))
+    assert store.promotion("m") == Promotion(number, skip=False)
+    answer = commit_of(4, snapshot=True)
+    store.commit(lease, replace(answer, learning=answer.learning._replace(adopted=number)))
+    assert store.promotion("m") is None
+    store.promote("m", Promotion(1, skip=False))
+    store.delete("m")
+    assert store.promotion("m") is None
+    owned(store)
+    assert store.promotion("m") is None
 
 
 CHECKS: Mapping[str, Callable[[Store], None]] = {

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from streamkm.records import BadRecord, BatchRange, Position, RawRecord, TopicPartition
-from streamkm.state import Commit, Counters, MiniBatch, ModelSpec, ModelState, Progress, Snapshot
+from streamkm.state import Commit, Counters, Event, Learning, MiniBatch, ModelSpec, ModelState, Progress, Snapshot
 
 INT64 = 2**63 - 1
 
@@ -29,6 +29,8 @@ json_values = st.recursive(
     max_leaves=6,
 )
 jsons = st.dictionaries(texts, json_values, max_size=4)
+some_ids = st.lists(st.integers(0, INT64), max_size=3).map(tuple)
+events = st.builds(Event, st.sampled_from(["birth", "death", "split", "merge", "drift"]), some_ids, some_ids, jsons)
 
 arrays = hnp.arrays(
     st.sampled_from([np.float64, np.float32, np.int64, np.int32, np.uint8, np.bool_]),
@@ -88,6 +90,13 @@ def mini_batches(draw: st.DrawFn, among: st.SearchStrategy[TopicPartition] = par
 
 
 @st.composite
+def learnings(draw: st.DrawFn) -> Learning:
+    """What a model did before one commit."""
+    batches = draw(mini_batches())
+    return Learning(batches, draw(st.integers(-1, len(batches))), draw(st.sampled_from([0, 0, 1, INT64])))
+
+
+@st.composite
 def snapshots(draw: st.DrawFn, *, position: Position | None = None) -> Snapshot:
     """Snapshots that no store has numbered yet."""
     k, d = draw(st.integers(0, 4)), draw(st.integers(1, 4))
@@ -95,17 +104,21 @@ def snapshots(draw: st.DrawFn, *, position: Position | None = None) -> Snapshot:
     return Snapshot(
         model=draw(names),
         created_at=draw(seconds),
-        kind=draw(st.sampled_from(["live", "replay"])),
+        kind="live",
         reason=draw(st.sampled_from(["first", "interval", "points", "stop"])),
         fields=tuple(draw(st.lists(texts, min_size=d, max_size=d))),
         ids=draw(hnp.arrays(np.int64, k)),
         centroids=draw(hnp.arrays(np.float64, (k, d), elements=floats)),
         weights=draw(vector),
         spreads=draw(vector),
+        born=draw(hnp.arrays(np.int64, k)),
+        factors=draw(hnp.arrays(np.float64, d, elements=floats)),
+        distance=draw(st.sampled_from(["euclidean", "cosine"])),
         inertia=draw(floats),
         n_points=draw(counts),
         position=draw(positions) if position is None else position,
         detail=draw(jsons),
+        events=tuple(draw(st.lists(events, max_size=2))),
     )
 
 
@@ -133,7 +146,7 @@ def commits(draw: st.DrawFn, *, expected: Position | None = None, seq: int = 1) 
         state=draw(model_states),
         expected=before,
         progress=draw(progresses(position=after, commit_seq=seq)),
-        batches=draw(mini_batches()),
+        learning=draw(learnings()),
         snapshot=draw(st.none() | snapshots(position=after)),
         quarantine=tuple(bad),
     )

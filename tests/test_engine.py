@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from functools import partial
 
 import numpy as np
 import pytest
 
 from streamkm.codecs import make_codec
-from streamkm.engine import Engine, EngineOptions, Rerun, compare
+from streamkm.engine import Engine, EngineOptions, Rerun, compare, from_snapshot, proposals
 from streamkm.engine.tenure import DISCOVERY_SECONDS
 from streamkm.errors import (
     BadRecordsError,
@@ -18,10 +19,12 @@ from streamkm.errors import (
     PositionLostError,
     StoreUnavailableError,
 )
+from streamkm.models import OnlineKMeans, clusters
+from streamkm.models.background import Task
 from streamkm.records import RawRecord, TopicPartition
 from streamkm.sources import MemorySource
 from streamkm.state import ModelSpec
-from streamkm.stores import open_store
+from streamkm.stores import Promotion, open_store
 from streamkm.testing import FlakySource, FlakyStore, ManualClock, StopAfter
 
 CODEC = {"kind": "json", "fields": ["x", "y"], "time_field": None, "max_bytes": 1000}
@@ -30,6 +33,21 @@ SPEC = ModelSpec(
 )
 OPTIONS = EngineOptions(batch=70, checkpoint_every=0.0, snapshot_every=1e9, snapshot_points=400, owner="a")
 N = 1500
+
+
+class Eager:
+    """A worker that is done at once, so that what is committed when does not depend on the machine."""
+
+    @staticmethod
+    def submit(work):
+        task = Task(work)
+        task.run()
+        return task
+
+
+@pytest.fixture(autouse=True)
+def eager(monkeypatch):
+    monkeypatch.setattr(clusters, "WORKER", Eager())
 
 
 class Killed(BaseException):
@@ -82,12 +100,12 @@ class World:
     def until_all_read(self):
         return StopAfter(self.all_read, self.clock)
 
-    def verify(self):
+    def verify(self, spec=SPEC):
         last = self.store.snapshot("m")
-        with Rerun(SPEC, self.source, make_codec(CODEC)) as again:
-            for _, batches in self.store.journal("m", last.commit_seq):
-                for ranges in batches:
-                    again.learn(ranges)
+        adopt = partial(from_snapshot, self.store, spec)
+        with Rerun(spec, self.source, make_codec(CODEC), adopt) as again:
+            for _, learning in self.store.journal("m", last.commit_seq):
+                again.repeat(learning)
             return compare(last, again.learner)
 
 
@@ -299,3 +317,172 @@ def test_an_idle_owner_keeps_its_lease_and_writes_no_commits():
     assert w.store.model("m").progress.commit_seq == commits
     assert leases[-1].expires_at > leases[0].expires_at
     assert leases[-1].epoch == leases[0].epoch
+
+
+class Slow:
+    """A worker that works when it was looked at three times."""
+
+    def submit(self, work):
+        task = Task(work)
+
+        class Late:
+            looks = 0
+
+            @property
+            def done(self):
+                self.looks += 1
+                if self.looks >= 3:
+                    task.run()
+                return task.done
+
+            result = task.result
+
+        return Late()
+
+
+def test_learning_goes_on_while_a_snapshot_is_worked_on_and_the_journal_knows(monkeypatch):
+    monkeypatch.setattr(clusters, "WORKER", Slow())
+    w = World()
+    w.engine().run(w.until_all_read())
+    learnings = [learning for _, learning in w.store.journal("m")]
+    assert any(0 <= learning.prepared < len(learning.batches) for learning in learnings)
+    assert w.counters().points == N
+    assert w.verify()
+
+
+def test_a_snapshot_tells_ids_events_units_and_how_good_the_clusters_are():
+    w = World()
+    spec = dataclasses.replace(SPEC, learner={**SPEC.learner, "scale": "standard"})
+    w.engine(spec=spec).run(w.until_all_read())
+    first, last = w.store.snapshot("m", 1), w.store.snapshot("m")
+    assert first.born.tolist() == [first.n_points] * 3
+    assert set(first.ids.tolist()) == set(last.ids.tolist())
+    assert last.born.tolist() == first.born.tolist()
+    assert last.distance == "euclidean"
+    assert np.all(last.factors < 1.0)
+    assert last.detail["outliers"] == 0
+    assert 0.5 < last.detail["evaluation"]["silhouette"] <= 1.0
+    assert last.detail["publication"]["resolve"] in {"keep", "lloyd", "swap", "cold"}
+    assert w.verify(spec)
+
+
+def test_the_events_of_a_stream_that_changes_are_stored_and_verified():
+    here = [record(i) for i in range(N)]
+    there = [record(i, json.dumps({"x": 60.0 + i % 7, "y": -80.0}).encode()) for i in range(N)]
+    w = World(here + [r._replace(offset=r.offset + N // 2) for r in there])
+    w.engine().run(w.until_all_read())
+    events = [e for s in w.store.snapshots("m") for e in s.events]
+    assert "birth" in {e.kind for e in events}
+    assert w.verify()
+
+
+def test_k_is_chosen_from_the_first_points_and_only_proposed_later(monkeypatch):
+    monkeypatch.setattr(proposals, "EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(proposals, "WORKER", Eager())
+    spec = dataclasses.replace(SPEC, n_clusters=0, learner={**SPEC.learner, "half_life": None, "warmup": 200})
+    corners = [(0.0, 0.0), (9.0, 0.0), (0.0, 9.0), (9.0, 9.0), (40.0, 40.0), (40.0, 0.0)]
+    later = []
+    for i in range(4 * N):
+        x, y = np.random.default_rng(i).normal(size=2) + corners[i % 6]
+        r = record(i, json.dumps({"x": x, "y": y}).encode())
+        later.append(r._replace(offset=r.offset + N // 2))
+    w = World([record(i) for i in range(N)] + later)
+    w.engine(spec=spec).run(w.until_all_read())
+    last = w.store.snapshot("m")
+    assert len(last.ids) == last.detail["k"]["running"] == 3
+    assert last.detail["k"]["suggested"] == 6
+    assert "silhouette" in last.detail["k"]["reason"]
+    assert w.verify(spec)
+
+
+def batch_result(w, n):
+    """What a recomputation of the first `n` records is, as a snapshot with a state: clusters far from the live ones."""
+    points = np.array([[json.loads(r.value)[f] for f in "xy"] for r in w.records[:n]])
+    labels = np.arange(n) % 3  # the records' own clusters
+    centroids = np.array([points[labels == j].mean(axis=0) for j in range(3)])
+    spreads = [np.sqrt(((points[labels == j] - centroids[j]) ** 2).sum(axis=1).mean()) for j in range(3)]
+    snapshot = dataclasses.replace(
+        w.store.snapshot("m"),
+        kind="replay",
+        reason="replay",
+        ids=np.array([11, 5, 7]),
+        centroids=centroids,
+        weights=np.bincount(labels).astype(float),
+        spreads=np.array(spreads),
+        born=np.array([1, 2, 3]),
+        n_points=n,
+        position={TopicPartition("t", 0): n // 2, TopicPartition("t", 1): n // 2},
+        events=(),
+    )
+    arguments = {k: v for k, v in UNDECAYED.learner.items() if k != "kind"}
+    model = OnlineKMeans.from_snapshot(arguments, snapshot, points, np.ones(n))
+    return snapshot, model.state()
+
+
+UNDECAYED = dataclasses.replace(SPEC, learner={**SPEC.learner, "half_life": None})
+
+
+def until_promoted(w):
+    return StopAfter(lambda: w.store.promotion("m") is None and w.all_read(), w.clock)
+
+
+@pytest.mark.parametrize("n", [600, N])
+def test_a_recomputed_snapshot_goes_on_with_its_weights_and_ids_and_all_that_came_since(n):
+    w = World()
+    w.engine(spec=UNDECAYED).run(StopAfter(lambda: (c := w.counters_or_none()) and c.records >= 1000, w.clock))
+    snapshot, state = batch_result(w, n if n < 1000 else 800)
+    number = w.store.add(snapshot, state)
+    w.store.promote("m", Promotion(number, skip=False))
+    before = w.counters()
+    w.engine(spec=UNDECAYED).run(until_promoted(w))
+    promoted = next(s for s in w.store.snapshots("m") if s.reason == "promoted")
+    assert promoted.ids.tolist() == [11, 5, 7]
+    assert promoted.weights.sum() == pytest.approx(promoted.n_points, rel=1e-12)
+    assert promoted.n_points == sum(promoted.position.values()) >= before.points
+    last = w.store.snapshot("m")
+    assert last.weights.sum() == pytest.approx(N, rel=1e-12)
+    assert w.counters().records == N
+    assert sorted(last.ids.tolist()) == [5, 7, 11]
+    assert w.verify(UNDECAYED)
+
+
+def test_a_roll_back_may_leave_out_what_came_since():
+    w = World()
+    w.engine(spec=UNDECAYED).run(w.until_all_read())
+    first = w.store.snapshot("m", 1)
+    assert first.n_points < N
+    w.store.promote("m", Promotion(1, skip=True))
+    w.engine(spec=UNDECAYED).run(until_promoted(w))
+    now = w.store.snapshot("m")
+    assert now.reason == "promoted"
+    np.testing.assert_array_equal(now.centroids, first.centroids)
+    assert now.ids.tolist() == first.ids.tolist()
+    assert now.weights.tolist() == first.weights.tolist()
+    assert dict(now.position) == {TopicPartition("t", 0): N // 2, TopicPartition("t", 1): N // 2}
+    assert w.verify(UNDECAYED)
+
+
+def test_a_snapshot_whose_records_are_gone_is_not_put_in_charge(caplog):
+    w = World()
+    w.engine(spec=UNDECAYED).run(w.until_all_read())
+    last = w.store.snapshot("m")
+    gone = dataclasses.replace(w.store.snapshot("m", 1), kind="replay", position={TopicPartition("t", 0): 0})
+    number = w.store.add(gone, w.store.load("m").state)
+    w.store.promote("m", Promotion(number, skip=False))
+    w.engine(spec=UNDECAYED, open_source=lambda: Shortened(w.records)).run(
+        StopAfter(lambda: w.store.promotion("m") is None, w.clock)
+    )
+    assert "cannot be put in charge" in caplog.text
+    assert w.store.snapshot("m").id == last.id
+
+
+class Shortened(MemorySource):
+    """A topic that no longer has its first records."""
+
+    def __init__(self, records):
+        super().__init__(records, topic="t", partitions=2)
+
+    def seek(self, position):
+        if any(at < 100 for at in position.values()):
+            raise PositionLostError("gone", where="t-1")
+        super().seek(position)

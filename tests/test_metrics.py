@@ -12,7 +12,7 @@ from service_api import NOW, TOKEN, Api, Writer
 from streamkm import metrics as names
 from streamkm.metrics import CONTRACT, CounterSpec, GaugeSpec, HistogramSpec, Metrics, family, markdown_table
 from streamkm.records import BadRecord, RawRecord, TopicPartition
-from streamkm.state import Counters, Progress, Snapshot
+from streamkm.state import Counters, Event, Progress, Snapshot
 from streamkm.stores import MemoryStore
 
 TP = TopicPartition("orders", 0)
@@ -47,9 +47,13 @@ def snapshot(**changes):
     values = {
         "model": "m", "created_at": NOW, "kind": "live", "reason": "first", "fields": ("x",),
         "ids": np.zeros(1, np.int64), "centroids": one[:, None], "weights": one, "spreads": one,
-        "inertia": 2.5, "n_points": 9, "position": {TP: 10},
+        "born": np.zeros(1, np.int64), "factors": one, "distance": "euclidean",
+        "inertia": 2.5, "n_points": 9, "position": {TP: 10}, "events": (Event("death", (3,)),),
     }  # fmt: skip
     return Snapshot(**{**values, **changes})
+
+
+DETAIL = {"evaluation": {"silhouette": 0.75, "staleness": 0.1}, "outliers": 3, "k": {"suggested": 5}}
 
 
 def bad(reason):
@@ -84,7 +88,7 @@ def test_every_name_of_the_engine_is_exported(engine_metrics):
 
 def test_every_name_of_the_service_and_of_the_store_is_exported():
     store = MemoryStore()
-    Writer(store).commit(bad=2, lag=3, at=NOW - 5)
+    Writer(store).commit(bad=2, lag=3, at=NOW - 5, detail=DETAIL)
     api = Api(store)
     api.predict([[1, 2, 3], [4, 5, 6]])
     found = samples(api.get("/metrics").text)
@@ -183,7 +187,7 @@ def test_a_family_made_for_a_scrape_carries_its_labels():
 def test_the_store_is_read_at_scrape_time():
     store = MemoryStore()
     writer = Writer(store)
-    writer.commit(points=100, bad=2, lag=7, at=NOW - 5, weights=[1, 3], inertia=0.5)
+    writer.commit(points=100, bad=2, lag=7, at=NOW - 5, weights=[1, 3], inertia=0.5, detail=DETAIL)
     writer.commit(points=10, lag=-1, at=NOW - 2, centroids=None)
     api = Api(store)
     found = samples(api.get("/metrics").text)
@@ -195,6 +199,10 @@ def test_the_store_is_read_at_scrape_time():
     assert found["streamkm_model_commit_age_seconds"][model] == 2
     assert found["streamkm_model_snapshot_age_seconds"][model] == 5
     assert found["streamkm_model_inertia"][model] == 0.5
+    assert found["streamkm_model_silhouette"][model] == 0.75
+    assert found["streamkm_model_staleness"][model] == 0.1
+    assert found["streamkm_model_outliers_total"][model] == 3
+    assert found["streamkm_model_suggested_k"][model] == 5
     assert found["streamkm_model_cluster_share"] == {
         (("cluster", "4"), *model): 0.25,
         (("cluster", "7"), *model): 0.75,

@@ -11,8 +11,8 @@ import pytest
 from service_api import CENTROIDS, FIELDS, NOW, P0, SPEC, Api, Writer
 from streamkm.service import ServiceOptions, schemas
 from streamkm.service.nearest import nearest
-from streamkm.service.schemas import iso, parse_time
-from streamkm.state import ModelSpec
+from streamkm.service.times import iso, parse_time
+from streamkm.state import Event, ModelSpec
 from streamkm.stores import open_store
 
 ALWAYS_FRESH = ServiceOptions(freshness=0.0)
@@ -209,6 +209,52 @@ def test_predict_gives_id_distance_and_the_snapshot_that_answered(api, store):
     got = schemas.Prediction.model_validate_json(answer.content)
     assert (got.ids, got.distances) == ([4, 7, 7], [1.0, 1.0, 2.0])
     assert got.snapshot == schemas.SnapshotRef(id=1, created_at=iso(NOW - 3))
+
+
+def test_the_score_of_a_point_is_its_distance_in_spreads_of_its_cluster(api, store):
+    Writer(store).commit()
+    got = api.predict([[0, 0, 1.5], [10, 10, 10]]).json()
+    assert got["scores"] == [3.0, 0.0]  # the spreads of the writer's clusters are 0.5
+
+
+def test_points_are_compared_in_the_units_of_the_model(api, store):
+    writer = Writer(store)
+    writer.commit(centroids=((0, 0, 0), (10, 1000, 0)), factors=(1.0, 0.001, 1.0))
+    got = api.predict([[1, 990, 0], [9, 10, 0]]).json()
+    assert got["ids"] == [4, 7]
+    np.testing.assert_allclose(got["distances"], [math.hypot(1, 0.99), math.hypot(1, 0.99)])
+
+
+def test_directions_are_compared_where_the_model_does(api, store):
+    Writer(store).commit(centroids=((1, 0, 0), (0, 1, 0)), distance="cosine")
+    got = api.predict([[0.1, 0.001, 0], [1, 500, 0]]).json()
+    assert got["ids"] == [4, 7]
+    answer = api.predict([[1, 2, 3], [0, 0, 0]])
+    assert answer.status_code == 422
+    assert answer.json()["detail"].startswith("points[1]: all values are zero")
+
+
+def test_events_are_told_by_the_snapshots_that_have_some(api, store):
+    writer = Writer(store)
+    split, birth = Event("split", (4,), (4, 9), {"share": 0.5}), Event("birth", (), (11,))
+    for events in ((), (split,), (), (birth, Event("death", (4,))), ()):
+        writer.commit(events=events)
+    got = api.get("/v1/models/orders/events").json()
+    assert [s["id"] for s in got["snapshots"]] == [4, 2]
+    assert got["snapshots"][1]["events"] == [split.to_json()]
+    assert got["next"] is None
+    page = api.get("/v1/models/orders/events?limit=1").json()
+    assert ([s["id"] for s in page["snapshots"]], page["next"]) == ([4], 4)
+    assert [s["id"] for s in api.get("/v1/models/orders/events?before=4").json()["snapshots"]] == [2]
+    assert api.get("/v1/models/orders/snapshots/4").json()["happened"][0] == birth.to_json()
+    assert [s["events"] for s in api.get("/v1/models/orders/snapshots").json()["snapshots"]] == [0, 2, 0, 1, 0]
+    assert api.get("/v1/models/nobody/events").status_code == 404
+
+
+def test_a_cluster_has_an_age_in_points(api, store):
+    Writer(store).commit(points=100)
+    clusters = api.get("/v1/models/orders/centroids").json()["clusters"]
+    assert [(c["born_at_points"], c["age"]) for c in clusters] == [(0, 100), (1, 99)]
 
 
 def test_predict_takes_objects_in_any_order_of_fields_and_arrays_beside_them(api, store):

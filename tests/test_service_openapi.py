@@ -16,6 +16,7 @@ ROUTES = {
     ("get", "/v1/models"),
     ("get", "/v1/models/{model}"),
     ("get", "/v1/models/{model}/centroids"),
+    ("get", "/v1/models/{model}/events"),
     ("get", "/v1/models/{model}/snapshots"),
     ("get", "/v1/models/{model}/snapshots/{snapshot_id}"),
     ("post", "/v1/models/{model}/predict"),

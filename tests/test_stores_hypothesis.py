@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 import strategies as own
 from streamkm.errors import StoreError
-from streamkm.state import Commit, Counters, ModelSpec, ModelState, Progress
+from streamkm.state import Commit, Counters, Learning, ModelSpec, ModelState, Progress
 from streamkm.stores import Lease, Store, journal, open_store
 from streamkm.stores.tables import EscapedText
 
@@ -67,7 +67,7 @@ def test_everything_of_every_commit_comes_back(shared: Store, commits: list[Comm
     for commit in commits:
         here = {(b.record.partition, b.record.offset) for b in commit.quarantine}
         if places & here:
-            commit = Commit(commit.state, commit.expected, commit.progress, commit.batches, commit.snapshot)  # noqa: PLW2901
+            commit = Commit(commit.state, commit.expected, commit.progress, commit.learning, commit.snapshot)  # noqa: PLW2901
         else:
             places |= here
         number = store.commit(lease, commit)
@@ -81,22 +81,22 @@ def test_everything_of_every_commit_comes_back(shared: Store, commits: list[Comm
             found = store.snapshot("m")
             assert own.same_snapshot(found, commit.snapshot)
             assert (found.model, found.id, found.commit_seq) == ("m", number, commit.progress.commit_seq)
-    assert list(store.journal("m")) == [(c.progress.commit_seq, c.batches) for c in written]
+    assert list(store.journal("m")) == [(c.progress.commit_seq, c.learning) for c in written]
     assert list(store.quarantined("m")) == [b for c in reversed(written) for b in reversed(c.quarantine)]
     published = [c.snapshot for c in written if c.snapshot is not None]
     assert all(own.same_snapshot(a, b) for a, b in zip(store.snapshots("m"), reversed(published), strict=True))
 
 
 @QUICK
-@given(own.mini_batches())
-def test_a_journal_entry_comes_back_in_order(batches: tuple[Any, ...]) -> None:
-    assert journal.decode(journal.encode(batches)) == batches
+@given(own.learnings())
+def test_a_journal_entry_comes_back_in_order(learning: Learning) -> None:
+    assert journal.decode(journal.encode(learning)) == learning
 
 
 @QUICK
-@given(st.binary(max_size=60), own.mini_batches(), st.data())
-def test_a_damaged_journal_entry_is_an_error_of_the_store(noise: bytes, batches: tuple[Any, ...], data: Any) -> None:
-    blob = journal.encode(batches)
+@given(st.binary(max_size=60), own.learnings(), st.data())
+def test_a_damaged_journal_entry_is_an_error_of_the_store(noise: bytes, learning: Learning, data: Any) -> None:
+    blob = journal.encode(learning)
     with pytest.raises(StoreError):
         journal.decode(blob[: data.draw(st.integers(0, len(blob) - 1))])
     with pytest.raises(StoreError):
@@ -179,7 +179,7 @@ class _TwoStores(RuleBasedStateMachine):
             commit.state,
             expected,
             progress,
-            commit.batches,
+            commit.learning,
             commit.snapshot if publish else None,
             commit.quarantine,
         )

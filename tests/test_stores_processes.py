@@ -15,7 +15,7 @@ import pytest
 import sqlalchemy as sa
 
 import store_workers
-from store_checks import SPEC, batches_of, commit_of, owned, position_of
+from store_checks import SPEC, commit_of, learning_of, owned, position_of
 from streamkm.errors import LeaseLostError, StoreUnavailableError
 from streamkm.stores import Store, open_store
 
@@ -74,7 +74,7 @@ def _assert_whole(store: Store) -> int:
     assert checkpoint.state.params == {"seq": n}
     assert (checkpoint.state.arrays["centers"] == n).all()
     assert checkpoint.progress == commit_of(n).progress
-    assert list(store.journal("m")) == [(seq, batches_of(seq)) for seq in range(1, n + 1)]
+    assert list(store.journal("m")) == [(seq, learning_of(seq)) for seq in range(1, n + 1)]
     return n
 
 

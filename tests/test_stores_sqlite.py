@@ -23,6 +23,7 @@ from sqlalchemy.schema import CreateTable
 from store_checks import SPEC, commit_of, owned
 from streamkm.errors import SchemaVersionError, StoreError, StoreUnavailableError
 from streamkm.records import BatchRange, TopicPartition
+from streamkm.state import Learning
 from streamkm.stores import SqlStore, edge, journal, migrate, open_store, queries, tables
 
 
@@ -222,8 +223,8 @@ def test_a_mini_batch_of_three_partitions_costs_few_bytes_in_the_journal(store: 
             at[partition] = start + int(rng.integers(300, 500))
             batch.append(BatchRange(partition, start, at[partition]))
         batches.append(tuple(batch))
-    assert len(journal.encode(batches)) / len(batches) < 6
-    assert len(journal.encode(batches[:1])) < 100
+    assert len(journal.encode(Learning(tuple(batches)))) / len(batches) < 6
+    assert len(journal.encode(Learning(tuple(batches[:1])))) < 100
 
 
 def test_migrations_make_the_tables_that_the_store_uses(store: SqlStore) -> None:
@@ -244,7 +245,7 @@ def test_a_store_of_a_newer_streamkm_is_refused_and_left_alone(store: SqlStore, 
     owned(store)
     with store._writer.begin() as tx:
         tx.exec_driver_sql("UPDATE streamkm_version SET version_num = '9999'")
-    with pytest.raises(SchemaVersionError, match=r"schema 9999, this streamkm knows up to 0001. Upgrade streamkm"):
+    with pytest.raises(SchemaVersionError, match=r"schema 9999, this streamkm knows up to 0002. Upgrade streamkm"):
         open_store(f"sqlite:///{file}")
     with pytest.raises(SchemaVersionError):
         store.ping()
@@ -269,26 +270,26 @@ def test_a_migration_that_fails_leaves_nothing_behind(store: SqlStore, file: Pat
     owned(store)
     scripts = tmp_path / "scripts"
     (scripts / "versions").mkdir(parents=True)
-    for name in ("env.py", "versions/v0001_first.py"):
+    for name in ("env.py", "versions/v0001_first.py", "versions/v0002_published.py"):
         (scripts / name).write_text((migrate.SCRIPTS / name).read_text())
-    broken = scripts / "versions" / "v0002_broken.py"
+    broken = scripts / "versions" / "v0003_broken.py"
     broken.write_text(
-        "from alembic import op\nimport sqlalchemy as sa\nrevision, down_revision = '0002', '0001'\n"
+        "from alembic import op\nimport sqlalchemy as sa\nrevision, down_revision = '0003', '0002'\n"
         "def upgrade():\n"
         "    op.create_table('half', sa.Column('x', sa.Integer))\n"
         "    op.execute('INSERT INTO half VALUES (1)')\n"
         "    op.execute('INSERT INTO nowhere VALUES (1)')\n"
     )
     with pytest.raises(sa.exc.OperationalError, match="nowhere"):
-        migrate.upgrade(store._reader, store._writer, "here", scripts, "0002")
-    with store._reader.connect() as connection:
-        assert migrate.revision(connection) == "0001"
-        assert not sa.inspect(connection).has_table("half")
-    broken.write_text(broken.read_text().replace("nowhere", "half"))
-    migrate.upgrade(store._reader, store._writer, "here", scripts, "0002")
+        migrate.upgrade(store._reader, store._writer, "here", scripts, "0003")
     with store._reader.connect() as connection:
         assert migrate.revision(connection) == "0002"
-    with pytest.raises(SchemaVersionError, match="schema 0002, this streamkm knows up to 0001"):
+        assert not sa.inspect(connection).has_table("half")
+    broken.write_text(broken.read_text().replace("nowhere", "half"))
+    migrate.upgrade(store._reader, store._writer, "here", scripts, "0003")
+    with store._reader.connect() as connection:
+        assert migrate.revision(connection) == "0003"
+    with pytest.raises(SchemaVersionError, match="schema 0003, this streamkm knows up to 0002"):
         open_store(f"sqlite:///{file}")
 
 

@@ -1,4 +1,4 @@
-"""What the live loop and the re-run of a journal do alike: make the model, and learn one mini-batch."""
+"""Learning one mini-batch: what the live loop, catching up and the re-run of a journal do alike."""
 
 from __future__ import annotations
 
@@ -8,12 +8,6 @@ import numpy as np
 
 from streamkm.models import OnlineKMeans
 from streamkm.records import Batch
-from streamkm.state import ModelSpec
-
-
-def new_learner(spec: ModelSpec) -> OnlineKMeans:
-    """The model that a spec describes, before its first point."""
-    return OnlineKMeans(n_clusters=spec.n_clusters, **{k: v for k, v in spec.learner.items() if k != "kind"})
 
 
 def learn(learner: OnlineKMeans, batches: Sequence[Batch]) -> int:

@@ -11,6 +11,7 @@ from streamkm.engine.options import Clock, EngineOptions, Stop
 from streamkm.engine.tenure import Parts, Tenure
 from streamkm.errors import ConflictError, LeaseLostError, ModelMismatchError, StoreUnavailableError
 from streamkm.metrics import LEASE_HELD, Metrics
+from streamkm.models.spec import new_learner
 from streamkm.sources.base import Source
 from streamkm.state import ModelSpec
 from streamkm.stores.base import Lease, Store
@@ -31,6 +32,11 @@ class Engine:
         The model; made in the store if it is new, compared with the stored one otherwise.
     open_source
         Gives a fresh source. Called again after an error of the source.
+
+    Raises
+    ------
+    SettingsError
+        The spec describes no model.
     """
 
     def __init__(
@@ -44,6 +50,7 @@ class Engine:
         metrics: Metrics | None = None,
         clock: Clock = time,
     ) -> None:
+        new_learner(spec)  # what cannot be made must not get a name in the store
         self.parts = Parts(
             spec, open_source, codec, store, options, metrics if metrics is not None else Metrics(), clock
         )

@@ -9,61 +9,18 @@ from typing import Self
 import numpy as np
 
 from streamkm.codecs.base import Codec
-from streamkm.engine.learning import learn, new_learner
-from streamkm.engine.tenure import POLL_SECONDS
-from streamkm.errors import PositionLostError
+from streamkm.engine.learning import learn
+from streamkm.errors import NotFoundError
 from streamkm.models import OnlineKMeans
-from streamkm.records import BatchRange, Records, TopicPartition
+from streamkm.models.spec import new_learner
+from streamkm.records import TopicPartition
 from streamkm.sources.base import Source
-from streamkm.state import MiniBatch, ModelSpec, Snapshot
-
-PATIENCE_SECONDS = 30.0
-"""How long a record that the journal names may take to come."""
-
-
-class RangeReader:
-    """Reads ranges of one partition, each after the one before, exactly as the journal cut them."""
-
-    def __init__(self, source: Source, partition: TopicPartition, batch: int = 8192) -> None:
-        self.source, self.partition, self.batch = source, partition, batch
-        self.rest: Records | None = None
-        self.at: int | None = None
-
-    def read(self, wanted: BatchRange) -> list[Records]:
-        """Records of [start, stop).
-
-        Raises
-        ------
-        PositionLostError
-            The topic no longer has them, or they do not come.
-        """
-        if self.at != wanted.start:
-            self.source.seek({self.partition: wanted.start})
-            self.rest, self.at = None, wanted.start
-        parts: list[Records] = []
-        waited = 0.0
-        while self.at < wanted.stop:
-            if self.rest is None:
-                polled = self.source.poll(POLL_SECONDS, self.batch)
-                if not polled:
-                    waited += POLL_SECONDS
-                    if waited > PATIENCE_SECONDS:
-                        raise PositionLostError(
-                            f"the journal names records up to {wanted.stop}, the topic gives none after {self.at}",
-                            where=str(self.partition),
-                        )
-                    continue
-                self.rest = polled[0]
-            taken, self.rest = self.rest.split(wanted.stop) if self.rest.stop > wanted.stop else (self.rest, None)
-            parts.append(taken)
-            self.at = taken.stop
-        return parts
+from streamkm.sources.ranges import RangeReader
+from streamkm.state import Learning, MiniBatch, ModelSpec, Snapshot
 
 
 class Rerun:
-    """Learns a journal again, one mini-batch at a time.
-
-    After the last mini-batch of a commit, `learner` is what that commit stored.
+    """Learns a journal again, one commit after the other; `learner` is then what that commit stored.
 
     Parameters
     ----------
@@ -71,15 +28,37 @@ class Rerun:
         The model's spec, as stored.
     open_source
         Gives a source; one is opened for each partition and closed at the end.
+    adopt
+        Gives the model that goes on from a snapshot, by its number (`from_snapshot`).
     """
 
-    def __init__(self, spec: ModelSpec, open_source: Callable[[], Source], codec: Codec) -> None:
+    def __init__(
+        self,
+        spec: ModelSpec,
+        open_source: Callable[[], Source],
+        codec: Codec,
+        adopt: Callable[[int], OnlineKMeans] | None = None,
+    ) -> None:
         self.learner = new_learner(spec)
-        self._open_source, self._codec = open_source, codec
+        self._open_source, self._codec, self._adopt = open_source, codec, adopt
         self._readers: dict[TopicPartition, RangeReader] = {}
 
-    def learn(self, ranges: MiniBatch) -> None:
-        """Learn one mini-batch of the journal."""
+    def repeat(self, learning: Learning) -> None:
+        """Do again what the model did before one commit."""
+        if learning.adopted:
+            if self._adopt is None:
+                raise NotFoundError(f"snapshot {learning.adopted} was put in charge, and nothing gives it again")
+            self.learner = self._adopt(learning.adopted)
+        for done, ranges in enumerate(learning.batches):
+            if done == learning.prepared:
+                self.learner.prepare()
+            self._learn(ranges)
+        if learning.prepared == len(learning.batches):
+            self.learner.prepare()
+        if learning.prepared >= 0 or learning.adopted:
+            self.learner.publish(as_is=learning.adopted > 0)
+
+    def _learn(self, ranges: MiniBatch) -> None:
         decoded = []
         for wanted in ranges:
             reader = self._readers.get(wanted.partition)
@@ -117,16 +96,17 @@ class Verdict:
 
 def compare(snapshot: Snapshot, learner: OnlineKMeans) -> Verdict:
     """Compare a published snapshot with a re-run model, bit for bit."""
+    found = learner.published_
+    if found is None:
+        return Verdict(snapshot.id, learner.n_seen, ("the re-run publishes nothing",))
     differences = []
-    for name, published, again in (
-        ("ids", snapshot.ids, learner.ids_),
-        ("centroids", snapshot.centroids, learner.centers_),
-        ("weights", snapshot.weights, learner.weights_),
-        ("spreads", snapshot.spreads, learner.spreads_),
-    ):
+    for name in ("ids", "centroids", "weights", "spreads", "born", "factors"):
+        published, again = getattr(snapshot, name), getattr(found, name)
         if published.shape != again.shape or published.tobytes() != again.tobytes():
             worst = np.max(np.abs(published - again)) if published.shape == again.shape else "their shapes differ"
             differences.append(f"{name} differ (largest difference {worst})")
+    if [e.to_json() for e in snapshot.events] != [e.to_json() for e in found.events]:
+        differences.append(f"events differ ({len(snapshot.events)} published, {len(found.events)} in the re-run)")
     if snapshot.n_points != learner.n_seen:
         differences.append(f"points differ ({snapshot.n_points} published, {learner.n_seen} in the re-run)")
     return Verdict(snapshot.id, learner.n_seen, tuple(differences))

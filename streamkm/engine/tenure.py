@@ -10,20 +10,24 @@ from dataclasses import dataclass
 from typing import Self
 
 from streamkm.codecs.base import Codec
-from streamkm.engine.learning import learn, new_learner
+from streamkm.engine.adoption import catch_up, from_snapshot, missed
+from streamkm.engine.learning import learn
 from streamkm.engine.options import Clock, EngineOptions, Stop
+from streamkm.engine.proposals import Proposals
 from streamkm.errors import (
     BadRecordsError,
     BrokerUnreachableError,
+    PositionLostError,
     SourceClosedError,
     SourceError,
     StoreUnavailableError,
 )
 from streamkm.metrics import ERRORS, Metrics
 from streamkm.models import OnlineKMeans
+from streamkm.models.spec import new_learner
 from streamkm.records import BadRecord, Position, TopicPartition
 from streamkm.sources.base import Source
-from streamkm.state import Commit, Counters, MiniBatch, ModelSpec, Progress, Snapshot
+from streamkm.state import Commit, Counters, Json, Learning, MiniBatch, ModelSpec, Progress, Snapshot
 from streamkm.stores.base import Lease, Store
 
 log = logging.getLogger("streamkm.engine")
@@ -34,6 +38,8 @@ DISCOVERY_SECONDS = 30.0
 """How often new partitions are looked for."""
 BAD_WINDOW = 1000
 """Records after which the share of bad ones is judged."""
+SPARING = 10.0
+"""Checkpoints are at least so many times as far apart as one takes: the state of a thousand clusters is large."""
 FIRST_BACKOFF, LAST_BACKOFF = 0.1, 5.0
 
 
@@ -69,7 +75,8 @@ class Tenure:
     2. *Decode*: points, bad records, tombstones. Too many bad ones stop here, before anything is counted.
     3. *Learn*: one mini-batch. Position, counters, journal and quarantine move on with the model.
     4. *Commit*: state, position, counters, journal, quarantine and perhaps a snapshot in one transaction of the store,
-       which holds only if the epoch and the position are those this tenure left there.
+       which holds only if the epoch and the position are those this tenure left there. A snapshot is worked on beside
+       the learning first; no commit comes between, so that no state has to hold work that is not done.
     5. *Tell Kafka*: the committed position, for other people's tools. Nothing ever reads it back.
 
     A death before 4 forgets the mini-batches since the last commit, and the next owner reads them again. A death after
@@ -95,16 +102,20 @@ class Tenure:
             self.position = dict(self.committed)
             self.counters, self.seq = checkpoint.progress.counters, checkpoint.progress.commit_seq
         self.journal: list[MiniBatch] = []
+        self.publishing, self.prepared, self.adopted = "", -1, 0
+        self.evaluation: Json = {}
+        self.proposals = Proposals(self.name)
+        self.commit_seconds = 0.0
         self.quarantine: list[BadRecord] = []
         self.window_records = self.window_bad = 0
         self.points_at_snapshot = self.counters.points
         now = self.clock.monotonic()
-        self.committed_at = self.renewed_at = self.snapshot_at = self.discovered_at = now
+        self.committed_at = self.renewed_at = self.snapshot_at = self.discovered_at = self.asked_at = now
         self.cost_at_snapshot = (0.0, 0.0)
         self.published = self.store.model(self.name).last_snapshot > 0
         if self.published:
             last = self.store.snapshot(self.name)
-            self.points_at_snapshot = last.n_points
+            self.points_at_snapshot = last.detail.get("points", last.n_points)
             self.cost_at_snapshot = (last.detail.get("cost", 0.0), last.detail.get("judged", 0))
 
     def __enter__(self) -> Self:
@@ -123,7 +134,9 @@ class Tenure:
             while not stop.is_set():
                 self._step(stop)
             if self.position != self.committed or self.counters.points > self.points_at_snapshot:
-                self._commit(stop, reason="stop")
+                if not self.publishing and self.learner.warmup_ is None:
+                    self._prepare("stop")
+                self._commit(stop)
         except (BadRecordsError, SourceError):
             if self.journal:
                 self._commit(stop)  # what was learned before the trouble is good
@@ -174,12 +187,18 @@ class Tenure:
 
     def _commit_when_due(self, stop: Stop) -> None:
         now = self.clock.monotonic()
-        reason = self._snapshot_due(now)
-        if reason or (self.position != self.committed and now - self.committed_at >= self.options.checkpoint_every):
-            self._commit(stop, reason=reason)
-        if now - self.renewed_at >= self.options.lease / 3:
-            self.lease = self.store.renew(self.lease, self.options.lease, self.clock.time())
-            self.renewed_at = now
+        if not self.publishing and now - self.asked_at >= self.options.checkpoint_every:
+            self._adopt_if_asked(stop)
+        if not self.publishing and (reason := self._snapshot_due(now)):
+            self._prepare(reason)
+        if self.publishing:
+            if self.learner.prepared_:
+                self._commit(stop)
+        elif self.position != self.committed and now - self.committed_at >= max(
+            self.options.checkpoint_every, SPARING * self.commit_seconds
+        ):
+            self._commit(stop)
+        self._keep_lease(stop)
 
     def _snapshot_due(self, now: float) -> str:
         new_points = self.counters.points - self.points_at_snapshot
@@ -191,36 +210,88 @@ class Tenure:
             return "points"
         return "interval" if now - self.snapshot_at >= self.options.snapshot_every else ""
 
-    def _commit(self, stop: Stop, reason: str = "") -> None:
-        """Steps 4 and 5; with a reason and centroids, a snapshot goes along."""
+    def _adopt_if_asked(self, stop: Stop) -> None:
+        """Put a snapshot in charge if somebody wants that, with all that came since it, in one commit."""
+        self.asked_at = self.clock.monotonic()
+        try:
+            promotion = self.store.promotion(self.name)
+            if promotion is None:
+                return
+            learner = from_snapshot(self.store, self.parts.spec, promotion.snapshot)
+            snapshot = self.store.snapshot(self.name, promotion.snapshot)
+        except StoreUnavailableError:
+            return  # the next commit will say so
+        if any(self.position.get(tp, 0) < at for tp, at in snapshot.position.items()):
+            return  # what it knows already would be learned again: when we have come so far, then
+        if self.journal:
+            self._commit(stop)
+        ranges = missed(snapshot.position, self.source.beginning(), self.position, self.options.batch)
+        try:
+            batches = catch_up(
+                learner,
+                iter(()) if promotion.skip else ranges,
+                self.parts.open_source,
+                self.parts.codec,
+                lambda: self._keep_lease(stop),
+            )
+        except PositionLostError as e:
+            self.parts.failed("promote")
+            log.error("%s: snapshot %d cannot be put in charge: %s", self.name, promotion.snapshot, e)  # noqa: TRY400
+            self.store.promote(self.name, None)
+            return
+        if batches is None:
+            return
+        log.info("%s: snapshot %d is in charge, %d mini-batches after it", self.name, promotion.snapshot, len(batches))
+        self.learner, self.journal = learner, batches
+        self.publishing, self.adopted = "promoted", promotion.snapshot
+        self.cost_at_snapshot = (0.0, 0.0)
+        self._commit(stop)
+
+    def _keep_lease(self, stop: Stop) -> bool:
+        """Renew the lease if it is time; False when it is time to stop."""
+        now = self.clock.monotonic()
+        if now - self.renewed_at >= self.options.lease / 3:
+            self.lease = self.store.renew(self.lease, self.options.lease, self.clock.time())
+            self.renewed_at = now
+        return not stop.is_set()
+
+    def _prepare(self, reason: str) -> None:
+        """Begin to work on a snapshot."""
+        self.publishing, self.prepared = reason, len(self.journal)
+        self.evaluation = self.learner.evaluate().to_json()
+        self.learner.prepare()
+        self.proposals.look(self.learner, self.clock.monotonic())
+
+    def _commit(self, stop: Stop) -> None:
+        """Steps 4 and 5; a snapshot that was prepared goes along."""
         # Step 4: commit.
         now = self.clock.time()
         self.seq += 1
         lag = self._lag()
         total_lag = sum(lag.values()) if lag is not None else -1
-        publish = bool(reason) and self.learner.warmup_ is None
+        snapshot = self._snapshot(now) if self.publishing else None
         progress = Progress(dict(self.position), self.counters, self.seq, now, total_lag, self.learner.warmup_)
-        snapshot = self._snapshot(now, reason) if publish else None
         commit = Commit(
             state=self.learner.state(),
             expected=self.committed,
             progress=progress,
-            batches=tuple(self.journal),
+            learning=Learning(tuple(self.journal), self.prepared, self.adopted),
             snapshot=snapshot,
             quarantine=tuple(self.quarantine),
         )
-        started = time.perf_counter()
+        started = self.clock.monotonic()
         self._write(commit, stop)
         self.committed = progress.position
         self.journal.clear()
         self.quarantine.clear()
         self.committed_at = self.clock.monotonic()
-        if publish:
-            self.published = True
+        self.commit_seconds = self.committed_at - started
+        if snapshot is not None:
+            self.published, self.publishing, self.prepared, self.adopted = True, "", -1, 0
             self.snapshot_at = self.committed_at
             self.points_at_snapshot = self.counters.points
             self.cost_at_snapshot = (self.learner.cost_, self.learner.n_judged_)
-        self.metrics.commit(self.name, progress, lag or {}, snapshot, time.perf_counter() - started)
+        self.metrics.commit(self.name, progress, lag or {}, snapshot, self.commit_seconds)
         # Step 5: tell Kafka.
         with contextlib.suppress(SourceClosedError):
             self.source.commit(self.committed)
@@ -242,28 +313,38 @@ class Tenure:
             else:
                 return
 
-    def _snapshot(self, now: float, reason: str) -> Snapshot:
+    def _snapshot(self, now: float) -> Snapshot:
         m = self.learner
+        p = m.publish(as_is=self.adopted > 0)
         cost, points = m.cost_ - self.cost_at_snapshot[0], m.n_judged_ - self.cost_at_snapshot[1]
         return Snapshot(
             model=self.name,
             created_at=now,
             kind="live",
-            reason=reason,
+            reason=self.publishing,
             fields=self.parts.spec.fields,
-            ids=m.ids_.copy(),
-            centroids=m.centers_.copy(),
-            weights=m.weights_.copy(),
-            spreads=m.spreads_.copy(),
+            ids=p.ids,
+            centroids=p.centroids,
+            weights=p.weights,
+            spreads=p.spreads,
+            born=p.born,
+            factors=p.factors,
+            distance=m.distance,
             inertia=cost / points if points else float("nan"),
-            n_points=self.counters.points,
+            n_points=m.n_seen,
             position=dict(self.position),
             detail={
                 "owner": self.options.owner,
                 "epoch": self.lease.epoch,
                 "cost": m.cost_,
                 "judged": m.n_judged_,
+                "outliers": m.n_outliers_,
+                "evaluation": self.evaluation,
+                "points": self.counters.points,
+                "publication": p.detail,
+                "k": self.proposals.latest,
             },
+            events=p.events,
         )
 
     def _lag(self) -> dict[TopicPartition, int] | None:

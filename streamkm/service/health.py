@@ -10,7 +10,7 @@ from fastapi import APIRouter, Response
 from streamkm import metrics as names
 from streamkm.errors import StoreError
 from streamkm.metrics import CONTENT_TYPE, Family, Metrics, family
-from streamkm.service import schemas
+from streamkm.service import schemas, shape
 from streamkm.service.errors import RETRY_SECONDS, Problem, documented
 from streamkm.service.reader import Reader
 from streamkm.service.status import status
@@ -120,9 +120,14 @@ def store_families(
     published = {(info.spec.name,): s for info, s in models if s is not None}
     yield family(names.MODEL_SNAPSHOT_AGE, {m: now - s.created_at for m, s in published.items()})
     yield family(names.MODEL_INERTIA, {m: s.inertia for m, s in published.items()})
+    told = {m: s.detail for m, s in published.items() if s.detail.get("evaluation")}
+    yield family(names.MODEL_SILHOUETTE, {m: d["evaluation"]["silhouette"] for m, d in told.items()})
+    yield family(names.MODEL_STALENESS, {m: d["evaluation"]["staleness"] for m, d in told.items()})
+    yield family(names.MODEL_OUTLIERS, {m: d["outliers"] for m, d in told.items()})
+    yield family(names.MODEL_SUGGESTED_K, {m: d["k"]["suggested"] for m, d in told.items() if d["k"]})
     shares = {
         (*m, str(c)): share
         for m, s in published.items()
-        for c, share in zip(s.ids.tolist(), schemas.shares(s), strict=True)
+        for c, share in zip(s.ids.tolist(), shape.shares(s), strict=True)
     }
     yield family(names.MODEL_CLUSTER_SHARE, {labels: share for labels, share in shares.items() if share is not None})

@@ -13,7 +13,7 @@ from streamkm import metrics as names
 from streamkm.metrics import Metrics
 from streamkm.service import schemas
 from streamkm.service.errors import Problem, documented
-from streamkm.service.nearest import nearest
+from streamkm.service.nearest import assign
 from streamkm.service.points import parse, to_array
 from streamkm.service.queries import ModelName
 from streamkm.service.reader import Reader, Served
@@ -81,7 +81,7 @@ def router(reader: Reader, metrics: Metrics, max_body_bytes: int) -> APIRouter:
         openapi_extra={"requestBody": REQUEST},
     )
     async def predict(request: Request, model: ModelName) -> Response:
-        """Nearest cluster of each point and the distance to it, with the snapshot that answered."""
+        """Nearest cluster of each point, the distance to it and an outlier score, with the snapshot that answered."""
         _check_media_type(request)
         announced = _announced(request)
         if announced > max_body_bytes:
@@ -113,13 +113,14 @@ def predict_json(served: Served, points: list[Any]) -> bytes:
         As they came; see `to_array`.
     """
     s = served.snapshot
-    index, distance = nearest(s.centroids, to_array(points, s.fields))
+    found = assign(s, to_array(points, s.fields))
     return orjson.dumps(
         {
             "model": s.model,
             "snapshot": {"id": s.id, "created_at": served.created_at},
-            "ids": s.ids[index],
-            "distances": distance,
+            "ids": found.ids,
+            "distances": found.distances,
+            "scores": found.scores,
         },
         option=orjson.OPT_SERIALIZE_NUMPY,
     )

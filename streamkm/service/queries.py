@@ -8,11 +8,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from streamkm.service import schemas
+from streamkm.service import schemas, shape
 from streamkm.service.errors import Problem, documented
 from streamkm.service.points import MAX_ID
 from streamkm.service.reader import Reader, Served, dumps
 from streamkm.service.status import lease_live, status
+from streamkm.service.times import parse_time
 from streamkm.state import Snapshot
 
 ModelName = Annotated[
@@ -75,8 +76,7 @@ def router(reader: Reader, stale_after: float) -> APIRouter:
         """All models by name, each with its health in one word."""
         now = reader.clock()
         found = [
-            schemas.model_summary(info, newest, *status(info, now, stale_after))
-            for info, newest in await reader.models()
+            shape.model_summary(info, newest, *status(info, now, stale_after)) for info, newest in await reader.models()
         ]
         return _json(dumps(schemas.ModelList(models=found)))
 
@@ -94,7 +94,7 @@ def router(reader: Reader, stale_after: float) -> APIRouter:
         now = reader.clock()
         word, why = status(info, now, stale_after)
         snapshot = newest.snapshot if newest else None
-        return _json(dumps(schemas.model_detail(info, snapshot, word, why, lease_live=lease_live(info, now))))
+        return _json(dumps(shape.model_detail(info, snapshot, word, why, lease_live=lease_live(info, now))))
 
     @routes.get(
         "/models/{model}/centroids",
@@ -107,7 +107,7 @@ def router(reader: Reader, stale_after: float) -> APIRouter:
         model: ModelName, which: Annotated[WhichSnapshot, Query()], if_none_match: IfNoneMatch = None
     ) -> Response:
         """Clusters of the newest snapshot, of a snapshot by number, or of the newest one at a time."""
-        return await answer(await choose(model, which), schemas.centroids, if_none_match)
+        return await answer(await choose(model, which), shape.centroids, if_none_match)
 
     @routes.get(
         "/models/{model}/snapshots",
@@ -122,7 +122,22 @@ def router(reader: Reader, stale_after: float) -> APIRouter:
         found = await reader.snapshots(model, page.before, page.limit + 1)
         shown = found[: page.limit]
         more = shown[-1].id if len(found) > len(shown) else None
-        return _json(dumps(schemas.SnapshotList(snapshots=[schemas.summary(s) for s in shown], next=more)))
+        return _json(dumps(schemas.SnapshotList(snapshots=[shape.summary(s) for s in shown], next=more)))
+
+    @routes.get(
+        "/models/{model}/events",
+        tags=["clusters"],
+        summary="What happened to clusters",
+        response_model=schemas.EventList,
+        responses=documented(_ERRORS),
+    )
+    async def events(model: ModelName, page: Annotated[Page, Query()]) -> Response:
+        """Births, deaths, splits, merges and drifts, by the snapshots that tell them, newest first."""
+        await reader.model(model)
+        found = await reader.snapshots(model, page.before, page.limit + 1, eventful=True)
+        shown = found[: page.limit]
+        more = shown[-1].id if len(found) > len(shown) else None
+        return _json(dumps(schemas.EventList(snapshots=[shape.snapshot_events(s) for s in shown], next=more)))
 
     @routes.get(
         "/models/{model}/snapshots/{snapshot_id}",
@@ -138,7 +153,7 @@ def router(reader: Reader, stale_after: float) -> APIRouter:
         if_none_match: IfNoneMatch = None,
     ) -> Response:
         """A snapshot with its clusters and where it came from."""
-        return await answer(await reader.snapshot(model, snapshot_id), schemas.snapshot_detail, if_none_match)
+        return await answer(await reader.snapshot(model, snapshot_id), shape.snapshot_detail, if_none_match)
 
     async def choose(model: str, which: WhichSnapshot) -> Served:
         if which.at is None:
@@ -146,17 +161,17 @@ def router(reader: Reader, stale_after: float) -> APIRouter:
         if which.snapshot is not None:
             raise Problem(422, "invalid", "ask for a snapshot or for a time, not for both", where="query.at")
         try:
-            at = schemas.parse_time(which.at)
+            at = parse_time(which.at)
         except ValueError as e:
             raise Problem(422, "invalid", str(e), where="query.at") from e
         return await reader.snapshot(model, at=at)
 
-    async def answer(served: Served, shape: Callable[[Snapshot], BaseModel], if_none_match: str | None) -> Response:
+    async def answer(served: Served, made: Callable[[Snapshot], BaseModel], if_none_match: str | None) -> Response:
         # "no-cache" lets clients keep it and makes them ask whether it still holds, which is cheap.
         headers = {"ETag": served.etag, "Cache-Control": "private, no-cache"}
         if if_none_match is not None and _matches(if_none_match, served.etag):
             return Response(status_code=304, headers=headers)
-        body = await reader.compute(lambda: served.body(shape), served.snapshot.centroids.size)
+        body = await reader.compute(lambda: served.body(made), served.snapshot.centroids.size)
         return _json(body, headers)
 
     return routes

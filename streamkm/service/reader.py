@@ -20,8 +20,8 @@ import orjson
 from pydantic import BaseModel
 
 from streamkm.errors import NotFoundError, StoreUnavailableError
-from streamkm.service import schemas
 from streamkm.service.status import not_ready
+from streamkm.service.times import iso
 from streamkm.state import Snapshot
 from streamkm.stores.base import ModelInfo, Store
 
@@ -47,7 +47,7 @@ class Served:
     def __init__(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
         self.etag = f'"{snapshot.id}-{round(snapshot.created_at * 1e6):x}"'
-        self.created_at = schemas.iso(snapshot.created_at)
+        self.created_at = iso(snapshot.created_at)
         self._bodies: dict[Callable[[Snapshot], BaseModel], bytes] = {}
 
     @property
@@ -141,9 +141,9 @@ class Reader:
         """The newest snapshot of a model, if it has any."""
         return await self._numbered(info, info.last_snapshot) if info.last_snapshot else None
 
-    async def snapshots(self, name: str, before: int | None, limit: int) -> list[Snapshot]:
-        """Some snapshots, newest first."""
-        return await self.ask(lambda: list(self.store.snapshots(name, before=before, limit=limit)))
+    async def snapshots(self, name: str, before: int | None, limit: int, *, eventful: bool = False) -> list[Snapshot]:
+        """Some snapshots, newest first; with `eventful` only those that tell events."""
+        return await self.ask(lambda: list(self.store.snapshots(name, before=before, limit=limit, eventful=eventful)))
 
     async def snapshot(self, name: str, snapshot_id: int | None = None, *, at: float | None = None) -> Served:
         """A snapshot by number, the newest made at or before `at`, or the newest of all.

@@ -1,24 +1,13 @@
-"""What the API answers, typed; and how stored data becomes such an answer.
-
-Times are RFC 3339 strings in UTC; one that came from here finds the same snapshot again as ``?at=``. Numbers are
-never NaN: what is not known is null.
-"""
+"""What the API answers, typed. Numbers are never NaN: what is not known is null."""
 
 from __future__ import annotations
 
-import math
-from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from streamkm.records import Position
-from streamkm.state import Snapshot
-from streamkm.stores.base import ModelInfo
-
 Status = Literal["warming-up", "running", "stale", "stopped"]
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MODEL = "orders"
 _AT = "2026-11-01T10:00:00.250000Z"
 _FIELDS = ["amount", "lat", "lon"]
@@ -32,6 +21,7 @@ _SUMMARY = {
     "n_points": 102200,
     "inertia": 0.83,
     "position": _POSITION,
+    "events": 1,
 }
 _CLUSTERS = [
     {
@@ -41,6 +31,8 @@ _CLUSTERS = [
         "weight": 81760.0,
         "share": 0.8,
         "spread": 1.9,
+        "born_at_points": 1000,
+        "age": 101200,
     },
     {
         "id": 3,
@@ -49,8 +41,11 @@ _CLUSTERS = [
         "weight": 20440.0,
         "share": 0.2,
         "spread": 14.2,
+        "born_at_points": 90000,
+        "age": 12200,
     },
 ]
+_EVENT = {"kind": "split", "before": [3], "after": [3, 9], "detail": {}}
 _LISTED = {
     "name": _MODEL,
     "status": "running",
@@ -100,6 +95,32 @@ class SnapshotSummary(SnapshotRef):
         "judged before it was learned; null when there were none"
     )
     position: list[PartitionPosition]
+    events: int = Field(description="Births, deaths, splits, merges and drifts since the snapshot before")
+
+
+class Event(BaseModel):
+    """Something that happened to clusters."""
+
+    model_config = _config(_EVENT)
+    kind: Literal["birth", "death", "split", "merge", "drift"]
+    before: list[int] = Field(description="Ids of the clusters it happened to; none for a birth")
+    after: list[int] = Field(description="Ids of the clusters that came of it; none for a death")
+    detail: dict[str, Any] = Field(description="What it was judged by")
+
+
+class SnapshotEvents(SnapshotRef):
+    """What happened to clusters between the snapshot before and this one."""
+
+    model_config = _config({**_REF, "events": [_EVENT]})
+    events: list[Event]
+
+
+class EventList(BaseModel):
+    """A page of snapshots that tell events, newest first."""
+
+    model_config = _config({"snapshots": [{**_REF, "events": [_EVENT]}], "next": 42})
+    snapshots: list[SnapshotEvents]
+    next: int | None = Field(description="`before` of the next page; null on the last one")
 
 
 class Cluster(BaseModel):
@@ -112,6 +133,8 @@ class Cluster(BaseModel):
     weight: float | None = Field(description="(Decayed) number of its points")
     share: float | None = Field(description="Its part of all weight, between 0 and 1; null when nothing has weight")
     spread: float | None = Field(description="Root mean squared distance of its points to the centroid")
+    born_at_points: int = Field(description="Points the model had learned when this id was published first")
+    age: int = Field(description="Points it has learned since")
 
 
 class Centroids(BaseModel):
@@ -133,6 +156,9 @@ class SnapshotDetail(SnapshotSummary):
             "model": _MODEL,
             "fields": _FIELDS,
             "clusters": _CLUSTERS,
+            "happened": [_EVENT],
+            "distance": "euclidean",
+            "factors": [1.0, 1.0, 1.0],
             "commit_seq": 311,
             "detail": {"owner": "host-1:77"},
         }
@@ -140,6 +166,9 @@ class SnapshotDetail(SnapshotSummary):
     model: str
     fields: list[str]
     clusters: list[Cluster]
+    happened: list[Event] = Field(description="The events since the snapshot before")
+    distance: Literal["euclidean", "cosine"] = Field(description="How points and centroids are compared")
+    factors: list[float | None] = Field(description="By field: coordinates are multiplied by it before comparing")
     commit_seq: int = Field(description="The commit that published it; the journal up to it gives the snapshot again")
     detail: dict[str, Any] = Field(description="Where it came from")
 
@@ -159,7 +188,7 @@ class ModelSummary(BaseModel):
     name: str
     status: Status
     why: str = Field(description="Why it has this status")
-    n_clusters: int = Field(description="k")
+    n_clusters: int = Field(description="k; 0 while it is to be chosen from the first points")
     fields: list[str] = Field(description="Names of the dimensions, in order")
     created_at: str = Field(json_schema_extra={"format": "date-time"})
     points: int = Field(description="Points learned since the model was made")
@@ -233,11 +262,16 @@ class ModelDetail(ModelSummary):
 class Prediction(BaseModel):
     """Cluster and distance of each point, in the order of the points."""
 
-    model_config = _config({"model": _MODEL, "snapshot": _REF, "ids": [0, 3], "distances": [1.25, 3.5]})
+    model_config = _config(
+        {"model": _MODEL, "snapshot": _REF, "ids": [0, 3], "distances": [1.25, 3.5], "scores": [0.66, 0.25]}
+    )
     model: str
     snapshot: SnapshotRef
     ids: list[int] = Field(description="Stable ids of the nearest clusters")
     distances: list[float | None] = Field(description="To that centroid; null when too large for a double")
+    scores: list[float | None] = Field(
+        description="Outlier scores: the distance in spreads of that cluster; about 1 is ordinary"
+    )
 
 
 class Health(BaseModel):
@@ -245,159 +279,3 @@ class Health(BaseModel):
 
     model_config = _config({"status": "ok"})
     status: Literal["ok"]
-
-
-def iso(t: float) -> str:
-    """RFC 3339 of seconds since 1970, never earlier than `t`, so that ``?at=`` with it includes what happened at `t`.
-
-    >>> iso(0.0), iso(1793527200.25), parse_time(iso(1e9 + 1e-7)) >= 1e9 + 1e-7
-    ('1970-01-01T00:00:00Z', '2026-11-01T10:00:00.250000Z', True)
-    """
-    micros = round(t * 1e6)
-    if micros / 1e6 < t:
-        micros += 1
-    return (_EPOCH + timedelta(microseconds=micros)).isoformat().replace("+00:00", "Z")
-
-
-def parse_time(text: str) -> float:
-    """Seconds since 1970 of an ISO 8601 time (UTC unless it says otherwise) or a number of seconds.
-
-    A ``+`` that a URL turned into a space is understood.
-
-    >>> parse_time("2026-11-01T10:00:00Z"), parse_time("2026-11-01T11:00:00 01:00"), parse_time("1793527200")
-    (1793527200.0, 1793527200.0, 1793527200.0)
-
-    Raises
-    ------
-    ValueError
-        It is neither.
-    """
-    try:
-        seconds = float(text)
-    except ValueError:
-        head, sign, zone = text.rpartition(" ")
-        try:
-            time = datetime.fromisoformat(f"{head}+{zone}" if sign and "T" in head else text)
-        except ValueError:
-            raise ValueError(
-                f"{text!r} is neither an ISO 8601 time such as 2026-11-01T10:00:00Z nor seconds since 1970"
-            ) from None
-        seconds = (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
-    if not abs(seconds) < 1e11:
-        raise ValueError(f"{text!r} is no time in seconds since 1970")
-    return seconds
-
-
-def number(x: float) -> float | None:
-    """A float as JSON can carry it."""
-    return float(x) if math.isfinite(x) else None
-
-
-def positions(position: Position) -> list[PartitionPosition]:
-    """A position, sorted."""
-    return [PartitionPosition(topic=tp.topic, partition=tp.partition, offset=at) for tp, at in sorted(position.items())]
-
-
-def ref(s: Snapshot) -> SnapshotRef:
-    """Which snapshot it is."""
-    return SnapshotRef(id=s.id, created_at=iso(s.created_at))
-
-
-def summary(s: Snapshot) -> SnapshotSummary:
-    """The snapshot without its clusters."""
-    return SnapshotSummary(
-        id=s.id,
-        created_at=iso(s.created_at),
-        kind=s.kind,
-        reason=s.reason,
-        n_clusters=len(s.ids),
-        n_points=s.n_points,
-        inertia=number(s.inertia),
-        position=positions(s.position),
-    )
-
-
-def shares(s: Snapshot) -> list[float | None]:
-    """Each cluster's part of all weight; None when nothing has weight."""
-    total = float(s.weights.sum())
-    return [number(w / total) if total > 0 else None for w in s.weights.tolist()]
-
-
-def clusters(s: Snapshot) -> list[Cluster]:
-    """The snapshot's clusters, in its order."""
-    result = []
-    share = shares(s)
-    for i, values in enumerate(s.centroids.tolist()):
-        shown = [number(v) for v in values]
-        result.append(
-            Cluster(
-                id=int(s.ids[i]),
-                centroid=dict(zip(s.fields, shown, strict=True)),
-                values=shown,
-                weight=number(s.weights[i]),
-                share=share[i],
-                spread=number(s.spreads[i]),
-            )
-        )
-    return result
-
-
-def centroids(s: Snapshot) -> Centroids:
-    """The clusters at the moment of the snapshot."""
-    return Centroids(model=s.model, snapshot=summary(s), fields=list(s.fields), clusters=clusters(s))
-
-
-def snapshot_detail(s: Snapshot) -> SnapshotDetail:
-    """All that the snapshot holds."""
-    return SnapshotDetail(
-        **dict(summary(s)),
-        model=s.model,
-        fields=list(s.fields),
-        clusters=clusters(s),
-        commit_seq=s.commit_seq,
-        detail=dict(s.detail),
-    )
-
-
-def model_summary(info: ModelInfo, newest: Snapshot | None, status: Status, why: str) -> ModelSummary:
-    """A model as the list shows it."""
-    p = info.progress
-    return ModelSummary(
-        name=info.spec.name,
-        status=status,
-        why=why,
-        n_clusters=info.spec.n_clusters,
-        fields=list(info.spec.fields),
-        created_at=iso(info.created_at),
-        points=p.counters.points if p else 0,
-        bad=p.counters.bad if p else 0,
-        lag=p.lag if p and p.lag >= 0 else None,
-        committed_at=iso(p.committed_at) if p else None,
-        snapshot=ref(newest) if newest else None,
-    )
-
-
-def model_detail(
-    info: ModelInfo, newest: Snapshot | None, status: Status, why: str, *, lease_live: bool
-) -> ModelDetail:
-    """A model with all that is known about it."""
-    p, lease = info.progress, info.lease
-    c = p.counters if p else None
-    return ModelDetail(
-        **dict(model_summary(info, newest, status, why)),
-        source=dict(info.spec.source),
-        learner=dict(info.spec.learner),
-        codec=dict(info.spec.codec),
-        counters=CountersOut(
-            records=c.records if c else 0,
-            points=c.points if c else 0,
-            bad=c.bad if c else 0,
-            tombstones=c.tombstones if c else 0,
-        ),
-        position=positions(p.position) if p else [],
-        commits=p.commit_seq if p else 0,
-        warmup=Warmup(have=p.warmup[0], need=p.warmup[1]) if p and p.warmup else None,
-        lease=LeaseOut(owner=lease.owner, epoch=lease.epoch, expires_at=iso(lease.expires_at), live=lease_live)
-        if lease
-        else None,
-    )

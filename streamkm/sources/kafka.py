@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import logging
+import math
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -149,6 +150,16 @@ class KafkaSource:
 
     def end(self) -> Position:
         return self._bounds("end", self.partitions())
+
+    def offsets_at(self, seconds: float) -> Position:
+        """Offset of the first record at or after a time, seconds since 1970, for each partition; its end if none is."""
+        partitions = self.partitions()
+        asked = {kafka.TopicPartition(*tp): max(0, math.ceil(seconds * 1000)) for tp in partitions}
+        with self._edge("asking for offsets by time"):
+            found = self._consumer.offsets_for_times(asked, timeout_ms=self._timeout_ms)
+        end = self._bounds("end", partitions)
+        at = {tp: found.get(kafka.TopicPartition(*tp)) for tp in partitions}
+        return {tp: end[tp] if o is None or o.offset < 0 else min(int(o.offset), end[tp]) for tp, o in at.items()}
 
     def seek(self, position: Position) -> None:
         self._check()

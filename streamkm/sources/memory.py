@@ -116,6 +116,15 @@ class MemorySource:
         with self._changed:
             return {tp: self._partitions[tp].end for tp in sorted(self._partitions)}
 
+    def offsets_at(self, seconds: float) -> Position:
+        """Offset of the first record at or after a time, seconds since 1970, for each partition; its end if none is."""
+        self._check()
+        with self._changed:
+            return {
+                tp: next((r.offset for r in p.records if r.timestamp >= seconds * 1000), p.end)
+                for tp, p in self._partitions.items()
+            }
+
     def seek(self, position: Position) -> None:
         self._check()
         with self._changed:

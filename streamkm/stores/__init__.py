@@ -5,11 +5,11 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from streamkm.errors import SettingsError
-from streamkm.stores.base import Lease, ModelInfo, Store
+from streamkm.stores.base import Lease, ModelInfo, Promotion, Store
 from streamkm.stores.memory import MemoryStore
 from streamkm.stores.sql import SqlStore
 
-__all__ = ["Lease", "MemoryStore", "ModelInfo", "SqlStore", "Store", "open_store"]
+__all__ = ["Lease", "MemoryStore", "ModelInfo", "Promotion", "SqlStore", "Store", "open_store"]
 
 _HINT = "Write sqlite:///path.db, or memory:// for a store that is forgotten with the process"
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from streamkm.records import BadRecord
-from streamkm.state import Checkpoint, Commit, MiniBatch, ModelSpec, Progress, Snapshot
+from streamkm.state import Checkpoint, Commit, Learning, ModelSpec, ModelState, Progress, Snapshot
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,21 @@ class Lease:
     expires_at: float
 
 
+class Promotion(NamedTuple):
+    """A snapshot that somebody wants in charge.
+
+    Attributes
+    ----------
+    snapshot
+        Its number.
+    skip
+        Leave out the records between it and the position of the model; else they are learned again.
+    """
+
+    snapshot: int
+    skip: bool
+
+
 @dataclass(frozen=True)
 class ModelInfo:
     """A model as a list shows it, without its state.
@@ -37,7 +52,7 @@ class ModelInfo:
     progress
         Position, counters, lag and age of the last checkpoint; None before the first.
     last_snapshot
-        Number of the newest snapshot; 0 when there is none.
+        Number of the newest snapshot in charge; 0 when there is none.
     lease
         Who writes it, if anybody does. It may have expired.
     """
@@ -123,12 +138,40 @@ class Store(Protocol):
         """
         ...
 
-    def journal(self, model: str, until_seq: int | None = None) -> Iterator[tuple[int, tuple[MiniBatch, ...]]]:
-        """(commit number, its mini-batches), from the first commit to `until_seq` included."""
+    def journal(self, model: str, until_seq: int | None = None) -> Iterator[tuple[int, Learning]]:
+        """(commit number, what the model did before it), from the first commit to `until_seq` included."""
+        ...
+
+    def add(self, snapshot: Snapshot, state: ModelState) -> int:
+        """Keep a recomputed snapshot, and the state that learning can go on from; it answers nothing until promoted.
+
+        Returns
+        -------
+        int
+            Its number.
+        """
+        ...
+
+    def kept(self, model: str, snapshot_id: int) -> ModelState | None:
+        """The state that was added with a snapshot, if one was."""
+        ...
+
+    def promote(self, model: str, promotion: Promotion | None) -> None:
+        """Ask the model's owner to put a snapshot in charge, instead of any that was asked for before; None: no more.
+
+        Raises
+        ------
+        NotFoundError
+            No such model or snapshot.
+        """
+        ...
+
+    def promotion(self, model: str) -> Promotion | None:
+        """What the owner is asked for. The commit that has `Learning.adopted` answers it."""
         ...
 
     def snapshot(self, model: str, snapshot_id: int | None = None, *, at: float | None = None) -> Snapshot:
-        """A snapshot by number, the newest one made at or before `at`, or the newest of all.
+        """A snapshot by number, or of those in charge the newest made at or before `at`, or the newest of all.
 
         Raises
         ------
@@ -137,8 +180,10 @@ class Store(Protocol):
         """
         ...
 
-    def snapshots(self, model: str, *, before: int | None = None, limit: int = 100) -> Sequence[Snapshot]:
-        """Newest first, numbers below `before`."""
+    def snapshots(
+        self, model: str, *, before: int | None = None, limit: int = 100, eventful: bool = False
+    ) -> Sequence[Snapshot]:
+        """Newest first, numbers below `before`; with `eventful` only those that tell events."""
         ...
 
     def quarantined(self, model: str, *, limit: int = 100) -> Sequence[BadRecord]:

@@ -1,10 +1,11 @@
-"""The journal's entry of one commit as bytes: which ranges made which mini-batch, in order.
+"""The journal's entry of one commit as bytes: which ranges made which mini-batch, in order, and what was published.
 
 Ranges of a partition usually follow each other without a hole, and partitions come round in a pattern. So a range is
 written as (partition, gap to the range before in that partition, length), column by column in the narrowest integers
 that hold each column, and then deflated.
 
-Layout before deflation, little-endian: version, numbers of topics, partitions, mini-batches and ranges; the topics; the
+Layout before deflation, little-endian: version, numbers of topics, partitions, mini-batches and ranges, and of the
+mini-batches before a publication was prepared (-1: none was), the snapshot adopted (0: none); the topics; the
 partitions, each with the offset that its first gap counts from; four columns (ranges of each mini-batch; partition, gap
 and length of each range), each led by the width of its integers.
 """
@@ -21,17 +22,18 @@ from numpy.typing import NDArray
 
 from streamkm.errors import StoreError
 from streamkm.records import BatchRange, TopicPartition
-from streamkm.state import MiniBatch
+from streamkm.state import Learning
 
-_VERSION = 1
-_HEAD = struct.Struct("<BHIII")
+_VERSION = 2
+_HEAD = struct.Struct("<BHIIIiq")
 _TOPIC = struct.Struct("<H")
 _PARTITION = struct.Struct("<Hqq")
 _WIDTHS = (1, 2, 4, 8)
 
 
-def encode(batches: Sequence[MiniBatch]) -> bytes:
-    """Write mini-batches as bytes; equal ones give equal bytes."""
+def encode(learning: Learning) -> bytes:
+    """Write what was learned as bytes; equal ones give equal bytes."""
+    batches, prepared, adopted = learning
     partitions: dict[TopicPartition, int] = {}
     origins: list[int] = []
     stops: list[int] = []
@@ -48,7 +50,7 @@ def encode(batches: Sequence[MiniBatch]) -> bytes:
             stops[i] = stop
     topics = {topic: i for i, topic in enumerate(dict.fromkeys(p.topic for p in partitions))}
     names = [topic.encode("utf-8", "surrogatepass") for topic in topics]
-    parts = [_HEAD.pack(_VERSION, len(topics), len(partitions), len(batches), len(index))]
+    parts = [_HEAD.pack(_VERSION, len(topics), len(partitions), len(batches), len(index), prepared, adopted)]
     parts += [_TOPIC.pack(len(name)) + name for name in names]
     parts += [
         _PARTITION.pack(topics[p.topic], p.partition, origin) for p, origin in zip(partitions, origins, strict=True)
@@ -57,7 +59,7 @@ def encode(batches: Sequence[MiniBatch]) -> bytes:
     return zlib.compress(b"".join(parts), 6)
 
 
-def decode(blob: bytes) -> tuple[MiniBatch, ...]:
+def decode(blob: bytes) -> Learning:
     """Read what `encode` wrote.
 
     Raises
@@ -75,8 +77,8 @@ def decode(blob: bytes) -> tuple[MiniBatch, ...]:
     raise StoreError(f"a journal entry has format {version}, this streamkm reads {_VERSION}", hint="Upgrade streamkm")
 
 
-def _decode(data: bytes) -> tuple[MiniBatch, ...]:
-    _, n_topics, n_partitions, n_batches, n_ranges = _HEAD.unpack_from(data)
+def _decode(data: bytes) -> Learning:
+    _, n_topics, n_partitions, n_batches, n_ranges, prepared, adopted = _HEAD.unpack_from(data)
     at = _HEAD.size
     topics: list[str] = []
     for _ in range(n_topics):
@@ -102,7 +104,7 @@ def _decode(data: bytes) -> tuple[MiniBatch, ...]:
         stops[i] = start + length
         ranges.append(BatchRange(partitions[i], start, stops[i]))
     ends = list(accumulate(counts, initial=0))
-    return tuple(tuple(ranges[a:b]) for a, b in pairwise(ends))
+    return Learning(tuple(tuple(ranges[a:b]) for a, b in pairwise(ends)), prepared, adopted)
 
 
 def _column(values: Sequence[int]) -> bytes:

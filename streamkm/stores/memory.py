@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from streamkm.records import BadRecord, TopicPartition
-from streamkm.state import Checkpoint, Commit, MiniBatch, ModelSpec, ModelState, Progress, Snapshot
+from streamkm.state import Checkpoint, Commit, Learning, ModelSpec, ModelState, Progress, Snapshot
 from streamkm.stores import journal, rows, rules
-from streamkm.stores.base import Lease, ModelInfo
+from streamkm.stores.base import Lease, ModelInfo, Promotion
 
 
 @dataclass
@@ -21,6 +21,9 @@ class _Model:
     state: bytes = b""
     progress: Progress | None = None
     last_snapshot: int = 0
+    numbered: int = 0
+    states: dict[int, bytes] = field(default_factory=dict)
+    promotion: Promotion | None = None
     journal: list[tuple[int, bytes]] = field(default_factory=list)
     snapshots: list[Snapshot] = field(default_factory=list)
     quarantine: list[BadRecord] = field(default_factory=list)
@@ -95,7 +98,7 @@ class MemoryStore:
     def commit(self, lease: Lease, commit: Commit) -> int:
         # Everything that can fail comes before the first change.
         state = commit.state.to_bytes()
-        batches = journal.encode(commit.batches)
+        batches = journal.encode(commit.learning)
         progress = _copied(commit.progress)
         with self._lock:
             self._fence(lease)
@@ -104,16 +107,40 @@ class MemoryStore:
             rules.check_follows(lease.model, commit, seq, position)
             _check_new(lease.model, model.quarantine, commit.quarantine)
             if commit.snapshot is not None:
-                row = rows.snapshot_to_row(commit.snapshot)
-                numbers = {"id": model.last_snapshot + 1, "commit_seq": progress.commit_seq}
-                model.snapshots.append(rows.snapshot_from_row(lease.model, {**row, **numbers}))
-                model.last_snapshot += 1
+                _add_snapshot(model, lease.model, commit.snapshot, progress.commit_seq)
+            if model.promotion is not None and model.promotion.snapshot == commit.learning.adopted:
+                model.promotion = None
             model.state, model.progress = state, progress
             model.journal.append((progress.commit_seq, batches))
             model.quarantine.extend(commit.quarantine)
-            return 0 if commit.snapshot is None else model.last_snapshot
+            return 0 if commit.snapshot is None else model.numbered
 
-    def journal(self, model: str, until_seq: int | None = None) -> Iterator[tuple[int, tuple[MiniBatch, ...]]]:
+    def add(self, snapshot: Snapshot, state: ModelState) -> int:
+        blob = state.to_bytes()
+        with self._lock:
+            model = self._get(snapshot.model)
+            _add_snapshot(model, snapshot.model, snapshot, 0)
+            model.states[model.numbered] = blob
+            return model.numbered
+
+    def kept(self, model: str, snapshot_id: int) -> ModelState | None:
+        with self._lock:
+            blob = self._get(model).states.get(snapshot_id)
+        return None if blob is None else ModelState.from_bytes(blob)
+
+    def promote(self, model: str, promotion: Promotion | None) -> None:
+        with self._lock:
+            stored = self._get(model)
+            if promotion is not None:
+                self.snapshot(model, promotion.snapshot)
+            stored.promotion = promotion
+
+    def promotion(self, model: str) -> Promotion | None:
+        with self._lock:
+            stored = self._models.get(model)
+            return None if stored is None else stored.promotion
+
+    def journal(self, model: str, until_seq: int | None = None) -> Iterator[tuple[int, Learning]]:
         with self._lock:
             entries = list(self._get(model).journal)
         return ((seq, journal.decode(blob)) for seq, blob in entries if until_seq is None or seq <= until_seq)
@@ -121,22 +148,26 @@ class MemoryStore:
     def snapshot(self, model: str, snapshot_id: int | None = None, *, at: float | None = None) -> Snapshot:
         with self._lock:
             there = self._get(model).snapshots
+            in_charge = [s for s in there if s.kind != rules.RECOMPUTED]
             if snapshot_id is not None:
                 found = [s for s in there if s.id == snapshot_id]
             elif at is not None:
-                earlier = [s for s in there if s.created_at <= at]
+                earlier = [s for s in in_charge if s.created_at <= at]
                 found = sorted(earlier, key=lambda s: (s.created_at, s.id))[-1:]
             else:
-                found = there[-1:]
+                found = in_charge[-1:]
             if not found:
                 first, last = (there[0].id, there[-1].id) if there else (0, 0)
                 raise rules.no_snapshot(model, snapshot_id, at, first, last)
             return found[0]
 
-    def snapshots(self, model: str, *, before: int | None = None, limit: int = 100) -> Sequence[Snapshot]:
+    def snapshots(
+        self, model: str, *, before: int | None = None, limit: int = 100, eventful: bool = False
+    ) -> Sequence[Snapshot]:
         with self._lock:
             newest_first = self._get(model).snapshots[::-1]
-        return [s for s in newest_first if before is None or s.id < before][: max(0, limit)]
+        wanted = [s for s in newest_first if (before is None or s.id < before) and (s.events or not eventful)]
+        return wanted[: max(0, limit)]
 
     def quarantined(self, model: str, *, limit: int = 100) -> Sequence[BadRecord]:
         with self._lock:
@@ -158,6 +189,14 @@ class MemoryStore:
         if (seat.epoch, seat.owner) != (lease.epoch, lease.owner):
             raise rules.lease_lost(lease, seat.epoch if lease.model in self._models else None, seat.owner)
         return seat
+
+
+def _add_snapshot(model: _Model, name: str, snapshot: Snapshot, commit_seq: int) -> None:
+    model.numbered += 1
+    row = {**rows.snapshot_to_row(snapshot), "id": model.numbered, "commit_seq": commit_seq}
+    model.snapshots.append(rows.snapshot_from_row(name, row))
+    if snapshot.kind != rules.RECOMPUTED:
+        model.last_snapshot = model.numbered
 
 
 def _copied(progress: Progress) -> Progress:

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from streamkm.errors import SchemaVersionError
 
-HEAD = "0001"
+HEAD = "0002"
 """The newest revision in ``migrations/versions``, so that opening a store that has it need not import Alembic."""
 
 SCRIPTS = Path(__file__).parent / "migrations"

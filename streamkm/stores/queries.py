@@ -43,16 +43,23 @@ LISTED_ONE = LISTED.where(t.models.c.name == _MODEL)
 _OF_MODEL = (
     sa.select(t.snapshots).join(t.models, t.models.c.id == t.snapshots.c.model_id).where(t.models.c.name == _MODEL)
 )
-NEWEST = _OF_MODEL.order_by(t.snapshots.c.id.desc()).limit(1)
+# A recomputed snapshot answers nothing until it is promoted.
+_IN_CHARGE = _OF_MODEL.where(t.snapshots.c.kind != rules.RECOMPUTED)
+NEWEST = _IN_CHARGE.order_by(t.snapshots.c.id.desc()).limit(1)
 NEWEST_NUMBER = NEWEST.with_only_columns(t.snapshots.c.model_id, t.snapshots.c.id)
 NUMBERED = _OF_MODEL.where(t.snapshots.c.id == sa.bindparam("number"))
 # By the publisher's clock, which may have gone back between two snapshots.
 AS_OF = (
-    _OF_MODEL.where(t.snapshots.c.created_at <= sa.bindparam("at"))
+    _IN_CHARGE.where(t.snapshots.c.created_at <= sa.bindparam("at"))
     .order_by(t.snapshots.c.created_at.desc(), t.snapshots.c.id.desc())
     .limit(1)
 )
 
+PROMOTION = (
+    sa.select(t.promotions.c.snapshot, t.promotions.c.skip)
+    .join(t.models, t.models.c.id == t.promotions.c.model_id)
+    .where(t.models.c.name == _MODEL)
+)
 CHECKPOINT = sa.select(t.checkpoints).where(t.checkpoints.c.model_id == _MODEL)
 JOURNAL_PAGE = (
     sa.select(t.journal.c.commit_seq, t.journal.c.batches)
@@ -176,13 +183,21 @@ def set_checkpoint(tx: sa.Connection, model: int, progress: Progress, state: byt
 
 
 def add_snapshot(tx: sa.Connection, row: rows.Columns) -> int:
-    """Number a snapshot and add it."""
+    """Number a snapshot and add it; one that is not recomputed is in charge."""
     # A counter of the model and not the newest number plus 1: a number is never used again when retention removes it.
     of_model = t.models.c.id == row["model_id"]
-    tx.execute(sa.update(t.models).where(of_model).values(last_snapshot=t.models.c.last_snapshot + 1))
-    number = int(tx.execute(sa.select(t.models.c.last_snapshot).where(of_model)).scalar_one())
+    following = t.models.c.numbered + 1
+    charge = {} if row["kind"] == rules.RECOMPUTED else {"last_snapshot": following}
+    tx.execute(sa.update(t.models).where(of_model).values(numbered=following, **charge))
+    number = int(tx.execute(sa.select(t.models.c.numbered).where(of_model)).scalar_one())
     tx.execute(sa.insert(t.snapshots), {**row, "id": number})
     return number
+
+
+def has_snapshot(tx: sa.Connection, model: int, number: int) -> bool:
+    """Whether the model has a snapshot of this number."""
+    c = t.snapshots.c
+    return tx.execute(sa.select(c.id).where(c.model_id == model, c.id == number)).scalar() is not None
 
 
 def numbers(tx: sa.Connection, model: int) -> tuple[int, int]:

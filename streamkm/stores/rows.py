@@ -16,11 +16,18 @@ import sqlalchemy as sa
 
 from streamkm.errors import StoreError
 from streamkm.records import BadRecord, Headers, Position, RawRecord, TopicPartition
-from streamkm.state import Counters, Json, ModelSpec, Progress, Snapshot
+from streamkm.state import Counters, Event, Json, ModelSpec, Progress, Snapshot
 from streamkm.stores.base import Lease
 
 Columns = dict[str, Any]
-_DTYPES = {"ids": np.int64, "centroids": np.float64, "weights": np.float64, "spreads": np.float64}
+_DTYPES = {
+    "ids": np.int64,
+    "centroids": np.float64,
+    "weights": np.float64,
+    "spreads": np.float64,
+    "born": np.int64,
+    "factors": np.float64,
+}
 
 
 def spec_to_text(spec: ModelSpec) -> str:
@@ -94,6 +101,8 @@ def snapshot_to_row(snapshot: Snapshot) -> Columns:
         "fields": json.dumps(snapshot.fields),
         "position": position_to_text(snapshot.position),
         "detail": json.dumps(snapshot.detail, default=_plain),
+        "distance": snapshot.distance,
+        "events": json.dumps([event.to_json() for event in snapshot.events], default=_plain),
         "arrays": safetensors.numpy.save(arrays),
     }
 
@@ -122,6 +131,8 @@ def snapshot_from_row(model: str, row: Mapping[str, Any] | sa.RowMapping) -> Sna
             n_points=row["n_points"],
             position=position_from_text(row["position"]),
             detail=json.loads(row["detail"]),
+            distance=row["distance"],
+            events=tuple(Event.from_json(event) for event in json.loads(row["events"])),
             **{name: arrays[name] for name in _DTYPES},
         )
     except (safetensors.SafetensorError, KeyError) as e:

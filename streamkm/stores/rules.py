@@ -11,6 +11,9 @@ from streamkm.records import Position
 from streamkm.state import Commit
 from streamkm.stores.base import Lease
 
+RECOMPUTED = "replay"
+"""Kind of the snapshots that no consumer published: they answer nothing until they are promoted."""
+
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _SHOWN = 20
 

@@ -13,11 +13,11 @@ from contextlib import contextmanager
 import sqlalchemy as sa
 
 from streamkm.records import BadRecord
-from streamkm.state import Checkpoint, Commit, MiniBatch, ModelSpec, ModelState, Snapshot
+from streamkm.state import Checkpoint, Commit, Learning, ModelSpec, ModelState, Snapshot
 from streamkm.stores import edge, journal, migrate, rows, rules, sqlite
 from streamkm.stores import queries as q
 from streamkm.stores import tables as t
-from streamkm.stores.base import Lease, ModelInfo
+from streamkm.stores.base import Lease, ModelInfo, Promotion
 
 _JOURNAL_PAGE = 256
 
@@ -64,7 +64,10 @@ class SqlStore:
             if known is not None:
                 return rows.spec_from_text(known)
             text = rows.spec_to_text(spec)
-            tx.execute(sa.insert(t.models), {"name": spec.name, "created_at": now, "last_snapshot": 0, "spec": text})
+            tx.execute(
+                sa.insert(t.models),
+                {"name": spec.name, "created_at": now, "last_snapshot": 0, "numbered": 0, "spec": text},
+            )
             if tx.execute(sa.select(t.leases.c.epoch).where(t.leases.c.model == spec.name)).scalar() is None:
                 tx.execute(sa.insert(t.leases), {"model": spec.name, "epoch": 0, "owner": None, "expires_at": 0.0})
             return rows.spec_from_text(text)
@@ -132,7 +135,7 @@ class SqlStore:
         """
         # Serialised before the transaction, which holds the database's write lock.
         state = commit.state.to_bytes()
-        batches = journal.encode(commit.batches)
+        batches = journal.encode(commit.learning)
         shown = rows.snapshot_to_row(commit.snapshot) if commit.snapshot is not None else None
         bad = [rows.bad_record_to_row(b) for b in commit.quarantine]
         with self._writing() as tx:
@@ -150,9 +153,42 @@ class SqlStore:
             tx.execute(sa.insert(t.journal), {**numbers, "batches": batches})
             if bad:
                 tx.execute(sa.insert(t.quarantine), [{**numbers, **b} for b in bad])
+            if commit.learning.adopted:
+                wanted = t.promotions.c
+                answered = (wanted.model_id == model_id, wanted.snapshot == commit.learning.adopted)
+                tx.execute(sa.delete(t.promotions).where(*answered))
             return 0 if shown is None else q.add_snapshot(tx, {**numbers, **shown})
 
-    def journal(self, model: str, until_seq: int | None = None) -> Iterator[tuple[int, tuple[MiniBatch, ...]]]:
+    def add(self, snapshot: Snapshot, state: ModelState) -> int:
+        row, blob = rows.snapshot_to_row(snapshot), state.to_bytes()
+        with self._writing() as tx:
+            model_id = q.model_id(tx, snapshot.model)
+            number = q.add_snapshot(tx, {**row, "model_id": model_id, "commit_seq": 0})
+            tx.execute(sa.insert(t.states), {"model_id": model_id, "snapshot": number, "state": blob})
+            return number
+
+    def kept(self, model: str, snapshot_id: int) -> ModelState | None:
+        c = t.states.c
+        with self._reading() as tx:
+            of_snapshot = (c.model_id == q.model_id(tx, model), c.snapshot == snapshot_id)
+            blob = tx.execute(sa.select(c.state).where(*of_snapshot)).scalar()
+        return None if blob is None else ModelState.from_bytes(blob)
+
+    def promote(self, model: str, promotion: Promotion | None) -> None:
+        with self._writing() as tx:
+            model_id = q.model_id(tx, model)
+            if promotion is not None and not q.has_snapshot(tx, model_id, promotion.snapshot):
+                raise rules.no_snapshot(model, promotion.snapshot, None, *q.numbers(tx, model_id))
+            tx.execute(sa.delete(t.promotions).where(t.promotions.c.model_id == model_id))
+            if promotion is not None:
+                tx.execute(sa.insert(t.promotions), {"model_id": model_id, **promotion._asdict()})
+
+    def promotion(self, model: str) -> Promotion | None:
+        with self._reading() as tx:
+            row = tx.execute(q.PROMOTION, {"model": model}).one_or_none()
+        return None if row is None else Promotion(*row)
+
+    def journal(self, model: str, until_seq: int | None = None) -> Iterator[tuple[int, Learning]]:
         # Asked now, so that no such model is an error here, and a running writer does not make the iterator endless.
         of_model = t.journal.c.model_id
         with self._reading() as tx:
@@ -160,7 +196,7 @@ class SqlStore:
             last = tx.execute(sa.select(sa.func.max(t.journal.c.commit_seq)).where(of_model == model_id)).scalar() or 0
         return self._journal_pages(model_id, last if until_seq is None else min(last, until_seq))
 
-    def _journal_pages(self, model_id: int, last: int) -> Iterator[tuple[int, tuple[MiniBatch, ...]]]:
+    def _journal_pages(self, model_id: int, last: int) -> Iterator[tuple[int, Learning]]:
         # Entries never change, so each page may be a transaction of its own: one that stayed open for a whole replay
         # would keep SQLite from ever resetting its log.
         after, page = -1, _JOURNAL_PAGE
@@ -204,11 +240,15 @@ class SqlStore:
         self._newest[model] = row["model_id"], found
         return found
 
-    def snapshots(self, model: str, *, before: int | None = None, limit: int = 100) -> Sequence[Snapshot]:
+    def snapshots(
+        self, model: str, *, before: int | None = None, limit: int = 100, eventful: bool = False
+    ) -> Sequence[Snapshot]:
         with self._reading() as tx:
             query = sa.select(t.snapshots).where(t.snapshots.c.model_id == q.model_id(tx, model))
             if before is not None:
                 query = query.where(t.snapshots.c.id < before)
+            if eventful:
+                query = query.where(t.snapshots.c.events != "[]")
             found = tx.execute(query.order_by(t.snapshots.c.id.desc()).limit(max(0, limit))).mappings().all()
         return [rows.snapshot_from_row(model, row) for row in found]
 

@@ -48,7 +48,8 @@ models = sa.Table(
     sa.Column("id", Id, primary_key=True, autoincrement=True),
     sa.Column("name", sa.String(128), nullable=False),
     sa.Column("created_at", sa.Double, nullable=False),
-    sa.Column("last_snapshot", sa.BigInteger, nullable=False),
+    sa.Column("last_snapshot", sa.BigInteger, nullable=False),  # the newest in charge
+    sa.Column("numbered", sa.BigInteger, nullable=False),  # snapshots that ever got a number
     sa.Column("spec", sa.Text, nullable=False),
     sa.UniqueConstraint("name", name="streamkm_models_name"),
     sqlite_autoincrement=True,  # a number is never used again, so nothing of a deleted model is taken for a new one's
@@ -116,9 +117,30 @@ snapshots = sa.Table(
     sa.Column("fields", sa.Text, nullable=False),
     sa.Column("position", sa.Text, nullable=False),
     sa.Column("detail", sa.Text, nullable=False),
+    sa.Column("distance", sa.String(16), nullable=False),
+    sa.Column("events", sa.Text, nullable=False),
     sa.Column("arrays", sa.LargeBinary, nullable=False),
     sa.PrimaryKeyConstraint("model_id", "id"),
     sa.Index("streamkm_snapshots_created", "model_id", "created_at", "id"),
+)
+
+# What learning can go on from where a recomputed snapshot is put in charge.
+states = sa.Table(
+    "streamkm_states",
+    metadata,
+    _model(),
+    sa.Column("snapshot", sa.BigInteger, nullable=False),
+    sa.Column("state", sa.LargeBinary, nullable=False),
+    sa.PrimaryKeyConstraint("model_id", "snapshot"),
+)
+
+promotions = sa.Table(
+    "streamkm_promotions",
+    metadata,
+    _model(),
+    sa.Column("snapshot", sa.BigInteger, nullable=False),
+    sa.Column("skip", sa.Boolean, nullable=False),
+    sa.PrimaryKeyConstraint("model_id"),
 )
 
 quarantine = sa.Table(

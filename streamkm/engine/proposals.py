@@ -1,0 +1,55 @@
+"""Whether another number of clusters would be better: looked into now and then, beside the learning."""
+
+from __future__ import annotations
+
+import logging
+
+from streamkm.models import OnlineKMeans
+from streamkm.models.background import Task, Worker
+from streamkm.models.choice import KProfile
+from streamkm.models.online import K_MAX
+from streamkm.state import Json
+
+log = logging.getLogger("streamkm.engine")
+
+EVERY_SECONDS = 60.0
+"""A profile takes most of a second of one core."""
+
+WORKER = Worker("streamkm-k")
+"""Not the one of the models: a snapshot must not wait for a profile."""
+
+
+class Proposals:
+    """Profiles of k for the snapshots of a model. They propose; nothing changes k but who runs the model.
+
+    Parameters
+    ----------
+    name
+        Of the model, for the log.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._task: Task[KProfile] | None = None
+        self._begun_at = float("-inf")
+        self._told = 0
+        self.latest: Json | None = None
+        """The profile, as JSON values with the ``running`` k; None before the first."""
+
+    def look(self, learner: OnlineKMeans, now: float) -> None:
+        """Take in a profile that is done, and begin another one if it is time.
+
+        Parameters
+        ----------
+        now
+            Seconds that never jump.
+        """
+        if self._task is not None and self._task.done:
+            found, self._task = self._task.result(), None
+            self.latest = {"running": learner.k_, **found.to_json()}
+            if found.suggested not in (learner.k_, self._told):
+                log.info("%s: k = %d may be better than %d: %s", self.name, found.suggested, learner.k_, found.reason)
+            self._told = found.suggested
+        if self._task is None and learner.k_ <= K_MAX and now - self._begun_at >= EVERY_SECONDS:
+            self._begun_at = now
+            self._task = WORKER.submit(learner.later_k_profile(K_MAX))
