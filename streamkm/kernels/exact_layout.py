@@ -1,0 +1,233 @@
+"""Rows ordered so that neighbours in space are neighbours in memory, in blocks with boxes.
+
+A k-d tree, sixteen ways at a time: the splits come from a sample, then one pass counts and one moves the rows. It need
+not be balanced to the row; what counts is that blocks are small and that making them costs about as much as three
+plain passes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamkm.kernels._jit import jit
+from streamkm.kernels.exact_sums import Real
+
+Movable = NDArray[np.float32] | NDArray[np.float64] | NDArray[np.int32]
+
+
+@jit()
+def centred(raw: Real, origin: NDArray[np.float64], unit: float, rows: NDArray[np.float32]) -> None:
+    """Bring rows to working coordinates.
+
+    Parameters
+    ----------
+    raw
+        IN (n, d).
+    origin
+        IN (d,).
+    unit
+        Power of two.
+    rows
+        OUT (n, d): ``(raw - origin) * unit``.
+    """
+    for i in range(raw.shape[0]):
+        for t in range(raw.shape[1]):
+            rows[i, t] = (raw[i, t] - origin[t]) * unit
+
+
+@jit()
+def _halve(keys: NDArray[np.float32], index: NDArray[np.int64], start: int, stop: int, half: int) -> None:
+    """Reorder keys, and an index with them, so that those before `half` are not larger (Hoare 1961)."""
+    while stop - start > 1:
+        a, b, c = keys[start], keys[(start + stop) // 2], keys[stop - 1]
+        pivot = max(min(a, b), min(max(a, b), c))
+        i = start
+        j = stop - 1
+        while i <= j:
+            while keys[i] < pivot:
+                i += 1
+            while keys[j] > pivot:
+                j -= 1
+            if i <= j:
+                keys[i], keys[j] = keys[j], keys[i]
+                index[i], index[j] = index[j], index[i]
+                i += 1
+                j -= 1
+        if half <= j:
+            stop = j + 1
+        elif half >= i:
+            start = i
+        else:
+            return
+
+
+@jit()
+def split(sample: NDArray[np.float32], levels: int, axes: NDArray[np.int64], cuts: NDArray[np.float32]) -> None:
+    """Split a sample by medians of its widest axes into 2**levels parts.
+
+    Parameters
+    ----------
+    sample
+        IN (m, d).
+    levels
+        How often.
+    axes, cuts
+        OUT (2**levels,): for each inner node, in heap order from 1, the axis and what is the least value on its right.
+    """
+    m, d = sample.shape
+    index = np.empty(m, np.int64)
+    for q in range(m):
+        index[q] = q
+    starts = np.zeros(2 << levels, np.int64)
+    ends = np.zeros(2 << levels, np.int64)
+    ends[1] = m
+    keys = np.empty(m, np.float32)
+    for node in range(1, 1 << levels):
+        begin = starts[node]
+        end = ends[node]
+        axis = 0
+        widest = -1.0
+        step = max(1, (end - begin) // 64)
+        for t in range(d):
+            total = 0.0
+            squares = 0.0
+            count = 0
+            for q in range(begin, end, step):
+                value = np.float64(sample[index[q], t]) - sample[index[begin], t]
+                total += value
+                squares += value * value
+                count += 1
+            spread = (squares - total * total / max(1, count)) / max(1, count)
+            if spread > widest:
+                widest = spread
+                axis = t
+        half = begin + (end - begin) // 2
+        axes[node] = axis
+        cuts[node] = np.float32(3e38)
+        if end - begin >= 2:
+            for q in range(begin, end):
+                keys[q] = sample[index[q], axis]
+            _halve(keys, index, begin, end, half)
+            cuts[node] = keys[half]
+        starts[2 * node], ends[2 * node] = begin, half
+        starts[2 * node + 1], ends[2 * node + 1] = half, end
+
+
+@jit()
+def find_leaves(
+    rows: NDArray[np.float32],
+    start: int,
+    stop: int,
+    levels: int,
+    axes: NDArray[np.int64],
+    cuts: NDArray[np.float32],
+    leaves: NDArray[np.uint8],
+    counts: NDArray[np.int64],
+) -> None:
+    """Tell to which part of a split rows belong.
+
+    Parameters
+    ----------
+    rows
+        IN (n, d).
+    start, stop
+        Which of them.
+    levels, axes, cuts
+        As in `split`.
+    leaves
+        OUT (stop - start,): numbers of parts.
+    counts
+        INOUT (2**levels,): how many rows went to each.
+    """
+    parts = 1 << levels
+    for i in range(start, stop):
+        node = 1
+        for _ in range(levels):
+            node = 2 * node + (rows[i, axes[node]] >= cuts[node])
+        leaves[i - start] = node - parts
+        counts[node - parts] += 1
+
+
+@jit()
+def move_rows(
+    source: Movable, target: Movable, start: int, stop: int, leaves: NDArray[np.uint8], cursors: NDArray[np.int64]
+) -> None:
+    """Move rows to where their parts are, in their order.
+
+    Parameters
+    ----------
+    source
+        IN (n, m).
+    target
+        OUT (n, m).
+    start, stop
+        Which rows.
+    leaves
+        IN (stop - start,): from `find_leaves`.
+    cursors
+        INOUT: where the next row of each part goes.
+    """
+    for i in range(start, stop):
+        to = cursors[leaves[i - start]]
+        cursors[leaves[i - start]] = to + 1
+        for t in range(source.shape[1]):
+            target[to, t] = source[i, t]
+
+
+@jit(fast=True)
+def _farthest(rows: NDArray[np.float32], start: int, stop: int, boxes: NDArray[np.float32], b: int) -> float:
+    """Largest squared distance of a row from the centre of its box, in float32."""
+    most = np.float32(0.0)
+    for i in range(start, stop):
+        squared = np.float32(0.0)
+        for t in range(rows.shape[1]):
+            difference = rows[i, t] - boxes[b, 2, t]
+            squared += difference * difference
+        most = max(squared, most)
+    return float(most)
+
+
+@jit()
+def bound_blocks(
+    rows: NDArray[np.float32],
+    offsets: NDArray[np.int64],
+    boxes: NDArray[np.float32],
+    radii: NDArray[np.float64],
+) -> None:
+    """Box each block and each region, wide enough for what its rows were before they were rounded to float32.
+
+    Parameters
+    ----------
+    rows
+        IN (n, d).
+    offsets
+        IN (blocks + 1,).
+    boxes
+        OUT (blocks, 3, d): lowest and highest coordinates and centre.
+    radii
+        OUT (blocks,): no row is farther from the centre.
+    """
+    d = rows.shape[1]
+    low = np.empty(d, np.float32)
+    high = np.empty(d, np.float32)
+    for b in range(len(offsets) - 1):
+        start = offsets[b]
+        stop = offsets[b + 1]
+        for t in range(d):
+            low[t] = rows[start, t]
+            high[t] = rows[start, t]
+        for i in range(start, stop):
+            for t in range(d):
+                low[t] = min(rows[i, t], low[t])
+                high[t] = max(rows[i, t], high[t])
+        edge = 0.0
+        for t in range(d):
+            size = max(abs(low[t]), abs(high[t]))
+            margin = size * np.float32(2e-7) + np.float32(1e-37)
+            boxes[b, 0, t] = low[t] - margin
+            boxes[b, 1, t] = high[t] + margin
+            boxes[b, 2, t] = low[t] * np.float32(0.5) + high[t] * np.float32(0.5)
+            edge = max(edge, size)
+        most = _farthest(rows, start, stop, boxes, b)
+        radii[b] = np.sqrt(most) * (1 + 1e-5) + edge * 3e-7 * np.sqrt(d)

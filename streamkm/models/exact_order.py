@@ -1,0 +1,176 @@
+"""Points in the order of a k-d tree, in memory or out of core: the same order either way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamkm.kernels.exact_layout import find_leaves, move_rows, split
+from streamkm.kernels.exact_sums import Real
+from streamkm.models.exact_storage import Storage, pick, release
+
+_LEVELS = 4
+_SAMPLE = 512
+
+
+@dataclass(frozen=True)
+class Ordered:
+    """What comes of it.
+
+    Parameters
+    ----------
+    raw
+        The points, in order; None if they were not given.
+    weights
+        (n,) in order; or (0,).
+    places
+        (n,) which each was before.
+    offsets
+        (blocks + 1,) where blocks start.
+    """
+
+    raw: Real | None
+    weights: NDArray[np.float64]
+    places: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+
+
+def put_in_order(
+    rows: NDArray[np.float32], raw: Real | None, weights: NDArray[np.float64], block: int, storage: Storage
+) -> Ordered:
+    """Order rows in place, and what belongs to them.
+
+    Parameters
+    ----------
+    rows
+        INOUT (n, d) working coordinates.
+    raw
+        (n, d) to be ordered with them, or None.
+    weights
+        (n,) the same, or (0,).
+    block
+        Rows a block should have; none has more than one and a half times as many.
+    storage
+        Where arrays live.
+    """
+    n, d = rows.shape
+    limit = storage.at_once(8 * d + 17 + (0 if raw is None else 2 * d * raw.itemsize)) or n
+    sorter = _Sorter(rows, block, storage, limit)
+    places = storage.allocate((n,), np.int32)
+    for a, b in sorter.chunks(0, n):
+        places[a:b] = np.arange(a, b)
+        release(places, a, b)
+    sorter.take_along(places)
+    ordered_raw: Any = None if raw is None else sorter.take_along(sorter.copy(raw))
+    ordered_weights = sorter.take_along(sorter.copy(weights)) if len(weights) else weights
+    return Ordered(ordered_raw, ordered_weights, places, sorter.sort())
+
+
+class _Sorter:
+    """Moves rows of a node to its parts, a chunk at a time, from one array into another, and at the next level back.
+
+    Rows of a part keep their order, so chunks do not show.
+    """
+
+    def __init__(self, rows: NDArray[np.float32], block: int, storage: Storage, limit: int) -> None:
+        self._n, self._block, self._storage, self._limit = len(rows), block, storage, limit
+        self._leaves = np.empty(limit, np.uint8)
+        self._pairs: list[tuple[NDArray[Any], NDArray[Any]]] = []
+        self.take_along(rows)
+
+    def copy(self, source: NDArray[Any]) -> NDArray[Any]:
+        """Copy what may not be changed."""
+        array = self._storage.allocate(source.shape, source.dtype)
+        for a, b in self.chunks(0, self._n):
+            array[a:b] = source[a:b]
+            release(array, a, b)
+            release(source, a, b)
+        return array
+
+    def take_along(self, array: NDArray[Any]) -> NDArray[Any]:
+        """Have an array ordered like the rows; return it."""
+        spare = self._storage.allocate(array.shape, array.dtype)
+        self._pairs.append((array.reshape(self._n, -1), spare.reshape(self._n, -1)))
+        return array
+
+    def chunks(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """Divide rows into ranges that may be in memory."""
+        return [(a, min(stop, a + self._limit)) for a in range(start, stop, self._limit)]
+
+    def sort(self) -> NDArray[np.int64]:
+        """Take nodes from the first row to the last; return where blocks start."""
+        offsets: list[int] = []
+        stack = [(0, self._n, False)]
+        spared = 0, 0  # the leaves that were last found in the spare arrays, which are copied back together
+        held = 0  # rows before this one are done with
+        while stack:
+            start, stop, in_spare = stack.pop()
+            ends = self._split(start, stop, in_spare=in_spare)
+            if ends:
+                parts = [(a, b, not in_spare) for a, b in zip([start, *ends[:-1]], ends, strict=True) if b > a]
+                stack += reversed(parts)
+                continue
+            pieces = -(-(stop - start) // (self._block + self._block // 2))
+            offsets += [start + piece * (stop - start) // pieces for piece in range(pieces)]
+            if in_spare:
+                if spared[1] != start:
+                    self._copy_back(*spared)
+                    spared = start, start
+                spared = spared[0], stop
+            if stop - held >= self._limit:
+                self._copy_back(*spared)
+                spared = stop, stop
+                for pair in self._pairs:
+                    release(pair[0], held, stop)
+                    release(pair[1], held, stop)
+                held = stop
+        self._copy_back(*spared)
+        return np.array([*offsets, self._n])
+
+    def _copy_back(self, start: int, stop: int) -> None:
+        for a, b in self.chunks(start, stop):
+            for array, spare in self._pairs:
+                array[a:b] = spare[a:b]
+                if stop - start > self._limit:
+                    release(array, a, b)
+                    release(spare, a, b)
+
+    def _split(self, start: int, stop: int, *, in_spare: bool) -> list[int]:
+        """Move the rows of a node to its parts; return where those end, or nothing if it is a leaf."""
+        size, levels = stop - start, 0
+        while levels < _LEVELS and (size >> levels) > self._block + self._block // 4:
+            levels += 1
+        if not levels:
+            return []
+        rows = self._pairs[0][in_spare]
+        fits = size <= self._limit  # then its pages stay until all of its rows are done with
+        axes, cuts = np.empty(1 << levels, np.int64), np.empty(1 << levels, np.float32)
+        sampled = np.arange(start, stop, max(1, size // _SAMPLE))
+        split(rows[sampled] if fits else pick(rows, sampled), levels, axes, cuts)
+        counts = np.zeros(1 << levels, np.int64)
+        chunks = self.chunks(start, stop)
+        for a, b in chunks:
+            find_leaves(rows, a, b, levels, axes, cuts, self._leaves, counts)
+            if not fits:
+                release(rows, a, b)
+        if counts.max() == size:  # copies of one row: any order will do
+            return []
+        ends = start + np.cumsum(counts)
+        cursors = ends - counts
+        for a, b in chunks:
+            if not fits:
+                find_leaves(rows, a, b, levels, axes, cuts, self._leaves, counts)
+            begins = cursors.copy()
+            for pair in self._pairs:
+                cursors[:] = begins
+                source, target = pair[in_spare], pair[not in_spare]
+                move_rows(source, target, a, b, self._leaves, cursors)
+                if not fits:
+                    release(source, a, b)
+                    for first, last in zip(begins.tolist(), cursors.tolist(), strict=True):
+                        release(target, first, last)
+        found: list[int] = ends.tolist()
+        return found

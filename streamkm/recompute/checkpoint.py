@@ -1,0 +1,150 @@
+"""Where a fit is, in a small file: what it takes to go on after a kill, to the same bits."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamkm.errors import StateError
+from streamkm.models.exact_lloyd import Fit, Iteration
+from streamkm.models.exact_points import Points
+from streamkm.models.exact_runs import Mark, Plan
+from streamkm.models.exact_storage import pick
+from streamkm.recompute.pointfile import replacing
+
+_FORMAT = 1
+_SAMPLE = 1024
+
+
+def identify(points: Points, plan: Plan, seed: int) -> str:
+    """Name points and settings by a hash: a checkpoint of others is refused.
+
+    Parameters
+    ----------
+    points
+        The points; some of them are looked at.
+    plan, seed
+        Settings.
+    """
+    n, d = points.given.shape
+    some = np.unique(np.linspace(0, n - 1, _SAMPLE).astype(np.int64))
+    start = plan.init if isinstance(plan.init, str) else plan.init.tolist()
+    settings = [plan.k, start, plan.n_init, plan.max_iter, plan.tol, plan.trace, seed]
+    found = hashlib.sha256(json.dumps([_FORMAT, n, d, str(points.given.dtype), settings]).encode())
+    for array in (pick(points.given, some), points.origin, np.array([points.scale, points.extent, points.weight_unit])):
+        found.update(array.tobytes())
+    if len(points.given_weights):
+        found.update(pick(points.given_weights, some).tobytes())
+    return found.hexdigest()
+
+
+def save(path: Path, identity: str, mark: Mark) -> None:
+    """Put a mark in the place of the one before, which stays whole until then.
+
+    Parameters
+    ----------
+    path
+        Where to.
+    identity
+        From `identify`.
+    mark
+        What to keep.
+    """
+    name, keys, position, has_gauss, gauss = mark.rng
+    arrays: dict[str, NDArray[Any]] = {
+        "head": np.array([mark.run, mark.n_iter, mark.moved, position, has_gauss]),
+        "identity": np.array(identity),
+        "centroids": mark.centroids,
+        "rng_name": np.array(name),
+        "rng_keys": keys,
+        "rng_gauss": np.array(gauss),
+        **_trace("trace", mark.trace),
+    }
+    if mark.best is not None:
+        best = mark.best
+        arrays |= {
+            "best_centroids": best.centroids,
+            "best_sizes": best.sizes,
+            "best_costs": best.costs,
+            "best_inertia": np.array(best.inertia),
+            "best_n_iter": np.array(best.n_iter),
+            "best_stopped": np.array(best.stopped),
+            **_trace("best_trace", best.trace),
+        }
+    with replacing(path) as file:
+        np.savez(file, allow_pickle=False, **arrays)
+
+
+def load(path: Path, identity: str) -> Mark | None:
+    """Read a mark.
+
+    Parameters
+    ----------
+    path
+        Where from.
+    identity
+        From `identify`.
+
+    Returns
+    -------
+    Mark or None
+        None if there is no such file.
+
+    Raises
+    ------
+    StateError
+        It is no checkpoint, or one of other points or settings.
+    """
+    try:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+            arrays = dict(file)
+        if str(arrays["identity"]) != identity:
+            raise StateError(
+                "the checkpoint was made with other points or settings", where=str(path), hint="Delete it to start anew"
+            )
+        best = None
+        if "best_centroids" in arrays:
+            best = Fit(
+                arrays["best_centroids"],
+                arrays["best_sizes"],
+                arrays["best_costs"],
+                float(arrays["best_inertia"]),
+                int(arrays["best_n_iter"]),
+                str(arrays["best_stopped"]),  # type: ignore[arg-type]
+                _iterations("best_trace", arrays),
+            )
+        run, n_iter, moved, position, has_gauss = arrays["head"].tolist()
+        rng = str(arrays["rng_name"]), arrays["rng_keys"], position, has_gauss, float(arrays["rng_gauss"])
+        return Mark(run, n_iter, arrays["centroids"], moved, best, _iterations("trace", arrays), rng)
+    except FileNotFoundError:
+        return None
+    except (KeyError, OSError, EOFError, zipfile.BadZipFile) as e:
+        raise StateError(f"is no checkpoint ({e})", where=str(path), hint="Delete it to start anew") from e
+    except ValueError as e:
+        if isinstance(e, StateError):
+            raise
+        raise StateError(f"is no checkpoint ({e})", where=str(path), hint="Delete it to start anew") from e
+
+
+def _trace(name: str, trace: tuple[Iteration, ...]) -> dict[str, NDArray[Any]]:
+    if not trace:
+        return {}
+    return {
+        f"{name}_centroids": np.stack([s.centroids for s in trace]),
+        f"{name}_sizes": np.stack([s.sizes for s in trace]),
+        f"{name}_inertia": np.array([s.inertia for s in trace]),
+        f"{name}_moved": np.array([s.moved for s in trace]),
+    }
+
+
+def _iterations(name: str, arrays: dict[str, NDArray[Any]]) -> tuple[Iteration, ...]:
+    if f"{name}_centroids" not in arrays:
+        return ()
+    columns = (arrays[f"{name}_{column}"] for column in ("centroids", "sizes", "inertia", "moved"))
+    return tuple(Iteration(c, s, float(i), int(m)) for c, s, i, m in zip(*columns, strict=True))

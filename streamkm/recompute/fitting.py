@@ -1,0 +1,275 @@
+"""The exact algorithm over points of any number, in memory or out of core, and through a kill."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from streamkm.errors import DataError, SettingsError
+from streamkm.models.exact_answers import nearest_labels, own_distances
+from streamkm.models.exact_crew import Crew
+from streamkm.models.exact_lloyd import Fit, Iteration, Lloyd, Stopped
+from streamkm.models.exact_points import prepare
+from streamkm.models.exact_runs import Mark, Plan, checked_weights, fit_all
+from streamkm.models.exact_storage import Storage, release
+from streamkm.models.exact_warm import announced
+from streamkm.recompute import checkpoint as checkpoints
+from streamkm.recompute.pointfile import PointFile, Real
+
+_LEAST = 1 << 20
+
+_STRIP = 1 << 20
+
+SECONDS = 1.0
+"""Between checkpoints there is at least so much time."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a fit has come; told in every iteration, when points have been assigned.
+
+    Parameters
+    ----------
+    run
+        Which of `n_init` runs, from 0.
+    iteration
+        Which iteration of it, from 1.
+    inertia
+        Weighted sum of squared distances, to ten digits or so; exact with a trace.
+    moved
+        Points whose label it changed.
+    rows_read
+        Points it compared with centroids. Of others only a bound was read, of skipped blocks nothing.
+    """
+
+    run: int
+    iteration: int
+    inertia: float
+    moved: int
+    rows_read: int
+
+
+class Fitted:
+    """The end of a fit. It holds on to the points, and to nothing else as large.
+
+    Parameters
+    ----------
+    points
+        (n, d) what was fitted.
+    fit
+        The run that was kept.
+    crew
+        Threads to answer with.
+    """
+
+    def __init__(self, points: Real, fit: Fit, crew: Crew) -> None:
+        self._points, self._fit, self._crew = points, fit, crew
+
+    @property
+    def centroids(self) -> NDArray[np.float64]:
+        """(k, d)."""
+        return self._fit.centroids
+
+    @property
+    def sizes(self) -> NDArray[np.float64]:
+        """(k,) summed weights of the points nearest to each."""
+        return self._fit.sizes
+
+    @property
+    def spreads(self) -> NDArray[np.float64]:
+        """(k,) root mean squared distance of a cluster's points to its centroid; 0 for one without weight."""
+        found: NDArray[np.float64] = np.sqrt(self._fit.costs / np.where(self.sizes > 0.0, self.sizes, 1.0))
+        return found
+
+    @property
+    def inertia(self) -> float:
+        """Weighted sum of squared distances to the nearest centroid."""
+        return self._fit.inertia
+
+    @property
+    def n_iter(self) -> int:
+        """Iterations of the run that was kept, with the one that changed nothing."""
+        return self._fit.n_iter
+
+    @property
+    def stopped(self) -> Stopped:
+        """Why that run ended: no label changed, no centroid moved more than `tol`, or `max_iter`."""
+        return self._fit.stopped
+
+    @property
+    def trace(self) -> tuple[Iteration, ...]:
+        """With ``trace=True``: every iteration of that run."""
+        return self._fit.trace
+
+    def assign(self, start: int, stop: int) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+        """Find the nearest centroid of some points, and how far it is.
+
+        Parameters
+        ----------
+        start, stop
+            As in a slice of the points in the order in which they were given.
+
+        Returns
+        -------
+        tuple
+            (m,) labels, the lowest index of several equally near; (m,) distances.
+        """
+        start, stop, _ = slice(start, stop).indices(len(self._points))
+        labels, distances = np.empty(max(0, stop - start), np.int32), np.empty(max(0, stop - start))
+        with self._crew as crew:
+            for a in range(start, stop, _STRIP):
+                b = min(stop, a + _STRIP)
+                rows = self._points[a:b]
+                labels[a - start : b - start] = nearest_labels(rows, self.centroids, crew)
+                distances[a - start : b - start] = own_distances(
+                    rows, labels[a - start : b - start], self.centroids, crew
+                )
+                release(self._points, a, b)
+        return labels, distances
+
+    def labels(self, start: int, stop: int) -> NDArray[np.int32]:
+        """Find the nearest centroid of some points.
+
+        Parameters
+        ----------
+        start, stop
+            As in `assign`, which gives distances too in the time of this.
+        """
+        return self.assign(start, stop)[0]
+
+    def distances(self, start: int, stop: int) -> NDArray[np.float64]:
+        """Compute the distance of some points to their nearest centroid.
+
+        Parameters
+        ----------
+        start, stop
+            As in `assign`, which gives labels too in the time of this.
+        """
+        return self.assign(start, stop)[1]
+
+
+def fit_points(
+    points: PointFile | Real,
+    *,
+    n_clusters: int,
+    init: str | ArrayLike = "k-means++",
+    n_init: int = 1,
+    max_iter: int = 300,
+    tol: float = 0.0,
+    seed: int = 0,
+    weights: ArrayLike | None = None,
+    memory: int | None = None,
+    n_threads: int | None = None,
+    trace: bool = False,
+    on_progress: Callable[[Progress], None] | None = None,
+    checkpoint: Path | None = None,
+) -> Fitted:
+    """Cluster points; the same result, bit for bit, as `ExactKMeans` in memory.
+
+    Parameters
+    ----------
+    points
+        (n, d) float32 or float64, finite.
+    n_clusters, init, n_init, max_iter, tol, n_threads, trace
+        As in `ExactKMeans`.
+    seed
+        Its `random_state`.
+    weights
+        (n,) not negative; None for those of the file, or ones.
+    memory
+        Bytes that points and what is kept of them may take in memory, at least 1 MB; None for no limit. Beyond it they
+        stay in files without a name, beside the file of points or in the folder for temporary files.
+    on_progress
+        Called in every iteration, in the caller's thread; what it raises ends the fit.
+    checkpoint
+        A small file, written after an iteration, at most once a second. If it exists, the fit goes on from it. It
+        stays: delete it when the result is where it should be.
+
+    Raises
+    ------
+    DataError
+        Points or weights that no model can take.
+    SettingsError
+        A parameter out of its range, a start of the wrong shape, or no room for files.
+    StateError
+        The checkpoint is none, or one of other points or settings.
+    """
+    plan = Plan.checked(n_clusters, init, n_init, max_iter, tol, trace=trace)
+    crew = Crew.checked(n_threads)
+    X, shares = _contents(points, weights)
+    plan.check_points(X.shape)
+    storage = _storage(points, X, memory)
+    if not 0 <= seed < 1 << 32:
+        raise SettingsError(f"seed must be from 0 to 2**32 - 1, not {seed}")
+    rng = np.random.RandomState(seed)
+    with crew, announced():
+        prepared = prepare(X, shares, plan.k, storage=storage)
+        identity = checkpoints.identify(prepared, plan, seed) if checkpoint else ""
+        mark = checkpoints.load(checkpoint, identity) if checkpoint else None
+        told = _Teller(on_progress)
+        saved = -SECONDS
+
+        def on_step(here: Mark, run: Lloyd) -> None:
+            nonlocal saved
+            if checkpoint and time.monotonic() >= saved + SECONDS:
+                checkpoints.save(checkpoint, identity, here)
+                saved = time.monotonic()
+            told.tell(here, run)
+
+        watched = on_progress is not None or checkpoint is not None
+        fit, _ = fit_all(prepared, plan, rng, crew, on_step=on_step if watched else None, mark=mark)
+    return Fitted(X, fit, Crew(crew.n_threads))
+
+
+class _Teller:
+    """Tells of progress; the inertia comes from sums, once one pass has found that of all points at the origin."""
+
+    def __init__(self, on_progress: Callable[[Progress], None] | None) -> None:
+        self._on_progress = on_progress
+        self._at_origin: float | None = None
+
+    def tell(self, mark: Mark, run: Lloyd) -> None:
+        """Tell of an iteration."""
+        if self._on_progress is None:
+            return
+        if mark.trace:
+            inertia = mark.trace[-1].inertia
+        else:
+            if self._at_origin is None:
+                self._at_origin = run.costs()[1] - run.lead()
+            inertia = max(0.0, self._at_origin + run.lead())
+        self._on_progress(Progress(mark.run, mark.n_iter, inertia, mark.moved, run.rows_read))
+
+
+def _contents(points: PointFile | Real, weights: ArrayLike | None) -> tuple[Real, NDArray[np.float64] | None]:
+    """Check points and weights."""
+    if isinstance(points, PointFile):
+        X, weights = points.points, points.weights if weights is None else weights
+    else:
+        contiguous: Any = np.ascontiguousarray(points)
+        X = contiguous
+        if X.dtype not in (np.float32, np.float64) or X.ndim != 2 or not X.shape[1]:
+            raise DataError(f"points must be (n, d) float32 or float64, not {X.dtype} of shape {X.shape}")
+        for start in range(0, len(X), _STRIP):
+            if not np.isfinite(X[start : start + _STRIP]).all():
+                raise DataError("points have values that are not finite")
+    return X, checked_weights(weights, len(X))
+
+
+def _storage(points: PointFile | Real, X: Real, memory: int | None) -> Storage:
+    """Keep within the limit, by files where all that a fit makes is larger."""
+    if memory is None:
+        return Storage()
+    if memory < _LEAST:
+        raise SettingsError(f"memory must be at least {_LEAST} bytes, not {memory}", where="memory")
+    n, d = X.shape
+    needed = n * (d * (3 * X.itemsize + 8) + 40)
+    if needed <= memory:
+        return Storage()
+    return Storage(memory, points.path.absolute().parent if isinstance(points, PointFile) else None)

@@ -1,0 +1,304 @@
+"""Points on disk: written block by block, then read through a memory map, whatever their number.
+
+Layout, little endian: 8 bytes that say what it is, 8 bytes with the length of a JSON header, the header, zeros up to
+byte 4096 times something; then the points, row by row; then, if there are any, their weights in float64.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from streamkm.errors import DataError, FileFormatError, SourceClosedError
+
+Real = NDArray[np.float32] | NDArray[np.float64]
+
+_MAGIC = b"skmpts1\n"
+_ALIGN = 4096
+_COPY = 1 << 20
+
+
+class PointFile:
+    """A file of points.
+
+    Made by `create`, then `append` and `finish`; or by `open`. While it is written it lies beside its place under
+    another name, so that whatever has the name is whole. As a context manager it is closed at the end, and what was
+    not finished is removed.
+
+    Attributes
+    ----------
+    path
+        Where it is, or will be.
+    fields
+        Names of the d columns.
+    dtype
+        float32 or float64.
+    """
+
+    def __init__(self, path: Path, fields: tuple[str, ...], dtype: np.dtype[Any]) -> None:
+        self.path = path
+        self.fields = fields
+        self.dtype = dtype
+        self._length = 0
+        self._out: IO[bytes] | None = None
+        self._weights_out: IO[bytes] | None = None
+        self._points: Real | None = None
+        self._weights: NDArray[np.float64] | None = None
+
+    @classmethod
+    def create(cls, path: str | os.PathLike[str], fields: Sequence[str], dtype: DTypeLike = np.float32) -> Self:
+        """Begin a file; one of that name is replaced when the new one is finished.
+
+        Parameters
+        ----------
+        path
+            Where to put it.
+        fields
+            Names of the columns, each once.
+        dtype
+            float32 or float64.
+        """
+        names = tuple(fields)
+        if not names or len(set(names)) < len(names):
+            raise DataError(f"points need fields, each named once, not {list(names)}", where=str(path))
+        if np.dtype(dtype) not in (np.float32, np.float64):
+            raise DataError(f"points are float32 or float64, not {np.dtype(dtype)}", where=str(path))
+        new = cls(Path(path), names, np.dtype(dtype))
+        new._out = new._partial.open("w+b")
+        new._out.write(new._header(0, weighted=True))  # a header of the final length
+        return new
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Self:
+        """Open a finished file.
+
+        Raises
+        ------
+        FileFormatError
+            It does not exist, is no file of points, or was cut short.
+        """
+        path = Path(path)
+        try:
+            with path.open("rb") as file:
+                start = file.read(16)
+                length = int.from_bytes(start[8:], "little")
+                header = file.read(length) if len(start) == 16 and length < 1 << 30 else b""
+        except OSError as e:
+            raise FileFormatError(f"cannot be read ({e.strerror})", where=str(path)) from e
+        if start[:8] != _MAGIC:
+            raise FileFormatError("is no file of points", where=str(path))
+        try:
+            head = json.loads(header)
+            found = cls(path, tuple(head["fields"]), np.dtype({"float32": "<f4", "float64": "<f8"}[head["dtype"]]))
+            found._length, weighted = int(head["rows"]), bool(head["weighted"])
+        except (ValueError, KeyError, TypeError) as e:
+            raise FileFormatError("ends within its header, or has none", where=str(path), hint="Write it again") from e
+        found._map(weighted=weighted)
+        return found
+
+    @property
+    def _partial(self) -> Path:
+        return self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
+
+    @property
+    def _partial_weights(self) -> Path:
+        return self.path.with_name(f".{self.path.name}.{os.getpid()}.weights")
+
+    def _header(self, rows: int, *, weighted: bool) -> bytes:
+        head = {"fields": list(self.fields), "dtype": self.dtype.name, "weighted": weighted, "rows": rows}
+        text = json.dumps(head).encode()
+        text = text.ljust(len(text) - len(str(rows)) - len(json.dumps(weighted)) + 32)  # any count is as long
+        whole = _MAGIC + len(text).to_bytes(8, "little") + text
+        return whole.ljust(-(-len(whole) // _ALIGN) * _ALIGN, b"\0")
+
+    def append(self, points: ArrayLike, weights: ArrayLike | None = None) -> None:
+        """Add points.
+
+        Parameters
+        ----------
+        points
+            (m, d) finite numbers.
+        weights
+            (m,) not negative; None for ones.
+
+        Raises
+        ------
+        DataError
+            They are something else; nothing was added.
+        SourceClosedError
+            The file is finished.
+        """
+        if self._out is None:
+            raise SourceClosedError("the file is finished", where=str(self.path))
+        block, shares = self._checked(points, weights)
+        if shares is not None and self._weights_out is None:
+            self._weights_out = self._partial_weights.open("w+b")
+            ones = np.ones(min(self._length, _COPY))
+            for at in range(0, self._length, _COPY):
+                self._weights_out.write(ones[: self._length - at].data)
+        self._out.write(block.data)
+        if self._weights_out is not None:
+            self._weights_out.write((np.ones(len(block)) if shares is None else shares).data)
+        self._length += len(block)
+
+    def _checked(self, points: ArrayLike, weights: ArrayLike | None) -> tuple[Real, NDArray[np.float64] | None]:
+        d = len(self.fields)
+        try:
+            with np.errstate(over="ignore"):
+                block = np.ascontiguousarray(points, self.dtype)
+            shares = None if weights is None else np.ascontiguousarray(weights, np.float64)
+        except (TypeError, ValueError) as e:
+            raise DataError(f"points cannot be read as numbers ({e})", where=str(self.path)) from e
+        if block.ndim != 2 or block.shape[1] != d:
+            raise DataError(f"points have shape {block.shape}, not (m, {d})", where=str(self.path))
+        bad = np.flatnonzero(~np.isfinite(block).all(axis=1))
+        if len(bad):
+            raise DataError(
+                f"row {self._length + bad[0]} has a value that is not finite in {self.dtype}", where=str(self.path)
+            )
+        if shares is not None and shares.shape != (len(block),):
+            raise DataError(f"weights have shape {shares.shape}, not ({len(block)},)", where=str(self.path))
+        if shares is not None and not (np.isfinite(shares) & (shares >= 0)).all():
+            raise DataError("weights must be finite and not negative", where=str(self.path))
+        return block, shares
+
+    def finish(self) -> Self:
+        """Put the file in its place, and open it.
+
+        The bytes are on disk before the name is.
+        """
+        if self._out is None:
+            raise SourceClosedError("the file is finished", where=str(self.path))
+        weighted = self._weights_out is not None
+        if self._weights_out is not None:
+            gap = -(self._length * len(self.fields) * self.dtype.itemsize) % 8
+            self._out.write(bytes(gap))
+            self._weights_out.seek(0)
+            while piece := self._weights_out.read(_COPY):
+                self._out.write(piece)
+        self._out.seek(0)
+        self._out.write(self._header(self._length, weighted=weighted))
+        self._out.flush()
+        os.fsync(self._out.fileno())
+        self._partial.replace(self.path)
+        self._discard()
+        sync_directory(self.path.parent)
+        self._map(weighted=weighted)
+        return self
+
+    def _map(self, *, weighted: bool) -> None:
+        n, d = self._length, len(self.fields)
+        start = len(self._header(n, weighted=weighted))
+        size = n * d * self.dtype.itemsize
+        weights_at = start + size + (-size % 8)
+        expected = weights_at + 8 * n if weighted else start + size
+        actual = self.path.stat().st_size
+        if actual != expected:
+            raise FileFormatError(
+                f"has {actual} bytes where {n} points of {d} {self.dtype.name} take {expected}: it was cut short",
+                where=str(self.path),
+                hint="Write or copy it again",
+            )
+        if n == 0:
+            self._points = np.empty((0, d), self.dtype)
+            return
+        with self.path.open("rb") as file:
+            whole = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+        self._points = whole[start : start + size].view(self.dtype).reshape(n, d)
+        if weighted:
+            self._weights = whole[weights_at:].view(np.float64)
+
+    def __len__(self) -> int:
+        return self._length
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Points and fields."""
+        return self._length, len(self.fields)
+
+    @property
+    def weights(self) -> NDArray[np.float64] | None:
+        """(n,) a read-only view of the file, or None if all are 1."""
+        self._check_open()
+        return self._weights
+
+    @property
+    def points(self) -> Real:
+        """(n, d) a read-only view of the file."""
+        self._check_open()
+        assert self._points is not None  # noqa: S101 -- just checked
+        return self._points
+
+    def rows(self, start: int, stop: int) -> Real:
+        """View some rows.
+
+        Parameters
+        ----------
+        start, stop
+            As in a slice, both at least 0.
+
+        Returns
+        -------
+        ndarray
+            (stop - start, d), read-only; of the file itself, not a copy.
+        """
+        return self.points[start:stop]
+
+    def _check_open(self) -> None:
+        if self._out is not None:
+            raise SourceClosedError("the file is still being written", where=str(self.path), hint="Call finish first")
+        if self._points is None:
+            raise SourceClosedError("the file is closed", where=str(self.path))
+
+    def close(self) -> None:
+        """Let go of the file, and remove it if it was not finished. Views that were handed out stay valid."""
+        if self._out is not None:
+            self._discard()
+        self._points = self._weights = None
+
+    def _discard(self) -> None:
+        """Close and remove what lies beside the place of the file."""
+        for file, path in ((self._out, self._partial), (self._weights_out, self._partial_weights)):
+            if file is not None:
+                file.close()
+                path.unlink(missing_ok=True)
+        self._out = self._weights_out = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
+def sync_directory(folder: Path) -> None:
+    """Have the names in a folder on disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """Write a small file so that its name always stands for a whole one."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    sync_directory(path.parent)

@@ -1,0 +1,334 @@
+"""Each kernel of the exact algorithm against its naive twin."""
+
+import importlib
+import inspect
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+import naive_exact as naive
+from streamkm.kernels import exact_finish, exact_init, exact_layout, exact_settle, exact_sums
+from streamkm.kernels._jit import jit
+from streamkm.kernels.exact_tile import GROUP, LANES, below, gather, lowest_bit, narrow, two_nearest
+from streamkm.models import exact_points
+from streamkm.models.exact_assign import BlockAssigner, RowAssigner, Totals
+from streamkm.models.exact_crew import Crew
+from streamkm.models.exact_order import put_in_order
+from streamkm.models.exact_points import frozen, prepare
+from streamkm.models.exact_storage import Storage
+
+MODULES = ["blocks", "finish", "init", "layout", "rows", "settle", "sums", "tile"]
+NONE = frozen(np.empty(0))
+NO_ORDER = np.empty(0, np.int32)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_public_kernel_has_a_naive_twin_of_its_name(module):
+    home = importlib.import_module(f"streamkm.kernels.exact_{module}")
+    names = {
+        name
+        for name, value in vars(home).items()
+        if callable(value) and not name.startswith("_") and getattr(value, "__module__", "") == home.__name__
+    }
+    assert names
+    assert names <= {name for name, value in vars(naive).items() if callable(value)}
+
+
+def test_naive_twins_share_no_code_with_the_kernels():
+    assert "streamkm" not in inspect.getsource(naive)
+
+
+@jit()
+def run_two_nearest(block, narrowed, chosen, out, n_groups, relative, absolute):
+    two_nearest(block, narrowed, chosen, out, n_groups, block.shape[0], np.float32(relative), np.float32(absolute))
+
+
+@jit()
+def run_gather(rows, picked, first, block):
+    gather(rows, picked, first, block, rows.shape[1])
+
+
+@jit()
+def run_below(values, start, limit):
+    return below(values, start, np.float32(limit))
+
+
+@jit()
+def run_lowest_bit(mask):
+    return lowest_bit(mask)
+
+
+@pytest.mark.parametrize("d", [1, 2, 3, 4, 5, 8, 13, 64])
+def test_rows_come_into_lanes(d):
+    rng = np.random.default_rng(d)
+    rows, picked = rng.random((50, d), dtype=np.float32), rng.integers(0, 50, LANES + 3).astype(np.uint32)
+    block = np.full((d, LANES), np.nan, np.float32)
+    run_gather(rows, picked, 3, block)
+    assert (block == naive.gather(rows, picked[3:])).all()
+
+
+@pytest.mark.parametrize("d", [1, 2, 7, 40])
+@pytest.mark.parametrize("k", [1, 2, 4, 5, 11])
+def test_the_nearest_of_some_centroids_and_its_lead_are_the_naive_ones(d, k):
+    rng = np.random.default_rng(100 * d + k)
+    block, centroids = rng.normal(size=(d, LANES)).astype(np.float32), rng.normal(size=(20, d))
+    narrowed = np.empty((21, d), np.float32)
+    narrow(centroids, narrowed)
+    assert (narrowed == np.array(naive.narrow(centroids))).all()
+    some = np.sort(rng.choice(20, k, replace=False)).astype(np.int32)
+    chosen = np.append(some, np.full(GROUP, 20, np.int32))
+    out = np.empty((2, LANES), np.float32)
+    slack = np.empty(3)
+    exact_settle.rounding(centroids, 5.0, slack)
+    run_two_nearest(block, narrowed, chosen, out, -(-k // GROUP), slack[0], slack[1])
+    for p in range(LANES):
+        winner, lead = naive.two_nearest(block[:, p], centroids[some])
+        if lead > 1e-4:
+            assert out[1].view(np.int32)[p] == some[winner]
+        assert out[0, p] <= lead  # never more than the truth: that is what the rounding error is for
+        assert out[0, p] > (1e17 if k == 1 else lead - 1e-4 - 1e-5 * lead)
+
+
+def test_numbers_below_a_limit_are_the_bits_of_a_mask():
+    values = np.random.default_rng(0).random(100, dtype=np.float32)
+    for start in (0, 7, 68):
+        mask = run_below(values, start, 0.5)
+        assert mask == naive.below(values, start, np.float32(0.5))
+        assert run_lowest_bit(mask) == naive.lowest_bit(mask)
+
+
+def test_rounding_bounds_are_the_naive_ones():
+    centroids = np.random.default_rng(0).normal(size=(7, 3))
+    slack, narrowed, report = np.empty(3), np.empty((8, 3), np.float32), np.ones((2, 3), np.int64)
+    exact_settle.begin_pass(centroids, 2.0, slack, narrowed, report)
+    expected, narrow_ones = naive.begin_pass(centroids, 2.0)
+    np.testing.assert_allclose(slack, expected, rtol=1e-12)
+    assert (narrowed == np.array(narrow_ones)).all()
+    assert not report.any()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_sums_are_exact_integers_in_any_order(dtype):
+    rng = np.random.default_rng(0)
+    X, origin = frozen(rng.normal(size=(60, 5)).astype(dtype)), np.full(5, 0.25)
+    weights = rng.random(60)
+    sums = np.zeros((2, 2, 6), np.int64)
+    for i in rng.permutation(60):
+        exact_sums.add_row(X, i, origin, 0.125 * weights[i], weights[i], sums, 1)
+    twin = np.array([naive.add_row(X[i], origin, 0.125 * weights[i], weights[i]) for i in range(60)], object).sum(
+        axis=0
+    )
+    assert [int(h) * 2**31 + int(w) for h, w in zip(sums[1, 0], sums[1, 1], strict=True)] == twin.tolist()
+    for i in range(60):
+        exact_sums.add_row(X, i, origin, -0.125 * weights[i], -weights[i], sums, 1)
+    assert not sums.any()
+    exact_finish.total(X, origin, 0.125, sums)
+    twin = naive.total(X, origin, 0.125)
+    assert [int(h) * 2**31 + int(w) for h, w in zip(sums[0, 0], sums[0, 1], strict=True)] == twin
+
+
+def test_a_relocated_row_leaves_one_sum_and_joins_the_other():
+    X, origin = frozen(np.array([[0.5, 0.25]])), np.zeros(2)
+    sums, counts = np.zeros((2, 2, 3), np.int64), np.array([3, 0])
+    exact_finish.relocate(X, 0, origin, 0.5, 0.5, sums, counts, 0, 1)
+    joined = [int(h) * 2**31 + int(w) for h, w in zip(sums[1, 0], sums[1, 1], strict=True)]
+    assert joined == naive.relocate(X[0], origin, 0.5, 0.5)
+    assert (sums[0] == -sums[1]).all()
+    assert counts.tolist() == [2, 1]
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_centroids_move_to_exact_means(weighted):
+    rng = np.random.default_rng(3)
+    X, labels, k = rng.normal(size=(200, 3)) * 4, rng.integers(0, 6, 200), 7
+    weights = rng.random(200) if weighted else np.ones(200)
+    sums, counts = np.zeros((2, k, 2, 4), np.int64), np.zeros((2, k), np.int64)
+    raw = frozen(X)
+    for i, j in enumerate(labels):
+        exact_sums.add_row(raw, i, np.zeros(3), weights[i] / 32, weights[i], sums[i % 2], j)
+        counts[i % 2, j] += 1
+    start = rng.normal(size=(k, 3))
+    moved, image, drift = start.copy(), start / 32, np.empty(k)
+    arguments = sums, counts, np.zeros(3), 1 / 32, 1 / 32, moved, image, drift
+    assert exact_sums.move_centroids(*arguments, may_stay=False) == -1
+    assert (moved == start).all()
+    largest = exact_sums.move_centroids(*arguments, may_stay=True)
+    expected = naive.move_centroids(X, weights, labels, start)
+    np.testing.assert_allclose(moved, expected, rtol=1e-14, atol=1e-15)
+    assert (moved[6] == start[6]).all()
+    steps = np.sqrt(((expected - start) ** 2).sum(axis=1))
+    assert largest == pytest.approx(steps.max())
+    assert (drift >= steps / 32 * (1 - 1e-15)).all()
+    assert drift == pytest.approx(steps / 32)
+
+
+@pytest.mark.parametrize("k", [1, 2, 9])
+def test_moves_add_up_to_what_margins_can_lose(k):
+    rng = np.random.default_rng(k)
+    drift, before = rng.random(k), rng.random(k + 1)
+    moved = before.copy()
+    exact_sums.add_moves(drift, moved)
+    np.testing.assert_allclose(moved, naive.add_moves(drift, before), rtol=1e-11)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("assigner", [RowAssigner, BlockAssigner])
+def test_labels_stay_the_naive_ones_while_centroids_move(dtype, assigner, monkeypatch):
+    monkeypatch.setattr(exact_points, "BLOCK", 16)
+    rng = np.random.default_rng(7)
+    X = np.round(rng.normal(size=(300, 3)), 1).astype(dtype)  # rounded, so that some are equally near
+    raw = np.round(rng.normal(size=(10, 3)), 1)
+    points = prepare(X, None, 10, blocks=True)
+    keeper = assigner(points, 10, Totals(1, 10, 3), Crew(1))
+    keeper.label(raw, points.working(raw), force=True)
+    for step in (0.3, 0.3, 0.01, 0.0, 0.001, 1.0, 0.1, 0.02, 0.0, 0.3):
+        twin = naive.settle(X, raw)
+        np.testing.assert_array_equal(points.original_labels(keeper.labels), twin)
+        assert keeper.totals.counts[0].tolist() == np.bincount(twin, minlength=10).tolist()
+        moved = raw + rng.normal(size=raw.shape) * step * (rng.random((10, 1)) < 0.5)
+        drift = np.sqrt(((points.working(moved) - points.working(raw)) ** 2).sum(axis=1)) * (1 + 1e-12) + 1e-14
+        raw = moved
+        keeper.moved(drift)
+        keeper.label(raw, points.working(raw), force=False)
+
+
+def test_the_nearest_of_some_centroids_in_float64_is_the_naive_one():
+    rng = np.random.default_rng(0)
+    X, centroids = frozen(rng.integers(-2, 3, (50, 2)).astype(float)), rng.integers(-2, 3, (9, 2)).astype(float)
+    everyone = np.arange(9).astype(np.int32)
+    found = [exact_settle.exact_nearest(X, i, centroids, 0.5, everyone, 9) for i in range(50)]
+    assert found == [naive.exact_nearest(x, centroids) for x in X]
+
+
+@pytest.mark.parametrize("n", [1, 100, 5000])
+def test_ordered_rows_are_the_same_rows_in_blocks_of_neighbours(n):
+    rng = np.random.default_rng(n)
+    X = rng.random((n, 3), dtype=np.float32)
+    X[n // 2 :] = np.round(X[n // 2 :], 1)  # with many copies
+    rows = X.copy()
+    ordered = put_in_order(rows, None, np.empty(0), 32, Storage())
+    offsets = ordered.offsets
+    assert sorted(ordered.places.tolist()) == list(range(n))
+    assert (rows == X[ordered.places]).all()
+    assert offsets[0] == 0
+    assert offsets[-1] == n
+    assert 0 < np.diff(offsets).min() <= np.diff(offsets).max() <= 48
+    n_blocks = len(offsets) - 1
+    boxes, radii = np.empty((n_blocks, 3, 3), np.float32), np.empty(n_blocks)
+    exact_layout.bound_blocks(frozen(rows), offsets, boxes, radii)
+    for b, (low, high) in enumerate(naive.bound_blocks(rows, offsets)):
+        assert (boxes[b, 0] <= low).all()
+        assert (boxes[b, 1] >= high).all()
+        np.testing.assert_allclose(boxes[b, :2], [low, high], rtol=1e-6, atol=1e-6)
+        far = np.sqrt(((rows[offsets[b] : offsets[b + 1]].astype(float) - boxes[b, 2]) ** 2).sum(axis=1)).max()
+        assert far <= radii[b] <= far * 1.001 + 1e-6
+    if n == 5000:
+        assert np.median(radii) < 0.25
+
+
+@pytest.mark.parametrize(("n", "levels"), [(3, 1), (600, 3), (40_000, 4)])
+def test_a_node_is_split_by_the_medians_of_a_sample(n, levels):
+    rng = np.random.default_rng(n)
+    X = frozen((rng.random((n + 10, 3)) * [1, 5, 2]).astype(np.float32))
+    axes, cuts = np.zeros(1 << levels, np.int64), np.zeros(1 << levels, np.float32)
+    sample = X[10 :: max(1, n // 512)].copy()
+    exact_layout.split(sample, levels, axes, cuts)
+    assert (axes[1], cuts[1]) == naive.split(sample)
+    leaves, counts = np.empty(n, np.uint8), np.zeros(1 << levels, np.int64)
+    exact_layout.find_leaves(X, 10, n + 10, levels, axes, cuts, leaves, counts)
+    assert leaves.tolist() == naive.find_leaves(X[10:], levels, axes, cuts)
+    assert counts.tolist() == np.bincount(leaves, minlength=1 << levels).tolist()
+    assert counts.max() < 3 * n / len(counts)
+    moved, cursors = np.empty_like(X), 10 + np.cumsum(counts) - counts
+    exact_layout.move_rows(X, moved, 10, n + 10, leaves, cursors)
+    assert (moved[10:] == naive.move_rows(X[10:], leaves)).all()
+    assert (cursors == 10 + np.cumsum(counts)).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_order_out_of_core_is_that_in_memory(dtype, weighted):
+    rng = np.random.default_rng(4)
+    X = rng.random((60_000, 3)).astype(dtype)
+    X[20_000:50_000] = X[0]  # more copies than fit into memory
+    rows, weights = X.astype(np.float32), rng.random(60_000) if weighted else np.empty(0)
+    found = []
+    for storage in (Storage(), Storage(1 << 20)):
+        mine = storage.allocate(X.shape, np.float32)
+        mine[:] = rows
+        ordered = put_in_order(mine, X if dtype == np.float64 else None, weights, 32, storage)
+        found.append((mine, ordered.places, ordered.weights, ordered.offsets, ordered.raw))
+        assert (mine == rows[ordered.places]).all()
+    for one, other in zip(*found, strict=True):
+        assert (one is None and other is None) or (one == other).all()
+
+
+def test_rows_of_one_value_make_blocks_too():
+    offsets = put_in_order(np.ones((500, 2), np.float32), None, np.empty(0), 32, Storage()).offsets
+    assert np.diff(offsets).max() <= 48
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_working_coordinates_are_the_naive_ones(dtype):
+    X, rows = (np.random.default_rng(0).normal(size=(20, 3)) + 1e6).astype(dtype), np.empty((20, 3), np.float32)
+    exact_layout.centred(frozen(X), np.full(3, 1e6), 0.25, rows)
+    assert (rows == naive.centred(X, 1e6, 0.25)).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_ranges_distances_and_costs_are_the_naive_ones(dtype):
+    rng = np.random.default_rng(1)
+    X, centroids = frozen(rng.normal(size=(50, 4)).astype(dtype)), rng.normal(size=(6, 4))
+    labels, weights = rng.integers(0, 6, 50).astype(np.int32), rng.random(50)
+    low, high = np.empty(4), np.empty(4)
+    exact_finish.survey(X, low, high)
+    assert ([low, high] == naive.survey(X)).all()
+    squares, costs, out = np.empty(40), np.zeros((6, 3), np.int64), np.empty((50, 6))
+    exact_finish.own_squares(0, 1, 10, 50, X, labels, centroids, 0.5, frozen(weights), 2.0**-7, squares, costs)
+    twin = naive.own_squares(X, labels, centroids)
+    np.testing.assert_allclose(squares, twin[10:] / 4, rtol=1e-13)
+    summed = np.bincount(labels[10:], (twin * weights)[10:], 6) / 4
+    for (high, middle, low), expected in zip(costs.tolist(), summed, strict=True):
+        assert ((high << 62) + (middle << 31) + low) / 2**93 * 2**7 == pytest.approx(expected, rel=1e-13)
+    exact_finish.all_distances(0, 1, X, centroids, 0.5, out)
+    np.testing.assert_allclose(out, naive.all_distances(X, centroids), rtol=1e-13)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_candidates_weigh_what_they_would_leave(weighted, monkeypatch):
+    monkeypatch.setattr(exact_points, "BLOCK", 16)
+    rng = np.random.default_rng(2)
+    X, weights = rng.normal(size=(400, 2)).astype(np.float32), rng.random(400)
+    points = prepare(X, weights if weighted else None, 8, blocks=True)
+    n_blocks = len(points.offsets) - 1
+    nearest, most, costs = np.full(400, 3e38, np.float32), np.full(n_blocks, 3e38, np.float32), np.zeros(n_blocks)
+
+    def call(candidates, trial):
+        exact_init.weigh_candidates(
+            0, 1, 0, n_blocks, points.rows, points.weights, points.offsets, points.boxes, candidates,
+            trial.size == 0, nearest, most, costs, trial,
+        )  # fmt: skip
+
+    shares = points.weights if weighted else np.ones(400)
+    for row in (3, 70, 200):
+        call(points.rows[row : row + 1].copy(), np.empty((0, 0)))
+    candidates = points.rows[[5, 100, 300]]
+    trial = np.empty((n_blocks, 3))
+    call(candidates, trial)
+    np.testing.assert_allclose(
+        trial.sum(axis=0), naive.weigh_candidates(points.rows, shares, nearest, candidates), rtol=1e-5
+    )
+    by_row = nearest * shares
+    for share in (0.0, 0.1, 0.5, 0.9, 0.999):
+        target = share * costs.sum()
+        found = exact_init.draw_by_cost(points.weights, points.offsets, nearest, costs, target)
+        assert abs(found - naive.draw_by_cost(by_row, target)) <= 1
+        assert by_row[found] > 0
+    assert exact_init.draw_by_cost(points.weights, points.offsets, nearest * 0, costs * 0, 0.0) == -1
+    assert naive.draw_by_cost([0.0], 0.0) == -1
+
+
+def test_a_sum_of_thirds_is_a_third_of_the_sum():
+    third = Fraction(naive.add_row([1 / 3], [0.0], 1.0, 1.0)[0], 2**62)
+    assert abs(third - Fraction(1, 3)) < Fraction(1, 2**54)
