@@ -33,7 +33,7 @@ docs: .venv/.installed        ## Write the generated parts of the docs anew
 	$(BIN)/python -m consumers.docs
 
 lock: .venv/.installed        ## Choose the newest versions that fit, and pin them with their hashes
-	$(BIN)/uv pip compile pyproject.toml --extra broker --group test --group lint --universal --python-version 3.11 \
+	$(BIN)/uv pip compile pyproject.toml --extra broker --extra arrow --group test --group lint --universal --python-version 3.11 \
 		--generate-hashes --no-emit-index-url --no-header --upgrade --quiet --output-file requirements.lock
 
 clean:         ## Remove what the verbs made

@@ -10,17 +10,17 @@ from streamkm.engine import Engine, EngineOptions
 from streamkm.errors import NotFoundError, SettingsError
 from streamkm.metrics import Metrics
 from streamkm.models import compile_kernels
-from streamkm.settings import LiveSettings, SourceSettings
+from streamkm.settings import LiveSettings, ReplaySettings, SourceSettings
 from streamkm.sources import KafkaSource, MemorySource
-from streamkm.sources.base import Source
 from streamkm.state import Json, ModelSpec
 from streamkm.stores.base import Store
 
 
-def source_opener(model: str, topic: str, settings: SourceSettings) -> Callable[[], Source]:
-    """What gives the engine a fresh Kafka source."""
+def source_opener(
+    topic: str, settings: SourceSettings | ReplaySettings, group: str | None
+) -> Callable[[], KafkaSource]:
+    """What gives a fresh Kafka source; without a group nothing is committed to Kafka."""
     client = dict(p.split("=", 1) for p in settings.client)
-    group = settings.group or f"streamkm-{model}"
     return lambda: KafkaSource(settings.bootstrap, topic, group_id=group, client=client)
 
 
@@ -41,6 +41,10 @@ def learner_spec(settings: LiveSettings) -> Json:
         "kind": "OnlineKMeans",
         "half_life": h.value if h else None,
         "half_life_unit": h.unit if h else "points",
+        "scale": settings.scale,
+        "distance": settings.distance,
+        "on_drift": settings.on_drift,
+        "outliers": settings.outliers,
         "seed": settings.seed,
     }
 
@@ -70,7 +74,7 @@ def model_spec(model: str, settings: LiveSettings, store: Store) -> tuple[ModelS
             raise SettingsError(
                 f"--{name} is missing", where=f"model {model}", hint="A new model needs both --topic and --fields"
             )
-    opener = source_opener(model, settings.topic, settings)
+    opener = source_opener(settings.topic, settings, None)
     source = opener()
     try:
         identity = source.identity()
@@ -102,7 +106,7 @@ def make_engine(model: str, settings: LiveSettings, store: Store, metrics: Metri
     spec, topic = model_spec(model, settings, store)
     return Engine(
         spec,
-        open_source=source_opener(model, topic, settings),
+        open_source=source_opener(topic, settings, settings.group or f"streamkm-{model}"),
         codec=make_codec(spec.codec),
         store=store,
         options=EngineOptions(

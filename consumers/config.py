@@ -26,7 +26,7 @@ from streamkm import settings
 def config(file: Path | None, *, as_json: bool) -> None:
     """Show every setting, its value, and where it comes from. Secrets are masked."""
     rows: dict[str, tuple[str, str]] = {}
-    for cls in (settings.LiveSettings, settings.ServeSettings):
+    for cls in (settings.FitSettings, settings.LiveSettings, settings.ServeSettings):
         resolved = settings.resolve(cls, {}, env=os.environ, file=file)
         shown = settings.show(cls(**{name: value for name, (value, _) in resolved.items()}))
         rows |= {name: (shown[name], resolved[name][1]) for name in settings.names(cls)}

@@ -14,9 +14,9 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from streamkm.palette import COLOURS
+
 BLOCKS = "▁▂▃▄▅▆▇█"
-# Okabe and Ito's palette: told apart by colour-blind people too. A cluster's colour follows its id.
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
 HISTORY = 40
 
 

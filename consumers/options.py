@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ EXIT_CODES: tuple[tuple[type[errors.StreamkmError], int], ...] = (
     (errors.SourceError, 4),
     (errors.StoreError, 5),
     (errors.BadRecordsError, 6),
+    (errors.DataError, 6),
     (errors.LocalBrokerError, 7),
     (errors.NotReadyError, 8),
 )
@@ -57,7 +59,7 @@ def takes(cls: type[settings.S], *, only: tuple[str, ...] = ()) -> Callable[[F],
         result: Any = wrapped
         result.__click_params__ = list(getattr(command, "__click_params__", []))
         for name in reversed(chosen):
-            result = _option(name)(result)
+            result = _option(own[name])(result)
         result = click.option(
             "--config",
             type=click.Path(path_type=Path, exists=True, dir_okay=False),
@@ -66,16 +68,17 @@ def takes(cls: type[settings.S], *, only: tuple[str, ...] = ()) -> Callable[[F],
         )(result)
         return cast("F", result)
 
+    # A program may say more of a setting than the table does of all programs that have it.
+    own: dict[str, dataclasses.Field[Any]] = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     chosen = only or settings.names(cls)
     return decorate
 
 
-def _option(name: str) -> Callable[[Any], Any]:
-    f = settings.TABLE[name]
+def _option(f: dataclasses.Field[Any]) -> Callable[[Any], Any]:
     default = settings.as_text(f.default)
     text = f.metadata["help"] + (f"  [{default}]" if default else "")
     return click.option(
-        "--" + name.replace("_", "-"), name, default=None, metavar=f.metadata["metavar"] or None, help=text
+        "--" + f.name.replace("_", "-"), f.name, default=None, metavar=f.metadata["metavar"] or None, help=text
     )
 
 

@@ -1,23 +1,25 @@
-"""Streaming K-Means on Apache Kafka: one pass as good as batch, every record counted once."""
+"""Streaming K-Means on Apache Kafka: as good as batch in one pass, every record exactly once."""
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from streamkm.models import OnlineKMeans
+    from streamkm.models import Coreset, OnlineKMeans, k_profile
+    from streamkm.models.exact import ExactKMeans
 
-__all__ = ["OnlineKMeans"]
+__all__ = ["Coreset", "ExactKMeans", "OnlineKMeans", "k_profile"]
 
 
 def __getattr__(name: str) -> Any:
     """Import what is asked for: numba takes a second, which programs that only read a store need not wait for."""
-    if name == "OnlineKMeans":
-        from streamkm.models import OnlineKMeans  # noqa: PLC0415
-
-        return OnlineKMeans
+    if name in __all__:
+        # A stream needs nothing of scikit-learn, which takes another one.
+        home = "streamkm.models.exact" if name == "ExactKMeans" else "streamkm.models"
+        return getattr(import_module(home), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted({*globals(), *__all__})

@@ -8,116 +8,35 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 import tomllib
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 from streamkm.errors import SettingsError
+from streamkm.values import (
+    MASK,
+    Check,
+    ClusterCount,
+    HalfLife,
+    KRange,
+    Seconds,
+    Secret,
+    Size,
+    at_least,
+    between,
+    field_names,
+    k_range,
+    one_of,
+    positive_half_life,
+    properties,
+)
 
 ENV_PREFIX = "STREAMKM_"
-MASK = "********"
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-
-Check = Callable[[Any], str | None]
-"""Says what is wrong with a value, or None."""
-
 S = TypeVar("S")
-
-
-def duration(text: str | float) -> float:
-    """Seconds of a duration such as ``250ms``, ``10s``, ``5m``, ``1h``, ``7d`` or a bare number of seconds.
-
-    >>> duration("1.5m"), duration("250ms"), duration(3)
-    (90.0, 0.25, 3.0)
-    """
-    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(ms|s|m|h|d|)\s*", str(text))
-    if match is None:
-        raise ValueError(f"{text!r} is not a duration such as 250ms, 10s, 5m, 1h or 7d")
-    return float(match[1]) * _UNITS.get(match[2], 1.0)
-
-
-@dataclass(frozen=True)
-class HalfLife:
-    """After `value` points, or `value` seconds of event time, what was learned counts half.
-
-    >>> HalfLife.parse("100000"), HalfLife.parse("10m")
-    (HalfLife(value=100000.0, unit='points'), HalfLife(value=600.0, unit='seconds'))
-    """
-
-    value: float
-    unit: str
-
-    @classmethod
-    def parse(cls, text: str | float) -> HalfLife:
-        """Read a number of points (``100000``) or a duration of event time (``10m``)."""
-        try:
-            return cls(float(text), "points")
-        except ValueError:
-            return cls(duration(text), "seconds")
-
-    def __str__(self) -> str:
-        return f"{self.value:g}" + ("s" if self.unit == "seconds" else "")
-
-
-class Seconds(float):
-    """A number of seconds that settings read as a duration."""
-
-    def __new__(cls, text: str | float) -> Self:
-        """Parse with `duration`."""
-        return super().__new__(cls, duration(text))
-
-    def __str__(self) -> str:
-        return f"{float(self):g}s"
-
-
-class Secret(str):
-    """Text that never shows in a message, a log or a repr.
-
-    >>> [Secret("abc")]
-    ['********']
-    """
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return repr(MASK) if self else "''"
-
-
-def at_least(low: float) -> Check:
-    """A check: the value is `low` or more."""
-    return lambda v: None if v >= low else f"{v} is less than {low:g}"
-
-
-def between(low: float, high: float) -> Check:
-    """A check: the value lies in [low, high]."""
-    return lambda v: None if low <= v <= high else f"{v} is not between {low:g} and {high:g}"
-
-
-def one_of(*choices: str) -> Check:
-    """A check: the value is one of `choices`."""
-    return lambda v: None if v in choices else f"{v!r} is none of {', '.join(choices)}"
-
-
-def _positive_half_life(h: HalfLife) -> str | None:
-    return None if 0 < h.value < float("inf") else f"{h} is not more than 0"
-
-
-def _field_names(names: tuple[str, ...]) -> str | None:
-    if any(not n for n in names):
-        return "a field name is empty"
-    twice = sorted({n for n in names if names.count(n) > 1})
-    return f"{', '.join(twice)} is named twice" if twice else None
-
-
-def _properties(pairs: tuple[str, ...]) -> str | None:
-    # A property may hold a password, so the message says which one by number.
-    wrong = [str(i) for i, p in enumerate(pairs, 1) if "=" not in p or p.startswith("=")]
-    return f"property number {', '.join(wrong)} is not NAME=VALUE" if wrong else None
 
 
 def setting(default: Any, help_: str, check: Check | None = None, metavar: str = "", *, shown: bool = True) -> Any:
@@ -142,7 +61,7 @@ class SourceSettings:
     client: tuple[str, ...] = setting(
         (),
         "More properties of the Kafka client, such as security.protocol=SSL",
-        _properties,
+        properties,
         "NAME=VALUE,...",
         shown=False,
     )
@@ -158,7 +77,7 @@ class CodecSettings:
     fields: tuple[str, ...] = setting(
         (),
         "Fields of a record that are the dimensions; a dotted path reaches into nested objects",
-        _field_names,
+        field_names,
         "A,B,...",
     )
     time_field: str = setting("", "Field with the event time; the record's timestamp when empty", metavar="FIELD")
@@ -169,9 +88,25 @@ class CodecSettings:
 class ModelSettings:
     """What is learned."""
 
-    k: int = setting(8, "Number of clusters", between(1, 100_000))
+    k: ClusterCount = setting(
+        ClusterCount(8), "Number of clusters; auto: what fits the first points, up to 20", between(0, 100_000), "K"
+    )
     half_life: HalfLife | None = setting(
-        None, "Points (100000) or event time (10m) after which old points count half; empty: never", _positive_half_life
+        None, "Points (100000) or event time (10m) after which old points count half; empty: never", positive_half_life
+    )
+    scale: str = setting(
+        "none",
+        "Unit of distances: none, raw ones; standard, deviations; robust, interquartile ranges",
+        one_of("none", "standard", "robust"),
+    )
+    distance: str = setting("euclidean", "euclidean, or cosine: directions only", one_of("euclidean", "cosine"))
+    on_drift: str = setting(
+        "resolve",
+        "When points suddenly fit badly: resolve the clusters anew, forget the past too, or ignore it",
+        one_of("ignore", "resolve", "forget"),
+    )
+    outliers: str = setting(
+        "gap", "gap: spikes far beyond all else are counted, not learned; keep: learn everything", one_of("gap", "keep")
     )
     seed: int = setting(0, "Seed of all that is drawn", between(0, 2**63 - 1))
 
@@ -196,6 +131,57 @@ class LiveSettings(StoreSettings, SourceSettings, CodecSettings, ModelSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExactSettings:
+    """How the exact algorithm runs."""
+
+    n_init: int = setting(1, "Fits from different starts, of which the cheapest is kept", between(1, 10_000))
+    max_iter: int = setting(300, "Most iterations of a fit", between(1, 1_000_000))
+    tol: float = setting(
+        0.0, "A fit also stops when no centroid moved farther than this", between(0, float("inf")), "DISTANCE"
+    )
+    memory: Size | None = setting(
+        None, "Memory that points may take, such as 512MB; empty: as much as they need", at_least(1 << 20), "SIZE"
+    )
+    threads: int = setting(0, "Threads of a fit; 0: one for each core", between(0, 1024))
+    seed: int = setting(0, "Seed of all that is drawn", between(0, 2**32 - 1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitSettings(ExactSettings):
+    """Everything that ``streamkm fit`` takes, but for its paths and outputs."""
+
+    fields: tuple[str, ...] = setting((), "Columns that are the dimensions", field_names, "A,B,...")
+    k: KRange | None = setting(None, "Number of clusters, or a range such as 2..20", k_range, "K")
+    weight_field: str = setting(
+        "", "Column with the weight of each row; all count the same when empty", metavar="FIELD"
+    )
+    init: str = setting(
+        "k-means++",
+        "Where a fit starts: random, k-means++, k-means||, or a file with centroids (csv, json, npz, parquet)",
+        metavar="METHOD|FILE",
+    )
+    bad_rows: str = setting("fail", "What to do with a row that is no point: fail, or skip it", one_of("fail", "skip"))
+    database: Secret = setting(Secret(""), "Database that --sql asks, as an SQLAlchemy URL", metavar="URL")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplaySettings(StoreSettings, ExactSettings):
+    """Everything that ``streamkm replay`` takes, but for its range and folders."""
+
+    bootstrap: str = setting("localhost:9092", "Kafka brokers to start from, separated by commas", metavar="HOST:PORT")
+    client: tuple[str, ...] = setting(
+        (), "More properties of the Kafka client", properties, "NAME=VALUE,...", shown=False
+    )
+    k: KRange | None = setting(None, "Number of clusters; that of the model when empty", k_range, "K")
+    init: str = setting(
+        "k-means++",
+        "Where the fit starts: k-means++, k-means||, random, live (the newest snapshot), or snapshot:N",
+        metavar="METHOD",
+    )
+    max_bad_ratio: float = setting(0.5, "Stop when more than this share of the records is bad", between(0, 1))
+
+
+@dataclass(frozen=True, kw_only=True)
 class ServeSettings(StoreSettings):
     """Everything that ``streamkm serve`` takes."""
 
@@ -205,8 +191,15 @@ class ServeSettings(StoreSettings):
 
 
 GROUPS: tuple[type, ...] = (
-    SourceSettings, CodecSettings, ModelSettings, StoreSettings, LiveSettings, ServeSettings
-)  # fmt: skip
+    SourceSettings,
+    CodecSettings,
+    ModelSettings,
+    StoreSettings,
+    ReplaySettings,
+    FitSettings,
+    LiveSettings,
+    ServeSettings,
+)
 TABLE: dict[str, dataclasses.Field[Any]] = {f.name: f for group in GROUPS for f in dataclasses.fields(group)}
 """Every setting by name, in the order of the docs."""
 
@@ -329,8 +322,8 @@ def _parse(hint: Any, raw: Any) -> Any:
     if typing.get_origin(hint) is tuple:
         parts = raw.split(",") if isinstance(raw, str) else list(raw)
         return tuple(str(p).strip() for p in parts if len(parts) > 1 or str(p).strip())
-    if hint is HalfLife:
-        return raw if isinstance(raw, HalfLife) else HalfLife.parse(raw)
+    if hint in (HalfLife, KRange):
+        return raw if isinstance(raw, hint) else hint.parse(raw)
     if hint is int and isinstance(raw, float | bool):
         raise ValueError("not a whole number")
     return hint(raw)

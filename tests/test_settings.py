@@ -8,7 +8,8 @@ import pytest
 
 from streamkm import settings
 from streamkm.errors import SettingsError
-from streamkm.settings import HalfLife, LiveSettings, ServeSettings, load
+from streamkm.settings import LiveSettings, ServeSettings, load
+from streamkm.values import HalfLife
 
 
 def test_command_line_beats_environment_beats_file_beats_default(tmp_path):
@@ -28,7 +29,7 @@ def test_every_setting_survives_being_shown_and_read_again():
 @pytest.mark.parametrize(
     ("name", "text", "says"),
     [
-        ("k", "0", "k: 0 is not between 1 and 100000"),
+        ("k", "0", "'0' is not a value for k (neither auto nor a whole number of at least 1)"),
         ("k", "many", "'many' is not a value for k"),
         ("fields", "a,,b", "fields: a field name is empty"),
         ("fields", "a,b,a", "fields: a is named twice"),

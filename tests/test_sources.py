@@ -40,15 +40,43 @@ def _files(directory: Path, kind: str) -> Setting:
     expected: dict[TopicPartition, list[object]] = {}
     for part, rows in enumerate((ROWS[:35], ROWS[35:])):
         path = directory / f"part-{part}.{kind}"
-        if kind == "npy":
-            np.save(path, np.array([row[:2] for row in rows]))
+        if kind in {"npy", "npz"}:
+            table = np.array([row[:2] for row in rows])
+            np.save(path, table) if kind == "npy" else np.savez_compressed(path, table)
             expected[TopicPartition(str(path), 0)] = [(i, row[0], float(row[1])) for i, row in enumerate(rows)]
         else:
             frame = pl.DataFrame(rows, schema=["a", "b", "c"], orient="row")
-            frame.write_csv(path) if kind == "csv" else frame.write_parquet(path, row_group_size=10)
+            if kind == "csv":
+                frame.write_csv(path)
+            elif kind == "arrow":
+                frame.write_ipc(path, record_batch_size=10)
+            else:
+                frame.write_parquet(path, row_group_size=10)
             expected[TopicPartition(str(path), 0)] = [(i, *row) for i, row in enumerate(rows)]
         paths.append(path)
     return Setting(lambda: FileSource(paths), expected)
+
+
+def _hive(directory: Path) -> Setting:
+    expected: dict[TopicPartition, list[object]] = {}
+    for part in ("a", "b"):
+        folder = directory / f"part={part}" / "year=2026"
+        folder.mkdir(parents=True)
+        pl.DataFrame(ROWS, schema=["a", "b", "c"], orient="row").write_parquet(folder / "x.parquet")
+        expected[TopicPartition(str(folder / "x.parquet"), 0)] = [(i, *row, part, 2026.0) for i, row in enumerate(ROWS)]
+    return Setting(lambda: FileSource(directory), expected)
+
+
+def _url(directory: Path) -> Setting:
+    """Through pyarrow's filesystems; row groups, not blocks, are what is read at once."""
+    expected: dict[TopicPartition, list[object]] = {}
+    frame = pl.DataFrame(ROWS, schema=["a", "b", "c"], orient="row")
+    frame.write_parquet(directory / "a.parquet", row_group_size=7)
+    frame.write_ipc(directory / "b.arrow", record_batch_size=9)
+    frame.write_csv(directory / "c.csv")
+    for name in ("a.parquet", "b.arrow", "c.csv"):
+        expected[TopicPartition(f"file://{directory}/{name}", 0)] = [(i, *row) for i, row in enumerate(ROWS)]
+    return Setting(lambda: FileSource(f"file://{directory}"), expected)
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +124,11 @@ IMPLEMENTATIONS: dict[str, Callable[[pytest.FixtureRequest, Path], Setting]] = {
     "memory": lambda _request, _path: _memory(),
     "csv": lambda _request, path: _files(path, "csv"),
     "npy": lambda _request, path: _files(path, "npy"),
+    "npz": lambda _request, path: _files(path, "npz"),
     "parquet": lambda _request, path: _files(path, "parquet"),
+    "arrow": lambda _request, path: _files(path, "arrow"),
+    "hive": lambda _request, path: _hive(path),
+    "url": lambda _request, path: _url(path),
     "kafka-columns": lambda request, _path: _kafka(request, plain=False),
     "kafka-plain": lambda request, _path: _kafka(request, plain=True),
 }

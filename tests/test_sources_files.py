@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from streamkm.codecs import ColumnsCodec
 from streamkm.errors import FileFormatError, PositionLostError, SettingsError, StreamkmError, TopicNotFoundError
 from streamkm.records import TopicPartition
-from streamkm.sources import FileSource, _file_readers
+from streamkm.sources import FileSource, _tables
 
 
 def read(path, fields=None, max_records=1000):
@@ -88,7 +88,7 @@ def test_csv_is_the_same_in_blocks_of_any_size_from_any_row(tmp_path_factory, ro
     path = tmp_path_factory.mktemp("csv") / "a.csv"
     pl.DataFrame(rows, schema={"a": pl.String, "b": pl.String}, orient="row").write_csv(path, quote_style="always")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_file_readers, "BLOCK_BYTES", block)
+        patch.setattr(_tables, "BLOCK_BYTES", block)
         with contextlib.closing(FileSource(path)) as source:
             tp = source.partitions()[0]
             assert source.end() == {tp: len(rows)}
@@ -122,7 +122,7 @@ def test_which_rows_are_bad_does_not_depend_on_where_a_file_was_cut(tmp_path, mo
     path = written(tmp_path, "a\n" + "1.5\n" * 50 + "oops\n" + "2.5\n" * 50 + "inf\n\n3\n")
     expected = None
     for block in (10, 57, 1 << 20):
-        monkeypatch.setattr(_file_readers, "BLOCK_BYTES", block)
+        monkeypatch.setattr(_tables, "BLOCK_BYTES", block)
         source = FileSource(path)
         source.seek(source.beginning())
         batches = []
@@ -172,7 +172,7 @@ def test_npy_arrays_have_columns_by_number_or_by_their_names(tmp_path):
 
 
 def test_rows_come_from_blocks_so_that_memory_stays_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr(_file_readers, "BLOCK_ROWS", 10)
+    monkeypatch.setattr(_tables, "BLOCK_ROWS", 10)
     np.save(tmp_path / "a.npy", np.arange(25.0))
     pl.DataFrame({"0": np.arange(25.0)}).write_parquet(tmp_path / "a.parquet")
     for name in ("a.npy", "a.parquet"):
@@ -184,15 +184,17 @@ def test_rows_come_from_blocks_so_that_memory_stays_bounded(tmp_path, monkeypatc
         assert read(tmp_path / name) == {"0": list(range(25))}
 
 
-@pytest.mark.parametrize("kind", ["csv", "npy", "parquet"])
+@pytest.mark.parametrize("kind", ["csv", "npy", "npz", "parquet", "arrow"])
 def test_files_without_rows_are_at_their_end(tmp_path, kind):
     path = tmp_path / f"a.{kind}"
-    if kind == "csv":
-        path.write_text("a,b\n")
-    elif kind == "npy":
-        np.save(path, np.empty((0, 2)))
-    else:
-        pl.DataFrame({"a": pl.Series([], dtype=pl.Float64)}).write_parquet(path)
+    empty = pl.DataFrame({"a": pl.Series([], dtype=pl.Float64)})
+    {
+        "csv": lambda: path.write_text("a,b\n"),
+        "npy": lambda: np.save(path, np.empty((0, 2))),
+        "npz": lambda: np.savez(path, np.empty((0, 2))),
+        "parquet": lambda: empty.write_parquet(path),
+        "arrow": lambda: empty.write_ipc(path),
+    }[kind]()
     source = FileSource(path)
     assert source.beginning() == source.end()
     source.seek(source.end())
@@ -216,6 +218,9 @@ def test_files_without_rows_are_at_their_end(tmp_path, kind):
         ("a.npy", b"", "not an npy array"),
         ("a.parquet", b"PAR1", "not parquet"),
         ("a.parquet", b"a,b\n1,2\n", "not parquet"),
+        ("a.npz", b"not numpy", "not an npz archive"),
+        ("a.arrow", b"ARROW1", "not an Arrow IPC file"),
+        ("a.feather", b"a,b\n1,2\n", "not an Arrow IPC file"),
         ("a.json", b"{}", "not a kind of file.*parquet"),
         ("a", b"", "not a kind of file"),
     ],
@@ -227,10 +232,14 @@ def test_a_file_that_is_not_what_its_name_says_is_named(tmp_path, name, content,
     assert str(path) in refused.value.where
 
 
-@pytest.mark.parametrize("kind", ["npy", "parquet"])
+@pytest.mark.parametrize("kind", ["npy", "npz", "parquet", "arrow", "feather"])
 def test_a_file_cut_off_is_named(tmp_path, kind):
     path = tmp_path / f"a.{kind}"
-    np.save(path, np.arange(1000.0)) if kind == "npy" else pl.DataFrame({"a": range(1000)}).write_parquet(path)
+    if kind.startswith("np"):
+        np.save(path, np.arange(1000.0)) if kind == "npy" else np.savez_compressed(path, np.arange(1000.0))
+    else:
+        frame = pl.DataFrame({"a": range(1000)})
+        frame.write_parquet(path) if kind == "parquet" else frame.write_ipc(path)
     content = path.read_bytes()
     for keep in (len(content) // 2, len(content) - 1):
         path.write_bytes(content[:keep])

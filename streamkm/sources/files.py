@@ -1,58 +1,67 @@
-"""Records from files: rows of csv, npy and parquet."""
+"""Records from files: rows of csv, npy, npz, parquet and Arrow."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import zlib
 from collections.abc import Sequence
 from os import PathLike, fspath
-from pathlib import Path
 
 import numpy as np
 
-from streamkm.errors import PositionLostError, SettingsError, SourceClosedError, TopicNotFoundError
+from streamkm.errors import PositionLostError, SourceClosedError
 from streamkm.records import ColumnRecords, Position, TopicPartition
-from streamkm.sources._file_readers import Reader, open_reader
+from streamkm.sources import _file_readers
+from streamkm.sources._file_places import Place, expand
 from streamkm.sources._position import check_position
+from streamkm.sources._tables import Reader
 from streamkm.state import Json
+
+__all__ = ["FileSource", "Place", "expand", "numeric_columns"]
+
+Path = str | PathLike[str] | Place
 
 _SAMPLE_BYTES = 1 << 16
 
 
 class FileSource:
-    """Files as a `Source`: each path is a partition, each row a record, its number the offset.
+    """Files as a `Source`: each is a partition, each row a record, its number the offset.
 
-    Memory stays bounded: a csv file is read 4 MB at a time, the others about a hundred thousand rows at a time. A file
-    is taken as it is when it is opened; one that grows afterwards is read to its old end.
+    Memory stays bounded: a csv file is read 4 MB at a time, the others about a hundred thousand rows at a time, or by
+    row groups where another machine has them. A file is taken as it is when it is opened; one that grows afterwards is
+    read to its old end.
 
     Parameters
     ----------
     paths
-        One path or several; the suffix says what each is.
+        One or several: files, folders, globs, or URLs of these such as ``s3://bucket/folder`` (with pyarrow). The
+        suffix says what a file is: csv, tsv, npy, npz, parquet, pq, arrow, feather, ipc.
     fields
-        Columns to read, in any order; all when None. Columns of an npy array are named "0", "1", ...
+        Columns to read, in any order; all when None. Columns of an npy array are named "0", "1", ... What stands in
+        a path as ``year=2026/`` is a column too.
 
     Raises
     ------
     TopicNotFoundError
         A file does not exist.
+    SettingsError
+        No path, a file twice, or a URL without pyarrow.
     FileFormatError
         A file is not what its name says, or has not these columns.
     """
 
-    def __init__(
-        self, paths: str | PathLike[str] | Sequence[str | PathLike[str]], *, fields: Sequence[str] | None = None
-    ) -> None:
-        listed = [paths] if isinstance(paths, str | PathLike) else list(paths)
-        names = sorted(fspath(path) for path in listed)
-        if not names or len(set(names)) < len(names):
-            raise SettingsError("give at least one path, and each only once", where=", ".join(names))
+    def __init__(self, paths: Path | Sequence[Path], *, fields: Sequence[str] | None = None) -> None:
+        listed: list[Path] = [paths] if isinstance(paths, str | PathLike | Place) else list(paths)
         self._readers: dict[TopicPartition, Reader] = {}
+        self._places: dict[TopicPartition, Place] = {}
         self._position: dict[TopicPartition, int] = {}
         self._closed = False
         try:
-            for name in names:
-                _check_exists(name)
-                self._readers[TopicPartition(name, 0)] = open_reader(name, fields)
+            for place in expand([path if isinstance(path, Place) else fspath(path) for path in listed]):
+                tp = TopicPartition(place.name, 0)
+                self._readers[tp] = _file_readers.open_reader(place, fields)
+                self._places[tp] = place
         except BaseException:
             self.close()
             raise
@@ -61,7 +70,7 @@ class FileSource:
         self._check()
         return {
             "kind": "files",
-            "files": [{"path": tp.topic, **_fingerprint(Path(tp.topic))} for tp in self._readers],
+            "files": [{"path": place.name, **_fingerprint(place)} for place in self._places.values()],
         }
 
     def partitions(self) -> tuple[TopicPartition, ...]:
@@ -81,7 +90,8 @@ class FileSource:
         for tp, row in position.items():
             if tp not in self._readers:
                 raise PositionLostError(f"row {row} is wanted of a file that is not read", where=str(tp))
-            check_position(tp, row, 0, self._readers[tp].rows())
+            if row:  # the beginning is there without looking for the end
+                check_position(tp, row, 0, self._readers[tp].rows())
         self._position = {tp: position[tp] for tp in sorted(position)}
 
     def poll(self, timeout: float, max_records: int) -> Sequence[ColumnRecords]:
@@ -90,7 +100,7 @@ class FileSource:
         out = []
         for tp, start in self._position.items():
             reader = self._readers[tp]
-            if max_records <= 0 or start >= reader.rows():
+            if max_records <= 0 or reader.ended(start):
                 continue
             block = reader.block(start)
             stop = min(block.stop, start + max_records)
@@ -102,6 +112,16 @@ class FileSource:
             max_records -= stop - start
         self._position.update({records.partition: records.stop for records in out})
         return out
+
+    def is_single(self) -> bool:
+        """Whether float32 holds all values of the columns that are read exactly."""
+        self._check()
+        return all(reader.single for reader in self._readers.values())
+
+    def share(self) -> float:
+        """About which share of the files was read, 0 to 1; for progress."""
+        self._check()
+        return sum(self._readers[tp].share(row) for tp, row in self._position.items()) / max(1, len(self._readers))
 
     def position(self) -> Position:
         self._check()
@@ -121,15 +141,22 @@ class FileSource:
             raise SourceClosedError("the source was closed", where=", ".join(tp.topic for tp in self._readers))
 
 
-def _check_exists(name: str) -> None:
-    if not Path(name).is_file():
-        raise TopicNotFoundError("the file does not exist", where=name)
-
-
-def _fingerprint(path: Path) -> Json:
+def _fingerprint(place: Place) -> Json:
     """Size and a checksum of both ends: tells another file under the same name, at any size, at once."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
+    with contextlib.closing(place.open()) as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
         crc = zlib.crc32(file.read(_SAMPLE_BYTES))
         file.seek(max(0, size - _SAMPLE_BYTES))
         return {"bytes": size, "crc32": zlib.crc32(file.read(), crc)}
+
+
+def numeric_columns(place: Place) -> tuple[str, ...]:
+    """Names of the columns of a file that are numbers; of a csv file, by its first rows.
+
+    Raises
+    ------
+    FileFormatError
+        The file is not what its name says.
+    """
+    return _file_readers.numeric_columns(place)

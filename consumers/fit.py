@@ -1,0 +1,262 @@
+"""``streamkm fit``: the exact algorithm over files, or over the rows of a database."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from consumers import fit_view, logs
+from consumers.options import example, takes
+from streamkm.errors import SettingsError
+from streamkm.recompute import outputs
+from streamkm.recompute.collect import Collected, Files, check_enough, choose_fields, collect
+from streamkm.recompute.fitting import Fitted, fit_points
+from streamkm.recompute.k_range import METHODS, Trials, fit_range
+from streamkm.recompute.pointfile import replacing
+from streamkm.settings import FitSettings
+from streamkm.sources.files import expand
+from streamkm.sources.sql import sql_rows
+from streamkm.values import KRange
+
+DEFAULT_K = 8
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Files to write."""
+
+    out: Path | None
+    labels: Path | None
+    plot: Path | None
+
+    def check(self) -> None:
+        """Make sure, before a long fit, that they can be written.
+
+        Raises
+        ------
+        SettingsError
+            They cannot.
+        """
+        outputs.check_output("--out", self.out, outputs.CENTROIDS)
+        outputs.check_output("--labels", self.labels, outputs.LABELS)
+        if self.plot is not None and self.plot.suffix.lower() == ".png":
+            raise SettingsError(
+                "pictures are written as SVG",
+                where="--plot",
+                hint=f"Write {self.plot.with_suffix('.svg')} and convert it",
+            )
+        outputs.check_output("--plot", self.plot, outputs.PICTURES)
+
+
+_file = click.Path(path_type=Path)
+
+
+@click.command(
+    epilog=example(
+        "streamkm fit points.parquet --k 8",
+        "streamkm fit 'data/year=*/*.csv' --fields lat,lon --k 2..20 --plot ks.svg",
+        "streamkm fit s3://bucket/points --k 50 --memory 512MB --out centroids.json --labels labels.parquet",
+        "streamkm fit --sql 'select a, b from points' --database sqlite:///points.db --k 5 --json",
+        "streamkm fit examples/worked-example.csv --init examples/worked-example-start.csv --trace",
+    )
+)
+@click.argument("paths", nargs=-1)
+@click.option("--sql", metavar="QUERY", help="Read the rows of this query instead of files; needs --database.")
+@click.option("--out", type=_file, help="Write centroids to this json, csv, parquet or npz file.")
+@click.option(
+    "--labels",
+    type=_file,
+    help="Write label and distance of each row, in input order, to this csv, parquet or npy file.",
+)
+@click.option(
+    "--plot",
+    type=_file,
+    help="Write a picture to this svg file (no png): the points by cluster, as two fields or the first two principal "
+    "components; with --trace one more for each of the first 50 iterations; for a range of k its curves.",
+)
+@click.option("--plot-fields", metavar="A,B,...", default="", help="Draw every pair of these fields.")
+@click.option("--trace", is_flag=True, help="Show every iteration.")
+@click.option(
+    "--checkpoint",
+    type=_file,
+    help="Keep the state of the fit in this file until it is done: the same command, after a kill, goes on from there.",
+)
+@takes(FitSettings)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def fit(
+    paths: tuple[str, ...],
+    settings: FitSettings,
+    *,
+    sql: str | None,
+    out: Path | None,
+    labels: Path | None,
+    plot: Path | None,
+    plot_fields: str,
+    trace: bool,
+    checkpoint: Path | None,
+    as_json: bool,
+) -> None:
+    """Run the whole K-Means algorithm, exactly, over the rows of PATHS.
+
+    A path is a csv, tsv, npy, npz, parquet or Arrow file (.arrow, .feather, .ipc), a folder of these, a glob, or a URL
+    such as s3://bucket/folder (with pyarrow). Names in a path such as year=2026/ can be fields too. Files are read in
+    the order of their names, rows in the order of the file; rows and clusters are counted from 0.
+
+    --k takes a number (8 if there is no --init with centroids), or a range such as 2..20: then every k is fitted, each
+    from the one before and one more row, and the one that tells clusters apart best is suggested.
+
+    Points beyond --memory lie in a file in the folder for temporary files (TMPDIR says where that is).
+    """
+    logs.configure()
+    files = Outputs(out, labels, plot)
+    files.check()
+    outputs.check_output("--checkpoint", checkpoint, ())
+    if bool(paths) == (sql is not None):
+        raise SettingsError("give either paths or --sql", where="streamkm fit", hint="Such as streamkm fit points.csv")
+    if sql is not None and not settings.database:
+        raise SettingsError("--sql needs a database", where="--database", hint="Such as sqlite:///points.db")
+    with _tidy_end(), tempfile.TemporaryDirectory(prefix="streamkm-fit-") as folder, fit_view.Bars() as bars:
+        points_file = Path(folder) / "points" if settings.memory is not None else None
+        where = ", ".join(paths) if sql is None else "--sql"
+        collected = _collected(paths, sql, settings, points_file, bars)
+        k, start = _start(settings, collected)
+        check_enough(collected, k.high, where)
+        drawn = tuple(name.strip() for name in plot_fields.split(",") if name.strip())
+        fit_view.check_pairs(drawn, collected.fields)
+        trials: Trials | None = None
+        if k.low < k.high:
+            if trace or checkpoint:
+                raise SettingsError(
+                    "this is for one k", where="--trace" if trace else "--checkpoint", hint="Give one k"
+                )
+            trials = _fit_range(collected, k, settings, bars)
+            fitted = trials.fitted
+        else:
+            bars.say("fitting: finding a start")
+            fitted = _fit(collected, k.low, start, settings, bars, trace=trace, checkpoint=checkpoint)
+        result = fit_view.as_json(where, collected, fitted, settings, trials)
+        bars.say("writing")
+        _write(files, collected, fitted, trials, result, drawn)
+        if checkpoint is not None:
+            checkpoint.unlink(missing_ok=True)
+    if as_json:
+        click.echo(json.dumps(result, indent=2, allow_nan=False))
+    else:
+        fit_view.show(result, collected, fitted, trials, all_fields=not settings.fields)
+
+
+def _collected(
+    paths: tuple[str, ...], sql: str | None, settings: FitSettings, file: Path | None, bars: fit_view.Bars
+) -> Collected:
+    """Read all rows."""
+    skip_bad = settings.bad_rows == "skip"
+    if sql is None:
+        files = Files(expand(paths), settings.fields, settings.weight_field)
+        rows, fields, single = files.rows(bars.read), files.fields, files.single
+    else:
+        asked = sql_rows(sql, settings.database)
+        first = next(asked)
+        numeric = [name for name, column in first.columns.items() if column.dtype != object]
+        fields = settings.fields or choose_fields((), numeric, settings.weight_field, "--sql")
+        rows, single = bars.count(itertools.chain([first], asked)), False
+    return collect(rows, fields, weight_field=settings.weight_field, single=single, skip_bad=skip_bad, file=file)
+
+
+def _start(settings: FitSettings, collected: Collected) -> tuple[KRange, Any]:
+    """K, and the method or the centroids to start from.
+
+    Raises
+    ------
+    SettingsError
+        Their shape does not fit.
+    """
+    if settings.init in METHODS:
+        return settings.k or KRange(DEFAULT_K, DEFAULT_K), settings.init
+    if not Path(settings.init).is_file():
+        raise SettingsError(f"{settings.init} is neither a file nor one of {', '.join(METHODS)}", where="--init")
+    centroids = outputs.read_centroids(Path(settings.init), collected.fields)
+    k = settings.k or KRange(len(centroids), len(centroids))
+    if k.low == k.high != len(centroids):
+        raise SettingsError(f"it has {len(centroids)} centroids, and --k is {k}", where=settings.init)
+    return k, centroids
+
+
+def _fit(
+    collected: Collected,
+    k: int,
+    start: Any,
+    settings: FitSettings,
+    bars: fit_view.Bars,
+    *,
+    trace: bool,
+    checkpoint: Path | None,
+) -> Fitted:
+    return fit_points(
+        collected.points,
+        n_clusters=k,
+        init=start,
+        n_init=settings.n_init,
+        max_iter=settings.max_iter,
+        tol=settings.tol,
+        seed=settings.seed,
+        weights=collected.weights,
+        memory=settings.memory,
+        n_threads=settings.threads or None,
+        trace=trace,
+        on_progress=bars.iteration if bars.shown else None,
+        checkpoint=checkpoint,
+    )
+
+
+def _fit_range(collected: Collected, k: KRange, settings: FitSettings, bars: fit_view.Bars) -> Trials:
+    return fit_range(
+        collected,
+        k.low,
+        k.high,
+        init=settings.init,
+        n_init=settings.n_init,
+        max_iter=settings.max_iter,
+        tol=settings.tol,
+        seed=settings.seed,
+        memory=settings.memory,
+        n_threads=settings.threads or None,
+        on_trial=lambda at: bars.trial(at - k.low, k.high - k.low + 1, at),
+    )
+
+
+def _write(
+    files: Outputs,
+    collected: Collected,
+    fitted: Fitted,
+    trials: Trials | None,
+    result: dict[str, Any],
+    pairs: tuple[str, ...],
+) -> None:
+    if files.out is not None:
+        outputs.write_centroids(files.out, result)
+    if files.labels is not None:
+        outputs.write_labels(files.labels, outputs.labelled(fitted, collected), collected.n_rows)
+    if files.plot is not None:
+        for path, picture in fit_view.pictures(files.plot, collected, fitted, trials, pairs):
+            with replacing(path) as file:
+                file.write(picture.encode())
+
+
+@contextlib.contextmanager
+def _tidy_end() -> Iterator[None]:
+    """Have SIGTERM remove temporary files, as Ctrl-C does."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,232 @@
+"""``streamkm replay | diff | promote``: recompute a range of a topic exactly, compare, and put the result in charge."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from consumers import logs
+from consumers.compose import source_opener
+from consumers.inspect import cluster_table, snapshot_json
+from consumers.options import example, takes
+from streamkm.broker import cache_dir
+from streamkm.codecs import make_codec
+from streamkm.errors import NotReadyError, SettingsError
+from streamkm.recompute.archive import Archive
+from streamkm.settings import ReplaySettings, StoreSettings
+from streamkm.state import ModelSpec
+from streamkm.stores import Promotion, Store, open_store
+
+if TYPE_CHECKING:
+    from streamkm.recompute.fitting import Progress as FitProgress
+
+_folder = click.Path(path_type=Path, file_okay=False)
+LATE = 10
+"""Exit status when a promotion was asked for and not seen in time."""
+
+
+class Bars:
+    """Progress on a terminal; nothing elsewhere."""
+
+    def __init__(self) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+        self.progress = Progress(*columns, disable=not sys.stderr.isatty(), console=Console(stderr=True))
+        self._task = self.progress.add_task("reading", total=None)
+
+    def read(self, done: int, total: int) -> None:
+        """So many of so many offsets were read."""
+        self.progress.update(self._task, description=f"reading {done:,} of {total:,}", total=total, completed=done)
+
+    def fit(self, at: FitProgress) -> None:
+        """An iteration was made."""
+        text = f"start {at.run + 1}, iteration {at.iteration}: cost {at.inertia:.6g}, {at.moved:,} points moved"
+        self.progress.update(self._task, description=text, total=None)
+
+
+@click.command(
+    epilog=example(
+        "streamkm replay orders --from beginning --to now",
+        "streamkm replay orders --from 2026-11-01 --to now --k 8 --promote",
+        "streamkm replay orders --from snapshot:12 --to 2h --archive orders-archive --init live",
+    )
+)
+@click.argument("model")
+@click.option("--from", "start", default="beginning", show_default=True, metavar="PLACE", help="First record.")
+@click.option("--to", "stop", default="now", show_default=True, metavar="PLACE", help="Where to stop.")
+@click.option(
+    "--archive",
+    type=_folder,
+    help="Keep what was read as parquet files in this folder; what is there is not read from the topic again.",
+)
+@click.option("--work", type=_folder, help="Folder in which a killed replay goes on; in the cache if not given.")
+@click.option("--trace", is_flag=True, help="Keep cost and moved points of every iteration.")
+@click.option("--promote", "promoted", is_flag=True, help="Put the result in charge at once.")
+@takes(ReplaySettings)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def replay(
+    model: str,
+    settings: ReplaySettings,
+    *,
+    start: str,
+    stop: str,
+    archive: Path | None,
+    work: Path | None,
+    trace: bool,
+    promoted: bool,
+    as_json: bool,
+) -> None:
+    """Run the exact algorithm over a range of the topic of MODEL, beside the live consumer.
+
+    A PLACE is beginning, now, an ISO 8601 time, how long ago (2h), offset:N, P:N,P:N for single partitions, or
+    snapshot:N. The range is pinned before the first record is read. The result is a snapshot of its own, which answers
+    nothing until it is promoted; the consumer and its offsets are left alone. The same command, after a kill, goes on.
+    """
+    # numba takes a second, which help need not wait for.
+    from streamkm.recompute.replay import FitChoice, Work, recompute
+    from streamkm.recompute.span import pin
+
+    logs.configure()
+    with contextlib.closing(open_store(settings.store)) as store:
+        spec = store.model(model).spec
+        k = _k(store, spec, settings)
+        opener = source_opener(str(spec.source["topic"]), settings, None)
+        choice = FitChoice(k, settings.init, settings.n_init, settings.max_iter, settings.tol, settings.seed)
+        asked = {"model": model, "from": start, "to": stop, "archive": str(archive), **asdict(choice)}
+        asked |= {"store": settings.store, "source": dict(spec.source)}
+        name = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
+        own = Work(work or cache_dir() / "replay" / f"{model}-{name}")
+        with contextlib.closing(opener()) as source:
+            span, resumed = own.pinned(
+                asked, lambda: pin(source, start, stop, lambda i: store.snapshot(model, i).position)
+            )
+        if resumed:
+            click.echo(f"going on with the replay that was begun in {own.folder}", err=True)
+        kept = Archive(
+            archive or own.folder / "archive",
+            {"source": dict(spec.source), "fields": list(spec.fields), "codec": dict(spec.codec)},
+        )
+        bars = Bars()
+        with bars.progress:
+            kept.fill(span, opener, make_codec(spec.codec), max_bad_ratio=settings.max_bad_ratio, on_progress=bars.read)
+            number = recompute(
+                store,
+                spec,
+                span,
+                kept,
+                own,
+                choice,
+                memory=settings.memory,
+                threads=settings.threads or None,
+                trace=trace,
+                on_progress=bars.fit,
+            )
+        own.clear()
+        if archive is None:
+            kept.remove()
+        if promoted:
+            store.promote(model, Promotion(number, skip=False))
+        found = store.snapshot(model, number)
+    if as_json:
+        click.echo(json.dumps(snapshot_json(found), indent=2))
+        return
+    d = found.detail
+    console = Console()
+    console.print(f"snapshot {number}: {found.n_points:,} points, cost {d['cost']:.6g}, {d['iterations']} iterations")
+    if d["live"] is not None:
+        console.print(f"on the same points snapshot {d['live']['snapshot']} costs {d['live']['cost']:.6g}")
+    console.print(cluster_table(found))
+    console.print(
+        "the consumer is asked to put it in charge"
+        if promoted
+        else f"to put it in charge: streamkm promote {model} {number}"
+    )
+
+
+def _k(store: Store, spec: ModelSpec, settings: ReplaySettings) -> int:
+    if settings.k is not None:
+        if settings.k.low != settings.k.high:
+            raise SettingsError("a replay is for one k", where="--k", hint="streamkm fit takes a range")
+        return settings.k.low
+    if spec.n_clusters:
+        return spec.n_clusters
+    return len(store.snapshot(spec.name).ids)
+
+
+@click.command(epilog=example("streamkm diff orders 11 12", "streamkm diff orders 11 12 --json"))
+@click.argument("model")
+@click.argument("a", type=int)
+@click.argument("b", type=int)
+@takes(StoreSettings)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def diff(model: str, a: int, b: int, settings: StoreSettings, *, as_json: bool) -> None:
+    """Compare snapshots A and B of MODEL: what moved how far, which points change cluster, what each costs.
+
+    Both are judged on the same points: the weighted sample of its stream that the model has now.
+    """
+    from streamkm.models import OnlineKMeans
+    from streamkm.recompute.compare import compare
+
+    with contextlib.closing(open_store(settings.store)) as store:
+        first, second = store.snapshot(model, a), store.snapshot(model, b)
+        checkpoint = store.load(model)
+    if checkpoint is None:
+        raise NotReadyError("the model has learned nothing yet", where=f"model {model}")
+    coreset = OnlineKMeans.from_state(checkpoint.state).coreset_
+    found = compare(first, second, coreset.rows_, coreset.weights_)
+    if as_json:
+        click.echo(json.dumps(found.to_json(), indent=2))
+        return
+    console = Console()
+    console.print(f"{found.changed:.2%} of the points change cluster")
+    console.print(f"mean squared distance: {found.cost_a:.6g} in {a}, {found.cost_b:.6g} in {b}")
+    table = Table("cluster", f"share in {a}", f"share in {b}", "moved", "in spreads")
+    for m in found.moved:
+        spreads = "" if m.spreads is None else f"{m.spreads:.3g}"
+        table.add_row(str(m.id), f"{m.share_before:.1%}", f"{m.share_after:.1%}", f"{m.distance:.4g}", spreads)
+    console.print(table)
+    for what, ids in ((f"only in {a}", found.gone), (f"only in {b}", found.new)):
+        if ids:
+            console.print(f"{what}: {', '.join(map(str, ids))}")
+
+
+@click.command(
+    epilog=example(
+        "streamkm promote orders 12",
+        "streamkm promote orders 9 --skip     (roll back, and leave out what came since)",
+    )
+)
+@click.argument("model")
+@click.argument("snapshot", type=int)
+@click.option("--skip", is_flag=True, help="Leave out the records between it and now; else they are learned again.")
+@click.option("--wait", default=30.0, show_default=True, metavar="SECONDS", help="For the consumer to do it; 0: not.")
+@takes(StoreSettings)
+def promote(model: str, snapshot: int, settings: StoreSettings, *, skip: bool, wait: float) -> None:
+    """Put SNAPSHOT in charge of MODEL, a recomputed one or an older one.
+
+    The live consumer takes it up at its next checkpoint: ids and weights go on from it, and the records that came since
+    are learned, in one commit. Exit status 10 if that was not seen within --wait; it stays asked for.
+    """
+    with contextlib.closing(open_store(settings.store)) as store:
+        store.promote(model, Promotion(snapshot, skip))
+        deadline = time.monotonic() + wait
+        while store.promotion(model) is not None and time.monotonic() < deadline:
+            time.sleep(0.1)
+        open_ = store.promotion(model) is not None
+        newest = store.snapshot(model) if store.model(model).last_snapshot else None
+    if not open_ and newest is not None:
+        click.echo(f"snapshot {snapshot} is in charge, as snapshot {newest.id}")
+        return
+    click.echo(f"snapshot {snapshot} will be in charge when a consumer of {model} runs and has come so far")
+    if wait > 0.0:
+        sys.exit(LATE)

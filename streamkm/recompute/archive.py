@@ -1,0 +1,225 @@
+"""Ranges of a topic as parquet files: read once, then read again from here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from streamkm.codecs.base import Codec
+from streamkm.errors import BadRecordsError, FileFormatError, SettingsError
+from streamkm.recompute.pointfile import replacing
+from streamkm.recompute.span import Span
+from streamkm.records import Batch, BatchRange, TopicPartition
+from streamkm.sources.base import Source
+from streamkm.sources.ranges import RangeReader
+from streamkm.state import Json
+
+PART_OFFSETS = 1 << 20
+"""A file holds the points of at most so many offsets: what a kill costs, and what is in memory at a time."""
+READ_OFFSETS = 1 << 16
+BAD_WINDOW = 1000
+"""From so many records on their bad share is judged."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file.
+
+    Attributes
+    ----------
+    partition
+        Number of the partition.
+    start, stop
+        Offsets, as in a range.
+    points, bad, tombstones
+        What its records were.
+    newest
+        The latest event time of its points, seconds since 1970; None when they have none.
+    """
+
+    partition: int
+    start: int
+    stop: int
+    points: int
+    bad: int
+    tombstones: int
+    newest: float | None
+
+    @property
+    def name(self) -> str:
+        """Of the file."""
+        return f"{self.partition:05d}-{self.start:020d}-{self.stop:020d}.parquet"
+
+
+class Archive:
+    """A folder of parquet files with the points of ranges of one topic, and an index of them.
+
+    A file has a column for each field, and ``_offset`` and ``_time``. It is in the index when it is whole, so a kill
+    loses the file that was being written and no other.
+
+    Parameters
+    ----------
+    folder
+        Made if it is not there.
+    contents
+        What is in it: source, fields and codec.
+
+    Raises
+    ------
+    SettingsError
+        The folder holds something else.
+    FileFormatError
+        Its index is damaged.
+    """
+
+    def __init__(self, folder: Path, contents: Json) -> None:
+        self.folder = folder
+        self.contents: Json = json.loads(json.dumps(contents))
+        self.parts: list[Part] = []
+        folder.mkdir(parents=True, exist_ok=True)
+        index = folder / "archive.json"
+        if not index.exists():
+            return
+        try:
+            told = json.loads(index.read_text())
+            self.parts = [Part(**part) for part in told["parts"]]
+        except (ValueError, TypeError, KeyError) as e:
+            raise FileFormatError(f"is no index of an archive ({e})", where=str(index)) from e
+        if told["contents"] != self.contents:
+            raise SettingsError(
+                "the archive holds other points: its source, fields or codec differ",
+                where=str(folder),
+                hint="Name another folder, or remove this one",
+            )
+
+    def fill(
+        self,
+        span: Span,
+        open_source: Callable[[], Source],
+        codec: Codec,
+        *,
+        max_bad_ratio: float = 0.5,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Read what is missing of a span, each partition to its pinned end by position.
+
+        Parameters
+        ----------
+        on_progress
+            Told offsets done and offsets in all.
+
+        Raises
+        ------
+        PositionLostError
+            The topic no longer has some of it.
+        BadRecordsError
+            More than this share of a part's records is bad.
+        """
+        missing = [gap for tp in sorted(span.start) for gap in self._gaps(tp, span.start[tp], span.stop[tp])]
+        total = span.offsets
+        done = total - sum(stop - start for _, start, stop in missing)
+        if not missing:
+            return
+        source = open_source()
+        try:
+            for tp, start, stop in missing:
+                reader = RangeReader(source, tp)
+                for at in range(start, stop, PART_OFFSETS):
+                    until = min(at + PART_OFFSETS, stop)
+                    batches: list[Batch] = []
+                    for a in range(at, until, READ_OFFSETS):
+                        b = min(a + READ_OFFSETS, until)
+                        batches += [codec.decode(records) for records in reader.read(BatchRange(tp, a, b))]
+                        done += b - a
+                        if on_progress is not None:
+                            on_progress(done, total)
+                    self._write(tp, at, until, batches, max_bad_ratio)
+        finally:
+            source.close()
+
+    def _gaps(self, tp: TopicPartition, start: int, stop: int) -> Iterator[tuple[TopicPartition, int, int]]:
+        for part in sorted(self._of(tp), key=lambda p: p.start):
+            if part.stop <= start or part.start >= stop:
+                continue
+            if part.start > start:
+                yield tp, start, part.start
+            start = max(start, part.stop)
+        if start < stop:
+            yield tp, start, stop
+
+    def _of(self, tp: TopicPartition) -> list[Part]:
+        return [part for part in self.parts if part.partition == tp.partition]
+
+    def _write(self, tp: TopicPartition, start: int, stop: int, batches: Sequence[Batch], max_bad_ratio: float) -> None:
+        fields: Sequence[str] = self.contents["fields"]
+        bad = [b for batch in batches for b in batch.bad]
+        points = np.concatenate([batch.points for batch in batches]) if batches else np.empty((0, len(fields)))
+        tombstones = sum(batch.tombstones for batch in batches)
+        records = len(points) + len(bad) + tombstones
+        if records >= BAD_WINDOW and len(bad) > max_bad_ratio * records:
+            raise BadRecordsError(
+                f"{len(bad) / records:.0%} of the records from {start} to {stop} are bad, such as {bad[0]}",
+                where=str(tp),
+                hint="Mend the fields, or raise --max-bad-ratio",
+            )
+        times = np.concatenate([batch.times for batch in batches]) if batches else np.empty(0)
+        offsets = np.concatenate([batch.offsets for batch in batches]) if batches else np.empty(0, np.int64)
+        newest = float(np.nanmax(times)) if len(times) and not np.isnan(times).all() else None
+        part = Part(tp.partition, start, stop, len(points), len(bad), tombstones, newest)
+        columns = {"_offset": offsets, "_time": times} | {f: points[:, j] for j, f in enumerate(fields)}
+        with replacing(self.folder / part.name) as file:
+            pl.DataFrame(columns).write_parquet(file)
+        parts = [*self.parts, part]
+        with replacing(self.folder / "archive.json") as file:
+            told = {"contents": self.contents, "parts": [asdict(p) for p in parts]}
+            file.write(json.dumps(told, indent=1).encode())
+        self.parts = parts
+
+    def remove(self) -> None:
+        """Remove it."""
+        for path in (*(self.folder / part.name for part in self.parts), self.folder / "archive.json"):
+            path.unlink(missing_ok=True)
+        self.folder.rmdir()
+
+    def within(self, span: Span) -> list[Part]:
+        """The parts that overlap a span, partition by partition, in order."""
+        return [
+            part
+            for tp in sorted(span.start)
+            for part in sorted(self._of(tp), key=lambda p: p.start)
+            if part.start < span.stop[tp] and part.stop > span.start[tp]
+        ]
+
+    def points(self, span: Span) -> Iterator[NDArray[np.float64]]:
+        """Points of a span in the order of partitions and offsets, (m, d) at a time."""
+        fields: Sequence[str] = self.contents["fields"]
+        bounds = {tp.partition: (at, span.stop[tp]) for tp, at in span.start.items()}
+        for part in self.within(span):
+            low, high = bounds[part.partition]
+            frame = self._read(part, fields)
+            offsets = frame["_offset"].to_numpy()
+            inside = (offsets >= low) & (offsets < high)
+            rows = np.ascontiguousarray(frame.select(fields).to_numpy())
+            yield rows if inside.all() else rows[inside]
+
+    def _read(self, part: Part, fields: Sequence[str]) -> pl.DataFrame:
+        path = self.folder / part.name
+        try:
+            return pl.read_parquet(path, columns=["_offset", *fields])
+        except (pl.exceptions.PolarsError, OSError) as e:
+            raise FileFormatError(f"cannot be read ({e})", where=str(path), hint="Remove the archive") from e
+
+
+def counted(archive: Archive, span: Span) -> dict[str, Any]:
+    """Counts of the parts that make up a span; whole parts, so of a little more where an archive was cut otherwise."""
+    parts = archive.within(span)
+    totals = {name: sum(getattr(p, name) for p in parts) for name in ("points", "bad", "tombstones")}
+    newest = [p.newest for p in parts if p.newest is not None]
+    return {**totals, "newest": max(newest, default=None)}

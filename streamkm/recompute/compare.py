@@ -1,0 +1,105 @@
+"""What two snapshots of a model have in common, and how good each is on the same points."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamkm.errors import SettingsError
+from streamkm.models.identity import assign
+from streamkm.state import Snapshot
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A cluster that both snapshots have.
+
+    Attributes
+    ----------
+    id
+        Its id.
+    distance
+        How far its centroid moved, in the unit of distances.
+    spreads
+        The same in spreads of the first.
+    share_before, share_after
+        Its part of the points.
+    """
+
+    id: int
+    distance: float
+    spreads: float | None
+    share_before: float
+    share_after: float
+
+
+@dataclass(frozen=True)
+class Difference:
+    """From snapshot `a` to snapshot `b`.
+
+    Attributes
+    ----------
+    moved
+        Clusters by id that both have, the one that moved farthest first.
+    gone, new
+        Ids that only one of the two has.
+    changed
+        Share of the points whose id changes.
+    cost_a, cost_b
+        Mean squared distance of the points to the nearest centroid.
+    points
+        Weight of the points that they were compared on.
+    """
+
+    a: int
+    b: int
+    moved: tuple[Moved, ...]
+    gone: tuple[int, ...]
+    new: tuple[int, ...]
+    changed: float
+    cost_a: float
+    cost_b: float
+    points: float
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)
+
+
+def compare(a: Snapshot, b: Snapshot, rows: NDArray[np.float64], weights: NDArray[np.float64]) -> Difference:
+    """Compare snapshots on weighted rows, (m, d) raw and (m,), in the units of `a`.
+
+    Raises
+    ------
+    SettingsError
+        They have other fields.
+    """
+    if a.fields != b.fields or a.distance != b.distance:
+        raise SettingsError("the snapshots measure different things", where=f"snapshots {a.id} and {b.id}")
+    scaled = rows * a.factors
+    own_a, squared_a = assign(scaled, a.centroids * a.factors)
+    own_b, squared_b = assign(scaled, b.centroids * a.factors)
+    mass = float(weights.sum())
+    share_a, share_b = (np.bincount(own, weights, len(s.ids)) / mass for own, s in ((own_a, a), (own_b, b)))
+    place = {i: j for j, i in enumerate(b.ids.tolist())}
+    moved = []
+    for i, one in enumerate(a.ids.tolist()):
+        if one in place:
+            j = place[one]
+            far = float(np.linalg.norm((b.centroids[j] - a.centroids[i]) * a.factors))
+            spreads = far / float(a.spreads[i]) if a.spreads[i] > 0.0 else None
+            moved.append(Moved(one, far, spreads, float(share_a[i]), float(share_b[j])))
+    return Difference(
+        a.id,
+        b.id,
+        tuple(sorted(moved, key=lambda m: -m.distance)),
+        tuple(sorted(set(a.ids.tolist()) - set(place))),
+        tuple(sorted(set(place) - set(a.ids.tolist()))),
+        float(weights @ (a.ids[own_a] != b.ids[own_b])) / mass,
+        float(weights @ squared_a) / mass,
+        float(weights @ squared_b) / mass,
+        mass,
+    )

@@ -1,0 +1,262 @@
+"""The exact algorithm for every k of a range, and which k to take.
+
+**How each k starts.** On a sample of the rows (all of them, up to 4000) from each of: the exact centroids for k - 1 and
+one more row, drawn by its squared distance to them, three times; and one or more starts of the method asked for. The
+cheapest of these, after Lloyd's algorithm on the sample, is where the fit on all rows starts. Should that end dearer
+than k - 1 did, which a sample can do, the fit starts once more from the centroids for k - 1 and the farthest row of the
+sample: then it cannot.
+
+**What is computed.** Cost, simplified silhouette and the index of Davies and Bouldin are those of the exact fit on all
+rows. The gap needs the cost of evenly spread data, and the suggestion a rule; both are those of
+`streamkm.models.choice.k_profile` on the same sample. It works on some thousands of rows in memory, and stops its fits
+early, which is why it does not do the rest too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamkm.errors import SettingsError
+from streamkm.kernels.choice import simplified_silhouette
+from streamkm.models.choice import KProfile, k_profile
+from streamkm.models.exact_storage import pick, release
+from streamkm.models.validate import ONES, frozen
+from streamkm.recompute.collect import Collected
+from streamkm.recompute.fitting import Fitted, fit_points
+
+METHODS = ("random", "k-means++", "k-means||")
+"""Ways to draw a start from the points themselves."""
+SAMPLE = 4000
+MOST = 500
+"""The largest k of a range: a cluster has eight rows of the sample then."""
+_DRAWS = 3
+_SAMPLE_ITERATIONS = 30
+_BLOCK = 1 << 16
+
+Reals = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """The fit for one k.
+
+    Attributes
+    ----------
+    centroids
+        (k, d).
+    cost
+        Weighted sum of squared distances over all rows.
+    n_iter
+        Iterations on all rows.
+    silhouette
+        Simplified silhouette over all rows, 0 to 1, higher is better; 0 for k = 1.
+    davies_bouldin
+        Its index over all rows, lower is better; NaN for k = 1.
+    gap, gap_error
+        By how much the logarithm of the cost is below that of evenly spread data, and the standard error; NaN where
+        the sample has fewer distinct rows than k.
+    """
+
+    k: int
+    centroids: Reals
+    cost: float
+    n_iter: int
+    silhouette: float
+    davies_bouldin: float
+    gap: float
+    gap_error: float
+
+
+@dataclass(frozen=True, eq=False)
+class Trials:
+    """All fits of a range.
+
+    Attributes
+    ----------
+    trials
+        By k, ascending.
+    suggested
+        The k to take; 1 for one heap, even if it was not tried.
+    reason
+        Why, a sentence.
+    judged
+        Rows of the sample that the suggestion and the gap rest on.
+    fitted
+        The fit for the suggested k, or for the nearest one tried.
+    """
+
+    trials: tuple[Trial, ...]
+    suggested: int
+    reason: str
+    judged: int
+    fitted: Fitted
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values; what is not finite is None."""
+        names = ("k", "cost", "n_iter", "silhouette", "davies_bouldin", "gap", "gap_error")
+        rows = [{n: v if math.isfinite(v := getattr(t, n)) else None for n in names} for t in self.trials]
+        return {"trials": rows, "suggested": self.suggested, "reason": self.reason, "judged_rows": self.judged}
+
+
+def fit_range(
+    collected: Collected,
+    low: int,
+    high: int,
+    *,
+    init: str = "k-means++",
+    n_init: int = 1,
+    max_iter: int = 300,
+    tol: float = 0.0,
+    seed: int = 0,
+    memory: int | None = None,
+    n_threads: int | None = None,
+    on_trial: Callable[[int], None] | None = None,
+) -> Trials:
+    """Fit every k from `low` to `high`.
+
+    Parameters
+    ----------
+    collected
+        The points, at least `high`.
+    low, high
+        ``1 <= low <= high <= MOST``.
+    init, n_init
+        Method and number of the fresh starts on the sample.
+    max_iter, tol, seed, memory, n_threads
+        As in `fit_points`.
+    on_trial
+        Told each k before it is fitted.
+
+    Raises
+    ------
+    SettingsError
+        `init` is no method: given centroids are of one k only. Or `high` is too large.
+    """
+    if init not in METHODS:
+        raise SettingsError(
+            f"a range of k cannot start from {init}", where="--init", hint=f"Use one of {', '.join(METHODS)}"
+        )
+    if high > MOST:
+        raise SettingsError(f"a range of k goes up to {MOST}, not {high}", where="--k", hint="Fit large k one by one")
+    search = _Search(collected, init, n_init, seed)
+    profile = k_profile(search.rows, search.weights, k_max=high, k_min=1, seed=seed)
+    best_k = min(max(profile.suggested, low), high)
+    trials: list[Trial] = []
+    best: Fitted | None = None
+    for k in range(low, high + 1):
+        if on_trial is not None:
+            on_trial(k)
+
+        def fit(start: Reals) -> Fitted:
+            return fit_points(
+                collected.points,
+                n_clusters=len(start),
+                init=start,
+                max_iter=max_iter,
+                tol=tol,
+                seed=seed,
+                weights=collected.weights,
+                memory=memory,
+                n_threads=n_threads,
+            )
+
+        before = trials[-1] if trials else None
+        fitted = fit(search.start(k, before.centroids if before else None))
+        if before is not None and fitted.inertia > before.cost:
+            fitted = min(fitted, fit(search.farthest(before.centroids)), key=lambda found: found.inertia)
+        trials.append(_judged(collected, fitted, profile))
+        if k == best_k:
+            best = fitted
+    assert best is not None  # noqa: S101 -- best_k is in the range
+    return Trials(tuple(trials), profile.suggested, profile.reason, len(search.rows), best)
+
+
+class _Search:
+    """Finds starts on a sample of the rows."""
+
+    def __init__(self, collected: Collected, init: str, n_init: int, seed: int) -> None:
+        n = len(collected.array)
+        chosen = np.unique(np.linspace(0, n - 1, min(n, SAMPLE)).round().astype(np.int64))
+        self.rows = np.ascontiguousarray(pick(collected.array, chosen), np.float64)
+        self.weights = None if collected.weights is None else np.asarray(collected.weights[chosen], np.float64)
+        if self.weights is not None and not self.weights.any():
+            self.weights = None  # a sample of rows without weight still has places to start from
+        self._init, self._n_init, self._seed = init, n_init, seed
+
+    def start(self, k: int, before: Reals | None) -> Reals:
+        """Centroids to start from, given those for k - 1."""
+        fresh: list[Any] = [self._init]
+        rng = np.random.default_rng([self._seed, k])
+        if before is not None:
+            shares = self._squares(before)
+            if shares.any():
+                drawn = rng.choice(len(self.rows), _DRAWS, p=shares / shares.sum())
+                fresh += [np.concatenate([before, self.rows[[i]]]) for i in drawn]
+        found = [
+            fit_points(
+                self.rows,
+                n_clusters=k,
+                init=init,
+                n_init=max(2, self._n_init) if isinstance(init, str) else 1,
+                max_iter=_SAMPLE_ITERATIONS,
+                seed=self._seed,
+                weights=self.weights,
+                n_threads=1,
+            )
+            for init in fresh
+        ]
+        return min(found, key=lambda fitted: fitted.inertia).centroids
+
+    def farthest(self, before: Reals) -> Reals:
+        """The centroids for k - 1 and the row farthest from them: they cost no more than these alone."""
+        return np.concatenate([before, self.rows[[int(self._squares(before).argmax())]]])
+
+    def _squares(self, centroids: Reals) -> Reals:
+        """Weighted squared distance of each row to its nearest centroid."""
+        squares = np.full(len(self.rows), math.inf)
+        for centroid in centroids:
+            np.minimum(squares, ((self.rows - centroid) ** 2).sum(axis=1), out=squares)
+        return squares if self.weights is None else squares * self.weights
+
+
+def _judged(collected: Collected, fitted: Fitted, profile: KProfile) -> Trial:
+    """Judge a fit on all rows."""
+    k = len(fitted.centroids)
+    mass = float(fitted.sizes.sum())
+    gap = error = math.nan
+    if k in profile.ks:
+        i = profile.ks.index(k)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            even = profile.gap[i] + np.log(profile.cost[i])
+            gap, error = float(even - np.log(fitted.inertia / mass)), float(profile.gap_error[i])
+    silhouette, davies_bouldin = _silhouette_and_index(collected, fitted.centroids, mass) if k > 1 else (0.0, math.nan)
+    return Trial(k, fitted.centroids, fitted.inertia, fitted.n_iter, silhouette, davies_bouldin, gap, error)
+
+
+def _silhouette_and_index(collected: Collected, centroids: Reals, mass: float) -> tuple[float, float]:
+    """Simplified silhouette, and index of Davies and Bouldin, a block of rows at a time."""
+    k = len(centroids)
+    scatter, part = np.zeros((k, 2)), np.empty((k, 2))
+    silhouette = 0.0
+    origin = centroids.mean(axis=0)
+    for start in range(0, len(collected.array), _BLOCK):
+        rows = frozen(np.ascontiguousarray(collected.array[start : start + _BLOCK] - origin, np.float64))
+        weights = ONES
+        if collected.weights is not None:
+            weights = frozen(np.array(collected.weights[start : start + _BLOCK]))
+        share = simplified_silhouette(rows, weights, centroids - origin, part)
+        silhouette += share * float(part[:, 0].sum())
+        scatter += part
+        release(collected.array, start, start + len(rows))
+    used = scatter[:, 0] > 0.0
+    mean = scatter[used, 1] / scatter[used, 0]
+    apart = np.linalg.norm(centroids[used, np.newaxis] - centroids[used], axis=2)
+    np.fill_diagonal(apart, math.inf)
+    ratio = (mean[:, np.newaxis] + mean) / np.where(apart > 0.0, apart, math.inf)
+    return silhouette / mass, float(ratio.max(axis=1).mean())

@@ -1,0 +1,227 @@
+"""What a fit leaves: centroids, labels and distances; and centroids to start another one from.
+
+Every file is written beside its place under another name first, so that a name always stands for a whole file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from polars.io.plugins import register_io_source
+
+from streamkm.errors import FileFormatError, SettingsError
+from streamkm.recompute.collect import Collected, Files, collect
+from streamkm.recompute.fitting import Fitted
+from streamkm.recompute.pointfile import replacing
+from streamkm.sources.files import expand
+
+CENTROIDS = (".json", ".csv", ".parquet", ".npz")
+LABELS = (".csv", ".parquet", ".npy")
+PICTURES = (".svg",)
+BLOCK = 1 << 17
+"""Rows labelled at once."""
+
+Reals = NDArray[np.float64]
+
+
+def check_output(option: str, path: Path | None, suffixes: Sequence[str]) -> None:
+    """Make sure, before a long fit, that a file can be written; without `suffixes` one of any name.
+
+    Raises
+    ------
+    SettingsError
+        Its kind is not known, or its folder cannot be written to.
+    """
+    if path is None:
+        return
+    if suffixes and path.suffix.lower() not in suffixes:
+        raise SettingsError(
+            f"{path} is not a kind of file that is written here", where=option, hint=f"Known are {', '.join(suffixes)}"
+        )
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise SettingsError(f"{path} cannot be written", where=option, hint="Is its folder there, and yours?")
+
+
+def write_centroids(path: Path, result: Mapping[str, Any]) -> None:
+    """Write centroids by what a file's name says.
+
+    Parameters
+    ----------
+    path
+        json (all of the result), csv or parquet (a row for each cluster: id, size, share, spread, then its centroid),
+        or npz (arrays ``centroids``, ``sizes``, ``spreads``, ``fields``).
+    result
+        With ``fields`` and ``clusters``, as ``streamkm fit --json`` prints it.
+    """
+    clusters = result["clusters"]
+    with replacing(path) as file:
+        if path.suffix.lower() == ".json":
+            file.write(json.dumps(result, indent=1).encode() + b"\n")
+            return
+        centroids = np.array([c["centroid"] for c in clusters], np.float64)
+        columns = {name: [c[name] for c in clusters] for name in ("id", "size", "share", "spread")}
+        if path.suffix.lower() == ".npz":
+            sizes, spreads = np.array(columns["size"], np.float64), np.array(columns["spread"], np.float64)
+            names = np.array(result["fields"], dtype=np.str_)
+            np.savez(file, centroids=centroids, fields=names, sizes=sizes, spreads=spreads)
+            return
+        named = {name if name not in result["fields"] else f"{name}_": values for name, values in columns.items()}
+        frame = pl.DataFrame(named | {name: centroids[:, j] for j, name in enumerate(result["fields"])})
+        if path.suffix.lower() == ".csv":
+            frame.write_csv(file)
+        else:
+            frame.write_parquet(file)
+
+
+def read_centroids(path: Path, fields: Sequence[str]) -> Reals:
+    """Read centroids: what `write_centroids` wrote, a list of lists as json, or any table with the fields as columns.
+
+    Parameters
+    ----------
+    path
+        json, or a kind of file that `FileSource` reads.
+    fields
+        The columns, in the order of a centroid's coordinates.
+
+    Returns
+    -------
+    ndarray
+        (k, d), finite.
+
+    Raises
+    ------
+    FileFormatError
+        It is none of these, or holds something that is not a number.
+    SettingsError
+        Its centroids have other fields.
+    """
+    kind = path.suffix.lower()
+    if kind not in {".json", ".npz"}:
+        return collect(Files(expand([str(path)]), fields).rows(), fields).array.astype(np.float64)
+    try:
+        names, values = _from_json(path) if kind == ".json" else _from_npz(path)
+        centroids = np.array(values, np.float64)
+    except OSError as error:
+        raise FileFormatError(f"it cannot be read ({error.strerror})", where=str(path)) from error
+    except (ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise FileFormatError(
+            f"it holds no centroids: {error}",
+            where=str(path),
+            hint='Such as {"fields": ["a"], "centroids": [[1], [2]]}',
+        ) from error
+    if centroids.ndim != 2 or not np.isfinite(centroids).all():
+        said = f"numbers of shape {centroids.shape}" if centroids.ndim != 2 else "a number that is not finite"
+        raise FileFormatError(f"it holds {said}, not centroids", where=str(path))
+    if names is None:
+        if centroids.shape[1] != len(fields):
+            raise SettingsError(
+                f"its centroids have {centroids.shape[1]} coordinates, the points {len(fields)}: {', '.join(fields)}",
+                where=str(path),
+            )
+        return centroids
+    missing = [name for name in fields if name not in names]
+    if missing or len(names) != centroids.shape[1]:
+        raise SettingsError(
+            f"its centroids have {', '.join(names)}, and not {', '.join(missing)}" if missing else "fields are missing",
+            where=str(path),
+        )
+    return np.ascontiguousarray(centroids[:, [names.index(name) for name in fields]])
+
+
+def _from_json(path: Path) -> tuple[list[str] | None, Any]:
+    content = json.loads(path.read_bytes())
+    if isinstance(content, list):
+        return None, content
+    values = content["centroids"] if "centroids" in content else [c["centroid"] for c in content["clusters"]]
+    return (list(map(str, content["fields"])) if "fields" in content else None), values
+
+
+def _from_npz(path: Path) -> tuple[list[str] | None, Any]:
+    with np.load(path, allow_pickle=False) as content:
+        tables = [name for name in content.files if content[name].ndim == 2]
+        if "centroids" not in tables and len(tables) != 1:
+            raise ValueError(f"its arrays are {', '.join(content.files)}, and none is called centroids")
+        values = content["centroids" if "centroids" in tables else tables[0]]
+        return (list(map(str, content["fields"])) if "fields" in content.files else None), values
+
+
+Labelled = tuple[NDArray[np.int32], Reals]
+
+
+def labelled(fitted: Fitted, collected: Collected) -> Iterator[Labelled]:
+    """Label all rows in the order of input, a block at a time.
+
+    Yields
+    ------
+    tuple
+        (m,) index of the nearest centroid and (m,) distance to it; -1 and NaN for a row that was skipped.
+    """
+    skipped = collected.skipped
+    for start in range(0, collected.n_rows, BLOCK):
+        stop = min(start + BLOCK, collected.n_rows)
+        low, high = np.searchsorted(skipped, [start, stop])
+        good = np.ones(stop - start, np.bool_)
+        good[skipped[low:high] - start] = False
+        labels, distances = np.full(stop - start, -1, np.int32), np.full(stop - start, np.nan)
+        first, last = start - int(low), stop - int(high)
+        if last > first:
+            labels[good], distances[good] = fitted.assign(first, last)
+        yield labels, distances
+
+
+def write_labels(path: Path, blocks: Iterator[Labelled], n_rows: int) -> None:
+    """Write label and distance of each row by what a file's name says.
+
+    Parameters
+    ----------
+    path
+        csv, parquet, or npy (a structured array).
+    blocks
+        From `labelled`.
+    n_rows
+        Rows of all blocks.
+    """
+    writers: dict[str, Callable[[IO[bytes], Iterator[Labelled], int], None]] = {
+        ".csv": _labels_csv,
+        ".npy": _labels_npy,
+        ".parquet": _labels_parquet,
+    }
+    with replacing(path) as file:
+        writers[path.suffix.lower()](file, blocks, n_rows)
+
+
+def _labels_csv(file: IO[bytes], blocks: Iterator[Labelled], n_rows: int) -> None:
+    del n_rows
+    file.write(b"label,distance\n")
+    for labels, distances in blocks:
+        frame = pl.DataFrame({"label": labels, "distance": pl.Series(distances, nan_to_null=True)})
+        frame.write_csv(file, include_header=False)
+
+
+def _labels_npy(file: IO[bytes], blocks: Iterator[Labelled], n_rows: int) -> None:
+    dtype = np.dtype([("label", "<i4"), ("distance", "<f8")])
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (n_rows,)}
+    np.lib.format.write_array_header_1_0(file, header)
+    for labels, distances in blocks:
+        both = np.empty(len(labels), dtype)
+        both["label"], both["distance"] = labels, distances
+        file.write(both.data)
+
+
+def _labels_parquet(file: IO[bytes], blocks: Iterator[Labelled], n_rows: int) -> None:
+    del n_rows
+
+    def frames(*_: object) -> Iterator[pl.DataFrame]:
+        for labels, distances in blocks:
+            yield pl.DataFrame({"label": labels, "distance": pl.Series(distances, nan_to_null=True)})
+
+    register_io_source(frames, schema={"label": pl.Int32, "distance": pl.Float64}).sink_parquet(file)

@@ -1,0 +1,262 @@
+"""The exact algorithm over a range of a topic: read, fit, compare with the live clusters, and keep the result."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamkm.errors import DataError, SettingsError
+from streamkm.models import Coreset, OnlineKMeans
+from streamkm.models.identity import assign, inherit
+from streamkm.models.populations import overlap
+from streamkm.models.spec import arguments
+from streamkm.recompute.archive import Archive, counted
+from streamkm.recompute.fitting import Fitted, Progress, fit_points
+from streamkm.recompute.pointfile import PointFile, replacing
+from streamkm.recompute.span import Span
+from streamkm.records import TopicPartition
+from streamkm.state import Json, ModelSpec, Snapshot
+from streamkm.stores.base import Store
+
+BLOCK = 1 << 16
+
+
+@dataclass(frozen=True)
+class FitChoice:
+    """What to fit, as `fit_points` takes it.
+
+    Attributes
+    ----------
+    init
+        ``k-means++``, ``k-means||``, ``random``, ``live`` (the newest snapshot) or ``snapshot:N``.
+    """
+
+    k: int
+    init: str
+    n_init: int
+    max_iter: int
+    tol: float
+    seed: int
+
+
+class Work:
+    """A folder in which a replay can be killed and goes on: its plan, points and the state of its fit.
+
+    Parameters
+    ----------
+    folder
+        Made if it is not there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def pinned(self, asked: Json, pin: Callable[[], Span]) -> tuple[Span, bool]:
+        """The span of the replay that was begun here with these arguments, and True; else a new one.
+
+        Parameters
+        ----------
+        asked
+            The arguments, JSON values.
+        pin
+            Makes a new span.
+        """
+        plan = self.folder / "plan.json"
+        if plan.exists():
+            told = json.loads(plan.read_text())
+            if told["asked"] == json.loads(json.dumps(asked)):
+                return Span(
+                    *({TopicPartition(*key): at for *key, at in told[name]} for name in ("start", "stop"))
+                ), True
+            self.clear()
+        span = pin()
+        told = {"asked": asked} | {
+            name: [[*tp, at] for tp, at in sorted(getattr(span, name).items())] for name in ("start", "stop")
+        }
+        with replacing(plan) as file:
+            file.write(json.dumps(told).encode())
+        return span, False
+
+    @property
+    def points(self) -> Path:
+        """The file of points."""
+        return self.folder / "points"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The state of the fit."""
+        return self.folder / "fit"
+
+    def clear(self) -> None:
+        """Remove what a replay left here, an archive in it apart."""
+        for path in self.folder.iterdir():
+            if path.is_file():
+                path.unlink()
+
+
+def collect(archive: Archive, span: Span, work: Work, factors: NDArray[np.float64]) -> PointFile:
+    """Points of a span as one file, multiplied by factors; the one of a replay that was killed if it is whole.
+
+    Raises
+    ------
+    DataError
+        There are none.
+    """
+    if work.points.exists():
+        return PointFile.open(work.points)
+    fields = tuple(archive.contents["fields"])
+    with PointFile.create(work.points, fields, np.float64) as points:
+        for rows in archive.points(span):
+            points.append(rows * factors)
+        if not len(points):
+            raise DataError("there are no points in the range", where=str(archive.folder))
+        points.finish()
+    return PointFile.open(work.points)
+
+
+def start_of(choice: FitChoice, store: Store, model: str, factors: NDArray[np.float64]) -> Any:
+    """Method or centroids (in the units of the fit) to start from.
+
+    Raises
+    ------
+    SettingsError
+        The snapshot has another k.
+    """
+    kind, _, number = choice.init.partition(":")
+    if kind not in ("live", "snapshot"):
+        return choice.init
+    s = store.snapshot(model, int(number) if kind == "snapshot" else None)
+    if len(s.ids) != choice.k:
+        raise SettingsError(f"snapshot {s.id} has {len(s.ids)} clusters, not {choice.k}", where="--init")
+    return s.centroids * factors
+
+
+def recompute(
+    store: Store,
+    spec: ModelSpec,
+    span: Span,
+    archive: Archive,
+    work: Work,
+    choice: FitChoice,
+    *,
+    memory: int | None = None,
+    threads: int | None = None,
+    trace: bool = False,
+    on_progress: Callable[[Progress], None] | None = None,
+    now: Callable[[], float] = time.time,
+) -> int:
+    """Fit the points of a span, and keep the result as a snapshot of kind ``replay`` that could go on learning.
+
+    Ids are those of the newest snapshot in charge where a cluster has at least half of the smaller of both in common
+    with it; others are new.
+
+    Parameters
+    ----------
+    archive
+        Holds the span.
+
+    Returns
+    -------
+    int
+        Number of the snapshot.
+    """
+    if spec.learner.get("distance", "euclidean") != "euclidean":
+        raise SettingsError("only models with Euclidean distance can be recomputed", where=f"model {spec.name}")
+    live = store.snapshot(spec.name) if store.model(spec.name).last_snapshot else None
+    factors = np.ones(len(spec.fields)) if live is None else live.factors
+    points = collect(archive, span, work, factors)
+    fitted = fit_points(
+        points,
+        n_clusters=choice.k,
+        init=start_of(choice, store, spec.name, factors),
+        n_init=choice.n_init,
+        max_iter=choice.max_iter,
+        tol=choice.tol,
+        seed=choice.seed,
+        memory=memory,
+        n_threads=threads,
+        trace=trace,
+        on_progress=on_progress,
+        checkpoint=work.checkpoint,
+    )
+    ids, live_cost = _ids(points, fitted, live, factors)
+    counts = counted(archive, span)
+    detail = {
+        "span": {str(tp): [at, span.stop[tp]] for tp, at in span.start.items()},
+        "settings": asdict(choice),
+        "cost": fitted.inertia,
+        "live": None if live is None else {"snapshot": live.id, "cost": live_cost},
+        "iterations": fitted.n_iter,
+        "stopped": fitted.stopped,
+        "trace": [{"inertia": i.inertia, "moved": i.moved} for i in fitted.trace],
+        "counts": counts,
+        "versions": {name: version(name) for name in ("streamkm", "numpy", "numba")}
+        | {"python": platform.python_version()},
+    }
+    n = len(points)
+    snapshot = Snapshot(
+        model=spec.name,
+        created_at=now(),
+        kind="replay",
+        reason="replay",
+        fields=spec.fields,
+        ids=ids,
+        centroids=fitted.centroids / factors,
+        weights=fitted.sizes.astype(np.float64),
+        spreads=fitted.spreads,
+        born=_born(ids, live, n),
+        factors=factors,
+        distance="euclidean",
+        inertia=fitted.inertia / n,
+        n_points=n,
+        position=dict(span.stop),
+        detail=detail,
+    )
+    rows, weights = _coreset(points, choice, factors)
+    learner = OnlineKMeans.from_snapshot(arguments(spec), snapshot, rows, weights, counts["newest"])
+    return store.add(snapshot, learner.state())
+
+
+def _blocks(points: PointFile) -> Iterator[tuple[int, NDArray[Any]]]:
+    for at in range(0, len(points), BLOCK):
+        yield at, points.rows(at, min(at + BLOCK, len(points)))
+
+
+def _ids(
+    points: PointFile, fitted: Fitted, live: Snapshot | None, factors: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], float | None]:
+    """Ids of the new clusters, and what the live centroids cost on the same points."""
+    k = len(fitted.centroids)
+    if live is None:
+        return np.arange(k, dtype=np.int64), None
+    common, cost = np.zeros((len(live.ids), k)), 0.0
+    for at, rows in _blocks(points):
+        own, squared = assign(rows, live.centroids * factors)
+        common += overlap(own, fitted.labels(at, at + len(rows)), np.ones(len(rows)), common.shape)
+        cost += float(squared.sum())
+    return inherit(live.ids, common), cost
+
+
+def _born(ids: NDArray[np.int64], live: Snapshot | None, n: int) -> NDArray[np.int64]:
+    known = {} if live is None else dict(zip(live.ids.tolist(), live.born.tolist(), strict=True))
+    return np.array([min(known.get(i, n), n) for i in ids.tolist()], np.int64)
+
+
+def _coreset(
+    points: PointFile, choice: FitChoice, factors: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Weighted rows that stand for the points, raw units."""
+    coreset = Coreset(choice.k, seed=choice.seed)
+    for _, rows in _blocks(points):
+        coreset.learn_many(rows)
+    return coreset.rows_ / factors, coreset.weights_

@@ -1,0 +1,115 @@
+"""Which records a recomputation covers: pinned once, before the first is read."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import NamedTuple, Protocol
+
+from streamkm.errors import PositionLostError, SettingsError
+from streamkm.records import Position, TopicPartition
+from streamkm.sources.base import Source
+from streamkm.values import duration
+
+HINT = "Write beginning, now, a time (2026-11-01T10:00), how long ago (2h), offset:500, 0:500,1:480 or snapshot:12"
+
+
+class Timed(Source, Protocol):
+    """A source that can be asked where it stood at a time."""
+
+    def offsets_at(self, seconds: float) -> Position:
+        """Offset of the first record at or after a time, seconds since 1970, for each partition; its end if none is."""
+        ...
+
+
+class Span(NamedTuple):
+    """Records of each partition from its offset in `start` up to, not including, its offset in `stop`."""
+
+    start: Position
+    stop: Position
+
+    @property
+    def offsets(self) -> int:
+        """How many offsets it covers; markers and holes count too."""
+        return sum(self.stop[tp] - at for tp, at in self.start.items())
+
+
+def pin(source: Timed, start: str, stop: str, position_of: Callable[[int], Position], now: float | None = None) -> Span:
+    """Say exactly which records two texts mean now.
+
+    Parameters
+    ----------
+    source
+        Where the records are.
+    start, stop
+        ``beginning``, ``now``, an ISO 8601 time, a duration ago, ``offset:N`` (of every partition), ``P:N,P:N`` (of
+        some partitions only), or ``snapshot:N`` (where that snapshot stood).
+    position_of
+        Gives the position of a snapshot.
+    now
+        Seconds since 1970; the clock's if None.
+
+    Raises
+    ------
+    SettingsError
+        A text is none of these, or the range is empty.
+    PositionLostError
+        Offsets or a snapshot were named, and the topic no longer has, or never had, what lies there.
+    """
+    now = time.time() if now is None else now
+    beginning, end = source.beginning(), source.end()
+    bounds = [_offsets(source, text, beginning, end, position_of, now) for text in (start, stop)]
+    # A partition that one of the two does not name is whole on that side, unless a list names some partitions.
+    texts = zip(bounds, (start, stop), strict=True)
+    listed: list[set[TopicPartition]] = [set(b) for b, text in texts if _LIST.fullmatch(text)]
+    partitions = sorted(set(end).intersection(*listed))
+    low = {tp: bounds[0].get(tp, beginning[tp]) for tp in partitions}
+    high = {tp: bounds[1].get(tp, beginning[tp]) for tp in partitions}
+    for tp in partitions:
+        for at in (low[tp], high[tp]):
+            if not beginning[tp] <= at <= end[tp]:
+                raise PositionLostError(
+                    f"offset {at} is not between its beginning {beginning[tp]} and its end {end[tp]}",
+                    where=str(tp),
+                    hint="Retention may have removed records: --from beginning takes what is there",
+                )
+    if all(low[tp] >= high[tp] for tp in partitions):
+        raise SettingsError(f"there are no records from {start!r} to {stop!r}", hint=HINT)
+    return Span(low, {tp: max(low[tp], high[tp]) for tp in partitions})
+
+
+_LIST = re.compile(r"\d+:\d+(,\d+:\d+)*")
+
+
+def _offsets(
+    source: Timed,
+    text: str,
+    beginning: Position,
+    end: Position,
+    position_of: Callable[[int], Position],
+    now: float,
+) -> dict[TopicPartition, int]:
+    if text in ("beginning", "now", "end"):
+        return dict(beginning if text == "beginning" else end)
+    kind, _, number = text.partition(":")
+    if kind in ("offset", "snapshot") and number.isdigit():
+        return dict.fromkeys(end, int(number)) if kind == "offset" else dict(position_of(int(number)))
+    if _LIST.fullmatch(text):
+        pairs = (pair.split(":") for pair in text.split(","))
+        wanted = {int(partition): int(at) for partition, at in pairs}
+        unknown = sorted(set(wanted) - {tp.partition for tp in end})
+        if unknown:
+            raise SettingsError(f"there is no partition {', '.join(map(str, unknown))}", where=text)
+        return {tp: wanted[tp.partition] for tp in end if tp.partition in wanted}
+    try:
+        seconds = now - duration(text) if re.fullmatch(r"[\d.]+(ms|s|m|h|d)", text) else _moment(text)
+    except ValueError:
+        raise SettingsError(f"{text!r} is no place in a topic", hint=HINT) from None
+    return dict(source.offsets_at(seconds))
+
+
+def _moment(text: str) -> float:
+    time_ = datetime.fromisoformat(text)
+    return (time_ if time_.tzinfo else time_.replace(tzinfo=UTC)).timestamp()

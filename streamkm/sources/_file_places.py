@@ -1,0 +1,208 @@
+"""Which files are meant: paths, folders, globs and URLs of pyarrow's filesystems, as a sorted list of files."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import io
+import os
+import re
+import shutil
+import tempfile
+import urllib.parse
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from streamkm.errors import SettingsError, SourceError, TopicNotFoundError
+
+SUFFIXES = (".arrow", ".csv", ".feather", ".ipc", ".npy", ".npz", ".parquet", ".pq", ".tsv")
+"""Kinds of files that are read."""
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_MAGIC = re.compile(r"[*?[]")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One file, here or elsewhere.
+
+    Attributes
+    ----------
+    name
+        Its path or URL, without credentials.
+    filesystem
+        The pyarrow filesystem that has it; None for the one of this machine.
+    path
+        Its path there.
+    """
+
+    name: str
+    filesystem: Any = None
+    path: str = ""
+
+    @property
+    def suffix(self) -> str:
+        """What its name says of its kind, in lower case, such as ".csv"."""
+        return Path(self.name).suffix.lower()
+
+    def open(self) -> BinaryIO:
+        """Open it for reading at any position."""
+        if self.filesystem is None:
+            return Path(self.name).open("rb")
+        with remote_edge(self.name):
+            return cast("BinaryIO", io.BufferedReader(self.filesystem.open_input_file(self.path), 1 << 20))
+
+    def size(self) -> int:
+        """Bytes of it."""
+        with contextlib.closing(self.open()) as file:
+            return file.seek(0, os.SEEK_END)
+
+    @contextlib.contextmanager
+    def on_disk(self) -> Iterator[str]:
+        """Give a path to its content on this machine; from elsewhere it is copied, and the copy may be unlinked."""
+        if self.filesystem is None:
+            yield self.name
+            return
+        with tempfile.NamedTemporaryFile(suffix=self.suffix) as copy:
+            with remote_edge(self.name), contextlib.closing(self.open()) as file:
+                shutil.copyfileobj(file, copy, 1 << 20)
+            copy.flush()
+            yield copy.name
+
+    def hive_keys(self) -> dict[str, str | None]:
+        """Columns that stand in its path as ``name=value`` (Hive's partitions), in their order."""
+        parts = [part.partition("=") for part in Path(self.name).parts[:-1] if not part.startswith("=")]
+        unquote = urllib.parse.unquote
+        return {
+            unquote(key): None if value == "__HIVE_DEFAULT_PARTITION__" else unquote(value)
+            for key, sign, value in parts
+            if sign
+        }
+
+
+def expand(paths: Sequence[str | Place]) -> list[Place]:
+    """Find the files that are meant, sorted by name.
+
+    Parameters
+    ----------
+    paths
+        Each a file, a folder (all files below it of a known kind, but none whose name or folder starts with ``.`` or
+        ``_``), a glob (``**`` for any depth), or a URL of any of these, such as ``s3://bucket/folder``; or a file
+        that was found before.
+
+    Raises
+    ------
+    TopicNotFoundError
+        Nothing is there.
+    SettingsError
+        No path, the same file twice, or a URL without pyarrow.
+    SourceError
+        The filesystem does not answer.
+    """
+    if not paths:
+        raise SettingsError("give at least one path")
+    places: dict[str, Place] = {}
+    for path in paths:
+        for place in _places(path):
+            if place.name in places:
+                raise SettingsError("the file is named twice; give each only once", where=place.name)
+            places[place.name] = place
+    return [places[name] for name in sorted(places)]
+
+
+def _places(path: str | Place) -> list[Place]:
+    if isinstance(path, Place):
+        return [path]
+    return _remote(path) if _URL.match(path) else [Place(file) for file in _local(path)]
+
+
+def _local(path: str) -> list[str]:
+    if Path(path).is_dir():
+        found = [str(file) for file in Path(path).rglob("*") if file.is_file()]
+        return _known(path, [file for file in found if not _hidden(os.path.relpath(file, path))])
+    if _MAGIC.search(path) and not Path(path).exists():
+        found = [file for file in glob.glob(path, recursive=True) if Path(file).is_file()]  # noqa: PTH207 -- keeps ./
+        if not found:
+            raise TopicNotFoundError("no file is called so", where=path)
+        return found
+    if not Path(path).is_file():
+        raise TopicNotFoundError("the file does not exist", where=path)
+    return [path]
+
+
+def _remote(url: str) -> list[Place]:
+    try:
+        from pyarrow import fs  # type: ignore[import-untyped] # noqa: PLC0415 -- only URLs need it
+    except ImportError as error:
+        raise SettingsError(
+            "URLs are read with pyarrow, which is not installed",
+            where=_without_secrets(url),
+            hint="pip install 'streamkm[arrow]'",
+        ) from error
+    shown = _without_secrets(url)
+    with remote_edge(shown):
+        filesystem, path = fs.FileSystem.from_uri(url)
+        scheme = url.partition("://")[0]
+
+        def places(infos: list[Any]) -> list[Place]:
+            return [Place(f"{scheme}://{i.path}", filesystem, i.path) for i in infos if i.type == fs.FileType.File]
+
+        if "*" in path:  # the other signs of a glob have another meaning in a URL
+            base = path[: path.index("*")].rpartition("/")[0]
+            pattern = re.compile(_glob_pattern(path))
+            infos = filesystem.get_file_info(fs.FileSelector(base, recursive=True))
+            named = [info for info in infos if pattern.fullmatch(info.path)]
+            # As on this machine, a star does not stand for names that begin with a dot.
+            found = places([info for info in named if not info.base_name.startswith(".")])
+        else:
+            info = filesystem.get_file_info(path)
+            if info.type == fs.FileType.Directory:
+                infos = filesystem.get_file_info(fs.FileSelector(path, recursive=True))
+                kept = [i for i in infos if not _hidden(i.path[len(path.rstrip("/")) + 1 :])]
+                names = {place.name: place for place in places(kept)}
+                return [names[name] for name in _known(shown, list(names))]
+            found = places([info])
+    if not found:
+        raise TopicNotFoundError("the file does not exist", where=shown)
+    return found
+
+
+@contextlib.contextmanager
+def remote_edge(where: str) -> Iterator[None]:
+    """Map what pyarrow's filesystems raise."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise TopicNotFoundError("the file does not exist", where=where) from error
+    except OSError as error:
+        raise SourceError(f"it cannot be read: {_without_secrets(str(error).splitlines()[0])}", where=where) from error
+    except (ValueError, NotImplementedError) as error:  # pyarrow's ArrowInvalid is a ValueError
+        raise SettingsError(f"it is no URL that pyarrow reads: {type(error).__name__}", where=where) from error
+
+
+def _known(folder: str, names: list[str]) -> list[str]:
+    kept = [name for name in names if Path(name).suffix.lower() in SUFFIXES]
+    if not kept:
+        raise TopicNotFoundError(
+            f"the folder has no file of a kind that is read here ({len(names)} others)",
+            where=folder,
+            hint=f"Known are {', '.join(SUFFIXES)}",
+        )
+    return kept
+
+
+def _hidden(relative: str) -> bool:
+    """Whether a name is that of bookkeeping, such as ``_SUCCESS`` or ``.crc``."""
+    return any(part.startswith((".", "_")) for part in Path(relative).parts)
+
+
+def _glob_pattern(path: str) -> str:
+    """A glob as a regular expression in which only ``**`` reaches into deeper folders."""
+    signs = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*"}
+    return "".join(signs.get(part) or re.escape(part) for part in re.split(r"(\*\*/|\*\*|\*)", path))
+
+
+def _without_secrets(url: str) -> str:
+    """A URL without user, password and options."""
+    return re.sub(r"(://)[^/@\s]*@", r"\1", url).partition("?")[0]

@@ -1,0 +1,127 @@
+"""Tables with columns of their own types: parquet, and Arrow's IPC files (feather)."""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import polars as pl
+
+from streamkm.errors import FileFormatError
+from streamkm.sources import _tables
+from streamkm.sources._file_places import Place, remote_edge
+from streamkm.sources._tables import Block, Counted, Wanted, from_series
+
+_SINGLE = (pl.Float32, pl.Int8, pl.Int16, pl.UInt8, pl.UInt16)
+_KINDS = {".parquet": "parquet", ".pq": "parquet"}
+
+
+def kind_of(place: Place) -> str:
+    """What a file should be by its name, in words."""
+    return _KINDS.get(place.suffix, "an Arrow IPC file")
+
+
+class FrameReader(Counted):
+    """A file on this machine. Times come as seconds since 1970."""
+
+    def __init__(self, place: Place, wanted: Wanted) -> None:
+        self._path, self._kind = place.name, kind_of(place)
+        scan = pl.scan_parquet if self._kind == "parquet" else pl.scan_ipc
+        with frame_edge(self._path, self._kind):
+            self._frame = scan(self._path, glob=False, hive_partitioning=False)
+            schema = self._frame.collect_schema()
+            self._rows = int(self._frame.select(pl.len()).collect().item())
+        self.names, self.single = _chosen(self._path, schema, wanted)
+        self._last: Block | None = None
+
+    def block(self, row: int) -> Block:
+        if self._last is None or not self._last.start <= row < self._last.stop:
+            start = row - row % _tables.BLOCK_ROWS
+            with frame_edge(self._path, self._kind):
+                frame = self._frame.select(self.names).slice(start, _tables.BLOCK_ROWS).collect()
+                columns = {name: from_series(frame[name]) for name in self.names}
+            if frame.height != min(_tables.BLOCK_ROWS, self._rows - start):
+                raise FileFormatError("it changed while it was read", where=f"{self._path}, row {start}")
+            self._last = Block(start, start + frame.height, columns)
+        return self._last
+
+    def close(self) -> None:
+        self._last = None
+
+
+class RemoteFrameReader(Counted):
+    """A file of another filesystem, read a row group (parquet) or a record batch (Arrow) at a time by pyarrow."""
+
+    def __init__(self, place: Place, wanted: Wanted) -> None:
+        import pyarrow as pa  # type: ignore[import-untyped] # noqa: PLC0415 -- there because the place is
+        import pyarrow.parquet as pq  # type: ignore[import-untyped] # noqa: PLC0415
+
+        self._path, self._kind = place.name, kind_of(place)
+        with remote_edge(self._path):
+            self._file: Any = place.filesystem.open_input_file(place.path)
+        try:
+            with frame_edge(self._path, self._kind):
+                if self._kind == "parquet":
+                    self._parts: Any = pq.ParquetFile(self._file)
+                    groups = range(self._parts.num_row_groups)
+                    sizes = [self._parts.metadata.row_group(i).num_rows for i in groups]
+                    arrow_schema = self._parts.schema_arrow
+                else:
+                    self._parts = pa.ipc.open_file(self._file)
+                    # Batches keep no count of rows where it can be read without them.
+                    sizes = [self._parts.get_batch(i).num_rows for i in range(self._parts.num_record_batches)]
+                    arrow_schema = self._parts.schema
+                schema = pl.DataFrame(arrow_schema.empty_table()).schema
+            self.names, self.single = _chosen(self._path, schema, wanted)
+        except BaseException:
+            self._file.close()
+            raise
+        self._starts = [0]
+        for size in sizes:
+            self._starts.append(self._starts[-1] + size)
+        self._rows = self._starts[-1]
+        self._last: Block | None = None
+
+    def block(self, row: int) -> Block:
+        if self._last is None or not self._last.start <= row < self._last.stop:
+            i = bisect.bisect_right(self._starts, row) - 1
+            with remote_edge(self._path), frame_edge(self._path, self._kind):
+                names = list(self.names)
+                part = (
+                    self._parts.read_row_group(i, names)
+                    if self._kind == "parquet"
+                    else self._parts.get_batch(i).select(names)
+                )
+                frame = pl.DataFrame(part)
+                columns = {name: from_series(frame[name]) for name in self.names}
+            self._last = Block(self._starts[i], self._starts[i + 1], columns)
+        return self._last
+
+    def close(self) -> None:
+        self._last = None
+        self._file.close()
+
+
+def _chosen(path: str, schema: Mapping[str, Any], wanted: Wanted) -> tuple[tuple[str, ...], bool]:
+    names = wanted.among(path, list(schema), [name for name, kind in schema.items() if kind.is_numeric()])
+    for name in names:
+        kind = schema[name]
+        if kind.is_nested() or kind == pl.Binary:
+            raise FileFormatError(
+                f"{kind} is not a number", where=f"{path}, column {name!r}", hint="Name the columns to read"
+            )
+    return names, all(schema[name] in _SINGLE for name in names)
+
+
+@contextlib.contextmanager
+def frame_edge(path: str, kind: str) -> Iterator[None]:
+    """Map what polars and pyarrow raise for a broken file."""
+    try:
+        yield
+    except (pl.exceptions.PolarsError, OSError, ValueError, pl.exceptions.PanicException) as error:
+        if isinstance(error, FileFormatError):
+            raise
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise FileFormatError(f"it is not {kind}, or ends in the middle: {said}", where=path) from error

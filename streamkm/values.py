@@ -1,0 +1,173 @@
+"""What a setting can be, and how one reads and writes it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Self
+
+MASK = "********"
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+Check = Callable[[Any], str | None]
+"""Says what is wrong with a value, or None."""
+
+
+def duration(text: str | float) -> float:
+    """Seconds of a duration such as ``250ms``, ``10s``, ``5m``, ``1h``, ``7d`` or a bare number of seconds.
+
+    >>> duration("1.5m"), duration("250ms"), duration(3)
+    (90.0, 0.25, 3.0)
+    """
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(ms|s|m|h|d|)\s*", str(text))
+    if match is None:
+        raise ValueError(f"{text!r} is not a duration such as 250ms, 10s, 5m, 1h or 7d")
+    return float(match[1]) * _UNITS.get(match[2], 1.0)
+
+
+@dataclass(frozen=True)
+class HalfLife:
+    """After `value` points, or `value` seconds of event time, what was learned counts half.
+
+    >>> HalfLife.parse("100000"), HalfLife.parse("10m")
+    (HalfLife(value=100000.0, unit='points'), HalfLife(value=600.0, unit='seconds'))
+    """
+
+    value: float
+    unit: str
+
+    @classmethod
+    def parse(cls, text: str | float) -> HalfLife:
+        """Read a number of points (``100000``) or a duration of event time (``10m``)."""
+        try:
+            return cls(float(text), "points")
+        except ValueError:
+            return cls(duration(text), "seconds")
+
+    def __str__(self) -> str:
+        return f"{self.value:g}" + ("s" if self.unit == "seconds" else "")
+
+
+class Seconds(float):
+    """A number of seconds that settings read as a duration."""
+
+    def __new__(cls, text: str | float) -> Self:
+        """Parse with `duration`."""
+        return super().__new__(cls, duration(text))
+
+    def __str__(self) -> str:
+        return f"{float(self):g}s"
+
+
+class ClusterCount(int):
+    """A number of clusters; ``auto``, which is 0, leaves it to the first points.
+
+    >>> ClusterCount("8"), ClusterCount("auto"), str(ClusterCount("auto"))
+    (8, 0, 'auto')
+    """
+
+    def __new__(cls, text: str | int) -> Self:
+        """Parse a number or ``auto``."""
+        if text == "auto":
+            return super().__new__(cls, 0)
+        if isinstance(text, float | bool) or int(text) < 1:
+            raise ValueError("neither auto nor a whole number of at least 1")
+        return super().__new__(cls, text)
+
+    def __str__(self) -> str:
+        return str(int(self)) if self else "auto"
+
+
+@dataclass(frozen=True)
+class KRange:
+    """One number of clusters, or all from `low` to `high`.
+
+    >>> KRange.parse("8"), KRange.parse("2..20")
+    (KRange(low=8, high=8), KRange(low=2, high=20))
+    """
+
+    low: int
+    high: int
+
+    @classmethod
+    def parse(cls, text: str | int) -> KRange:
+        """Read a number (``8``) or a range (``2..20``)."""
+        match = re.fullmatch(r"\s*(\d+)\s*(?:\.\.\s*(\d+)\s*)?", str(text))
+        if match is None:
+            raise ValueError(f"{text!r} is neither a number such as 8 nor a range such as 2..20")
+        return cls(int(match[1]), int(match[2] or match[1]))
+
+    def __str__(self) -> str:
+        return str(self.low) if self.low == self.high else f"{self.low}..{self.high}"
+
+
+class Size(int):
+    """A number of bytes that settings read as such: ``512MB``, ``2GiB`` or a bare number.
+
+    >>> Size("512MB"), Size("1.5 KiB"), Size(7)
+    (512000000, 1536, 7)
+    """
+
+    def __new__(cls, text: str | int) -> Self:
+        """Parse a number and its unit."""
+        match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([kmgt]?)(i?)b?\s*", str(text), re.IGNORECASE)
+        if match is None or (match[3] and not match[2]):
+            raise ValueError(f"{text!r} is not a size such as 512MB, 2GB or 2GiB")
+        power = " kmgt".index(match[2].lower() or " ")
+        return super().__new__(cls, round(float(match[1]) * (1024 if match[3] else 1000) ** power))
+
+
+class Secret(str):
+    """Text that never shows in a message, a log or a repr.
+
+    >>> [Secret("abc")]
+    ['********']
+    """
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return repr(MASK) if self else "''"
+
+
+def at_least(low: float) -> Check:
+    """A check: the value is `low` or more."""
+    return lambda v: None if v >= low else f"{v} is less than {low:g}"
+
+
+def between(low: float, high: float) -> Check:
+    """A check: the value lies in [low, high]."""
+    return lambda v: None if low <= v <= high else f"{v} is not between {low:g} and {high:g}"
+
+
+def one_of(*choices: str) -> Check:
+    """A check: the value is one of `choices`."""
+    return lambda v: None if v in choices else f"{v!r} is none of {', '.join(choices)}"
+
+
+def k_range(k: KRange) -> str | None:
+    """A check: the range goes upwards from 1 or more."""
+    if not 1 <= k.low <= k.high <= 100_000:
+        return f"{k} is not between 1 and 100000" + (", from low to high" if k.low > k.high else "")
+    return None
+
+
+def positive_half_life(h: HalfLife) -> str | None:
+    """A check: the half-life is a positive number."""
+    return None if 0 < h.value < float("inf") else f"{h} is not more than 0"
+
+
+def field_names(names: tuple[str, ...]) -> str | None:
+    """A check: each name is there once."""
+    if any(not n for n in names):
+        return "a field name is empty"
+    twice = sorted({n for n in names if names.count(n) > 1})
+    return f"{', '.join(twice)} is named twice" if twice else None
+
+
+def properties(pairs: tuple[str, ...]) -> str | None:
+    """A check: each has the form NAME=VALUE."""
+    # A property may hold a password, so the message says which one by number.
+    wrong = [str(i) for i, p in enumerate(pairs, 1) if "=" not in p or p.startswith("=")]
+    return f"property number {', '.join(wrong)} is not NAME=VALUE" if wrong else None
