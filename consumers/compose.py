@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+import numpy as np
+
 from streamkm.codecs import Codec, make_codec
 from streamkm.engine import Engine, EngineOptions
 from streamkm.errors import NotFoundError, SettingsError
@@ -93,7 +95,7 @@ def model_spec(model: str, settings: LiveSettings, store: Store) -> tuple[ModelS
 def warm_up(codec: Codec) -> float:
     """Compile the kernels of models and codec, or load them if they were compiled before; the seconds it took."""
     started = time.perf_counter()
-    compile_kernels()
+    compile_kernels([np.float64])  # what codecs give
     source = MemorySource.from_values([[b"{}", b"[1.5]"]])
     source.seek(source.beginning())
     for records in source.poll(0.0, 2):

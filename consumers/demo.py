@@ -73,7 +73,7 @@ def demo(seconds: float, rate: int, k: int, picture: str | None) -> None:
                 "--k", str(k), "--store", store, "--checkpoint-every", "500ms", "--snapshot-every", "2s",
             )
         )  # fmt: skip
-        console.print("starting the consumer (its first start compiles kernels, about 20 s) ...")
+        console.print("starting the consumer (its first start compiles kernels, up to a minute) ...")
         _wait_for_store(folder / "demo.db", live)
         serve = stack.enter_context(_process(folder, "serve", "--store", store, "--port", str(port)))
         service = Service(f"http://127.0.0.1:{port}")

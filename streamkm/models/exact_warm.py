@@ -22,7 +22,7 @@ class _Notice(event.Listener):
     def on_start(self, event: Any) -> None:  # noqa: ARG002
         if self.began is None:
             self.began = time.perf_counter()
-            log.info("compiling the exact algorithm: once on this machine, about ten seconds")
+            log.info("compiling the exact algorithm: once on this machine, up to twenty seconds")
 
     def on_end(self, event: Any) -> None:
         pass

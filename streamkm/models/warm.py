@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from streamkm.models.metric import Metric
 from streamkm.models.online import OnlineKMeans
@@ -15,19 +17,24 @@ COMPILING_SECONDS = 4.0
 """`compile_kernels` takes less than this when the kernels were compiled before."""
 
 
-def compile_kernels() -> float:
-    """Run every kernel of the models once for float32 and float64 input, so that numba's cache on disk holds them.
+def compile_kernels(dtypes: Sequence[DTypeLike] = (np.float32, np.float64)) -> float:
+    """Run every kernel of the models once, so that numba's cache on disk holds them.
+
+    Parameters
+    ----------
+    dtypes
+        Types of the input, float32 and float64.
 
     Returns
     -------
     float
-        Seconds it took: half a minute when nothing was compiled, one when all was.
+        Seconds it took: about 40 when nothing was compiled, one when all was.
     """
     start = time.perf_counter()
     rng = np.random.default_rng(0)
     points = rng.normal(size=(400, 2))
     points[::7] *= 1e9  # such a reach has to be compared in float64
-    for dtype in (np.float32, np.float64):
+    for dtype in dtypes:
         for X in (np.repeat(points, 6, axis=0), rng.normal(size=(2400, 2))):
             model = OnlineKMeans(2, warmup=32, coreset_size=64, outliers="keep")
             for batch in np.array_split(X.astype(dtype), 12):
