@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import sys
 import time
 from dataclasses import asdict
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from streamkm.recompute.fitting import Progress as FitProgress
 
 _folder = click.Path(path_type=Path, file_okay=False)
+POLITE = 10
+"""Where cores are few, the live consumer comes first."""
 LATE = 10
 """Exit status when a promotion was asked for and not seen in time."""
 
@@ -97,6 +100,8 @@ def replay(
     from streamkm.recompute.span import pin
 
     logs.configure()
+    if hasattr(os, "nice"):
+        os.nice(POLITE)
     with contextlib.closing(open_store(settings.store)) as store:
         spec = store.model(model).spec
         k = _k(store, spec, settings)

@@ -36,6 +36,8 @@ POLL_SECONDS = 0.2
 """Longest wait for a record: how long a stop may go unnoticed."""
 DISCOVERY_SECONDS = 30.0
 """How often new partitions are looked for."""
+END_SECONDS = 5.0
+"""How often the end of a topic is asked for by an owner that is far from it: an answer takes a tenth of a second."""
 BAD_WINDOW = 1000
 """Records after which the share of bad ones is judged."""
 SPARING = 10.0
@@ -103,6 +105,8 @@ class Tenure:
             self.counters, self.seq = checkpoint.progress.counters, checkpoint.progress.commit_seq
         self.journal: list[MiniBatch] = []
         self.publishing, self.prepared, self.adopted = "", -1, 0
+        self.end: Position = {}
+        self.asked_end_at = float("-inf")
         self.evaluation: Json = {}
         self.proposals = Proposals(self.name)
         self.commit_seconds = 0.0
@@ -349,11 +353,13 @@ class Tenure:
 
     def _lag(self) -> dict[TopicPartition, int] | None:
         """Records between the position and the end of each partition; None when no broker answers."""
-        try:
-            end = self.source.end()
-        except (BrokerUnreachableError, SourceClosedError):
-            return None
-        return {tp: max(0, end.get(tp, at) - at) for tp, at in self.position.items()}
+        now = self.clock.monotonic()
+        if now - self.asked_end_at >= END_SECONDS or any(at >= self.end.get(tp, 0) for tp, at in self.position.items()):
+            try:
+                self.end, self.asked_end_at = self.source.end(), now
+            except (BrokerUnreachableError, SourceClosedError):
+                return None
+        return {tp: max(0, self.end.get(tp, at) - at) for tp, at in self.position.items()}
 
     def _discover(self, *, reseek: bool = False) -> None:
         """Start to read partitions that were added, from their beginning."""
