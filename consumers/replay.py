@@ -136,9 +136,9 @@ def replay(
                 trace=trace,
                 on_progress=bars.fit,
             )
-        own.clear()
         if archive is None:
             kept.remove()
+        own.clear()
         if promoted:
             store.promote(model, Promotion(number, skip=False))
         found = store.snapshot(model, number)

@@ -290,6 +290,23 @@ def test_a_killed_replay_goes_on_with_the_span_it_was_begun_with(store, tmp_path
     assert Work(tmp_path / "work").pinned({"other": 1}, lambda: whole(10)) == (whole(10), False)
 
 
+def test_nothing_is_left_in_the_end_but_what_others_put_there(store, tmp_path):
+    replay(store, tmp_path)
+    work, archive = Work(tmp_path / "work"), Archive(tmp_path / "archive", CONTENTS)
+    (tmp_path / "archive" / ".00000-1-2.parquet.99.partial").touch()  # of a killed process
+    (tmp_path / "work" / ".points.99.partial").touch()
+    archive.remove()
+    work.clear()
+    assert list(tmp_path.iterdir()) == []
+    work, archive = Work(tmp_path / "work"), Archive(tmp_path / "archive", CONTENTS)
+    archive.fill(whole(100), source, make_codec(CODEC))
+    for folder in ("work", "archive"):
+        (tmp_path / folder / "mine.txt").touch()
+    archive.remove()
+    work.clear()
+    assert sorted(p.name for p in tmp_path.rglob("*.*")) == ["mine.txt", "mine.txt"]
+
+
 class Dying(MemorySource):
     """Dies in its second partition."""
 

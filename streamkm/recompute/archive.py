@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -183,10 +184,12 @@ class Archive:
         self.parts = parts
 
     def remove(self) -> None:
-        """Remove it."""
-        for path in (*(self.folder / part.name for part in self.parts), self.folder / "archive.json"):
+        """Remove it, and what killed processes left in it; other files, and then the folder, stay."""
+        own = [self.folder / name for name in ("archive.json", *(part.name for part in self.parts))]
+        for path in (*own, *self.folder.glob(".*.partial")):
             path.unlink(missing_ok=True)
-        self.folder.rmdir()
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
 
     def within(self, span: Span) -> list[Part]:
         """The parts that overlap a span, partition by partition, in order."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import platform
 import time
@@ -79,6 +80,7 @@ class Work:
                     *({TopicPartition(*key): at for *key, at in told[name]} for name in ("start", "stop"))
                 ), True
             self.clear()
+        self.folder.mkdir(parents=True, exist_ok=True)
         span = pin()
         told = {"asked": asked} | {
             name: [[*tp, at] for tp, at in sorted(getattr(span, name).items())] for name in ("start", "stop")
@@ -98,10 +100,12 @@ class Work:
         return self.folder / "fit"
 
     def clear(self) -> None:
-        """Remove what a replay left here, an archive in it apart."""
-        for path in self.folder.iterdir():
-            if path.is_file():
-                path.unlink()
+        """Remove what replays left here, an archive in it apart; other files, and then the folder, stay."""
+        for name in ("plan.json", "points", "fit"):
+            for path in (self.folder / name, *self.folder.glob(f".{name}.*")):
+                path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
 
 
 def collect(archive: Archive, span: Span, work: Work, factors: NDArray[np.float64]) -> PointFile:
