@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 
 from streamkm.models import OnlineKMeans
+from streamkm.models.arguments import K_MAX
 from streamkm.models.background import Task, Worker
 from streamkm.models.choice import KProfile
-from streamkm.models.online import K_MAX
 from streamkm.state import Json
 
 log = logging.getLogger("streamkm.engine")

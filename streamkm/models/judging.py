@@ -261,8 +261,8 @@ def lay_to_rest(
     rest = Rest([], [], resting, [])
     merges: dict[int, list[int]] = {}
     stay = []
-    then: tuple[Any, ...] = seen.then
-    both = [np.concatenate(pair) for pair in zip(then, seen.now, strict=True)]
+    then, now = list[NDArray[Any]](seen.then), list[NDArray[Any]](seen.now)
+    both = [np.concatenate([a, b]) for a, b in zip(then, now, strict=True)]
     rows, weights, _, known, new, _, at_home = both
     got, due = seen.arrivals("known", len(seen.known), "at_home")
     has = masses(seen.now.known, seen.now.weights, len(seen.known))

@@ -9,10 +9,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from streamkm.errors import DataError, SettingsError, StateError
+from streamkm.errors import DataError, StateError
 from streamkm.kernels.assign import Real
 from streamkm.models import validate
 from streamkm.models.answers import Answers
+from streamkm.models.arguments import ARGUMENTS, K_MAX, Outliers, Unit, check
 from streamkm.models.choice import suggested_k
 from streamkm.models.clusters import Clusters, Verdict
 from streamkm.models.coreset import Coreset
@@ -31,28 +32,8 @@ SEED_ROWS = 8192
 CHOICE_ROWS = 2000
 """k is chosen from so many rows, which takes less than a second."""
 
-K_MAX = 20
-"""More clusters than this are not chosen."""
-
 STARVED_SHARE = 1e-6
 """With a half-life, a cluster has forgotten its points when its weight is below this share of the largest."""
-
-Unit = Literal["points", "seconds"]
-Outliers = Literal["gap", "keep"]
-
-ARGUMENTS = (
-    "n_clusters",
-    "half_life",
-    "half_life_unit",
-    "scale",
-    "distance",
-    "on_drift",
-    "outliers",
-    "coreset_size",
-    "warmup",
-    "seed",
-)
-"""Of the constructor; the state holds them all."""
 
 
 class OnlineKMeans(Answers):
@@ -137,21 +118,18 @@ class OnlineKMeans(Answers):
         warmup: int | None = None,
         seed: int = 0,
     ) -> None:
-        if half_life is not None and not (half_life > 0 and math.isfinite(half_life)):
-            raise SettingsError(f"half_life must be positive, not {half_life!r}", hint="Use None for no decay")
-        validate.choice("half_life_unit", half_life_unit, Unit)
-        validate.choice("scale", scale, Scale)
-        validate.choice("distance", distance, Distance)
-        validate.choice("on_drift", on_drift, OnDrift)
-        validate.choice("outliers", outliers, Outliers)
-        if distance == "cosine" and scale != "none":
-            raise SettingsError(f"scale={scale!r} does not go with distance='cosine', which has no units")
-        most = K_MAX if n_clusters == "auto" else n_clusters
-        Coreset(most, seed=seed)  # checks both
-        if coreset_size is not None and (not isinstance(coreset_size, int | np.integer) or coreset_size < 16 * most):
-            raise SettingsError(f"coreset_size must be at least 16 n_clusters = {16 * most}, not {coreset_size!r}")
-        if warmup is not None and (not isinstance(warmup, int | np.integer) or warmup < most):
-            raise SettingsError(f"warmup must be at least n_clusters = {most}, not {warmup!r}")
+        most = check(
+            n_clusters,
+            half_life,
+            half_life_unit,
+            scale,
+            distance,
+            on_drift,
+            outliers,
+            coreset_size,
+            warmup,
+            seed,
+        )
         self.n_clusters: int | Literal["auto"] = "auto" if n_clusters == "auto" else int(n_clusters)
         self.half_life = None if half_life is None else float(half_life)
         self.half_life_unit: Unit = half_life_unit
