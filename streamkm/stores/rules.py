@@ -41,7 +41,8 @@ def check_follows(model: str, commit: Commit, stored_seq: int, stored: Position)
     """
     hint = "Drop this state, load the stored checkpoint and go on from there"
     if dict(stored) != dict(commit.expected):
-        partitions = [p for p in {**stored, **commit.expected} if stored.get(p) != commit.expected.get(p)]
+        either = sorted({**stored, **commit.expected})
+        partitions = [p for p in either if stored.get(p) != commit.expected.get(p)]
         shown = ", ".join(f"{p}: {stored.get(p)} instead of {commit.expected.get(p)}" for p in partitions[:_SHOWN])
         raise ConflictError(f"the stored position is not the expected one ({shown})", where=f"model {model}", hint=hint)
     if commit.progress.commit_seq != stored_seq + 1:
@@ -49,7 +50,7 @@ def check_follows(model: str, commit: Commit, stored_seq: int, stored: Position)
             f"commit {commit.progress.commit_seq} cannot follow commit {stored_seq}", where=f"model {model}", hint=hint
         )
     after = commit.progress.position
-    back = [p for p, offset in stored.items() if after.get(p, -1) < offset]
+    back = [p for p, offset in sorted(stored.items()) if after.get(p, -1) < offset]
     if back:
         shown = ", ".join(f"{p}: from {stored[p]} to {after.get(p)}" for p in back[:_SHOWN])
         raise ConflictError(f"the commit would go back ({shown})", where=f"model {model}", hint=hint)
