@@ -245,7 +245,7 @@ class Rows:
         rows, weights = self.rows.copy(), self.weights.copy()
         strata = np.full(n, SETTLED, np.int32)
         factors = frozen(self.ones) if careful else ONES
-        m = thin(labels, squared, factors, len(centroids), size, n, rows, weights, strata, np.zeros(d), rng)
+        m = thin(labels, squared, factors, len(centroids), float(size), n, rows, weights, strata, np.zeros(d), rng)
         return Rows(rows[:m].copy(), weights[:m].copy(), double=self.double, spherical=self.spherical)
 
 
