@@ -153,6 +153,22 @@ def test_what_is_in_the_archive_is_not_read_again(tmp_path):
     np.testing.assert_array_equal(rows, [value(i) for i in (*range(20, 40, 2), *range(1401, 1601, 2))])
 
 
+def test_markers_and_holes_end_a_range_as_well_as_records_do(tmp_path):
+    holes = [r for r in RECORDS if r.offset % 7]
+
+    def opened():
+        made = source(holes)
+        made.advance(T0, 1600)  # a hundred offsets of markers and aborted records after the last one
+        return made
+
+    span = pin(opened(), "beginning", "now", lambda _: {})
+    assert span.stop == {T0: 1600, T1: 1500}
+    archive = Archive(tmp_path, CONTENTS)
+    archive.fill(span, opened, make_codec(CODEC))
+    assert sum(len(rows) for rows in archive.points(span)) == len(holes)
+    assert [(p.partition, p.start, p.stop) for p in archive.parts] == [(0, 0, 1600), (1, 0, 1500)]
+
+
 def test_an_archive_of_other_points_is_refused(tmp_path):
     Archive(tmp_path, CONTENTS).fill(whole(100), source, make_codec(CODEC))
     with pytest.raises(SettingsError, match="holds other points"):
