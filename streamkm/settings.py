@@ -284,7 +284,8 @@ def markdown_table() -> str:
     for name, f in TABLE.items():
         option, default = "--" + name.replace("_", "-"), as_text(f.default)
         shown = f"`{default}`" if default else ""
-        rows.append(f"| `{option}` | `{ENV_PREFIX}{name.upper()}` | {shown} | {f.metadata['help']} |")
+        meaning = f.metadata["help"].replace("|", "\\|")
+        rows.append(f"| `{option}` | `{ENV_PREFIX}{name.upper()}` | {shown} | {meaning} |")
     return "\n".join(rows) + "\n"
 
 
