@@ -32,6 +32,16 @@ def draw(weights, distances, state):
     return possible[-1], state
 
 
+def sum_blocks(weights, distances, block):
+    """(sum of each block, sum of all)."""
+    mass = weights * distances[: len(weights)]
+    return [mass[i : i + block].sum() for i in range(0, len(mass), block)], mass.sum()
+
+
+def draw_by_blocks(weights, distances, state):
+    return draw(weights, distances[: len(weights)], state)
+
+
 def largest(values):
     return max((abs(float(v)) for v in values), default=0.0)
 
@@ -233,10 +243,34 @@ def thin(labels, squared, k, size, rows, weights, origin, state, order):
     return *calibrate(kept, kept_weights, strata, origin, sums), state
 
 
-def lay_columns(rows):
+def put_near_together(rows, order):
+    """The order, by halving at a median of nine of the widest dimension of nine; a leaf has 32 rows."""
+    order = list(order)
+    n = len(order)
+    spreads = np.ptp(rows[order], axis=0) if n > 32 else np.zeros(1)
+    if not spreads.max() > 0:
+        return order
+    some = rows[order[:: max(1, n // 8)]]
+    values = rows[:, np.argmax(((some - some.mean(axis=0)) ** 2).sum(axis=0))]
+    nine = [values[order[min(n - 1, q * max(1, n // 9))]] for q in range(9)]
+    pivot = sorted(sorted(nine[q : q + 3])[1] for q in (0, 3, 6))[1]
+    low = [i for i in order if values[i] < pivot] or [i for i in order if values[i] <= pivot]
+    if len(low) == n:
+        return order
+    high = [i for i in order if i not in set(low)]
+    return put_near_together(rows, low) + put_near_together(rows, high)
+
+
+def lay_columns(rows, origin, scale):
     columns = np.zeros((rows.shape[1], math.ceil(len(rows) / 64) * 64))
-    columns[:, : len(rows)] = rows.T
+    columns[:, : len(rows)] = ((rows - origin) * scale).T
     return columns
+
+
+def descend(rows, weights, centroids, max_iter, tol, *, spherical=False):
+    """(centroids, their cost)."""
+    found, _, cost = lloyd(rows, weights, centroids, max_iter, tol, spherical=spherical)
+    return found, cost
 
 
 def squares_to(rows, centroid):

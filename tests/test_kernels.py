@@ -6,7 +6,8 @@ import pytest
 
 import naive
 from streamkm.kernels.assign import assign, assign_accumulate, extent, largest, pack_centroids
-from streamkm.kernels.random import draw, uniform
+from streamkm.kernels.random import BLOCK, draw, draw_by_blocks, sum_blocks, uniform
+from streamkm.kernels.search import lay_columns
 from streamkm.kernels.seed import kmeans_plus_plus
 from streamkm.kernels.update import learn_batch, lloyd, mean_square, starved
 from streamkm.models.validate import ONES, frozen
@@ -24,6 +25,12 @@ def problem(n, d, k, dtype=np.float64, *, offset=0.0, seed=0):
     X = (rng.normal(size=(n, d)) * rng.uniform(0.1, 3, d) + offset).astype(dtype)
     centroids = rng.normal(size=(k, d)) * 2 + offset
     return frozen(X), rng.integers(0, 4, n).astype(float), centroids
+
+
+def columns_of(rows, origin=0.0, scale=1.0):
+    columns = np.empty((rows.shape[1], -(-len(rows) // 64) * 64))
+    lay_columns(frozen(rows), np.zeros(rows.shape[1]) + origin, np.full(rows.shape[1], scale), columns)
+    return columns
 
 
 def run_assign(X, centroids, tile, *, scale=1.0, factors=ONES):
@@ -47,7 +54,9 @@ def public_kernels(module):
             yield name
 
 
-@pytest.mark.parametrize("module", ["assign", "coreset", "outliers", "random", "search", "seed", "update", "wire"])
+@pytest.mark.parametrize(
+    "module", ["assign", "coreset", "neighbours", "outliers", "random", "search", "seed", "update", "wire"]
+)
 def test_every_public_kernel_has_a_naive_twin_of_its_name(module):
     names = set(public_kernels(module))
     assert names
@@ -81,6 +90,27 @@ def test_a_row_is_drawn_as_the_naive_twin_draws_it():
         assert draw(weights, distances, rng) == expected
         assert int(rng[0]) == state
     assert draw(ONES, np.zeros(5), rng) == -1
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("n", [1, 128, 129, 1000])
+@pytest.mark.parametrize("weighted", [True, False])
+def test_a_row_is_drawn_from_blocks_as_from_all(n, dtype, weighted):
+    gen = np.random.default_rng(n)
+    rng, state = np.array([7], np.uint64), 7
+    sums = np.empty(-(-n // BLOCK))
+    for _ in range(50):
+        weights, distances = gen.integers(0, 3, n).astype(float), gen.integers(0, 5, n).astype(dtype)
+        weights = weights if weighted else np.ones(n)
+        given = weights if weighted else ONES
+        expected_sums, expected_total = naive.sum_blocks(weights, distances, BLOCK)
+        assert sum_blocks(given, distances, sums) == pytest.approx(expected_total)
+        np.testing.assert_allclose(sums, expected_sums)
+        expected, state = naive.draw_by_blocks(weights, distances, state)
+        assert draw_by_blocks(given, distances, sums, rng) == expected
+        assert int(rng[0]) == state
+    assert sum_blocks(ONES, np.zeros(n, dtype), sums) == 0.0
+    assert draw_by_blocks(ONES, np.zeros(n, dtype), sums, rng) == -1
 
 
 @pytest.mark.parametrize("dtype", TYPES)
@@ -214,7 +244,7 @@ def test_lloyd_ends_where_the_naive_one_does(n, d, k, max_iter, spherical):
     expected, expected_labels, expected_cost = naive.lloyd(
         rows, weights, centroids, max_iter, 1e-9, spherical=spherical
     )
-    labels, totals = np.empty(n, np.int32), np.empty((k, d + 2))
+    labels, squared, totals = np.empty(n, np.int32), np.empty(n), np.empty((k, d + 2))
     cost = lloyd(
         rows,
         frozen(weights),
@@ -227,9 +257,11 @@ def test_lloyd_ends_where_the_naive_one_does(n, d, k, max_iter, spherical):
         max_iter,
         1e-9,
         labels,
+        squared,
         totals,
     )
     np.testing.assert_allclose(centroids, expected, rtol=1e-9, atol=1e-9)
+    assert cost == pytest.approx((weights * squared).sum())
     np.testing.assert_array_equal(labels, expected_labels)
     assert cost == pytest.approx(expected_cost)
     assert totals[:, d].sum() == pytest.approx(weights.sum())
@@ -241,7 +273,7 @@ def test_seeding_chooses_the_naive_rows(n, d, k, n_candidates):
     rows, weights, centroids = problem(n, d, k)
     rng = np.array([3], np.uint64)
     expected, state = naive.kmeans_plus_plus(rows, weights, k, n_candidates, 3)
-    kmeans_plus_plus(rows, frozen(weights), rows.mean(axis=0), np.full(d, 0.5), n_candidates, rng, centroids)
+    kmeans_plus_plus(rows, frozen(weights), columns_of(rows, rows.mean(axis=0), 0.5), n_candidates, rng, centroids)
     np.testing.assert_array_equal(centroids, expected)
     assert int(rng[0]) == state
 
@@ -250,8 +282,8 @@ def test_seeding_a_weighted_row_chooses_what_its_copies_would():
     rows, weights, centroids = problem(60, 3, 8)
     copies = np.repeat(rows, weights.astype(int), axis=0)
     other = centroids.copy()
-    kmeans_plus_plus(rows, frozen(weights), np.zeros(3), np.ones(3), 3, np.array([5], np.uint64), centroids)
-    kmeans_plus_plus(frozen(copies), ONES, np.zeros(3), np.ones(3), 3, np.array([5], np.uint64), other)
+    kmeans_plus_plus(rows, frozen(weights), columns_of(rows), 3, np.array([5], np.uint64), centroids)
+    kmeans_plus_plus(frozen(copies), ONES, columns_of(copies), 3, np.array([5], np.uint64), other)
     np.testing.assert_array_equal(centroids, other)
 
 

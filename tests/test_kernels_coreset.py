@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 
 import naive
-from streamkm.kernels.coreset import CERTAIN, SETTLED, _put_near_together, admit, calibrate, thin, threshold
+from streamkm.kernels.coreset import CERTAIN, SETTLED, admit, calibrate, thin, threshold
+from streamkm.kernels.neighbours import put_near_together
 from streamkm.kernels.outliers import squares_from, widest_gap, within
-from streamkm.kernels.search import lay_columns, local_search, nearest_two, prune, squares_to
+from streamkm.kernels.search import descend, lay_columns, local_search, nearest_two, prune, squares_to
 from streamkm.models.validate import ONES, frozen
 
 SHAPES = [(1, 1, 1), (40, 2, 3), (300, 5, 7), (130, 9, 20)]
@@ -21,9 +22,10 @@ def buffer(capacity, d):
     return np.empty((capacity, d)), np.empty(capacity), np.empty(capacity, np.int32)
 
 
-def columns_of(rows, dtype=np.float64):
-    columns = np.empty((rows.shape[1], -(-len(rows) // 64) * 64), dtype)
-    lay_columns(frozen(rows), columns)
+def columns_of(rows, dtype=np.float64, origin=0.0, scale=1.0):
+    d = rows.shape[1]
+    columns = np.empty((d, -(-len(rows) // 64) * 64), dtype)
+    lay_columns(frozen(rows), np.full(d, origin), np.full(d, scale), columns)
     return columns
 
 
@@ -141,7 +143,7 @@ def test_thinning_keeps_the_naive_rows(n, d, k, share):
     order = np.argsort(labels, kind="stable")
     for j in range(k):
         begin, end = (labels < j).sum(), (labels <= j).sum()
-        _put_near_together(rows, one, begin, end, order)
+        put_near_together(columns_of(rows), order[begin:end])
     expected = naive.thin(labels, squared, k, size, rows, weights, origin, 11, order)
     np.testing.assert_allclose(out_rows[:filled], expected[0], rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(out_weights[:filled], expected[1], rtol=1e-9)
@@ -159,20 +161,16 @@ def length(path):
 def test_rows_are_put_from_neighbour_to_neighbour(n, d):
     rows = np.random.default_rng(0).normal(size=(n + 2, d))
     order = np.arange(n + 2)
-    _put_near_together(rows, frozen(np.ones(d)), 1, n + 1, order)
+    put_near_together(columns_of(rows), order[1:-1])
     assert (order[0], order[-1]) == (0, n + 1)
-    assert sorted(order.tolist()) == list(range(n + 2))
-    assert length(rows[order]) < [0.05, 0.3, 0.7][d // 2] * length(rows)
-    units = np.zeros(d)
-    units[-1] = 1.0  # only the last dimension counts
-    _put_near_together(rows, frozen(units), 1, n + 1, order)
-    assert length(rows[order, -1:]) < 0.05 * length(rows[:, -1:])
+    assert order[1:-1].tolist() == naive.put_near_together(rows, range(1, n + 1))
+    assert length(rows[order]) < [0.1, 0.4, 0.8][d // 2] * length(rows)
 
 
 def test_equal_rows_can_be_put_together():
     order = np.arange(1000)
-    _put_near_together(np.zeros((1000, 2)), frozen(np.ones(2)), 0, 1000, order)
-    _put_near_together(np.repeat(np.eye(2), 500, axis=0), frozen(np.ones(2)), 0, 1000, order)
+    put_near_together(columns_of(np.zeros((1000, 2))), order)
+    put_near_together(columns_of(np.repeat(np.eye(2), 500, axis=0)), order)
     assert sorted(order.tolist()) == list(range(1000))
     assert {frozenset((order[:500] < 500).tolist()), frozenset((order[500:] < 500).tolist())} == {
         frozenset({True}),
@@ -189,16 +187,40 @@ def test_columns_and_nearest_pairs_are_the_naive_ones(n, d, k, dtype):
     rows, _, centroids = problem(n, d, k)
     columns = columns_of(rows, dtype)
     tolerance = 1e-4 if dtype == np.float32 else 1e-12
-    np.testing.assert_allclose(columns, naive.lay_columns(rows), rtol=1e-6)
+    moved = columns_of(rows, dtype, 0.5, 2.0)
+    np.testing.assert_allclose(moved, naive.lay_columns(rows, np.full(d, 0.5), np.full(d, 2.0)), rtol=1e-6, atol=1e-6)
     squares = np.empty(columns.shape[1], dtype)
     squares_to(columns, centroids[0], squares)
     np.testing.assert_allclose(squares[:n], naive.squares_to(rows, centroids[0]), rtol=tolerance)
-    first, second = np.empty(n, np.int32), np.empty(n, np.int32)
-    near, far = np.empty(n, dtype), np.empty(n, dtype)
+    padded = columns.shape[1]
+    first, second = np.empty(padded, np.int32), np.empty(padded, np.int32)
+    near, far = np.empty(padded, dtype), np.empty(padded, dtype)
     nearest_two(columns, centroids, first, near, second, far)
     expected = naive.nearest_two(rows, centroids)
     for found, known in zip((first, near, second, far), expected, strict=True):
-        np.testing.assert_allclose(found, known, rtol=tolerance)
+        np.testing.assert_allclose(found[:n], known if k > 1 or known is not expected[2] else 0, rtol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("spherical", [False, True])
+@pytest.mark.parametrize(("n", "d", "k"), SHAPES)
+@pytest.mark.parametrize("max_iter", [0, 1, 3, 50])
+def test_descending_ends_where_lloyd_does(n, d, k, max_iter, spherical, dtype):
+    rows, weights, centroids = problem(n, d, k)
+    expected, expected_cost = naive.descend(rows, weights, centroids, max_iter, 1e-9, spherical=spherical)
+    cost = descend(frozen(rows), frozen(weights), columns_of(rows, dtype), spherical, centroids, max_iter, 1e-9)
+    np.testing.assert_allclose(centroids, expected, rtol=1e-9, atol=1e-9)
+    assert cost == pytest.approx(expected_cost, rel=1e-5 if dtype == np.float32 else 1e-9)
+
+
+def test_a_cluster_that_heavy_rows_leave_is_not_left_with_their_rounding():
+    rows = np.array([[-4.0], [4.0], [0.5], [-7.0], [7.0]])
+    weights = np.array([1.0, 1.0, 1e-12, 100.0, 100.0])
+    centroids, spherical = np.array([[0.0], [-9.0], [9.0]]), False
+    expected, _ = naive.descend(rows, weights, centroids, 5, 0.0)
+    descend(frozen(rows), frozen(weights), columns_of(rows), spherical, centroids, 5, 0.0)
+    np.testing.assert_allclose(centroids, expected, rtol=1e-12)
+    assert centroids[0, 0] == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("least_gain", [0.0, 0.05])

@@ -304,7 +304,7 @@ def test_a_digest_keeps_the_mass_of_each_cluster_and_its_far_rows():
     rows = np.concatenate([rng.normal(0, 1, (9000, 2)), rng.normal(30, 1, (50, 2)), [[9.0, -9.0]]])
     weights = rng.uniform(0.5, 2.0, len(rows))
     centers = np.array([[0.0, 0], [30, 30]])
-    few, picked = digest(rows, weights, centers, 500)
+    few, picked = digest(rows, weights, *nearest(rows, centers), 2, 500)
     assert 250 < len(few) <= 502
     labels, _ = nearest(few, centers)
     np.testing.assert_allclose(masses(labels, picked, 2), masses(nearest(rows, centers)[0], weights, 2))
@@ -314,7 +314,7 @@ def test_a_digest_keeps_the_mass_of_each_cluster_and_its_far_rows():
 
 def test_a_digest_of_few_rows_is_these_rows():
     rows = np.random.default_rng(0).normal(size=(20, 2))
-    few, picked = digest(rows, np.ones(20), rows[:3], 500)
+    few, picked = digest(rows, np.ones(20), *nearest(rows, rows[:3]), 3, 500)
     np.testing.assert_array_equal(few, rows)
     np.testing.assert_allclose(picked, 1.0)
 

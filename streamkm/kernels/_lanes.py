@@ -40,9 +40,10 @@ def _splat(builder: Any, scalar: Any, vector: Any) -> Any:
 
 
 def _emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-    """Emit the loops over groups of centroids and, inside, over dimensions."""
+    """Emit the loops over groups of centroids and, inside, over dimensions; one result array or two."""
     arrays = [context.make_array(t)(context, builder, a) for t, a in zip(signature.args, args, strict=True)]
-    points, centroids, best, nearest = arrays
+    points, centroids, *results = arrays
+    two = len(results) == 4  # squared distances and indices of the nearest, and of the second nearest
     single = signature.args[0].dtype == types.float32
     lanes = LANES32 if single else LANES64
     real = context.get_data_type(signature.args[0].dtype)
@@ -52,7 +53,7 @@ def _emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
     name = f"llvm.fmuladd.v{lanes}f{8 * size}"
     declare: Any = cgutils.get_or_insert_function
     fmuladd = declare(builder.module, ir.FunctionType(reals, [reals] * 3), name)
-    d = builder.extract_value(points.shape, 0)
+    d, stride = builder.extract_value(points.shape, 0), builder.extract_value(points.strides, 0)
     n_groups = builder.extract_value(centroids.shape, 0)
 
     entry, append = builder.block, builder.function.append_basic_block
@@ -60,10 +61,12 @@ def _emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
     builder.branch(group_head)
 
     builder.position_at_end(group_head)
-    g, lowest, winner = builder.phi(_INT64), builder.phi(reals), builder.phi(indices)
+    g = builder.phi(_INT64)
     g.add_incoming(_INT64(0), entry)
-    lowest.add_incoming(ir.Constant(reals, [float("inf")] * lanes), entry)
-    winner.add_incoming(ir.Constant(indices, [0] * lanes), entry)
+    found = [builder.phi(indices if i % 2 else reals) for i in range(len(results))]
+    for i, phi in enumerate(found):
+        start = [0] * lanes if i % 2 else [float("inf")] * lanes
+        phi.add_incoming(ir.Constant(phi.type, start), entry)
     group = builder.gep(centroids.data, [builder.mul(g, builder.mul(d, _INT64(GROUP)))])
     builder.branch(dimension_head)
 
@@ -71,7 +74,7 @@ def _emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
     t = builder.phi(_INT64)
     t.add_incoming(_INT64(0), group_head)
     sums = [builder.phi(reals) for _ in range(GROUP)]
-    at = builder.gep(points.data, [builder.mul(t, _INT64(lanes))])
+    at = cgutils.pointer_add(builder, points.data, builder.mul(t, stride))
     x = builder.load(builder.bitcast(at, reals.as_pointer()), align=size)
     row = builder.gep(group, [builder.mul(t, _INT64(GROUP))])
     squares = []
@@ -86,23 +89,31 @@ def _emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
     builder.cbranch(builder.icmp_signed("<", t_next, d), dimension_head, group_tail)
 
     builder.position_at_end(group_tail)
-    low, win = lowest, winner
+    now: list[Any] = list(found)
     for a, square in enumerate(squares):
-        closer = builder.fcmp_ordered("<", square, low)
+        closer = builder.fcmp_ordered("<", square, now[0])
         j = builder.add(builder.mul(g, _INT64(GROUP)), _INT64(a))
-        low = builder.select(closer, square, low)
-        win = builder.select(closer, _splat(builder, builder.trunc(j, index) if single else j, indices), win)
+        indices_j = _splat(builder, builder.trunc(j, index) if single else j, indices)
+        if two:
+            close = builder.fcmp_ordered("<", square, now[2])
+            now[2] = builder.select(closer, now[0], builder.select(close, square, now[2]))
+            now[3] = builder.select(closer, now[1], builder.select(close, indices_j, now[3]))
+        now[0] = builder.select(closer, square, now[0])
+        now[1] = builder.select(closer, indices_j, now[1])
     g_next = builder.add(g, _INT64(1))
     g.add_incoming(g_next, group_tail)
-    lowest.add_incoming(low, group_tail)
-    winner.add_incoming(win, group_tail)
+    for phi, value in zip(found, now, strict=True):
+        phi.add_incoming(value, group_tail)
     builder.cbranch(builder.icmp_signed("<", g_next, n_groups), group_head, done)
 
     builder.position_at_end(done)
-    builder.store(low, builder.bitcast(best.data, reals.as_pointer()), align=size)
     narrow = ir.VectorType(_INT32, lanes)
-    found = win if single else builder.trunc(win, narrow)
-    builder.store(found, builder.bitcast(nearest.data, narrow.as_pointer()), align=4)
+    for i, (result, value) in enumerate(zip(results, now, strict=True)):
+        if i % 2:
+            vector = value if single else builder.trunc(value, narrow)
+            builder.store(vector, builder.bitcast(result.data, narrow.as_pointer()), align=4)
+        else:
+            builder.store(value, builder.bitcast(result.data, reals.as_pointer()), align=size)
     return context.get_dummy_value()
 
 
@@ -113,7 +124,7 @@ def nearest_in_lanes(typing_context: Any, points: Any, centroids: Any, best: Any
     Parameters
     ----------
     points
-        IN (d, lanes) float32 or float64, d >= 1: one point a column.
+        IN (d, lanes) float32 or float64, d >= 1: one point a column; each row is contiguous.
     centroids
         IN (groups, d, GROUP), same type: packed centroids, with infinity where there is none.
     best
@@ -122,3 +133,25 @@ def nearest_in_lanes(typing_context: Any, points: Any, centroids: Any, best: Any
         OUT (lanes,) int32: their indices.
     """
     return types.void(points, centroids, best, nearest), _emit
+
+
+@intrinsic
+def nearest_two_in_lanes(
+    typing_context: Any,  # noqa: ARG001
+    points: Any,
+    centroids: Any,
+    best: Any,
+    nearest: Any,
+    next_best: Any,
+    second: Any,
+) -> Any:
+    """Find the nearest and the second nearest centroid of each lane's point; the lowest index wins ties.
+
+    Parameters
+    ----------
+    points, centroids, best, nearest
+        As in `nearest_in_lanes`.
+    next_best, second
+        OUT (lanes,): the same of the second nearest; infinity and 0 if there is none.
+    """
+    return types.void(points, centroids, best, nearest, next_best, second), _emit

@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 
 from streamkm.kernels._jit import jit
 from streamkm.kernels.assign import Real
+from streamkm.kernels.neighbours import put_near_together
 from streamkm.kernels.random import uniform
+from streamkm.kernels.search import BLOCK, lay_columns
 
 FAR, EVEN = 0.5, 0.4
 """Shares of the sample that go to rows by their distance and to clusters evenly; the rest goes to rows by weight."""
-
-LEAF = 8
-"""Neighbourhoods of so many rows are not divided."""
 
 CERTAIN, SETTLED = -1, -2
 """Strata of rows that stand for themselves only, and of rows that were calibrated."""
@@ -198,7 +197,7 @@ def calibrate(
     return end
 
 
-@jit()
+@jit(fast=True)
 def threshold(scores: NDArray[np.float64], size: float) -> float:
     """Find the factor that makes the sum of ``min(1, factor * score)`` equal to `size`.
 
@@ -219,11 +218,10 @@ def threshold(scores: NDArray[np.float64], size: float) -> float:
     for _ in range(64):
         certain = 0
         rest = 0.0
-        for score in scores:
-            if score * factor >= 1.0:
-                certain += 1
-            else:
-                rest += score
+        for i in range(len(scores)):
+            sure = scores[i] * factor >= 1.0
+            certain += sure
+            rest += 0.0 if sure else scores[i]
         if rest <= 0.0 or certain >= size:
             break
         better = (size - certain) / rest
@@ -231,93 +229,6 @@ def threshold(scores: NDArray[np.float64], size: float) -> float:
             break
         factor = better
     return factor
-
-
-@jit()
-def _part(keys: NDArray[np.float64], order: NDArray[np.int64], begin: int, end: int) -> int:
-    """Bring small keys before large ones (Hoare 1961), about as many of each; where the large ones begin."""
-    # The median of three keys, or of three such medians.
-    third = max(1, (end - begin) // 9)
-    medians = np.empty(3)
-    for q in range(3):
-        a = keys[min(end - 1, begin + (3 * q) * third)]
-        b = keys[min(end - 1, begin + (3 * q + 1) * third)]
-        c = keys[min(end - 1, begin + (3 * q + 2) * third)]
-        medians[q] = max(min(a, b), min(max(a, b), c))
-    a, b, c = medians
-    pivot = max(min(a, b), min(max(a, b), c))
-    i = begin
-    j = end - 1
-    while i <= j:
-        while keys[i] < pivot:
-            i += 1
-        while keys[j] > pivot:
-            j -= 1
-        if i <= j:
-            keys[i], keys[j] = keys[j], keys[i]
-            order[i], order[j] = order[j], order[i]
-            i += 1
-            j -= 1
-    return i
-
-
-@jit()
-def _put_near_together(
-    rows: NDArray[np.float64], factors: NDArray[np.float64], begin: int, end: int, order: NDArray[np.int64]
-) -> None:
-    """Reorder rows so that those next to each other are near each other: the leaves of a k-d tree, left to right.
-
-    Parameters
-    ----------
-    rows
-        IN (n, d).
-    factors
-        IN (d,): units of the dimensions.
-    begin, end
-        The part of the order that may change.
-    order
-        INOUT (n,): indices of rows.
-    """
-    keys = np.empty(len(order))
-    waiting = np.empty((64, 2), np.int64)  # the smaller part goes first, so that few wait
-    waiting[0, 0], waiting[0, 1] = begin, end
-    n = 1
-    while n > 0:
-        n -= 1
-        start, stop = waiting[n, 0], waiting[n, 1]
-        if stop - start <= LEAF:
-            continue
-        widest = 0.0
-        dimension = -1
-        step = max(1, (stop - start) // 8)  # some rows tell the widest dimension well enough
-        for t in range(rows.shape[1]):
-            first = rows[order[start], t]
-            total = 0.0
-            squares = 0.0
-            count = 0
-            for r in range(start, stop, step):
-                difference = (rows[order[r], t] - first) * factors[t]
-                total += difference
-                squares += difference * difference
-                count += 1
-            spread = squares - total * total / count
-            if spread > widest:
-                widest = spread
-                dimension = t
-        if dimension < 0:
-            continue
-        for r in range(start, stop):
-            keys[r] = rows[order[r], dimension]
-        middle = _part(keys, order, start, stop)
-        if middle == stop:
-            continue
-        if 2 * middle > start + stop:
-            waiting[n, 0], waiting[n, 1] = start, middle
-            waiting[n + 1, 0], waiting[n + 1, 1] = middle, stop
-        else:
-            waiting[n, 0], waiting[n, 1] = middle, stop
-            waiting[n + 1, 0], waiting[n + 1, 1] = start, middle
-        n += 2
 
 
 @jit()
@@ -376,6 +287,10 @@ def thin(
         starts[j + 1] += starts[j]
         clusters += masses[j] > 0.0
     by_distance = FAR / cost if 0.0 < cost < np.inf else 0.0
+    by_cluster = np.zeros(k)
+    for j in range(k):
+        if masses[j] > 0.0:
+            by_cluster[j] = EVEN / (clusters * masses[j]) + (1.0 - FAR - EVEN) / mass
     order = np.empty(filled, np.int64)
     scores = np.zeros(filled)
     for i in range(filled):
@@ -383,10 +298,12 @@ def thin(
         order[starts[j]] = i
         starts[j] += 1
         if masses[j] > 0.0:
-            even = EVEN / (clusters * masses[j]) + (1.0 - FAR - EVEN) / mass
-            scores[i] = weights[i] * (by_distance * distances[i] + even)
-    for j in range(k if len(factors) > 0 else 0):
-        _put_near_together(rows, factors, starts[j - 1] if j > 0 else 0, starts[j], order)
+            scores[i] = weights[i] * (by_distance * distances[i] + by_cluster[j])
+    if len(factors) > 0:
+        columns = np.empty((d, (filled + BLOCK - 1) // BLOCK * BLOCK))
+        lay_columns(rows[:filled], origin, factors, columns)
+        for j in range(k):
+            put_near_together(columns, order[(starts[j - 1] if j > 0 else 0) : starts[j]])
     factor = threshold(scores, size)
     capacity = int(size) + 2 * k + 8
     kept = np.empty((capacity, d))
@@ -407,14 +324,16 @@ def thin(
                 sums[j, t] += weights[i] * (rows[i, t] - origin[t])
             reached += p
             while reached >= target and p > 0.0 and n < capacity:
-                kept[n] = rows[i]
+                for t in range(d):
+                    kept[n, t] = rows[i, t]
                 kept_weights[n] = weights[i] / p
                 kept_strata[n] = j
                 n += 1
                 unit += 1.0
                 target = unit + uniform(rng)
         elif n < capacity:
-            kept[n] = rows[i]
+            for t in range(d):
+                kept[n, t] = rows[i, t]
             kept_weights[n] = weights[i]
             kept_strata[n] = CERTAIN
             n += 1

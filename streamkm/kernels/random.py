@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 
 from streamkm.kernels._jit import jit
 
+BLOCK = 128
+"""Rows that `sum_blocks` takes together."""
+
 
 @jit()
 def uniform(rng: NDArray[np.uint64]) -> float:
@@ -65,4 +68,76 @@ def draw(weights: NDArray[np.float64], distances: NDArray[np.float64], rng: NDAr
             last = i
             if reached > target:
                 break
+    return last
+
+
+@jit(fast=True)
+def sum_blocks(
+    weights: NDArray[np.float64], distances: NDArray[np.float32] | NDArray[np.float64], sums: NDArray[np.float64]
+) -> float:
+    """Sum up weight times distance, of all rows and of each block of them.
+
+    Parameters
+    ----------
+    weights
+        IN (n,), or (0,) for ones.
+    distances
+        IN (at least n,).
+    sums
+        OUT (ceil(n / BLOCK),): of each block of n rows; n is that of the weights, if there are any.
+    """
+    n = len(weights) if len(weights) > 0 else len(distances)
+    total = 0.0
+    for b in range(len(sums)):
+        start, stop = b * BLOCK, min(n, (b + 1) * BLOCK)
+        block = 0.0
+        if len(weights) > 0:
+            for i in range(start, stop):
+                block += weights[i] * distances[i]
+        else:
+            for i in range(start, stop):
+                block += distances[i]
+        sums[b] = block
+        total += block
+    return total
+
+
+@jit()
+def draw_by_blocks(
+    weights: NDArray[np.float64],
+    distances: NDArray[np.float32] | NDArray[np.float64],
+    sums: NDArray[np.float64],
+    rng: NDArray[np.uint64],
+) -> int:
+    """Do what `draw` does, and look into one block only.
+
+    Parameters
+    ----------
+    weights, distances, sums
+        IN: as in `sum_blocks`, which has made the sums.
+    rng
+        INOUT (1,) uint64.
+    """
+    total = 0.0
+    for block in sums:
+        total += block
+    if not total > 0.0:
+        return -1
+    target = uniform(rng) * total
+    reached = 0.0
+    last = -1
+    b = 0
+    while b < len(sums) - 1 and reached + sums[b] <= target:
+        reached += sums[b]
+        b += 1
+    # Rounding may leave the target beyond the last row that can be drawn: then it is that one.
+    while last < 0 and b >= 0:
+        for i in range(b * BLOCK, min((b + 1) * BLOCK, len(distances))):
+            mass = (weights[i] if len(weights) > 0 else 1.0) * distances[i]
+            if mass > 0.0:
+                reached += mass
+                last = i
+                if reached > target:
+                    break
+        b -= 1
     return last

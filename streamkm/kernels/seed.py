@@ -6,44 +6,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamkm.kernels._jit import jit
-from streamkm.kernels.random import draw, uniform
+from streamkm.kernels.assign import Real
+from streamkm.kernels.random import BLOCK, draw_by_blocks, sum_blocks, uniform
+from streamkm.kernels.search import squares_to
 
-BLOCK = 512
 
-
-@jit(fast=True)
-def _nearer(
-    columns: NDArray[np.float64],
-    row: int,
-    known: NDArray[np.float64],
-    out: NDArray[np.float64],
-    weights: NDArray[np.float64],
-) -> float:
-    """Lower the known squared distances by those to one row, into `out`; return their weighted sum."""
-    d, n = columns.shape
-    weighted = len(weights) > 0
-    cost = 0.0
-    for start in range(0, n, BLOCK):  # a block of distances stays in the nearest cache over all dimensions
-        stop = min(n, start + BLOCK)
-        for i in range(start, stop):
-            out[i] = 0.0
-        for t in range(d):
-            c = columns[t, row]
-            for i in range(start, stop):
-                difference = columns[t, i] - c
-                out[i] += difference * difference
-        for i in range(start, stop):
-            out[i] = min(known[i], out[i])
-            cost += out[i] * weights[i] if weighted else out[i]
-    return cost
+@jit()
+def _nearer(columns: Real, row: int, known: Real, out: Real) -> None:
+    """Lower the known squared distances by those to one row, into `out`."""
+    squares_to(columns, columns[:, row].astype(np.float64), out)
+    for i in range(len(out)):
+        out[i] = out[i] if out[i] < known[i] else known[i]  # noqa: FURB136 -- a select is what becomes SIMD
 
 
 @jit()
 def kmeans_plus_plus(
     rows: NDArray[np.float64],
     row_weights: NDArray[np.float64],
-    origin: NDArray[np.float64],
-    scale: NDArray[np.float64],
+    columns: Real,
     n_candidates: int,
     rng: NDArray[np.uint64],
     centroids: NDArray[np.float64],
@@ -58,8 +38,8 @@ def kmeans_plus_plus(
         IN (n, d), n >= 1.
     row_weights
         IN (n,), or (0,) for ones.
-    origin, scale
-        (d,) each: rows are compared as ``(rows - origin) * scale``.
+    columns
+        IN: what is compared, from `lay_columns`.
     n_candidates
         Rows drawn for each centroid; the one that leaves the lowest cost is taken.
     rng
@@ -67,35 +47,34 @@ def kmeans_plus_plus(
     centroids
         OUT (k, d).
     """
-    n, d = rows.shape
-    columns = np.empty((d, n))
-    for i in range(n):
-        for t in range(d):
-            columns[t, i] = (rows[i, t] - origin[t]) * scale[t]
-    ones = np.ones(n)
-    known = np.full(n, np.inf)
-    trial = np.empty(n)
-    kept = np.empty(n)
-    first = max(0, draw(row_weights, ones, rng))
-    for t in range(d):
-        centroids[0, t] = rows[first, t]
-    _nearer(columns, first, known, kept, row_weights)
+    n, padded = len(rows), columns.shape[1]
+    known, trial = np.full(padded, np.inf, columns.dtype), np.empty(padded, columns.dtype)
+    kept = np.ones(padded, columns.dtype)
+    blocks = (n + BLOCK - 1) // BLOCK
+    sums, trial_sums, kept_sums = np.empty(blocks), np.empty(blocks), np.empty(blocks)
+    sum_blocks(row_weights, kept[:n], sums)
+    first = max(0, draw_by_blocks(row_weights, kept[:n], sums, rng))
+    centroids[0] = rows[first]
+    _nearer(columns, first, known, kept)
     known, kept = kept, known
+    sum_blocks(row_weights, known[:n], sums)
     for j in range(1, centroids.shape[0]):
         lowest = np.inf
         chosen = -1
         for _ in range(n_candidates):
-            i = draw(row_weights, known, rng)
+            i = draw_by_blocks(row_weights, known[:n], sums, rng)
             if i < 0:
                 break
-            cost = _nearer(columns, i, known, trial, row_weights)
+            _nearer(columns, i, known, trial)
+            cost = sum_blocks(row_weights, trial[:n], trial_sums)
             if cost < lowest:
                 lowest = cost
                 chosen = i
                 trial, kept = kept, trial
+                trial_sums, kept_sums = kept_sums, trial_sums
         if chosen < 0:
             chosen = int(uniform(rng) * n)
         else:
             known, kept = kept, known
-        for t in range(d):
-            centroids[j, t] = rows[chosen, t]
+            sums, kept_sums = kept_sums, sums
+        centroids[j] = rows[chosen]

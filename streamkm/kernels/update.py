@@ -135,6 +135,7 @@ def lloyd(
     max_iter: int,
     tol: float,
     labels: NDArray[np.int32],
+    distances: NDArray[np.float64],
     totals: NDArray[np.float64],
 ) -> float:
     """Run Lloyd's algorithm on weighted rows (Lloyd 1982). A cluster without rows keeps its centroid.
@@ -159,6 +160,8 @@ def lloyd(
         Stop when an iteration lowers the cost by no more than this share of it.
     labels
         OUT (n,): nearest of the centroids given back.
+    distances
+        OUT (n,): squared distance to it.
     totals
         OUT (k, d + 2): as in `assign_accumulate`, of the centroids given back.
 
@@ -168,7 +171,6 @@ def lloyd(
         Sum of weighted squared distances to the centroids given back.
     """
     k, d = centroids.shape
-    distances = np.empty(len(rows), np.float64)
     previous = np.inf
     iteration = 0
     while True:

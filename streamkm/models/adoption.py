@@ -65,9 +65,8 @@ class Fit(NamedTuple):
         """Take some steps of Lloyd from centroids, of which a copy is moved, and see what they cost."""
         mean = live.mean_square if metric is live.metric else 0.0
         centroids = centroids.copy()
-        totals, labels, cost = settle(rows, weights, centroids, live.origin, metric, mean, steps)
-        reach = np.sqrt(cost) if cost > 0.0 else 1.0
-        costs = weights * np.square((rows - centroids[labels]) * (metric.factors / reach)).sum(axis=1)
+        totals, labels, squared, cost = settle(rows, weights, centroids, live.origin, metric, mean, steps)
+        costs = weights * (squared / cost) if cost > 0.0 else squared
         return cls(centroids, totals, labels, costs, cost)
 
 

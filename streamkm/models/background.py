@@ -11,6 +11,38 @@ from typing import Any, Generic, TypeVar
 T = TypeVar("T")
 
 
+class _Running:
+    """Counts tasks that are being run, and lets a process fork between tasks only.
+
+    A task may be holding locks of others, numba's while it loads a kernel, say. Its thread would be missing in the new
+    process, and nobody would ever release them.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._count = 0
+        os.register_at_fork(
+            before=self._before_fork, after_in_parent=self._changed.release, after_in_child=self._changed.release
+        )
+
+    def _before_fork(self) -> None:
+        self._changed.acquire()
+        while self._count:
+            self._changed.wait()
+
+    def __enter__(self) -> None:
+        with self._changed:
+            self._count += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._changed:
+            self._count -= 1
+            self._changed.notify_all()
+
+
+_RUNNING = _Running()
+
+
 class Task(Generic[T]):
     """A function that runs at most once: in the worker thread, or in whoever asks for its result first.
 
@@ -26,7 +58,6 @@ class Task(Generic[T]):
     def __init__(self, work: Callable[[], T]) -> None:
         self._work: Callable[[], T] | None = work
         self._lock = threading.Lock()
-        self._begun_in = 0
         self._done = threading.Event()
         self._result: T | None = None
         self._error: BaseException | None = None
@@ -34,9 +65,8 @@ class Task(Generic[T]):
     def result(self) -> T:
         """What the function returned, or raised."""
         self.run()
-        if not self._done.is_set() and self._begun_in != os.getpid():
-            self._execute()  # the process was forked while its parent's worker was at it
-        self._done.wait()
+        if not self._done.is_set():
+            self._done.wait()
         if self._error is not None:
             raise self._error
         return self._result  # type: ignore[return-value]  # set together with `_done`
@@ -48,22 +78,16 @@ class Task(Generic[T]):
 
     def run(self) -> None:
         """Run the function, unless it was begun."""
-        with self._lock:
-            if self._begun_in:
+        with _RUNNING:
+            with self._lock:
+                work, self._work = self._work, None
+            if work is None:
                 return
-            self._begun_in = os.getpid()
-        self._execute()
-
-    def _execute(self) -> None:
-        work = self._work
-        if work is None:
-            return
-        try:
-            self._result = work()
-        except BaseException as e:  # noqa: BLE001  # raised where the result is asked for
-            self._error = e
-        self._work = None
-        self._done.set()
+            try:
+                self._result = work()
+            except BaseException as e:  # noqa: BLE001  # raised where the result is asked for
+                self._error = e
+            self._done.set()
 
 
 class Worker:

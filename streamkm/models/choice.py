@@ -31,7 +31,7 @@ from streamkm.kernels.random import draw
 from streamkm.kernels.seed import kmeans_plus_plus
 from streamkm.kernels.update import lloyd
 from streamkm.models import validate
-from streamkm.models.live import packed_like, power_of_two
+from streamkm.models.live import columns_of, packed_like, power_of_two
 from streamkm.models.metric import Metric, Scale
 from streamkm.models.outliers import GapRule
 
@@ -184,6 +184,7 @@ class _Solver:
         self.origin = np.zeros(X.shape[1])
         ones = np.ones(X.shape[1])
         self.scale = ones * power_of_two(extent(X, self.origin, ones))
+        self.columns = columns_of(X, self.origin, self.scale, double=True)
 
     def descend(self, centroids: Reals) -> tuple[Reals, float]:
         """Lloyd's algorithm from a start."""
@@ -201,6 +202,7 @@ class _Solver:
             ITERATIONS,
             TOLERANCE,
             np.empty(len(self.X), np.int32),
+            np.empty(len(self.X)),
             totals,
         )
         return centroids, cost
@@ -222,7 +224,7 @@ class _Solver:
         """Rows chosen by k-means++."""
         centroids = np.empty((k, self.X.shape[1]))
         n_candidates = 2 + int(math.log(k))
-        kmeans_plus_plus(self.X, self.row_weights, self.origin, self.scale, n_candidates, self.rng, centroids)
+        kmeans_plus_plus(self.X, self.row_weights, self.columns, n_candidates, self.rng, centroids)
         return centroids
 
     def one_less(self, centroids: Reals) -> Reals:

@@ -160,14 +160,16 @@ class Clusters:
             self.coreset.calibrate()
             self._judge(pending.solution(), pending.metric, steps=1)
         # Step 2. Leave outliers out.
-        decay = math.exp2(-half_lives)
+        decay = math.exp2(-half_lives) if half_lives else 1.0
         if self.rule is not None and self.rule.found:
             X, row_weights = self.rule.leave_out(X, row_weights, decay)
         # Step 3. Learn the batch, sample it, and give starving clusters a new start.
         live = self.live
         learned = live.learn(X, row_weights, decay, high)
         self.coreset.follow(X, row_weights, learned, live, decay)
-        live.restart_starved(X, row_weights, learned, *starved, self.coreset.rng)
+        share, idle = starved
+        if learned.idle >= idle:
+            live.restart_starved(X, row_weights, learned, share, idle, self.coreset.rng)
         # Step 4. Begin a re-solve if one is due.
         why = self.schedule.after(learned, n_seen + n, n, half_lives)
         if why == "jump" or (why and self._pending is None and self._prepared is None):

@@ -72,7 +72,7 @@ def _judge(
     if not len(rows):
         return 0.0, 0.0
     origin = rows.mean(axis=0)
-    _, _, cost = settle(rows, weights, centroids.copy(), origin, metric)
+    *_, cost = settle(rows, weights, centroids.copy(), origin, metric)
     k = len(centroids)
     silhouette = 0.0
     if k > 1:

@@ -160,7 +160,7 @@ class Lineage:
         self._published = self.next_id
         if judged:
             size = max(DIGEST, DIGEST_PER_CLUSTER * len(centroids))
-            self._rows, self._weights = digest(rows, shares, centroids, size)
+            self._rows, self._weights = digest(rows, shares, labels, squared, len(centroids), size)
             self._left, self._newest = mass, self.next_id
         return self.ids, events
 

@@ -14,6 +14,7 @@ from streamkm.errors import StateError
 from streamkm.kernels._lanes import GROUP
 from streamkm.kernels.assign import Real, assign, extent, largest, pack_centroids
 from streamkm.kernels.random import draw
+from streamkm.kernels.search import BLOCK, lay_columns
 from streamkm.kernels.update import COST, IDLE, WEIGHT, learn_batch, mean_square, starved, to_unit_length
 from streamkm.models.metric import Metric
 from streamkm.models.validate import ONES, frozen
@@ -69,6 +70,17 @@ def packed_like(k: int, d: int, *, double: bool) -> Real:
     return np.empty(shape, np.float64) if double else np.empty(shape, np.float32)
 
 
+def columns_of(
+    rows: NDArray[np.float64], origin: NDArray[np.float64], scale: NDArray[np.float64], *, double: bool
+) -> Real:
+    """Rows laid out by `lay_columns`, of the type in which they are to be compared."""
+    n, d = rows.shape
+    shape = (d, -(-n // BLOCK) * BLOCK)
+    columns: Real = np.empty(shape, np.float64) if double else np.empty(shape, np.float32)
+    lay_columns(rows, origin, scale, columns)
+    return columns
+
+
 @dataclass
 class LiveCentroids:
     """Centroids, and what each cluster remembers.
@@ -102,6 +114,7 @@ class LiveCentroids:
         k, d = self.centroids.shape
         self._single = packed_like(k, d, double=False)
         self._few = self._plan_of_few()
+        self._of_one = np.empty(1, np.int32), np.empty(1), np.empty((k, d + 2))
 
     def __getstate__(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in fields(self) if f.init}
@@ -179,7 +192,7 @@ class LiveCentroids:
         return mean_square(self.stats)
 
     def learn(self, X: Real, row_weights: NDArray[np.float64], decay: float, high: float) -> Learned:
-        """Learn one batch.
+        """Learn one batch. What is returned holds until the next one.
 
         Parameters
         ----------
@@ -193,9 +206,12 @@ class LiveCentroids:
             Largest absolute value in X, from `validate.finite`.
         """
         scale, factors, packed = self.plan(X, high)
-        labels, squared = np.empty(len(X), np.int32), np.empty(len(X))
-        k, d = self.centroids.shape
-        totals, origin = np.empty((k, d + 2)), self.origin.copy()
+        if len(X) == 1:
+            labels, squared, totals = self._of_one
+        else:
+            k, d = self.centroids.shape
+            labels, squared, totals = np.empty(len(X), np.int32), np.empty(len(X)), np.empty((k, d + 2))
+        origin = self.origin.copy()
         cost, points, total_cost, mass, waited = learn_batch(
             X,
             row_weights,
@@ -233,8 +249,6 @@ class LiveCentroids:
         rng: NDArray[np.uint64],
     ) -> None:
         """Give each cluster that starves a far row of the batch just learned; `OnlineKMeans` tells the rule."""
-        if learned.idle < idle:
-            return
         squared = learned.squared
         while (j := starved(self.stats, share, idle)) >= 0:
             i = draw(row_weights, squared, rng)

@@ -86,15 +86,19 @@ def cleft(rows: Reals, weights: Reals, first: NDArray[np.bool_]) -> float:
     return length / deviation if deviation > 0.0 else np.inf
 
 
-def digest(rows: Reals, weights: Reals, centroids: Reals, size: int) -> tuple[Reals, Reals]:
+def digest(rows: Reals, weights: Reals, labels: Labels, squared: Reals, k: int, size: int) -> tuple[Reals, Reals]:
     """Pick some of the rows to stand for all: about equally many of each cluster, its far rows more likely.
 
     The mass of each cluster stays exact. There is nothing random in it: a cluster's rows are gone through in order.
 
     Parameters
     ----------
-    rows, weights, centroids
-        (n, d), (n,) and (k, d).
+    rows, weights
+        (n, d) and (n,).
+    labels, squared
+        (n,) each: the cluster of each row, one of k, and its squared distance to the centroid.
+    k
+        Number of clusters.
     size
         How many rows at most, about.
 
@@ -105,8 +109,6 @@ def digest(rows: Reals, weights: Reals, centroids: Reals, size: int) -> tuple[Re
     weights
         (m,).
     """
-    k = len(centroids)
-    labels, squared = nearest(rows, centroids)
     mass, cost = masses(labels, weights, k), masses(labels, weights * squared, k)
     mass[mass == 0.0] = 1.0
     far = np.where(cost[labels] > 0.0, squared / np.where(cost > 0.0, cost, 1.0)[labels], 1.0 / mass[labels])

@@ -16,10 +16,9 @@ from streamkm.kernels.assign import Real, largest, pack_centroids
 from streamkm.kernels.assign import assign as assign_rows
 from streamkm.kernels.coreset import SETTLED, thin
 from streamkm.kernels.random import uniform
-from streamkm.kernels.search import BLOCK, lay_columns, local_search, prune
+from streamkm.kernels.search import descend, local_search, prune
 from streamkm.kernels.seed import kmeans_plus_plus
-from streamkm.kernels.update import lloyd
-from streamkm.models.live import FLOAT32_RATIO, packed_like, power_of_two
+from streamkm.models.live import FLOAT32_RATIO, columns_of, packed_like, power_of_two
 from streamkm.models.metric import Metric
 from streamkm.models.populations import moved
 from streamkm.models.validate import ONES, frozen
@@ -81,12 +80,16 @@ LIGHT = Effort(sample=20, starts=1, children=0, finalists=0, rounds=1, steps=5, 
 """For a re-solve while the stream runs."""
 
 
+MUCH = 100_000
+"""Points that take so long to learn that solving longer is worth it."""
+
+
 def full(mass_grown: float, k: int) -> Effort:
     """For a publication: more candidates the more the stream has grown since the last one, and the fewer clusters."""
-    much = mass_grown > 100_000
-    starts = max(2 if k <= 16 else 3, min(6, int(min(mass_grown, 1e6) / 40_000), 200 // k))
+    much = mass_grown > MUCH
+    starts = max(2 if k <= 16 else 3, min(8, int(min(mass_grown, 1e6) / 25_000), 400 // k))
     return Effort(
-        sample=40,
+        sample=80 if much else 40,
         starts=starts,
         children=2 * starts - 2,
         finalists=2,
@@ -178,31 +181,11 @@ class Rows:
     @cached_property
     def columns(self) -> Real:
         """The rows, from `lay_columns`."""
-        n, d = self.rows.shape
-        shape = (d, -(-n // BLOCK) * BLOCK)
-        columns: Real = np.empty(shape, np.float64) if self.double else np.empty(shape, np.float32)
-        lay_columns(self.rows, columns)
-        return columns
+        return columns_of(self.rows, self.zeros, self.ones, double=self.double)
 
     def lloyd(self, centroids: NDArray[np.float64], max_iter: int, tol: float) -> float:
         """Move centroids; their cost."""
-        k, d = centroids.shape
-        packed = packed_like(k, d, double=self.double)
-        labels, totals = np.empty(len(self.rows), np.int32), np.empty((k, d + 2))
-        return lloyd(
-            self.rows,
-            self.weights,
-            self.zeros,
-            self.ones,
-            ONES,
-            self.spherical,
-            packed,
-            centroids,
-            max_iter,
-            tol,
-            labels,
-            totals,
-        )
+        return descend(self.rows, self.weights, self.columns, self.spherical, centroids, max_iter, tol)
 
     def assign(self, centroids: NDArray[np.float64]) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
         """Nearest centroid of each row, and the squared distance."""
@@ -215,7 +198,7 @@ class Rows:
     def seed(self, k: int, rng: NDArray[np.uint64]) -> NDArray[np.float64]:
         """k-means++, one candidate a centroid: local search comes after it."""
         centroids = np.empty((k, self.rows.shape[1]))
-        kmeans_plus_plus(self.rows, self.weights, self.zeros, self.ones, 1, rng, centroids)
+        kmeans_plus_plus(self.rows, self.weights, self.columns, 1, rng, centroids)
         return centroids
 
     def improve(

@@ -10,16 +10,14 @@ from streamkm.kernels.random import uniform
 from streamkm.kernels.update import COST, WEIGHT, lloyd
 from streamkm.models.live import plan
 from streamkm.models.metric import Metric
-from streamkm.models.resolve import Effort, Problem, solve
+from streamkm.models.resolve import LIGHT, Problem, solve
 from streamkm.models.validate import frozen
 
 
 def first_centroids(
     rows: NDArray[np.float64], row_weights: NDArray[np.float64], k: int, rng: NDArray[np.uint64], metric: Metric
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Run k-means++, local search and Lloyd from some starts, and take the cheapest.
-
-    Few starts for many clusters: there the starts differ less, and cost more.
+    """Run k-means++, local search and Lloyd: what a coreset is begun with, and a re-solve will soon do better.
 
     Parameters
     ----------
@@ -43,9 +41,7 @@ def first_centroids(
     """
     uniform(rng)
     origin = rows.mean(axis=0)
-    starts = max(1, min(2, 32 // k))
-    effort = Effort(sample=20, starts=starts, children=0, finalists=0, rounds=1, steps=5, polish=4, tolerance=1e-3)
-    solution = solve(Problem(rows, row_weights, None, k, origin, metric, 0.0, 0.0, int(rng[0])), effort)
+    solution = solve(Problem(rows, row_weights, None, k, origin, metric, 0.0, 0.0, int(rng[0])), LIGHT)
     totals = settle(rows, row_weights, solution.centroids, origin, metric)[0]
     d = rows.shape[1]
     stats = np.zeros((k, 3))
@@ -62,7 +58,7 @@ def settle(
     metric: Metric,
     mean: float = 0.0,
     steps: int = 0,
-) -> tuple[NDArray[np.float64], NDArray[np.int32], float]:
+) -> tuple[NDArray[np.float64], NDArray[np.int32], NDArray[np.float64], float]:
     """Take some steps of Lloyd and see what each centroid has.
 
     Parameters
@@ -78,6 +74,8 @@ def settle(
         (k, d + 2) as in `assign_accumulate`.
     labels
         (n,) int32: nearest centroid of each row.
+    squared
+        (n,): squared distance to it, in units of the metric.
     cost
         Sum of weighted squared distances.
     """
@@ -85,8 +83,20 @@ def settle(
     k, d = centroids.shape
     high = largest(rows.reshape(-1))
     scale, factors, packed = plan(rows, high, centroids, origin, metric, mean)
-    labels, totals = np.empty(len(rows), np.int32), np.empty((k, d + 2))
+    labels, squared, totals = np.empty(len(rows), np.int32), np.empty(len(rows)), np.empty((k, d + 2))
     cost = lloyd(
-        rows, row_weights, origin, scale, factors, metric.spherical, packed, centroids, steps, 0.0, labels, totals
+        rows,
+        row_weights,
+        origin,
+        scale,
+        factors,
+        metric.spherical,
+        packed,
+        centroids,
+        steps,
+        0.0,
+        labels,
+        squared,
+        totals,
     )
-    return totals, labels, cost
+    return totals, labels, squared, cost
