@@ -325,11 +325,13 @@ def widest_gap(squares, weights, tail, least):
     return max(gaps)[1] if gaps else math.inf
 
 
-def prune(rows, weights, centroids, k):
-    centroids = list(centroids)
+def prune(rows, weights, centroids, prices, k):
+    centroids, prices = list(centroids), list(prices)
     while len(centroids) > k:
         costs = [(weights * assign(rows, np.delete(centroids, j, axis=0))[1]).sum() for j in range(len(centroids))]
-        centroids.pop(int(np.argmin(costs)))
+        dropped = int(np.argmin(np.add(costs, prices)))
+        centroids.pop(dropped)
+        prices.pop(dropped)
     return np.array(centroids)
 
 

@@ -124,6 +124,33 @@ def test_killed_twice_every_record_counts_once_and_the_journal_proves_it(bootstr
             assert consumer.committed(kafka.TopicPartition(tp.topic, tp.partition)) == at
 
 
+def test_the_number_of_clusters_is_found_and_kept_when_the_owner_is_killed(bootstrap, topic, tmp_path):
+    name, url = topic(partitions=3), f"sqlite:///{tmp_path}/s.db"
+    feed = Feed(bootstrap, name, values(500_000), per_second=4000)
+    feed.start()
+
+    def proposal():
+        with contextlib.closing(open_store(url)) as store:
+            return store.snapshot("m").detail["k"] if store.model("m").last_snapshot else None
+
+    with live(tmp_path / "log", bootstrap, name, url, "--k", "auto") as owner:
+        owner.until(lambda: points(url, "m") > 0)
+        owner.until(proposal)
+        owner.kill()
+    learned = points(url, "m")
+    with live(tmp_path / "log", bootstrap, name, url, "--k", "auto", "--lease", "2s") as owner:
+        owner.until(lambda: points(url, "m") > learned + 4000)
+        assert owner.leave() == 0
+    feed.enough.set()
+    with contextlib.closing(open_store(url)) as store:
+        last = store.snapshot("m")
+        assert store.model("m").spec.n_clusters == 0, "it is to be found"
+    assert len(last.ids) == len(CENTRES)
+    assert (last.detail["k"]["suggested"], last.detail["k"]["running"]) == (4, 4)
+    verdict = run("verify", "m", "--store", url, "--bootstrap", bootstrap)
+    assert verdict.returncode == 0, verdict.stdout + verdict.stderr
+
+
 def test_verify_sees_a_snapshot_that_is_not_what_the_records_say(bootstrap, topic, tmp_path):
     name, url = topic(partitions=1), f"sqlite:///{tmp_path}/s.db"
     feed = Feed(bootstrap, name, values(2000), per_second=1e9, partitions=1)

@@ -235,12 +235,13 @@ def test_local_search_makes_the_naive_swaps(n, d, k, least_gain):
     assert int(rng[0]) == expected[2]
 
 
+@pytest.mark.parametrize("price", [0.0, 30.0])
 @pytest.mark.parametrize(("n", "d", "m", "k"), [(40, 2, 3, 2), (130, 5, 12, 6), (60, 3, 5, 1), (8, 1, 4, 3)])
-def test_pruning_drops_the_naive_centroids(n, d, m, k):
+def test_pruning_drops_the_naive_centroids(n, d, m, k, price):
     rows, weights, centroids = problem(n, d, m)
-    kept = np.empty((k, d))
-    prune(frozen(weights), columns_of(rows), centroids, kept)
-    np.testing.assert_array_equal(kept, naive.prune(rows, weights, centroids, k))
+    kept, prices = np.empty((k, d)), price * np.arange(m)
+    prune(frozen(weights), columns_of(rows), centroids, prices, kept)
+    np.testing.assert_array_equal(kept, naive.prune(rows, weights, centroids, prices, k))
 
 
 def test_local_search_stops_when_there_is_nothing_to_save():

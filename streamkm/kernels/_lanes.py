@@ -53,7 +53,8 @@ def _emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
     name = f"llvm.fmuladd.v{lanes}f{8 * size}"
     declare: Any = cgutils.get_or_insert_function
     fmuladd = declare(builder.module, ir.FunctionType(reals, [reals] * 3), name)
-    d, stride = builder.extract_value(points.shape, 0), builder.extract_value(points.strides, 0)
+    d = builder.extract_value(points.shape, 0)
+    stride = builder.sdiv(builder.extract_value(points.strides, 0), _INT64(size))  # in values
     n_groups = builder.extract_value(centroids.shape, 0)
 
     entry, append = builder.block, builder.function.append_basic_block
@@ -74,7 +75,7 @@ def _emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
     t = builder.phi(_INT64)
     t.add_incoming(_INT64(0), group_head)
     sums = [builder.phi(reals) for _ in range(GROUP)]
-    at = cgutils.pointer_add(builder, points.data, builder.mul(t, stride))
+    at = builder.gep(points.data, [builder.mul(t, stride)])
     x = builder.load(builder.bitcast(at, reals.as_pointer()), align=size)
     row = builder.gep(group, [builder.mul(t, _INT64(GROUP))])
     squares = []

@@ -192,8 +192,9 @@ def calibrate(
             weights[i] *= factors[j]
             for t in range(d):
                 rows[i, t] += shifts[j, t]
-    strata[first:end] = SETTLED
-    sums[:] = 0.0
+    for i in range(first, end):
+        strata[i] = SETTLED
+    sums.fill(0.0)
     return end
 
 
@@ -338,7 +339,9 @@ def thin(
             kept_strata[n] = CERTAIN
             n += 1
     n = calibrate(0, n, kept, kept_weights, kept_strata, origin, sums)
-    rows[:n] = kept[:n]
-    weights[:n] = kept_weights[:n]
-    strata[:n] = SETTLED
+    for i in range(n):
+        for t in range(d):
+            rows[i, t] = kept[i, t]
+        weights[i] = kept_weights[i]
+        strata[i] = SETTLED
     return n

@@ -289,7 +289,8 @@ def local_search(
         # What the rows would cost with one centroid more, and what each old one saves then: as before, but for the rows
         # that the new one is nearer to than their second nearest.
         saved = 0.0
-        missed[:] = alone
+        for c in range(k):
+            missed[c] = alone[c]
         for i in range(n):
             if trial[i] < next_near[i]:
                 gain = np.float64(near[i]) - np.float64(trial[i])
@@ -298,7 +299,8 @@ def local_search(
         j = int(np.argmin(missed))
         if not cost - saved + missed[j] < cost * (1.0 - least_gain):
             continue
-        centroids[j] = rows[drawn]
+        for t in range(rows.shape[1]):
+            centroids[j, t] = rows[drawn, t]
         swaps += 1
         m = 0
         for i in range(n):
@@ -338,7 +340,11 @@ def _misses(
 
 @jit()
 def prune(
-    weights: NDArray[np.float64], columns: Real, centroids: NDArray[np.float64], kept: NDArray[np.float64]
+    weights: NDArray[np.float64],
+    columns: Real,
+    centroids: NDArray[np.float64],
+    prices: NDArray[np.float64],
+    kept: NDArray[np.float64],
 ) -> None:
     """Drop the centroid that is missed least, again and again, until few enough are left.
 
@@ -350,6 +356,8 @@ def prune(
         IN: the rows, from `lay_columns`.
     centroids
         IN (m, d).
+    prices
+        IN (m,): what it costs to drop each of them, besides what rows cost more.
     kept
         OUT (k, d), k < m: those that are left, in their order.
     """
@@ -366,10 +374,11 @@ def prune(
     for _ in range(m - k):
         j = -1
         for c in range(m):
-            if not dropped[c] and (j < 0 or missed[c] < missed[j]):
+            if not dropped[c] and (j < 0 or missed[c] + prices[c] < missed[j] + prices[j]):
                 j = c
         dropped[j] = True
-        rest[j] = np.inf
+        for t in range(rest.shape[1]):
+            rest[j, t] = np.inf
         count = 0
         for i in range(n):
             if first[i] == j or second[i] == j:
@@ -383,5 +392,6 @@ def prune(
     left = 0
     for c in range(m):
         if not dropped[c]:
-            kept[left] = rest[c]
+            for t in range(rest.shape[1]):
+                kept[left, t] = rest[c, t]
             left += 1

@@ -54,7 +54,8 @@ def kmeans_plus_plus(
     sums, trial_sums, kept_sums = np.empty(blocks), np.empty(blocks), np.empty(blocks)
     sum_blocks(row_weights, kept[:n], sums)
     first = max(0, draw_by_blocks(row_weights, kept[:n], sums, rng))
-    centroids[0] = rows[first]
+    for t in range(rows.shape[1]):
+        centroids[0, t] = rows[first, t]
     _nearer(columns, first, known, kept)
     known, kept = kept, known
     sum_blocks(row_weights, known[:n], sums)
@@ -77,4 +78,5 @@ def kmeans_plus_plus(
         else:
             known, kept = kept, known
             sums, kept_sums = kept_sums, sums
-        centroids[j] = rows[chosen]
+        for t in range(rows.shape[1]):
+            centroids[j, t] = rows[chosen, t]

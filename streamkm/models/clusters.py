@@ -28,9 +28,9 @@ from streamkm.models.seeding import first_centroids
 from streamkm.models.validate import frozen
 from streamkm.state import Event, Publication, Snapshot
 
-GAIN_PER_MOVED = 0.2
+GAIN_PER_MOVED = 0.25
 """Once ids are published, it must be so by this much times the share of the mass that would change its id; a solution
-that moves a tenth of the points has to save 2 % of the cost."""
+that moves a tenth of the points has to save 2.5 % of the cost."""
 
 Verdict = Literal["keep", "lloyd", "swap", "cold"]
 View = Literal["published", "live"]

@@ -20,7 +20,7 @@ from streamkm.kernels.search import descend, local_search, prune
 from streamkm.kernels.seed import kmeans_plus_plus
 from streamkm.models.live import FLOAT32_RATIO, columns_of, packed_like, power_of_two
 from streamkm.models.metric import Metric
-from streamkm.models.populations import moved
+from streamkm.models.populations import masses, moved
 from streamkm.models.validate import ONES, frozen
 
 Kind = Literal["lloyd", "swap", "cold"]
@@ -215,10 +215,23 @@ class Rows:
             cost = self.lloyd(centroids, steps, COARSE)
         return cost, swapped
 
-    def breed(self, first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
-        """As many centroids as each of two solutions has, those of both that are missed most."""
+    def breed(
+        self, first: NDArray[np.float64], second: NDArray[np.float64], prices: NDArray[np.float64] | None = None
+    ) -> NDArray[np.float64]:
+        """As many centroids as each of two solutions has, those of both that are missed most.
+
+        Parameters
+        ----------
+        first, second
+            (k, d) each.
+        prices
+            (k,): what it costs to drop one of the first.
+        """
         child = np.empty_like(first)
-        prune(self.weights, self.columns, np.concatenate([first, second]), child)
+        both = np.zeros(2 * len(first))
+        if prices is not None:
+            both[: len(first)] = prices
+        prune(self.weights, self.columns, np.concatenate([first, second]), both, child)
         return child
 
     def sample(self, centroids: NDArray[np.float64], size: int, rng: NDArray[np.uint64], *, careful: bool) -> Rows:
@@ -259,10 +272,13 @@ def solve(problem: Problem, effort: Effort) -> Solution:
         sample = rows.sample(some, size, rng, careful=effort.finalists > 0)
     candidates = _from_live(sample, live, effort, rng) if live is not None else []
     cold = _from_scratch(sample, k, effort, rng)
-    if problem.held is not None and candidates:
+    if problem.held is not None and live is not None:
         # The old centroids with only those of the new that they miss most: as good, and fewer points move.
-        for other in cold:
-            child = sample.breed(candidates[-1].centroids, other.centroids)
+        prices = problem.move_price * masses(sample.assign(live)[0], sample.weights, k)
+        warm = candidates[-1]
+        children = [sample.breed(warm.centroids, other.centroids) for other in cold]
+        children += [sample.breed(live, other.centroids, prices * other.cost) for other in [*candidates[1:], *cold]]
+        for child in children:
             candidates.append(Candidate(child, "swap", sample.lloyd(child, effort.steps, COARSE)))
     lowest = min((c.cost for c in candidates), default=np.inf)
     if live is None and reach * power**2 <= cold[0].cost:
