@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,11 +78,13 @@ class _Base:
     def _begin(self, centroids: NDArray[np.float64]) -> None:
         begin_pass(centroids, self.points.extent, self.slack, self.narrowed, self.report)
 
-    def _end(self, compared: float) -> int:
-        """Count changes, and estimate the next pass by this one."""
+    def _sweep(self, work: Callable[[int, int, Window], object], *kept: NDArray[Any]) -> int:
+        """Run a pass; how many labels changed. The next pass is shared by threads if this one took long enough."""
+        start = time.perf_counter()
+        self.points.sweep(self.crew, work, self._cost, self.labels, *kept)
+        self._cost = (time.perf_counter() - start) * 1e9 * self.crew.parts(self._cost / len(self.points.windows))
         changed, evaluated, _ = map(sum, zip(*self.report.tolist(), strict=True))
         self.read = int(evaluated)
-        self._cost = evaluated * (compared * self.points.rows.shape[1] + 64) * 0.1 + len(self.labels) * 0.3
         return int(changed)
 
 
@@ -118,8 +121,7 @@ class RowAssigner(_Base):
                 self.report[part],
             )  # fmt: skip
 
-        p.sweep(self.crew, work, self._cost, self.labels, self._bounds, self._floors)
-        return self._end(self.k)
+        return self._sweep(work, self._bounds, self._floors)
 
     def moved(self, drift: NDArray[np.float64]) -> None:
         add_moves(drift, self._moved)
@@ -165,9 +167,9 @@ class BlockAssigner(_Base):
                 self._masks, self._only, self._bounds, self.labels, t.sums[part], t.counts[part], self.report[part],
             )  # fmt: skip
 
-        p.sweep(self.crew, work, self._cost, self.labels, self._bounds)
+        changed = self._sweep(work, self._bounds)
         self._drift = np.zeros(self.k)  # a pass at the same centroids moves nothing
-        return self._end(8.0)
+        return changed
 
     def moved(self, drift: NDArray[np.float64]) -> None:
         self._drift = drift.copy()

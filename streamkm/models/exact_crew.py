@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numbers
 import os
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
 
@@ -18,6 +18,44 @@ _WORTH = 5e5
 def available_threads() -> int:
     """Count the cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class _Hand(threading.Thread):
+    """One more thread, woken and waited for by a lock: half of what an executor's queue and future take."""
+
+    def __init__(self, part: int) -> None:
+        super().__init__(name=f"streamkm-exact-{part}", daemon=True)
+        self._part = part
+        self._work: Callable[[int, int], object] | None = None
+        self._parts = 0
+        self._error: BaseException | None = None
+        self._wanted, self._done = threading.Lock(), threading.Lock()
+        self._wanted.acquire()
+        self._done.acquire()
+        self.start()
+
+    def run(self) -> None:
+        while True:
+            self._wanted.acquire()
+            if self._work is None:
+                return
+            try:
+                self._work(self._part, self._parts)
+            except BaseException as e:  # noqa: BLE001  # raised by whoever waits
+                self._error = e
+            self._done.release()
+
+    def begin(self, work: Callable[[int, int], object] | None, parts: int) -> None:
+        """Start a part of some work; None ends the thread."""
+        self._work, self._parts = work, parts
+        self._wanted.release()
+
+    def wait(self) -> None:
+        """Wait for the part, and raise what it raised."""
+        self._done.acquire()
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
 
 
 class Crew:
@@ -35,7 +73,7 @@ class Crew:
 
     def __init__(self, n_threads: int) -> None:
         self.n_threads = n_threads
-        self._pool: ThreadPoolExecutor | None = None
+        self._hands: list[_Hand] = []
 
     @classmethod
     def checked(cls, n_threads: int | None) -> Self:
@@ -56,9 +94,15 @@ class Crew:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if self._pool is not None:
-            self._pool.shutdown()
-            self._pool = None
+        for hand in self._hands:
+            hand.begin(None, 0)
+        for hand in self._hands:
+            hand.join()
+        self._hands = []
+
+    def parts(self, nanoseconds: float) -> int:
+        """How many threads share work that takes one of them so long."""
+        return self.n_threads if nanoseconds >= _WORTH else 1
 
     def share(self, work: Callable[[int, int], object], nanoseconds: float) -> None:
         """Call ``work(part, parts)`` for each part.
@@ -70,12 +114,15 @@ class Crew:
         nanoseconds
             About how long all of it takes on one thread.
         """
-        if self.n_threads == 1 or nanoseconds < _WORTH:
+        if self.parts(nanoseconds) == 1:
             work(0, 1)
             return
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(self.n_threads - 1, "streamkm-exact")
-        others = [self._pool.submit(work, part, self.n_threads) for part in range(1, self.n_threads)]
-        work(0, self.n_threads)
-        for other in others:
-            other.result()
+        if not self._hands:
+            self._hands = [_Hand(part) for part in range(1, self.n_threads)]
+        for hand in self._hands:
+            hand.begin(work, self.n_threads)
+        try:
+            work(0, self.n_threads)
+        finally:
+            for hand in self._hands:
+                hand.wait()

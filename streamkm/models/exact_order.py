@@ -141,10 +141,12 @@ class _Sorter:
     def _split(self, start: int, stop: int, *, in_spare: bool) -> list[int]:
         """Move the rows of a node to its parts; return where those end, or nothing if it is a leaf."""
         size, levels = stop - start, 0
-        while levels < _LEVELS and (size >> levels) > self._block + self._block // 4:
+        while (size >> levels) > self._block + self._block // 4:
             levels += 1
         if not levels:
             return []
+        # As many at each stage: three of three levels have 73 nodes, where four, four and one would have 273.
+        levels = -(-levels // -(-levels // _LEVELS))
         rows = self._pairs[0][in_spare]
         fits = size <= self._limit  # then its pages stay until all of its rows are done with
         axes, cuts = np.empty(1 << levels, np.int64), np.empty(1 << levels, np.float32)
