@@ -28,7 +28,7 @@ def compile_kernels(dtypes: Sequence[DTypeLike] = (np.float32, np.float64)) -> f
     Returns
     -------
     float
-        Seconds it took: about 40 when nothing was compiled, one when all was.
+        Seconds it took: 40 to 50 when nothing was compiled, one when all was.
     """
     start = time.perf_counter()
     rng = np.random.default_rng(0)
