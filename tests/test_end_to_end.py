@@ -14,6 +14,7 @@ import kafka
 import numpy as np
 import pytest
 
+from kafka_traffic import Transactions
 from processes import program, run
 from streamkm.errors import NotFoundError, StoreUnavailableError
 from streamkm.stores import open_store
@@ -336,3 +337,29 @@ def test_a_recomputation_leaves_the_consumer_alone_survives_kills_and_is_put_in_
         assert store.model("m").progress.counters.records == feed.sent
     verdict = run("verify", "m", "--store", url, "--bootstrap", bootstrap)
     assert verdict.returncode == 0, verdict.stdout + verdict.stderr
+
+
+def test_a_recomputation_reads_committed_records_only_to_the_marker_that_ends_the_topic(bootstrap, topic, tmp_path):
+    name, url = topic(partitions=2), f"sqlite:///{tmp_path}/s.db"
+    records, aborted = values(3000), [b'{"a": 1e6, "b": {"c": 1e6}, "d": 1e6}'] * 40
+    with contextlib.closing(Transactions(bootstrap, name)) as producer:
+        for i in range(0, 3000, 500):
+            producer.write(name, records[i : i + 500], i // 500 % 2)
+            producer.write(name, aborted, i // 500 % 2, commit=False)
+    with contextlib.closing(kafka.KafkaConsumer(bootstrap_servers=bootstrap)) as consumer:
+        ends = consumer.end_offsets([kafka.TopicPartition(name, p) for p in range(2)])
+    with live(tmp_path / "log", bootstrap, name, url) as owner:
+        owner.until(lambda: points(url, "m") == 3000)
+        assert owner.leave() == 0
+    result = run(
+        "replay", "m", "--from", "beginning", "--to", "now", "--store", url, "--bootstrap", bootstrap, "--json"
+    )
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert found["points"] == 3000
+    assert found["position"] == {f"{name}-{tp.partition}": end for tp, end in ends.items()}
+    assert sum(ends.values()) > 3000 + 6 * len(aborted), "records that were aborted, and markers"
+    with contextlib.closing(open_store(url)) as store:
+        exact = store.snapshot("m", found["id"])
+    assert exact.weights.sum() == 3000
+    assert np.abs(exact.centroids).max() < 20
