@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -277,7 +276,7 @@ class Clusters:
             verdict = self._judge(prepared.solution(), prepared.metric, steps=1)
         live, factors = self.live, self.live.metric.factors
         rows, weights = self.coreset.settled()
-        answers = copy.deepcopy(live)
+        answers = live.copy()
         if self.answers is not None:
             shown = Fit.of(rows, weights, follow(self.answers, live), live, live.metric)
             answers.replace(shown.centroids, shown.totals, live.metric)
