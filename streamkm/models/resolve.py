@@ -46,8 +46,6 @@ class Effort:
     ----------
     sample
         Rows a cluster of the sample on which candidates are found.
-    careful
-        The sample is to have some of each neighbourhood.
     starts
         Starts from scratch: each gets k-means++ and one round of local search and Lloyd.
     children
@@ -66,7 +64,6 @@ class Effort:
     """
 
     sample: int
-    careful: bool
     starts: int
     children: int
     finalists: int
@@ -79,12 +76,12 @@ class Effort:
 TRIAL = 4
 """Iterations of Lloyd on all rows before finalists are compared."""
 
-LIGHT = Effort(sample=20, careful=False, starts=1, children=0, finalists=0, rounds=1, steps=5, polish=4, tolerance=1e-3)
+LIGHT = Effort(sample=20, starts=1, children=0, finalists=0, rounds=1, steps=5, polish=4, tolerance=1e-3)
 """For a re-solve while the stream runs."""
 
 
-LITTLE, MUCH = 40_000, 100_000
-"""Points that are learned so soon that each part of a solve tells, and points that leave time to solve longer."""
+MUCH = 100_000
+"""Points that take so long to learn that solving longer is worth it."""
 
 
 def full(mass_grown: float, k: int) -> Effort:
@@ -93,7 +90,6 @@ def full(mass_grown: float, k: int) -> Effort:
     starts = max(2 if k <= 16 else 3, min(8, int(min(mass_grown, 1e6) / 25_000), 400 // k))
     return Effort(
         sample=80 if much else 40,
-        careful=mass_grown > LITTLE,
         starts=starts,
         children=2 * starts - 2,
         finalists=2,
@@ -273,7 +269,7 @@ def solve(problem: Problem, effort: Effort) -> Solution:
     sample = rows
     if size < 0.7 * n:
         some = (rows.weights @ rows.rows)[np.newaxis] if live is None else live
-        sample = rows.sample(some, size, rng, careful=effort.careful)
+        sample = rows.sample(some, size, rng, careful=effort.finalists > 0)
     candidates = _from_live(sample, live, effort, rng) if live is not None else []
     cold = _from_scratch(sample, k, effort, rng)
     if problem.held is not None and live is not None:
