@@ -243,6 +243,23 @@ def thin(labels, squared, k, size, rows, weights, origin, state, order):
     return *calibrate(kept, kept_weights, strata, origin, sums), state
 
 
+def digest(weights, labels, squared, k, share):
+    """(indices, weights)."""
+    kept, picked = [], []
+    for j in range(k):
+        mine = [i for i in range(len(weights)) if labels[i] == j and weights[i] > 0]
+        mass, cost = sum(weights[mine]), sum(weights[mine] * squared[mine])
+        chances = [
+            min(1.0, share * weights[i] * ((squared[i] / cost if cost > 0 else 1 / mass) + 1 / mass) / 2) for i in mine
+        ]
+        reached = np.floor(np.cumsum([0.5, *chances]))
+        own = [(i, weights[i] / p) for i, p, up in zip(mine, chances, np.diff(reached), strict=True) if up > 0]
+        kept += [i for i, _ in own]
+        picked += [w * mass / sum(w for _, w in own) for _, w in own]
+    order = np.argsort(kept)
+    return [kept[i] for i in order], [picked[i] for i in order]
+
+
 def put_near_together(rows, order):
     """The order, by halving at a median of nine of the widest dimension of nine; a leaf has 32 rows."""
     order = list(order)

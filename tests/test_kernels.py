@@ -55,7 +55,7 @@ def public_kernels(module):
 
 
 @pytest.mark.parametrize(
-    "module", ["assign", "coreset", "neighbours", "outliers", "random", "search", "seed", "update", "wire"]
+    "module", ["assign", "coreset", "digest", "neighbours", "outliers", "random", "search", "seed", "update", "wire"]
 )
 def test_every_public_kernel_has_a_naive_twin_of_its_name(module):
     names = set(public_kernels(module))

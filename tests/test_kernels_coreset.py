@@ -3,6 +3,7 @@ import pytest
 
 import naive
 from streamkm.kernels.coreset import CERTAIN, SETTLED, admit, calibrate, thin, threshold
+from streamkm.kernels.digest import digest
 from streamkm.kernels.neighbours import put_near_together
 from streamkm.kernels.outliers import squares_from, widest_gap, within
 from streamkm.kernels.search import descend, lay_columns, local_search, nearest_two, prune, squares_to
@@ -137,9 +138,9 @@ def test_thinning_keeps_the_naive_rows(n, d, k, share):
     rows, weights, centroids = problem(n, d, k)
     labels, squared = naive.assign(rows, centroids)
     size, origin, rng = float(int(share * n)), np.full(d, 0.1), np.array([11], np.uint64)
-    out_rows, out_weights, strata = rows.copy(), weights.copy(), np.full(n, SETTLED, np.int32)
-    one = frozen(np.ones(d))
-    filled = thin(labels.astype(np.int32), squared, one, k, size, n, out_rows, out_weights, strata, origin, rng)
+    out_rows, out_weights = np.empty((int(size) + 2 * k + 8, d)), np.empty(int(size) + 2 * k + 8)
+    seen = frozen(rows), frozen(weights), labels.astype(np.int32), squared
+    filled = thin(*seen, frozen(np.ones(d)), k, size, origin, rng, out_rows, out_weights)
     order = np.argsort(labels, kind="stable")
     for j in range(k):
         begin, end = (labels < j).sum(), (labels <= j).sum()
@@ -151,6 +152,19 @@ def test_thinning_keeps_the_naive_rows(n, d, k, share):
     assert out_weights[:filled].sum() == pytest.approx(weights.sum())
     np.testing.assert_allclose(out_weights[:filled] @ out_rows[:filled], weights @ rows)
     assert filled <= size + k + 1
+
+
+@pytest.mark.parametrize("share", [0.7, 3.0, 40.0, 1e6])
+@pytest.mark.parametrize(("n", "d", "k"), SHAPES[1:])
+def test_a_digest_has_the_naive_rows(n, d, k, share):
+    rows, weights, centroids = problem(n, d, k)
+    labels, squared = naive.assign(rows, centroids)
+    weights[::7] = 0.0
+    kept, picked = np.empty(n, np.int64), np.empty(n)
+    m = digest(frozen(weights), labels.astype(np.int32), squared, k, share, kept, picked)
+    expected = naive.digest(weights, labels, squared, k, share)
+    assert kept[:m].tolist() == expected[0]
+    np.testing.assert_allclose(picked[:m], expected[1])
 
 
 def length(path):

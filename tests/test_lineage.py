@@ -132,7 +132,7 @@ def test_going_there_and_back_between_two_solutions_is_no_event_and_ids_come_bac
     rng = np.random.default_rng(0)
     angle, radius = rng.uniform(0, 2 * np.pi, 2000), np.sqrt(rng.uniform(0, 1, 2000))
     disc = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
-    rows = np.concatenate([disc, rng.normal([20, 0], 0.5, (500, 2)), rng.normal([24, 0], 0.5, (500, 2))])
+    rows = np.concatenate([disc, rng.normal([20, 0], 0.5, (550, 2)), rng.normal([24, 0], 0.5, (450, 2))])
     one = np.array([[0.4, 0.0], [-0.4, 0.0], [20.0, 0.0], [24.0, 0.0]])
     thirds = 2 * np.pi / 3 * np.arange(3)
     other = np.concatenate([0.5 * np.stack([np.cos(thirds), np.sin(thirds)], axis=1), [[22.0, 0.0]]])

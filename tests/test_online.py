@@ -13,6 +13,7 @@ from streamkm import OnlineKMeans
 from streamkm.errors import DataError, NotReadyError, SettingsError, StateError
 from streamkm.kernels.assign import assign, assign_accumulate, extent, largest, pack_centroids
 from streamkm.kernels.coreset import admit, calibrate, thin, threshold
+from streamkm.kernels.digest import digest
 from streamkm.kernels.neighbours import put_near_together
 from streamkm.kernels.outliers import squares_from, widest_gap, within
 from streamkm.kernels.random import draw, draw_by_blocks, sum_blocks, uniform
@@ -409,7 +410,7 @@ def test_input_is_never_written_to_and_may_be_read_only():
 
 
 KERNELS = (
-    *(descend, draw_by_blocks, put_near_together, sum_blocks),
+    *(descend, digest, draw_by_blocks, put_near_together, sum_blocks),
     *(admit, assign, assign_accumulate, calibrate, draw, extent, kmeans_plus_plus, largest, lay_columns, learn_batch),
     *(
         lloyd,

@@ -234,17 +234,17 @@ def threshold(scores: NDArray[np.float64], size: float) -> float:
 
 @jit()
 def thin(
+    rows: NDArray[np.float64],
+    weights: NDArray[np.float64],
     labels: NDArray[np.int32],
     distances: NDArray[np.float64],
     factors: NDArray[np.float64],
     k: int,
     size: float,
-    filled: int,
-    rows: NDArray[np.float64],
-    weights: NDArray[np.float64],
-    strata: NDArray[np.int32],
     origin: NDArray[np.float64],
     rng: NDArray[np.uint64],
+    kept: NDArray[np.float64],
+    kept_weights: NDArray[np.float64],
 ) -> int:
     """Sample weighted rows to fewer, cluster by cluster, and calibrate each cluster to its mass and mean.
 
@@ -252,29 +252,29 @@ def thin(
 
     Parameters
     ----------
+    rows, weights
+        IN (n, d) and (n,), read-only.
     labels, distances
-        IN (filled,): each row's cluster, and its squared distance.
+        IN (n,): each row's cluster, and its squared distance.
     factors
         IN (d,): units of the dimensions, or (0,) to go through rows as they come, which is quicker.
     k
         Number of clusters.
     size
-        Number of rows wanted; up to k + 1 more may stay.
-    filled
-        Number of rows in the buffer, more than `size`, all of them calibrated.
-    rows, weights, strata
-        INOUT (capacity, d), (capacity,), (capacity,): the buffer.
+        Number of rows wanted, less than n; up to k + 1 more may be kept.
     origin
         IN (d,): a point among the rows.
     rng
         INOUT (1,) uint64.
+    kept, kept_weights
+        OUT (capacity, d) and (capacity,): the sample, with room for ``size + 2 k + 8`` rows.
 
     Returns
     -------
     int
-        Number of rows in the buffer.
+        Number of rows in the sample.
     """
-    d = rows.shape[1]
+    filled, d = rows.shape
     masses = np.zeros(k)
     starts = np.zeros(k + 1, np.int64)
     cost = 0.0
@@ -302,14 +302,12 @@ def thin(
             scores[i] = weights[i] * (by_distance * distances[i] + by_cluster[j])
     if len(factors) > 0:
         columns = np.empty((d, (filled + BLOCK - 1) // BLOCK * BLOCK))
-        lay_columns(rows[:filled], origin, factors, columns)
+        lay_columns(rows, origin, factors, columns)
         for j in range(k):
             put_near_together(columns, order[(starts[j - 1] if j > 0 else 0) : starts[j]])
     factor = threshold(scores, size)
-    capacity = int(size) + 2 * k + 8
-    kept = np.empty((capacity, d))
-    kept_weights = np.empty(capacity)
-    kept_strata = np.empty(capacity, np.int32)
+    capacity = len(kept_weights)
+    strata = np.empty(capacity, np.int32)
     sums = np.zeros((k, d + 1))
     n = 0
     reached = 0.0
@@ -328,7 +326,7 @@ def thin(
                 for t in range(d):
                     kept[n, t] = rows[i, t]
                 kept_weights[n] = weights[i] / p
-                kept_strata[n] = j
+                strata[n] = j
                 n += 1
                 unit += 1.0
                 target = unit + uniform(rng)
@@ -336,12 +334,6 @@ def thin(
             for t in range(d):
                 kept[n, t] = rows[i, t]
             kept_weights[n] = weights[i]
-            kept_strata[n] = CERTAIN
+            strata[n] = CERTAIN
             n += 1
-    n = calibrate(0, n, kept, kept_weights, kept_strata, origin, sums)
-    for i in range(n):
-        for t in range(d):
-            rows[i, t] = kept[i, t]
-        weights[i] = kept_weights[i]
-        strata[i] = SETTLED
-    return n
+    return calibrate(0, n, kept, kept_weights, strata, origin, sums)

@@ -34,21 +34,28 @@ class Fit(NamedTuple):
 
     Attributes
     ----------
+    rows, weights
+        (m, d) and (m,): the coreset.
     centroids
         (k, d), raw.
     totals
         (k, d + 2), as in `assign_accumulate`.
     labels
         (m,): nearest centroid of each row.
+    squared
+        (m,): squared distance to it, in units of the metric.
     costs
         (m,): what each row adds to the cost, its weight included, over `cost`.
     cost
         Sum of weighted squared distances.
     """
 
+    rows: NDArray[np.float64]
+    weights: NDArray[np.float64]
     centroids: NDArray[np.float64]
     totals: NDArray[np.float64]
     labels: NDArray[np.int32]
+    squared: NDArray[np.float64]
     costs: NDArray[np.float64]
     cost: float
 
@@ -67,7 +74,13 @@ class Fit(NamedTuple):
         centroids = centroids.copy()
         totals, labels, squared, cost = settle(rows, weights, centroids, live.origin, metric, mean, steps)
         costs = weights * (squared / cost) if cost > 0.0 else squared
-        return cls(centroids, totals, labels, costs, cost)
+        return cls(rows, weights, centroids, totals, labels, squared, costs, cost)
+
+    def take(self, order: NDArray[np.int64]) -> Fit:
+        """The same with its clusters in another order, a permutation."""
+        places = np.empty(len(order), np.int32)
+        places[order] = np.arange(len(order), dtype=np.int32)
+        return self._replace(centroids=self.centroids[order], totals=self.totals[order], labels=places[self.labels])
 
 
 def chance(new: Fit, old: Fit, weights: NDArray[np.float64]) -> float:

@@ -157,7 +157,7 @@ class Clusters:
         if self._pending is not None and n_seen >= self._pending.due:
             pending, self._pending = self._pending, None
             self.coreset.calibrate()
-            self._judge(pending.solution(), pending.metric, steps=1)
+            self._judge(pending.solution(), pending.metric, *self.coreset.settled(), steps=1)
         # Step 2. Leave outliers out.
         decay = math.exp2(-half_lives) if half_lives else 1.0
         if self.rule is not None and self.rule.found:
@@ -200,7 +200,7 @@ class Clusters:
                 rows, weights = rows[inside], weights[inside]
                 metric = self.live.metric.rescaled(rows, weights, self.scale)
                 centroids, _ = first_centroids(rows, weights, k, self.coreset.rng, metric)
-                self._judge(Solution(centroids, "cold"), metric, force=True)
+                self._judge(Solution(centroids, "cold"), metric, rows, weights, force=True)
         metric = self.live.metric.rescaled(rows, weights, self.scale)
         return Problem(
             rows=frozen(rows),
@@ -219,10 +219,26 @@ class Clusters:
         """Units in which to look for outliers: robust ones, if units follow the data at all."""
         return metric.rescaled(rows, weights, "none" if self.scale == "none" else "robust").factors
 
-    def _judge(self, solution: Solution, metric: Metric, *, steps: int = 0, force: bool = False) -> Verdict:
-        """Let a solution replace the live centroids if it is worth it; the coreset tells weights and costs."""
+    def _judge(
+        self,
+        solution: Solution,
+        metric: Metric,
+        rows: NDArray[np.float64],
+        weights: NDArray[np.float64],
+        *,
+        steps: int = 0,
+        force: bool = False,
+    ) -> tuple[Verdict, Fit]:
+        """Let a solution replace the live centroids if it is worth it; the coreset tells weights and costs.
+
+        Returns
+        -------
+        verdict
+            What the live centroids are now.
+        fit
+            Theirs.
+        """
         live, k = self.live, len(self.live.ids)
-        rows, weights = self.coreset.settled()
         new = Fit.of(rows, weights, solution.centroids, live, metric, steps)
         old = Fit.of(rows, weights, live.centroids, live, metric)
         if metric is not live.metric:
@@ -235,20 +251,21 @@ class Clusters:
             needed = max(needed, chance(new, old, weights) + GAIN_PER_MOVED * more)
         if not new.cost < old.cost * (1.0 - needed) and not force:
             live.replace(live.centroids, old.totals, metric)
-            return "keep"
+            return "keep", old
         self.schedule.helped()
         live.renew(renewed)
-        live.replace(new.centroids[heirs], new.totals[heirs], metric)
-        return solution.kind
+        new = new.take(heirs)
+        live.replace(new.centroids, new.totals, metric)
+        return solution.kind, new
 
-    def resolve(self) -> Verdict:
-        """Solve now, and let it take effect; says which candidate won."""
+    def resolve(self) -> tuple[Verdict, Fit]:
+        """Solve now, and let it take effect; says which candidate won, and how the live centroids fit."""
         self._pending = None
-        problem = self._problem()
-        effort = full(self.schedule.learned - self._published_at, problem.n_clusters)
-        verdict = self._judge(solve(problem, effort), problem.metric)
+        p = self._problem()
+        effort = full(self.schedule.learned - self._published_at, p.n_clusters)
+        verdict, fit = self._judge(solve(p, effort), p.metric, p.rows, p.weights)
         self.schedule.solved(float(self.live.weights.sum()))
-        return verdict
+        return verdict, fit
 
     def prepare(self) -> None:
         """Begin to solve for the next publication, in the background."""
@@ -266,29 +283,34 @@ class Clusters:
     def publish(self, n_seen: int, *, as_is: bool = False) -> Publication:
         """Publish what was prepared, or what solving now gives, under ids that go on from the last publication."""
         verdict: Verdict = "keep"
+        live = self.live
         if as_is:
             self._prepared = None
+            fit = Fit.of(*self.coreset.settled(), live.centroids, live, live.metric)
         elif self._prepared is None:
-            verdict = self.resolve()
+            verdict, fit = self.resolve()
         else:
             prepared, self._prepared = self._prepared, None
             self.coreset.calibrate()
-            verdict = self._judge(prepared.solution(), prepared.metric, steps=1)
-        live, factors = self.live, self.live.metric.factors
-        rows, weights = self.coreset.settled()
-        answers = live.copy()
+            verdict, fit = self._judge(prepared.solution(), prepared.metric, *self.coreset.settled(), steps=1)
+        answers, factors = live.copy(), live.metric.factors
         if self.answers is not None:
-            shown = Fit.of(rows, weights, follow(self.answers, live), live, live.metric)
-            answers.replace(shown.centroids, shown.totals, live.metric)
+            fit = Fit.of(fit.rows, fit.weights, follow(self.answers, live), live, live.metric)
+            answers.replace(fit.centroids, fit.totals, live.metric)
         self.lineage.next_id = max(self.lineage.next_id, live.next_id)
-        mass = float(live.weights.sum())
         ids, events = self.lineage.publish(
-            answers.centroids * factors, rows * factors, weights, mass, kept=self.schedule.kept, offered=live.ids
+            answers.centroids * factors,
+            fit.rows if live.metric.plain else fit.rows * factors,
+            fit.weights,
+            float(live.weights.sum()),
+            kept=self.schedule.kept,
+            offered=live.ids,
+            seen=(fit.labels, fit.squared),
         )
         live.ids, live.next_id = ids, self.lineage.next_id
         answers.ids, answers.next_id = ids.copy(), self.lineage.next_id
         self.schedule.kept, self._published_at = 1.0, self.schedule.learned
-        detail = {"resolve": verdict, "coreset_rows": len(rows), "cost": float(answers.stats[:, 1].sum())}
+        detail = {"resolve": verdict, "coreset_rows": len(fit.rows), "cost": float(answers.stats[:, 1].sum())}
         self._publish(answers, n_seen, tuple(events), detail)
         return self.published  # type: ignore[return-value]  # just made
 

@@ -11,12 +11,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from streamkm.errors import DataError, NotReadyError, SettingsError, StateError
 from streamkm.kernels.assign import Real, largest
-from streamkm.kernels.coreset import SETTLED, admit, calibrate, thin
+from streamkm.kernels.coreset import SETTLED, admit, calibrate
 from streamkm.kernels.random import uniform
 from streamkm.models import validate
 from streamkm.models.live import Learned, LiveCentroids, array
 from streamkm.models.metric import Metric
-from streamkm.models.resolve import Problem, full, solve
+from streamkm.models.resolve import Problem, full, solve, thinned
 from streamkm.models.seeding import first_centroids
 from streamkm.models.validate import frozen
 from streamkm.state import ModelState
@@ -284,23 +284,12 @@ class Coreset:
         return int(self.rng[0])
 
     def _thin(self, guide: LiveCentroids) -> None:
-        n = self._filled
-        rows = frozen(self._rows[:n])
+        rows, weights = frozen(self._rows[: self._filled]), frozen(self._weights[: self._filled])
         labels, squared = guide.nearest(rows, largest(rows.reshape(-1)))
-        self._filled = thin(
-            labels,
-            squared,
-            guide.metric.factors,
-            len(guide.stats),
-            float(self._kept),
-            n,
-            self._rows,
-            self._weights,
-            self._strata,
-            self._origin,
-            self.rng,
-        )
-        self._first = self._filled
+        k, factors = len(guide.stats), guide.metric.factors
+        kept, kept_weights = thinned(rows, weights, labels, squared, factors, k, self._kept, self._origin, self.rng)
+        n = self._filled = self._first = len(kept)
+        self._rows[:n], self._weights[:n], self._strata[:n] = kept, kept_weights, SETTLED
 
     def _make_room(self, d: int, at_least: int) -> None:
         self.n_features = d

@@ -46,7 +46,7 @@ from numpy.typing import NDArray
 from streamkm.errors import StateError
 from streamkm.models.judging import FLOOR, QUIET, Heirs, Sample, Seen, birth, drifts, grow_up, lay_to_rest
 from streamkm.models.lives import SETTLED, Lives
-from streamkm.models.populations import Reals, digest, masses, nearest, spreads
+from streamkm.models.populations import Labels, Reals, digest, masses, nearest, spreads
 from streamkm.state import Event
 
 DIGEST = 2048
@@ -109,6 +109,7 @@ class Lineage:
         *,
         kept: float = 1.0,
         offered: NDArray[np.int64] | None = None,
+        seen: tuple[Labels, Reals] | None = None,
     ) -> tuple[NDArray[np.int64], tuple[Event, ...]]:
         """Give ids to new centroids.
 
@@ -125,6 +126,8 @@ class Lineage:
         offered
             (k,): ids that the caller uses now. Those taken by `new_id` since the publication before are used for the
             clusters that would get a new id anyway; others do not matter.
+        seen
+            (m,) each, where the caller knows them: the nearest centroid of each row, and the squared distance to it.
 
         Returns
         -------
@@ -134,9 +137,9 @@ class Lineage:
             Births, deaths, splits, merges, drifts, in this order.
         """
         if not weights.sum() > 0.0:
-            rows, weights = centroids, np.ones(len(centroids))
+            rows, weights, seen = centroids, np.ones(len(centroids)), None
         shares = weights / weights.sum()
-        labels, squared = nearest(rows, centroids)
+        labels, squared = nearest(rows, centroids) if seen is None else seen
         wide = spreads(labels, squared, shares, len(centroids))
         lives = Lives.begin(self._spare(offered, len(centroids)), centroids, wide)
         events: tuple[Event, ...] = ()

@@ -295,7 +295,7 @@ class OnlineKMeans(Answers):
         NotReadyError
             There are no centroids yet.
         """
-        return self._ready().resolve()
+        return self._ready().resolve()[0]
 
     def prepare(self) -> None:
         """Begin to solve the coreset as it is now, in the background; the next `publish` takes the result.

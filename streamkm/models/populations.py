@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from streamkm.kernels.assign import largest
+from streamkm.kernels.digest import digest as pick
 from streamkm.models.live import nearest as nearest_centroids
 from streamkm.models.metric import Metric
 from streamkm.models.validate import frozen
@@ -109,14 +110,6 @@ def digest(rows: Reals, weights: Reals, labels: Labels, squared: Reals, k: int, 
     weights
         (m,).
     """
-    mass, cost = masses(labels, weights, k), masses(labels, weights * squared, k)
-    mass[mass == 0.0] = 1.0
-    far = np.where(cost[labels] > 0.0, squared / np.where(cost > 0.0, cost, 1.0)[labels], 1.0 / mass[labels])
-    chance = np.minimum(1.0, size / k * weights * 0.5 * (far + 1.0 / mass[labels]))
-    order = np.argsort(labels, kind="stable")
-    reached = np.floor(np.cumsum(chance[order]) + 0.5)
-    kept = np.sort(order[np.diff(reached, prepend=0.0) > 0.0])
-    picked = weights[kept] / chance[kept]
-    total = masses(labels[kept], picked, k)
-    picked *= (masses(labels, weights, k) / np.where(total > 0.0, total, 1.0))[labels[kept]]
-    return rows[kept], picked
+    kept, picked = np.empty(len(rows), np.int64), np.empty(len(rows))
+    n = pick(frozen(weights), labels, squared, k, size / k, kept, picked)
+    return rows[kept[:n]], picked[:n].copy()

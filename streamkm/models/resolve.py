@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from streamkm.kernels.assign import Real, largest, pack_centroids
 from streamkm.kernels.assign import assign as assign_rows
-from streamkm.kernels.coreset import SETTLED, thin
+from streamkm.kernels.coreset import thin
 from streamkm.kernels.random import uniform
 from streamkm.kernels.search import descend, local_search, prune
 from streamkm.kernels.seed import kmeans_plus_plus
@@ -236,13 +236,28 @@ class Rows:
 
     def sample(self, centroids: NDArray[np.float64], size: int, rng: NDArray[np.uint64], *, careful: bool) -> Rows:
         """A sample of the rows by their sensitivities to centroids, a careful one with some of each neighbourhood."""
-        n, d = self.rows.shape
         labels, squared = self.assign(centroids)
-        rows, weights = self.rows.copy(), self.weights.copy()
-        strata = np.full(n, SETTLED, np.int32)
-        factors = frozen(self.ones) if careful else ONES
-        m = thin(labels, squared, factors, len(centroids), float(size), n, rows, weights, strata, np.zeros(d), rng)
-        return Rows(rows[:m].copy(), weights[:m].copy(), double=self.double, spherical=self.spherical)
+        factors = self.ones if careful else ONES
+        some = thinned(self.rows, self.weights, labels, squared, factors, len(centroids), size, self.zeros, rng)
+        return Rows(*some, double=self.double, spherical=self.spherical)
+
+
+def thinned(
+    rows: NDArray[np.float64],
+    weights: NDArray[np.float64],
+    labels: NDArray[np.int32],
+    squared: NDArray[np.float64],
+    factors: NDArray[np.float64],
+    k: int,
+    size: int,
+    origin: NDArray[np.float64],
+    rng: NDArray[np.uint64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """About as many of weighted rows as `size` says, and their weights; arguments as in `thin`."""
+    capacity = size + 2 * k + 8
+    kept, kept_weights = np.empty((capacity, rows.shape[1])), np.empty(capacity)
+    n = thin(rows, weights, labels, squared, frozen(factors), k, float(size), origin, rng, kept, kept_weights)
+    return kept[:n], kept_weights[:n]
 
 
 def solve(problem: Problem, effort: Effort) -> Solution:
