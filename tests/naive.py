@@ -290,6 +290,20 @@ def descend(rows, weights, centroids, max_iter, tol, *, spherical=False):
     return found, cost
 
 
+def weighted_sum(rows, weights):
+    return sum((w * x for w, x in zip(weights, rows, strict=True)), np.zeros(rows.shape[1]))
+
+
+def differences(rows, origin, factors):
+    return np.array([(x - origin) * factors for x in rows])
+
+
+def even_places(weights, count):
+    reached = np.cumsum(weights)
+    middles = (np.arange(count) + 0.5) / count * reached[-1]
+    return [next(i for i, r in enumerate(reached) if r >= m) for m in middles]
+
+
 def squares_to(rows, centroid):
     return ((rows - centroid) ** 2).sum(axis=1)
 

@@ -7,6 +7,7 @@ import pytest
 import naive
 from streamkm.kernels.assign import assign, assign_accumulate, extent, largest, pack_centroids
 from streamkm.kernels.random import BLOCK, draw, draw_by_blocks, sum_blocks, uniform
+from streamkm.kernels.rows import differences, even_places, weighted_sum
 from streamkm.kernels.search import lay_columns
 from streamkm.kernels.seed import kmeans_plus_plus
 from streamkm.kernels.update import learn_batch, lloyd, mean_square, starved
@@ -55,7 +56,8 @@ def public_kernels(module):
 
 
 @pytest.mark.parametrize(
-    "module", ["assign", "coreset", "digest", "neighbours", "outliers", "random", "search", "seed", "update", "wire"]
+    "module",
+    ["assign", "coreset", "digest", "neighbours", "outliers", "random", "rows", "search", "seed", "update", "wire"],
 )
 def test_every_public_kernel_has_a_naive_twin_of_its_name(module):
     names = set(public_kernels(module))
@@ -297,3 +299,22 @@ def test_a_starved_cluster_is_one_that_forgot_its_points_and_gets_none():
     stats = np.array([[1e6, 1.0, 0.0], [0.5, 1.0, 500.0], [0.5, 1.0, 50.0], [0.0, 0.0, 500.0]])
     for share, idle, expected in ((1e-6, 100, 1), (0.0, 100, 3), (1e-6, 1000, -1), (1e-7, 100, 3)):
         assert starved(stats, share, idle) == naive.starved(stats, share, idle) == expected
+
+
+@pytest.mark.parametrize(("n", "d"), [(1, 1), (3, 2), (4, 1), (33, 5), (200, 8)])
+def test_sums_and_differences_of_rows_are_the_naive_ones(n, d):
+    rng = np.random.default_rng(n)
+    rows, weights, origin, factors = rng.normal(size=(n, d)), rng.uniform(size=n), rng.normal(size=d), some_factors(d)
+    total, moved = np.full(d, 9.0), np.full((n, d), 9.0)
+    weighted_sum(frozen(rows), frozen(weights), total)
+    np.testing.assert_allclose(total, naive.weighted_sum(rows, weights), atol=1e-12)
+    differences(frozen(rows), origin, factors, moved)
+    np.testing.assert_array_equal(moved, naive.differences(rows, origin, factors))
+
+
+@pytest.mark.parametrize("weights", [[2.0], [1.0] * 40, [0.0, 3, 0, 0, 5, 1, 1, 0], [1e-9, 1e9, 1.0]])
+@pytest.mark.parametrize("count", [1, 3, 16])
+def test_even_places_are_the_naive_ones(weights, count):
+    places = np.empty(count, np.int64)
+    even_places(frozen(np.array(weights)), places)
+    assert places.tolist() == naive.even_places(weights, count)

@@ -17,6 +17,7 @@ from streamkm.kernels.digest import digest
 from streamkm.kernels.neighbours import put_near_together
 from streamkm.kernels.outliers import squares_from, widest_gap, within
 from streamkm.kernels.random import draw, draw_by_blocks, sum_blocks, uniform
+from streamkm.kernels.rows import differences, even_places, weighted_sum
 from streamkm.kernels.search import descend, lay_columns, local_search, nearest_two, prune, squares_to
 from streamkm.kernels.seed import kmeans_plus_plus
 from streamkm.kernels.update import learn_batch, lloyd, mean_square, starved
@@ -410,7 +411,7 @@ def test_input_is_never_written_to_and_may_be_read_only():
 
 
 KERNELS = (
-    *(descend, digest, draw_by_blocks, put_near_together, sum_blocks),
+    *(descend, differences, digest, draw_by_blocks, even_places, weighted_sum, put_near_together, sum_blocks),
     *(admit, assign, assign_accumulate, calibrate, draw, extent, kmeans_plus_plus, largest, lay_columns, learn_batch),
     *(
         lloyd,

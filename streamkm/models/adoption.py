@@ -96,7 +96,7 @@ def chance(new: Fit, old: Fit, weights: NDArray[np.float64]) -> float:
     drawn = np.maximum(0.0, 1.0 - 1.0 / np.maximum(weights, 1.0))
     mass = masses(new.labels, weights, k)
     fitted = masses(new.labels, drawn * weights * new.costs, k) @ (1.0 / np.where(mass > 0.0, mass, 1.0))
-    return float(fitted) * ratio + min(CERTAIN, float(np.linalg.norm(old.costs - new.costs * ratio)))
+    return float(fitted) * ratio + min(CERTAIN, float(np.sqrt(np.square(old.costs - new.costs * ratio).sum())))
 
 
 def follow(published: LiveCentroids, live: LiveCentroids) -> NDArray[np.float64]:

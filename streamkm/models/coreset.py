@@ -14,7 +14,7 @@ from streamkm.kernels.assign import Real, largest
 from streamkm.kernels.coreset import SETTLED, admit, calibrate
 from streamkm.kernels.random import uniform
 from streamkm.models import validate
-from streamkm.models.live import Learned, LiveCentroids, array
+from streamkm.models.live import Learned, LiveCentroids, array, middle
 from streamkm.models.metric import Metric
 from streamkm.models.resolve import Problem, full, solve, thinned
 from streamkm.models.seeding import first_centroids
@@ -135,7 +135,7 @@ class Coreset:
         if not len(rows):
             raise NotReadyError("the coreset has no rows yet")
         k = self.n_clusters if n_clusters is None else n_clusters
-        origin = rows.mean(axis=0)
+        origin = middle(rows, weights)
         problem = Problem(rows, weights, None, k, origin, Metric.raw(rows.shape[1]), 0.0, 0.0, self.seed)
         return solve(problem, full(math.inf, k)).centroids
 
@@ -201,7 +201,7 @@ class Coreset:
         self._strata[self._filled : end] = SETTLED
         self._filled = self._first = end
         if len(rows):
-            self._origin = self._rows[:end].mean(axis=0)
+            self._origin = middle(self._rows[:end], self._weights[:end])
         if guide is not None and self._filled > self.size:
             self._thin(guide)
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from streamkm.kernels.choice import simplified_silhouette
 from streamkm.models.coreset import Coreset
-from streamkm.models.live import LiveCentroids
+from streamkm.models.live import LiveCentroids, middle
 from streamkm.models.metric import Metric
 from streamkm.models.seeding import settle
 from streamkm.models.validate import frozen
@@ -71,7 +71,7 @@ def _judge(
     """Inertia and silhouette."""
     if not len(rows):
         return 0.0, 0.0
-    origin = rows.mean(axis=0)
+    origin = middle(rows, weights)
     *_, cost = settle(rows, weights, centroids.copy(), origin, metric)
     k = len(centroids)
     silhouette = 0.0

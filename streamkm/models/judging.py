@@ -104,7 +104,7 @@ class Seen(NamedTuple):
 
     def noise(self, shares: Reals) -> Reals:
         """Two standard errors of the share of the arrivals, for labels of given shares."""
-        variance = sum(float(sample.weights @ sample.weights) for sample in (self.then, self.now))
+        variance = sum(float(np.square(sample.weights).sum()) for sample in (self.then, self.now))
         return np.asarray(2.0 * np.sqrt(shares * variance) * self.mass / max(self.mass - self.left, 1e-300))
 
     def scatter(self, label: str, k: int, where: str) -> Reals:

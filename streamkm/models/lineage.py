@@ -152,7 +152,7 @@ class Lineage:
             self._stirred *= kept
             self._lives.left *= kept
             self._resting.left *= kept
-            floor = FLOOR * float(np.sqrt(shares @ squared))
+            floor = FLOOR * float(np.sqrt((shares * squared).sum()))
             old, known = self._lives, self._lives.plus(self._resting)
             then = Sample.look(self._rows, self._weights, (old, known, lives), floor)
             now = Sample.look(rows, shares, (old, known, lives), floor)

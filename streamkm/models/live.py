@@ -14,6 +14,7 @@ from streamkm.errors import StateError
 from streamkm.kernels._lanes import GROUP
 from streamkm.kernels.assign import Real, assign, extent, largest, pack_centroids
 from streamkm.kernels.random import draw
+from streamkm.kernels.rows import weighted_sum
 from streamkm.kernels.search import BLOCK, lay_columns
 from streamkm.kernels.update import COST, IDLE, WEIGHT, learn_batch, mean_square, starved, to_unit_length
 from streamkm.models.metric import Metric
@@ -336,10 +337,12 @@ def nearest(
 
 
 def middle(centroids: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(d,) weighted mean of centroids; the plain one when none has weight."""
+    """(d,) weighted mean of centroids, or of rows; the plain one when none has weight."""
     mass = weights.sum()
     share = weights / mass if 0.0 < mass < math.inf else np.full(len(weights), 1.0 / len(weights))
-    return share @ centroids
+    mean = np.empty(centroids.shape[1])
+    weighted_sum(frozen(centroids), frozen(share), mean)
+    return mean
 
 
 def array(arrays: Mapping[str, NDArray[Any]], name: str, dtype: type[Any], shape: tuple[int, ...]) -> NDArray[Any]:

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from streamkm.kernels.rows import weighted_sum
 from streamkm.models.validate import frozen
 
 Scale = Literal["none", "standard", "robust"]
@@ -65,11 +66,12 @@ class Metric:
 def deviations(rows: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
     """(d,) weighted standard deviations; 1 for a column that does not vary."""
     share = weights / weights.sum()
-    centre = share @ rows
+    centre = np.empty(rows.shape[1])
+    weighted_sum(frozen(np.ascontiguousarray(rows)), frozen(share), centre)
     reach = np.max(np.abs(rows - centre), axis=0)
     reach[reach == 0.0] = 1.0
     # Dividing first keeps squares within range, whatever the unit.
-    spread: NDArray[np.float64] = reach * np.sqrt(share @ ((rows - centre) / reach) ** 2)
+    spread: NDArray[np.float64] = reach * np.sqrt(np.einsum("i,ij->j", share, ((rows - centre) / reach) ** 2))
     spread[spread <= 1e-12 * np.abs(centre)] = 1.0
     spread[spread == 0.0] = 1.0
     return spread

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from streamkm.kernels.assign import Real
 from streamkm.kernels.outliers import squares_from, widest_gap, within
+from streamkm.kernels.rows import even_places
 from streamkm.models.live import array
 from streamkm.models.validate import frozen
 
@@ -151,8 +152,7 @@ class GapRule:
 
 def robust_middle(rows: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
     """(d,) median of each coordinate, over rows that stand for equal shares of the weight."""
-    reached = np.cumsum(weights)
-    places = np.searchsorted(reached, (np.arange(MEDIAN_ROWS) + 0.5) / MEDIAN_ROWS * reached[-1])
-    some = rows[np.minimum(places, len(rows) - 1)]
-    middle: NDArray[np.float64] = np.partition(some, MEDIAN_ROWS // 2, axis=0)[MEDIAN_ROWS // 2]
+    places = np.empty(MEDIAN_ROWS, np.int64)
+    even_places(frozen(weights), places)
+    middle: NDArray[np.float64] = np.partition(rows[places], MEDIAN_ROWS // 2, axis=0)[MEDIAN_ROWS // 2]
     return middle

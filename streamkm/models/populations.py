@@ -10,6 +10,7 @@ from scipy.optimize import linear_sum_assignment
 
 from streamkm.kernels.assign import largest
 from streamkm.kernels.digest import digest as pick
+from streamkm.models.live import middle
 from streamkm.models.live import nearest as nearest_centroids
 from streamkm.models.metric import Metric
 from streamkm.models.validate import frozen
@@ -75,7 +76,7 @@ def cleft(rows: Reals, weights: Reals, first: NDArray[np.bool_]) -> float:
         mass = weights[group].sum()
         if not mass > 0.0:
             return 0.0
-        ends.append((group, mass, weights[group] @ rows[group] / mass))
+        ends.append((group, mass, middle(rows[group], weights[group])))
     axis = ends[0][2] - ends[1][2]
     length = float(np.linalg.norm(axis))
     if length == 0.0:
@@ -83,7 +84,7 @@ def cleft(rows: Reals, weights: Reals, first: NDArray[np.bool_]) -> float:
     deviation = 0.0
     for group, mass, mean in ends:
         along = (rows[group] - mean) @ (axis / length)
-        deviation += float(np.sqrt(weights[group] @ along**2 / mass))
+        deviation += float(np.sqrt((weights[group] * along**2).sum() / mass))
     return length / deviation if deviation > 0.0 else np.inf
 
 

@@ -16,9 +16,10 @@ from streamkm.kernels.assign import Real, largest, pack_centroids
 from streamkm.kernels.assign import assign as assign_rows
 from streamkm.kernels.coreset import thin
 from streamkm.kernels.random import uniform
+from streamkm.kernels.rows import differences
 from streamkm.kernels.search import descend, local_search, prune
 from streamkm.kernels.seed import kmeans_plus_plus
-from streamkm.models.live import FLOAT32_RATIO, columns_of, packed_like, power_of_two
+from streamkm.models.live import FLOAT32_RATIO, columns_of, middle, packed_like, power_of_two
 from streamkm.models.metric import Metric
 from streamkm.models.populations import masses, moved
 from streamkm.models.validate import ONES, frozen
@@ -30,6 +31,9 @@ SAMPLE_ROWS = 1500
 
 COLD_GAIN = 0.005
 """A candidate from scratch must be so much cheaper than the one from the live centroids, whose ids it would end."""
+
+UNLIKELY = 0.02
+"""A candidate that is dearer than the best by this share on the sample has never won on all rows."""
 
 TIE = 1e-4
 """Starts from scratch that differ by less than this share are equal: rounding must not decide between them."""
@@ -269,9 +273,8 @@ def solve(problem: Problem, effort: Effort) -> Solution:
     mass = problem.weights.sum()
     weights = problem.weights / mass if 0.0 < mass < np.inf else np.full(n, 1.0 / n)
     origin = np.zeros_like(problem.origin) if spherical else problem.origin
-    scaled = problem.rows - origin
-    if not problem.metric.plain:
-        scaled *= problem.metric.factors
+    scaled = np.empty((n, d))
+    differences(frozen(problem.rows), origin, problem.metric.factors, scaled)
     high = largest(frozen(scaled.reshape(-1)))
     power = 1.0 if spherical else power_of_two(high)
     scale = problem.metric.factors * power
@@ -283,7 +286,7 @@ def solve(problem: Problem, effort: Effort) -> Solution:
     size = max(SAMPLE_ROWS, effort.sample * k)
     sample = rows
     if size < 0.7 * n:
-        some = (rows.weights @ rows.rows)[np.newaxis] if live is None else live
+        some = middle(rows.rows, rows.weights)[np.newaxis] if live is None else live
         sample = rows.sample(some, size, rng, careful=effort.finalists > 0)
     candidates = _from_live(sample, live, effort, rng) if live is not None else []
     cold = _from_scratch(sample, k, effort, rng)
@@ -302,6 +305,9 @@ def solve(problem: Problem, effort: Effort) -> Solution:
     least = COLD_GAIN if problem.move_price > 0.0 or not effort.finalists else 0.0
     candidates += [c for c in cold if live is None or c.cost < lowest * (1.0 - least)]
     # Step 3. The best of each kind compete on all rows, and the winner is polished.
+    if problem.held is None:
+        lowest = min(c.cost for c in candidates)
+        candidates = [c for c in candidates if c.cost <= lowest * (1.0 + UNLIKELY)]
     if effort.finalists or problem.held is not None:
         held = None if problem.held is None else rows.assign((problem.held - origin) * scale)[0]
         best = _contest(rows, candidates, held, problem.move_price, effort)

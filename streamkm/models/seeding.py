@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from streamkm.kernels.assign import largest
 from streamkm.kernels.random import uniform
 from streamkm.kernels.update import COST, WEIGHT, lloyd
-from streamkm.models.live import plan
+from streamkm.models.live import middle, plan
 from streamkm.models.metric import Metric
 from streamkm.models.resolve import LIGHT, Problem, solve
 from streamkm.models.validate import frozen
@@ -40,7 +40,7 @@ def first_centroids(
         (k, 3) as in `learn_batch`; the weights sum to that of all rows. Clusters without rows have weight 0.
     """
     uniform(rng)
-    origin = rows.mean(axis=0)
+    origin = middle(rows, row_weights)
     solution = solve(Problem(rows, row_weights, None, k, origin, metric, 0.0, 0.0, int(rng[0])), LIGHT)
     totals = settle(rows, row_weights, solution.centroids, origin, metric)[0]
     d = rows.shape[1]
