@@ -305,7 +305,7 @@ class Clusters:
             float(live.weights.sum()),
             kept=self.schedule.kept,
             offered=live.ids,
-            seen=(fit.labels, fit.squared),
+            assigned=(fit.labels, fit.squared),
         )
         live.ids, live.next_id = ids, self.lineage.next_id
         answers.ids, answers.next_id = ids.copy(), self.lineage.next_id

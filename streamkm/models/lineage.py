@@ -109,7 +109,7 @@ class Lineage:
         *,
         kept: float = 1.0,
         offered: NDArray[np.int64] | None = None,
-        seen: tuple[Labels, Reals] | None = None,
+        assigned: tuple[Labels, Reals] | None = None,
     ) -> tuple[NDArray[np.int64], tuple[Event, ...]]:
         """Give ids to new centroids.
 
@@ -126,7 +126,7 @@ class Lineage:
         offered
             (k,): ids that the caller uses now. Those taken by `new_id` since the publication before are used for the
             clusters that would get a new id anyway; others do not matter.
-        seen
+        assigned
             (m,) each, where the caller knows them: the nearest centroid of each row, and the squared distance to it.
 
         Returns
@@ -137,9 +137,9 @@ class Lineage:
             Births, deaths, splits, merges, drifts, in this order.
         """
         if not weights.sum() > 0.0:
-            rows, weights, seen = centroids, np.ones(len(centroids)), None
+            rows, weights, assigned = centroids, np.ones(len(centroids)), None
         shares = weights / weights.sum()
-        labels, squared = nearest(rows, centroids) if seen is None else seen
+        labels, squared = nearest(rows, centroids) if assigned is None else assigned
         wide = spreads(labels, squared, shares, len(centroids))
         lives = Lives.begin(self._spare(offered, len(centroids)), centroids, wide)
         events: tuple[Event, ...] = ()
