@@ -11,7 +11,7 @@ import naive_exact as naive
 from streamkm.kernels import exact_finish, exact_init, exact_layout, exact_settle, exact_sums
 from streamkm.kernels._jit import jit
 from streamkm.kernels.exact_tile import GROUP, LANES, below, gather, lowest_bit, narrow, two_nearest
-from streamkm.models import exact_points
+from streamkm.models import exact_order, exact_points
 from streamkm.models.exact_assign import BlockAssigner, RowAssigner, Totals
 from streamkm.models.exact_crew import Crew
 from streamkm.models.exact_order import put_in_order
@@ -207,7 +207,7 @@ def test_ordered_rows_are_the_same_rows_in_blocks_of_neighbours(n):
     X = rng.random((n, 3), dtype=np.float32)
     X[n // 2 :] = np.round(X[n // 2 :], 1)  # with many copies
     rows = X.copy()
-    ordered = put_in_order(rows, None, np.empty(0), 32, Storage())
+    ordered = put_in_order(rows, None, np.empty(0), 32, Crew(1), Storage())
     offsets = ordered.offsets
     assert sorted(ordered.places.tolist()) == list(range(n))
     assert (rows == X[ordered.places]).all()
@@ -248,24 +248,26 @@ def test_a_node_is_split_by_the_medians_of_a_sample(n, levels):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_the_order_out_of_core_is_that_in_memory(dtype, weighted):
+def test_the_order_is_the_same_out_of_core_and_with_threads(dtype, weighted, monkeypatch):
+    monkeypatch.setattr(exact_order, "_MANY", 1000)
     rng = np.random.default_rng(4)
     X = rng.random((60_000, 3)).astype(dtype)
     X[20_000:50_000] = X[0]  # more copies than fit into memory
     rows, weights = X.astype(np.float32), rng.random(60_000) if weighted else np.empty(0)
     found = []
-    for storage in (Storage(), Storage(1 << 20)):
+    for threads, storage in ((1, Storage()), (3, Storage()), (1, Storage(1 << 20)), (2, Storage(1 << 20))):
         mine = storage.allocate(X.shape, np.float32)
         mine[:] = rows
-        ordered = put_in_order(mine, X if dtype == np.float64 else None, weights, 32, storage)
+        ordered = put_in_order(mine, X if dtype == np.float64 else None, weights, 32, Crew(threads), storage)
         found.append((mine, ordered.places, ordered.weights, ordered.offsets, ordered.raw))
         assert (mine == rows[ordered.places]).all()
-    for one, other in zip(*found, strict=True):
-        assert (one is None and other is None) or (one == other).all()
+    for others in found[1:]:
+        for one, other in zip(found[0], others, strict=True):
+            assert (one is None and other is None) or (one == other).all()
 
 
 def test_rows_of_one_value_make_blocks_too():
-    offsets = put_in_order(np.ones((500, 2), np.float32), None, np.empty(0), 32, Storage()).offsets
+    offsets = put_in_order(np.ones((500, 2), np.float32), None, np.empty(0), 32, Crew(1), Storage()).offsets
     assert np.diff(offsets).max() <= 48
 
 
@@ -282,7 +284,7 @@ def test_ranges_distances_and_costs_are_the_naive_ones(dtype):
     X, centroids = frozen(rng.normal(size=(50, 4)).astype(dtype)), rng.normal(size=(6, 4))
     labels, weights = rng.integers(0, 6, 50).astype(np.int32), rng.random(50)
     low, high = np.empty(4), np.empty(4)
-    exact_finish.survey(X, low, high)
+    exact_layout.survey(X, low, high)
     assert ([low, high] == naive.survey(X)).all()
     squares, costs, out = np.empty(40), np.zeros((6, 3), np.int64), np.empty((50, 6))
     exact_finish.own_squares(0, 1, 10, 50, X, labels, centroids, 0.5, frozen(weights), 2.0**-7, squares, costs)
@@ -332,3 +334,25 @@ def test_candidates_weigh_what_they_would_leave(weighted, monkeypatch):
 def test_a_sum_of_thirds_is_a_third_of_the_sum():
     third = Fraction(naive.add_row([1 / 3], [0.0], 1.0, 1.0)[0], 2**62)
     assert abs(third - Fraction(1, 3)) < Fraction(1, 2**54)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("n", [0, 1, 2, 100])
+def test_a_crew_divides_a_range_without_gaps(threads, n):
+    seen = []
+    with Crew(threads) as crew:
+        crew.divide(5, 5 + n, lambda part, first, last: seen.append((part, first, last)), 1e9)
+    assert [row for _, first, last in sorted(seen) for row in range(first, last)] == list(range(5, 5 + n))
+    assert all(first < last for _, first, last in seen)
+
+
+def test_points_are_prepared_alike_by_any_number_of_threads(monkeypatch):
+    monkeypatch.setattr(exact_order, "_MANY", 1000)
+    X = np.random.default_rng(0).normal(size=(400_000, 3)) + 1e4
+    found = []
+    for threads in (1, 3):
+        with Crew(threads) as crew:
+            found.append(prepare(X, None, 10, crew))
+    for name in ("rows", "raw", "places", "offsets", "boxes", "radii", "origin"):
+        np.testing.assert_array_equal(getattr(found[0], name), getattr(found[1], name))
+    assert found[0].extent == found[1].extent

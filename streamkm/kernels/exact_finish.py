@@ -13,33 +13,6 @@ STRIP = 4096
 
 
 @jit()
-def survey(raw: Real, low: NDArray[np.float64], high: NDArray[np.float64]) -> None:
-    """Find the range of each column.
-
-    Parameters
-    ----------
-    raw
-        IN (n, d), n >= 1.
-    low, high
-        OUT (d,).
-    """
-    n, d = raw.shape
-    least = np.empty(d, raw.dtype)
-    most = np.empty(d, raw.dtype)
-    for t in range(d):
-        least[t] = raw[0, t]
-        most[t] = raw[0, t]
-    for i in range(n):
-        for t in range(d):
-            value = raw[i, t]
-            least[t] = min(value, least[t])
-            most[t] = max(value, most[t])
-    for t in range(d):
-        low[t] = least[t]
-        high[t] = most[t]
-
-
-@jit()
 def total(raw: Real, origin: NDArray[np.float64], scale: float, sums: NDArray[np.int64]) -> None:
     """Sum up all rows.
 

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from streamkm.kernels._jit import jit
 from streamkm.kernels.exact_sums import Real
 
+PERIOD = 16
+"""Rows that are compared as one vector: the few dimensions of one would leave most of it empty."""
+
 Movable = NDArray[np.float32] | NDArray[np.float64] | NDArray[np.int32]
 
 
@@ -34,6 +37,51 @@ def centred(raw: Real, origin: NDArray[np.float64], unit: float, rows: NDArray[n
     for i in range(raw.shape[0]):
         for t in range(raw.shape[1]):
             rows[i, t] = (raw[i, t] - origin[t]) * unit
+
+
+@jit()
+def _find_range(rows: Real, start: int, stop: int, low: Real, high: Real) -> None:
+    """Find the range of each column in some rows, at least one; low and high are OUT (d,), of their type."""
+    d = rows.shape[1]
+    length = PERIOD * d
+    flat = rows[start:stop].reshape(-1)
+    least, most = np.empty(length, rows.dtype), np.empty(length, rows.dtype)
+    for r in range(PERIOD):
+        for t in range(d):
+            least[r * d + t] = flat[t]
+            most[r * d + t] = flat[t]
+    for begin in range(0, len(flat), length):
+        some = flat[begin : begin + length]
+        for q in range(len(some)):
+            x = some[q]
+            least[q] = x if x < least[q] else least[q]  # noqa: FURB136 -- a select is what becomes SIMD
+            most[q] = x if x > most[q] else most[q]  # noqa: FURB136
+    for t in range(d):
+        low[t] = least[t]
+        high[t] = most[t]
+    for r in range(PERIOD):
+        for t in range(d):
+            low[t] = min(low[t], least[r * d + t])
+            high[t] = max(high[t], most[r * d + t])
+
+
+@jit()
+def survey(raw: Real, low: NDArray[np.float64], high: NDArray[np.float64]) -> None:
+    """Find the range of each column.
+
+    Parameters
+    ----------
+    raw
+        IN (n, d), n >= 1.
+    low, high
+        OUT (d,).
+    """
+    n, d = raw.shape
+    least, most = np.empty(d, raw.dtype), np.empty(d, raw.dtype)
+    _find_range(raw, 0, n, least, most)
+    for t in range(d):
+        low[t] = least[t]
+        high[t] = most[t]
 
 
 @jit()
@@ -214,14 +262,7 @@ def bound_blocks(
     for b in range(len(offsets) - 1):
         start = offsets[b]
         stop = offsets[b + 1]
-        for t in range(d):
-            low[t] = rows[start, t]
-            high[t] = rows[start, t]
-        for i in range(start, stop):
-            for t in range(d):
-                x = rows[i, t]
-                low[t] = x if x < low[t] else low[t]  # noqa: FURB136 -- a select is what becomes SIMD
-                high[t] = x if x > high[t] else high[t]  # noqa: FURB136
+        _find_range(rows, start, stop, low, high)
         edge = 0.0
         for t in range(d):
             size = max(abs(low[t]), abs(high[t]))

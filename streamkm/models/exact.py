@@ -146,7 +146,7 @@ class ExactKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixi
         plan.check_points(array.shape)
         rng = check_random_state(self.random_state)
         with crew, announced():
-            points = prepare(array, weights, plan.k)
+            points = prepare(array, weights, plan.k, crew)
             best, labels = fit_all(points, plan, rng, crew)
         self.cluster_centers_ = best.centroids
         self.labels_ = points.original_labels(labels)

@@ -126,3 +126,21 @@ class Crew:
         finally:
             for hand in self._hands:
                 hand.wait()
+
+    def divide(self, start: int, stop: int, work: Callable[[int, int, int], object], nanoseconds: float) -> None:
+        """Call ``work(part, first, last)`` for ranges that make up a range; none is empty.
+
+        Parameters
+        ----------
+        start, stop
+            The range.
+        work, nanoseconds
+            As in `share`.
+        """
+
+        def some(part: int, parts: int) -> None:
+            first, last = (start + (stop - start) * p // parts for p in (part, part + 1))
+            if last > first:
+                work(part, first, last)
+
+        self.share(some, nanoseconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +11,19 @@ from numpy.typing import NDArray
 
 from streamkm.kernels.exact_layout import find_leaves, move_rows, split
 from streamkm.kernels.exact_sums import Real
+from streamkm.models.exact_crew import Crew
 from streamkm.models.exact_storage import Storage, pick, release
 
 _LEVELS = 4
 _SAMPLE = 512
+
+_NANOSECONDS = 20.0
+"""A row at one stage, about."""
+
+_MANY = 200_000
+"""Rows of which threads take parts; with fewer they wait for each other's Python."""
+
+_ALONE = Crew(1)
 
 
 @dataclass(frozen=True)
@@ -39,7 +49,12 @@ class Ordered:
 
 
 def put_in_order(
-    rows: NDArray[np.float32], raw: Real | None, weights: NDArray[np.float64], block: int, storage: Storage
+    rows: NDArray[np.float32],
+    raw: Real | None,
+    weights: NDArray[np.float64],
+    block: int,
+    crew: Crew,
+    storage: Storage,
 ) -> Ordered:
     """Order rows in place, and what belongs to them.
 
@@ -53,12 +68,14 @@ def put_in_order(
         (n,) the same, or (0,).
     block
         Rows a block should have; none has more than one and a half times as many.
+    crew
+        Threads.
     storage
         Where arrays live.
     """
     n, d = rows.shape
     limit = storage.at_once(8 * d + 17 + (0 if raw is None else 2 * d * raw.itemsize)) or n
-    sorter = _Sorter(rows, block, storage, limit)
+    sorter = _Sorter(rows, block, crew, storage, limit)
     places = storage.allocate((n,), np.int32)
     for a, b in sorter.chunks(0, n):
         places[a:b] = np.arange(a, b)
@@ -72,11 +89,11 @@ def put_in_order(
 class _Sorter:
     """Moves rows of a node to its parts, a chunk at a time, from one array into another, and at the next level back.
 
-    Rows of a part keep their order, so chunks do not show.
+    Rows of a part keep their order, so neither chunks nor threads show.
     """
 
-    def __init__(self, rows: NDArray[np.float32], block: int, storage: Storage, limit: int) -> None:
-        self._n, self._block, self._storage, self._limit = len(rows), block, storage, limit
+    def __init__(self, rows: NDArray[np.float32], block: int, crew: Crew, storage: Storage, limit: int) -> None:
+        self._n, self._block, self._crew, self._storage, self._limit = len(rows), block, crew, storage, limit
         self._leaves = np.empty(limit, np.uint8)
         self._pairs: list[tuple[NDArray[Any], NDArray[Any]]] = []
         self.take_along(rows)
@@ -101,11 +118,27 @@ class _Sorter:
         return [(a, min(stop, a + self._limit)) for a in range(start, stop, self._limit)]
 
     def sort(self) -> NDArray[np.int64]:
+        """Return where blocks start, and where the last one ends."""
+        if self._n < _MANY or self._limit < self._n or self._crew.n_threads == 1:
+            return np.array([*self._sort(0, self._n, in_spare=False), self._n])
+        # In memory: all threads at the first node, then each at parts of it.
+        ends = self._split(0, self._n, in_spare=False, crew=self._crew)
+        nodes = [(a, b) for a, b in zip([0, *ends[:-1]], ends, strict=True) if b > a] if ends else [(0, self._n)]
+        offsets: list[list[int]] = [[] for _ in nodes]
+
+        def work(part: int, parts: int) -> None:
+            for i in range(part, len(nodes), parts):
+                offsets[i] = self._sort(*nodes[i], in_spare=bool(ends))
+
+        self._crew.share(work, _NANOSECONDS * self._n)
+        return np.array([*itertools.chain.from_iterable(offsets), self._n])
+
+    def _sort(self, start: int, stop: int, *, in_spare: bool) -> list[int]:
         """Take nodes from the first row to the last; return where blocks start."""
         offsets: list[int] = []
-        stack = [(0, self._n, False)]
-        spared = 0, 0  # the leaves that were last found in the spare arrays, which are copied back together
-        held = 0  # rows before this one are done with
+        stack = [(start, stop, in_spare)]
+        spared = start, start  # the leaves that were last found in the spare arrays, which are copied back together
+        held = start  # rows before this one are done with
         while stack:
             start, stop, in_spare = stack.pop()
             ends = self._split(start, stop, in_spare=in_spare)
@@ -128,7 +161,7 @@ class _Sorter:
                     release(pair[1], held, stop)
                 held = stop
         self._copy_back(*spared)
-        return np.array([*offsets, self._n])
+        return offsets
 
     def _copy_back(self, start: int, stop: int) -> None:
         for a, b in self.chunks(start, stop):
@@ -138,7 +171,7 @@ class _Sorter:
                     release(array, a, b)
                     release(spare, a, b)
 
-    def _split(self, start: int, stop: int, *, in_spare: bool) -> list[int]:
+    def _split(self, start: int, stop: int, *, in_spare: bool, crew: Crew = _ALONE) -> list[int]:
         """Move the rows of a node to its parts; return where those end, or nothing if it is a leaf."""
         size, levels = stop - start, 0
         while (size >> levels) > self._block + self._block // 4:
@@ -152,27 +185,43 @@ class _Sorter:
         axes, cuts = np.empty(1 << levels, np.int64), np.empty(1 << levels, np.float32)
         sampled = np.arange(start, stop, max(1, size // _SAMPLE))
         split(rows[sampled] if fits else pick(rows, sampled), levels, axes, cuts)
-        counts = np.zeros(1 << levels, np.int64)
         chunks = self.chunks(start, stop)
-        for a, b in chunks:
-            find_leaves(rows, a, b, levels, axes, cuts, self._leaves, counts)
-            if not fits:
+        counts = np.zeros((crew.n_threads if fits else len(chunks), 1 << levels), np.int64)
+        cost = _NANOSECONDS * size
+
+        def find(piece: int, a: int, b: int) -> None:
+            find_leaves(rows, a, b, levels, axes, cuts, self._leaves_of(a, b), counts[piece])
+
+        if fits:
+            crew.divide(start, stop, find, cost)
+        else:
+            for piece, (a, b) in enumerate(chunks):
+                find(piece, a, b)
                 release(rows, a, b)
-        if counts.max() == size:  # copies of one row: any order will do
+        whole = counts.sum(axis=0)
+        if whole.max() == size:  # copies of one row: any order will do
             return []
-        ends = start + np.cumsum(counts)
-        cursors = ends - counts
-        for a, b in chunks:
-            if not fits:
-                find_leaves(rows, a, b, levels, axes, cuts, self._leaves, counts)
-            begins = cursors.copy()
+        ends = start + np.cumsum(whole)
+        begins = ends - whole + np.cumsum(counts, axis=0) - counts
+
+        def move(piece: int, a: int, b: int) -> None:
             for pair in self._pairs:
-                cursors[:] = begins
-                source, target = pair[in_spare], pair[not in_spare]
-                move_rows(source, target, a, b, self._leaves, cursors)
+                source, target, cursors = pair[in_spare], pair[not in_spare], begins[piece].copy()
+                move_rows(source, target, a, b, self._leaves_of(a, b), cursors)
                 if not fits:
                     release(source, a, b)
-                    for first, last in zip(begins.tolist(), cursors.tolist(), strict=True):
+                    for first, last in zip(begins[piece].tolist(), cursors.tolist(), strict=True):
                         release(target, first, last)
+
+        if fits:
+            crew.divide(start, stop, move, cost)
+        else:
+            for piece, (a, b) in enumerate(chunks):
+                find(piece, a, b)
+                move(piece, a, b)
         found: list[int] = ends.tolist()
         return found
+
+    def _leaves_of(self, a: int, b: int) -> NDArray[np.uint8]:
+        """Room for the parts of some rows: their own if there is enough for all."""
+        return self._leaves[a:b] if self._limit >= self._n else self._leaves[: b - a]

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamkm.kernels.exact_blocks import REGION
-from streamkm.kernels.exact_finish import survey, total
-from streamkm.kernels.exact_layout import bound_blocks, centred
+from streamkm.kernels.exact_finish import total
+from streamkm.kernels.exact_layout import bound_blocks, centred, survey
 from streamkm.kernels.exact_sums import LIMB, Real
 from streamkm.models.exact_crew import Crew
 from streamkm.models.exact_order import put_in_order
@@ -161,6 +161,7 @@ def prepare(
     X: Real,
     sample_weight: NDArray[np.float64] | None,
     n_clusters: int,
+    crew: Crew | None = None,
     *,
     blocks: bool | None = None,
     storage: Storage | None = None,
@@ -175,15 +176,17 @@ def prepare(
         (n,) not negative, or None.
     n_clusters
         How many centroids there will be.
+    crew
+        Threads; None for this one.
     blocks
         Whether to put neighbours together; None to decide.
     storage
         Where arrays live; None for memory.
     """
     n, d = X.shape
-    storage = storage or Storage()
+    storage, crew = storage or Storage(), crew or Crew(1)
     raw = frozen(X)
-    origin, scale, unit, extent = _frame_of(raw, storage)
+    origin, scale, unit, extent = _frame_of(raw, crew, storage)
     weights, weight_unit = _scaled(sample_weight, storage)
     if blocks is None:
         blocks = d <= _MAX_BLOCK_DIMENSIONS and n >= _MIN_BLOCK_ROWS and n_clusters >= _MIN_BLOCK_CENTROIDS
@@ -194,16 +197,16 @@ def prepare(
     if blocks or not as_given:
         rows = storage.allocate((n, d), np.float32)
         for a, b in storage.chunks(n, d * (raw.itemsize + 4)):
-            centred(raw[a:b], origin, unit, rows[a:b])
+            crew.divide(a, b, lambda _, i, j: centred(raw[i:j], origin, unit, rows[i:j]), float((b - a) * d))
             release(raw, a, b)
             release(rows, a, b)
     if blocks:
-        ordered = put_in_order(rows, None if as_given else raw, weights, BLOCK, storage)
+        ordered = put_in_order(rows, None if as_given else raw, weights, BLOCK, crew, storage)
         raw = frozen(rows if ordered.raw is None else ordered.raw)
         weights, places, offsets = ordered.weights, ordered.places, ordered.offsets
     regions = np.append(offsets[:-1:REGION], n)
     windows = _windows(offsets, regions, storage.at_once(4 * d + 16 + (0 if raw is rows else d * raw.itemsize)))
-    boxes, radii = _boxes(rows, offsets, regions, windows) if blocks else (_NO_BOXES, np.empty(0))
+    boxes, radii = _boxes(rows, offsets, regions, windows, crew) if blocks else (_NO_BOXES, np.empty(0))
     return Points(
         given=frozen(X),
         given_weights=_NO_WEIGHTS if sample_weight is None or not len(weights) else frozen(sample_weight),
@@ -244,7 +247,11 @@ def _windows(offsets: NDArray[np.int64], regions: NDArray[np.int64], at_once: in
 
 
 def _boxes(
-    rows: NDArray[np.float32], offsets: NDArray[np.int64], regions: NDArray[np.int64], windows: tuple[Window, ...]
+    rows: NDArray[np.float32],
+    offsets: NDArray[np.int64],
+    regions: NDArray[np.int64],
+    windows: tuple[Window, ...],
+    crew: Crew,
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """Box blocks, then regions."""
     n_blocks = len(offsets) - 1
@@ -252,34 +259,38 @@ def _boxes(
     radii = np.empty(len(boxes))
     readable = frozen(rows)
     for window in windows:
-        for starts, (first, last), at in ((offsets, window.blocks, 0), (regions, window.regions, n_blocks)):
-            bound_blocks(
-                readable, starts[first : last + 1], boxes[at + first : at + last], radii[at + first : at + last]
-            )
+        cost = 2.0 * (window.rows[1] - window.rows[0]) * rows.shape[1]
+        for starts, span, at in ((offsets, window.blocks, 0), (regions, window.regions, n_blocks)):
+
+            def work(_: int, a: int, b: int, starts: NDArray[np.int64] = starts, at: int = at) -> None:
+                bound_blocks(readable, starts[a : b + 1], boxes[at + a : at + b], radii[at + a : at + b])
+
+            crew.divide(*span, work, cost)
         release(rows, *window.rows)
     return boxes, radii
 
 
-def _frame_of(raw: Real, storage: Storage) -> tuple[NDArray[np.float64], float, float, float]:
+def _frame_of(raw: Real, crew: Crew, storage: Storage) -> tuple[NDArray[np.float64], float, float, float]:
     """Choose origin, scale and unit, whatever the order of rows; the last is the largest norm of a row."""
     n, d = raw.shape
     low, high = np.full(d, np.inf), np.full(d, -np.inf)
-    some_low, some_high = np.empty(d), np.empty(d)
+    lows, highs = np.full((crew.n_threads, d), np.inf), np.full((crew.n_threads, d), -np.inf)
     for a, b in storage.chunks(n, d * raw.itemsize):
-        survey(raw[a:b], some_low, some_high)
-        low, high = np.minimum(low, some_low), np.maximum(high, some_high)
+        crew.divide(a, b, lambda part, i, j: survey(raw[i:j], lows[part], highs[part]), 0.3 * (b - a) * d)
+        low, high = np.minimum(low, lows.min(axis=0)), np.maximum(high, highs.max(axis=0))
         release(raw, a, b)
     middle, reach = low / 2 + high / 2, high / 2 - low / 2
     size = float(np.maximum(-low, high).max())
     as_given = raw.dtype == np.float32 and 1e-12 < size < 1e12 and size <= _FAR * float(reach.max())
     origin = np.zeros(d)
     if not as_given:
-        sums = np.zeros((1, 2, d + 1), np.int64)
+        sums = np.zeros((crew.n_threads, 1, 2, d + 1), np.int64)
         scale = power_of_two(float(reach.max()))
         for a, b in storage.chunks(n, d * raw.itemsize):
-            total(raw[a:b], middle, scale, sums)
+            crew.divide(a, b, lambda part, i, j: total(raw[i:j], middle, scale, sums[part]), 3.0 * (b - a) * d)
             release(raw, a, b)
-        mean = middle + (sums[0, 0, :d] + sums[0, 1, :d] / LIMB) / LIMB / n / scale
+        limbs = sums.sum(axis=0)[0]
+        mean = middle + (limbs[0, :d] + limbs[1, :d] / LIMB) / LIMB / n / scale
         # A round number, so that subtracting it rounds as little as can be.
         origin = np.round(mean * scale * _GRID) / _GRID / scale
     reach = np.maximum(high - origin, origin - low)

@@ -209,7 +209,7 @@ def fit_points(
         raise SettingsError(f"seed must be from 0 to 2**32 - 1, not {seed}")
     rng = np.random.RandomState(seed)
     with crew, announced():
-        prepared = prepare(X, shares, plan.k, storage=storage)
+        prepared = prepare(X, shares, plan.k, crew, storage=storage)
         identity = checkpoints.identify(prepared, plan, seed) if checkpoint else ""
         mark = checkpoints.load(checkpoint, identity) if checkpoint else None
         told = _Teller(on_progress)
