@@ -53,9 +53,9 @@ def _find_range(rows: Real, start: int, stop: int, low: Real, high: Real) -> Non
     for begin in range(0, len(flat), length):
         some = flat[begin : begin + length]
         for q in range(len(some)):
-            x = some[q]
-            least[q] = x if x < least[q] else least[q]  # noqa: FURB136 -- a select is what becomes SIMD
-            most[q] = x if x > most[q] else most[q]  # noqa: FURB136
+            x, lowest, highest = some[q], least[q], most[q]
+            least[q] = x if x < lowest else lowest  # noqa: FURB136 -- a select of loaded values is what becomes SIMD
+            most[q] = x if x > highest else highest  # noqa: FURB136
     for t in range(d):
         low[t] = least[t]
         high[t] = most[t]

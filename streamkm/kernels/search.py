@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from streamkm.kernels._jit import jit
 from streamkm.kernels._lanes import GROUP, LANES32, LANES64, nearest_in_lanes, nearest_two_in_lanes
-from streamkm.kernels.assign import Real
+from streamkm.kernels.assign import Real, pack_centroids
 from streamkm.kernels.random import BLOCK as DRAWN_BLOCK
 from streamkm.kernels.random import draw_by_blocks, sum_blocks
 from streamkm.kernels.update import to_unit_length
@@ -75,15 +75,6 @@ def squares_to(columns: Real, centroid: NDArray[np.float64], squares: Real) -> N
 
 
 @jit()
-def _pack(centroids: NDArray[np.float64], packed: Real) -> None:
-    """Lay centroids out as in `pack_centroids`."""
-    packed.fill(np.inf)
-    for j in range(centroids.shape[0]):
-        for t in range(centroids.shape[1]):
-            packed[j // GROUP, t, j % GROUP] = centroids[j, t]
-
-
-@jit()
 def nearest_two(
     columns: Real,
     centroids: NDArray[np.float64],
@@ -108,7 +99,7 @@ def nearest_two(
     k, d = centroids.shape
     lanes = LANES32 if columns.itemsize == 4 else LANES64
     packed = np.empty(((k + GROUP - 1) // GROUP, d, GROUP), columns.dtype)
-    _pack(centroids, packed)
+    pack_centroids(centroids, np.zeros(d), np.ones(d), packed)
     for i in range(0, columns.shape[1], lanes):
         at = slice(i, i + lanes)
         nearest_two_in_lanes(columns[:, at], packed, first_squares[at], first[at], second_squares[at], second[at])
@@ -154,8 +145,9 @@ def descend(
     sums = np.empty((n + DRAWN_BLOCK - 1) // DRAWN_BLOCK)
     previous = np.inf
     iteration = 0
+    zeros, ones = np.zeros(d), np.ones(d)
     while True:
-        _pack(centroids, packed)
+        pack_centroids(centroids, zeros, ones, packed)
         for i in range(0, padded, lanes):
             at = slice(i, i + lanes)
             nearest_in_lanes(columns[:, at], packed, squares[at], nearest[at])

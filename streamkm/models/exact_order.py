@@ -20,7 +20,7 @@ _SAMPLE = 512
 _NANOSECONDS = 20.0
 """A row at one stage, about."""
 
-_MANY = 200_000
+_MANY = 500_000
 """Rows of which threads take parts; with fewer they wait for each other's Python."""
 
 _ALONE = Crew(1)
