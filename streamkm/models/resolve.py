@@ -33,7 +33,7 @@ COLD_GAIN = 0.005
 """A candidate from scratch must be so much cheaper than the one from the live centroids, whose ids it would end."""
 
 UNLIKELY = 0.02
-"""A candidate that is dearer than the best by this share on the sample has never won on all rows."""
+"""A candidate that is so much dearer than the best on the sample is not tried on all rows: it would not win there."""
 
 TIE = 1e-4
 """Starts from scratch that differ by less than this share are equal: rounding must not decide between them."""
