@@ -16,7 +16,8 @@ from streamkm.kernels.exact_sums import Real
 PERIOD = 16
 """Rows that are compared as one vector: the few dimensions of one would leave most of it empty."""
 
-Movable = NDArray[np.float32] | NDArray[np.float64] | NDArray[np.int32]
+ABREAST = 16
+"""Rows that go down a tree side by side: one alone waits at each level for what the last one loaded."""
 
 
 @jit()
@@ -111,7 +112,7 @@ def _halve(keys: NDArray[np.float32], index: NDArray[np.int64], start: int, stop
 
 
 @jit()
-def split(sample: NDArray[np.float32], levels: int, axes: NDArray[np.int64], cuts: NDArray[np.float32]) -> None:
+def split(sample: NDArray[np.float32], levels: int, axes: NDArray[np.uint32], cuts: NDArray[np.float32]) -> None:
     """Split a sample by medians of its widest axes into 2**levels parts.
 
     Parameters
@@ -168,9 +169,9 @@ def find_leaves(
     start: int,
     stop: int,
     levels: int,
-    axes: NDArray[np.int64],
+    axes: NDArray[np.uint32],
     cuts: NDArray[np.float32],
-    leaves: NDArray[np.uint8],
+    leaves: NDArray[np.uint16],
     counts: NDArray[np.int64],
 ) -> None:
     """Tell to which part of a split rows belong.
@@ -188,25 +189,43 @@ def find_leaves(
     counts
         INOUT (2**levels,): how many rows went to each.
     """
-    parts = 1 << levels
-    for i in range(start, stop):
-        node = 1
+    # Unsigned, as an index that may be negative costs two instructions more.
+    parts = np.uint32(1 << levels)
+    nodes = np.empty(ABREAST, np.uint32)
+    whole = start + (stop - start) // ABREAST * ABREAST
+    for begin in range(start, whole, ABREAST):
+        for q in range(ABREAST):
+            nodes[q] = np.uint32(1)
         for _ in range(levels):
-            node = 2 * node + (rows[i, axes[node]] >= cuts[node])
+            for q in range(ABREAST):
+                node = nodes[q]
+                nodes[q] = np.uint32(2) * node + np.uint32(rows[np.uint64(begin + q), axes[node]] >= cuts[node])
+        for q in range(ABREAST):
+            leaves[begin + q - start] = nodes[q] - parts
+    for i in range(whole, stop):
+        node = np.uint32(1)
+        for _ in range(levels):
+            node = np.uint32(2) * node + np.uint32(rows[i, axes[node]] >= cuts[node])
         leaves[i - start] = node - parts
-        counts[node - parts] += 1
+    for i in range(stop - start):
+        counts[leaves[i]] += 1
 
 
 @jit()
 def move_rows(
-    source: Movable, target: Movable, start: int, stop: int, leaves: NDArray[np.uint8], cursors: NDArray[np.int64]
+    source: NDArray[np.int32],
+    target: NDArray[np.int32],
+    start: int,
+    stop: int,
+    leaves: NDArray[np.uint16],
+    cursors: NDArray[np.int64],
 ) -> None:
     """Move rows to where their parts are, in their order.
 
     Parameters
     ----------
     source
-        IN (n, m).
+        IN (n, m): words of rows, whatever they stand for.
     target
         OUT (n, m).
     start, stop
@@ -216,11 +235,15 @@ def move_rows(
     cursors
         INOUT: where the next row of each part goes.
     """
+    words, moved = source.reshape(-1), target.reshape(-1)
+    m = np.uint64(source.shape[1])
     for i in range(start, stop):
-        to = cursors[leaves[i - start]]
-        cursors[leaves[i - start]] = to + 1
-        for t in range(source.shape[1]):
-            target[to, t] = source[i, t]
+        leaf = leaves[i - start]
+        to = cursors[leaf]
+        cursors[leaf] = to + 1
+        old, new = np.uint64(i) * m, np.uint64(to) * m
+        for t in range(m):
+            moved[new + t] = words[old + t]
 
 
 @jit(fast=True)
@@ -243,7 +266,7 @@ def bound_blocks(
     boxes: NDArray[np.float32],
     radii: NDArray[np.float64],
 ) -> None:
-    """Box each block and each region, wide enough for what its rows were before they were rounded to float32.
+    """Box each block, wide enough for what its rows were before they were rounded to float32.
 
     Parameters
     ----------
@@ -273,3 +296,42 @@ def bound_blocks(
             edge = max(edge, size)
         most = _farthest(rows, start, stop, boxes, b)
         radii[b] = np.sqrt(most) * (1 + 1e-5) + edge * 3e-7 * np.sqrt(d)
+
+
+@jit()
+def bound_regions(n_blocks: int, region: int, boxes: NDArray[np.float32], radii: NDArray[np.float64]) -> None:
+    """Box regions by the boxes of their blocks: no row is read.
+
+    Parameters
+    ----------
+    n_blocks
+        How many blocks there are.
+    region
+        Blocks of a region; the last may have fewer.
+    boxes, radii
+        INOUT (blocks + regions, 3, d), (blocks + regions,): as in `bound_blocks`, those of blocks first.
+    """
+    d = boxes.shape[2]
+    for g in range(len(radii) - n_blocks):
+        at = n_blocks + g
+        first = g * region
+        last = min(n_blocks, first + region)
+        diagonal = 0.0
+        for t in range(d):
+            low = boxes[first, 0, t]
+            high = boxes[first, 1, t]
+            for b in range(first, last):
+                low = min(low, boxes[b, 0, t])
+                high = max(high, boxes[b, 1, t])
+            boxes[at, 0, t] = low
+            boxes[at, 1, t] = high
+            centre = low * np.float32(0.5) + high * np.float32(0.5)
+            boxes[at, 2, t] = centre
+            diagonal += max(np.float64(high) - centre, np.float64(centre) - low) ** 2
+        farthest = 0.0
+        for b in range(first, last):
+            squared = 0.0
+            for t in range(d):
+                squared += (np.float64(boxes[b, 2, t]) - boxes[at, 2, t]) ** 2
+            farthest = max(farthest, np.sqrt(squared) * (1 + 1e-12) + radii[b])
+        radii[at] = min(np.sqrt(diagonal) * (1 + 1e-12), farthest)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,16 +13,17 @@ from streamkm.kernels.exact_sums import Real
 from streamkm.models.exact_crew import Crew
 from streamkm.models.exact_storage import Storage, pick, release
 
-_LEVELS = 4
-_SAMPLE = 512
+_LEVELS_AT_ONCE = 11
+"""Levels of a stage, at most: from 2048 parts on, rows that go to one are too far from those that go to the next."""
+
+_LEVELS_OUT_OF_CORE = 4
+"""The same where the ends of all parts must be in memory."""
+
+_SAMPLE = 32
+"""Rows that a part's cuts come from: with these, one part of fifty is a third larger than it should be."""
 
 _NANOSECONDS = 20.0
 """A row at one stage, about."""
-
-_MANY = 500_000
-"""Rows of which threads take parts; with fewer they wait for each other's Python."""
-
-_ALONE = Crew(1)
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def put_in_order(
         Where arrays live.
     """
     n, d = rows.shape
-    limit = storage.at_once(8 * d + 17 + (0 if raw is None else 2 * d * raw.itemsize)) or n
+    limit = storage.at_once(8 * d + 18 + (0 if raw is None else 2 * d * raw.itemsize)) or n
     sorter = _Sorter(rows, block, crew, storage, limit)
     places = storage.allocate((n,), np.int32)
     for a, b in sorter.chunks(0, n):
@@ -94,7 +94,8 @@ class _Sorter:
 
     def __init__(self, rows: NDArray[np.float32], block: int, crew: Crew, storage: Storage, limit: int) -> None:
         self._n, self._block, self._crew, self._storage, self._limit = len(rows), block, crew, storage, limit
-        self._leaves = np.empty(limit, np.uint8)
+        self._most = block + block // 2
+        self._leaves = np.empty(limit, np.uint16)
         self._pairs: list[tuple[NDArray[Any], NDArray[Any]]] = []
         self.take_along(rows)
 
@@ -118,27 +119,11 @@ class _Sorter:
         return [(a, min(stop, a + self._limit)) for a in range(start, stop, self._limit)]
 
     def sort(self) -> NDArray[np.int64]:
-        """Return where blocks start, and where the last one ends."""
-        if self._n < _MANY or self._limit < self._n or self._crew.n_threads == 1:
-            return np.array([*self._sort(0, self._n, in_spare=False), self._n])
-        # In memory: all threads at the first node, then each at parts of it.
-        ends = self._split(0, self._n, in_spare=False, crew=self._crew)
-        nodes = [(a, b) for a, b in zip([0, *ends[:-1]], ends, strict=True) if b > a] if ends else [(0, self._n)]
-        offsets: list[list[int]] = [[] for _ in nodes]
-
-        def work(part: int, parts: int) -> None:
-            for i in range(part, len(nodes), parts):
-                offsets[i] = self._sort(*nodes[i], in_spare=bool(ends))
-
-        self._crew.share(work, _NANOSECONDS * self._n)
-        return np.array([*itertools.chain.from_iterable(offsets), self._n])
-
-    def _sort(self, start: int, stop: int, *, in_spare: bool) -> list[int]:
-        """Take nodes from the first row to the last; return where blocks start."""
+        """Take nodes from the first row to the last; return where blocks start, and where the last one ends."""
         offsets: list[int] = []
-        stack = [(start, stop, in_spare)]
-        spared = start, start  # the leaves that were last found in the spare arrays, which are copied back together
-        held = start  # rows before this one are done with
+        stack = [(0, self._n, False)]
+        spared = 0, 0  # the leaves that were last found in the spare arrays, which are copied back together
+        held = 0  # rows before this one are done with
         while stack:
             start, stop, in_spare = stack.pop()
             ends = self._split(start, stop, in_spare=in_spare)
@@ -146,7 +131,7 @@ class _Sorter:
                 parts = [(a, b, not in_spare) for a, b in zip([start, *ends[:-1]], ends, strict=True) if b > a]
                 stack += reversed(parts)
                 continue
-            pieces = -(-(stop - start) // (self._block + self._block // 2))
+            pieces = -(-(stop - start) // self._most)
             offsets += [start + piece * (stop - start) // pieces for piece in range(pieces)]
             if in_spare:
                 if spared[1] != start:
@@ -161,7 +146,7 @@ class _Sorter:
                     release(pair[1], held, stop)
                 held = stop
         self._copy_back(*spared)
-        return offsets
+        return np.array([*offsets, self._n])
 
     def _copy_back(self, start: int, stop: int) -> None:
         for a, b in self.chunks(start, stop):
@@ -171,19 +156,19 @@ class _Sorter:
                     release(array, a, b)
                     release(spare, a, b)
 
-    def _split(self, start: int, stop: int, *, in_spare: bool, crew: Crew = _ALONE) -> list[int]:
+    def _split(self, start: int, stop: int, *, in_spare: bool) -> list[int]:
         """Move the rows of a node to its parts; return where those end, or nothing if it is a leaf."""
-        size, levels = stop - start, 0
+        size, levels, crew = stop - start, 0, self._crew
+        if size <= self._most:
+            return []
         while (size >> levels) > self._block + self._block // 4:
             levels += 1
-        if not levels:
-            return []
-        # As many at each stage: three of three levels have 73 nodes, where four, four and one would have 273.
-        levels = -(-levels // -(-levels // _LEVELS))
         rows = self._pairs[0][in_spare]
         fits = size <= self._limit  # then its pages stay until all of its rows are done with
-        axes, cuts = np.empty(1 << levels, np.int64), np.empty(1 << levels, np.float32)
-        sampled = np.arange(start, stop, max(1, size // _SAMPLE))
+        # As many at each stage: three of three levels have 73 nodes, where four, four and one would have 273.
+        levels = -(-levels // -(-levels // (_LEVELS_AT_ONCE if fits else _LEVELS_OUT_OF_CORE)))
+        axes, cuts = np.empty(1 << levels, np.uint32), np.empty(1 << levels, np.float32)
+        sampled = np.arange(start, stop, max(1, size // (_SAMPLE << levels)))
         split(rows[sampled] if fits else pick(rows, sampled), levels, axes, cuts)
         chunks = self.chunks(start, stop)
         counts = np.zeros((crew.n_threads if fits else len(chunks), 1 << levels), np.int64)
@@ -207,7 +192,7 @@ class _Sorter:
         def move(piece: int, a: int, b: int) -> None:
             for pair in self._pairs:
                 source, target, cursors = pair[in_spare], pair[not in_spare], begins[piece].copy()
-                move_rows(source, target, a, b, self._leaves_of(a, b), cursors)
+                move_rows(source.view(np.int32), target.view(np.int32), a, b, self._leaves_of(a, b), cursors)
                 if not fits:
                     release(source, a, b)
                     for first, last in zip(begins[piece].tolist(), cursors.tolist(), strict=True):
@@ -222,6 +207,6 @@ class _Sorter:
         found: list[int] = ends.tolist()
         return found
 
-    def _leaves_of(self, a: int, b: int) -> NDArray[np.uint8]:
+    def _leaves_of(self, a: int, b: int) -> NDArray[np.uint16]:
         """Room for the parts of some rows: their own if there is enough for all."""
         return self._leaves[a:b] if self._limit >= self._n else self._leaves[: b - a]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from streamkm.kernels.exact_blocks import REGION
 from streamkm.kernels.exact_finish import total
-from streamkm.kernels.exact_layout import bound_blocks, centred, survey
+from streamkm.kernels.exact_layout import bound_blocks, bound_regions, centred, survey
 from streamkm.kernels.exact_sums import LIMB, Real
 from streamkm.models.exact_crew import Crew
 from streamkm.models.exact_order import put_in_order
@@ -206,7 +206,7 @@ def prepare(
         weights, places, offsets = ordered.weights, ordered.places, ordered.offsets
     regions = np.append(offsets[:-1:REGION], n)
     windows = _windows(offsets, regions, storage.at_once(4 * d + 16 + (0 if raw is rows else d * raw.itemsize)))
-    boxes, radii = _boxes(rows, offsets, regions, windows, crew) if blocks else (_NO_BOXES, np.empty(0))
+    boxes, radii = _boxes(rows, offsets, len(regions) - 1, windows, crew) if blocks else (_NO_BOXES, np.empty(0))
     return Points(
         given=frozen(X),
         given_weights=_NO_WEIGHTS if sample_weight is None or not len(weights) else frozen(sample_weight),
@@ -249,24 +249,23 @@ def _windows(offsets: NDArray[np.int64], regions: NDArray[np.int64], at_once: in
 def _boxes(
     rows: NDArray[np.float32],
     offsets: NDArray[np.int64],
-    regions: NDArray[np.int64],
+    n_regions: int,
     windows: tuple[Window, ...],
     crew: Crew,
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """Box blocks, then regions."""
     n_blocks = len(offsets) - 1
-    boxes = np.empty((n_blocks + len(regions) - 1, 3, rows.shape[1]), np.float32)
+    boxes = np.empty((n_blocks + n_regions, 3, rows.shape[1]), np.float32)
     radii = np.empty(len(boxes))
     readable = frozen(rows)
     for window in windows:
-        cost = 2.0 * (window.rows[1] - window.rows[0]) * rows.shape[1]
-        for starts, span, at in ((offsets, window.blocks, 0), (regions, window.regions, n_blocks)):
 
-            def work(_: int, a: int, b: int, starts: NDArray[np.int64] = starts, at: int = at) -> None:
-                bound_blocks(readable, starts[a : b + 1], boxes[at + a : at + b], radii[at + a : at + b])
+        def work(_: int, a: int, b: int) -> None:
+            bound_blocks(readable, offsets[a : b + 1], boxes[a:b], radii[a:b])
 
-            crew.divide(*span, work, cost)
+        crew.divide(*window.blocks, work, 2.0 * (window.rows[1] - window.rows[0]) * rows.shape[1])
         release(rows, *window.rows)
+    bound_regions(n_blocks, REGION, boxes, radii)
     return boxes, radii
 
 
