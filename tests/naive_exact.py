@@ -39,6 +39,11 @@ def gather(rows, picked):
     return np.array([[rows[i][t] for i in picked] for t in range(len(rows[0]))])
 
 
+def unsettled(found, labels, picked):
+    winners = found[1].view(np.int32)
+    return sum(1 << p for p, i in enumerate(picked) if not found[0, p] > 0.0 or winners[p] != labels[i])
+
+
 def below(values, start, limit):
     return sum(1 << q for q in range(32) if values[start + q] < limit)
 
@@ -126,6 +131,9 @@ def move_rows(X, leaves):
 def bound_blocks(rows, offsets):
     parts = [np.asarray(rows[a:b], float) for a, b in pairwise(offsets)]
     return [(p.min(axis=0), p.max(axis=0)) for p in parts]
+
+
+bound_regions = bound_blocks
 
 
 def survey(X):

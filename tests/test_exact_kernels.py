@@ -10,8 +10,8 @@ import pytest
 import naive_exact as naive
 from streamkm.kernels import exact_finish, exact_init, exact_layout, exact_settle, exact_sums
 from streamkm.kernels._jit import jit
-from streamkm.kernels.exact_tile import GROUP, LANES, below, gather, lowest_bit, narrow, two_nearest
-from streamkm.models import exact_order, exact_points
+from streamkm.kernels.exact_tile import GROUP, LANES, below, gather, lowest_bit, narrow, two_nearest, unsettled
+from streamkm.models import exact_points
 from streamkm.models.exact_assign import BlockAssigner, RowAssigner, Totals
 from streamkm.models.exact_crew import Crew
 from streamkm.models.exact_order import put_in_order
@@ -47,6 +47,11 @@ def run_two_nearest(block, narrowed, chosen, out, n_groups, relative, absolute):
 @jit()
 def run_gather(rows, picked, first, block):
     gather(rows, picked, first, block, rows.shape[1])
+
+
+@jit()
+def run_unsettled(found, labels, picked, first):
+    return unsettled(found, labels, picked, first)
 
 
 @jit()
@@ -90,6 +95,16 @@ def test_the_nearest_of_some_centroids_and_its_lead_are_the_naive_ones(d, k):
         assert out[0, p] > (1e17 if k == 1 else lead - 1e-4 - 1e-5 * lead)
 
 
+def test_lanes_with_another_label_or_no_margin_are_unsettled():
+    rng = np.random.default_rng(0)
+    found = np.empty((2, LANES), np.float32)
+    labels, picked = rng.integers(0, 3, 50).astype(np.int32), rng.integers(0, 50, LANES + 3).astype(np.uint32)
+    for _ in range(20):
+        found[0] = rng.choice([-1.0, 0.0, 1e-30, 2.0, np.nan], LANES, p=[0.1, 0.1, 0.3, 0.4, 0.1])
+        found[1].view(np.int32)[:] = rng.integers(0, 3, LANES)
+        assert run_unsettled(found, labels, picked, 3) == naive.unsettled(found, labels, picked[3:])
+
+
 def test_numbers_below_a_limit_are_the_bits_of_a_mask():
     values = np.random.default_rng(0).random(100, dtype=np.float32)
     for start in (0, 7, 68):
@@ -108,12 +123,13 @@ def test_rounding_bounds_are_the_naive_ones():
     assert not report.any()
 
 
+@pytest.mark.parametrize("d", [1, 3, 4, 5, 8, 11])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_sums_are_exact_integers_in_any_order(dtype):
+def test_sums_are_exact_integers_in_any_order(dtype, d):
     rng = np.random.default_rng(0)
-    X, origin = frozen(rng.normal(size=(60, 5)).astype(dtype)), np.full(5, 0.25)
+    X, origin = frozen(rng.normal(size=(60, d)).astype(dtype)), np.full(d, 0.25)
     weights = rng.random(60)
-    sums = np.zeros((2, 2, 6), np.int64)
+    sums = np.zeros((2, 2, d + 1), np.int64)
     for i in rng.permutation(60):
         exact_sums.add_row(X, i, origin, 0.125 * weights[i], weights[i], sums, 1)
     twin = np.array([naive.add_row(X[i], origin, 0.125 * weights[i], weights[i]) for i in range(60)], object).sum(
@@ -215,8 +231,18 @@ def test_ordered_rows_are_the_same_rows_in_blocks_of_neighbours(n):
     assert offsets[-1] == n
     assert 0 < np.diff(offsets).min() <= np.diff(offsets).max() <= 48
     n_blocks = len(offsets) - 1
-    boxes, radii = np.empty((n_blocks, 3, 3), np.float32), np.empty(n_blocks)
-    exact_layout.bound_blocks(frozen(rows), offsets, boxes, radii)
+    ends = np.append(offsets[:-1:4], n)
+    boxes, radii = np.empty((n_blocks + len(ends) - 1, 3, 3), np.float32), np.empty(n_blocks + len(ends) - 1)
+    exact_layout.bound_blocks(frozen(rows), offsets, boxes[:n_blocks], radii[:n_blocks])
+    exact_layout.bound_regions(n_blocks, 4, boxes, radii)
+    for g, (low, high) in enumerate(naive.bound_regions(rows, ends)):
+        at = n_blocks + g
+        np.testing.assert_allclose(boxes[at, :2], [low, high], rtol=1e-6, atol=1e-6)
+        assert (boxes[at, 0] <= low).all()
+        assert (boxes[at, 1] >= high).all()
+        far = np.sqrt(((rows[ends[g] : ends[g + 1]].astype(float) - boxes[at, 2]) ** 2).sum(axis=1)).max()
+        assert far <= radii[at] <= np.sqrt(((high - low) ** 2).sum()) / 2 * 1.001 + 1e-6
+    radii = radii[:n_blocks]
     for b, (low, high) in enumerate(naive.bound_blocks(rows, offsets)):
         assert (boxes[b, 0] <= low).all()
         assert (boxes[b, 1] >= high).all()
@@ -227,29 +253,28 @@ def test_ordered_rows_are_the_same_rows_in_blocks_of_neighbours(n):
         assert np.median(radii) < 0.25
 
 
-@pytest.mark.parametrize(("n", "levels"), [(3, 1), (600, 3), (40_000, 4)])
+@pytest.mark.parametrize(("n", "levels"), [(3, 1), (600, 3), (40_000, 4), (70_001, 9)])
 def test_a_node_is_split_by_the_medians_of_a_sample(n, levels):
     rng = np.random.default_rng(n)
     X = frozen((rng.random((n + 10, 3)) * [1, 5, 2]).astype(np.float32))
-    axes, cuts = np.zeros(1 << levels, np.int64), np.zeros(1 << levels, np.float32)
-    sample = X[10 :: max(1, n // 512)].copy()
+    axes, cuts = np.zeros(1 << levels, np.uint32), np.zeros(1 << levels, np.float32)
+    sample = X[10 :: max(1, n // (32 << levels))].copy()
     exact_layout.split(sample, levels, axes, cuts)
     assert (axes[1], cuts[1]) == naive.split(sample)
-    leaves, counts = np.empty(n, np.uint8), np.zeros(1 << levels, np.int64)
+    leaves, counts = np.empty(n, np.uint16), np.zeros(1 << levels, np.int64)
     exact_layout.find_leaves(X, 10, n + 10, levels, axes, cuts, leaves, counts)
     assert leaves.tolist() == naive.find_leaves(X[10:], levels, axes, cuts)
     assert counts.tolist() == np.bincount(leaves, minlength=1 << levels).tolist()
     assert counts.max() < 3 * n / len(counts)
     moved, cursors = np.empty_like(X), 10 + np.cumsum(counts) - counts
-    exact_layout.move_rows(X, moved, 10, n + 10, leaves, cursors)
+    exact_layout.move_rows(X.view(np.int32), moved.view(np.int32), 10, n + 10, leaves, cursors)
     assert (moved[10:] == naive.move_rows(X[10:], leaves)).all()
     assert (cursors == 10 + np.cumsum(counts)).all()
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_the_order_is_the_same_out_of_core_and_with_threads(dtype, weighted, monkeypatch):
-    monkeypatch.setattr(exact_order, "_MANY", 1000)
+def test_the_order_is_the_same_out_of_core_and_with_threads_and_all_that_belongs_to_rows_has_it(dtype, weighted):
     rng = np.random.default_rng(4)
     X = rng.random((60_000, 3)).astype(dtype)
     X[20_000:50_000] = X[0]  # more copies than fit into memory
@@ -261,6 +286,8 @@ def test_the_order_is_the_same_out_of_core_and_with_threads(dtype, weighted, mon
         ordered = put_in_order(mine, X if dtype == np.float64 else None, weights, 32, Crew(threads), storage)
         found.append((mine, ordered.places, ordered.weights, ordered.offsets, ordered.raw))
         assert (mine == rows[ordered.places]).all()
+        assert (ordered.weights == weights[ordered.places]).all() if weighted else not len(ordered.weights)
+        assert (ordered.raw is None) if dtype == np.float32 else (ordered.raw == X[ordered.places]).all()
     for others in found[1:]:
         for one, other in zip(found[0], others, strict=True):
             assert (one is None and other is None) or (one == other).all()
@@ -346,8 +373,7 @@ def test_a_crew_divides_a_range_without_gaps(threads, n):
     assert all(first < last for _, first, last in seen)
 
 
-def test_points_are_prepared_alike_by_any_number_of_threads(monkeypatch):
-    monkeypatch.setattr(exact_order, "_MANY", 1000)
+def test_points_are_prepared_alike_by_any_number_of_threads():
     X = np.random.default_rng(0).normal(size=(400_000, 3)) + 1e4
     found = []
     for threads in (1, 3):

@@ -15,7 +15,9 @@ R = TypeVar("R")
 FASTMATH = {"contract", "reassoc", "nsz"}
 
 
-def jit(*, fast: bool = False, inline: bool = False) -> Callable[[Callable[P, R]], Callable[P, R]]:
+def jit(
+    *, fast: bool = False, inline: bool = False, allocates: bool = False
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Compile a kernel: cached on disk, without the GIL.
 
     Parameters
@@ -24,12 +26,16 @@ def jit(*, fast: bool = False, inline: bool = False) -> Callable[[Callable[P, R]
         Allow contraction and reassociation of sums (never "no NaN" or "no infinity").
     inline
         Put the body where it is called: a call costs an instruction or two for each of the seven words of an array.
+    allocates
+        The kernel makes arrays. Only then are references to arrays counted: with atomic instructions, on cache lines
+        that threads share, and at every call of a function that takes arrays. In an inner loop that took as long as the
+        loop itself, so what is called often allocates nothing.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        compiled: Any = numba.njit(cache=True, nogil=True, fastmath=FASTMATH if fast else False, forceinline=inline)(
-            function
-        )
+        compiled: Any = numba.njit(
+            cache=True, nogil=True, fastmath=FASTMATH if fast else False, forceinline=inline, _nrt=allocates
+        )(function)
         return cast("Callable[P, R]", compiled)
 
     return decorate

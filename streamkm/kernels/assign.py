@@ -101,7 +101,7 @@ def _label(
     nearest_in_lanes(block, packed, best, nearest)
 
 
-@jit(fast=True)
+@jit(fast=True, allocates=True)
 def assign(
     X: Real,
     origin: NDArray[np.float64],
@@ -158,7 +158,7 @@ def assign(
             distance[p] = squared
 
 
-@jit(fast=True)
+@jit(fast=True, allocates=True)
 def assign_accumulate(
     X: Real,
     row_weights: NDArray[np.float64],

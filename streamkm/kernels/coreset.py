@@ -26,7 +26,7 @@ NEGLIGIBLE = 1e-9
 """A stratum with less than this share of the mass is rounding."""
 
 
-@jit()
+@jit(allocates=True)
 def admit(
     X: Real,
     row_weights: NDArray[np.float64],
@@ -131,7 +131,7 @@ def admit(
     return filled
 
 
-@jit()
+@jit(allocates=True)
 def calibrate(
     first: int,
     filled: int,
@@ -232,7 +232,7 @@ def threshold(scores: NDArray[np.float64], size: float) -> float:
     return factor
 
 
-@jit()
+@jit(allocates=True)
 def thin(
     rows: NDArray[np.float64],
     weights: NDArray[np.float64],

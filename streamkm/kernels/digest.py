@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from streamkm.kernels._jit import jit
 
 
-@jit()
+@jit(allocates=True)
 def digest(
     weights: NDArray[np.float64],
     labels: NDArray[np.int32],

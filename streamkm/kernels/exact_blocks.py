@@ -206,7 +206,7 @@ def _common(labels: NDArray[np.int32], start: int, stop: int) -> int:
     return MIXED if differing else labels[start]
 
 
-@jit()
+@jit(allocates=True)
 def blocks_pass(
     part: int,
     parts: int,

@@ -97,7 +97,7 @@ def own_squares(
             _add_cost(squared * weight * unit, costs, j)
 
 
-@jit()
+@jit(allocates=True)
 def all_distances(
     part: int, parts: int, raw: Real, raw_centroids: NDArray[np.float64], scale: float, out: Real
 ) -> None:

@@ -26,7 +26,7 @@ def _gap(boxes: NDArray[np.float32], b: int, candidates: NDArray[np.float32], c:
     return float(squared * (1 - 1e-5))
 
 
-@jit(fast=True)
+@jit(fast=True, allocates=True)
 def weigh_candidates(
     part: int,
     parts: int,

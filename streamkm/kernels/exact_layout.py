@@ -40,7 +40,7 @@ def centred(raw: Real, origin: NDArray[np.float64], unit: float, rows: NDArray[n
             rows[i, t] = (raw[i, t] - origin[t]) * unit
 
 
-@jit()
+@jit(allocates=True)
 def _find_range(rows: Real, start: int, stop: int, low: Real, high: Real) -> None:
     """Find the range of each column in some rows, at least one; low and high are OUT (d,), of their type."""
     d = rows.shape[1]
@@ -66,7 +66,7 @@ def _find_range(rows: Real, start: int, stop: int, low: Real, high: Real) -> Non
             high[t] = max(high[t], most[r * d + t])
 
 
-@jit()
+@jit(allocates=True)
 def survey(raw: Real, low: NDArray[np.float64], high: NDArray[np.float64]) -> None:
     """Find the range of each column.
 
@@ -111,7 +111,7 @@ def _halve(keys: NDArray[np.float32], index: NDArray[np.int64], start: int, stop
             return
 
 
-@jit()
+@jit(allocates=True)
 def split(sample: NDArray[np.float32], levels: int, axes: NDArray[np.uint32], cuts: NDArray[np.float32]) -> None:
     """Split a sample by medians of its widest axes into 2**levels parts.
 
@@ -163,7 +163,7 @@ def split(sample: NDArray[np.float32], levels: int, axes: NDArray[np.uint32], cu
         starts[2 * node + 1], ends[2 * node + 1] = half, end
 
 
-@jit()
+@jit(allocates=True)
 def find_leaves(
     rows: NDArray[np.float32],
     start: int,
@@ -259,7 +259,7 @@ def _farthest(rows: NDArray[np.float32], start: int, stop: int, boxes: NDArray[n
     return float(most)
 
 
-@jit()
+@jit(allocates=True)
 def bound_blocks(
     rows: NDArray[np.float32],
     offsets: NDArray[np.int64],

@@ -25,7 +25,7 @@ DOWN = 1.0 - 3e-7
 """Factors that make up for keeping bounds in float32."""
 
 
-@jit()
+@jit(allocates=True)
 def rows_pass(
     part: int,
     parts: int,

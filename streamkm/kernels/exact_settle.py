@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from streamkm.kernels._jit import jit
 from streamkm.kernels.exact_sums import Real, add_row
-from streamkm.kernels.exact_tile import GROUP, LANES, gather, narrow, two_nearest
+from streamkm.kernels.exact_tile import GROUP, LANES, gather, lowest_bit, narrow, two_nearest, unsettled
 
 CHANGED, EVALUATED, RECHECKED = 0, 1, 2
 """Columns of a pass's report: labels that changed, rows compared with centroids, rows that needed float64."""
@@ -180,23 +180,26 @@ def settle(
         block, narrowed, chosen, found, (n_chosen + GROUP - 1) // GROUP, d, np.float32(slack[0]), np.float32(slack[1])
     )
     weighted = len(weights) > 0
-    for p in range(count):
-        r = picked[first + p]
-        i = int(r)
+    lanes = unsettled(found, labels, picked, first) & ((1 << count) - 1)
+    while lanes != 0:
+        p = lowest_bit(lanes)
+        lanes &= lanes - 1
+        i = np.uint64(picked[first + p])
         if found[0, p] > 0.0:
             j = int(winners[p])
         else:
-            j = exact_nearest(raw, i, raw_centroids, scale, chosen, n_chosen)
+            j = exact_nearest(raw, np.int64(i), raw_centroids, scale, chosen, n_chosen)
             report[2] += 1
         before = int(labels[i])
-        if j != before:
-            labels[i] = j
-            report[0] += 1
-            weight = weights[i] if weighted else 1.0
-            if len(counts) > 0 and weight > 0.0:
-                add_row(raw, i, origin, scale * weight, weight, sums, j)
-                counts[j] += 1
-                if before >= 0:
-                    add_row(raw, i, origin, -scale * weight, -weight, sums, before)
-                    counts[before] -= 1
+        if j == before:
+            continue
+        labels[i] = j
+        report[0] += 1
+        weight = weights[i] if weighted else 1.0
+        if len(counts) > 0 and weight > 0.0:
+            add_row(raw, np.int64(i), origin, scale * weight, weight, sums, j)
+            counts[j] += 1
+            if before >= 0:
+                add_row(raw, np.int64(i), origin, -scale * weight, -weight, sums, before)
+                counts[before] -= 1
     report[1] += count

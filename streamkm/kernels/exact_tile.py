@@ -225,6 +225,43 @@ def gather(typing_context: Any, rows: Any, picked: Any, first: Any, block: Any, 
     return types.void(rows, picked, types.int64, block, types.int64), _emit_gather
 
 
+def _emit_unsettled(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    """Emit the comparison of all lanes, and as many loads of labels."""
+    found, labels, picked = (context.make_array(signature.args[i])(context, builder, args[i]).data for i in range(3))
+    lanes = builder.bitcast(found, _REALS.as_pointer())
+    margins = builder.load(lanes, align=4)
+    winners = builder.bitcast(builder.load(builder.gep(lanes, [_I64(1)]), align=4), _INDICES)
+    before = ir.Constant(_INDICES, ir.Undefined)
+    for lane in range(LANES):
+        row = builder.load(builder.gep(picked, [builder.add(args[3], _I64(lane))]))
+        label = builder.load(builder.gep(labels, [builder.zext(row, _I64)]))
+        before = builder.insert_element(before, label, _I32(lane))
+    unsure = builder.fcmp_unordered("<=", margins, ir.Constant(_REALS, [0.0] * LANES))
+    some = builder.or_(unsure, builder.icmp_signed("!=", winners, before))
+    return builder.zext(builder.bitcast(some, ir.IntType(LANES)), _I64)
+
+
+@intrinsic
+def unsettled(typing_context: Any, found: Any, labels: Any, picked: Any, first: Any) -> Any:  # noqa: ARG001
+    """Tell which lanes have another label than before, or perhaps have.
+
+    Parameters
+    ----------
+    found
+        IN (2, LANES) float32: from `two_nearest`.
+    labels
+        IN (n,) int32.
+    picked, first
+        IN uint32: the rows are ``picked[first:first + LANES]``.
+
+    Returns
+    -------
+    int
+        Bit p is set if the nearest centroid of lane p is not its row's label, or its margin not positive.
+    """
+    return types.int64(found, labels, picked, types.int64), _emit_unsettled
+
+
 def _emit_below(context: Any, builder: Any, signature: Any, args: Any) -> Any:
     """Emit one comparison of 32 numbers into a mask of 32 bits."""
     data = context.make_array(signature.args[0])(context, builder, args[0]).data

@@ -111,7 +111,7 @@ def matches(data: NDArray[np.uint8], pos: int, end: int, word: NDArray[np.uint8]
     return True
 
 
-@jit()
+@jit(allocates=True)
 def scan_rows(
     data: NDArray[np.uint8],  # IN
     begins: NDArray[np.int64],  # IN

@@ -11,7 +11,7 @@ LEAF = 32
 """Neighbourhoods of so many rows are not divided."""
 
 
-@jit()
+@jit(allocates=True)
 def _median(values: NDArray[np.float64], order: NDArray[np.int64]) -> float:
     """About the median of ``values[order]``: that of three medians of three."""
     n = len(order)
@@ -58,7 +58,7 @@ def _part(values: NDArray[np.float64], order: NDArray[np.int64], spare: NDArray[
     return below
 
 
-@jit()
+@jit(allocates=True)
 def put_near_together(columns: NDArray[np.float64], order: NDArray[np.int64]) -> None:
     """Reorder rows so that those next to each other are near each other: the leaves of a k-d tree, left to right.
 

@@ -72,7 +72,7 @@ OCTAVES = 2200
 """Powers of two of float64, and some more."""
 
 
-@jit()
+@jit(allocates=True)
 def widest_gap(squares: NDArray[np.float64], weights: NDArray[np.float64], tail: float, least: float) -> float:
     """Find the widest gap that parts the outermost rows from all others.
 

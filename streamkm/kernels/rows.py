@@ -35,7 +35,7 @@ def weighted_sum(rows: NDArray[np.float64], weights: NDArray[np.float64], total:
             total[t] += weights[i] * rows[i, t]
 
 
-@jit()
+@jit(allocates=True)
 def differences(
     rows: NDArray[np.float64], origin: NDArray[np.float64], factors: NDArray[np.float64], out: NDArray[np.float64]
 ) -> None:

@@ -48,7 +48,7 @@ def lay_columns(
                 columns[t, i] = 0.0
 
 
-@jit(fast=True)
+@jit(fast=True, allocates=True)
 def squares_to(columns: Real, centroid: NDArray[np.float64], squares: Real) -> None:
     """Squared distance of each row to one centroid.
 
@@ -74,7 +74,7 @@ def squares_to(columns: Real, centroid: NDArray[np.float64], squares: Real) -> N
             squares[i] += difference * difference
 
 
-@jit()
+@jit(allocates=True)
 def nearest_two(
     columns: Real,
     centroids: NDArray[np.float64],
@@ -105,7 +105,7 @@ def nearest_two(
         nearest_two_in_lanes(columns[:, at], packed, first_squares[at], first[at], second_squares[at], second[at])
 
 
-@jit()
+@jit(allocates=True)
 def descend(
     rows: NDArray[np.float64],
     weights: NDArray[np.float64],
@@ -200,7 +200,7 @@ def _move_rows(
         labels[i] = j
 
 
-@jit()
+@jit(allocates=True)
 def _look_again(
     columns: Real,
     touched: NDArray[np.int64],
@@ -225,7 +225,7 @@ def _look_again(
         first[i], near[i], second[i], next_near[i] = first_m[r], near_m[r], second_m[r], next_m[r]
 
 
-@jit()
+@jit(allocates=True)
 def local_search(
     rows: NDArray[np.float64],
     weights: NDArray[np.float64],
@@ -330,7 +330,7 @@ def _misses(
         missed[first[i]] += weights[i] * _miss(near[i], next_near[i])
 
 
-@jit()
+@jit(allocates=True)
 def prune(
     weights: NDArray[np.float64],
     columns: Real,

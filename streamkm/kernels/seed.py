@@ -11,7 +11,7 @@ from streamkm.kernels.random import BLOCK, draw_by_blocks, sum_blocks, uniform
 from streamkm.kernels.search import squares_to
 
 
-@jit()
+@jit(allocates=True)
 def _nearer(columns: Real, row: int, known: Real, out: Real) -> None:
     """Lower the known squared distances by those to one row, into `out`."""
     squares_to(columns, columns[:, row].astype(np.float64), out)
@@ -19,7 +19,7 @@ def _nearer(columns: Real, row: int, known: Real, out: Real) -> None:
         out[i] = out[i] if out[i] < known[i] else known[i]  # noqa: FURB136 -- a select is what becomes SIMD
 
 
-@jit()
+@jit(allocates=True)
 def kmeans_plus_plus(
     rows: NDArray[np.float64],
     row_weights: NDArray[np.float64],

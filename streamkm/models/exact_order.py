@@ -13,11 +13,8 @@ from streamkm.kernels.exact_sums import Real
 from streamkm.models.exact_crew import Crew
 from streamkm.models.exact_storage import Storage, pick, release
 
-_LEVELS_AT_ONCE = 11
-"""Levels of a stage, at most: from 2048 parts on, rows that go to one are too far from those that go to the next."""
-
-_LEVELS_OUT_OF_CORE = 4
-"""The same where the ends of all parts must be in memory."""
+_LEVELS = 11
+"""Levels of a stage, at most: out of core, pages at the ends of all parts are in memory, and those of 2048 may be."""
 
 _SAMPLE = 32
 """Rows that a part's cuts come from: with these, one part of fifty is a third larger than it should be."""
@@ -165,8 +162,8 @@ class _Sorter:
             levels += 1
         rows = self._pairs[0][in_spare]
         fits = size <= self._limit  # then its pages stay until all of its rows are done with
-        # As many at each stage: three of three levels have 73 nodes, where four, four and one would have 273.
-        levels = -(-levels // -(-levels // (_LEVELS_AT_ONCE if fits else _LEVELS_OUT_OF_CORE)))
+        # As many at each stage: eight and eight have fewer nodes than eleven and five.
+        levels = -(-levels // -(-levels // _LEVELS))
         axes, cuts = np.empty(1 << levels, np.uint32), np.empty(1 << levels, np.float32)
         sampled = np.arange(start, stop, max(1, size // (_SAMPLE << levels)))
         split(rows[sampled] if fits else pick(rows, sampled), levels, axes, cuts)
