@@ -6,7 +6,10 @@ confirms, and the relative difference of the cost. The ratio to aim at: scikit-l
 mean) and nowhere below 1.3; the best peer of each row at least 5 and nowhere below 1.
 
 Peers that are not installed are left out: ``pip install faiss-cpu scikit-learn-intelex mlpack``; china.jpg needs
-``pillow``.
+``pillow``. ELKI's exponion and shallot, which use one thread whatever is asked for, need a JDK (17 or later) and, with
+``--elki``, a folder of jars from Maven Central: ``io.github.elki-project:elki-clustering:0.8.0``,
+``io.github.elki-project:elki-core-dbids-int:0.8.0`` and what they depend on (``mvn dependency:copy-dependencies`` in a
+project with these two dependencies).
 
 Example::
 
@@ -33,8 +36,10 @@ from typing import Any
 
 import numpy as np
 from exact_data import NAMES, Points, load, start
+from exact_elki import elki, missing
 
-Result = tuple[Any, Any, int]  # centroids, labels, iterations
+# centroids, labels, iterations; then the seconds it took, of an engine that takes the time itself
+Result = tuple[Any, Any, int] | tuple[Any, Any, int, float]
 Run = Callable[[Points, Points, int], Result]
 
 MAX_ITER = 3000
@@ -45,6 +50,8 @@ ENGINES = {
     "intelex": "sklearnex",
     "faiss": "faiss",
     "mlpack": "mlpack",
+    "elki-exponion": None,  # no module of Python: Java
+    "elki-shallot": None,
 }
 
 
@@ -123,6 +130,8 @@ def engine(name: str, threads: int) -> Run:
         return _streamkm(threads)
     if name == "faiss":
         return _faiss(threads)
+    if name.startswith("elki-"):
+        return elki(name.removeprefix("elki-"), Path(os.environ["STREAMKM_ELKI"]), MAX_ITER)
     return {"intelex": _intelex, "mlpack": _mlpack}.get(name, lambda: _sklearn(name))()
 
 
@@ -134,12 +143,14 @@ def serve(pipe: Connection, name: str, row: str, cover: Path | None, threads: in
     run = engine(name, threads)
     if name == "streamkm":
         _compile(X, C)
-    run(X[: 20 * k].copy(), C, 3)  # wake thread pools
+    # Wake thread pools; ELKI takes its points with the first call, and warms up on them.
+    run(X if name.startswith("elki-") else X[: 20 * k].copy(), C, 3)
     pipe.send(None)
     while (iterations := pipe.recv()) is not None:
         begin = time.perf_counter()
-        centroids, labels, n_iter = run(X, C, iterations)
-        pipe.send((time.perf_counter() - begin, np.asarray(centroids, float), np.asarray(labels), n_iter))
+        centroids, labels, n_iter, *own = run(X, C, iterations)
+        took = own[0] if own else time.perf_counter() - begin
+        pipe.send((took, np.asarray(centroids, float), np.asarray(labels), n_iter))
 
 
 @contextmanager
@@ -153,6 +164,7 @@ def started(names: list[str], row: str, cover: Path | None, threads: int) -> Ite
         pipes[name], theirs = context.Pipe()
         processes.append(context.Process(target=serve, args=(theirs, name, row, cover, threads), daemon=True))
         processes[-1].start()
+        theirs.close()  # or an engine that fails would be waited for
         pipes[name].recv()
     try:
         yield pipes
@@ -203,13 +215,13 @@ def measure(
 def show(result: dict[str, Any]) -> None:
     ours = result["engines"]["streamkm"]
     print(f"\n{result['row']}: {result['n']} x {result['d']}, k {result['k']}, {result['threads']} thread(s)")
-    print("             seconds  iterations  ratio  ratio/it  certified  relative cost")
+    print("                 seconds  iterations  ratio  ratio/it  certified  relative cost")
     for name, a in result["engines"].items():
         ratio = a["seconds"] / ours["seconds"]
         each = ratio * ours["n_iter"] / a["n_iter"] if a["n_iter"] else math.nan
         cost = a["cost"] / ours["cost"] - 1
         print(
-            f"  {name:9s}{a['seconds']:9.4f}  {a['n_iter'] or '':>10}  {ratio:5.2f}  {each:8.2f}"
+            f"  {name:13s}{a['seconds']:9.4f}  {a['n_iter'] or '':>10}  {ratio:5.2f}  {each:8.2f}"
             f"  {a['certified']:9.6f}  {cost:+.1e}",
             flush=True,
         )
@@ -232,10 +244,33 @@ def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def installed(names: list[str], jars: Path | None) -> list[str]:
+    """Leave out the engines that are not installed here, and say so."""
+    found = []
+    for name in names:
+        module = ENGINES[name]
+        if module is None:
+            lack = missing(jars)
+        else:
+            lack = "" if importlib.util.find_spec(module) else f"{module} is not installed"
+        if lack:
+            print(f"{name} is left out: {lack}")
+        else:
+            found.append(name)
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    default = os.environ.get("STREAMKM_DATA")
-    parser.add_argument("--data", type=Path, default=Path(default) if default else None, help="10_cover.npz")
+    data, jars = (Path(value) if value else None for value in map(os.environ.get, ("STREAMKM_DATA", "STREAMKM_ELKI")))
+    parser.add_argument("--data", type=Path, default=data, help="10_cover.npz")
+    parser.add_argument(
+        "--elki",
+        type=Path,
+        default=jars,
+        help="folder of jars: elki-clustering and elki-core-dbids-int of io.github.elki-project, 0.8.0, and what they "
+        "depend on",
+    )
     parser.add_argument("--rows", default=",".join(NAMES), help="data sets, with commas")
     parser.add_argument("--engines", default=",".join(ENGINES), help="engines, with commas; streamkm always runs")
     parser.add_argument("--threads", default="1,2")
@@ -244,7 +279,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write results here")
     args = parser.parse_args()
     wanted = ["streamkm", *(e for e in args.engines.split(",") if e != "streamkm")]
-    names = [e for e in wanted if importlib.util.find_spec(ENGINES[e]) is not None]
+    names = installed(wanted, args.elki)
+    if args.elki is not None:
+        os.environ["STREAMKM_ELKI"] = str(args.elki)  # for the engines' processes
     results = []
     for row in args.rows.split(","):
         if row.startswith("cover") and args.data is None:
