@@ -33,9 +33,8 @@ def jit(
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        compiled: Any = numba.njit(
-            cache=True, nogil=True, fastmath=FASTMATH if fast else False, forceinline=inline, _nrt=allocates
-        )(function)
+        options: dict[str, Any] = {"forceinline": inline, "_nrt": allocates}
+        compiled: Any = numba.njit(cache=True, nogil=True, fastmath=FASTMATH if fast else False, **options)(function)
         return cast("Callable[P, R]", compiled)
 
     return decorate

@@ -41,11 +41,19 @@ def centred(raw: Real, origin: NDArray[np.float64], unit: float, rows: NDArray[n
 
 
 @jit(allocates=True)
-def _find_range(rows: Real, start: int, stop: int, low: Real, high: Real) -> None:
-    """Find the range of each column in some rows, at least one; low and high are OUT (d,), of their type."""
+def survey(rows: Real, low: NDArray[np.float64], high: NDArray[np.float64]) -> None:
+    """Find the range of each column.
+
+    Parameters
+    ----------
+    rows
+        IN (n, d), n >= 1.
+    low, high
+        OUT (d,).
+    """
     d = rows.shape[1]
     length = PERIOD * d
-    flat = rows[start:stop].reshape(-1)
+    flat = rows.reshape(-1)
     least, most = np.empty(length, rows.dtype), np.empty(length, rows.dtype)
     for r in range(PERIOD):
         for t in range(d):
@@ -62,27 +70,8 @@ def _find_range(rows: Real, start: int, stop: int, low: Real, high: Real) -> Non
         high[t] = most[t]
     for r in range(PERIOD):
         for t in range(d):
-            low[t] = min(low[t], least[r * d + t])
-            high[t] = max(high[t], most[r * d + t])
-
-
-@jit(allocates=True)
-def survey(raw: Real, low: NDArray[np.float64], high: NDArray[np.float64]) -> None:
-    """Find the range of each column.
-
-    Parameters
-    ----------
-    raw
-        IN (n, d), n >= 1.
-    low, high
-        OUT (d,).
-    """
-    n, d = raw.shape
-    least, most = np.empty(d, raw.dtype), np.empty(d, raw.dtype)
-    _find_range(raw, 0, n, least, most)
-    for t in range(d):
-        low[t] = least[t]
-        high[t] = most[t]
+            low[t] = min(low[t], np.float64(least[r * d + t]))
+            high[t] = max(high[t], np.float64(most[r * d + t]))
 
 
 @jit()
@@ -280,19 +269,19 @@ def bound_blocks(
         OUT (blocks,): no row is farther from the centre.
     """
     d = rows.shape[1]
-    low = np.empty(d, np.float32)
-    high = np.empty(d, np.float32)
+    low = np.empty(d)
+    high = np.empty(d)
     for b in range(len(offsets) - 1):
         start = offsets[b]
         stop = offsets[b + 1]
-        _find_range(rows, start, stop, low, high)
+        survey(rows[start:stop], low, high)
         edge = 0.0
         for t in range(d):
             size = max(abs(low[t]), abs(high[t]))
-            margin = size * np.float32(2e-7) + np.float32(1e-37)
+            margin = size * 2e-7 + 1e-37
             boxes[b, 0, t] = low[t] - margin
             boxes[b, 1, t] = high[t] + margin
-            boxes[b, 2, t] = low[t] * np.float32(0.5) + high[t] * np.float32(0.5)
+            boxes[b, 2, t] = low[t] * 0.5 + high[t] * 0.5
             edge = max(edge, size)
         most = _farthest(rows, start, stop, boxes, b)
         radii[b] = np.sqrt(most) * (1 + 1e-5) + edge * 3e-7 * np.sqrt(d)
@@ -318,16 +307,16 @@ def bound_regions(n_blocks: int, region: int, boxes: NDArray[np.float32], radii:
         last = min(n_blocks, first + region)
         diagonal = 0.0
         for t in range(d):
-            low = boxes[first, 0, t]
-            high = boxes[first, 1, t]
+            low = np.inf
+            high = -np.inf
             for b in range(first, last):
-                low = min(low, boxes[b, 0, t])
-                high = max(high, boxes[b, 1, t])
+                low = min(low, np.float64(boxes[b, 0, t]))
+                high = max(high, np.float64(boxes[b, 1, t]))
             boxes[at, 0, t] = low
             boxes[at, 1, t] = high
-            centre = low * np.float32(0.5) + high * np.float32(0.5)
-            boxes[at, 2, t] = centre
-            diagonal += max(np.float64(high) - centre, np.float64(centre) - low) ** 2
+            boxes[at, 2, t] = low * 0.5 + high * 0.5
+            centre = np.float64(boxes[at, 2, t])
+            diagonal += max(high - centre, centre - low) ** 2
         farthest = 0.0
         for b in range(first, last):
             squared = 0.0

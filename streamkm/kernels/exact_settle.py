@@ -184,11 +184,11 @@ def settle(
     while lanes != 0:
         p = lowest_bit(lanes)
         lanes &= lanes - 1
-        i = np.uint64(picked[first + p])
+        i = int(picked[first + p])
         if found[0, p] > 0.0:
             j = int(winners[p])
         else:
-            j = exact_nearest(raw, np.int64(i), raw_centroids, scale, chosen, n_chosen)
+            j = exact_nearest(raw, i, raw_centroids, scale, chosen, n_chosen)
             report[2] += 1
         before = int(labels[i])
         if j == before:
@@ -197,9 +197,9 @@ def settle(
         report[0] += 1
         weight = weights[i] if weighted else 1.0
         if len(counts) > 0 and weight > 0.0:
-            add_row(raw, np.int64(i), origin, scale * weight, weight, sums, j)
+            add_row(raw, i, origin, scale * weight, weight, sums, j)
             counts[j] += 1
             if before >= 0:
-                add_row(raw, np.int64(i), origin, -scale * weight, -weight, sums, before)
+                add_row(raw, i, origin, -scale * weight, -weight, sums, before)
                 counts[before] -= 1
     report[1] += count
