@@ -11,7 +11,7 @@ import naive_exact as naive
 from streamkm.kernels import exact_finish, exact_init, exact_layout, exact_settle, exact_sums
 from streamkm.kernels._jit import jit
 from streamkm.kernels.exact_tile import GROUP, LANES, below, gather, lowest_bit, narrow, two_nearest, unsettled
-from streamkm.models import exact_points
+from streamkm.models import exact_crew, exact_order, exact_points
 from streamkm.models.exact_assign import BlockAssigner, RowAssigner, Totals
 from streamkm.models.exact_crew import Crew
 from streamkm.models.exact_order import put_in_order
@@ -274,7 +274,13 @@ def test_a_node_is_split_by_the_medians_of_a_sample(n, levels):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_the_order_is_the_same_out_of_core_and_with_threads_and_all_that_belongs_to_rows_has_it(dtype, weighted):
+def test_the_order_is_the_same_out_of_core_and_with_threads_and_all_that_belongs_to_rows_has_it(
+    dtype, weighted, monkeypatch
+):
+    monkeypatch.setattr(exact_crew, "_WORTH", 0.0)  # however small, every pass is shared
+    monkeypatch.setattr(
+        exact_order, "_LEVELS", 4
+    )  # several stages: nodes that do not fit into memory, and such that do
     rng = np.random.default_rng(4)
     X = rng.random((60_000, 3)).astype(dtype)
     X[20_000:50_000] = X[0]  # more copies than fit into memory
@@ -285,6 +291,7 @@ def test_the_order_is_the_same_out_of_core_and_with_threads_and_all_that_belongs
         mine[:] = rows
         ordered = put_in_order(mine, X if dtype == np.float64 else None, weights, 32, Crew(threads), storage)
         found.append((mine, ordered.places, ordered.weights, ordered.offsets, ordered.raw))
+        assert sorted(ordered.places.tolist()) == list(range(60_000))
         assert (mine == rows[ordered.places]).all()
         assert (ordered.weights == weights[ordered.places]).all() if weighted else not len(ordered.weights)
         assert (ordered.raw is None) if dtype == np.float32 else (ordered.raw == X[ordered.places]).all()

@@ -171,8 +171,11 @@ class _Sorter:
         counts = np.zeros((crew.n_threads if fits else len(chunks), 1 << levels), np.int64)
         cost = _NANOSECONDS * size
 
+        def leaves(a: int, b: int) -> NDArray[np.uint16]:
+            return self._leaves[a - start : b - start] if fits else self._leaves[: b - a]
+
         def find(piece: int, a: int, b: int) -> None:
-            find_leaves(rows, a, b, levels, axes, cuts, self._leaves_of(a, b), counts[piece])
+            find_leaves(rows, a, b, levels, axes, cuts, leaves(a, b), counts[piece])
 
         if fits:
             crew.divide(start, stop, find, cost)
@@ -189,7 +192,7 @@ class _Sorter:
         def move(piece: int, a: int, b: int) -> None:
             for pair in self._pairs:
                 source, target, cursors = pair[in_spare], pair[not in_spare], begins[piece].copy()
-                move_rows(source.view(np.int32), target.view(np.int32), a, b, self._leaves_of(a, b), cursors)
+                move_rows(source.view(np.int32), target.view(np.int32), a, b, leaves(a, b), cursors)
                 if not fits:
                     release(source, a, b)
                     for first, last in zip(begins[piece].tolist(), cursors.tolist(), strict=True):
@@ -203,7 +206,3 @@ class _Sorter:
                 move(piece, a, b)
         found: list[int] = ends.tolist()
         return found
-
-    def _leaves_of(self, a: int, b: int) -> NDArray[np.uint16]:
-        """Room for the parts of some rows: their own if there is enough for all."""
-        return self._leaves[a:b] if self._limit >= self._n else self._leaves[: b - a]
