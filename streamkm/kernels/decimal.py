@@ -178,5 +178,5 @@ def parse_number(  # noqa: PLR0911  # each way to refuse
         # Both are floats exactly, so that one rounding remains (Clinger 1990).
         value_of = np.float64(mantissa)
         exact = value_of / _TENS[-power] if power < 0 else value_of * _TENS[power]
-        return pos, np.array([-exact if negative else exact]).view(np.uint64)[0]
+        return pos, np.float64(-exact if negative else exact).view(np.uint64)
     return (pos, bits) if decided else refused

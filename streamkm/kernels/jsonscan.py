@@ -88,7 +88,7 @@ def skip_text(data: NDArray[np.uint8], pos: int, end: int) -> int:  # noqa: PLR0
                 if not is_hex(data, pos, end):
                     return REFUSED
                 pos += 4
-            elif c not in {34, 92, 47, 98, 102, 110, 114, 116}:  # " \\ / b f n r t
+            elif c not in (34, 92, 47, 98, 102, 110, 114, 116):  # " \\ / b f n r t; a set would be made each time
                 return REFUSED
         elif c < 128:
             pos += 1
