@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import subprocess
 import sys
 import threading
@@ -18,11 +19,13 @@ import kafka.record.util
 import pytest
 
 from kafka_traffic import Transactions, produce
+from processes import program, run
 from source_checks import PATIENCE, by_partition, drain
 from streamkm.broker import LocalBroker
 from streamkm.errors import CorruptBatchError, PositionLostError, SettingsError, SourceError, TopicNotFoundError
 from streamkm.records import TopicPartition
 from streamkm.sources import KafkaSource
+from streamkm.stores import open_store
 
 pytestmark = pytest.mark.kafka
 Open = Callable[..., KafkaSource]
@@ -298,6 +301,53 @@ def test_a_compacted_log_is_read_over_its_holes(own_broker: tuple[LocalBroker, P
     assert [records.start for records in got] == [0, *(records.stop for records in got[:-1])]
     source.seek({tp: found[0].offset - 1 if found[0].offset else 0})
     assert values(source, end)[0] == found[0].value
+
+
+def test_a_compacted_topic_is_recomputed_from_what_is_left(
+    own_broker: tuple[LocalBroker, Path], tmp_path: Path
+) -> None:
+    broker, _ = own_broker
+    topic = make_topic(
+        broker.bootstrap,
+        cleanup_policy="compact",
+        segment_bytes="1048576",
+        segment_ms="100",
+        min_cleanable_dirty_ratio="0.001",
+        delete_retention_ms="0",
+    )
+    with contextlib.closing(kafka.KafkaProducer(bootstrap_servers=broker.bootstrap, linger_ms=20)) as producer:
+        for i in range(3000):
+            value = b'{"x": %d, "y": %d}' % (i % 7, 100 * (i % 2))
+            producer.send(topic, value, key=b"key-%d" % (i % 500), partition=0)
+        producer.flush(30)
+    url = f"sqlite:///{tmp_path}/s.db"
+    at = ("--store", url, "--bootstrap", broker.bootstrap)
+    fields = ("--topic", topic, "--fields", "x,y", "--k", "2", "--checkpoint-every", "200ms")
+    with program(tmp_path / "log", "live", "m", *at, *fields) as owner, contextlib.closing(open_store(url)) as store:
+
+        def made() -> bool:
+            return any(m.progress is not None for m in store.models())
+
+        owner.until(made)
+        deadline = time.monotonic() + 60
+        left = 3000
+        while left > 600:
+            assert time.monotonic() < deadline, "the broker never compacted"
+            produce(broker.bootstrap, topic, [None])  # rolls the segment
+            with contextlib.closing(KafkaSource(broker.bootstrap, topic)) as source:
+                source.seek(source.beginning())
+                end = source.end()
+                left = sum(value is not None for value in values(source, end))
+        assert owner.leave() == 0
+        result = run("replay", "m", "--from", "beginning", "--to", "now", *at, "--json")
+        assert result.returncode == 0, result.stderr
+        found = json.loads(result.stdout)
+        assert 500 <= found["points"] <= left
+        assert found["position"] == {f"{topic}-0": end[TopicPartition(topic, 0)]}
+        assert end[TopicPartition(topic, 0)] > 3000, "offsets go on counting where records are gone"
+        exact = store.snapshot("m", found["id"])
+    assert exact.weights.sum() == found["points"]
+    assert sorted(exact.centroids[:, 1].tolist()) == [0.0, 100.0]
 
 
 def test_reading_goes_on_when_the_broker_comes_back(own_broker: tuple[LocalBroker, Path]) -> None:
