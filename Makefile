@@ -6,8 +6,10 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 BIN := .venv/bin
 ARGS ?=
+SEED ?= 1
+ROUNDS ?= 25
 
-.PHONY: help demo test lint bench docs lock clean
+.PHONY: help demo test faults servers lint bench docs lock clean
 
 help:          ## Show the verbs
 	@grep -E '^[a-z]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -15,9 +17,17 @@ help:          ## Show the verbs
 demo: .venv/.installed        ## See it work on a real local Kafka      (ARGS="--seconds 30")
 	$(BIN)/streamkm demo $(ARGS)
 
-test: .venv/.installed        ## Run all tests                          (ARGS="-k stores")
-	$(BIN)/streamkm broker --prepare
+test: servers                 ## Run all tests                          (ARGS="-k stores")
 	$(BIN)/python -m pytest $(ARGS)
+
+faults: servers               ## Faults from a seed, and a count after  (SEED=1 ROUNDS=25)
+	STREAMKM_FAULTS_SEED=$(SEED) STREAMKM_FAULTS_ROUNDS=$(ROUNDS) $(BIN)/python -m pytest tests/faults $(ARGS)
+
+# What tests need besides Python: PostgreSQL's programs, and Kafka.
+servers: .venv/.installed
+	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || [ -n "$$STREAMKM_TEST_POSTGRES" ] || \
+		$(MAKE) --no-print-directory debian-postgres
+	$(BIN)/streamkm broker --prepare
 
 lint: .venv/.installed        ## Check style, types and layers
 	$(BIN)/ruff check .
@@ -33,7 +43,7 @@ docs: .venv/.installed        ## Write the generated parts of the docs anew
 	$(BIN)/python -m consumers.docs
 
 lock: .venv/.installed        ## Choose the newest versions that fit, and pin them with their hashes
-	$(BIN)/uv pip compile pyproject.toml --extra broker --extra arrow --group test --group lint --universal --python-version 3.11 \
+	$(BIN)/uv pip compile pyproject.toml --extra broker --extra arrow --extra postgres --group test --group lint --universal --python-version 3.11 \
 		--generate-hashes --no-emit-index-url --no-header --upgrade --quiet --output-file requirements.lock
 
 clean:         ## Remove what the verbs made
@@ -55,3 +65,11 @@ debian-venv:
 	@command -v apt-get >/dev/null || { echo "$(PYTHON) has no venv module: install it" >&2; exit 1; }
 	@sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; version=$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
 	$$sudo apt-get update -qq && $$sudo apt-get install -y -qq "python$$version-venv"
+
+# Tests start a server of their own from it. The one that Debian may start beside it is left alone.
+.PHONY: debian-postgres
+debian-postgres:
+	@sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
+	{ command -v apt-get && $$sudo true; } >/dev/null || { echo "Tests need PostgreSQL's server programs: install them (apt-get install" \
+		"postgresql), or name a server: STREAMKM_TEST_POSTGRES=postgresql://user:password@host/postgres" >&2; exit 1; }; \
+	$$sudo apt-get update -qq && $$sudo apt-get install -y -qq --no-install-recommends postgresql

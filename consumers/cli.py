@@ -23,6 +23,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "events": ("consumers.inspect:events", "Tell what happened to clusters: births, deaths, splits, merges, drifts."),
     "diff": ("consumers.replay:diff", "Compare two snapshots of a model."),
     "promote": ("consumers.replay:promote", "Put a snapshot in charge: a recomputed or an older one."),
+    "quarantine": ("consumers.quarantine:quarantine", "Look at records that could not be learned, and try them again."),
+    "store": ("consumers.store:store", "Back a store up, check it, give room back."),
     "verify": ("consumers.verify:verify", "Prove a snapshot: learn the topic again by the journal and compare."),
     "config": ("consumers.config:config", "Show every setting, its value and where it comes from."),
     "doctor": ("consumers.doctor:doctor", "Say what is installed, what is missing, and how to get it."),

@@ -13,7 +13,7 @@ from streamkm.errors import NotFoundError, SettingsError
 from streamkm.metrics import Metrics
 from streamkm.models import compile_kernels
 from streamkm.settings import LiveSettings, ReplaySettings, SourceSettings
-from streamkm.sources import KafkaSource, MemorySource
+from streamkm.sources import KafkaSource, KafkaWriter, MemorySource
 from streamkm.state import Json, ModelSpec
 from streamkm.stores.base import Store
 
@@ -24,6 +24,12 @@ def source_opener(
     """What gives a fresh Kafka source; without a group nothing is committed to Kafka."""
     client = dict(p.split("=", 1) for p in settings.client)
     return lambda: KafkaSource(settings.bootstrap, topic, group_id=group, client=client)
+
+
+def writer_opener(settings: SourceSettings) -> Callable[[], KafkaWriter]:
+    """What gives a fresh writer to the cluster that is read."""
+    client = dict(p.split("=", 1) for p in settings.client)
+    return lambda: KafkaWriter(settings.bootstrap, client=client)
 
 
 def codec_spec(settings: LiveSettings) -> Json:
@@ -70,6 +76,8 @@ def model_spec(model: str, settings: LiveSettings, store: Store) -> tuple[ModelS
                 where=f"model {model}",
                 hint="Give --topic TOPIC and --fields A,B,...",
             ) from e
+        # A wrong address is an error now; a broker that goes away later is waited for.
+        source_opener(str(stored.source["topic"]), settings, None)().close()
         return stored, str(stored.source["topic"])
     for name in ("topic", "fields"):
         if not getattr(settings, name):
@@ -106,6 +114,12 @@ def warm_up(codec: Codec) -> float:
 def make_engine(model: str, settings: LiveSettings, store: Store, metrics: Metrics) -> Engine:
     """The engine that ``streamkm live`` runs."""
     spec, topic = model_spec(model, settings, store)
+    if settings.dead_letters == topic:
+        raise SettingsError(
+            f"{topic} is the topic that is read: each dead letter would come back as a record",
+            where="--dead-letters",
+            hint=f"Name another topic, such as {topic}.dead",
+        )
     return Engine(
         spec,
         open_source=source_opener(topic, settings, settings.group or f"streamkm-{model}"),
@@ -117,8 +131,14 @@ def make_engine(model: str, settings: LiveSettings, store: Store, metrics: Metri
             snapshot_every=settings.snapshot_every,
             snapshot_points=settings.snapshot_points,
             max_bad_ratio=settings.max_bad_ratio,
+            max_bad_in_a_row=settings.max_bad_in_a_row,
+            dead_letters=settings.dead_letters,
+            quarantine_keep=settings.quarantine_keep,
+            keep_snapshots=settings.keep_snapshots,
             lease=settings.lease,
             start=settings.start,
+            on_data_loss=settings.on_data_loss,
         ),
         metrics=metrics,
+        open_writer=writer_opener(settings),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import json
@@ -13,8 +14,9 @@ import click
 from rich.console import Console
 from rich.markup import escape
 
-from consumers.options import example
+from consumers.options import example, takes
 from streamkm.errors import StreamkmError
+from streamkm.settings import StoreSettings
 
 CLIENT_CODECS = {"crc32c": "crc32c", "lz4": "lz4", "zstandard": "zstandard", "snappy": "python-snappy"}
 
@@ -31,13 +33,24 @@ class Finding:
 
 
 @click.command(epilog=example("streamkm doctor", "streamkm doctor --json"))
+@takes(StoreSettings)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def doctor(*, as_json: bool) -> None:
-    """Say what is installed, which broker a test run would use, whether the kernels are compiled, and what is missing.
+def doctor(settings: StoreSettings, *, as_json: bool) -> None:
+    """Say what is installed, which broker a test run would use, whether kernels are compiled, and what is missing.
+
+    The store is opened read-only, and its file checked for damage.
 
     Exit status 1 if something that is needed is missing.
     """
-    findings = [*_packages(), _kafka_client(), _local_broker(), _test_broker(), _kernels()]
+    findings = [
+        *_packages(),
+        _kafka_client(),
+        _local_broker(),
+        _test_broker(),
+        _postgres(),
+        _kernels(),
+        _store(settings.store),
+    ]
     if as_json:
         click.echo(json.dumps([asdict(f) for f in findings], indent=2))
     else:
@@ -85,6 +98,15 @@ def _test_broker() -> Finding:
     return Finding("tests would use", ok=True, detail=chosen.detail)
 
 
+def _postgres() -> Finding:
+    try:
+        version = importlib.metadata.version("psycopg")
+    except importlib.metadata.PackageNotFoundError:
+        fix = "pip install 'streamkm[postgres]'"
+        return Finding("psycopg", ok=False, detail="for a store on PostgreSQL", fix=fix, needed=False)
+    return Finding("psycopg", ok=True, detail=f"{version}: a store can be on PostgreSQL")
+
+
 def _kernels() -> Finding:
     from streamkm.models import COMPILING_SECONDS, compile_kernels
 
@@ -95,3 +117,18 @@ def _kernels() -> Finding:
         else f"compiled just now ({seconds:.0f} s), cached from now on"
     )
     return Finding("kernels", ok=True, detail=state)
+
+
+def _store(url: str) -> Finding:
+    from streamkm.stores import open_store, upkeep
+
+    if url.startswith("sqlite:") and "mode=" not in url:
+        url += ("&" if "?" in url else "?") + "mode=ro"  # to look at a store must neither make nor change it
+    try:
+        with contextlib.closing(open_store(url)) as store:
+            damage, models = upkeep.damage(store, quick=True), len(store.models())
+    except StreamkmError as e:
+        return Finding("store", ok=False, detail=e.message, fix=e.hint, needed=False)
+    if damage:
+        return Finding("store", ok=False, detail=f"damaged: {damage[0]}", fix="restore a backup")
+    return Finding("store", ok=True, detail=f"{models} models, whole")

@@ -66,6 +66,8 @@ def inspect(model: str, settings: StoreSettings, *, snapshot: int | None, as_jso
     if p is not None:
         lag = f"{p.lag:,}" if p.lag >= 0 else "unknown"
         console.print(f"[bold]{model}[/]: {p.counters.points:,} points, lag {lag}, last commit {ago(p.committed_at)}")
+        if p.counters.lost:
+            console.print(f"[red]{p.counters.lost:,} records were gone before they could be read, and were skipped[/]")
         console.print("position: " + ", ".join(f"{tp}@{at}" for tp, at in sorted(p.position.items())))
     if published is None:
         have, need = p.warmup if p and p.warmup else (0, 0)
@@ -174,6 +176,7 @@ def info_json(m: ModelInfo) -> dict[str, Any]:
         "points": p.counters.points if p else 0,
         "bad": p.counters.bad if p else 0,
         "tombstones": p.counters.tombstones if p else 0,
+        "lost": p.counters.lost if p else 0,
         "lag": p.lag if p and p.lag >= 0 else None,
         "committed_at": p.committed_at if p else None,
         "position": {str(tp): at for tp, at in p.position.items()} if p else {},

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
 import threading
 from types import FrameType
 
 import click
-import prometheus_client
 
 from consumers import logs
 from consumers.compose import make_engine, warm_up
 from consumers.options import example, takes
+from consumers.probes import probes
+from streamkm.engine import Watchdog
 from streamkm.metrics import Metrics
 from streamkm.models import COMPILING_SECONDS
 from streamkm.settings import LiveSettings
+from streamkm.sources import why_away
 from streamkm.stores import open_store
 
 log = logging.getLogger("streamkm.live")
+
+HUNG = 10
+"""Exit status when the loop made no step for two minutes."""
 
 
 @click.command(
@@ -48,10 +54,14 @@ def live(model: str, settings: LiveSettings, *, verbose: bool) -> None:
         seconds = warm_up(engine.parts.codec)
         compiled = " (compiled, the next start is quick)" if seconds > COMPILING_SECONDS else ""
         log.info("kernels ready after %.1f s%s", seconds, compiled)
-        if settings.metrics_port:
-            prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # outside the contract
-            prometheus_client.start_http_server(settings.metrics_port, "127.0.0.1", metrics.registry)
-        engine.run(stop)
+        pulse = engine.parts.pulse
+        with contextlib.ExitStack() as beside:
+            if settings.metrics_port:
+                answers = probes(settings.metrics_port, metrics, pulse, lambda: why_away(settings.bootstrap))
+                beside.enter_context(answers)
+            # What hangs holds locks that nobody can take away from it, so it is not asked to leave.
+            beside.enter_context(Watchdog(pulse, model, metrics, lambda: os._exit(HUNG)))
+            engine.run(stop)
 
 
 def stop_on_signals() -> threading.Event:

@@ -25,7 +25,7 @@ from streamkm.broker import cache_dir
 from streamkm.codecs import make_codec
 from streamkm.errors import NotReadyError, SettingsError
 from streamkm.recompute.archive import Archive
-from streamkm.settings import ReplaySettings, StoreSettings
+from streamkm.settings import ReplaySettings, StoreSettings, as_text
 from streamkm.state import ModelSpec
 from streamkm.stores import Promotion, Store, open_store
 
@@ -108,7 +108,7 @@ def replay(
         opener = source_opener(str(spec.source["topic"]), settings, None)
         choice = FitChoice(k, settings.init, settings.n_init, settings.max_iter, settings.tol, settings.seed)
         asked = {"model": model, "from": start, "to": stop, "archive": str(archive), **asdict(choice)}
-        asked |= {"store": settings.store, "source": dict(spec.source)}
+        asked |= {"store": as_text(settings.store), "source": dict(spec.source)}
         name = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
         own = Work(work or cache_dir() / "replay" / f"{model}-{name}")
         with contextlib.closing(opener()) as source:

@@ -12,6 +12,8 @@
     │   ├── BrokerUnreachableError (ConnectionError)
     │   ├── TopicNotFoundError (LookupError)
     │   ├── PositionLostError (LookupError) a stored position that the topic no longer has
+    │   ├── PartitionStalledError           records that could be read do not come
+    │   ├── TopicChangedError               another topic or cluster than the model has read so far
     │   ├── CorruptBatchError               a record batch on the broker cannot be read
     │   └── FileFormatError (ValueError)    a file that is not what its name says
     ├── BadRecordsError                     too many bad records: the stream itself looks broken
@@ -91,6 +93,14 @@ class TopicNotFoundError(SourceError, LookupError):
 
 class PositionLostError(SourceError, LookupError):
     """A position that the topic no longer has (retention), or does not have yet (truncated, made anew)."""
+
+
+class PartitionStalledError(SourceError):
+    """A partition has records to read, and none came for a long time."""
+
+
+class TopicChangedError(SourceError):
+    """Another topic (made anew under the same name) or cluster than the model has read so far: offsets mean nothing."""
 
 
 class CorruptBatchError(SourceError):

@@ -72,7 +72,20 @@ RECORDS_BAD = CounterSpec(
     ("model", "reason"),
     "engine",
 )
+LETTERS = CounterSpec("streamkm_dead_letters_total", "Dead letters that the broker acknowledged", ("model",), "engine")
 TOMBSTONES = CounterSpec("streamkm_tombstones_total", "Records with a null value", ("model",), "engine")
+RECORDS_LOST = CounterSpec(
+    "streamkm_records_lost_total",
+    "Records that were gone from the topic before they could be read, and were skipped (--on-data-loss skip)",
+    ("model",),
+    "engine",
+)
+ALARMS = CounterSpec(
+    "streamkm_alarms_total",
+    "What the watchdogs noticed, by alarm: stalled-partition, broker-away, store-away, hung",
+    ("model", "alarm"),
+    "engine",
+)
 ERRORS = CounterSpec(
     "streamkm_errors_total",
     "Failures that were retried or ended the run, by stage: poll, decode, learn, commit, lease",
@@ -147,6 +160,12 @@ MODEL_BAD = CounterSpec(
 MODEL_TOMBSTONES = CounterSpec(
     "streamkm_model_tombstones_total", "Records with a null value since the model was made", ("model",), "store"
 )
+MODEL_LOST = CounterSpec(
+    "streamkm_model_lost_records_total",
+    "Records that were gone before they could be read, since the model was made",
+    ("model",),
+    "store",
+)
 MODEL_LAG = GaugeSpec(
     "streamkm_model_lag_records",
     "Records behind the end of the source at the last commit; absent if unknown",
@@ -192,13 +211,13 @@ MODEL_CLUSTER_SHARE = GaugeSpec(
 )
 
 CONTRACT: tuple[MetricSpec, ...] = (
-    RECORDS_RECEIVED, POINTS_LEARNED, RECORDS_BAD, TOMBSTONES, ERRORS, DECODE_SECONDS, LEARN_SECONDS, COMMIT_SECONDS,
-    SNAPSHOTS, EVENTS, LAG, PARTITION_LAG, PARTITION_POSITION, COMMIT_TIMESTAMP, SNAPSHOT_TIMESTAMP, INERTIA,
-    LEASE_HELD,
+    RECORDS_RECEIVED, POINTS_LEARNED, RECORDS_BAD, LETTERS, TOMBSTONES, RECORDS_LOST, ALARMS, ERRORS,
+    DECODE_SECONDS, LEARN_SECONDS, COMMIT_SECONDS, SNAPSHOTS, EVENTS, LAG, PARTITION_LAG, PARTITION_POSITION,
+    COMMIT_TIMESTAMP, SNAPSHOT_TIMESTAMP, INERTIA, LEASE_HELD,
     HTTP_REQUESTS, HTTP_SECONDS, POINTS_PREDICTED,
-    STORE_UP, MODEL_STATUS, MODEL_RECORDS, MODEL_POINTS, MODEL_BAD, MODEL_TOMBSTONES, MODEL_LAG, MODEL_POSITION,
-    MODEL_COMMIT_AGE, MODEL_SNAPSHOT_AGE, MODEL_SNAPSHOT_ID, MODEL_INERTIA, MODEL_SILHOUETTE, MODEL_STALENESS,
-    MODEL_OUTLIERS, MODEL_SUGGESTED_K, MODEL_CLUSTER_SHARE,
+    STORE_UP, MODEL_STATUS, MODEL_RECORDS, MODEL_POINTS, MODEL_BAD, MODEL_TOMBSTONES, MODEL_LOST, MODEL_LAG,
+    MODEL_POSITION, MODEL_COMMIT_AGE, MODEL_SNAPSHOT_AGE, MODEL_SNAPSHOT_ID, MODEL_INERTIA, MODEL_SILHOUETTE,
+    MODEL_STALENESS, MODEL_OUTLIERS, MODEL_SUGGESTED_K, MODEL_CLUSTER_SHARE,
 )  # fmt: skip
 """Every metric that streamkm exports."""
 

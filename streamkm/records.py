@@ -152,7 +152,7 @@ class BadRecord:
     ----------
     reason
         A word for machines: ``not-json``, ``missing-field``, ``not-a-number``, ``not-finite``, ``not-a-time``,
-        ``wrong-dimension``, ``too-large``.
+        ``wrong-dimension``, ``too-large`` (the record), ``out-of-range`` (a value).
     field
         The field that is wrong, or "".
     message
@@ -195,3 +195,35 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.points)
+
+
+class Outgoing(NamedTuple):
+    """A record on its way to a topic.
+
+    Attributes
+    ----------
+    timestamp
+        Milliseconds since 1970; negative: the time at which it is written.
+    partition
+        Where it goes; None: wherever its key sends it.
+    """
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+    timestamp: int = -1
+    partition: int | None = None
+
+
+class Refused(NamedTuple):
+    """Why a record was not written.
+
+    Attributes
+    ----------
+    for_good
+        It is the record itself: written again as it is, it would be refused again.
+    """
+
+    message: str
+    for_good: bool

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import tomllib
 import types
 import typing
@@ -36,6 +37,8 @@ from streamkm.values import (
 )
 
 ENV_PREFIX = "STREAMKM_"
+_PASSWORD = re.compile(r"(://[^/@:]*:(?=.*@)|[?&](?:ssl)?password=)(?:.*(?=@)|[^&]*)")
+"""A password in a URL, in its first part up to the last @."""
 S = TypeVar("S")
 
 
@@ -48,7 +51,12 @@ def setting(default: Any, help_: str, check: Check | None = None, metavar: str =
 class StoreSettings:
     """Where models live."""
 
-    store: str = setting("sqlite:///streamkm.db", "Database of models and snapshots", metavar="URL")
+    store: str = setting(
+        "sqlite:///streamkm.db",
+        "Database of models and snapshots: sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE",
+        metavar="URL",
+        shown=False,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,11 +130,28 @@ class LiveSettings(StoreSettings, SourceSettings, CodecSettings, ModelSettings):
     max_bad_ratio: float = setting(
         0.5, "Stop when more than this share of the last 1000 or more records is bad", between(0, 1)
     )
+    max_bad_in_a_row: int = setting(
+        1000, "Stop when so many records of a partition are bad without a good one between them; 0: never", at_least(0)
+    )
+    dead_letters: str = setting("", "Topic that gets each quarantined record; none when empty", metavar="TOPIC")
+    quarantine_keep: int = setting(
+        10_000, "Records that the quarantine keeps; the oldest go, but none whose dead letter is to come", at_least(0)
+    )
+    keep_snapshots: str = setting(
+        "thin",
+        "thin: all of a day, those with events and one an hour for a week more, then one a day; all: all",
+        one_of("thin", "all"),
+    )
     lease: Seconds = setting(
         Seconds(10), "A standby takes over when the owner was silent for so long", at_least(1), "DURATION"
     )
+    on_data_loss: str = setting(
+        "fail",
+        "When records are gone before they were read: fail, or skip them, count them and go on behind the gap",
+        one_of("fail", "skip"),
+    )
     metrics_port: int = setting(
-        0, "Port for Prometheus metrics of the consumer on loopback; 0: none", between(0, 65535)
+        0, "Port for /metrics, /livez and /readyz of the consumer on loopback; 0: none", between(0, 65535)
     )
 
 
@@ -275,7 +300,9 @@ def as_text(value: Any) -> str:
         return ""
     if isinstance(value, tuple):
         return ",".join(map(str, value))
-    return (MASK if value else "") if isinstance(value, Secret) else str(value)
+    if isinstance(value, Secret):
+        return MASK if value else ""
+    return _PASSWORD.sub(lambda found: found[1] + MASK, str(value))
 
 
 def markdown_table() -> str:

@@ -242,20 +242,29 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class Counters:
-    """Records accounted for since the model was made: ``records == points + bad + tombstones``."""
+    """Records accounted for since the model was made: ``records == points + bad + tombstones``.
+
+    Attributes
+    ----------
+    lost
+        Offsets that were gone from the topic before they could be read, and were skipped because the user said so. None
+        of `records`: on a topic without transactions or compaction `records` and `lost` add up to the offsets passed.
+    """
 
     records: int = 0
     points: int = 0
     bad: int = 0
     tombstones: int = 0
+    lost: int = 0
 
-    def plus(self, *, points: int = 0, bad: int = 0, tombstones: int = 0) -> Counters:
+    def plus(self, *, points: int = 0, bad: int = 0, tombstones: int = 0, lost: int = 0) -> Counters:
         """The counters after some more records."""
         return Counters(
             self.records + points + bad + tombstones,
             self.points + points,
             self.bad + bad,
             self.tombstones + tombstones,
+            self.lost + lost,
         )
 
 
@@ -276,11 +285,14 @@ class Learning(NamedTuple):
     adopted
         Number of the snapshot that was put in charge before the first of them, and published anew, as it had become,
         after the last; 0: none was.
+    lost
+        Ranges that the topic no longer had when they were to be read, after the last mini-batch.
     """
 
     batches: tuple[MiniBatch, ...]
     prepared: int = -1
     adopted: int = 0
+    lost: MiniBatch = ()
 
 
 @dataclass(frozen=True)
@@ -290,7 +302,7 @@ class Progress:
     Attributes
     ----------
     position
-        Every record below was learned, quarantined or counted as a tombstone; none at or above was.
+        Every record below was learned, quarantined, counted as a tombstone or lost; none at or above was.
     commit_seq
         Number of commits so far.
     lag

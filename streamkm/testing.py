@@ -1,9 +1,12 @@
-"""Behavioural fakes for tests, ours and our users': a clock set by hand, a source and a store that fail on cue."""
+"""Behavioural fakes for tests, ours and our users': clocks, a source and a store that fail on cue, death at a call."""
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Self
 
 from streamkm.errors import StreamkmError
 from streamkm.records import Position, Records, TopicPartition
@@ -35,6 +38,76 @@ class ManualClock:
     def advance(self, seconds: float) -> None:
         """Let time pass."""
         self.now += seconds
+
+
+class JumpingClock:
+    """The real clock, whose time of day jumps once; seconds that never jump do not.
+
+    Parameters
+    ----------
+    seconds
+        How far; negative to go back.
+    after
+        When, in seconds from now.
+    """
+
+    def __init__(self, seconds: float, after: float) -> None:
+        self.seconds, self.jumps_at = seconds, time.monotonic() + after
+
+    def time(self) -> float:
+        """Seconds since 1970, perhaps."""
+        return time.time() + (self.seconds if time.monotonic() >= self.jumps_at else 0.0)
+
+    def monotonic(self) -> float:
+        """Seconds that never jump."""
+        return time.monotonic()
+
+
+class Mortal:
+    """Anything, whose process dies by SIGKILL at one call of one of its methods: what a crash there would leave.
+
+    Parameters
+    ----------
+    thing
+        What it stands for.
+    method
+        The fatal one.
+    call
+        Which call of it, from 1.
+    after
+        Die when the method has returned instead of before it is called.
+
+    Examples
+    --------
+    >>> mortal = Mortal([1, 2], "append", 3)
+    >>> mortal.append(3)
+    >>> mortal.count(3)
+    1
+    """
+
+    def __init__(self, thing: Any, method: str, call: int, *, after: bool = False) -> None:
+        self._thing, self._method, self._left, self._after = thing, method, call, after
+
+    def around(self, thing: Any) -> Self:
+        """Stand for another thing from now on, such as the next of several sources; calls are counted together."""
+        self._thing = thing
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._thing, name)
+        return self._fatal(value) if name == self._method else value
+
+    def _fatal(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            self._left -= 1
+            if self._left == 0 and not self._after:
+                os.kill(os.getpid(), signal.SIGKILL)
+            result = method(*arguments, **options)
+            if self._left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+
+        return call
 
 
 class StopAfter:

@@ -13,13 +13,19 @@ from pathlib import Path
 
 
 class Program:
-    """A running ``streamkm`` command; its output goes to a file, shown when a wait fails."""
+    """A running ``streamkm`` command; its output goes to a file, shown when a wait fails.
 
-    def __init__(self, log: Path, *arguments: str, env: dict[str, str] | None = None) -> None:
+    With a script that command is run by it.
+    """
+
+    def __init__(
+        self, log: Path, *arguments: str, env: dict[str, str] | None = None, script: Path | None = None
+    ) -> None:
         self.log = log
+        command = ["-m", "consumers"] if script is None else [str(script)]
         with log.open("ab") as out:
             self.popen = subprocess.Popen(
-                [sys.executable, "-m", "consumers", *arguments],
+                [sys.executable, *command, *arguments],
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **(env or {})},
@@ -57,9 +63,11 @@ class Program:
 
 
 @contextlib.contextmanager
-def program(log: Path, *arguments: str, env: dict[str, str] | None = None) -> Iterator[Program]:
+def program(
+    log: Path, *arguments: str, env: dict[str, str] | None = None, script: Path | None = None
+) -> Iterator[Program]:
     """A `Program` that is gone at the end, whatever happens."""
-    p = Program(log, *arguments, env=env)
+    p = Program(log, *arguments, env=env, script=script)
     try:
         yield p
     finally:

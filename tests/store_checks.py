@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +13,7 @@ from streamkm.errors import ConflictError, LeaseLostError, NotFoundError, Settin
 from streamkm.records import BadRecord, BatchRange, Position, RawRecord, TopicPartition
 from streamkm.state import Commit, Counters, Event, Learning, ModelSpec, ModelState, Progress, Snapshot
 from streamkm.stores import Lease, Promotion, Store
+from streamkm.stores.base import Held, Place
 
 P0, P1, P2 = (TopicPartition("orders", i) for i in range(3))
 SPEC = ModelSpec("m", ("amount", "lat"), 2, {"kind": "kafka", "topic": "orders"}, {"seed": 0}, {"kind": "json"})
@@ -110,10 +111,19 @@ def check_a_name_that_is_no_name_is_refused(store: Store) -> None:
 
 
 def check_models_are_listed_by_name(store: Store) -> None:
-    for name in ("b", "a", "c"):
+    for name in ("b", "a", "B", "a_", "a-b", "c", "9"):
         store.create(replace(SPEC, name=name), 1.0)
-    assert [info.spec.name for info in store.models()] == ["a", "b", "c"]
-    assert list(store.models()) == [store.model(name) for name in ("a", "b", "c")]
+    in_order = [
+        "9",
+        "B",
+        "a",
+        "a-b",
+        "a_",
+        "b",
+        "c",
+    ]  # of the characters' numbers, in whatever language a server speaks
+    assert [info.spec.name for info in store.models()] == in_order
+    assert list(store.models()) == [store.model(name) for name in in_order]
 
 
 def check_every_question_about_no_such_model_names_those_there_are(store: Store) -> None:
@@ -366,6 +376,123 @@ def check_quarantined_records_come_back_newest_first(store: Store) -> None:
     assert list(store.quarantined("m", limit=2)) == [bad_of(4), bad_of(3)]
 
 
+def bad_commit(store: Store, lease: Lease, seq: int, *reasons: str) -> list[BadRecord]:
+    """Commit number `seq` with a bad record of each reason; the records."""
+    bad = [
+        replace(bad_of(seq), reason=reason, record=bad_of(seq).record._replace(offset=10 * (seq - 1) + i))
+        for i, reason in enumerate(reasons)
+    ]
+    store.commit(lease, replace(commit_of(seq), quarantine=tuple(bad)))
+    return bad
+
+
+def places(bad: Sequence[BadRecord]) -> list[Place]:
+    """Where records stood."""
+    return [(b.record.partition, b.record.offset) for b in bad]
+
+
+def check_quarantined_records_are_found_by_reason_by_place_and_in_order(store: Store) -> None:
+    lease = owned(store)
+    first = bad_commit(store, lease, 1, "not-json", "too-large")
+    second = bad_commit(store, lease, 2, "not-json")
+    assert store.reasons("m") == {"not-json": 2, "too-large": 1}
+    assert list(store.quarantined("m", reason="not-json")) == [second[0], first[0]]
+    assert list(store.quarantined("m", reason="not-json", limit=1)) == second
+    assert list(store.quarantined("m", reason="nonsense")) == []
+    assert list(store.quarantine("m")) == [Held(first[0], 1, None), Held(first[1], 1, None), Held(second[0], 2, None)]
+    assert store.held("m", (P0, 1)) == Held(first[1], 1, None)
+    with pytest.raises(NotFoundError, match="orders-0@2 is not in quarantine"):
+        store.held("m", (P0, 2))
+    for ask in (store.reasons, store.quarantine, store.waiting, lambda name: store.held(name, (P0, 1))):
+        with pytest.raises(NotFoundError, match="no model"):
+            ask("nobody")
+
+
+def check_a_long_quarantine_is_read_whole_and_does_not_grow_meanwhile(store: Store) -> None:
+    lease = owned(store)
+    bad = [replace(bad_of(1), record=bad_of(1).record._replace(offset=i)) for i in range(600)]
+    store.commit(lease, replace(commit_of(1), quarantine=tuple(bad)))
+    reading = store.quarantine("m")
+    seen = [next(reading).bad]
+    late = replace(bad_of(2), record=bad_of(2).record._replace(offset=1000))
+    store.commit(lease, replace(commit_of(2), quarantine=(late,)))
+    assert seen + [held.bad for held in reading] == bad
+
+
+def check_delivered_letters_no_longer_wait(store: Store) -> None:
+    lease = owned(store)
+    first, second, third = bad_commit(store, lease, 1, "a", "b", "c")
+    assert [held.bad for held in store.waiting("m")] == [first, second, third]
+    assert [held.bad for held in store.waiting("m", limit=2)] == [first, second]
+    store.mark_delivered("m", places([first, third]), 50.0)
+    assert [held.bad for held in store.waiting("m")] == [second]
+    assert store.held("m", (P0, 0)).delivered_at == 50.0
+    store.mark_delivered("m", [*places([second]), (P2, 77)], 60.0)
+    store.mark_delivered("m", [], 70.0)
+    assert list(store.waiting("m")) == []
+    assert len(store.quarantined("m")) == 3
+
+
+def check_forgotten_records_leave_the_quarantine_and_no_counter(store: Store) -> None:
+    lease = owned(store)
+    first, second = bad_commit(store, lease, 1, "a", "b")
+    before = store.model("m").progress
+    store.forget("m", [*places([first]), (P2, 5)])
+    store.forget("m", places([first]))
+    store.forget("m", [])
+    assert list(store.quarantined("m")) == [second]
+    assert store.model("m").progress == before
+
+
+def check_the_quarantine_is_bounded_but_keeps_what_is_not_delivered(store: Store) -> None:
+    lease = owned(store)
+    bad = bad_commit(store, lease, 1, *"abcdef")
+    assert store.trim("m", 6, delivered_only=False) == 0
+    assert store.trim("m", 4, delivered_only=True) == 0
+    store.mark_delivered("m", places([bad[1], bad[4], bad[5]]), 1.0)
+    assert store.trim("m", 4, delivered_only=True) == 2
+    assert [held.bad for held in store.quarantine("m")] == [bad[0], bad[2], bad[3], bad[5]]
+    assert store.trim("m", 1, delivered_only=True) == 1
+    assert store.trim("m", 1, delivered_only=False) == 2
+    assert [held.bad for held in store.quarantine("m")] == [bad[3]]
+    assert store.trim("m", 0, delivered_only=False) == 1
+    assert store.trim("m", 0, delivered_only=False) == 0
+
+
+def check_old_snapshots_are_thinned_and_the_rest_answers_as_before(store: Store) -> None:
+    lease, day = owned(store), 86_400.0
+    now = 100 * day
+    ages = [20.6, 20.3, 20.1, 9.5, 5.011, 5.010, 5.009, 5.0, 0.9, 0.8, 0.7]
+    for seq, age in enumerate(ages, start=1):
+        published = snapshot_of(seq, at=now - age * day)
+        published = published if seq == 6 else replace(published, events=())
+        store.commit(lease, replace(commit_of(seq), snapshot=published))
+    assert store.thin("m", now) == 3
+    # Of a day the last, of an hour the last and the one that tells events, and all that are young.
+    assert [s.id for s in store.snapshots("m")] == [11, 10, 9, 8, 7, 6, 4, 3]
+    assert store.thin("m", now) == 0
+    assert store.snapshot("m", at=now - 15 * day).id == 3
+    with pytest.raises(NotFoundError, match="Old ones are thinned out: streamkm snapshots lists those kept of 3 to 11"):
+        store.snapshot("m", 5)
+    with pytest.raises(NotFoundError):
+        store.promote("m", Promotion(5, skip=True))
+    assert store.commit(lease, commit_of(12, snapshot=True)) == 12
+
+
+def check_retention_spares_the_newest_the_recomputed_and_whatever_was_ever_promoted(store: Store) -> None:
+    lease = owned(store)
+    for seq in range(1, 6):
+        store.commit(lease, replace(commit_of(seq), snapshot=replace(snapshot_of(seq, at=float(seq)), events=())))
+    for at in (1.5, 2.5):
+        store.add(replace(snapshot_of(9, at=at), kind="replay", events=()), state_of(9))
+    store.promote("m", Promotion(2, skip=True))
+    store.promote("m", None)
+    assert store.thin("m", 1e9) == 2  # of 1, 3 and 4 the last of the day stays
+    assert [s.id for s in store.snapshots("m")] == [7, 6, 5, 4, 2]
+    assert store.snapshot("m").id == 5
+    assert store.thin("m", 1e12) == 0
+
+
 def check_models_do_not_see_each_other(store: Store) -> None:
     one, two = owned(store, "one"), owned(store, "two")
     store.commit(one, commit_of(1, snapshot=True, bad=True))
@@ -488,6 +615,28 @@ def check_a_promotion_is_asked_for_until_a_commit_answers_it(store: Store) -> No
     assert store.promotion("m") is None
     owned(store)
     assert store.promotion("m") is None
+
+
+def check_what_was_lost_is_counted_and_stands_in_the_journal(store: Store) -> None:
+    lease = owned(store)
+    store.commit(lease, commit_of(1))
+    first, gap = commit_of(2), (BatchRange(P0, 20, 23), BatchRange(P1, 20, 21))
+    moved = {P0: 23, P1: 21}
+    counted = replace(first.progress, position=moved, counters=first.progress.counters.plus(lost=4))
+    store.commit(lease, replace(first, progress=counted, learning=first.learning._replace(lost=gap)))
+    for progress in (store.model("m").progress, store.models()[0].progress):
+        assert progress is not None
+        assert (progress.counters, progress.position) == (Counters(40, 40, lost=4), moved)
+    checkpoint = store.load("m")
+    assert checkpoint is not None
+    assert checkpoint.progress.counters.lost == 4
+    assert [learning.lost for _, learning in store.journal("m")] == [(), gap]
+    after = replace(first.progress, position={P0: 30, P1: 30}, counters=Counters(60, 60, lost=4), commit_seq=3)
+    store.commit(lease, replace(first, expected=moved, progress=after))
+    assert store.model("m").progress == after
+    owned(store, "another")
+    progress = store.model("another").progress
+    assert progress is None
 
 
 CHECKS: Mapping[str, Callable[[Store], None]] = {

@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from store_checks import SPEC, commit_of
-from streamkm.errors import LeaseLostError
+from streamkm.errors import LeaseLostError, StoreUnavailableError
 from streamkm.state import Checkpoint
 from streamkm.stores import Lease, Store, open_store
 
@@ -38,9 +38,10 @@ def write(store: Store, size: str, last: str = "1000000000") -> None:
 def die(url: str, points: str) -> None:
     """Die by SIGKILL in a commit that carries everything, once before each of its statements.
 
-    The statements of the transaction count from 0, which is BEGIN; the number after the last is COMMIT, and the one
-    after that is behind COMMIT. Each death is a forked process; before the next one waits for a line of input.
+    The statements of the transaction count from 0; the number after the last is COMMIT, and the one after that is
+    behind COMMIT. Each death is a forked process; before the next one waits for a line of input.
     """
+    open_store(url).close()  # whatever that imports, the forked processes need not
     for point in range(int(points)):
         if os.fork() == 0:
             _die_at(url, point)
@@ -54,7 +55,7 @@ def _die_at(url: str, point: int) -> None:
     store = open_store(url)
     lease = _owned(store, "mortal")
     seq = _seq(store.load("m")) + 1
-    engine: Any = store._writer  # type: ignore[attr-defined]
+    engine: Any = store.engines.writer  # type: ignore[attr-defined]
     left = point
 
     def count(*_: object) -> None:
@@ -70,7 +71,10 @@ def _die_at(url: str, point: int) -> None:
 
 
 def sleep(store: Store, where: str) -> None:
-    """Commit twice, and stop by SIGSTOP between that and the third commit, or inside the third; tell how that ended."""
+    """Commit twice, and stop by SIGSTOP between that and the third commit, or inside the third; tell how that ended.
+
+    As the engine does, it makes a commit again for which the store was not available.
+    """
     lease = _owned(store, "sleeper")
     for seq in (1, 2):
         store.commit(lease, commit_of(seq))
@@ -79,15 +83,20 @@ def sleep(store: Store, where: str) -> None:
         os.kill(os.getpid(), signal.SIGSTOP)
 
     if where == "inside":
-        engine: Any = store._writer  # type: ignore[attr-defined]
+        engine: Any = store.engines.writer  # type: ignore[attr-defined]
         sa.event.listen(engine, "commit", stop)
     else:
         stop()
-    try:
-        store.commit(lease, commit_of(3))
-        sys.stdout.write("committed\n")
-    except LeaseLostError:
-        sys.stdout.write("lost\n")
+    how = ""
+    while how in ("", "unavailable"):
+        try:
+            store.commit(lease, commit_of(3))
+            how = "committed"
+        except StoreUnavailableError:
+            how = "unavailable"
+        except LeaseLostError:
+            how = "lost"
+        sys.stdout.write(f"{how}\n")
 
 
 def fight(store: Store, owner: str, total: str) -> None:

@@ -67,7 +67,7 @@ raw_records = st.builds(
 bad_records = st.builds(
     BadRecord,
     record=raw_records,
-    reason=st.sampled_from(["not-json", "missing-field", "not-a-number", "not-finite", "wrong-dimension", "too-large"]),
+    reason=st.sampled_from(["not-json", "missing-field", "not-a-number", "not-finite", "too-large", "out-of-range"]),
     field=texts,
     message=texts,
 )
@@ -93,7 +93,8 @@ def mini_batches(draw: st.DrawFn, among: st.SearchStrategy[TopicPartition] = par
 def learnings(draw: st.DrawFn) -> Learning:
     """What a model did before one commit."""
     batches = draw(mini_batches())
-    return Learning(batches, draw(st.integers(-1, len(batches))), draw(st.sampled_from([0, 0, 1, INT64])))
+    lost = draw(st.just(()) | mini_batches().filter(bool).map(lambda drawn: drawn[0]).filter(bool))
+    return Learning(batches, draw(st.integers(-1, len(batches))), draw(st.sampled_from([0, 0, 1, INT64])), lost)
 
 
 @st.composite

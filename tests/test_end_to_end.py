@@ -117,6 +117,7 @@ def test_killed_twice_every_record_counts_once_and_the_journal_proves_it(bootstr
         "points": n,
         "equal": True,
         "differences": [],
+        "lost": [],
     }
     # Ordinary tools see the group's offsets.
     consumer = kafka.KafkaConsumer(bootstrap_servers=bootstrap, group_id="streamkm-m")

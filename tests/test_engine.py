@@ -11,7 +11,7 @@ import pytest
 
 from streamkm.codecs import make_codec
 from streamkm.engine import Engine, EngineOptions, Rerun, compare, from_snapshot, proposals
-from streamkm.engine.tenure import DISCOVERY_SECONDS
+from streamkm.engine.inlet import DISCOVERY_SECONDS
 from streamkm.errors import (
     BadRecordsError,
     BrokerUnreachableError,

@@ -66,6 +66,9 @@ def engine_metrics():
     m.batch("m", 7, [bad("not-json"), bad("not-json"), bad("not-finite")], 1, 0.25, 0.5)
     m.commit("m", Progress({TP: 11}, Counters(), 1, NOW, 4), {TP: 4}, snapshot(), 0.125)
     m.add(names.ERRORS, model="m", stage="poll")
+    m.add(names.LETTERS, 3, model="m")
+    m.add(names.RECORDS_LOST, 2, model="m")
+    m.add(names.ALARMS, model="m", alarm="hung")
     m.set(names.LEASE_HELD, 1, model="m")
     return m
 

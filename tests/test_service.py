@@ -48,7 +48,7 @@ def test_a_model_tells_its_position_counters_settings_and_owner(api, store):
     Writer(store).commit(points=100, bad=2)
     detail = schemas.ModelDetail.model_validate_json(api.get("/v1/models/orders").content)
     assert [(p.topic, p.partition, p.offset) for p in detail.position] == [("orders", 0, 102), ("orders", 1, 7)]
-    assert detail.counters == schemas.CountersOut(records=102, points=100, bad=2, tombstones=0)
+    assert detail.counters == schemas.CountersOut(records=102, points=100, bad=2, tombstones=0, lost=0)
     assert (detail.source, detail.codec) == (SPEC.source, SPEC.codec)
     assert detail.lease is not None
     assert (detail.lease.owner, detail.lease.epoch, detail.lease.live) == ("host:1", 1, True)

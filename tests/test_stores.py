@@ -11,16 +11,17 @@ from store_checks import CHECKS
 from streamkm.errors import SettingsError
 from streamkm.stores import MemoryStore, SqlStore, Store, open_store
 
-STORES: Mapping[str, Callable[[Path], str]] = {
+STORES: Mapping[str, Callable[[pytest.FixtureRequest], str]] = {
     "memory": lambda _: "memory://",
-    "sqlite": lambda directory: f"sqlite:///{directory}/store.db",
+    "sqlite": lambda request: f"sqlite:///{request.getfixturevalue('tmp_path')}/store.db",
+    "postgresql": lambda request: request.getfixturevalue("emptied"),
 }
 CASES = [(store, check) for store in STORES for check in CHECKS]
 
 
 @pytest.fixture
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    opened = open_store(STORES[request.param](tmp_path))
+def store(request: pytest.FixtureRequest) -> Iterator[Store]:
+    opened = open_store(STORES[request.param](request))
     yield opened
     opened.close()
 
@@ -54,7 +55,7 @@ def test_a_relative_path_stays_the_same_file_when_the_process_moves(
     monkeypatch.chdir(tmp_path)
     store = open_store("sqlite:///store.db")
     monkeypatch.chdir(tmp_path / "elsewhere")
-    store._reader.dispose()  # type: ignore[attr-defined]
+    store.engines.reader.dispose()  # type: ignore[attr-defined]
     store.ping()
     store.close()
     assert not (tmp_path / "elsewhere" / "store.db").exists()
@@ -69,8 +70,10 @@ def test_a_relative_path_stays_the_same_file_when_the_process_moves(
         ("sqlite://host/store.db", "no host"),
         ("sqlite:///store.db?mode=memory", "unknown mode 'memory'"),
         ("sqlite:///store.db?cache=shared", "unknown parameter 'cache'"),
+        ("sqlite://host:port/store.db", "cannot be read"),
         ("redis://localhost", "no store has the scheme redis://"),
-        ("memory://name", "Write sqlite:///path.db, or memory://"),
+        ("postgresql+psycopg2://localhost", r"no store has the scheme postgresql\+psycopg2://"),
+        ("memory://name", "Write sqlite:///path.db, postgresql://user:password@host/database, or memory://"),
         ("store.db", "'store.db' is not the URL of a store"),
         ("", "is not the URL of a store"),
     ],

@@ -1,12 +1,12 @@
-"""Whatever goes into a store comes out of it, and the two stores cannot be told apart."""
+"""Whatever goes into a store comes out of it, and the stores cannot be told apart."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -14,30 +14,45 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 import strategies as own
+from postgres_server import Databases
 from streamkm.errors import StoreError
 from streamkm.state import Commit, Counters, Learning, ModelSpec, ModelState, Progress
-from streamkm.stores import Lease, Store, journal, open_store
-from streamkm.stores.tables import EscapedText
+from streamkm.stores import Lease, SqlStore, Store, journal, open_store
+from streamkm.stores.tables import EscapedText, metadata
 
 QUICK = settings(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 
 
+KINDS = ("memory", "sqlite", "postgresql")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def on_postgres(databases: Databases) -> Iterator[SqlStore]:
+    """One database for the whole module, since a fresh one takes long to make."""
+    with databases.fresh() as url, closing(open_store(url)) as store:
+        _AllStores.on_postgres = store
+        yield store
+
+
 @contextmanager
-def _store(kind: str) -> Iterator[Store]:
+def _store(kind: str, on_postgres: SqlStore) -> Iterator[Store]:
+    if kind == "postgresql":
+        with on_postgres.engines.writer.begin() as tx:
+            tx.exec_driver_sql(f"TRUNCATE {', '.join(metadata.tables)}")
+        yield on_postgres
+        return
     with tempfile.TemporaryDirectory() as directory:
-        store = open_store("memory://" if kind == "memory" else f"sqlite:///{Path(directory)}/store.db")
-        try:
+        url = "memory://" if kind == "memory" else f"sqlite:///{Path(directory)}/store.db"
+        with closing(open_store(url)) as store:
             yield store
-        finally:
-            store.close()
 
 
-@pytest.fixture(scope="module", params=["memory", "sqlite"])
-def shared(request: pytest.FixtureRequest) -> Iterator[Store]:
+@pytest.fixture(scope="module", params=KINDS)
+def shared(request: pytest.FixtureRequest, on_postgres: SqlStore) -> Iterator[Store]:
     """One store for all examples: each begins by deleting what the one before left."""
-    with _store(request.param) as store:
+    with _store(request.param, on_postgres) as store:
         yield store
 
 
@@ -113,15 +128,17 @@ def test_any_string_fits_a_text_column_and_comes_back(text: str) -> None:
     assert column.process_result_value(stored, dialect) == text
 
 
-class _TwoStores(RuleBasedStateMachine):
-    """The same calls on both stores: the same answers, and the same errors in the same words."""
+class _AllStores(RuleBasedStateMachine):
+    """The same calls on all stores: the same answers, and the same errors in the same words."""
+
+    on_postgres: ClassVar[SqlStore]
 
     names = st.sampled_from(["a", "b"])
     owners = st.sampled_from(["one", "two"])
 
     def __init__(self) -> None:
         super().__init__()
-        self._contexts = [_store("memory"), _store("sqlite")]
+        self._contexts = [_store(kind, self.on_postgres) for kind in KINDS]
         self.stores = [context.__enter__() for context in self._contexts]
         self.now = 0.0
         self.leases: list[Lease] = []
@@ -130,27 +147,28 @@ class _TwoStores(RuleBasedStateMachine):
         for context in self._contexts:
             context.__exit__(None, None, None)
 
-    def _both(self, call: Callable[[Store], Any]) -> Any:
+    def _all(self, call: Callable[[Store], Any]) -> Any:
         answers = [_answer(call, store) for store in self.stores]
-        assert answers[0] == answers[1]
+        for kind, answer in zip(KINDS, answers, strict=True):
+            assert answer == answers[0], kind
         return answers[0]
 
     @initialize()
     def begin(self) -> None:
-        self._both(lambda s: s.create(ModelSpec("a", ("x",), 2, {}, {}, {}), 0.0))
+        self._all(lambda s: s.create(ModelSpec("a", ("x",), 2, {}, {}, {}), 0.0))
 
     @rule(name=names, k=st.integers(1, 3))
     def create(self, name: str, k: int) -> None:
-        self._both(lambda s: s.create(ModelSpec(name, ("x",), k, {}, {}, {}), self.now))
+        self._all(lambda s: s.create(ModelSpec(name, ("x",), k, {}, {}, {}), self.now))
 
     @rule(name=names)
     def delete(self, name: str) -> None:
-        self._both(lambda s: s.delete(name))
+        self._all(lambda s: s.delete(name))
 
     @rule(name=names, owner=owners, ttl=st.sampled_from([1.0, 5.0]), step=st.sampled_from([0.0, 1.0, 3.0]))
     def acquire(self, name: str, owner: str, ttl: float, step: float) -> None:
         self.now += step
-        lease = self._both(lambda s: s.acquire(name, owner, ttl, self.now))
+        lease = self._all(lambda s: s.acquire(name, owner, ttl, self.now))
         if isinstance(lease, Lease):
             self.leases.append(lease)
 
@@ -158,7 +176,7 @@ class _TwoStores(RuleBasedStateMachine):
     def keep_or_give_back(self, data: st.DataObject, what: str) -> None:
         if self.leases:
             lease = data.draw(st.sampled_from(self.leases))
-            self._both(lambda s: s.renew(lease, 5.0, self.now) if what == "renew" else s.release(lease))
+            self._all(lambda s: s.renew(lease, 5.0, self.now) if what == "renew" else s.release(lease))
 
     @rule(data=st.data(), wrong=st.sampled_from(["", "", "", "position", "seq", "back"]), publish=st.booleans())
     def commit(self, data: st.DataObject, wrong: str, publish: bool) -> None:
@@ -183,17 +201,17 @@ class _TwoStores(RuleBasedStateMachine):
             commit.snapshot if publish else None,
             commit.quarantine,
         )
-        self._both(lambda s: s.commit(lease, commit))
+        self._all(lambda s: s.commit(lease, commit))
 
     @rule(name=names, number=st.none() | st.integers(0, 4), at=st.none() | own.seconds)
     def look(self, name: str, number: int | None, at: float | None) -> None:
-        self._both(lambda s: s.models())
-        self._both(lambda s: s.model(name))
-        self._both(lambda s: s.load(name))
-        self._both(lambda s: list(s.journal(name, until_seq=number)))
-        self._both(lambda s: s.snapshot(name, number, at=at))
-        self._both(lambda s: s.snapshots(name, before=number, limit=2))
-        self._both(lambda s: s.quarantined(name, limit=3))
+        self._all(lambda s: s.models())
+        self._all(lambda s: s.model(name))
+        self._all(lambda s: s.load(name))
+        self._all(lambda s: list(s.journal(name, until_seq=number)))
+        self._all(lambda s: s.snapshot(name, number, at=at))
+        self._all(lambda s: s.snapshots(name, before=number, limit=2))
+        self._all(lambda s: s.quarantined(name, limit=3))
 
 
 def _answer(call: Callable[[Store], Any], store: Store) -> Any:
@@ -212,8 +230,8 @@ def _answer(call: Callable[[Store], Any], store: Store) -> Any:
     return found
 
 
-TestTwoStores = _TwoStores.TestCase
-TestTwoStores.settings = settings(QUICK, max_examples=20, stateful_step_count=25)
+TestAllStores = _AllStores.TestCase
+TestAllStores.settings = settings(QUICK, max_examples=20, stateful_step_count=25)
 
 
 def test_counters_add_up() -> None:

@@ -1,30 +1,21 @@
-"""What only SQLite can do wrong: files, locks, disks, transactions, schemas."""
+"""What only SQLite can do wrong: files, locks, disks."""
 
 from __future__ import annotations
 
-import itertools
 import resource
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import sqlalchemy as sa
-from alembic.autogenerate import compare_metadata
-from alembic.config import Config
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy.dialects import postgresql
-from sqlalchemy.schema import CreateTable
 
-from store_checks import SPEC, commit_of, owned
-from streamkm.errors import SchemaVersionError, StoreError, StoreUnavailableError
+from store_checks import commit_of, owned
+from streamkm.errors import StoreError, StoreUnavailableError
 from streamkm.records import BatchRange, TopicPartition
 from streamkm.state import Learning
-from streamkm.stores import SqlStore, edge, journal, migrate, open_store, queries, tables
+from streamkm.stores import SqlStore, edge, journal, open_store, tables
 
 
 @pytest.fixture
@@ -34,7 +25,7 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def store(file: Path) -> Iterator[SqlStore]:
-    opened = SqlStore(f"sqlite:///{file}", busy_timeout=0.05)
+    opened = open_store(f"sqlite:///{file}", busy_timeout=0.05)
     yield opened
     opened.close()
 
@@ -95,7 +86,7 @@ def test_a_lock_that_is_held_too_long_is_told_and_the_call_may_be_made_again(sto
     for _ in range(5):
         with pytest.raises(StoreUnavailableError, match="locked by another writer"):
             store.commit(lease, commit_of(1))
-    assert store._reader.pool.checkedout() == 0  # type: ignore[attr-defined]
+    assert store.engines.reader.pool.checkedout() == 0
     assert store.load("m") is None
     store.ping()
     holder.execute("ROLLBACK")
@@ -106,10 +97,10 @@ def test_a_lock_that_is_held_too_long_is_told_and_the_call_may_be_made_again(sto
 def test_a_full_disk_keeps_nothing_of_the_commit_and_the_call_may_be_made_again(store: SqlStore) -> None:
     lease = owned(store)
     store.commit(lease, commit_of(1, snapshot=True))
-    with store._reader.connect() as connection:
+    with store.engines.reader.connect() as connection:
         limit = [connection.exec_driver_sql("PRAGMA page_count").scalar_one() + 10]
 
-    @sa.event.listens_for(store._reader, "checkout")
+    @sa.event.listens_for(store.engines.reader, "checkout")
     def limited(connection: sqlite3.Connection, *_: object) -> None:
         connection.execute(f"PRAGMA max_page_count = {limit[0]}")
 
@@ -152,10 +143,10 @@ def test_a_damaged_database_is_told(store: SqlStore, file: Path) -> None:
         open_store(f"sqlite:///{file}").models()
 
 
-def test_when_all_connections_are_busy_the_caller_is_told(file: Path) -> None:
+def test_when_all_connections_are_busy_the_caller_is_told(store: SqlStore, file: Path) -> None:
     engine = sa.create_engine(f"sqlite:///{file}", poolclass=sa.QueuePool, pool_size=1, max_overflow=0, pool_timeout=0)
     busy = pytest.raises(StoreUnavailableError, match="all connections are busy")
-    with engine.connect(), busy, edge.mapped("here"):
+    with engine.connect(), busy, edge.mapped(store.engines):
         engine.connect()
     engine.dispose()
 
@@ -168,49 +159,32 @@ def test_when_all_connections_are_busy_the_caller_is_told(file: Path) -> None:
         sqlite3.OperationalError("no such table: streamkm_models"),
     ],
 )
-def test_whatever_else_a_database_raises_is_an_error_of_the_store(error: Exception) -> None:
-    with pytest.raises(StoreError) as mapped, edge.mapped("sqlite:///here.db"):
+def test_whatever_else_a_database_raises_is_an_error_of_the_store(
+    store: SqlStore, file: Path, error: Exception
+) -> None:
+    with pytest.raises(StoreError) as mapped, edge.mapped(store.engines):
         raise error
+    assert not isinstance(mapped.value, StoreUnavailableError)
     assert mapped.value.__cause__ is error
-    assert mapped.value.where == "sqlite:///here.db"
+    assert mapped.value.where == f"sqlite:///{file}"
 
 
 def test_damaged_arrays_of_a_snapshot_are_told_with_their_place(store: SqlStore) -> None:
     lease = owned(store)
     store.commit(lease, commit_of(1, snapshot=True))
-    with store._writer.begin() as tx:
+    with store.engines.writer.begin() as tx:
         tx.execute(sa.update(tables.snapshots).values(arrays=b"123"))
     with pytest.raises(StoreError, match=r"model m, snapshot 1: its arrays are damaged"):
         store.snapshot("m")
 
 
 def test_connections_have_the_settings_that_exactness_rests_on(store: SqlStore, file: Path) -> None:
-    with store._reader.connect() as connection:
+    with store.engines.reader.connect() as connection:
         found = {
             name: connection.exec_driver_sql(f"PRAGMA {name}").scalar()
             for name in ("journal_mode", "foreign_keys", "synchronous", "busy_timeout")
         }
     assert found == {"journal_mode": "wal", "foreign_keys": 1, "synchronous": 1, "busy_timeout": 50}
-
-
-def test_a_reading_transaction_sees_one_moment(store: SqlStore) -> None:
-    lease = owned(store)
-    store.commit(lease, commit_of(1))
-    seq = sa.select(tables.checkpoints.c.commit_seq)
-    with store._reader.connect() as reading:
-        assert reading.execute(seq).scalar() == 1
-        store.commit(lease, commit_of(2))
-        assert reading.execute(seq).scalar() == 1
-    with store._reader.connect() as reading:
-        assert reading.execute(seq).scalar() == 2
-
-
-def test_the_journal_does_not_hold_a_transaction_open_between_pages(store: SqlStore) -> None:
-    lease = owned(store)
-    store.commit(lease, commit_of(1))
-    reading = store.journal("m")
-    next(reading)
-    assert store._reader.pool.checkedout() == 0  # type: ignore[attr-defined]
 
 
 def test_a_mini_batch_of_three_partitions_costs_few_bytes_in_the_journal(store: SqlStore) -> None:
@@ -225,97 +199,3 @@ def test_a_mini_batch_of_three_partitions_costs_few_bytes_in_the_journal(store: 
         batches.append(tuple(batch))
     assert len(journal.encode(Learning(tuple(batches)))) / len(batches) < 6
     assert len(journal.encode(Learning(tuple(batches[:1])))) < 100
-
-
-def test_migrations_make_the_tables_that_the_store_uses(store: SqlStore) -> None:
-    with store._reader.connect() as connection:
-        context = MigrationContext.configure(
-            connection, opts={"version_table": migrate.VERSION_TABLE, "compare_type": True}
-        )
-        assert compare_metadata(context, tables.metadata) == []
-
-
-def test_the_newest_migration_is_the_one_that_opening_looks_for() -> None:
-    config = Config()
-    config.set_main_option("script_location", str(migrate.SCRIPTS))
-    assert ScriptDirectory.from_config(config).get_current_head() == migrate.HEAD
-
-
-def test_a_store_of_a_newer_streamkm_is_refused_and_left_alone(store: SqlStore, file: Path) -> None:
-    owned(store)
-    with store._writer.begin() as tx:
-        tx.exec_driver_sql("UPDATE streamkm_version SET version_num = '9999'")
-    with pytest.raises(SchemaVersionError, match=r"schema 9999, this streamkm knows up to 0002. Upgrade streamkm"):
-        open_store(f"sqlite:///{file}")
-    with pytest.raises(SchemaVersionError):
-        store.ping()
-    assert [info.spec for info in store.models()] == [SPEC]
-
-
-def test_a_store_can_share_its_database_with_other_programs(file: Path) -> None:
-    with sqlite3.connect(file) as other:
-        other.executescript(
-            "CREATE TABLE models (x); CREATE TABLE alembic_version (version_num);INSERT INTO alembic_version VALUES (7)"
-        )
-    other.close()
-    opened = open_store(f"sqlite:///{file}")
-    opened.create(SPEC, 1.0)
-    opened.close()
-    with sqlite3.connect(file) as other:
-        assert other.execute("SELECT version_num FROM alembic_version").fetchone() == (7,)
-    other.close()
-
-
-def test_a_migration_that_fails_leaves_nothing_behind(store: SqlStore, file: Path, tmp_path: Path) -> None:
-    owned(store)
-    scripts = tmp_path / "scripts"
-    (scripts / "versions").mkdir(parents=True)
-    for name in ("env.py", "versions/v0001_first.py", "versions/v0002_published.py"):
-        (scripts / name).write_text((migrate.SCRIPTS / name).read_text())
-    broken = scripts / "versions" / "v0003_broken.py"
-    broken.write_text(
-        "from alembic import op\nimport sqlalchemy as sa\nrevision, down_revision = '0003', '0002'\n"
-        "def upgrade():\n"
-        "    op.create_table('half', sa.Column('x', sa.Integer))\n"
-        "    op.execute('INSERT INTO half VALUES (1)')\n"
-        "    op.execute('INSERT INTO nowhere VALUES (1)')\n"
-    )
-    with pytest.raises(sa.exc.OperationalError, match="nowhere"):
-        migrate.upgrade(store._reader, store._writer, "here", scripts, "0003")
-    with store._reader.connect() as connection:
-        assert migrate.revision(connection) == "0002"
-        assert not sa.inspect(connection).has_table("half")
-    broken.write_text(broken.read_text().replace("nowhere", "half"))
-    migrate.upgrade(store._reader, store._writer, "here", scripts, "0003")
-    with store._reader.connect() as connection:
-        assert migrate.revision(connection) == "0003"
-    with pytest.raises(SchemaVersionError, match="schema 0003, this streamkm knows up to 0002"):
-        open_store(f"sqlite:///{file}")
-
-
-def test_opening_a_store_that_is_up_to_date_does_not_import_alembic(store: SqlStore, file: Path) -> None:
-    code = (
-        "import sys; from streamkm.stores import open_store\n"
-        "open_store(sys.argv[1]).close(); print('alembic' in sys.modules)"
-    )
-    command = [sys.executable, "-c", code, f"sqlite:///{file}"]
-    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "False\n"
-
-
-def test_no_pickle_comes_near_a_store() -> None:
-    folder = Path(migrate.__file__).parent
-    for source in itertools.chain(folder.glob("*.py"), folder.glob("migrations/**/*.py")):
-        assert "pickle" not in source.read_text().replace("No pickle", "")
-    assert "PickleType" not in {type(c.type).__name__ for t in tables.metadata.tables.values() for c in t.columns}
-
-
-def test_tables_and_statements_compile_for_postgresql_too() -> None:
-    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
-    made = "\n".join(str(CreateTable(t).compile(dialect=dialect)) for t in tables.metadata.sorted_tables)
-    assert "BIGSERIAL" in made
-    assert "BYTEA" in made
-    assert "DOUBLE PRECISION" in made
-    statements = [s for s in vars(queries).values() if isinstance(s, sa.sql.ClauseElement)]
-    assert len(statements) > 8
-    for statement in statements:
-        assert str(statement.compile(dialect=dialect))

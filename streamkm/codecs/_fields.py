@@ -13,6 +13,9 @@ from streamkm.errors import SettingsError
 MISSING = object()
 """What `look_up` gives for a field that a record does not have."""
 
+LARGEST = 1e140
+"""Largest absolute value of a field: models take no larger one, because its square would not be finite in a sum."""
+
 
 def checked_fields(fields: Sequence[str], time_field: str | None) -> tuple[str, ...]:
     """The fields, if a codec can work with them.

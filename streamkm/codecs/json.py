@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 
-from streamkm.codecs._fields import MISSING, FieldTree, checked_fields, look_up
+from streamkm.codecs._fields import LARGEST, MISSING, FieldTree, checked_fields, look_up
 from streamkm.codecs._times import checked_unit, from_iso, to_seconds
 from streamkm.errors import SettingsError
 from streamkm.kernels import jsonscan
+from streamkm.kernels.assign import largest
 from streamkm.records import BadRecord, Batch, BatchRange, ByteRecords, Records, TopicPartition
 from streamkm.state import Json
 
@@ -35,7 +37,8 @@ class JsonCodec:
 
     An object gives the values of `fields`, which may be dotted paths into nested objects; other keys do not matter. An
     array of exactly ``len(fields)`` numbers is taken by position. Both may occur in one topic. Numbers are read
-    exactly. A text is never a number, and neither is true, false or null.
+    exactly. A text is never a number, and neither is true, false or null. A number beyond 1e140 makes a bad record too:
+    no model could take it.
 
     Parameters
     ----------
@@ -135,6 +138,18 @@ class JsonCodec:
         times = np.where(timed, times, stamped)
         if not good.all():
             points, times = np.ascontiguousarray(points[good]), times[good]
+        # Step 4: what can be read but not learned. Almost never there is any, so one pass looks for all of it.
+        flat = points.reshape(-1)
+        flat.flags.writeable = False
+        if not largest(flat) <= LARGEST:
+            fits = np.all(np.abs(points) <= LARGEST, axis=1)
+            rows = np.flatnonzero(good)
+            for row in np.flatnonzero(~fits).tolist():
+                flaw = self._beyond(points[row])
+                bad.append(BadRecord(records.record(int(rows[row])), flaw.reason, flaw.field, flaw.message))
+            bad.sort(key=lambda b: b.record.offset)
+            good[rows[~fits]] = False
+            points, times = np.ascontiguousarray(points[fits]), times[fits]
         return Batch(
             range=BatchRange(records.partition, records.start, records.stop),
             points=points,
@@ -175,6 +190,13 @@ class JsonCodec:
             return point, None
         time = self._time(look_up(parsed, self.time_field))
         return time if isinstance(time, _Flaw) else (point, time)
+
+    def _beyond(self, point: NDArray[np.float64]) -> _Flaw:
+        """Say which field of a point is too large for a model."""
+        column = int(np.flatnonzero(~(np.abs(point) <= LARGEST))[0])
+        field = self.fields[column]
+        said = f"{field} is {point[column]:g}, beyond the largest value taken, {LARGEST:g}"
+        return _Flaw("out-of-range", field, said)
 
     def _time(self, found: Any) -> float | _Flaw:
         field = self.time_field or ""

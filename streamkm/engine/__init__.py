@@ -1,8 +1,25 @@
 """The live loop (`Engine`), and the proof that it did what it says (`Rerun`)."""
 
 from streamkm.engine.adoption import from_snapshot
+from streamkm.engine.audit import audit
+from streamkm.engine.books import Books
+from streamkm.engine.learning import suited
 from streamkm.engine.loop import Engine
 from streamkm.engine.options import EngineOptions
+from streamkm.engine.pulse import Pulse
 from streamkm.engine.rerun import Rerun, Verdict, compare
+from streamkm.engine.watchdog import Watchdog
 
-__all__ = ["Engine", "EngineOptions", "Rerun", "Verdict", "compare", "from_snapshot"]
+__all__ = [
+    "Books",
+    "Engine",
+    "EngineOptions",
+    "Pulse",
+    "Rerun",
+    "Verdict",
+    "Watchdog",
+    "audit",
+    "compare",
+    "from_snapshot",
+    "suited",
+]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
+from streamkm.codecs.base import Codec
 from streamkm.models import OnlineKMeans
-from streamkm.records import Batch
+from streamkm.records import BadRecord, Batch, ByteRecords, Records
+from streamkm.state import Json, ModelSpec
 
 
 def learn(learner: OnlineKMeans, batches: Sequence[Batch]) -> int:
@@ -28,3 +31,34 @@ def learn(learner: OnlineKMeans, batches: Sequence[Batch]) -> int:
     times = batches[0].times if one else np.concatenate([b.times for b in batches])
     learner.learn_many(points, times=times)
     return len(points)
+
+
+def suited(codec: Codec, spec: ModelSpec) -> Codec:
+    """The codec, with an eye on what this model cannot take: where only directions count, a point without one."""
+    return _Directions(codec) if spec.learner.get("distance") == "cosine" else codec
+
+
+class _Directions:
+    """A codec for which a point of zeros is a bad record."""
+
+    def __init__(self, codec: Codec) -> None:
+        self.codec, self.fields = codec, codec.fields
+
+    def spec(self) -> Json:
+        return self.codec.spec()
+
+    def decode(self, records: Records) -> Batch:
+        batch = self.codec.decode(records)
+        some = batch.points.any(axis=1)
+        if some.all() or not isinstance(records, ByteRecords):
+            return batch
+        message = "all values are zero, which has no direction"
+        rows = np.searchsorted(records.offsets, batch.offsets[~some]).tolist()
+        bad = [*batch.bad, *(BadRecord(records.record(i), "out-of-range", "", message) for i in rows)]
+        return replace(
+            batch,
+            points=np.ascontiguousarray(batch.points[some]),
+            times=batch.times[some],
+            offsets=batch.offsets[some],
+            bad=tuple(sorted(bad, key=lambda b: b.record.offset)),
+        )

@@ -7,16 +7,22 @@ import time
 from collections.abc import Callable
 
 from streamkm.codecs.base import Codec
+from streamkm.engine import guards
+from streamkm.engine.learning import suited
 from streamkm.engine.options import Clock, EngineOptions, Stop
-from streamkm.engine.tenure import Parts, Tenure
-from streamkm.errors import ConflictError, LeaseLostError, ModelMismatchError, StoreUnavailableError
+from streamkm.engine.parts import Parts
+from streamkm.engine.tenure import Tenure
+from streamkm.errors import ConflictError, LeaseLostError, SettingsError, StoreUnavailableError
 from streamkm.metrics import LEASE_HELD, Metrics
 from streamkm.models.spec import new_learner
-from streamkm.sources.base import Source
+from streamkm.sources.base import Source, Writer
 from streamkm.state import ModelSpec
 from streamkm.stores.base import Lease, Store
 
 log = logging.getLogger("streamkm.engine")
+
+PATIENCE = 6
+"""Leases for which a standby waits for a store that is away."""
 
 
 class Engine:
@@ -32,11 +38,13 @@ class Engine:
         The model; made in the store if it is new, compared with the stored one otherwise.
     open_source
         Gives a fresh source. Called again after an error of the source.
+    open_writer
+        Gives a fresh writer for dead letters. Called again after an error of the writer.
 
     Raises
     ------
     SettingsError
-        The spec describes no model.
+        The spec describes no model, or there is a topic for dead letters and no writer.
     """
 
     def __init__(
@@ -49,11 +57,13 @@ class Engine:
         options: EngineOptions,
         metrics: Metrics | None = None,
         clock: Clock = time,
+        open_writer: Callable[[], Writer] | None = None,
     ) -> None:
         new_learner(spec)  # what cannot be made must not get a name in the store
-        self.parts = Parts(
-            spec, open_source, codec, store, options, metrics if metrics is not None else Metrics(), clock
-        )
+        if options.dead_letters and open_writer is None:
+            raise SettingsError("there is a topic for dead letters, and nothing that writes them", where="dead_letters")
+        metrics = metrics if metrics is not None else Metrics()
+        self.parts = Parts(spec, open_source, suited(codec, spec), store, options, metrics, clock, open_writer)
 
     def run(self, stop: Stop) -> None:
         """Work until `stop` is set: then finish the mini-batch, commit, publish, release the lease and return.
@@ -63,21 +73,25 @@ class Engine:
         ModelMismatchError
             The store has a model of this name that was made with other settings.
         PositionLostError
-            The topic no longer has the position at which the model stands.
+            The topic no longer has the position at which the model stands, and `EngineOptions.on_data_loss` is to fail.
+        TopicChangedError
+            The topic or the cluster is another one than the model has read.
         TopicNotFoundError, CorruptBatchError
             The source cannot go on.
         BadRecordsError
             Too many bad records. All before them is committed; they are not, and will be met again.
         StoreUnavailableError
-            The store did not answer for longer than the lease. All before the last commit is safe.
+            The store did not answer for longer than the lease, a standby for longer than `PATIENCE` leases. All before
+            the last commit is safe.
         """
         parts, name = self.parts, self.parts.spec.name
-        _check_spec(parts.spec, parts.store.create(parts.spec, parts.clock.time()))
+        guards.same_spec(parts.spec, parts.store.create(parts.spec, parts.clock.time()))
         while not stop.is_set():
             lease = self._wait_for_lease(stop)
             if lease is None:
                 return
             parts.metrics.set(LEASE_HELD, 1, model=name)
+            parts.pulse.beat("taking over", "owner")
             try:
                 with Tenure(parts, lease) as tenure:
                     tenure.work(stop)
@@ -86,19 +100,27 @@ class Engine:
                 log.warning("%s: lost the model, back to waiting: %s", name, e)
             finally:
                 parts.metrics.set(LEASE_HELD, 0, model=name)
+                parts.pulse.beat("leaving", "stopped")
 
     def _wait_for_lease(self, stop: Stop) -> Lease | None:
         parts, name, o = self.parts, self.parts.spec.name, self.parts.options
         parts.metrics.set(LEASE_HELD, 0, model=name)
-        told = False
+        told, heard_at = False, parts.clock.monotonic()
         while not stop.is_set():
+            parts.pulse.beat("waiting for the lease", "standby")
             try:
                 lease = parts.store.acquire(name, o.owner, o.lease, parts.clock.time())
             except StoreUnavailableError as e:
                 # An owner that was stopped in the middle of a commit can hold the database's lock for longer than we
-                # are willing to wait in one go.
+                # are willing to wait in one go. But a store that is read-only stays away until somebody looks.
+                if parts.clock.monotonic() - heard_at >= PATIENCE * o.lease:
+                    raise
                 log.warning("%s: the store is away, trying again: %s", name, e)
+                parts.away("store", e)
                 lease = None
+            else:
+                heard_at = parts.clock.monotonic()
+                parts.back("store")
             if lease is not None:
                 log.info("%s: owner %s, epoch %d", name, o.owner, lease.epoch)
                 return lease
@@ -107,17 +129,3 @@ class Engine:
                 told = True
             stop.wait(min(1.0, o.lease / 4))
         return None
-
-
-def _check_spec(ours: ModelSpec, stored: ModelSpec) -> None:
-    differences = [
-        f"{name} was {getattr(stored, name)!r}, is {getattr(ours, name)!r}"
-        for name in ("fields", "n_clusters", "source", "learner", "codec")
-        if getattr(stored, name) != getattr(ours, name)
-    ]
-    if differences:
-        raise ModelMismatchError(
-            "; ".join(differences),
-            where=f"model {stored.name}",
-            hint="Give the settings it was made with, or choose another name for a new model",
-        )

@@ -51,11 +51,22 @@ class EngineOptions:
     snapshot_points
         Points between snapshots; 0: by time only.
     max_bad_ratio
-        Share of bad records, over windows of `BAD_WINDOW` records or more, above which the engine stops.
+        Share of bad records, over windows of `judging.BAD_WINDOW` records or more, above which the engine stops.
+    max_bad_in_a_row
+        Bad records of one partition without a good one between them at which the engine stops; 0: never.
+    dead_letters
+        Topic for letters of quarantined records; none when empty.
+    quarantine_keep
+        Records that the quarantine keeps; the oldest go first, but none whose letter is still to be delivered.
+    keep_snapshots
+        ``all``, or ``thin``: fewer and fewer as they grow old (see `streamkm.stores.retention`).
     lease
         Seconds after which a silent owner loses the model.
     start
         ``beginning`` or ``end``: where a new model starts to read.
+    on_data_loss
+        What to do when the topic no longer has records that were not read yet: ``fail``, or ``skip`` them and count
+        them.
     """
 
     batch: int = 8192
@@ -63,6 +74,11 @@ class EngineOptions:
     snapshot_every: float = 10.0
     snapshot_points: int = 0
     max_bad_ratio: float = 0.5
+    max_bad_in_a_row: int = 1000
+    dead_letters: str = ""
+    quarantine_keep: int = 10_000
+    keep_snapshots: str = "thin"
     lease: float = 10.0
     start: str = "beginning"
+    on_data_loss: str = "fail"
     owner: str = field(default_factory=owner_name)

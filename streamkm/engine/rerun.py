@@ -9,7 +9,7 @@ from typing import Self
 import numpy as np
 
 from streamkm.codecs.base import Codec
-from streamkm.engine.learning import learn
+from streamkm.engine.learning import learn, suited
 from streamkm.errors import NotFoundError
 from streamkm.models import OnlineKMeans
 from streamkm.models.spec import new_learner
@@ -40,7 +40,7 @@ class Rerun:
         adopt: Callable[[int], OnlineKMeans] | None = None,
     ) -> None:
         self.learner = new_learner(spec)
-        self._open_source, self._codec, self._adopt = open_source, codec, adopt
+        self._open_source, self._codec, self._adopt = open_source, suited(codec, spec), adopt
         self._readers: dict[TopicPartition, RangeReader] = {}
 
     def repeat(self, learning: Learning) -> None:

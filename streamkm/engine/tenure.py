@@ -5,67 +5,39 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Self
 
-from streamkm.codecs.base import Codec
+from streamkm.engine import guards
 from streamkm.engine.adoption import catch_up, from_snapshot, missed
+from streamkm.engine.care import Care
+from streamkm.engine.inlet import FIRST_BACKOFF, LAST_BACKOFF, Inlet
+from streamkm.engine.judging import Judge
 from streamkm.engine.learning import learn
-from streamkm.engine.options import Clock, EngineOptions, Stop
+from streamkm.engine.options import Stop
+from streamkm.engine.parts import Parts
 from streamkm.engine.proposals import Proposals
 from streamkm.errors import (
     BadRecordsError,
     BrokerUnreachableError,
+    PartitionStalledError,
     PositionLostError,
     SourceClosedError,
     SourceError,
     StoreUnavailableError,
 )
-from streamkm.metrics import ERRORS, Metrics
+from streamkm.metrics import ALARMS, RECORDS_LOST
 from streamkm.models import OnlineKMeans
 from streamkm.models.spec import new_learner
-from streamkm.records import BadRecord, Position, TopicPartition
-from streamkm.sources.base import Source
-from streamkm.state import Commit, Counters, Json, Learning, MiniBatch, ModelSpec, Progress, Snapshot
-from streamkm.stores.base import Lease, Store
+from streamkm.records import BadRecord, BatchRange, Position, TopicPartition
+from streamkm.state import Commit, Counters, Json, Learning, MiniBatch, Progress, Snapshot
+from streamkm.stores.base import Lease
 
 log = logging.getLogger("streamkm.engine")
 
 POLL_SECONDS = 0.2
 """Longest wait for a record: how long a stop may go unnoticed."""
-DISCOVERY_SECONDS = 30.0
-"""How often new partitions are looked for."""
-END_SECONDS = 5.0
-"""How often the end of a topic is asked for by an owner that is far from it: an answer takes a tenth of a second."""
-BAD_WINDOW = 1000
-"""Records after which the share of bad ones is judged."""
 SPARING = 10.0
 """Checkpoints are at least so many times as far apart as one takes: the state of a thousand clusters is large."""
-FIRST_BACKOFF, LAST_BACKOFF = 0.1, 5.0
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What an engine is put together from.
-
-    Attributes
-    ----------
-    open_source
-        Gives a fresh source; called again after an error of the source.
-    """
-
-    spec: ModelSpec
-    open_source: Callable[[], Source]
-    codec: Codec
-    store: Store
-    options: EngineOptions
-    metrics: Metrics
-    clock: Clock
-
-    def failed(self, stage: str) -> None:
-        """Count a failure that is dealt with."""
-        self.metrics.add(ERRORS, model=self.spec.name, stage=stage)
 
 
 class Tenure:
@@ -81,6 +53,8 @@ class Tenure:
        the learning first; no commit comes between, so that no state has to hold work that is not done.
     5. *Tell Kafka*: the committed position, for other people's tools. Nothing ever reads it back.
 
+    Before the first poll, and after each reconnect, the source is checked against what the model has read (`guards`).
+
     A death before 4 forgets the mini-batches since the last commit, and the next owner reads them again. A death after
     4 loses nothing.
     """
@@ -91,12 +65,13 @@ class Tenure:
         self.clock, self.metrics = parts.clock, parts.metrics
         self.name = parts.spec.name
         self.lease = lease
-        self.source = parts.open_source()
+        info = self.store.model(self.name)
+        self.inlet = Inlet(parts, info.spec)
         checkpoint = self.store.load(self.name)
         if checkpoint is None:
             self.learner = new_learner(parts.spec)
             self.committed: Position = {}
-            self.position = dict(self.source.end() if self.options.start == "end" else self.source.beginning())
+            self.position: dict[TopicPartition, int] = {}
             self.counters, self.seq = Counters(), 0
         else:
             self.learner = OnlineKMeans.from_state(checkpoint.state)
@@ -104,19 +79,19 @@ class Tenure:
             self.position = dict(self.committed)
             self.counters, self.seq = checkpoint.progress.counters, checkpoint.progress.commit_seq
         self.journal: list[MiniBatch] = []
+        self.lost: tuple[BatchRange, ...] = ()
         self.publishing, self.prepared, self.adopted = "", -1, 0
-        self.end: Position = {}
-        self.asked_end_at = float("-inf")
         self.evaluation: Json = {}
         self.proposals = Proposals(self.name)
         self.commit_seconds = 0.0
         self.quarantine: list[BadRecord] = []
-        self.window_records = self.window_bad = 0
+        self.judge = Judge(self.name, self.options)
+        self.care = Care(parts)
         self.points_at_snapshot = self.counters.points
         now = self.clock.monotonic()
-        self.committed_at = self.renewed_at = self.snapshot_at = self.discovered_at = self.asked_at = now
+        self.committed_at = self.renewed_at = self.snapshot_at = self.asked_at = now
         self.cost_at_snapshot = (0.0, 0.0)
-        self.published = self.store.model(self.name).last_snapshot > 0
+        self.published = info.last_snapshot > 0
         if self.published:
             last = self.store.snapshot(self.name)
             self.points_at_snapshot = last.detail.get("points", last.n_points)
@@ -126,13 +101,14 @@ class Tenure:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.source.close()
+        self.care.close()
+        self.inlet.close()
 
     def work(self, stop: Stop) -> None:
         """Poll, decode, learn and commit until `stop`, an error, or the loss of the lease."""
         try:
-            self._discover()
-            self.source.seek(self.position)
+            if not self._connect(stop):
+                return
             if self.seq == 0:
                 self._commit(stop)  # the start of a new model holds, whatever its first poll brings
             while not stop.is_set():
@@ -140,10 +116,16 @@ class Tenure:
             if self.position != self.committed or self.counters.points > self.points_at_snapshot:
                 if not self.publishing and self.learner.warmup_ is None:
                     self._prepare("stop")
-                self._commit(stop)
+                try:
+                    self._commit(stop)
+                except BrokerUnreachableError as e:
+                    log.warning(
+                        "%s: left without a last commit, so the next owner reads on from there: %s", self.name, e
+                    )
         except (BadRecordsError, SourceError):
             if self.journal:
-                self._commit(stop)  # what was learned before the trouble is good
+                with contextlib.suppress(SourceError):  # the first one is the one to tell
+                    self._commit(stop)  # what was learned before the trouble is good
             raise
         finally:
             with contextlib.suppress(StoreUnavailableError):
@@ -151,21 +133,23 @@ class Tenure:
 
     def _step(self, stop: Stop) -> None:
         try:
-            if self.clock.monotonic() - self.discovered_at >= DISCOVERY_SECONDS:
-                self._discover(reseek=True)
+            self.parts.pulse.beat("polling")
+            self.inlet.look(self.position)
             # Step 1: poll.
-            polled = self.source.poll(POLL_SECONDS, self.options.batch)
-        except BrokerUnreachableError as e:
+            polled = self.inlet.poll(POLL_SECONDS, self.options.batch)
+        except (BrokerUnreachableError, PositionLostError, PartitionStalledError) as e:
             self._reopen(stop, e)
             return
         if polled:
+            if self._commit_due(self.clock.monotonic()):
+                self.inlet.ask()  # the answer comes while this is learned
             # Step 2: decode.
             started = time.perf_counter()
             batches = [self.parts.codec.decode(r) for r in polled]
             decoded = time.perf_counter()
             bad = [b for batch in batches for b in batch.bad]
             tombstones = sum(b.tombstones for b in batches)
-            self._judge(sum(map(len, polled)), bad)
+            self.judge.judge(sum(map(len, polled)), batches)
             # Step 3: learn.
             points = learn(self.learner, batches)
             self.position.update({b.range.partition: b.range.stop for b in batches})
@@ -175,34 +159,23 @@ class Tenure:
             self.metrics.batch(self.name, points, bad, tombstones, decoded - started, time.perf_counter() - decoded)
         self._commit_when_due(stop)
 
-    def _judge(self, records: int, bad: Sequence[BadRecord]) -> None:
-        self.window_records += records
-        self.window_bad += len(bad)
-        if self.window_records >= BAD_WINDOW:
-            share = self.window_bad / self.window_records
-            if share > self.options.max_bad_ratio:
-                raise BadRecordsError(
-                    f"{share:.0%} of the last {self.window_records} records are bad"
-                    + (f", such as {bad[-1]}" if bad else ""),
-                    where=f"model {self.name}",
-                    hint="Nothing of this batch was counted. Mend the producer or the fields, or raise --max-bad-ratio",
-                )
-            self.window_records = self.window_bad = 0
-
     def _commit_when_due(self, stop: Stop) -> None:
         now = self.clock.monotonic()
         if not self.publishing and now - self.asked_at >= self.options.checkpoint_every:
             self._adopt_if_asked(stop)
         if not self.publishing and (reason := self._snapshot_due(now)):
             self._prepare(reason)
-        if self.publishing:
-            if self.learner.prepared_:
+        if self.learner.prepared_ if self.publishing else self.position != self.committed and self._commit_due(now):
+            try:
                 self._commit(stop)
-        elif self.position != self.committed and now - self.committed_at >= max(
-            self.options.checkpoint_every, SPARING * self.commit_seconds
-        ):
-            self._commit(stop)
+            except BrokerUnreachableError as e:
+                self.parts.failed("commit")
+                self.parts.away("broker", e)  # what it cannot confirm waits, and the next poll finds it away
         self._keep_lease(stop)
+
+    def _commit_due(self, now: float) -> bool:
+        pause = max(self.options.checkpoint_every, SPARING * self.commit_seconds)
+        return self.publishing != "" or now - self.committed_at >= pause
 
     def _snapshot_due(self, now: float) -> str:
         new_points = self.counters.points - self.points_at_snapshot
@@ -227,10 +200,10 @@ class Tenure:
             return  # the next commit will say so
         if any(self.position.get(tp, 0) < at for tp, at in snapshot.position.items()):
             return  # what it knows already would be learned again: when we have come so far, then
-        if self.journal:
-            self._commit(stop)
-        ranges = missed(snapshot.position, self.source.beginning(), self.position, self.options.batch)
         try:
+            if self.journal:
+                self._commit(stop)
+            ranges = missed(snapshot.position, self.inlet.source.beginning(), self.position, self.options.batch)
             batches = catch_up(
                 learner,
                 iter(()) if promotion.skip else ranges,
@@ -238,6 +211,9 @@ class Tenure:
                 self.parts.codec,
                 lambda: self._keep_lease(stop),
             )
+        except BrokerUnreachableError as e:
+            log.warning("%s: snapshot %d waits for a broker: %s", self.name, promotion.snapshot, e)
+            return
         except PositionLostError as e:
             self.parts.failed("promote")
             log.error("%s: snapshot %d cannot be put in charge: %s", self.name, promotion.snapshot, e)  # noqa: TRY400
@@ -253,10 +229,19 @@ class Tenure:
 
     def _keep_lease(self, stop: Stop) -> bool:
         """Renew the lease if it is time; False when it is time to stop."""
+        self.parts.pulse.beat("keeping the lease")
         now = self.clock.monotonic()
         if now - self.renewed_at >= self.options.lease / 3:
-            self.lease = self.store.renew(self.lease, self.options.lease, self.clock.time())
-            self.renewed_at = now
+            try:
+                self.lease = self.store.renew(self.lease, self.options.lease, self.clock.time())
+                self.renewed_at = now
+                self.parts.back("store")
+            except StoreUnavailableError as e:
+                self.parts.away("store", e)
+                if now - self.renewed_at >= 2 * self.options.lease:
+                    raise
+                self.parts.failed("lease")
+                log.warning("%s: the store is away, the lease is renewed later: %s", self.name, e)
         return not stop.is_set()
 
     def _prepare(self, reason: str) -> None:
@@ -268,10 +253,12 @@ class Tenure:
 
     def _commit(self, stop: Stop) -> None:
         """Steps 4 and 5; a snapshot that was prepared goes along."""
-        # Step 4: commit.
+        # Step 4: commit, when it is sure that all of it came from this topic.
+        if self.journal:
+            self.inlet.confirm()
         now = self.clock.time()
         self.seq += 1
-        lag = self._lag()
+        lag = self.inlet.lag(self.position)
         total_lag = sum(lag.values()) if lag is not None else -1
         snapshot = self._snapshot(now) if self.publishing else None
         progress = Progress(dict(self.position), self.counters, self.seq, now, total_lag, self.learner.warmup_)
@@ -279,7 +266,7 @@ class Tenure:
             state=self.learner.state(),
             expected=self.committed,
             progress=progress,
-            learning=Learning(tuple(self.journal), self.prepared, self.adopted),
+            learning=Learning(tuple(self.journal), self.prepared, self.adopted, self.lost),
             snapshot=snapshot,
             quarantine=tuple(self.quarantine),
         )
@@ -287,6 +274,7 @@ class Tenure:
         self._write(commit, stop)
         self.committed = progress.position
         self.journal.clear()
+        self.lost = ()
         self.quarantine.clear()
         self.committed_at = self.clock.monotonic()
         self.commit_seconds = self.committed_at - started
@@ -296,18 +284,21 @@ class Tenure:
             self.points_at_snapshot = self.counters.points
             self.cost_at_snapshot = (self.learner.cost_, self.learner.n_judged_)
         self.metrics.commit(self.name, progress, lag or {}, snapshot, self.commit_seconds)
+        self.care.committed(len(commit.quarantine))
         # Step 5: tell Kafka.
         with contextlib.suppress(SourceClosedError):
-            self.source.commit(self.committed)
+            self.inlet.source.commit(self.committed)
 
     def _write(self, commit: Commit, stop: Stop) -> None:
         """Commit, trying again while the store is away, for as long as the lease would hold."""
         deadline = self.clock.monotonic() + self.options.lease
         backoff = FIRST_BACKOFF
         while True:
+            self.parts.pulse.beat("committing")
             try:
                 self.store.commit(self.lease, commit)
             except StoreUnavailableError as e:
+                self.parts.away("store", e)
                 if self.clock.monotonic() >= deadline:
                     raise
                 self.parts.failed("commit")
@@ -315,6 +306,7 @@ class Tenure:
                 stop.wait(backoff)
                 backoff = min(2 * backoff, LAST_BACKOFF)
             else:
+                self.parts.back("store")
                 return
 
     def _snapshot(self, now: float) -> Snapshot:
@@ -351,45 +343,33 @@ class Tenure:
             events=p.events,
         )
 
-    def _lag(self) -> dict[TopicPartition, int] | None:
-        """Records between the position and the end of each partition; None when no broker answers."""
-        now = self.clock.monotonic()
-        if now - self.asked_end_at >= END_SECONDS or any(at >= self.end.get(tp, 0) for tp, at in self.position.items()):
-            try:
-                self.end, self.asked_end_at = self.source.end(), now
-            except (BrokerUnreachableError, SourceClosedError):
-                return None
-        return {tp: max(0, self.end.get(tp, at) - at) for tp, at in self.position.items()}
+    def _connect(self, stop: Stop) -> bool:
+        """Read on from the position, by a new source; False when it is time to stop."""
+        lost = self.inlet.connect(self.position, stop, self._keep_lease)
+        if lost:
+            self.lost, size = lost, guards.size(lost)
+            self.counters = self.counters.plus(lost=size)
+            self.metrics.add(RECORDS_LOST, size, model=self.name)
+            log.error("%s: %d records were gone before they were read, skipped: %s", self.name, size, guards.told(lost))
+            self._commit(stop)  # the gap is on record before anything behind it is learned
+        return lost is not None
 
-    def _discover(self, *, reseek: bool = False) -> None:
-        """Start to read partitions that were added, from their beginning."""
-        self.discovered_at = self.clock.monotonic()
-        new = [tp for tp in self.source.partitions() if tp not in self.position]
-        if not new:
-            return
-        beginning = self.source.beginning()
-        self.position.update({tp: beginning[tp] for tp in new})
-        log.info("%s: new partitions %s", self.name, ", ".join(map(str, new)))
-        if reseek:
-            self.source.seek(self.position)
-
-    def _reopen(self, stop: Stop, error: BrokerUnreachableError) -> None:
+    def _reopen(self, stop: Stop, error: SourceError) -> None:
         """A new source at the position that was learned last; tries until it is there or somebody says stop."""
         self.parts.failed("poll")
-        backoff = FIRST_BACKOFF
+        if isinstance(error, BrokerUnreachableError):
+            self.parts.away("broker", error)
+        if isinstance(error, PartitionStalledError):
+            self.metrics.add(ALARMS, model=self.name, alarm="stalled-partition")
+            if self.inlet.stalls.hopeless:
+                raise error
         log.warning("%s: %s; reading again from %s", self.name, error, _text(self.position))
-        self.source.close()
-        while not stop.wait(backoff):
-            try:
-                self.source = self.parts.open_source()
-                self.source.seek(self.position)
-            except BrokerUnreachableError as e:
-                log.warning("%s: still no broker: %s", self.name, e)
-                self.source.close()
-                self.lease = self.store.renew(self.lease, self.options.lease, self.clock.time())
-                backoff = min(2 * backoff, LAST_BACKOFF)
-            else:
-                return
+        self.inlet.close()
+        lost = self.counters.lost
+        if not stop.wait(FIRST_BACKOFF) and self._connect(stop) and isinstance(error, PositionLostError):
+            if self.counters.lost == lost:
+                raise error  # nothing that we can see is missing, so trying again would not help
+            log.info("%s: going on behind the gap", self.name)
 
 
 def _text(position: Position) -> str:

@@ -110,6 +110,7 @@ def store_families(
     yield family(names.MODEL_POINTS, {m: p.counters.points for m, p in started.items()})
     yield family(names.MODEL_BAD, {m: p.counters.bad for m, p in started.items()})
     yield family(names.MODEL_TOMBSTONES, {m: p.counters.tombstones for m, p in started.items()})
+    yield family(names.MODEL_LOST, {m: p.counters.lost for m, p in started.items()})
     yield family(names.MODEL_LAG, {m: p.lag for m, p in started.items() if p.lag >= 0})
     yield family(names.MODEL_COMMIT_AGE, {m: now - p.committed_at for m, p in started.items()})
     yield family(

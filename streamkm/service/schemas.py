@@ -206,13 +206,14 @@ class ModelList(BaseModel):
 
 
 class CountersOut(BaseModel):
-    """Records accounted for: records = points + bad + tombstones."""
+    """Records accounted for: records = points + bad + tombstones; those lost are none of them."""
 
     model_config = ConfigDict(extra="forbid", title="Counters")
     records: int
     points: int
     bad: int
     tombstones: int
+    lost: int = Field(description="Gone from the topic before they could be read")
 
 
 class LeaseOut(BaseModel):
@@ -242,7 +243,7 @@ class ModelDetail(ModelSummary):
             "source": {"kind": "kafka", "topic": "orders"},
             "learner": {"n_clusters": 2, "seed": 0},
             "codec": {"kind": "json"},
-            "counters": {"records": 102222, "points": 102200, "bad": 22, "tombstones": 0},
+            "counters": {"records": 102222, "points": 102200, "bad": 22, "tombstones": 0, "lost": 0},
             "position": _POSITION,
             "commits": 311,
             "warmup": None,

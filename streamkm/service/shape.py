@@ -136,6 +136,7 @@ def model_detail(
             points=c.points if c else 0,
             bad=c.bad if c else 0,
             tombstones=c.tombstones if c else 0,
+            lost=c.lost if c else 0,
         ),
         position=positions(p.position) if p else [],
         commits=p.commit_seq if p else 0,

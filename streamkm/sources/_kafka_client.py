@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Mapping
 from typing import Any
@@ -18,6 +19,7 @@ from streamkm.errors import (
     StreamkmError,
     TopicNotFoundError,
 )
+from streamkm.sources._kafka_socket import widen
 
 # What the contract of a source decides; everything else is the user's.
 _OURS = frozenset(
@@ -116,6 +118,15 @@ def admin_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if key in known}
 
 
+def why_away(bootstrap: str, timeout: float = 2.0) -> str:
+    """Why none of the brokers takes connections, or nothing if one does: for probes."""
+    try:
+        knock({"bootstrap_servers": bootstrap.split(","), "request_timeout_ms": int(timeout * 1000)})
+    except (OSError, SettingsError) as error:
+        return f"{bootstrap}: {error}"
+    return ""
+
+
 def knock(settings: Mapping[str, Any]) -> None:
     """See that one of the bootstrap servers takes connections, before a client is made that would try for long.
 
@@ -198,6 +209,25 @@ _REFUSED = (
     ke.IllegalSaslStateError,
     ke.SecurityDisabledError,
 )
+
+
+def start_client(make: Any, *, wide: bool = False, **settings: Any) -> Any:
+    """Make a client; one that finds no broker leaves its thread and sockets behind, so those are closed here."""
+    made: list[Any] = []
+
+    def client(**configs: Any) -> Any:
+        made.append(kafka.KafkaConsumer.DEFAULT_CONFIG["kafka_client"](**configs))
+        if wide:
+            widen(made[-1])
+        return made[-1]
+
+    try:
+        return make(kafka_client=client, **settings)
+    except Exception:
+        for one in made:
+            with contextlib.suppress(Exception):
+                one.close()
+        raise
 
 
 def meaning(error: type[BaseException]) -> type[SourceError | SettingsError] | None:

@@ -5,8 +5,34 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-from streamkm.records import Position, Records, TopicPartition
+from streamkm.records import Outgoing, Position, Records, Refused, TopicPartition
 from streamkm.state import Json
+
+
+@runtime_checkable
+class Confirms(Protocol):
+    """A source that can tell afterwards whether what it gave came from the topic that `Source.seek` found.
+
+    Kafka's fetches name a topic, not its id: one that is deleted and made anew while it is read gives its new records
+    under the old offsets. Ids never come back. So an id that is asked for after a poll, and is the old one, vouches for
+    all that was polled before.
+    """
+
+    def ask(self) -> None:
+        """Ask, beside the stream, whether it is still the same topic; returns at once."""
+        ...
+
+    def confirm(self) -> None:
+        """Wait for the answer; asks itself when nobody did since the last poll.
+
+        Raises
+        ------
+        TopicChangedError, TopicNotFoundError
+            What was polled since the last `confirm` may be from another topic.
+        BrokerUnreachableError
+            Nobody answers: that cannot be told now.
+        """
+        ...
 
 
 @runtime_checkable
@@ -90,4 +116,26 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Give back connections and files."""
+        ...
+
+
+class Writer(Protocol):
+    """Writes records to topics. Belongs to one thread."""
+
+    def make_topic(self, topic: str) -> None:
+        """Make a topic unless it is there.
+
+        Raises
+        ------
+        SourceError
+            It is not there, and cannot be made.
+        """
+        ...
+
+    def write(self, records: Sequence[Outgoing]) -> Sequence[Refused | None]:
+        """Write records; for each, None once it was acknowledged, or why it was not."""
+        ...
+
+    def close(self) -> None:
+        """Give back connections."""
         ...

@@ -17,19 +17,23 @@ import numpy as np
 from kafka.structs import OffsetAndMetadata  # type: ignore[import-untyped]
 
 from streamkm.errors import (
+    BrokerUnreachableError,
     CorruptBatchError,
     PositionLostError,
     SourceClosedError,
     SourceError,
     StreamkmError,
+    TopicChangedError,
     TopicNotFoundError,
 )
 from streamkm.records import ByteRecords, Position, RawRecord, TopicPartition
 from streamkm.sources._columns import byte_records
+from streamkm.sources._kafka_ask import Asker
 from streamkm.sources._kafka_batches import BatchRecords, Columns, join
-from streamkm.sources._kafka_client import admin_settings, client_settings, knock, translate
+from streamkm.sources._kafka_client import admin_settings, client_settings, knock, start_client, translate
 from streamkm.sources._kafka_commit import Committer
-from streamkm.sources._kafka_socket import VERSIONS, widen
+from streamkm.sources._kafka_socket import VERSIONS
+from streamkm.sources._kafka_watch import TopicWatch, topic_id
 from streamkm.sources._position import check_position
 from streamkm.state import Json
 
@@ -39,10 +43,12 @@ _TUNING: dict[str, Any] = {
     "max_partition_fetch_bytes": 2 << 20,
     "fetch_max_bytes": 32 << 20,
     "reconnect_backoff_max_ms": 2000,  # 30 s by default: a broker that is back would stay unread for so long
+    "metadata_max_age_ms": 5000,  # 5 min by default: how long a new partition or another topic may go unnoticed
     "metrics_enabled": False,
 }
 _CLOSE_SECONDS = 2.0
 _METADATA_SECONDS = 0.05
+_CONFIRM_SECONDS = 5.0
 
 
 class KafkaSource:
@@ -63,7 +69,8 @@ class KafkaSource:
         Use kafka-python's public interface only: slower by an order, and the same in result. Without it record batches
         are read as columns, where kafka-python has the version that is known to allow it.
     request_timeout
-        Seconds after which a broker that does not answer counts as unreachable.
+        Seconds after which a broker that does not answer counts as unreachable; while nothing comes, `poll` counts it
+        so after three refreshes of metadata (``metadata.max.age.ms``, 5 s) without an answer.
     client
         More properties of the client by their Kafka names (``security.protocol``, ``sasl.mechanism``, ...).
 
@@ -98,18 +105,25 @@ class KafkaSource:
         }
         wait = int(self._settings.get("fetch_max_wait_ms", 500))
         self._settings["fetch_max_wait_ms"] = min(wait, self._timeout_ms // 2)
+        # Metadata is asked for all the time: after three times without an answer nobody is there.
+        self._patience = 3 * int(self._settings["metadata_max_age_ms"]) / 1000
         self._position: dict[TopicPartition, int] = {}
+        self._topic_id: str | None = None  # as the broker told first
+        self._partitions: frozenset[int] = frozenset()
+        self._looked: object = None
         self._died: StreamkmError | None = None
         self._closed = False
         self._admin_client: Any = None
         self._admin_lock = threading.Lock()  # the committer's thread may be first to need it
         self._committer: Committer | None = None
+        self._asker: Asker | None = None
+        self._to_confirm = False
         self.fast = not plain and kafka.__version__ in VERSIONS
         with self._edge("connecting"):
             knock(self._settings)
             # No group: kafka-python's poll would wait for the group's coordinator before it reads. No deserializers:
             # one that raises makes the next poll spin for ever.
-            self._consumer = _start(
+            self._consumer = start_client(
                 kafka.KafkaConsumer,
                 wide=self.fast,
                 **self._settings,
@@ -119,6 +133,7 @@ class KafkaSource:
                 isolation_level="read_committed",
                 allow_auto_create_topics=False,
             )
+        self._watch = TopicWatch(self._consumer._cluster, topic)  # noqa: SLF001  # the version is pinned
         if self.fast:
             self._consumer._fetcher.PartitionRecords = BatchRecords  # noqa: SLF001  # see _kafka_batches
         elif not plain:
@@ -136,14 +151,14 @@ class KafkaSource:
         return {
             "kind": "kafka",
             "topic": self._topic,
-            "topic_id": str(topic.get("topic_id", "")),
-            "cluster_id": str(cluster.get("cluster_id", "")),
+            "topic_id": topic_id(topic.get("topic_id")),
+            "cluster_id": str(cluster.get("cluster_id") or ""),
         }
 
     def partitions(self) -> tuple[TopicPartition, ...]:
         self._check()
-        found = self._describe()["partitions"]
-        return tuple(sorted(TopicPartition(self._topic, int(p["partition_index"])) for p in found))
+        self._look()
+        return tuple(TopicPartition(self._topic, p) for p in sorted(self._partitions))
 
     def beginning(self) -> Position:
         return self._bounds("beginning", self.partitions())
@@ -163,7 +178,9 @@ class KafkaSource:
 
     def seek(self, position: Position) -> None:
         self._check()
-        known = set(self.partitions()) if position else set()
+        if position:
+            self._describe()  # not what it was some seconds ago
+        known = {TopicPartition(self._topic, p) for p in self._partitions}
         for tp, offset in position.items():
             if tp not in known:
                 raise PositionLostError(f"offset {offset} is wanted of a partition that is not there", where=str(tp))
@@ -183,6 +200,8 @@ class KafkaSource:
             time.sleep(max(0.0, timeout))
             return ()
         try:
+            self._look()
+            self._to_confirm = False
             got = self._consumer.poll(timeout_ms=max(0, int(timeout * 1000)), max_records=max_records)
             after = {tp: self._offset(tp) for tp in self._position}
         except Exception as error:
@@ -196,7 +215,29 @@ class KafkaSource:
                 make = _from_batches if self.fast else _from_consumer_records
                 out.append(make(tp, self._position[tp], after[tp], records or ()))
         self._position = after
+        if not out and (silent := self._watch.silent()) > self._patience:
+            silence = ke.KafkaTimeoutError(f"silent for {silent:.0f} s")
+            self._died = translate(silence, doing="reading", where=self._topic, bootstrap=self._bootstrap)
+            raise self._died
         return out
+
+    def ask(self) -> None:
+        self._check_open()  # a consumer that has died left records behind that want to be confirmed
+        if self._asker is None:
+            self._asker = Asker(self._describe, f"streamkm-ask-{self._topic}")
+        self._asker.ask()
+        self._to_confirm = True
+
+    def confirm(self) -> None:
+        if not self._to_confirm:
+            self.ask()
+        self._to_confirm = False
+        assert self._asker is not None  # noqa: S101  # it was asked
+        if not self._asker.wait(_CONFIRM_SECONDS):
+            raise BrokerUnreachableError(
+                f"no broker at {self._bootstrap} confirmed what was read within {_CONFIRM_SECONDS:g} s",
+                where=self._topic,
+            )
 
     def position(self) -> Position:
         self._check_open()
@@ -216,6 +257,8 @@ class KafkaSource:
         self._closed = True
         if self._committer is not None:
             self._committer.close(_CLOSE_SECONDS)
+        if self._asker is not None:
+            self._asker.close()
         for client in (self._consumer, self._admin_client):
             if client is not None:
                 # What a client has to say while it is thrown away helps nobody.
@@ -244,8 +287,17 @@ class KafkaSource:
     def _admin(self) -> Any:
         with self._admin_lock:
             if self._admin_client is None:
-                self._admin_client = _start(kafka.KafkaAdminClient, **admin_settings(self._settings))
+                self._admin_client = start_client(kafka.KafkaAdminClient, **admin_settings(self._settings))
             return self._admin_client
+
+    def _look(self) -> None:
+        """Ask which partitions there are, if what the client has heard lately differs from what is known."""
+        heard = self._watch.heard
+        if self._partitions and heard is not None:
+            if heard == (self._topic_id, self._partitions) or heard is self._looked:
+                return
+            self._looked = heard  # metadata may be older than the answer: then the next has to differ again
+        self._describe()
 
     def _describe(self) -> Mapping[str, Any]:
         with self._edge("describing the topic"):
@@ -261,6 +313,15 @@ class KafkaSource:
                 )
             if error is not ke.NoError and not topic["partitions"]:
                 raise error(self._topic)
+            found = topic_id(topic.get("topic_id"))
+            if self._topic_id and found and found != self._topic_id:
+                raise TopicChangedError(
+                    f"the topic was deleted and made anew while it was read (its id was {self._topic_id}, is {found})",
+                    where=self._topic,
+                    hint="Its offsets count from the beginning again: start a new model under another name",
+                )
+            self._topic_id = found
+            self._partitions = frozenset(int(p["partition_index"]) for p in topic["partitions"])
         return cast("Mapping[str, Any]", topic)
 
     def _bounds(self, which: str, partitions: Sequence[TopicPartition]) -> Position:
@@ -320,25 +381,6 @@ class KafkaSource:
         for tp, error in self._admin().alter_group_offsets(self._group_id, offsets).items():
             if error is not ke.NoError:
                 raise error(f"{tp.topic}-{tp.partition}")
-
-
-def _start(make: Any, *, wide: bool = False, **settings: Any) -> Any:
-    """Make a client; one that finds no broker leaves its thread and sockets behind, so those are closed here."""
-    made: list[Any] = []
-
-    def client(**configs: Any) -> Any:
-        made.append(kafka.KafkaConsumer.DEFAULT_CONFIG["kafka_client"](**configs))
-        if wide:
-            widen(made[-1])
-        return made[-1]
-
-    try:
-        return make(kafka_client=client, **settings)
-    except Exception:
-        for one in made:
-            with contextlib.suppress(Exception):
-                one.close()
-        raise
 
 
 _EMPTY = Columns(np.empty(0, np.uint8), *(np.empty(0, np.int64) for _ in range(5)))

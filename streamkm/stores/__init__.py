@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import sqlalchemy as sa
+import re
+from collections.abc import Callable, Mapping
 
 from streamkm.errors import SettingsError
+from streamkm.stores import sqlite
 from streamkm.stores.base import Lease, ModelInfo, Promotion, Store
+from streamkm.stores.engines import Engines
 from streamkm.stores.memory import MemoryStore
 from streamkm.stores.sql import SqlStore
 
 __all__ = ["Lease", "MemoryStore", "ModelInfo", "Promotion", "SqlStore", "Store", "open_store"]
 
-_HINT = "Write sqlite:///path.db, or memory:// for a store that is forgotten with the process"
+_HINT = (
+    "Write sqlite:///path.db, postgresql://user:password@host/database, "
+    "or memory:// for a store that is forgotten with the process"
+)
 
 
 def open_store(url: str, *, busy_timeout: float = 5.0) -> Store:
@@ -20,15 +26,17 @@ def open_store(url: str, *, busy_timeout: float = 5.0) -> Store:
     Parameters
     ----------
     url
-        ``sqlite:///path.db`` (relative), ``sqlite:////path.db`` (absolute) or ``memory://``. For SQLite, ``?mode=rw``
-        refuses to make a file that does not exist and ``?mode=ro`` opens it read-only.
+        ``sqlite:///path.db`` (relative), ``sqlite:////path.db`` (absolute), ``postgresql://user:password@host/name`` or
+        ``memory://``. For SQLite, ``?mode=rw`` refuses to make a file that does not exist and ``?mode=ro`` opens it
+        read-only. For PostgreSQL, all parameters of libpq can be given, such as ``?sslmode=verify-full``; the tables
+        are where the search path leads.
     busy_timeout
         Seconds to wait for another process's write to end before `StoreUnavailableError`.
 
     Raises
     ------
     SettingsError
-        The URL is not one of these.
+        The URL is not one of these, or PostgreSQL's driver is not installed.
     StoreUnavailableError
         The store cannot be opened; the message says why.
     SchemaVersionError
@@ -42,11 +50,27 @@ def open_store(url: str, *, busy_timeout: float = 5.0) -> Store:
     """
     if url == "memory://":
         return MemoryStore()
-    try:
-        parsed = sa.make_url(url)
-    except (sa.exc.ArgumentError, ValueError) as e:
+    scheme = re.match(r"([a-z][a-z0-9+]*)://", url)
+    if scheme is None:
         shown = "this" if "@" in url else repr(url)  # there may be a password in it
-        raise SettingsError(f"{shown} is not the URL of a store", hint=_HINT) from e
-    if parsed.drivername != "sqlite":
-        raise SettingsError(f"no store has the scheme {parsed.drivername}://", hint=_HINT)
-    return SqlStore(url, busy_timeout=busy_timeout)
+        raise SettingsError(f"{shown} is not the URL of a store", hint=_HINT)
+    if scheme[1] not in _ENGINES:
+        raise SettingsError(f"no store has the scheme {scheme[1]}://", hint=_HINT)
+    return SqlStore(_ENGINES[scheme[1]](url, busy_timeout))
+
+
+def _postgres(url: str, busy_timeout: float) -> Engines:
+    try:
+        from streamkm.stores import postgres  # noqa: PLC0415
+    except ImportError as e:
+        hint = "pip install 'streamkm[postgres]'"
+        raise SettingsError(f"PostgreSQL's driver is not installed ({e})", hint=hint) from e
+    return postgres.engines(url, busy_timeout)
+
+
+_ENGINES: Mapping[str, Callable[[str, float], Engines]] = {
+    "sqlite": sqlite.engines,
+    "postgresql": _postgres,
+    "postgresql+psycopg": _postgres,
+    "postgres": _postgres,
+}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
-from streamkm.records import BadRecord
+from streamkm.records import BadRecord, TopicPartition
 from streamkm.state import Checkpoint, Commit, Learning, ModelSpec, ModelState, Progress, Snapshot
 
 
@@ -43,6 +43,26 @@ class Promotion(NamedTuple):
     skip: bool
 
 
+Place = tuple[TopicPartition, int]
+"""Partition and offset of a record: what tells it apart from all others."""
+
+
+class Held(NamedTuple):
+    """A record in quarantine.
+
+    Attributes
+    ----------
+    commit_seq
+        Number of the commit that brought it.
+    delivered_at
+        When its dead letter was acknowledged, seconds since 1970; None: not that one knows.
+    """
+
+    bad: BadRecord
+    commit_seq: int
+    delivered_at: float | None
+
+
 @dataclass(frozen=True)
 class ModelInfo:
     """A model as a list shows it, without its state.
@@ -70,7 +90,8 @@ class Store(Protocol):
 
     Safe to use from several threads and processes. Every method is one transaction. `StoreUnavailableError` may come
     out of any of them (unreachable, full, read-only, locked for longer than the store's busy timeout); the transaction
-    is then rolled back whole, and the call may be made again.
+    is then rolled back whole, and the call may be made again. Where the connection to a server was lost in the very
+    moment of its end, it may have taken effect whole: a commit that is made again is then a `ConflictError`.
     """
 
     def create(self, spec: ModelSpec, now: float) -> ModelSpec:
@@ -159,6 +180,8 @@ class Store(Protocol):
     def promote(self, model: str, promotion: Promotion | None) -> None:
         """Ask the model's owner to put a snapshot in charge, instead of any that was asked for before; None: no more.
 
+        A snapshot that was ever asked for is kept for good: a re-run of the journal needs it.
+
         Raises
         ------
         NotFoundError
@@ -186,8 +209,56 @@ class Store(Protocol):
         """Newest first, numbers below `before`; with `eventful` only those that tell events."""
         ...
 
-    def quarantined(self, model: str, *, limit: int = 100) -> Sequence[BadRecord]:
-        """Newest first."""
+    def thin(self, model: str, now: float) -> int:
+        """Remove snapshots that retention no longer keeps (see `retention`), some hundred at most; how many went."""
+        ...
+
+    def quarantined(self, model: str, *, limit: int = 100, reason: str | None = None) -> Sequence[BadRecord]:
+        """Newest first; with `reason` only those of that reason."""
+        ...
+
+    def held(self, model: str, place: Place) -> Held:
+        """The quarantined record of one place.
+
+        Raises
+        ------
+        NotFoundError
+            It is not in quarantine.
+        """
+        ...
+
+    def quarantine(self, model: str) -> Iterator[Held]:
+        """All that are in quarantine now, in the order they came; read page by page."""
+        ...
+
+    def waiting(self, model: str, *, limit: int = 500) -> Sequence[Held]:
+        """The oldest whose letters are not known to be delivered."""
+        ...
+
+    def reasons(self, model: str) -> Mapping[str, int]:
+        """How many are in quarantine, by reason."""
+        ...
+
+    def mark_delivered(self, model: str, places: Sequence[Place], now: float) -> None:
+        """Note that letters were acknowledged. It needs no lease: noting it twice, or of what is gone, does no harm."""
+        ...
+
+    def forget(self, model: str, places: Sequence[Place]) -> None:
+        """Take records out of quarantine; no counter changes. Those that are gone already do not matter."""
+        ...
+
+    def trim(self, model: str, keep: int, *, delivered_only: bool) -> int:
+        """Remove the oldest beyond `keep`, some thousand at most; how many went.
+
+        Parameters
+        ----------
+        model
+            Its name.
+        keep
+            So many stay.
+        delivered_only
+            Remove none whose letter is still to be delivered, even if more than `keep` stay.
+        """
         ...
 
     def ping(self) -> None:

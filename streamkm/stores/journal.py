@@ -7,7 +7,8 @@ that hold each column, and then deflated.
 Layout before deflation, little-endian: version, numbers of topics, partitions, mini-batches and ranges, and of the
 mini-batches before a publication was prepared (-1: none was), the snapshot adopted (0: none); the topics; the
 partitions, each with the offset that its first gap counts from; four columns (ranges of each mini-batch; partition, gap
-and length of each range), each led by the width of its integers.
+and length of each range), each led by the width of its integers. In version 3 the last mini-batch is none: its ranges
+were lost. Only entries with such ranges have it, so that an older streamkm reads the others.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from streamkm.errors import StoreError
 from streamkm.records import BatchRange, TopicPartition
 from streamkm.state import Learning
 
-_VERSION = 2
+_VERSION, _WITH_LOST = 2, 3
 _HEAD = struct.Struct("<BHIIIiq")
 _TOPIC = struct.Struct("<H")
 _PARTITION = struct.Struct("<Hqq")
@@ -33,7 +34,9 @@ _WIDTHS = (1, 2, 4, 8)
 
 def encode(learning: Learning) -> bytes:
     """Write what was learned as bytes; equal ones give equal bytes."""
-    batches, prepared, adopted = learning
+    batches, prepared, adopted, lost = learning
+    version = _WITH_LOST if lost else _VERSION
+    batches = (*batches, lost) if lost else batches
     partitions: dict[TopicPartition, int] = {}
     origins: list[int] = []
     stops: list[int] = []
@@ -50,7 +53,7 @@ def encode(learning: Learning) -> bytes:
             stops[i] = stop
     topics = {topic: i for i, topic in enumerate(dict.fromkeys(p.topic for p in partitions))}
     names = [topic.encode("utf-8", "surrogatepass") for topic in topics]
-    parts = [_HEAD.pack(_VERSION, len(topics), len(partitions), len(batches), len(index), prepared, adopted)]
+    parts = [_HEAD.pack(version, len(topics), len(partitions), len(batches), len(index), prepared, adopted)]
     parts += [_TOPIC.pack(len(name)) + name for name in names]
     parts += [
         _PARTITION.pack(topics[p.topic], p.partition, origin) for p, origin in zip(partitions, origins, strict=True)
@@ -70,15 +73,15 @@ def decode(blob: bytes) -> Learning:
     try:
         data = zlib.decompress(blob)
         version = data[0]
-        if version == _VERSION:
+        if version in (_VERSION, _WITH_LOST):
             return _decode(data)
     except (zlib.error, struct.error, IndexError, ValueError) as e:
         raise StoreError(f"a journal entry of {len(blob)} bytes is damaged ({e})", hint="Restore a backup") from e
-    raise StoreError(f"a journal entry has format {version}, this streamkm reads {_VERSION}", hint="Upgrade streamkm")
+    raise StoreError(f"a journal entry has format {version}, this streamkm reads {_WITH_LOST}", hint="Upgrade streamkm")
 
 
 def _decode(data: bytes) -> Learning:
-    _, n_topics, n_partitions, n_batches, n_ranges, prepared, adopted = _HEAD.unpack_from(data)
+    version, n_topics, n_partitions, n_batches, n_ranges, prepared, adopted = _HEAD.unpack_from(data)
     at = _HEAD.size
     topics: list[str] = []
     for _ in range(n_topics):
@@ -104,7 +107,9 @@ def _decode(data: bytes) -> Learning:
         stops[i] = start + length
         ranges.append(BatchRange(partitions[i], start, stops[i]))
     ends = list(accumulate(counts, initial=0))
-    return Learning(tuple(tuple(ranges[a:b]) for a, b in pairwise(ends)), prepared, adopted)
+    batches = tuple(tuple(ranges[a:b]) for a, b in pairwise(ends))
+    lost = batches[-1] if version == _WITH_LOST else ()
+    return Learning(batches[:-1] if lost else batches, prepared, adopted, lost)
 
 
 def _column(values: Sequence[int]) -> bytes:

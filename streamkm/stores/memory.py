@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from streamkm.records import BadRecord, TopicPartition
+from streamkm.records import BadRecord
 from streamkm.state import Checkpoint, Commit, Learning, ModelSpec, ModelState, Progress, Snapshot
-from streamkm.stores import journal, rows, rules
-from streamkm.stores.base import Lease, ModelInfo, Promotion
+from streamkm.stores import journal, quarantine, retention, rows, rules
+from streamkm.stores.base import Held, Lease, ModelInfo, Place, Promotion
 
 
 @dataclass
@@ -26,7 +27,8 @@ class _Model:
     promotion: Promotion | None = None
     journal: list[tuple[int, bytes]] = field(default_factory=list)
     snapshots: list[Snapshot] = field(default_factory=list)
-    quarantine: list[BadRecord] = field(default_factory=list)
+    pinned: set[int] = field(default_factory=set)
+    quarantine: list[Held] = field(default_factory=list)
 
 
 @dataclass
@@ -112,7 +114,7 @@ class MemoryStore:
                 model.promotion = None
             model.state, model.progress = state, progress
             model.journal.append((progress.commit_seq, batches))
-            model.quarantine.extend(commit.quarantine)
+            model.quarantine.extend(Held(bad, progress.commit_seq, None) for bad in commit.quarantine)
             return 0 if commit.snapshot is None else model.numbered
 
     def add(self, snapshot: Snapshot, state: ModelState) -> int:
@@ -133,6 +135,7 @@ class MemoryStore:
             stored = self._get(model)
             if promotion is not None:
                 self.snapshot(model, promotion.snapshot)
+                stored.pinned.add(promotion.snapshot)
             stored.promotion = promotion
 
     def promotion(self, model: str) -> Promotion | None:
@@ -169,9 +172,58 @@ class MemoryStore:
         wanted = [s for s in newest_first if (before is None or s.id < before) and (s.events or not eventful)]
         return wanted[: max(0, limit)]
 
-    def quarantined(self, model: str, *, limit: int = 100) -> Sequence[BadRecord]:
+    def thin(self, model: str, now: float) -> int:
         with self._lock:
-            return self._get(model).quarantine[::-1][: max(0, limit)]
+            stored = self._get(model)
+            safe = {*stored.pinned, stored.last_snapshot}
+            free = [s for s in stored.snapshots if s.id not in safe and s.kind != rules.RECOMPUTED]
+            gone = set(retention.surplus((retention.Age(s.id, s.created_at, bool(s.events)) for s in free), now))
+            gone = set(sorted(gone)[: retention.MOST])
+            stored.snapshots[:] = [s for s in stored.snapshots if s.id not in gone]
+            return len(gone)
+
+    def quarantined(self, model: str, *, limit: int = 100, reason: str | None = None) -> Sequence[BadRecord]:
+        with self._lock:
+            newest_first = [held.bad for held in reversed(self._get(model).quarantine)]
+        return [bad for bad in newest_first if reason in (None, bad.reason)][: max(0, limit)]
+
+    def held(self, model: str, place: Place) -> Held:
+        with self._lock:
+            for held in self._get(model).quarantine:
+                if _place(held.bad) == place:
+                    return held
+        raise rules.not_held(model, *place)
+
+    def quarantine(self, model: str) -> Iterator[Held]:
+        with self._lock:
+            return iter(list(self._get(model).quarantine))
+
+    def waiting(self, model: str, *, limit: int = 500) -> Sequence[Held]:
+        with self._lock:
+            return [held for held in self._get(model).quarantine if held.delivered_at is None][: max(0, limit)]
+
+    def reasons(self, model: str) -> Mapping[str, int]:
+        with self._lock:
+            return dict(Counter(held.bad.reason for held in self._get(model).quarantine))
+
+    def mark_delivered(self, model: str, places: Sequence[Place], now: float) -> None:
+        with self._lock:
+            there, wanted = self._get(model).quarantine, set(places)
+            there[:] = [held._replace(delivered_at=now) if _place(held.bad) in wanted else held for held in there]
+
+    def forget(self, model: str, places: Sequence[Place]) -> None:
+        with self._lock:
+            there, gone = self._get(model).quarantine, set(places)
+            there[:] = [held for held in there if _place(held.bad) not in gone]
+
+    def trim(self, model: str, keep: int, *, delivered_only: bool) -> int:
+        with self._lock:
+            there = self._get(model).quarantine
+            surplus = max(0, min(len(there) - keep, quarantine.MOST))
+            oldest = [held for held in there if held.delivered_at is not None or not delivered_only][:surplus]
+            gone = {_place(held.bad) for held in oldest}
+            there[:] = [held for held in there if _place(held.bad) not in gone]
+            return len(gone)
 
     def ping(self) -> None:
         """Return: memory is always there."""
@@ -203,13 +255,13 @@ def _copied(progress: Progress) -> Progress:
     return replace(progress, position=dict(progress.position))
 
 
-def _check_new(model: str, there: Sequence[BadRecord], new: Sequence[BadRecord]) -> None:
-    seen = {_place(bad) for bad in there} if new else set()
+def _check_new(model: str, there: Sequence[Held], new: Sequence[BadRecord]) -> None:
+    seen = {_place(held.bad) for held in there} if new else set()
     for bad in new:
         if _place(bad) in seen:
             raise rules.twice(f"model {model}", f"the quarantined record {bad.record.partition}@{bad.record.offset}")
         seen.add(_place(bad))
 
 
-def _place(bad: BadRecord) -> tuple[TopicPartition, int]:
+def _place(bad: BadRecord) -> Place:
     return bad.record.partition, bad.record.offset

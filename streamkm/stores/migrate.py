@@ -8,8 +8,9 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from streamkm.errors import SchemaVersionError
+from streamkm.stores.engines import Engines
 
-HEAD = "0002"
+HEAD = "0004"
 """The newest revision in ``migrations/versions``, so that opening a store that has it need not import Alembic."""
 
 SCRIPTS = Path(__file__).parent / "migrations"
@@ -39,21 +40,17 @@ def check(connection: sa.Connection, where: str) -> None:
         raise _unknown(stored, where)
 
 
-def upgrade(reader: sa.Engine, writer: sa.Engine, where: str, scripts: Path = SCRIPTS, head: str = HEAD) -> None:
+def upgrade(engines: Engines, scripts: Path = SCRIPTS, head: str = HEAD) -> None:
     """Apply the migrations that a database lacks, all in one transaction with the record that they were applied.
 
-    Parameters
-    ----------
-    reader, writer
-        Engines for reading, and for transactions that hold the write lock from their start: two processes that open a
-        new store at once migrate it one after the other, and the second finds nothing left to do.
+    Two processes that open a new store at once migrate it one after the other, and the second finds nothing left to do.
 
     Raises
     ------
     SchemaVersionError
         The database has a revision that is not among the scripts. Nothing was changed.
     """
-    with reader.connect() as connection:
+    with engines.reader.connect() as connection:
         if revision(connection) == head:
             return
 
@@ -65,10 +62,10 @@ def upgrade(reader: sa.Engine, writer: sa.Engine, where: str, scripts: Path = SC
     config = Config()
     config.set_main_option("script_location", str(scripts).replace("%", "%%"))
     known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
-    with _one_at_a_time, writer.begin() as connection:
+    with _one_at_a_time, engines.alone.begin() as connection:
         stored = revision(connection)
         if stored is not None and stored not in known:
-            raise _unknown(stored, where)
+            raise _unknown(stored, engines.where)
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
 

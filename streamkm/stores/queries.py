@@ -19,24 +19,21 @@ from streamkm.stores.base import Lease, ModelInfo
 _MODEL: sa.BindParameter[Any] = sa.bindparam("model")
 
 # Without the state: a list of models must not read megabytes.
-LISTED = (
-    sa.select(
-        t.models.c.id,
-        t.models.c.name,
-        t.models.c.spec,
-        t.models.c.created_at,
-        t.models.c.last_snapshot,
-        t.leases.c.epoch,
-        t.leases.c.owner,
-        t.leases.c.expires_at,
-        *(c for c in t.checkpoints.c if c.name not in ("model_id", "state")),
+LISTED = sa.select(
+    t.models.c.id,
+    t.models.c.name,
+    t.models.c.spec,
+    t.models.c.created_at,
+    t.models.c.last_snapshot,
+    t.models.c.lost,
+    t.leases.c.epoch,
+    t.leases.c.owner,
+    t.leases.c.expires_at,
+    *(c for c in t.checkpoints.c if c.name not in ("model_id", "state")),
+).select_from(
+    t.models.join(t.leases, t.leases.c.model == t.models.c.name).outerjoin(
+        t.checkpoints, t.checkpoints.c.model_id == t.models.c.id
     )
-    .select_from(
-        t.models.join(t.leases, t.leases.c.model == t.models.c.name).outerjoin(
-            t.checkpoints, t.checkpoints.c.model_id == t.models.c.id
-        )
-    )
-    .order_by(t.models.c.name)
 )
 LISTED_ONE = LISTED.where(t.models.c.name == _MODEL)
 
@@ -60,7 +57,11 @@ PROMOTION = (
     .join(t.models, t.models.c.id == t.promotions.c.model_id)
     .where(t.models.c.name == _MODEL)
 )
-CHECKPOINT = sa.select(t.checkpoints).where(t.checkpoints.c.model_id == _MODEL)
+CHECKPOINT = (
+    sa.select(t.checkpoints, t.models.c.lost)
+    .join(t.models, t.models.c.id == t.checkpoints.c.model_id)
+    .where(t.checkpoints.c.model_id == _MODEL)
+)
 JOURNAL_PAGE = (
     sa.select(t.journal.c.commit_seq, t.journal.c.batches)
     .where(
@@ -73,7 +74,14 @@ JOURNAL_PAGE = (
 )
 
 _MODEL_ID = sa.select(t.models.c.id).where(t.models.c.name == _MODEL)
+# FOR NO KEY UPDATE: others may still refer to the row. SQLite has no such words: its writer has the whole database.
+_MODEL_ID_LOCKED = _MODEL_ID.with_for_update(key_share=True)
 _COMMIT_SEQ = sa.select(t.checkpoints.c.commit_seq).where(t.checkpoints.c.model_id == _MODEL)
+_LOST = (
+    sa.update(t.models)
+    .where(t.models.c.id == _MODEL, t.models.c.lost != sa.bindparam("b_lost"))
+    .values(lost=sa.bindparam("b_lost"))
+)
 _POSITIONS = sa.select(t.progress)
 _POSITION = _POSITIONS.where(t.progress.c.model_id == _MODEL)
 _MOVE = (
@@ -92,15 +100,15 @@ def names(tx: sa.Connection) -> Sequence[str]:
     return tx.execute(sa.select(t.models.c.name)).scalars().all()
 
 
-def model_id(tx: sa.Connection, name: str) -> int:
-    """The model's number in this database.
+def model_id(tx: sa.Connection, name: str, *, locked: bool = False) -> int:
+    """The model's number in this database; `locked`: nobody deletes it or numbers its snapshots before we end.
 
     Raises
     ------
     NotFoundError
         No model has this name.
     """
-    found = tx.execute(_MODEL_ID, {"model": name}).scalar()
+    found = tx.execute(_MODEL_ID_LOCKED if locked else _MODEL_ID, {"model": name}).scalar()
     if found is None:
         raise rules.no_model(name, names(tx))
     return int(found)
@@ -174,6 +182,8 @@ def set_checkpoint(tx: sa.Connection, model: int, progress: Progress, state: byt
     """
     row = {**rows.progress_to_row(progress), "state": state}
     c = t.checkpoints.c
+    if progress.counters.lost:
+        tx.execute(_LOST, {"model": model, "b_lost": progress.counters.lost})
     if progress.commit_seq == 1:
         tx.execute(sa.insert(t.checkpoints), {**row, "model_id": model})
         return
@@ -194,10 +204,10 @@ def add_snapshot(tx: sa.Connection, row: rows.Columns) -> int:
     return number
 
 
-def has_snapshot(tx: sa.Connection, model: int, number: int) -> bool:
-    """Whether the model has a snapshot of this number."""
-    c = t.snapshots.c
-    return tx.execute(sa.select(c.id).where(c.model_id == model, c.id == number)).scalar() is not None
+def pin(tx: sa.Connection, model: int, number: int) -> bool:
+    """Keep a snapshot for good; False when the model has none of this number."""
+    this = (t.snapshots.c.model_id == model, t.snapshots.c.id == number)
+    return tx.execute(sa.update(t.snapshots).where(*this).values(pinned=True)).rowcount > 0
 
 
 def numbers(tx: sa.Connection, model: int) -> tuple[int, int]:

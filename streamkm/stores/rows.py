@@ -62,21 +62,23 @@ def position_from_text(text: str) -> Position:
 def progress_to_row(progress: Progress) -> Columns:
     """The columns of ``checkpoints`` that tell how far a model is; its position has rows of its own."""
     have, need = progress.warmup if progress.warmup is not None else (None, None)
+    counters = asdict(progress.counters)
+    del counters["lost"]  # it stands with the model
     return {
         "commit_seq": progress.commit_seq,
         "committed_at": progress.committed_at,
         "lag": progress.lag,
-        **asdict(progress.counters),
+        **counters,
         "warmup_have": have,
         "warmup_need": need,
     }
 
 
 def progress_from_row(row: sa.Row[Any], position: Position) -> Progress:
-    """How far a model is, from its row of ``checkpoints`` and its position."""
+    """How far a model is, from its row of ``checkpoints``, with what it ``lost``, and its position."""
     return Progress(
         position,
-        Counters(row.records, row.points, row.bad, row.tombstones),
+        Counters(row.records, row.points, row.bad, row.tombstones, row.lost),
         row.commit_seq,
         row.committed_at,
         row.lag,

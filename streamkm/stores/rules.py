@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from streamkm.errors import ConflictError, LeaseLostError, NotFoundError, SettingsError
-from streamkm.records import Position
+from streamkm.records import Position, TopicPartition
 from streamkm.state import Commit
 from streamkm.stores.base import Lease
 
@@ -87,6 +87,8 @@ def no_model(name: str, names: Iterable[str]) -> NotFoundError:
 def no_snapshot(model: str, snapshot_id: int | None, at: float | None, first: int, last: int) -> NotFoundError:
     """The error for a snapshot that does not exist; `first` and `last` are those that do, 0 when there are none."""
     there = f"There are {first} to {last}" if last else "It has none yet"
+    if snapshot_id is not None and first < snapshot_id < last:
+        there = f"Old ones are thinned out: streamkm snapshots lists those kept of {first} to {last}"
     if snapshot_id is not None:
         what = f"no snapshot {snapshot_id}"
     elif at is not None:
@@ -94,6 +96,15 @@ def no_snapshot(model: str, snapshot_id: int | None, at: float | None, first: in
     else:
         what = "no snapshot"
     return NotFoundError(what, where=f"model {model}", hint=there)
+
+
+def not_held(model: str, partition: TopicPartition, offset: int) -> NotFoundError:
+    """The error for a record that is not in quarantine."""
+    return NotFoundError(
+        f"{partition}@{offset} is not in quarantine",
+        where=f"model {model}",
+        hint=f"streamkm quarantine list {model} shows those that are; old ones go, and so do those tried again",
+    )
 
 
 def moment(seconds: float) -> str:

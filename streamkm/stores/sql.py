@@ -1,23 +1,30 @@
-"""The store in a SQL database, through SQLAlchemy Core: SQLite now, the same statements for any dialect.
+"""The store in a SQL database, through SQLAlchemy Core: the same statements for SQLite and PostgreSQL.
 
-What has to hold of a dialect: a transaction is atomic; a row that one transaction updated cannot be updated by another
-before the first has ended; each statement sees what was committed before it (SQLite's write lock and PostgreSQL's READ
-COMMITTED both give that); a reading transaction sees one moment (SQLite's log does, PostgreSQL needs REPEATABLE READ).
+What has to hold of a dialect: a transaction is atomic; a row that one transaction updated or locked cannot be updated
+by another before the first has ended; each statement sees what was committed before it (SQLite's write lock and
+PostgreSQL's READ COMMITTED both give that); a reading transaction sees one moment (SQLite's log does, PostgreSQL needs
+REPEATABLE READ).
+
+Where only rows are locked, two things keep writers apart. What one decides on is read after locking a row that whoever
+changes it locks too. And rows are locked in one order, so that no two writers wait for each other: the lease's, the
+model's, the rest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import sqlalchemy as sa
 
+from streamkm.errors import ConflictError
 from streamkm.records import BadRecord
 from streamkm.state import Checkpoint, Commit, Learning, ModelSpec, ModelState, Snapshot
-from streamkm.stores import edge, journal, migrate, rows, rules, sqlite
+from streamkm.stores import edge, journal, migrate, quarantine, retention, rows, rules
 from streamkm.stores import queries as q
 from streamkm.stores import tables as t
-from streamkm.stores.base import Lease, ModelInfo, Promotion
+from streamkm.stores.base import Held, Lease, ModelInfo, Place, Promotion
+from streamkm.stores.engines import Engines
 
 _JOURNAL_PAGE = 256
 
@@ -27,38 +34,35 @@ class SqlStore:
 
     Parameters
     ----------
-    url
-        ``sqlite:///path.db``, optionally with ``?mode=rw`` (the file must exist) or ``?mode=ro`` (read only).
-    busy_timeout
-        Seconds to wait for another process's write to end.
+    engines
+        The database. They are closed with the store, or when it cannot be opened.
 
     Raises
     ------
-    SettingsError
-        The URL names no file.
     StoreUnavailableError
         The database cannot be opened.
     SchemaVersionError
         A newer streamkm wrote it.
     """
 
-    def __init__(self, url: str, *, busy_timeout: float = 5.0) -> None:
-        parsed = sa.make_url(url)
-        self._where = parsed.render_as_string(hide_password=True)
-        self._path, _ = sqlite.file_of(parsed)
-        self._reader = sqlite.make_engine(parsed, busy_timeout)
-        self._writer = self._reader.execution_options(streamkm_begin="write")
-        self._glance = self._reader.execution_options(streamkm_begin="no")
+    def __init__(self, engines: Engines) -> None:
+        self.engines = engines
         self._newest: dict[str, tuple[int, Snapshot]] = {}
         try:
-            with edge.mapped(self._where, self._path):
-                migrate.upgrade(self._reader, self._writer, self._where)
+            with edge.mapped(engines):
+                migrate.upgrade(engines)
         except BaseException:
             self.close()
             raise
 
     def create(self, spec: ModelSpec, now: float) -> ModelSpec:
         rules.check_name(spec.name)
+        try:
+            return self._create(spec, now)
+        except ConflictError:  # another process made it after we had looked
+            return self._create(spec, now)
+
+    def _create(self, spec: ModelSpec, now: float) -> ModelSpec:
         with self._writing() as tx:
             known = tx.execute(sa.select(t.models.c.spec).where(t.models.c.name == spec.name)).scalar()
             if known is not None:
@@ -66,7 +70,7 @@ class SqlStore:
             text = rows.spec_to_text(spec)
             tx.execute(
                 sa.insert(t.models),
-                {"name": spec.name, "created_at": now, "last_snapshot": 0, "numbered": 0, "spec": text},
+                {"name": spec.name, "created_at": now, "last_snapshot": 0, "numbered": 0, "lost": 0, "spec": text},
             )
             if tx.execute(sa.select(t.leases.c.epoch).where(t.leases.c.model == spec.name)).scalar() is None:
                 tx.execute(sa.insert(t.leases), {"model": spec.name, "epoch": 0, "owner": None, "expires_at": 0.0})
@@ -76,7 +80,8 @@ class SqlStore:
         with self._reading() as tx:
             positions = q.positions(tx)
             listed = tx.execute(q.LISTED).all()
-            return [q.info(row, positions.get(row.id, {})) for row in listed]
+        # Not sorted by the database: that would be by the rules of some language.
+        return [q.info(row, positions.get(row.id, {})) for row in sorted(listed, key=lambda row: row.name)]
 
     def model(self, name: str) -> ModelInfo:
         with self._reading() as tx:
@@ -103,6 +108,7 @@ class SqlStore:
             )
             if taken.rowcount == 0:
                 return None
+            q.model_id(tx, model)  # once more: a delete of the model may have held the row until now
             epoch = tx.execute(sa.select(t.leases.c.epoch).where(t.leases.c.model == model)).scalar_one()
             return Lease(model, owner, epoch, now + ttl)
 
@@ -131,9 +137,9 @@ class SqlStore:
            writer of the model until the end.
         2. Compare the stored position and commit number with what the commit follows.
         3. Set: checkpoint, where it still has the number compared; position.
-        4. Add: journal, snapshot, quarantine.
+        4. Add: journal, quarantine, snapshot; take away the promotion that it answers.
         """
-        # Serialised before the transaction, which holds the database's write lock.
+        # Serialised before the transaction, which holds locks.
         state = commit.state.to_bytes()
         batches = journal.encode(commit.learning)
         shown = rows.snapshot_to_row(commit.snapshot) if commit.snapshot is not None else None
@@ -153,16 +159,17 @@ class SqlStore:
             tx.execute(sa.insert(t.journal), {**numbers, "batches": batches})
             if bad:
                 tx.execute(sa.insert(t.quarantine), [{**numbers, **b} for b in bad])
+            number = 0 if shown is None else q.add_snapshot(tx, {**numbers, **shown})
             if commit.learning.adopted:
                 wanted = t.promotions.c
                 answered = (wanted.model_id == model_id, wanted.snapshot == commit.learning.adopted)
                 tx.execute(sa.delete(t.promotions).where(*answered))
-            return 0 if shown is None else q.add_snapshot(tx, {**numbers, **shown})
+            return number
 
     def add(self, snapshot: Snapshot, state: ModelState) -> int:
         row, blob = rows.snapshot_to_row(snapshot), state.to_bytes()
         with self._writing() as tx:
-            model_id = q.model_id(tx, snapshot.model)
+            model_id = q.model_id(tx, snapshot.model, locked=True)
             number = q.add_snapshot(tx, {**row, "model_id": model_id, "commit_seq": 0})
             tx.execute(sa.insert(t.states), {"model_id": model_id, "snapshot": number, "state": blob})
             return number
@@ -176,8 +183,8 @@ class SqlStore:
 
     def promote(self, model: str, promotion: Promotion | None) -> None:
         with self._writing() as tx:
-            model_id = q.model_id(tx, model)
-            if promotion is not None and not q.has_snapshot(tx, model_id, promotion.snapshot):
+            model_id = q.model_id(tx, model, locked=True)
+            if promotion is not None and not q.pin(tx, model_id, promotion.snapshot):
                 raise rules.no_snapshot(model, promotion.snapshot, None, *q.numbers(tx, model_id))
             tx.execute(sa.delete(t.promotions).where(t.promotions.c.model_id == model_id))
             if promotion is not None:
@@ -198,7 +205,7 @@ class SqlStore:
 
     def _journal_pages(self, model_id: int, last: int) -> Iterator[tuple[int, Learning]]:
         # Entries never change, so each page may be a transaction of its own: one that stayed open for a whole replay
-        # would keep SQLite from ever resetting its log.
+        # would keep SQLite from ever resetting its log, and PostgreSQL from removing old rows.
         after, page = -1, _JOURNAL_PAGE
         while True:
             with self._reading() as tx:
@@ -227,7 +234,7 @@ class SqlStore:
     def _newest_snapshot(self, model: str) -> Snapshot:
         # Every query of the service asks this. Snapshots never change, so the one decoded last serves until there is a
         # newer one, and looking whether there is takes a single statement on an index, without a transaction around.
-        with edge.mapped(self._where, self._path), self._glance.connect() as tx:
+        with edge.mapped(self.engines), self.engines.glance.connect() as tx:
             newest = tx.execute(q.NEWEST_NUMBER, {"model": model}).one_or_none()
         known = self._newest.get(model)
         if known is not None and newest is not None and (known[0], known[1].id) == tuple(newest):
@@ -252,25 +259,68 @@ class SqlStore:
             found = tx.execute(query.order_by(t.snapshots.c.id.desc()).limit(max(0, limit))).mappings().all()
         return [rows.snapshot_from_row(model, row) for row in found]
 
-    def quarantined(self, model: str, *, limit: int = 100) -> Sequence[BadRecord]:
+    def thin(self, model: str, now: float) -> int:
+        with self._writing() as tx:
+            return retention.thin(tx, q.model_id(tx, model, locked=True), now)
+
+    def quarantined(self, model: str, *, limit: int = 100, reason: str | None = None) -> Sequence[BadRecord]:
         with self._reading() as tx:
-            query = sa.select(t.quarantine).where(t.quarantine.c.model_id == q.model_id(tx, model))
-            found = tx.execute(query.order_by(t.quarantine.c.id.desc()).limit(max(0, limit))).all()
-        return [rows.bad_record_from_row(row) for row in found]
+            return [held.bad for held in quarantine.newest(tx, q.model_id(tx, model), limit, reason)]
+
+    def held(self, model: str, place: Place) -> Held:
+        with self._reading() as tx:
+            found = quarantine.one(tx, q.model_id(tx, model), place)
+        if found is None:
+            raise rules.not_held(model, *place)
+        return found
+
+    def quarantine(self, model: str) -> Iterator[Held]:
+        with self._reading() as tx:
+            model_id = q.model_id(tx, model)
+            last = quarantine.last(tx, model_id)
+        return self._quarantine_pages(model_id, last)
+
+    def _quarantine_pages(self, model_id: int, last: int) -> Iterator[Held]:
+        after = 0
+        while after < last:
+            with self._reading() as tx:
+                found, after = quarantine.page(tx, model_id, after, last)
+            yield from found
+
+    def waiting(self, model: str, *, limit: int = 500) -> Sequence[Held]:
+        with self._reading() as tx:
+            return quarantine.waiting(tx, q.model_id(tx, model), limit)
+
+    def reasons(self, model: str) -> Mapping[str, int]:
+        with self._reading() as tx:
+            return quarantine.reasons(tx, q.model_id(tx, model))
+
+    def mark_delivered(self, model: str, places: Sequence[Place], now: float) -> None:
+        with self._writing() as tx:
+            quarantine.mark(tx, q.model_id(tx, model, locked=True), places, now)
+
+    def forget(self, model: str, places: Sequence[Place]) -> None:
+        with self._writing() as tx:
+            quarantine.forget(tx, q.model_id(tx, model, locked=True), places)
+
+    def trim(self, model: str, keep: int, *, delivered_only: bool) -> int:
+        with self._writing() as tx:
+            model_id = q.model_id(tx, model, locked=True)
+            return quarantine.trim(tx, model_id, keep, delivered_only=delivered_only)
 
     def ping(self) -> None:
         with self._reading() as tx:
-            migrate.check(tx, self._where)
+            migrate.check(tx, self.engines.where)
 
     def close(self) -> None:
-        self._reader.dispose()
+        self.engines.close()
 
     @contextmanager
     def _reading(self) -> Iterator[sa.Connection]:
-        with edge.mapped(self._where, self._path), self._reader.connect() as tx:
+        with edge.mapped(self.engines), self.engines.reader.connect() as tx:
             yield tx
 
     @contextmanager
     def _writing(self) -> Iterator[sa.Connection]:
-        with edge.mapped(self._where, self._path), self._writer.begin() as tx:
+        with edge.mapped(self.engines), self.engines.writer.begin() as tx:
             yield tx

@@ -1,7 +1,9 @@
-"""SQLite under SQLAlchemy: connections, their settings and their transactions."""
+"""SQLite under SQLAlchemy: connections, their settings, their transactions, and what their errors mean."""
 
 from __future__ import annotations
 
+import functools
+import os
 import sqlite3
 import time
 from pathlib import Path
@@ -10,12 +12,51 @@ from urllib.parse import quote
 import sqlalchemy as sa
 
 from streamkm.errors import SettingsError, StoreUnavailableError
+from streamkm.stores.engines import Engines
 
 _MODES = ("rwc", "rw", "ro")
 _WAL_BYTES = 64 * 2**20
+_RESTORE = "Restore a backup, or name another file"
+_MEANINGS = {
+    sqlite3.SQLITE_BUSY: ("it was locked by another writer for too long", "Find the process that holds it"),
+    sqlite3.SQLITE_LOCKED: ("a table was locked by another writer for too long", "Find the process that holds it"),
+    sqlite3.SQLITE_FULL: ("the disk is full", "Free some space; nothing of this write was kept"),
+    sqlite3.SQLITE_READONLY: ("it is read-only", "Give this process the right to write the file and its directory"),
+    sqlite3.SQLITE_PERM: ("access is denied", "Give this process the right to write the file and its directory"),
+    sqlite3.SQLITE_IOERR: ("the disk does not read or write", "Look at the disk, its quota and the system's log"),
+    sqlite3.SQLITE_NOTADB: ("this file is not an SQLite database", _RESTORE),
+    sqlite3.SQLITE_CORRUPT: ("the database is damaged", _RESTORE),
+    sqlite3.SQLITE_NOMEM: ("SQLite ran out of memory", "Give the process more memory"),
+}
 
 
-def file_of(url: sa.URL) -> tuple[Path, str]:
+def engines(url: str, busy_timeout: float) -> Engines:
+    """Connections that are durable enough, consistent, and really in transactions.
+
+    Parameters
+    ----------
+    url
+        ``sqlite:///path.db``, optionally with ``?mode=rw`` (the file must exist) or ``?mode=ro`` (read only).
+    busy_timeout
+        Seconds to wait for another process's write to end.
+
+    Raises
+    ------
+    SettingsError
+        The URL names no file, or has parameters that are not known.
+    """
+    try:
+        parsed = sa.make_url(url)
+    except (sa.exc.ArgumentError, ValueError) as e:
+        raise SettingsError("this URL of an SQLite store cannot be read", hint="Write sqlite:///path.db") from e
+    path, mode = _file_of(parsed)
+    engine = _make_engine(path, mode, busy_timeout)
+    writer = engine.execution_options(streamkm_begin="write")
+    glance = engine.execution_options(streamkm_begin="no")
+    return Engines(engine, writer, writer, glance, parsed.render_as_string(), functools.partial(_explain, path))
+
+
+def _file_of(url: sa.URL) -> tuple[Path, str]:
     """The file that a URL names, absolute, and the mode to open it in.
 
     Raises
@@ -27,30 +68,28 @@ def file_of(url: sa.URL) -> tuple[Path, str]:
     if url.database in (None, "", ":memory:"):
         raise SettingsError(
             "an SQLite store needs a file: without one each connection has a database of its own",
-            where=str(url),
+            where=url.render_as_string(),
             hint=f"{example}; for a store that is forgotten with the process write memory://",
         )
     if url.host:
-        raise SettingsError("an SQLite store has no host", where=str(url), hint=example)
+        raise SettingsError("an SQLite store has no host", where=url.render_as_string(), hint=example)
     unknown = sorted(set(url.query) - {"mode"})
     mode = url.query.get("mode", "rwc")
     if unknown or mode not in _MODES:
         what = f"unknown parameter {unknown[0]!r}" if unknown else f"unknown mode {mode!r}"
         hint = "The one parameter is mode: rwc (the default: made if missing), rw (must exist) or ro (read only)"
-        raise SettingsError(what, where=str(url), hint=hint)
+        raise SettingsError(what, where=url.render_as_string(), hint=hint)
     return Path(str(url.database)).absolute(), str(mode)
 
 
-def make_engine(url: sa.URL, busy_timeout: float) -> sa.Engine:
-    """An engine whose connections are durable enough, consistent, and really in transactions.
+def _make_engine(path: Path, mode: str, busy_timeout: float) -> sa.Engine:
+    """An engine whose transactions begin as the execution option ``streamkm_begin`` says.
 
-    The driver's own transactions are switched off, as SQLAlchemy's documentation of SQLite advises ("Using SQLAlchemy
-    to emit BEGIN"): they would leave SELECT and CREATE TABLE outside. The execution option ``streamkm_begin`` says how
-    a transaction begins. ``read`` (the default): it sees one moment. ``write``: with the write lock in hand, since one
-    that first reads and then wants to write fails at once, whatever the timeout, when another process wrote meanwhile.
-    ``no``: each statement is a transaction of its own.
+    ``read`` (the default): it sees one moment. ``write``: with the write lock in hand, since one that first reads and
+    then wants to write fails at once, whatever the timeout, when another process wrote meanwhile. ``no``: each
+    statement is a transaction of its own. The driver's own transactions are switched off, as SQLAlchemy's documentation
+    of SQLite advises ("Using SQLAlchemy to emit BEGIN"): they would leave SELECT and CREATE TABLE outside.
     """
-    path, mode = file_of(url)
     location = f"file:{quote(str(path))}?mode={mode}"
 
     def connect() -> sqlite3.Connection:
@@ -105,3 +144,23 @@ def _use_wal(connection: sqlite3.Connection, where: str, busy_timeout: float) ->
             where=where,
             hint="Put the file on a local disk",
         )
+
+
+def _explain(path: Path, error: BaseException) -> tuple[str, str] | None:
+    # The low byte of SQLite's result is what happened; the rest tells in which of its functions.
+    code = getattr(error, "sqlite_errorcode", -1) & 0xFF
+    return _why_closed(path) if code == sqlite3.SQLITE_CANTOPEN else _MEANINGS.get(code)
+
+
+def _why_closed(path: Path) -> tuple[str, str]:
+    """SQLite says "unable to open database file" for all of these."""
+    parent = path.parent
+    if path.is_dir():
+        return f"{path} is a directory", "Name a file in it"
+    if not parent.exists():
+        return f"the directory {parent} does not exist", "Create it, or name another place"
+    if not parent.is_dir():
+        return f"{parent} is not a directory", "Name a file in a directory"
+    if not path.exists() and os.access(parent, os.W_OK):
+        return f"{path} does not exist", "Start a consumer on it first, or correct the path"
+    return f"{path} cannot be opened", "Give this process the right to write the file and its directory"

@@ -50,6 +50,7 @@ models = sa.Table(
     sa.Column("created_at", sa.Double, nullable=False),
     sa.Column("last_snapshot", sa.BigInteger, nullable=False),  # the newest in charge
     sa.Column("numbered", sa.BigInteger, nullable=False),  # snapshots that ever got a number
+    sa.Column("lost", sa.BigInteger, nullable=False),  # records that were gone before they could be read
     sa.Column("spec", sa.Text, nullable=False),
     sa.UniqueConstraint("name", name="streamkm_models_name"),
     sqlite_autoincrement=True,  # a number is never used again, so nothing of a deleted model is taken for a new one's
@@ -120,6 +121,8 @@ snapshots = sa.Table(
     sa.Column("distance", sa.String(16), nullable=False),
     sa.Column("events", sa.Text, nullable=False),
     sa.Column("arrays", sa.LargeBinary, nullable=False),
+    # Somebody asked for it to be in charge: a re-run of the journal needs it, so retention leaves it alone.
+    sa.Column("pinned", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.PrimaryKeyConstraint("model_id", "id"),
     sa.Index("streamkm_snapshots_created", "model_id", "created_at", "id"),
 )
@@ -159,7 +162,9 @@ quarantine = sa.Table(
     sa.Column("headers", sa.Text, nullable=False),
     sa.Column("key", sa.LargeBinary, nullable=True),
     sa.Column("value", sa.LargeBinary, nullable=True),
+    sa.Column("delivered_at", sa.Double, nullable=True),  # when its letter was acknowledged
     sa.UniqueConstraint("model_id", "topic", "partition", "record_offset", name="streamkm_quarantine_record"),
     sa.Index("streamkm_quarantine_newest", "model_id", "id"),
+    sa.Index("streamkm_quarantine_waiting", "model_id", "delivered_at", "id"),
     sqlite_autoincrement=True,
 )

@@ -1,4 +1,7 @@
-"""The first schema. A migration is history: it stays as it is when the tables change."""
+"""The first schema. A migration is history: it stays as it is when the tables change.
+
+What stands here for PostgreSQL was added before there was any store on it.
+"""
 
 from __future__ import annotations
 
@@ -49,6 +52,9 @@ def upgrade() -> None:
         sa.Column("state", sa.LargeBinary, nullable=False),
         sa.PrimaryKeyConstraint("model_id"),
     )
+    if op.get_bind().dialect.name == "postgresql":
+        # It would try to compress the numbers, which is in vain and takes longer than to write them.
+        op.execute("ALTER TABLE streamkm_checkpoints ALTER COLUMN state SET STORAGE EXTERNAL")
     op.create_table(
         "streamkm_progress",
         model(),

@@ -32,6 +32,8 @@ def upgrade() -> None:
             *columns,
             sa.PrimaryKeyConstraint(*key),
         )
+    if op.get_bind().dialect.name == "postgresql":
+        op.execute("ALTER TABLE streamkm_states ALTER COLUMN state SET STORAGE EXTERNAL")
     snapshots = sa.table(
         "streamkm_snapshots",
         sa.column("model_id", sa.BigInteger),

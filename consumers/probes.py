@@ -1,0 +1,79 @@
+"""``/livez``, ``/readyz`` and ``/metrics`` of a consumer, on loopback."""
+
+from __future__ import annotations
+
+import json
+import socketserver
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from streamkm.engine import Pulse
+from streamkm.errors import SettingsError
+from streamkm.metrics import CONTENT_TYPE, Metrics
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIEnvironment
+
+HOST = "127.0.0.1"
+
+
+class _Server(socketserver.ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the base class names it so
+        """Say nothing: probes come every few seconds."""
+
+
+@contextmanager
+def probes(port: int, metrics: Metrics, pulse: Pulse, reachable: Callable[[], str]) -> Iterator[int]:
+    """Answer while the body runs, in a thread of its own; gives the port.
+
+    Parameters
+    ----------
+    port
+        0: any free one.
+    reachable
+        Says why no broker can be reached, or nothing; asked for a standby, which has no connection to look at.
+
+    Raises
+    ------
+    SettingsError
+        The port is taken.
+    """
+
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        path = environ["PATH_INFO"]
+        if path == "/metrics":
+            start_response("200 OK", [("Content-Type", CONTENT_TYPE)])
+            return [metrics.render()]
+        if path == "/livez":
+            well, why = pulse.live()
+        elif path == "/readyz":
+            well, why = pulse.ready()
+            if well and pulse.role == "standby" and (away := reachable()):
+                well, why = False, f"broker away: {away}"
+        else:
+            start_response("404 Not Found", [("Content-Type", "application/json")])
+            return [b'{"status":"not-found"}']
+        words = {"status": "ok" if well else "unavailable", "detail": why}
+        status = "200 OK" if well else "503 Service Unavailable"
+        start_response(status, [("Content-Type", "application/json"), ("Cache-Control", "no-store")])
+        return [json.dumps(words).encode()]
+
+    try:
+        server = make_server(HOST, port, app, _Server, _Quiet)
+    except OSError as e:
+        raise SettingsError(
+            f"port {port} cannot be had ({e.strerror})", where="--metrics-port", hint="Give another one"
+        ) from e
+    threading.Thread(target=server.serve_forever, name="streamkm-probes", daemon=True).start()
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        server.server_close()

@@ -1,0 +1,269 @@
+"""``streamkm quarantine list | show | retry``: look at bad records, and try them again."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import re
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from consumers import logs
+from consumers.compose import writer_opener
+from consumers.options import example, takes
+from streamkm.codecs import Codec, make_codec
+from streamkm.engine import suited
+from streamkm.errors import SettingsError, SourceError
+from streamkm.records import BadRecord, Outgoing, RawRecord, TopicPartition
+from streamkm.settings import LiveSettings, StoreSettings
+from streamkm.sources import KafkaWriter, byte_records
+from streamkm.stores import open_store
+from streamkm.stores.base import Held, Place, Store
+
+FROM = "__streamkm.retry."
+"""Headers that tell where a record that is tried again was first: topic, partition, offset."""
+
+_SHOWN_BYTES = 2000
+_AT_ONCE = 200
+_PLACE = re.compile(r"(?P<topic>.+)-(?P<partition>\d+)[-@](?P<offset>\d+)")
+
+
+class PlaceType(click.ParamType[Place]):
+    """``topic-partition-offset``, or ``topic-partition@offset`` as messages write it."""
+
+    name = "record"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Place:
+        """See click."""
+        match = _PLACE.fullmatch(str(value))
+        if match is None:
+            self.fail(f"{value!r} is not TOPIC-PARTITION-OFFSET, such as orders-0-1234", param, ctx)
+        return TopicPartition(match["topic"], int(match["partition"])), int(match["offset"])
+
+
+@click.group(
+    epilog=example(
+        "streamkm quarantine list orders --reason not-json",
+        "streamkm quarantine show orders orders-0-1234",
+        "streamkm quarantine retry orders --all --dry-run",
+    )
+)
+def quarantine() -> None:
+    """Look at the records of a model that could not be learned, and try them again."""
+
+
+@quarantine.command(
+    "list", epilog=example("streamkm quarantine list orders", "streamkm quarantine list orders --limit 5 --json")
+)
+@click.argument("model")
+@takes(StoreSettings)
+@click.option("--reason", help="Only those of this reason, such as not-json.")
+@click.option("--limit", type=click.IntRange(1, 100_000), default=20, show_default=True, help="At most so many.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_(model: str, settings: StoreSettings, *, reason: str | None, limit: int, as_json: bool) -> None:
+    """List the quarantine of MODEL, newest first, and count its reasons."""
+    with contextlib.closing(open_store(settings.store)) as store:
+        counts = dict(store.reasons(model))
+        found = store.quarantined(model, limit=limit, reason=reason)
+    if as_json:
+        click.echo(json.dumps({"reasons": counts, "records": [record_json(bad) for bad in found]}, indent=2))
+        return
+    if not counts:
+        click.echo("the quarantine is empty")
+        return
+    told = (f"{n:,} {why}" for why, n in sorted(counts.items(), key=lambda item: -item[1]))
+    click.echo(f"{sum(counts.values()):,} in quarantine: {', '.join(told)}")
+    table = Table("record", "reason", "field", "what was wrong", "value")
+    for bad in found:
+        r = bad.record
+        value = as_text(r.value, 40)["text"] or ""
+        table.add_row(f"{r.partition}-{r.offset}", bad.reason, bad.field, bad.message, value, style=None)
+    Console(markup=False, highlight=False).print(table)
+
+
+@quarantine.command(
+    epilog=example(
+        "streamkm quarantine show orders orders-0-1234", "streamkm quarantine show orders orders-0-1234 --json"
+    )
+)
+@click.argument("model")
+@click.argument("record", type=PlaceType(), metavar="TOPIC-PARTITION-OFFSET")
+@takes(StoreSettings)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, key and value whole, in base64 too.")
+def show(model: str, record: Place, settings: StoreSettings, *, as_json: bool) -> None:
+    """Show all that is known of one quarantined record of MODEL."""
+    with contextlib.closing(open_store(settings.store)) as store:
+        held = store.held(model, record)
+    if as_json:
+        r = held.bad.record
+        whole = {
+            "key_base64": None if r.key is None else base64.b64encode(r.key).decode(),
+            "value_base64": None if r.value is None else base64.b64encode(r.value).decode(),
+        }
+        more = {"commit": held.commit_seq, "delivered_at": held.delivered_at}
+        click.echo(json.dumps({**record_json(held.bad, None), **whole, **more}, indent=2))
+        return
+    for line in lines_of(held):
+        click.echo(line)
+
+
+def lines_of(held: Held) -> Iterator[str]:
+    """A record for people."""
+    bad, r = held.bad, held.bad.record
+    yield f"{r.partition}-{r.offset}: {bad.message}"
+    yield f"reason     {bad.reason}" + (f", field {bad.field}" if bad.field else "")
+    yield f"timestamp  {r.timestamp}" + ("" if r.timestamp >= 0 else " (none)")
+    yield f"commit     {held.commit_seq}"
+    yield f"letter     {'not delivered' if held.delivered_at is None else 'delivered'}"
+    for name, value in r.headers:
+        yield f"header     {name}: {_said(value)}"
+    yield f"key        {_said(r.key)}"
+    yield f"value      {_said(r.value)}"
+
+
+def _said(value: bytes | None) -> str:
+    shown = as_text(value, _SHOWN_BYTES)
+    if value is None:
+        return "null"
+    if not value:
+        return "(empty)"
+    kind = " (hex)" if shown["hex"] else ""
+    more = f" ... ({len(value):,} bytes)" if shown["cut"] else ""
+    return f"{shown['text'] or shown['hex']}{kind}{more}"
+
+
+def as_text(value: bytes | None, limit: int | None) -> dict[str, Any]:
+    """Bytes as text where they are UTF-8 that can be printed, else as hexadecimal digits; `limit` bytes at most."""
+    if value is None:
+        return {"text": None, "hex": None, "bytes": None, "cut": False}
+    part = value if limit is None else value[:limit]
+    cut = len(part) < len(value)
+    try:
+        text = part.decode("utf-8", "ignore" if cut and _is_text(value) else "strict")
+    except UnicodeDecodeError:
+        text = None
+    if text is not None and not text.replace("\n", "").replace("\t", "").isprintable():
+        text = None
+    return {"text": text, "hex": None if text is not None else part.hex(), "bytes": len(value), "cut": cut}
+
+
+def _is_text(value: bytes) -> bool:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def record_json(bad: BadRecord, limit: int | None = 200) -> dict[str, Any]:
+    """A bad record as JSON values."""
+    r = bad.record
+    return {
+        "topic": r.partition.topic,
+        "partition": r.partition.partition,
+        "offset": r.offset,
+        "timestamp": r.timestamp if r.timestamp >= 0 else None,
+        "reason": bad.reason,
+        "field": bad.field,
+        "message": bad.message,
+        "headers": [{"name": name, **as_text(value, limit)} for name, value in r.headers],
+        "key": as_text(r.key, limit),
+        "value": as_text(r.value, limit),
+    }
+
+
+@quarantine.command(
+    epilog=example(
+        "streamkm quarantine retry orders --all --dry-run",
+        "streamkm quarantine retry orders --reason too-large",
+        "streamkm quarantine retry orders orders-0-1234",
+    )
+)
+@click.argument("model")
+@click.argument("records", type=PlaceType(), metavar="[TOPIC-PARTITION-OFFSET]...", nargs=-1)
+@takes(LiveSettings, only=("store", "bootstrap", "client"))
+@click.option("--all", "every", is_flag=True, help="All of the quarantine.")
+@click.option("--reason", help="All of this reason, such as too-large.")
+@click.option("--dry-run", is_flag=True, help="Only say which would be tried again.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def retry(
+    model: str,
+    records: tuple[Place, ...],
+    settings: LiveSettings,
+    *,
+    every: bool,
+    reason: str | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Try quarantined records of MODEL again: those that can be decoded now are produced to their topic once more.
+
+    They are decoded with the codec of the model as this streamkm has it. Those that pass go to the partition they came
+    from, with key, value, headers and timestamp as they were and three headers that tell where they were first. The
+    live consumer learns them as new records, and they leave the quarantine. A death between the two produces some of
+    them twice (at least once). Those that still cannot be decoded stay.
+    """
+    logs.configure()
+    if sum((every, reason is not None, bool(records))) != 1:
+        raise SettingsError("say which records", hint="Name some, or give --reason REASON, or --all")
+    counts = {"tried": 0, "decoded": 0, "produced": 0}
+    with contextlib.ExitStack() as stack:
+        store = stack.enter_context(contextlib.closing(open_store(settings.store)))
+        spec = store.model(model).spec
+        held = (store.held(model, place) for place in records) if records else store.quarantine(model)
+        wanted = (h for h in held if reason in (None, h.bad.reason))
+        codec = suited(make_codec(spec.codec), spec)
+        writer: KafkaWriter | None = None
+        while group := list(islice(wanted, _AT_ONCE)):
+            passed = [h for h in group if decodes(codec, h.bad.record)]
+            counts["tried"] += len(group)
+            counts["decoded"] += len(passed)
+            if passed and not dry_run:
+                writer = writer or stack.enter_context(contextlib.closing(writer_opener(settings)()))
+                counts["produced"] += _produce(store, model, writer, passed)
+    stay = counts["tried"] - counts["produced"]
+    if as_json:
+        click.echo(json.dumps({**counts, "stay": stay, "dry_run": dry_run}))
+    elif dry_run:
+        click.echo(f"{counts['decoded']:,} of {counts['tried']:,} can be decoded now, and would be produced again")
+    else:
+        click.echo(f"{counts['produced']:,} of {counts['tried']:,} were produced again, {stay:,} stay in quarantine")
+
+
+def decodes(codec: Codec, record: RawRecord) -> bool:
+    """Whether a record is a point now."""
+    return len(codec.decode(byte_records(record.partition, record.offset, record.offset + 1, [record]))) == 1
+
+
+def _produce(store: Store, model: str, writer: KafkaWriter, passed: Iterable[Held]) -> int:
+    """Produce records again and take those that arrived out of quarantine; how many did."""
+    listed = list(passed)
+    answers = writer.write([again(held.bad.record) for held in listed])
+    places = [
+        (held.bad.record.partition, held.bad.record.offset)
+        for held, answer in zip(listed, answers, strict=True)
+        if answer is None
+    ]
+    store.forget(model, places)
+    for answer in answers:
+        if answer is not None and not answer.for_good:
+            raise SourceError(
+                f"the broker did not take all of them ({answer.message})",
+                where=f"model {model}",
+                hint=f"{len(places)} were produced again; the others stay, so try once more",
+            )
+    return len(places)
+
+
+def again(record: RawRecord) -> Outgoing:
+    """The record as it is produced once more."""
+    first = {"topic": record.partition.topic, "partition": record.partition.partition, "offset": record.offset}
+    headers = (*record.headers, *((FROM + name, str(value).encode()) for name, value in first.items()))
+    topic, partition = record.partition
+    return Outgoing(topic, record.key, record.value, headers, record.timestamp, partition)

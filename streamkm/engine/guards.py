@@ -1,0 +1,142 @@
+"""Whether what a source gives now is what the model has read so far: asked at each start and after each reconnect.
+
+Exactness holds only while offsets mean the same records. So a model never reads another topic or cluster, and never
+steps over records without saying so. `docs/guarantees.md` lists the cases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from streamkm.errors import ModelMismatchError, PositionLostError, TopicChangedError
+from streamkm.records import BatchRange, Position
+from streamkm.state import Json, ModelSpec
+
+_IDS = {"cluster_id": "cluster", "topic_id": "topic"}
+"""Keys of `Source.identity` that tell the same name for another thing; a source may lack them, or not know them."""
+_NEW_MODEL = "Start a new model under another name, or read the topic that this one has read"
+_SHOWN = 10
+
+
+def same_spec(ours: ModelSpec, stored: ModelSpec) -> None:
+    """Refuse settings that the stored model was not made with.
+
+    Raises
+    ------
+    ModelMismatchError
+        Fields, k, topic, codec or an argument of the model differ.
+    TopicChangedError
+        Only the ids behind the topic's name do.
+    """
+    mine, its = ([_without_ids(s.source), s.fields, s.n_clusters, s.learner, s.codec] for s in (ours, stored))
+    words = ("source", "fields", "n_clusters", "learner", "codec")
+    differences = [f"{w} was {b!r}, is {a!r}" for w, a, b in zip(words, mine, its, strict=True) if a != b]
+    if differences:
+        raise ModelMismatchError(
+            "; ".join(differences),
+            where=f"model {stored.name}",
+            hint="Give the settings it was made with, or choose another name for a new model",
+        )
+    same_stream(stored, ours.source)
+
+
+def same_stream(stored: ModelSpec, found: Json) -> None:
+    """Refuse a source that is another one under the same name.
+
+    Parameters
+    ----------
+    stored
+        The model; its source is what it has read since it was made.
+    found
+        What the source says of itself now (`Source.identity`).
+
+    Raises
+    ------
+    TopicChangedError
+        Both know an id of the topic or of the cluster, and it differs.
+    """
+    read = stored.source
+    differ = [
+        f"the {word}'s id was {read[key]}, is {found[key]}"
+        for key, word in _IDS.items()
+        if read.get(key) and found.get(key) and read[key] != found[key]
+    ]
+    if differ:
+        topic = found.get("topic", read.get("topic", ""))
+        raise TopicChangedError(
+            f"this is not the topic that the model has read: {', '.join(differ)}. Its offsets count other records",
+            where=f"model {stored.name}, topic {topic}",
+            hint=_NEW_MODEL,
+        )
+
+
+def lost(model: str, position: Position, beginning: Position, end: Position, *, skip: bool) -> tuple[BatchRange, ...]:
+    """What lies between a position and where a source can be read from.
+
+    Parameters
+    ----------
+    model
+        Its name, for the errors.
+    position
+        Where the model stands.
+    beginning, end
+        What each partition has now.
+    skip
+        Return what is gone instead of raising.
+
+    Returns
+    -------
+    tuple
+        The ranges to skip, by partition; empty when all is there.
+
+    Raises
+    ------
+    TopicChangedError
+        A partition of the position is not there.
+    PositionLostError
+        The position lies beyond the end; or before the beginning, and nothing may be skipped.
+    """
+    stored = sorted(position.items())
+    if missing := [f"{tp}@{at}" for tp, at in stored if tp not in beginning]:
+        raise TopicChangedError(
+            f"the topic has {len(beginning)} partitions, the model has read {len(position)}: it was made anew",
+            where=f"model {model}, {_some(missing)}",
+            hint=_NEW_MODEL,
+        )
+    if beyond := [f"{tp}@{at}" for tp, at in stored if at > end.get(tp, at)]:
+        learned = sum(max(0, at - end.get(tp, at)) for tp, at in stored)
+        ends = [f"{tp} ends at {end[tp]}" for tp, at in stored if at > end.get(tp, at)]
+        raise PositionLostError(
+            f"{learned} records that the model has read are not in the topic any more: {_some(ends)}",
+            where=f"model {model}, {_some(beyond)}",
+            hint=f"It was truncated or made anew. {_NEW_MODEL}",
+        )
+    gone = tuple(BatchRange(tp, at, beginning[tp]) for tp, at in stored if at < beginning[tp])
+    if gone and not skip:
+        begins = [f"{r.partition} begins at {r.stop}" for r in gone]
+        raise PositionLostError(
+            f"{size(gone)} records are gone that were not read: {_some(begins)}",
+            where=f"model {model}, {_some([f'{r.partition}@{r.start}' for r in gone])}",
+            hint="Retention was shorter than the pause. --on-data-loss skip goes on behind the gap and counts it; or "
+            "start a new model under another name",
+        )
+    return gone
+
+
+def size(ranges: Sequence[BatchRange]) -> int:
+    """Number of offsets in ranges."""
+    return sum(r.stop - r.start for r in ranges)
+
+
+def told(ranges: Sequence[BatchRange]) -> str:
+    """Ranges for people."""
+    return _some([f"{r.partition}@{r.start} to {r.stop - 1}" for r in ranges])
+
+
+def _some(items: Sequence[str]) -> str:
+    more = f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
+    return ", ".join(items[:_SHOWN]) + more
+
+
+def _without_ids(source: Json) -> Json:
+    return {key: value for key, value in source.items() if key not in _IDS}

@@ -1,0 +1,83 @@
+"""``streamkm live`` that dies where it is told to, or whose clock jumps: run as ``python mortal.py live MODEL ...``.
+
+What is wrong with it comes from the environment:
+
+FAULT_DIE
+    ``STEP:CALL:WHEN``: SIGKILL at the so-manieth call of a step of the commit protocol (see ``Tenure``), ``before`` or
+    ``after`` it. Steps: poll, decode, commit (learning lies between decode and commit), tell.
+FAULT_STATEMENT
+    ``COMMIT:NUMBER``: SIGKILL before that statement of that commit's transaction; the number behind the last statement
+    is the transaction's own commit.
+FAULT_CLOCK
+    ``SECONDS:AFTER``: the wall clock jumps by so much when the process is so many seconds old.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from dataclasses import replace
+from typing import Any
+
+import sqlalchemy as sa
+
+import consumers.live
+from consumers.cli import main
+from streamkm.engine import Engine
+from streamkm.testing import JumpingClock, Mortal
+
+METHODS = {"poll": "poll", "decode": "decode", "commit": "commit", "tell": "commit"}
+
+
+def _die_at_step(engine: Engine, step: str, call: int, *, after: bool) -> None:
+    parts = engine.parts
+    if step in ("poll", "tell"):
+        # One count over all sources that are opened.
+        mortal = Mortal(None, METHODS[step], call, after=after)
+        opener = parts.open_source
+        engine.parts = replace(parts, open_source=lambda: mortal.around(opener()))
+    elif step == "decode":
+        engine.parts = replace(parts, codec=Mortal(parts.codec, "decode", call, after=after))
+    else:
+        engine.parts = replace(parts, store=Mortal(parts.store, "commit", call, after=after))
+
+
+def _die_at_statement(store: Any, commit: int, number: int) -> None:
+    real, commits, left = store.commit, 0, -1
+
+    def count(*_: object) -> None:
+        nonlocal left
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        left -= 1
+
+    def counted(*arguments: Any) -> Any:
+        nonlocal commits, left
+        commits += 1
+        if commits == commit:
+            left = number
+        return real(*arguments)
+
+    store.commit = counted
+    sa.event.listen(store.engines.writer, "before_cursor_execute", count)
+    sa.event.listen(store.engines.writer, "commit", count)
+
+
+def _make(*arguments: Any) -> Engine:
+    engine: Engine = MAKE(*arguments)
+    if die := os.environ.get("FAULT_DIE"):
+        step, call, when = die.split(":")
+        _die_at_step(engine, step, int(call), after=when == "after")
+    if at := os.environ.get("FAULT_STATEMENT"):
+        _die_at_statement(engine.parts.store, *map(int, at.split(":")))
+    if jump := os.environ.get("FAULT_CLOCK"):
+        engine.parts = replace(engine.parts, clock=JumpingClock(*map(float, jump.split(":"))))
+    return engine
+
+
+if __name__ == "__main__":
+    MAKE = consumers.live.make_engine
+    consumers.live.make_engine = _make
+    sys.argv[0] = "streamkm"
+    main()

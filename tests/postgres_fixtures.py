@@ -1,0 +1,56 @@
+"""The PostgreSQL of a test run, and databases on it.
+
+It is the one named by STREAMKM_TEST_POSTGRES, else one that is started for the session. Tests share it: each takes a
+database of its own, or empties the one that is kept. A test that kills or stops its server starts a PostgresServer
+itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from postgres_server import Databases, NoPostgresError, PostgresServer
+from streamkm.stores import open_store
+
+DatabaseFactory = Callable[..., str]
+
+
+@pytest.fixture(scope="session")
+def databases() -> Iterator[Databases]:
+    """Makes databases on the session's server. There is no run without: it fails where none can be had."""
+    named = os.environ.get("STREAMKM_TEST_POSTGRES")
+    if named:
+        yield Databases(named)
+        return
+    try:
+        server = PostgresServer()
+        server.start()
+    except NoPostgresError as error:
+        pytest.fail(str(error), pytrace=False)
+    yield Databases(server.url)
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def kept_database(databases: Databases) -> Iterator[str]:
+    with databases.fresh() as url:
+        open_store(url).close()
+        yield url
+
+
+@pytest.fixture
+def emptied(databases: Databases, kept_database: str) -> str:
+    """A database with an empty store, for tests that leave its tables as they are: a fresh one takes long to make."""
+    databases.empty(kept_database)
+    return kept_database
+
+
+@pytest.fixture
+def database(databases: Databases) -> Iterator[DatabaseFactory]:
+    """Make databases: ``database(options="") -> url``. They are dropped after the test."""
+    with contextlib.ExitStack() as stack:
+        yield lambda options="": stack.enter_context(databases.fresh(options))

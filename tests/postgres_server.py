@@ -1,0 +1,230 @@
+"""A real PostgreSQL of our own, from Debian's package: its files in a temporary folder, on a free port of loopback."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import quote, urlencode
+
+import psycopg
+from psycopg import sql
+
+from streamkm.stores.tables import metadata
+
+INSTALL = "apt-get install postgresql, or name a server that tests may use: STREAMKM_TEST_POSTGRES=postgresql://..."
+USER, PASSWORD = "streamkm", "p@ss/w:rd"  # as a URL has to have it: see ENCODED
+ENCODED = "p%40ss%2Fw%3Ard"
+START_SECONDS = 60
+SETTINGS = {
+    "listen_addresses": "127.0.0.1",
+    "fsync": "off",  # a third of the time; what a killed process wrote is kept, and no test cuts the power
+    "shared_buffers": "16MB",
+    "max_wal_size": "256MB",
+    "autovacuum": "off",  # a database of a test lives for a second
+    "jit": "off",
+}
+
+
+class NoPostgresError(Exception):
+    """There is no PostgreSQL here."""
+
+
+def binaries() -> Path:
+    """The folder with ``initdb`` and ``postgres``: Debian's newest, or the one on the PATH."""
+    found = [path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/initdb")]
+    if found:
+        return max(found, key=lambda path: int(path.parent.name))
+    there = shutil.which("initdb")
+    if there is None:
+        raise NoPostgresError(f"There is no PostgreSQL server to test with. {INSTALL}")
+    return Path(there).resolve().parent
+
+
+class Databases:
+    """Databases on a server, each of which a test has for itself.
+
+    Parameters
+    ----------
+    url
+        One that may create databases.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    @contextlib.contextmanager
+    def fresh(self, options: str = "") -> Iterator[str]:
+        """The URL of a new database; it is dropped afterwards, with all that is still connected to it."""
+        name = f"test_{uuid.uuid4().hex[:12]}"
+        self.run(sql.SQL("CREATE DATABASE {} " + options).format(sql.Identifier(name)))
+        try:
+            yield re.sub(r"(://[^/]*/)[^?]*", lambda found: found[1] + name, self.url, count=1)
+        finally:
+            self.run(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+    def empty(self, url: str) -> None:
+        """Take out all that a store holds."""
+        self.run(f"TRUNCATE {', '.join(metadata.tables)} RESTART IDENTITY", url)
+
+    def run(self, statement: sql.Composed | str, url: str | None = None) -> None:
+        """Run a statement outside of any transaction."""
+        with psycopg.connect(url or self.url, autocommit=True) as connection:
+            connection.execute(statement)
+
+
+class PostgresServer:
+    """A server that can be killed and paused; run as Debian's user for it where we are root, which it refuses to be."""
+
+    def __init__(self) -> None:
+        self.bin = binaries()
+        self._account = _account()
+        # In /tmp whatever TMPDIR says: others than its owner must get through, and a socket's path may not be long.
+        self.folder = Path(tempfile.mkdtemp(prefix="streamkm-postgres-", dir="/tmp"))
+        if self._account is not None:
+            shutil.chown(self.folder, self._account)
+        self.port = _free_port()
+        self.process: subprocess.Popen[bytes] | None = None
+        self.url = f"postgresql://{USER}:{ENCODED}@127.0.0.1:{self.port}/postgres"
+        self.log = self.folder / "log"
+        try:
+            self._initdb()
+        except BaseException:
+            shutil.rmtree(self.folder)
+            raise
+
+    def _initdb(self) -> None:
+        password = self.folder / "password"
+        password.write_text(PASSWORD)
+        password.chmod(0o644)
+        # Words sorted as people do, not as bytes: what must not depend on that shows that it does not.
+        major = int(re.search(r"\d+", self._call("postgres", "--version"))[0])  # type: ignore[index]
+        language = ["--locale-provider=icu", "--icu-locale=en"] if major >= 15 else []
+        self._call(
+            *("initdb", "--pgdata", self.folder / "data", "--username", USER, "--pwfile", password, "--no-sync"),
+            *("--auth-host", "scram-sha-256", "--auth-local", "trust", "--encoding", "UTF8", "--locale", "C.UTF-8"),
+            *language,
+        )
+
+    def _call(self, program: str, *arguments: object) -> str:
+        done = subprocess.run(
+            [self.bin / program, *map(str, arguments)], capture_output=True, text=True, check=False, **self._as_owner()
+        )
+        if done.returncode:
+            raise NoPostgresError(f"{program} failed: {done.stderr or done.stdout}")
+        return done.stdout
+
+    def _as_owner(self) -> dict[str, Any]:
+        if self._account is None:
+            return {"cwd": self.folder}
+        group = pwd.getpwnam(self._account).pw_gid
+        return {"cwd": self.folder, "user": self._account, "group": group, "extra_groups": []}
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Start, and return when it takes connections. What a killed one left in its log is done first."""
+        settings = {**SETTINGS, "port": str(self.port), "unix_socket_directories": str(self.folder)}
+        command = [self.bin / "postgres", "-D", self.folder / "data", *(f"--{k}={v}" for k, v in settings.items())]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, **self._as_owner()
+            )
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                psycopg.connect(self.url, connect_timeout=5).close()
+            except psycopg.OperationalError:
+                if self.process.poll() is not None or time.monotonic() > deadline:
+                    raise NoPostgresError(f"PostgreSQL did not start:\n{self.log.read_text()[-2000:]}") from None
+                time.sleep(0.02)
+            else:
+                return
+
+    def stop(self, how: signal.Signals = signal.SIGINT) -> None:
+        """Stop as Debian does ("fast"): connections are ended, transactions rolled back."""
+        if self.process is not None:
+            self.process.send_signal(how)
+            self.process.wait(START_SECONDS)
+            self.process = None
+
+    def restart(self) -> None:
+        """Stop and start."""
+        self.stop()
+        self.start()
+
+    def kill(self) -> None:
+        """SIGKILL to all of its processes; returns when nobody listens any more."""
+        self._signal(signal.SIGKILL)
+        assert self.process is not None
+        self.process.wait(START_SECONDS)
+        self.process = None
+        with contextlib.suppress(OSError):
+            while True:
+                socket.create_connection(("127.0.0.1", self.port)).close()
+
+    def pause(self) -> None:
+        """SIGSTOP to all of its processes."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Go on after a pause."""
+        self._signal(signal.SIGCONT)
+
+    def close(self) -> None:
+        """Stop at once, and leave nothing behind."""
+        self.stop(signal.SIGQUIT)
+        shutil.rmtree(self.folder)
+
+    def _signal(self, number: signal.Signals) -> None:
+        # The postmaster first, so that it does not see its children go. Each of them is a session of its own.
+        assert self.process is not None
+        self.process.send_signal(number)
+        for child in _children(self.process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, number)
+
+
+def _children(parent: int) -> Sequence[int]:
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            pid, rest = stat.read_text().split(" (", maxsplit=1)
+            if int(rest.rpartition(") ")[2].split()[1]) == parent:
+                found.append(int(pid))
+    return found
+
+
+def _account() -> str | None:
+    """Who runs the server: None for whoever we are."""
+    if os.geteuid() != 0:
+        return None
+    there = {entry.pw_name for entry in pwd.getpwall()}
+    return "postgres" if "postgres" in there else "nobody"
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def with_parameters(url: str, **parameters: str) -> str:
+    """A URL with more of libpq's parameters."""
+    return url + ("&" if "?" in url else "?") + urlencode(parameters, quote_via=quote)

@@ -1,0 +1,344 @@
+"""What a model refuses to read, and what it may skip: without a broker and without waiting."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+
+import pytest
+
+from streamkm.engine import Books
+from streamkm.engine.guards import lost, same_spec, same_stream
+from streamkm.errors import BrokerUnreachableError, ModelMismatchError, PositionLostError, TopicChangedError
+from streamkm.metrics import RECORDS_LOST
+from streamkm.models import clusters
+from streamkm.records import BatchRange, TopicPartition
+from streamkm.sources import MemorySource
+from streamkm.state import Learning
+from streamkm.testing import FlakySource, StopAfter
+from test_engine import OPTIONS, SPEC, Eager, N, World
+
+P0, P1, P2 = (TopicPartition("t", i) for i in range(3))
+SKIP = dataclasses.replace(OPTIONS, on_data_loss="skip")
+
+
+@pytest.fixture(autouse=True)
+def eager(monkeypatch):
+    monkeypatch.setattr(clusters, "WORKER", Eager())
+
+
+class Topic(MemorySource):
+    """A source that has ids, as Kafka's topics have."""
+
+    def __init__(self, records, topic_id="one", cluster_id="here", partitions=2):
+        super().__init__(records, topic="t", partitions=partitions)
+        self.ids = {"topic_id": topic_id, "cluster_id": cluster_id}
+
+    def identity(self):
+        return {**super().identity(), **self.ids}
+
+
+NAMED = dataclasses.replace(SPEC, source={"kind": "memory", "topic": "t", "topic_id": "one", "cluster_id": "here"})
+
+
+def learn_some(w, options=OPTIONS, spec=SPEC, records=600):
+    """Let a first owner learn a part of the topic, and leave."""
+    w.engine(options, spec).run(StopAfter(lambda: (c := w.counters_or_none()) and c.records >= records, w.clock))
+    return dict(w.store.model("m").progress.position)
+
+
+def shortened(w, beginnings):
+    def open_source():
+        source = w.source()
+        for tp, at in beginnings.items():
+            source.truncate(tp, at)
+        return source
+
+    return open_source
+
+
+def books(w):
+    added = Books()
+    for commit, learning in w.store.journal("m"):
+        added.add(commit, learning)
+    added.close(w.store.model("m").progress.position)
+    return added
+
+
+def test_records_that_retention_took_are_counted_and_the_run_ends():
+    w = World()
+    at = learn_some(w)
+    before = w.store.model("m").progress
+    with pytest.raises(PositionLostError, match="50 records are gone that were not read: t-1 begins at") as e:
+        w.engine(open_source=shortened(w, {P1: at[P1] + 50})).run(w.until_all_read())
+    assert f"model m, t-1@{at[P1]}" in e.value.where
+    assert "--on-data-loss skip" in e.value.hint
+    assert w.store.model("m").progress == before
+
+
+def test_what_is_skipped_is_counted_logged_and_on_record_and_the_books_add_up(caplog):
+    w = World()
+    at = learn_some(w)
+    engine = w.engine(SKIP, open_source=shortened(w, {P0: at[P0] + 7, P1: at[P1] + 50}))
+    engine.run(StopAfter(lambda: (c := w.counters()).records + c.lost == N, w.clock))
+    c = w.counters()
+    assert (c.lost, c.records, c.points) == (57, N - 57, N - 57)
+    assert sum(w.store.model("m").progress.position.values()) == c.records + c.lost
+    assert engine.parts.metrics.value(RECORDS_LOST, model="m") == 57
+    assert f"57 records were gone before they were read, skipped: t-0@{at[P0]} to {at[P0] + 6}, t-1@" in caplog.text
+    added = books(w)
+    assert added.errors == []
+    assert added.read == c.records
+    assert [r for _, r in added.lost] == [BatchRange(p, at[p], at[p] + n) for p, n in ((P0, 7), (P1, 50))]
+    again = w.engine(SKIP)
+    again.run(StopAfter(lambda: True, w.clock))
+    assert w.counters().lost == 57, "counted once"
+
+
+def test_the_gap_is_on_record_before_anything_behind_it_is_learned():
+    w = World()
+    at = learn_some(w)
+    w.engine(SKIP, open_source=shortened(w, {P1: at[P1] + 50})).run(
+        StopAfter(lambda: w.counters().records >= N - 200, w.clock)
+    )
+    (entry,) = [learning for _, learning in w.store.journal("m") if learning.lost]
+    assert entry.batches == ()
+
+
+def test_a_snapshot_behind_a_gap_is_verified_when_what_was_learned_is_still_there():
+    records = [r for r in World().records if r.partition.partition == 0]
+    w = World(records)
+    w.engine().run(w.until_all_read())
+    w.records = World().records
+    w.engine(SKIP, open_source=shortened(w, {P1: 100})).run(StopAfter(lambda: w.counters().records == N - 100, w.clock))
+    assert w.store.snapshot("m").n_points == N - 100
+    assert w.verify()
+    assert books(w).errors == []
+
+
+@pytest.mark.parametrize("on_data_loss", ["fail", "skip"])
+def test_records_that_go_while_they_are_read_are_found_too(on_data_loss):
+    w = World()
+    sources = [w.source(), w.source()]
+    calls, cut = iter(sources), []
+    options = dataclasses.replace(OPTIONS, on_data_loss=on_data_loss)
+
+    def reached():
+        if not cut and (c := w.counters_or_none()) and c.records >= 600:
+            cut.extend(one.truncate(P1, 700) for one in sources)
+        return (c := w.counters_or_none()) is not None and c.records + c.lost == N
+
+    engine = w.engine(options, open_source=lambda: next(calls))
+    if on_data_loss == "fail":
+        with pytest.raises(PositionLostError, match="records are gone that were not read: t-1 begins at 700"):
+            engine.run(StopAfter(reached, w.clock))
+        assert w.counters().records == sum(w.store.model("m").progress.position.values())
+    else:
+        engine.run(StopAfter(reached, w.clock))
+        assert 0 < w.counters().lost <= 700
+        assert books(w).errors == []
+
+
+@pytest.mark.parametrize("on_data_loss", ["fail", "skip"])
+def test_a_position_beyond_the_end_ends_the_run_whatever_may_be_skipped(on_data_loss):
+    w = World()
+    at = learn_some(w)
+    w.records = [r for r in w.records if r.offset < 100]
+    with pytest.raises(PositionLostError, match=r"records that the model has read are not in the topic any more") as e:
+        w.engine(dataclasses.replace(OPTIONS, on_data_loss=on_data_loss)).run(w.until_all_read())
+    assert f"t-0@{at[P0]}" in e.value.where
+    assert "t-0 ends at 100" in e.value.message
+    assert "another name" in e.value.hint
+
+
+def test_a_topic_with_fewer_partitions_is_another_one():
+    w = World()
+    learn_some(w)
+    with pytest.raises(TopicChangedError, match="has 1 partitions, the model has read 2") as e:
+        w.engine(SKIP, open_source=lambda: MemorySource((), topic="t", partitions=1)).run(w.until_all_read())
+    assert "t-1@" in e.value.where
+
+
+@pytest.mark.parametrize(
+    ("ids", "words"),
+    [({"topic_id": "two"}, "the topic's id was one, is two"), ({"cluster_id": "there"}, "the cluster's id was here")],
+)
+def test_another_topic_or_cluster_is_refused_at_the_start(ids, words):
+    w = World()
+    learn_some(w, spec=NAMED)
+    before = w.store.model("m").progress
+    with pytest.raises(TopicChangedError, match=words) as e:
+        w.engine(SKIP, NAMED, open_source=lambda: Topic(w.records, **ids)).run(w.until_all_read())
+    assert e.value.where == "model m, topic t"
+    assert w.store.model("m").progress == before
+
+
+def test_another_topic_is_refused_after_a_reconnect_and_what_was_learned_is_kept():
+    w = World()
+    sources = iter(
+        [FlakySource(Topic(w.records), {4: BrokerUnreachableError("gone")}), Topic(w.records, topic_id="two")]
+    )
+    options = dataclasses.replace(OPTIONS, checkpoint_every=1e9, snapshot_points=0)
+    with pytest.raises(TopicChangedError, match="is two"):
+        w.engine(options, NAMED, open_source=lambda: next(sources)).run(w.until_all_read())
+    assert w.counters().points == 3 * 70
+
+
+def test_ids_are_compared_where_both_sides_know_them():
+    same_stream(NAMED, {"kind": "memory", "topic": "t"})
+    same_stream(SPEC, NAMED.source)
+    same_stream(NAMED, {**NAMED.source, "topic_id": ""})
+    same_spec(dataclasses.replace(NAMED, source={**NAMED.source, "topic_id": ""}), NAMED)
+
+
+def test_another_id_in_the_spec_is_told_as_what_it_is_and_another_name_as_another_setting():
+    with pytest.raises(TopicChangedError, match="the topic's id was one, is two"):
+        same_spec(dataclasses.replace(NAMED, source={**NAMED.source, "topic_id": "two"}), NAMED)
+    with pytest.raises(ModelMismatchError, match=r"source was .*'t'.*, is .*'u'"):
+        same_spec(dataclasses.replace(NAMED, source={**NAMED.source, "topic": "u"}), NAMED)
+    with pytest.raises(ModelMismatchError, match="codec was"):
+        same_spec(dataclasses.replace(NAMED, codec={"kind": "csv"}), NAMED)
+
+
+def test_many_partitions_are_named_by_the_first_ten():
+    position = {TopicPartition("t", i): 5 for i in range(30)}
+    with pytest.raises(PositionLostError, match=r"^model m, t-0@5.* and 20 more: 30 records are gone") as e:
+        lost("m", position, dict.fromkeys(position, 6), dict.fromkeys(position, 9), skip=False)
+    assert "t-10" not in e.value.where
+
+
+def test_a_broker_that_is_away_when_an_owner_begins_is_waited_for_with_the_lease_kept(caplog):
+    w = World()
+    tries = []
+
+    def open_source():
+        tries.append(w.clock.now)
+        if len(tries) <= 12:
+            raise BrokerUnreachableError("gone")
+        return w.source()
+
+    with caplog.at_level(logging.WARNING, "streamkm"):
+        w.engine(open_source=open_source).run(w.until_all_read())
+    assert w.counters().points == N
+    assert tries[-1] - tries[0] > 2 * OPTIONS.lease
+    assert w.store.acquire("m", "b", 1.0, w.clock.time()).epoch == 2, "nobody else had it in between"
+    assert "no broker, trying again" in caplog.text
+
+
+def test_a_stop_while_no_broker_answers_leaves_at_once_and_commits_nothing():
+    w = World()
+
+    def open_source():
+        raise BrokerUnreachableError("gone")
+
+    w.engine(open_source=open_source).run(StopAfter(lambda: w.clock.now > 1_700_000_030, w.clock))
+    assert w.counters() is None
+    assert w.store.model("m").lease is None
+
+
+def test_a_new_model_that_finds_no_broker_at_first_starts_where_it_was_told():
+    w = World()
+    answers = iter((BrokerUnreachableError("gone"), None))
+
+    def open_source():
+        if (error := next(answers)) is not None:
+            raise error
+        return w.source()
+
+    options = dataclasses.replace(OPTIONS, start="end")
+    w.engine(options, open_source=open_source).run(StopAfter(lambda: w.counters_or_none() is not None, w.clock))
+    assert w.store.model("m").progress.position == {P0: N // 2, P1: N // 2}
+
+
+class Sure(Topic):
+    """A topic that vouches for what it gave, or does not."""
+
+    def __init__(self, records, errors=()):
+        super().__init__(records)
+        self.errors, self.asked, self.confirmed = iter(errors), 0, 0
+
+    def ask(self):
+        self.asked += 1
+
+    def confirm(self):
+        self.confirmed += 1
+        if error := next(self.errors, None):
+            raise error
+
+
+def test_what_was_polled_of_another_topic_is_never_committed():
+    w = World()
+    errors = [None, None, *[TopicChangedError("made anew")] * 9]
+    options = dataclasses.replace(OPTIONS, snapshot_points=0, snapshot_every=1e9)
+    with pytest.raises(TopicChangedError, match="made anew"):
+        w.engine(options, NAMED, open_source=lambda: Sure(w.records, errors)).run(w.until_all_read())
+    assert w.counters().records == sum(w.store.model("m").progress.position.values()) == 2 * 70
+
+
+def test_every_commit_is_confirmed_and_asked_for_before_its_last_records_are_learned():
+    w = World()
+    source = Sure(w.records)
+    w.engine(open_source=lambda: source).run(w.until_all_read())
+    commits = [learning for _, learning in w.store.journal("m") if learning.batches]
+    assert source.confirmed == len(commits) > 5
+    assert source.asked >= source.confirmed - 1, "the last one, at the stop, comes after a poll that gave nothing"
+
+
+def test_a_commit_that_no_broker_confirms_waits_and_loses_nothing():
+    w = World()
+    errors = [None, *[BrokerUnreachableError("gone")] * 3]
+    engine = w.engine(spec=NAMED, open_source=lambda: Sure(w.records, errors))
+    engine.run(w.until_all_read())
+    assert w.counters().points == N
+    assert w.verify(NAMED)
+
+
+def test_a_stop_while_nothing_can_be_confirmed_leaves_it_to_the_next_owner():
+    w = World()
+    gone = [None, None, *[BrokerUnreachableError("gone")] * 999]
+    source = Sure(w.records, gone)
+    w.engine(spec=NAMED, open_source=lambda: source).run(StopAfter(lambda: source.confirmed > 20, w.clock))
+    assert w.counters().points == 2 * 70
+    w.engine(spec=NAMED).run(w.until_all_read())
+    assert w.counters().points == N
+    assert w.verify(NAMED)
+
+
+def learned(*ranges, adopted=0, gone=()):
+    return Learning(tuple((r,) for r in ranges), adopted=adopted, lost=gone)
+
+
+@pytest.mark.parametrize(
+    ("entries", "position", "words"),
+    [
+        (
+            [learned(BatchRange(P0, 0, 5)), learned(BatchRange(P0, 7, 9))],
+            {P0: 9},
+            "t-0@5 to 6 is neither read nor lost",
+        ),
+        ([learned(BatchRange(P0, 0, 5)), learned(BatchRange(P0, 3, 9))], {P0: 9}, "t-0@3 to 4 is read twice"),
+        ([learned(BatchRange(P0, 0, 5))], {P0: 8}, "t-0 stands at 8, the journal ends at 5"),
+        ([learned(BatchRange(P0, 0, 5))], {}, "t-0 stands at None"),
+        ([learned(BatchRange(P0, 0, 9)), learned(BatchRange(P0, 2, 8), adopted=1)], {P0: 9}, "learns t-0 again to 8"),
+        ([learned(BatchRange(P0, 0, 5), gone=(BatchRange(P0, 6, 8),))], {P0: 8}, "t-0@5 to 5 is neither"),
+    ],
+)
+def test_books_that_do_not_add_up_say_where(entries, position, words):
+    added = Books()
+    for commit, learning in enumerate(entries, 1):
+        added.add(commit, learning)
+    added.close(position)
+    assert len(added.errors) == 1
+    assert words in added.errors[0]
+
+
+def test_books_add_up_over_gaps_on_record_and_snapshots_put_in_charge():
+    added = Books()
+    added.add(2, learned(BatchRange(P0, 3, 5), BatchRange(P1, 0, 4)))
+    added.add(3, learned(gone=(BatchRange(P0, 5, 8), BatchRange(P2, 0, 2))))
+    added.add(4, learned(BatchRange(P0, 8, 9)))
+    added.add(5, learned(BatchRange(P0, 6, 9), BatchRange(P1, 1, 4), adopted=1))
+    added.add(6, learned(adopted=2))
+    added.close({P0: 9, P1: 4, P2: 2})
+    assert added.errors == []
+    assert (added.read, [commit for commit, _ in added.lost]) == (7, [3, 3])

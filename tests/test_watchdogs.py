@@ -1,0 +1,313 @@
+"""What stands still is noticed, told, made anew, or ended: partitions, brokers, the store, and the loop itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import threading
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from consumers.probes import probes
+from kafka_traffic import produce
+from processes import program
+from streamkm.broker import LocalBroker
+from streamkm.broker.properties import free_ports
+from streamkm.engine import Pulse, Watchdog
+from streamkm.engine.pulse import LIVE_SECONDS
+from streamkm.engine.stalls import REBUILDS, STALL_SECONDS, Stalls
+from streamkm.engine.watchdog import KILL_SECONDS
+from streamkm.errors import BrokerUnreachableError, PartitionStalledError, SettingsError, StoreUnavailableError
+from streamkm.metrics import ALARMS, Metrics
+from streamkm.models import clusters
+from streamkm.records import TopicPartition
+from streamkm.sources import MemorySource
+from streamkm.stores import open_store
+from streamkm.testing import FlakySource, FlakyStore, ManualClock, StopAfter
+from test_engine import OPTIONS, Eager, N, World
+
+P0, P1 = (TopicPartition("t", i) for i in range(2))
+
+
+@pytest.fixture(autouse=True)
+def eager(monkeypatch):
+    monkeypatch.setattr(clusters, "WORKER", Eager())
+
+
+class Quick(MemorySource):
+    """A source that never waits."""
+
+    def __init__(self, records):
+        super().__init__(records, topic="t", partitions=2)
+
+    def poll(self, timeout, max_records):
+        del timeout
+        return super().poll(0.0, max_records)
+
+
+class Deaf(Quick):
+    """A source that never gives anything of partition 1, though there is something."""
+
+    def seek(self, position):
+        super().seek({tp: at for tp, at in position.items() if tp != P1})
+
+
+class Ticking(StopAfter):
+    """Lets some seconds pass whenever the loop looks."""
+
+    def __init__(self, condition, clock, seconds=5.0):
+        super().__init__(condition, clock)
+        self.seconds = seconds
+
+    def is_set(self):
+        self.clock.advance(self.seconds)
+        return super().is_set()
+
+
+def test_a_partition_that_does_not_move_gets_a_new_source_and_an_alarm(caplog):
+    w = World()
+    sources = iter([Deaf(w.records), w.source()])
+    began = w.clock.now
+    engine = w.engine(open_source=lambda: next(sources))
+    engine.run(Ticking(w.all_read, w.clock))
+    assert w.counters().points == N
+    assert engine.parts.metrics.value(ALARMS, model="m", alarm="stalled-partition") == 1
+    assert STALL_SECONDS < w.clock.now - began < 6 * STALL_SECONDS
+    assert f"t-1@0, {N // 2} records before the end: 1 partitions have not moved for 60 s" in caplog.text
+
+
+def test_a_partition_that_never_moves_ends_the_run_after_some_new_sources_and_what_was_learned_is_kept():
+    w = World()
+    opened = []
+    with pytest.raises(PartitionStalledError, match="t-1@0"):
+        w.engine(open_source=lambda: opened.append(1) or Deaf(w.records)).run(Ticking(lambda: False, w.clock))
+    assert len(opened) == 1 + REBUILDS
+    assert w.counters().points == N // 2
+    assert w.store.model("m").lease is None
+
+
+def test_an_idle_partition_is_no_stalled_one():
+    w = World()
+    began = w.clock.now
+    opened = []
+    engine = w.engine(open_source=lambda: opened.append(1) or Quick(w.records))
+    engine.run(Ticking(lambda: w.clock.now - began > 3600, w.clock))
+    assert w.counters().points == N
+    assert len(opened) == 1, "not even while partition 1 waited until partition 0 was read"
+    assert not engine.parts.metrics.value(ALARMS, model="m", alarm="stalled-partition")
+
+
+def test_a_partition_that_moves_a_little_now_and_then_is_not_stalled_and_ends_the_count():
+    stalls = Stalls("m")
+    position, asked = {P0: 0, P1: 0}, []
+
+    def end():
+        asked.append(1)
+        return {P0: 0, P1: 1000}
+
+    now, step = 0.0, STALL_SECONDS / 4
+    for _ in range(20):
+        now += step
+        position[P1] += 1
+        stalls.look(position, end, now)
+    assert asked, "partition 0 stands still, and has nothing to read"
+    for _ in range(4):
+        now += step
+        stalls.look(position, end, now)
+    with pytest.raises(PartitionStalledError, match="t-1@20, 980 records before the end"):
+        stalls.look(position, end, now + step)
+    assert stalls.rebuilds == 1
+    position[P1] += 1
+    stalls.look(position, end, now + 2 * step)
+    assert (stalls.rebuilds, stalls.hopeless) == (0, False)
+
+
+def test_while_no_broker_answers_it_is_live_and_not_ready_and_the_alarm_comes_once():
+    w = World()
+    seen = []
+
+    def open_source():
+        if len(w.opened) == 1 and len(seen) < 5:
+            seen.append((*engine.parts.pulse.ready(), engine.parts.pulse.live()[0]))
+            raise BrokerUnreachableError("no broker answered at h:1")
+        return FlakySource(w.source(), {3: BrokerUnreachableError("gone")} if not w.opened[1:] else {})
+
+    engine = w.engine(open_source=open_source)
+    engine.run(w.until_all_read())
+    assert len(seen) == 5
+    assert seen[0] == (False, "broker away: gone", True)
+    assert seen[-1] == (False, "broker away: no broker answered at h:1", True)
+    assert engine.parts.metrics.value(ALARMS, model="m", alarm="broker-away") == 1
+    assert w.counters().points == N
+
+
+def test_while_the_store_is_away_it_is_not_ready_and_the_alarm_comes_once():
+    w = World()
+    store = FlakyStore(w.store, before={n: StoreUnavailableError("locked") for n in (4, 5, 6)})
+    seen = []
+
+    class Looking(StopAfter):
+        def wait(self, timeout):
+            seen.append(engine.parts.pulse.ready())
+            return super().wait(timeout)
+
+    engine = w.engine(store=store)
+    engine.run(Looking(w.all_read, w.clock))
+    assert seen[:3] == [(False, "store away: locked")] * 3
+    assert engine.parts.metrics.value(ALARMS, model="m", alarm="store-away") == 1
+    assert w.counters().points == N
+
+
+def test_a_standby_is_ready_and_one_that_left_is_not():
+    w = World()
+    w.engine().run(w.until_all_read())
+    w.store.acquire("m", "another", 1e9, w.clock.time())
+    engine, seen = w.engine(), []
+    engine.run(StopAfter(lambda: seen.append(engine.parts.pulse.ready()) or len(seen) > 3, w.clock))
+    assert seen[-1][0]
+    assert seen[-1][1].startswith("standby, waiting for the lease")
+    owner = w.engine(dataclasses.replace(OPTIONS, owner="another"))
+    assert owner.parts.pulse.ready() == (False, "starting, starting")
+    owner.run(StopAfter(lambda: True))
+    assert not owner.parts.pulse.ready()[0]
+
+
+def test_a_loop_that_makes_no_step_is_told_with_its_place_and_ended_later(caplog):
+    clock, metrics, ended, hold = ManualClock(), Metrics(), [], threading.Event()
+    pulse = Pulse(clock.monotonic)
+
+    def stuck_here():
+        pulse.beat("committing")
+        hold.wait(30)
+
+    thread = threading.Thread(target=stuck_here, daemon=True)
+    thread.start()
+    while not pulse.beats:
+        time.sleep(0.001)
+    dog = Watchdog(pulse, "m", metrics, lambda: ended.append(1))
+    for _ in range(int(LIVE_SECONDS)):
+        dog.tick(1.0)
+    assert (metrics.value(ALARMS, model="m", alarm="hung"), ended) == (None, [])
+    assert pulse.live()[0]
+    clock.advance(LIVE_SECONDS + 1)
+    assert pulse.live() == (False, "committing, for 61.0 s")
+    dog.tick(1.0)
+    dog.tick(1.0)
+    assert (metrics.value(ALARMS, model="m", alarm="hung"), ended) == (1, [])
+    assert "m: no step for 61 s while committing" in caplog.text
+    assert "stuck_here" in caplog.text
+    pulse.beat("polling")
+    dog.tick(1.0)
+    assert "the loop goes on" in caplog.text
+    for _ in range(int(KILL_SECONDS) + 1):
+        assert not ended
+        dog.tick(1.0)
+    assert ended
+    hold.set()
+    thread.join(5)
+
+
+def test_a_watchdog_counts_only_the_time_in_which_it_ran_itself():
+    pulse, metrics, ended = Pulse(), Metrics(), []
+    with Watchdog(pulse, "m", metrics, lambda: ended.append(1)) as dog:
+        assert dog._thread.is_alive()
+        dog.pulse.beat("polling")
+    dog._thread.join(5)
+    assert not dog._thread.is_alive()
+    assert not ended
+
+
+def get(port, path):
+    """Status and body of an answer."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as answer:
+        with answer:
+            return answer.code, answer.read()
+
+
+def test_probes_answer_over_http():
+    clock, metrics, reasons = ManualClock(), Metrics(), [""]
+    metrics.add(ALARMS, model="m", alarm="hung")
+    pulse = Pulse(clock.monotonic)
+    with probes(0, metrics, pulse, lambda: reasons[0]) as port:
+        assert get(port, "/livez")[0] == 200
+        assert get(port, "/readyz")[0] == 503
+        pulse.beat("polling", "owner")
+        status, body = get(port, "/readyz")
+        assert (status, json.loads(body)) == (200, {"status": "ok", "detail": "owner, polling, for 0.0 s"})
+        pulse.trouble("store", "locked")
+        status, body = get(port, "/readyz")
+        assert (status, json.loads(body)) == (503, {"status": "unavailable", "detail": "store away: locked"})
+        pulse.well("store")
+        reasons[0] = "h:1: refused"
+        assert get(port, "/readyz")[0] == 200, "an owner has a connection to judge by"
+        pulse.beat("waiting for the lease", "standby")
+        status, body = get(port, "/readyz")
+        assert (status, json.loads(body)["detail"]) == (503, "broker away: h:1: refused")
+        assert get(port, "/livez")[0] == 200
+        clock.advance(LIVE_SECONDS + 1)
+        assert get(port, "/livez")[0] == 503
+        status, body = get(port, "/metrics")
+        assert status == 200
+        assert b'streamkm_alarms_total{alarm="hung",model="m"} 1.0' in body
+        assert get(port, "/")[0] == 404
+        with pytest.raises(SettingsError, match=f"port {port} cannot be had"), probes(port, metrics, pulse, str):
+            pass
+
+
+def until(condition, seconds):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "not in time"
+        time.sleep(0.05)
+
+
+@pytest.mark.kafka
+def test_brokers_that_are_gone_for_a_while_are_waited_for_alive_and_not_ready_and_nothing_is_lost(tmp_path: Path):
+    url = f"sqlite:///{tmp_path}/s.db"
+    (port,) = free_ports(1)
+    record = b'{"x": 1, "y": %d}'
+    with LocalBroker() as broker:
+        broker.create_topic("t", 2)
+        produce(broker.bootstrap, "t", [record % (i % 5) for i in range(500)])
+        at = ("--bootstrap", broker.bootstrap, "--store", url, "--topic", "t", "--fields", "x,y", "--k", "2")
+        quick = ("--client", "metadata.max.age.ms=500", "--metrics-port", str(port), "--lease", "2s")
+        with program(tmp_path / "log", "live", "m", *at, *quick) as owner:
+
+            def learned():
+                store = open_store(url)
+                try:
+                    progress = store.model("m").progress
+                    return progress.counters.points if progress else 0
+                finally:
+                    store.close()
+
+            owner.until(lambda: Path(tmp_path / "s.db").exists() and "owner" in owner.output())
+            owner.until(lambda: learned() == 500)
+            assert get(port, "/readyz")[0] == 200
+            # Paused: it accepts connections, and never answers.
+            os.kill(broker.pid, signal.SIGSTOP)
+            until(lambda: get(port, "/readyz")[0] == 503, 20)
+            assert get(port, "/livez")[0] == 200
+            os.kill(broker.pid, signal.SIGCONT)
+            until(lambda: get(port, "/readyz")[0] == 200, 30)
+            # Gone.
+            broker.kill()
+            until(lambda: get(port, "/readyz")[0] == 503, 20)
+            assert b"broker away" in get(port, "/readyz")[1]
+            time.sleep(5)  # more than twice the lease
+            assert get(port, "/livez")[0] == 200
+            broker.start()
+            produce(broker.bootstrap, "t", [record % (i % 5) for i in range(300)], partition=1)
+            owner.until(lambda: learned() == 800, 60)
+            until(lambda: get(port, "/readyz")[0] == 200, 20)
+            assert b'streamkm_alarms_total{alarm="broker-away",model="m"} 2.0' in get(port, "/metrics")[1]
+            assert owner.leave() == 0
