@@ -20,12 +20,12 @@ from sklearn.utils.validation import check_is_fitted, validate_data  # type: ign
 from streamkm.errors import DataError
 from streamkm.kernels.exact_finish import all_distances
 from streamkm.kernels.exact_sums import Real
+from streamkm.models.compiling import announced
 from streamkm.models.exact_answers import nearest_labels, scale_for
 from streamkm.models.exact_crew import Crew
 from streamkm.models.exact_lloyd import Iteration, Lloyd
 from streamkm.models.exact_points import frozen, prepare
 from streamkm.models.exact_runs import METHODS, Plan, checked_weights, fit_all
-from streamkm.models.exact_warm import announced
 
 __all__ = ["METHODS", "ExactKMeans"]
 

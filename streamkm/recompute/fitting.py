@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from streamkm.errors import DataError, SettingsError
+from streamkm.models.compiling import announced
 from streamkm.models.exact_answers import nearest_labels, own_distances
 from streamkm.models.exact_crew import Crew
 from streamkm.models.exact_lloyd import Fit, Iteration, Lloyd, Stopped
 from streamkm.models.exact_points import prepare
 from streamkm.models.exact_runs import Mark, Plan, checked_weights, fit_all
 from streamkm.models.exact_storage import Storage, release
-from streamkm.models.exact_warm import announced
 from streamkm.recompute import checkpoint as checkpoints
 from streamkm.recompute.pointfile import PointFile, Real
 
