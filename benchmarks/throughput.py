@@ -96,7 +96,7 @@ def scikit_learn(bootstrap, n):
     return n / (time.perf_counter() - clock[0])
 
 
-def streamkm(bootstrap, n):
+def streamkm(bootstrap, n, url=None, checkpoint_every=1.0):
     from streamkm.codecs import make_codec
     from streamkm.engine import Engine, EngineOptions
     from streamkm.models import compile_kernels
@@ -116,17 +116,22 @@ def streamkm(bootstrap, n):
     identity = source.identity()
     source.close()
     clock = FirstRecord()
-    with tempfile.TemporaryDirectory() as folder, contextlib.closing(open_store(f"sqlite:///{folder}/s.db")) as store:
+    name = f"bench-{os.getpid()}"
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        contextlib.closing(open_store(url or f"sqlite:///{folder}/s.db")) as store,
+    ):
         engine = Engine(
-            ModelSpec("m", FIELDS, K, identity, {"kind": "OnlineKMeans", "seed": 0}, codec_spec),
+            ModelSpec(name, FIELDS, K, identity, {"kind": "OnlineKMeans", "seed": 0}, codec_spec),
             open_source=lambda: clock.watch(KafkaSource(bootstrap, TOPIC, group_id="bench"), n),
             codec=codec,
             store=store,
-            options=EngineOptions(checkpoint_every=1.0, snapshot_every=10.0),
+            options=EngineOptions(checkpoint_every=checkpoint_every, snapshot_every=10.0),
         )
         engine.run(clock)
         seconds = time.perf_counter() - clock.started
-        assert abs(store.snapshot("m").weights.sum() - n) < 1e-6
+        assert abs(store.snapshot(name).weights.sum() - n) < 1e-6
+        store.delete(name)
     return n / seconds
 
 
