@@ -96,6 +96,7 @@ def replay(
     nothing until it is promoted; the consumer and its offsets are left alone. The same command, after a kill, goes on.
     """
     # numba takes a second, which help need not wait for.
+    from streamkm.engine import same_stream
     from streamkm.recompute.replay import FitChoice, Work, recompute
     from streamkm.recompute.span import pin
 
@@ -112,6 +113,7 @@ def replay(
         name = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
         own = Work(work or cache_dir() / "replay" / f"{model}-{name}")
         with contextlib.closing(opener()) as source:
+            same_stream(spec, source.identity())
             span, resumed = own.pinned(
                 asked, lambda: pin(source, start, stop, lambda i: store.snapshot(model, i).position)
             )

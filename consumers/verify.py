@@ -15,9 +15,11 @@ from consumers import logs
 from consumers.compose import source_opener
 from consumers.options import example, takes
 from streamkm.codecs import make_codec
-from streamkm.engine import Books, Rerun, compare, from_snapshot
+from streamkm.engine import Books, Rerun, best_origin, compare, find_origins, from_snapshot, same_stream
+from streamkm.errors import NotFoundError
 from streamkm.settings import LiveSettings
 from streamkm.stores import open_store
+from streamkm.values import moment
 
 log = logging.getLogger("streamkm.verify")
 
@@ -36,28 +38,37 @@ def verify(model: str, snapshot: int | None, settings: LiveSettings, *, as_json:
     First the journal is added up: every offset of every partition must have been read once, or be recorded as lost
     (--on-data-loss skip). Then the topic is read again in the mini-batches of the journal, learned, and ids, centroids,
     weights and spreads are compared bit for bit. Exit status 9 if anything differs.
+
+    Learning begins with the model; where the topic or the journal no longer reaches back so far, at the oldest of the
+    checkpoints kept (one a day, for eight days) from which it still has everything.
     """
     logs.configure()
     with contextlib.closing(open_store(settings.store)) as store:
         spec = store.model(model).spec
         published = store.snapshot(model, snapshot)
         last = published.commit_seq
+        if not last:
+            raise NotFoundError(
+                f"snapshot {published.id} was recomputed, so no journal leads to it",
+                where=f"model {model}",
+                hint="Recompute it (streamkm replay) and compare the two (streamkm diff)",
+            )
         opener = source_opener(str(spec.source["topic"]), settings, None)
-        books, total = Books(), 0
-        for commit, learning in store.journal(model, last):
-            books.add(commit, learning)
-            total += len(learning.batches)
-        if last:
-            books.close(published.position)
+        books, origins = find_origins(store, model, last)
+        books.close(published.position)
         # Said before the topic is read: where retention has taken what was learned, this is all that can be proven.
         log.info("%s", said_of(books))
+        with contextlib.closing(opener()) as source:
+            same_stream(spec, source.identity())
+            origin = best_origin(origins, source.beginning())
+        start = store.base(model, origin.commit_seq).state if origin.commit_seq else None
         columns = ("learning again", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with (
             Progress(*columns, disable=not sys.stderr.isatty()) as progress,
-            Rerun(spec, opener, make_codec(spec.codec), partial(from_snapshot, store, spec)) as again,
+            Rerun(spec, opener, make_codec(spec.codec), partial(from_snapshot, store, spec), start) as again,
         ):
-            task = progress.add_task("", total=total)
-            for _, learning in store.journal(model, last):
+            task = progress.add_task("", total=origin.batches)
+            for _, learning in store.journal(model, last, after_seq=origin.commit_seq):
                 again.repeat(learning)
                 progress.advance(task, len(learning.batches))
             verdict = compare(published, again.learner)
@@ -68,11 +79,17 @@ def verify(model: str, snapshot: int | None, settings: LiveSettings, *, as_json:
             for commit, r in books.lost
         ]
         answer = {"model": model, "snapshot": verdict.snapshot_id, "points": verdict.n_points}
+        answer |= {"began_at_commit": origin.commit_seq}
         click.echo(json.dumps({**answer, "equal": not differences, "differences": differences, "lost": lost}))
     elif not differences:
         click.echo(
             f"snapshot {verdict.snapshot_id} of {model} is what its {verdict.n_points:,} points say, bit for bit"
         )
+        if origin.commit_seq:
+            click.echo(
+                f"learned again from the checkpoint of commit {origin.commit_seq} ({moment(origin.committed_at)}), the "
+                "oldest from which the topic still has everything"
+            )
         if books.lost:
             click.echo(said_of(books))
     else:

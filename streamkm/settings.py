@@ -139,7 +139,8 @@ class LiveSettings(StoreSettings, SourceSettings, CodecSettings, ModelSettings):
     )
     keep_snapshots: str = setting(
         "thin",
-        "thin: all of a day, those with events and one an hour for a week more, then one a day; all: all",
+        "thin: all of a day, those with events and one an hour for a week more, then one a day, and the journal of "
+        "those eight days; all: all",
         one_of("thin", "all"),
     )
     lease: Seconds = setting(

@@ -1,10 +1,11 @@
-"""What a setting can be, and how one reads and writes it."""
+"""What a setting can be, and how one reads and writes it; moments for people."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Self
 
 MASK = "********"
@@ -24,6 +25,14 @@ def duration(text: str | float) -> float:
     if match is None:
         raise ValueError(f"{text!r} is not a duration such as 250ms, 10s, 5m, 1h or 7d")
     return float(match[1]) * _UNITS.get(match[2], 1.0)
+
+
+def moment(seconds: float) -> str:
+    """Seconds since 1970 for people: ISO 8601 in UTC, or the bare number where a calendar cannot follow."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC).isoformat()
+    except (ValueError, OverflowError, OSError):
+        return str(seconds)
 
 
 @dataclass(frozen=True)

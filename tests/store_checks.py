@@ -493,6 +493,45 @@ def check_retention_spares_the_newest_the_recomputed_and_whatever_was_ever_promo
     assert store.thin("m", 1e12) == 0
 
 
+def check_a_checkpoint_a_day_is_kept_and_the_journal_begins_at_one(store: Store) -> None:
+    lease, day = owned(store), 86_400.0
+
+    def commit(seq: int, at: float) -> None:
+        commit = commit_of(seq)
+        store.commit(lease, replace(commit, progress=replace(commit.progress, committed_at=at)))
+
+    assert not store.keep_base("m", 1.0 + 9 * day), "there is no checkpoint yet"
+    commit(1, 10.0)
+    assert not store.keep_base("m", 20.0), "the model was made a moment ago"
+    assert store.bases("m") == []
+    for seq in range(2, 41):  # two commits a day, and somebody who asks after each
+        now = seq * day / 2
+        commit(seq, now)
+        assert store.keep_base("m", now + 5.0) == (seq % 2 == 0)
+        assert not store.keep_base("m", now + 6.0)
+        store.thin("m", now + 7.0)
+        bases, journal = [p.commit_seq for p in store.bases("m")], [s for s, _ in store.journal("m")]
+        assert len(bases) <= 10
+        assert len(journal) <= 20
+        assert journal == list(range((bases[0] if seq >= 18 else 0) + 1, seq + 1))
+    kept = store.bases("m")
+    assert [p.commit_seq for p in kept] == list(range(24, 41, 2))
+    for progress in kept:
+        base, expected = store.base("m", progress.commit_seq), commit_of(progress.commit_seq)
+        assert base.progress == progress
+        assert progress.position == expected.progress.position
+        assert progress.counters == expected.progress.counters
+        assert base.state.to_bytes() == expected.state.to_bytes()
+    assert [seq for seq, _ in store.journal("m", 38, after_seq=35)] == [36, 37, 38]
+    with pytest.raises(NotFoundError, match="commit 22 is not kept"):
+        store.base("m", 22)
+    assert store.thin("m", 1e12) > 0, "the newest base stays, however old it is"
+    assert [p.commit_seq for p in store.bases("m")] == [40]
+    assert list(store.journal("m")) == []
+    assert store.thin("m", 1e12) == 0
+    commit(41, 1e12)
+
+
 def check_models_do_not_see_each_other(store: Store) -> None:
     one, two = owned(store, "one"), owned(store, "two")
     store.commit(one, commit_of(1, snapshot=True, bad=True))

@@ -115,6 +115,7 @@ def test_killed_twice_every_record_counts_once_and_the_journal_proves_it(bootstr
         "model": "m",
         "snapshot": last.id,
         "points": n,
+        "began_at_commit": 0,
         "equal": True,
         "differences": [],
         "lost": [],

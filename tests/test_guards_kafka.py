@@ -110,7 +110,7 @@ def test_a_topic_made_anew_under_a_running_model_ends_it_and_is_refused_for_ever
     with contextlib.closing(open_store(url)) as store:
 
         def anew() -> bool:
-            if counters(store).points == 300 and not again:
+            if counters(store).points == 300 and store.model("m").last_snapshot and not again:
                 make_anew(admin, name)
                 produce(bootstrap, name, values(1000))
                 again.append(name)
@@ -120,10 +120,11 @@ def test_a_topic_made_anew_under_a_running_model_ends_it_and_is_refused_for_ever
         with pytest.raises((TopicChangedError, TopicNotFoundError)):
             engine(bootstrap, name, store, on_data_loss="skip").run(Until(anew))
         assert counters(store) == Counters(300, 300), "nothing of the new topic"
-    refused = run("live", "m", "--store", url, "--bootstrap", bootstrap, "--on-data-loss", "skip")
-    assert refused.returncode == 4
-    assert "this is not the topic that the model has read: the topic's id was" in refused.stderr
-    assert "another name" in refused.stderr
+    for command in (("live", "m", "--on-data-loss", "skip"), ("verify", "m"), ("replay", "m")):
+        refused = run(*command, "--store", url, "--bootstrap", bootstrap)
+        assert refused.returncode == 4, refused.stderr
+        assert "this is not the topic that the model has read: the topic's id was" in refused.stderr
+        assert "another name" in refused.stderr
 
 
 def test_a_topic_that_is_deleted_under_a_running_model_ends_it(bootstrap: str, topic: Any, admin: Any) -> None:

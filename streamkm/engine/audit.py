@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from streamkm.engine.books import Books
+from streamkm.engine.origins import oldest
 from streamkm.errors import StateError, StoreError
 from streamkm.state import Progress
 from streamkm.stores.base import ModelInfo, Store
@@ -49,9 +50,13 @@ def _counters(p: Progress) -> list[str]:
 
 def _journal(store: Store, name: str, p: Progress) -> list[str]:
     found: list[str] = []
-    books, last = Books(), 0
+    begin = oldest(store, name)
+    books, last, records = Books(), 0, p.counters.records
+    if begin is not None:
+        books, last = Books(begin.position), begin.commit_seq
+        records -= begin.counters.records
     try:
-        for seq, learning in store.journal(name, p.commit_seq):
+        for seq, learning in store.journal(name, p.commit_seq, after_seq=last):
             if seq != last + 1:
                 found.append(f"the journal goes from commit {last} to {seq}")
             books.add(seq, learning)
@@ -61,8 +66,8 @@ def _journal(store: Store, name: str, p: Progress) -> list[str]:
     if last != p.commit_seq:
         found.append(f"the journal ends at commit {last}, the checkpoint is commit {p.commit_seq}")
     books.close(p.position)
-    if p.counters.records > books.read:
-        found.append(f"{p.counters.records} records were counted in {books.read} offsets")
+    if records > books.read:
+        found.append(f"{records} records were counted in {books.read} offsets")
     return found + books.errors
 
 

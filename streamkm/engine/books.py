@@ -9,21 +9,26 @@ from streamkm.state import Learning
 class Books:
     """Adds a journal up, one commit after the other.
 
+    Parameters
+    ----------
+    position
+        Where the model stood before the first of them.
+
     Attributes
     ----------
     read
-        Offsets read since the model was made, those read again for an adopted snapshot not counted twice.
+        Offsets read since then, those read again for an adopted snapshot not counted twice.
     lost
         (commit, range) of what was gone before it could be read.
     errors
         One sentence for each range that does not follow the one before it in its partition.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, position: Position | None = None) -> None:
         self.read = 0
         self.lost: list[tuple[int, BatchRange]] = []
         self.errors: list[str] = []
-        self._at: dict[TopicPartition, int] = {}
+        self._at: dict[TopicPartition, int] = dict(position or {})
 
     def add(self, commit: int, learning: Learning) -> None:
         """Account for what one commit did."""

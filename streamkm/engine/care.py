@@ -45,7 +45,9 @@ class Care:
         try:
             gone = store.trim(name, self.options.quarantine_keep, delivered_only=self.letters is not None)
             self._new_bad = 0
-            return gone + (store.thin(name, self.parts.clock.time()) if thin else 0)
+            now = self.parts.clock.time()
+            store.keep_base(name, now)
+            return gone + (store.thin(name, now) if thin else 0)
         except StoreUnavailableError as e:
             log.debug("%s: what is old stays for now: %s", name, e)
             return 0

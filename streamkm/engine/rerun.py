@@ -16,7 +16,7 @@ from streamkm.models.spec import new_learner
 from streamkm.records import TopicPartition
 from streamkm.sources.base import Source
 from streamkm.sources.ranges import RangeReader
-from streamkm.state import Learning, MiniBatch, ModelSpec, Snapshot
+from streamkm.state import Learning, MiniBatch, ModelSpec, ModelState, Snapshot
 
 
 class Rerun:
@@ -30,6 +30,8 @@ class Rerun:
         Gives a source; one is opened for each partition and closed at the end.
     adopt
         Gives the model that goes on from a snapshot, by its number (`from_snapshot`).
+    start
+        The state that the first commit follows; None: the model as it was made.
     """
 
     def __init__(
@@ -38,8 +40,9 @@ class Rerun:
         open_source: Callable[[], Source],
         codec: Codec,
         adopt: Callable[[int], OnlineKMeans] | None = None,
+        start: ModelState | None = None,
     ) -> None:
-        self.learner = new_learner(spec)
+        self.learner = new_learner(spec) if start is None else OnlineKMeans.from_state(start)
         self._open_source, self._codec, self._adopt = open_source, suited(codec, spec), adopt
         self._readers: dict[TopicPartition, RangeReader] = {}
 

@@ -159,8 +159,31 @@ class Store(Protocol):
         """
         ...
 
-    def journal(self, model: str, until_seq: int | None = None) -> Iterator[tuple[int, Learning]]:
-        """(commit number, what the model did before it), from the first commit to `until_seq` included."""
+    def journal(
+        self, model: str, until_seq: int | None = None, *, after_seq: int = 0
+    ) -> Iterator[tuple[int, Learning]]:
+        """(commit number, what the model did before it), from the first kept after `after_seq` to `until_seq` included.
+
+        It begins with commit 1, or behind the first base (see `bases`).
+        """
+        ...
+
+    def keep_base(self, model: str, now: float) -> bool:
+        """Keep the last checkpoint for re-runs to begin at, if the newest kept is older than a day; whether it did."""
+        ...
+
+    def bases(self, model: str) -> Sequence[Progress]:
+        """How far the model was at each checkpoint that is kept, the oldest first."""
+        ...
+
+    def base(self, model: str, commit_seq: int) -> Checkpoint:
+        """One of them.
+
+        Raises
+        ------
+        NotFoundError
+            No such model, or that checkpoint is not kept.
+        """
         ...
 
     def add(self, snapshot: Snapshot, state: ModelState) -> int:
@@ -210,7 +233,10 @@ class Store(Protocol):
         ...
 
     def thin(self, model: str, now: float) -> int:
-        """Remove snapshots that retention no longer keeps (see `retention`), some hundred at most; how many went."""
+        """Remove what retention no longer keeps, in small pieces; how many rows went.
+
+        That is old snapshots (see `retention`), and journal and bases before the first base kept (see `bases`).
+        """
         ...
 
     def quarantined(self, model: str, *, limit: int = 100, reason: str | None = None) -> Sequence[BadRecord]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from streamkm.records import BadRecord
 from streamkm.state import Checkpoint, Commit, Learning, ModelSpec, ModelState, Progress, Snapshot
-from streamkm.stores import journal, quarantine, retention, rows, rules
+from streamkm.stores import bases, journal, quarantine, retention, rows, rules
 from streamkm.stores.base import Held, Lease, ModelInfo, Place, Promotion
 
 
@@ -26,6 +26,7 @@ class _Model:
     states: dict[int, bytes] = field(default_factory=dict)
     promotion: Promotion | None = None
     journal: list[tuple[int, bytes]] = field(default_factory=list)
+    bases: list[tuple[Progress, bytes]] = field(default_factory=list)
     snapshots: list[Snapshot] = field(default_factory=list)
     pinned: set[int] = field(default_factory=set)
     quarantine: list[Held] = field(default_factory=list)
@@ -143,10 +144,34 @@ class MemoryStore:
             stored = self._models.get(model)
             return None if stored is None else stored.promotion
 
-    def journal(self, model: str, until_seq: int | None = None) -> Iterator[tuple[int, Learning]]:
+    def journal(
+        self, model: str, until_seq: int | None = None, *, after_seq: int = 0
+    ) -> Iterator[tuple[int, Learning]]:
         with self._lock:
-            entries = list(self._get(model).journal)
+            entries = [entry for entry in self._get(model).journal if entry[0] > after_seq]
         return ((seq, journal.decode(blob)) for seq, blob in entries if until_seq is None or seq <= until_seq)
+
+    def keep_base(self, model: str, now: float) -> bool:
+        with self._lock:
+            stored = self._get(model)
+            newest = stored.bases[-1][0].committed_at if stored.bases else stored.created_at
+            progress = stored.progress
+            known = [kept.commit_seq for kept, _ in stored.bases]
+            if now - newest < bases.EVERY_SECONDS or progress is None or progress.commit_seq in known:
+                return False
+            stored.bases.append((progress, stored.state))
+            return True
+
+    def bases(self, model: str) -> Sequence[Progress]:
+        with self._lock:
+            return [_copied(progress) for progress, _ in self._get(model).bases]
+
+    def base(self, model: str, commit_seq: int) -> Checkpoint:
+        with self._lock:
+            for progress, state in self._get(model).bases:
+                if progress.commit_seq == commit_seq:
+                    return Checkpoint(ModelState.from_bytes(state), _copied(progress))
+        raise rules.no_base(model, commit_seq)
 
     def snapshot(self, model: str, snapshot_id: int | None = None, *, at: float | None = None) -> Snapshot:
         with self._lock:
@@ -180,7 +205,7 @@ class MemoryStore:
             gone = set(retention.surplus((retention.Age(s.id, s.created_at, bool(s.events)) for s in free), now))
             gone = set(sorted(gone)[: retention.MOST])
             stored.snapshots[:] = [s for s in stored.snapshots if s.id not in gone]
-            return len(gone)
+            return len(gone) + _thin_journal(stored, now)
 
     def quarantined(self, model: str, *, limit: int = 100, reason: str | None = None) -> Sequence[BadRecord]:
         with self._lock:
@@ -249,6 +274,14 @@ def _add_snapshot(model: _Model, name: str, snapshot: Snapshot, commit_seq: int)
     model.snapshots.append(rows.snapshot_from_row(name, row))
     if snapshot.kind != rules.RECOMPUTED:
         model.last_snapshot = model.numbered
+
+
+def _thin_journal(model: _Model, now: float) -> int:
+    first = bases.first_kept((bases.Age(p.commit_seq, p.committed_at) for p, _ in model.bases), now)
+    before = len(model.bases) + len(model.journal)
+    model.bases[:] = [base for base in model.bases if base[0].commit_seq >= first]
+    model.journal[:] = [entry for entry in model.journal if entry[0] > first]
+    return before - len(model.bases) - len(model.journal)
 
 
 def _copied(progress: Progress) -> Progress:

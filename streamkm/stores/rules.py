@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from datetime import UTC, datetime
 
 from streamkm.errors import ConflictError, LeaseLostError, NotFoundError, SettingsError
 from streamkm.records import Position, TopicPartition
 from streamkm.state import Commit
 from streamkm.stores.base import Lease
+from streamkm.values import moment
 
 RECOMPUTED = "replay"
 """Kind of the snapshots that no consumer published: they answer nothing until they are promoted."""
@@ -98,6 +98,13 @@ def no_snapshot(model: str, snapshot_id: int | None, at: float | None, first: in
     return NotFoundError(what, where=f"model {model}", hint=there)
 
 
+def no_base(model: str, commit_seq: int) -> NotFoundError:
+    """The error for a checkpoint that is not kept."""
+    return NotFoundError(
+        f"the checkpoint of commit {commit_seq} is not kept", where=f"model {model}", hint="One a day is, for some days"
+    )
+
+
 def not_held(model: str, partition: TopicPartition, offset: int) -> NotFoundError:
     """The error for a record that is not in quarantine."""
     return NotFoundError(
@@ -105,11 +112,3 @@ def not_held(model: str, partition: TopicPartition, offset: int) -> NotFoundErro
         where=f"model {model}",
         hint=f"streamkm quarantine list {model} shows those that are; old ones go, and so do those tried again",
     )
-
-
-def moment(seconds: float) -> str:
-    """Seconds since 1970 for people: ISO 8601 in UTC, or the bare number where a calendar cannot follow."""
-    try:
-        return datetime.fromtimestamp(seconds, UTC).isoformat()
-    except (ValueError, OverflowError, OSError):
-        return str(seconds)

@@ -19,8 +19,8 @@ import sqlalchemy as sa
 
 from streamkm.errors import ConflictError
 from streamkm.records import BadRecord
-from streamkm.state import Checkpoint, Commit, Learning, ModelSpec, ModelState, Snapshot
-from streamkm.stores import edge, journal, migrate, quarantine, retention, rows, rules
+from streamkm.state import Checkpoint, Commit, Learning, ModelSpec, ModelState, Progress, Snapshot
+from streamkm.stores import bases, edge, journal, migrate, quarantine, retention, rows, rules
 from streamkm.stores import queries as q
 from streamkm.stores import tables as t
 from streamkm.stores.base import Held, Lease, ModelInfo, Place, Promotion
@@ -195,18 +195,20 @@ class SqlStore:
             row = tx.execute(q.PROMOTION, {"model": model}).one_or_none()
         return None if row is None else Promotion(*row)
 
-    def journal(self, model: str, until_seq: int | None = None) -> Iterator[tuple[int, Learning]]:
+    def journal(
+        self, model: str, until_seq: int | None = None, *, after_seq: int = 0
+    ) -> Iterator[tuple[int, Learning]]:
         # Asked now, so that no such model is an error here, and a running writer does not make the iterator endless.
         of_model = t.journal.c.model_id
         with self._reading() as tx:
             model_id = q.model_id(tx, model)
             last = tx.execute(sa.select(sa.func.max(t.journal.c.commit_seq)).where(of_model == model_id)).scalar() or 0
-        return self._journal_pages(model_id, last if until_seq is None else min(last, until_seq))
+        return self._journal_pages(model_id, after_seq, last if until_seq is None else min(last, until_seq))
 
-    def _journal_pages(self, model_id: int, last: int) -> Iterator[tuple[int, Learning]]:
+    def _journal_pages(self, model_id: int, after: int, last: int) -> Iterator[tuple[int, Learning]]:
         # Entries never change, so each page may be a transaction of its own: one that stayed open for a whole replay
         # would keep SQLite from ever resetting its log, and PostgreSQL from removing old rows.
-        after, page = -1, _JOURNAL_PAGE
+        page = _JOURNAL_PAGE
         while True:
             with self._reading() as tx:
                 found = tx.execute(
@@ -217,6 +219,26 @@ class SqlStore:
             if len(found) < page:
                 return
             after = found[-1].commit_seq
+
+    def keep_base(self, model: str, now: float) -> bool:
+        with self._reading() as tx:
+            if not bases.due(tx, model, now):
+                return False
+        with self._writing() as tx:
+            # Who commits touches this row first, so checkpoint and position are those of one commit.
+            tx.execute(sa.select(t.leases.c.epoch).where(t.leases.c.model == model).with_for_update())
+            return bases.due(tx, model, now) and bases.keep(tx, q.model_id(tx, model))
+
+    def bases(self, model: str) -> Sequence[Progress]:
+        with self._reading() as tx:
+            return bases.listed(tx, q.model_id(tx, model))
+
+    def base(self, model: str, commit_seq: int) -> Checkpoint:
+        with self._reading() as tx:
+            found = bases.one(tx, q.model_id(tx, model), commit_seq)
+        if found is None:
+            raise rules.no_base(model, commit_seq)
+        return found
 
     def snapshot(self, model: str, snapshot_id: int | None = None, *, at: float | None = None) -> Snapshot:
         if snapshot_id is None and at is None:
@@ -261,7 +283,8 @@ class SqlStore:
 
     def thin(self, model: str, now: float) -> int:
         with self._writing() as tx:
-            return retention.thin(tx, q.model_id(tx, model, locked=True), now)
+            model_id = q.model_id(tx, model, locked=True)
+            return retention.thin(tx, model_id, now) + bases.thin(tx, model_id, now)
 
     def quarantined(self, model: str, *, limit: int = 100, reason: str | None = None) -> Sequence[BadRecord]:
         with self._reading() as tx:

@@ -84,6 +84,26 @@ checkpoints = sa.Table(
     sa.PrimaryKeyConstraint("model_id"),
 )
 
+# Checkpoints that are kept, one a day: a re-run of the journal can begin at any of them.
+bases = sa.Table(
+    "streamkm_bases",
+    metadata,
+    _model(),
+    sa.Column("commit_seq", sa.BigInteger, nullable=False),
+    sa.Column("lag", sa.BigInteger, nullable=False),
+    sa.Column("records", sa.BigInteger, nullable=False),
+    sa.Column("points", sa.BigInteger, nullable=False),
+    sa.Column("bad", sa.BigInteger, nullable=False),
+    sa.Column("tombstones", sa.BigInteger, nullable=False),
+    sa.Column("lost", sa.BigInteger, nullable=False),
+    sa.Column("committed_at", sa.Double, nullable=False),
+    sa.Column("warmup_have", sa.BigInteger, nullable=True),
+    sa.Column("warmup_need", sa.BigInteger, nullable=True),
+    sa.Column("position", sa.Text, nullable=False),
+    sa.Column("state", sa.LargeBinary, nullable=False),
+    sa.PrimaryKeyConstraint("model_id", "commit_seq"),
+)
+
 progress = sa.Table(
     "streamkm_progress",
     metadata,

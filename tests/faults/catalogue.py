@@ -12,12 +12,18 @@ from collections.abc import Callable
 import kafka
 import sqlalchemy as sa
 
-from faults.world import LEASE, MODEL, World
+from faults.world import ENDS, LEASE, MODEL, World
 from streamkm.errors import StoreUnavailableError
 from streamkm.stores import open_store
 
 STEPS = ("poll", "decode", "commit", "tell")
 Fault = Callable[[World], None]
+
+
+def _standby(world: World) -> None:
+    """Have a process stand by."""
+    standby = world.start()
+    world.until(lambda: "standing by" in standby.output(), "nobody stands by")
 
 
 def _successor(world: World, begun: float) -> None:
@@ -27,12 +33,10 @@ def _successor(world: World, begun: float) -> None:
 
 
 def owner_killed(world: World) -> None:
-    """SIGKILL at any moment."""
-    owner = world.owner()
-    owner.kill()
-    begun = time.monotonic()
-    world.start()
-    _successor(world, begun)
+    """SIGKILL at any moment, beside a standby."""
+    _standby(world)
+    world.owner().kill()
+    _successor(world, time.monotonic())
 
 
 def _mortal(world: World, **fault: str) -> None:
@@ -62,8 +66,7 @@ def killed_in_a_commit(world: World) -> None:
 
 def owner_leaves(world: World) -> None:
     """SIGTERM: the standby may go on at once."""
-    standby = world.start()
-    standby.until(lambda: "standing by" in standby.output())
+    _standby(world)
     owner = world.owner()
     begun = time.monotonic()
     assert owner.leave(30) == 0, owner.output()
@@ -72,12 +75,12 @@ def owner_leaves(world: World) -> None:
 
 def owner_sleeps(world: World) -> None:
     """SIGSTOP for longer than the lease: when it wakes, another has gone on."""
+    _standby(world)
     sleeper = world.owner()
     sleeper.signal(signal.SIGSTOP)
     begun = time.monotonic()
     with contextlib.suppress(StoreUnavailableError), contextlib.closing(open_store(world.url)) as store:
         asleep = store.model(MODEL).lease
-    world.start()
     _successor(world, begun)
     time.sleep(world.rng.uniform(0, LEASE))
     sleeper.signal(signal.SIGCONT)
@@ -93,10 +96,13 @@ def clock_jumps(world: World) -> None:
     """An owner whose wall clock goes forth or back by hours, beside others."""
     for program in world.alive():
         program.leave(30)
-    world.start(FAULT_CLOCK=f"{world.rng.choice([-86400, -3600, 3600, 86400])}:{world.rng.uniform(2, 4):.1f}")
+    jumper = world.start(FAULT_CLOCK=f"{world.rng.choice([-86400, -3600, 3600, 86400])}:{world.rng.uniform(2, 4):.1f}")
     world.start()
     world.progress()
     time.sleep(3.0)
+    world.progress()
+    # Left alone and killed later, it would leave a lease that runs for as long as its clock is ahead.
+    assert jumper.leave(30) in ENDS, jumper.output()[-3000:]
 
 
 def two_owners(world: World) -> None:
