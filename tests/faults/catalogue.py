@@ -12,7 +12,7 @@ from collections.abc import Callable
 import kafka
 import sqlalchemy as sa
 
-from faults.world import ENDS, LEASE, MODEL, World
+from faults.world import ENDS, LEASE, MODEL, NO_STORE, World
 from streamkm.errors import StoreUnavailableError
 from streamkm.stores import open_store
 
@@ -155,6 +155,7 @@ def retention(world: World) -> None:
 
 def store_locked(world: World) -> None:
     """Another program holds the store's lock for longer than anybody waits for it."""
+    world.ends.add(NO_STORE)
     with contextlib.closing(open_store(world.url, busy_timeout=30.0)) as store, store.engines.writer.begin() as tx:  # type: ignore[attr-defined]
         tx.execute(sa.text("UPDATE streamkm_leases SET epoch = epoch"))
         time.sleep(world.rng.uniform(1, 3 * LEASE))

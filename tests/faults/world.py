@@ -33,6 +33,8 @@ LEASE = 2.0
 PATIENCE = 90.0
 ENDS = (None, 0, -signal.SIGKILL, -signal.SIGTERM)
 """How processes may be: SIGTERM ends one that has not yet come so far as to wait for it."""
+NO_STORE = 5
+"""How a process ends whose commit waited for the store for longer than its lease: an orchestrator starts it anew."""
 RATE = 1500  # records a second: much more than a round needs, and little enough for two cores with a broker on them
 
 POISON = (
@@ -171,6 +173,7 @@ class World:
         self.epochs: dict[int, str] = {}
         self.partitions, self.trimmed = 2, False
         self.takeovers: list[float] = []
+        self.ends = set(ENDS)
         self.feed, self.tally = (
             Feed(broker.bootstrap, self.topic, rng.getrandbits(32)),
             Tally(broker.bootstrap, self.topic),
@@ -249,7 +252,9 @@ class World:
         while not condition():
             for program in self.programs:
                 status = program.popen.poll()
-                assert status in ENDS, f"left with {status}:\n{program.output()[-3000:]}"
+                assert status in self.ends, f"left with {status}:\n{program.output()[-3000:]}"
+            if NO_STORE in self.ends and not self.alive():
+                self.start()
             if time.monotonic() - began > timeout:
                 logs = "\n".join(p.output()[-3000:] for p in self.programs)
                 raise AssertionError(f"{what}: not within {timeout} s\n{logs}")
