@@ -68,16 +68,18 @@ class ModelState:
         try:
             arrays = safetensors.numpy.load(data)
             header = json.loads(arrays.pop("__state__").tobytes())
-        except (safetensors.SafetensorError, KeyError, ValueError) as e:
+            written = int(header["format"])
+            state = cls(str(header["kind"]), int(header["version"]), json.loads(header["params"]), arrays)
+        except (safetensors.SafetensorError, KeyError, ValueError, TypeError, RecursionError) as e:
             raise StateError(f"these {len(data)} bytes are not a model state ({e})") from e
-        if int(header["format"]) > STATE_FORMAT:
+        if written > STATE_FORMAT:
             raise StateError(
-                f"the state has format {header['format']}, this streamkm reads up to {STATE_FORMAT}",
+                f"the state has format {written}, this streamkm reads up to {STATE_FORMAT}",
                 hint="Upgrade streamkm, or restore a backup",
             )
         for a in arrays.values():
             a.flags.writeable = False
-        return cls(header["kind"], int(header["version"]), json.loads(header["params"]), arrays)
+        return state
 
 
 @dataclass(frozen=True)

@@ -118,13 +118,18 @@ class Size(int):
     (512000000, 1536, 7)
     """
 
+    MOST = 2.0**60
+
     def __new__(cls, text: str | int) -> Self:
         """Parse a number and its unit."""
         match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([kmgt]?)(i?)b?\s*", str(text), re.IGNORECASE)
         if match is None or (match[3] and not match[2]):
             raise ValueError(f"{text!r} is not a size such as 512MB, 2GB or 2GiB")
         power = " kmgt".index(match[2].lower() or " ")
-        return super().__new__(cls, round(float(match[1]) * (1024 if match[3] else 1000) ** power))
+        size = float(match[1]) * (1024 if match[3] else 1000) ** power
+        if size > cls.MOST:
+            raise ValueError(f"{text!r} is more than any machine has")
+        return super().__new__(cls, round(size))
 
 
 class Secret(str):

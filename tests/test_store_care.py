@@ -146,7 +146,7 @@ def test_a_store_that_agrees_with_itself_is_told_so(store, file):
         ("UPDATE streamkm_progress SET next_offset = 60 WHERE partition = 1", "orders-1 stands at 60"),
         ("UPDATE streamkm_models SET last_snapshot = 4", "the newest snapshot is 5, the model says 4"),
         ("UPDATE streamkm_snapshots SET commit_seq = 0 WHERE id = 2", "snapshot 2 has no commit"),
-        ("UPDATE streamkm_snapshots SET arrays = x'00' WHERE id = 2", "snapshot 2: its arrays are damaged"),
+        ("UPDATE streamkm_snapshots SET arrays = x'00' WHERE id = 2", "snapshot 2: it is damaged"),
         ("UPDATE streamkm_progress SET next_offset = 40", "snapshot 5 is ahead of the model in orders-0, orders-1"),
         ("UPDATE streamkm_checkpoints SET state = x'00'", "the state of the checkpoint cannot be read"),
         ("DELETE FROM streamkm_checkpoints", "snapshot 5 stands without a checkpoint"),

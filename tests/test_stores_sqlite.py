@@ -174,7 +174,7 @@ def test_damaged_arrays_of_a_snapshot_are_told_with_their_place(store: SqlStore)
     store.commit(lease, commit_of(1, snapshot=True))
     with store.engines.writer.begin() as tx:
         tx.execute(sa.update(tables.snapshots).values(arrays=b"123"))
-    with pytest.raises(StoreError, match=r"model m, snapshot 1: its arrays are damaged"):
+    with pytest.raises(StoreError, match=r"model m, snapshot 1: it is damaged"):
         store.snapshot("m")
 
 

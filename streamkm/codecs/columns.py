@@ -140,4 +140,6 @@ def _raw(records: ColumnRecords, i: int) -> RawRecord:
     """A row as a record, for the quarantine: its cells as csv."""
     cells = ["" if column[i] is None else str(column[i]) for column in records.columns.values()]
     quoted = ['"' + cell.replace('"', '""') + '"' if any(c in cell for c in ',"\n\r') else cell for cell in cells]
-    return RawRecord(records.partition, int(records.offsets[i]), -1, None, ",".join(quoted).encode())
+    return RawRecord(
+        records.partition, int(records.offsets[i]), -1, None, ",".join(quoted).encode(errors="surrogatepass")
+    )

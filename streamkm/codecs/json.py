@@ -237,7 +237,10 @@ def _number(field: str, found: Any) -> float | _Flaw:
 
 def _said(value: Any) -> str:
     """A value as JSON writes it, short."""
-    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except RecursionError:  # orjson takes deeper ones than Python writes
+        text = f"{'an array' if isinstance(value, list) else 'an object'} of great depth"
     return text if len(text) <= 40 else text[:37] + "..."
 
 

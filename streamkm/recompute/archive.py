@@ -91,9 +91,10 @@ class Archive:
         try:
             told = json.loads(index.read_text())
             self.parts = [Part(**part) for part in told["parts"]]
+            kept = told["contents"]
         except (ValueError, TypeError, KeyError) as e:
             raise FileFormatError(f"is no index of an archive ({e})", where=str(index)) from e
-        if told["contents"] != self.contents:
+        if kept != self.contents:
             raise SettingsError(
                 "the archive holds other points: its source, fields or codec differ",
                 where=str(folder),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
+import zlib
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,12 @@ from streamkm.recompute.pointfile import replacing
 
 _FORMAT = 1
 _SAMPLE = 1024
+
+_BROKEN = (
+    *(LookupError, TypeError, AttributeError, OverflowError, OSError, EOFError),
+    *(zipfile.BadZipFile, zlib.error, TokenError),
+)
+"""What numpy and zipfile raise for a file that is damaged, besides ValueError."""
 
 
 def identify(points: Points, plan: Plan, seed: int) -> str:
@@ -121,10 +129,23 @@ def load(path: Path, identity: str) -> Mark | None:
             )
         run, n_iter, moved, position, has_gauss = arrays["head"].tolist()
         rng = str(arrays["rng_name"]), arrays["rng_keys"], position, has_gauss, float(arrays["rng_gauss"])
+        np.random.RandomState().set_state(rng)
+        if arrays["centroids"].ndim != 2:
+            raise ValueError(f"its centroids have shape {arrays['centroids'].shape}")  # noqa: TRY301
         return Mark(run, n_iter, arrays["centroids"], moved, best, _iterations("trace", arrays), rng)
     except FileNotFoundError:
         return None
-    except (KeyError, OSError, EOFError, zipfile.BadZipFile) as e:
+    except (
+        LookupError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        OSError,
+        EOFError,
+        zipfile.BadZipFile,
+        zlib.error,
+        TokenError,
+    ) as e:
         raise StateError(f"is no checkpoint ({e})", where=str(path), hint="Delete it to start anew") from e
     except ValueError as e:
         if isinstance(e, StateError):

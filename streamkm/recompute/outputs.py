@@ -11,6 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from tokenize import TokenError
 from typing import IO, Any
 
 import numpy as np
@@ -112,7 +113,7 @@ def read_centroids(path: Path, fields: Sequence[str]) -> Reals:
         centroids = np.array(values, np.float64)
     except OSError as error:
         raise FileFormatError(f"it cannot be read ({error.strerror})", where=str(path)) from error
-    except (ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, TokenError) as error:
         raise FileFormatError(
             f"it holds no centroids: {error}",
             where=str(path),
@@ -147,7 +148,7 @@ def _from_json(path: Path) -> tuple[list[str] | None, Any]:
 
 def _from_npz(path: Path) -> tuple[list[str] | None, Any]:
     with np.load(path, allow_pickle=False) as content:
-        tables = [name for name in content.files if content[name].ndim == 2]
+        tables = [name for name in content.files if np.ndim(content[name]) == 2]
         if "centroids" not in tables and len(tables) != 1:
             raise ValueError(f"its arrays are {', '.join(content.files)}, and none is called centroids")
         values = content["centroids" if "centroids" in tables else tables[0]]

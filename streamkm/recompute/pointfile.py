@@ -100,8 +100,11 @@ class PointFile:
             head = json.loads(header)
             found = cls(path, tuple(head["fields"]), np.dtype({"float32": "<f4", "float64": "<f8"}[head["dtype"]]))
             found._length, weighted = int(head["rows"]), bool(head["weighted"])
-        except (ValueError, KeyError, TypeError) as e:
+            sound = found._length >= 0 and all(isinstance(field, str) for field in found.fields)
+        except (ValueError, KeyError, TypeError, DataError, RecursionError) as e:
             raise FileFormatError("ends within its header, or has none", where=str(path), hint="Write it again") from e
+        if not sound:
+            raise FileFormatError(f"has {found._length} rows of {found.fields}", where=str(path), hint="Write it again")
         found._map(weighted=weighted)
         return found
 

@@ -159,6 +159,7 @@ def _not_json(body: bytes, error: orjson.JSONDecodeError) -> Problem:
     # Python's own parser takes NaN, Infinity and 1e999, so it can tell where they are.
     try:
         where = _not_finite(json.loads(body), "")
+        where.encode()  # which a lone surrogate in a name of theirs does not let an answer do
     except (ValueError, RecursionError):
         where = ""
     if where:

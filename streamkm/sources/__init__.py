@@ -30,7 +30,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import what reads files when it is asked for: polars takes a quarter of a second, which a restart need not wait."""
+    """Import what reads files when it is asked for: polars takes a while, for which a restart need not wait."""
     if name == "FileSource":
         return import_module("streamkm.sources.files").FileSource
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

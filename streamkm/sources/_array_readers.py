@@ -9,6 +9,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from tokenize import TokenError
 from typing import IO, Any
 
 import numpy as np
@@ -20,6 +21,8 @@ from streamkm.sources._file_places import Place
 from streamkm.sources._tables import Block, Column, Counted, Wanted
 
 _NUMBERS = "iuf"
+_BROKEN = (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error, TokenError, SystemError)
+"""What numpy and zipfile raise for a broken file; the last one for texts that are none."""
 
 
 class NpyReader(Counted):
@@ -32,6 +35,7 @@ class NpyReader(Counted):
             raise FileFormatError("it is not an npy array but an archive of them", where=place.name)
         _check_table(place.name, array.shape, array.dtype)
         columns = _columns_of(array.shape, array.dtype)
+        self._name = place.name
         self.names = wanted.among(place.name, list(columns), [n for n, kind in columns.items() if kind in _NUMBERS])
         self._array, self._all, self._rows = array, list(columns), len(array)
         kinds = [array.dtype[name] for name in self.names] if array.dtype.names else [array.dtype]
@@ -41,7 +45,8 @@ class NpyReader(Counted):
         start = row - row % _tables.BLOCK_ROWS
         stop = min(start + _tables.BLOCK_ROWS, self._rows)
         part = self._array[start:stop]
-        return Block(start, stop, {name: _column(part, self._all, name) for name in self.names})
+        with _array_edge(self._name):
+            return Block(start, stop, {name: _column(part, self._all, name) for name in self.names})
 
     def close(self) -> None:
         self._array = np.empty(0)
@@ -119,7 +124,8 @@ class NpzReader(Counted):
         for name in self.names:
             member, column = self._columns[name]
             part = self._unpacked(member)[start:stop]
-            columns[name] = _column(part, list(_columns_of(member.shape, member.dtype)), column)
+            with _array_edge(self._name):
+                columns[name] = _column(part, list(_columns_of(member.shape, member.dtype)), column)
         return Block(start, stop, columns)
 
     def _unpacked(self, member: _Member) -> NDArray[Any]:
@@ -178,7 +184,7 @@ def _array_edge(path: str) -> Iterator[None]:
     """Map what numpy and zipfile raise for a broken file."""
     try:
         yield
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+    except _BROKEN as error:
         if isinstance(error, FileFormatError):
             raise
         kind = "an npz archive" if path.lower().endswith("z") else "an npy array"

@@ -80,7 +80,7 @@ class CsvReader:
             return []
         found = []
         for name, column in self.block(0).columns.items():
-            texts = pl.Series(column.astype(object), dtype=pl.String, strict=False) if column.dtype == object else None
+            texts = pl.Series(column.tolist(), dtype=pl.String, strict=False) if column.dtype == object else None
             filled = len(column) - texts.null_count() if texts is not None else np.count_nonzero(~np.isnan(column))
             numbers = texts.cast(pl.Float64, strict=False).count() if texts is not None else filled
             if 2 * numbers > filled:

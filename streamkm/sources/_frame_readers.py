@@ -120,7 +120,7 @@ def frame_edge(path: str, kind: str) -> Iterator[None]:
     """Map what polars and pyarrow raise for a broken file."""
     try:
         yield
-    except (pl.exceptions.PolarsError, OSError, ValueError, pl.exceptions.PanicException) as error:
+    except (pl.exceptions.PolarsError, OSError, ValueError, NotImplementedError, pl.exceptions.PanicException) as error:
         if isinstance(error, FileFormatError):
             raise
         said = (str(error).splitlines() or [type(error).__name__])[0]

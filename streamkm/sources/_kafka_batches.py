@@ -13,6 +13,7 @@ from __future__ import annotations
 import struct
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import crc32c
@@ -33,11 +34,39 @@ _MAGIC_AT = 16
 _CRC_FROM = 21  # the checksum covers everything from the attributes on
 _CODEC, _APPEND_TIME, _TRANSACTIONAL, _CONTROL = 0x07, 0x08, 0x10, 0x20
 _NO_PRODUCER = -1
+_LAST_OFFSET = (1 << 63) - 1
 _ABORT = 0  # type of an abort marker; a commit marker is 1
+
+_DENSEST = 24
+"""Snappy makes of a byte at most so many: what says that it is more has to be damaged, and is not given the memory."""
+
+
+def _snappy(data: bytes) -> bytes:
+    told = at = 0
+    if not data.startswith(b"\x82SNAPPY\0"):  # which comes in small blocks
+        while at < min(5, len(data)):
+            told |= (data[at] & 0x7F) << 7 * at
+            at += 1
+            if data[at - 1] < 0x80:
+                break
+    if told > _DENSEST * len(data):
+        raise ValueError(f"{len(data)} bytes cannot become {told}")
+    return bytes(kafka.codec.snappy_decode(data))
+
+
+class _Legacy(LegacyRecordBatch):  # type: ignore[misc]
+    """Messages of formats 0 and 1; kafka-python's own goes round for ever where one ends before it begins."""
+
+    def _read_header(self, pos: int) -> tuple[Any, ...]:
+        header: tuple[Any, ...] = super()._read_header(pos)
+        if header[1] < _MAGIC_AT - _PREFIX.size:
+            raise ValueError(f"a message has the length {header[1]}")
+        return header
+
 
 _DECODERS: dict[int, tuple[str, Callable[[bytes], bytes]]] = {
     1: ("gzip", kafka.codec.gzip_decode),
-    2: ("snappy", kafka.codec.snappy_decode),
+    2: ("snappy", _snappy),
     3: ("lz4", kafka.codec.lz4_decode),
     4: ("zstd", kafka.codec.zstd_decode),
 }
@@ -262,6 +291,8 @@ class BatchRecords:
             self._buffer, pos
         )
         last = base + delta
+        if not 0 <= base <= last < _LAST_OFFSET:
+            raise self._corrupt(base, last, "its offsets are impossible")
         if self._check_crcs and crc32c.crc32c(self._buffer[pos + _CRC_FROM : end]) != crc:
             raise self._corrupt(base, last, "its checksum does not match")
         self.leader_epoch = epoch
@@ -314,7 +345,7 @@ class BatchRecords:
         """Read a message (set) of formats 0 and 1, record by record: such topics are old, and rare."""
         base_offset, _ = _PREFIX.unpack_from(self._buffer, pos)
         try:
-            batch = LegacyRecordBatch(self._buffer[pos:end], self._buffer[pos + _MAGIC_AT])
+            batch = _Legacy(self._buffer[pos:end], self._buffer[pos + _MAGIC_AT])
             sound = not self._check_crcs or batch.validate_crc()
             found = list(batch) if sound else []
             sound = sound and (not self._check_crcs or all(record.validate_crc() for record in found))
@@ -322,6 +353,9 @@ class BatchRecords:
             raise self._corrupt(base_offset, base_offset, f"it cannot be read: {error}") from error
         if not sound:
             raise self._corrupt(base_offset, base_offset, "its checksum does not match")
+        offsets = [record.offset for record in found]
+        if not all(a < b for a, b in pairwise([-1, *offsets, _LAST_OFFSET])):
+            raise self._corrupt(base_offset, base_offset, _WHY[wire.BAD_OFFSET])
         blob = bytearray()
         table = np.empty((5, len(found)), np.int64)
         for i, record in enumerate(found):

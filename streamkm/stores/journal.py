@@ -75,7 +75,7 @@ def decode(blob: bytes) -> Learning:
         version = data[0]
         if version in (_VERSION, _WITH_LOST):
             return _decode(data)
-    except (zlib.error, struct.error, IndexError, ValueError) as e:
+    except (zlib.error, struct.error, IndexError, ValueError, TypeError, OverflowError) as e:
         raise StoreError(f"a journal entry of {len(blob)} bytes is damaged ({e})", hint="Restore a backup") from e
     raise StoreError(f"a journal entry has format {version}, this streamkm reads {_WITH_LOST}", hint="Upgrade streamkm")
 

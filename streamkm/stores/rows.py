@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -37,8 +38,9 @@ def spec_to_text(spec: ModelSpec) -> str:
 
 def spec_from_text(text: str) -> ModelSpec:
     """A model's spec from what `spec_to_text` wrote. Tuples inside its JSON values have become lists."""
-    values = json.loads(text)
-    return ModelSpec(**{**values, "fields": tuple(values["fields"])})
+    with _whole("the spec of a model"):
+        values = json.loads(text)
+        return ModelSpec(**{**values, "fields": _names(values["fields"])})
 
 
 def position_to_rows(position: Position, model_id: int) -> list[Columns]:
@@ -56,7 +58,10 @@ def position_to_text(position: Position) -> str:
 
 def position_from_text(text: str) -> Position:
     """A position from what `position_to_text` wrote."""
-    return {TopicPartition(topic, partition): offset for topic, partition, offset in json.loads(text)}
+    with _whole("a position"):
+        return {
+            TopicPartition(str(topic), int(partition)): int(offset) for topic, partition, offset in json.loads(text)
+        }
 
 
 def progress_to_row(progress: Progress) -> Columns:
@@ -115,12 +120,17 @@ def snapshot_from_row(model: str, row: Mapping[str, Any] | sa.RowMapping) -> Sna
     Raises
     ------
     StoreError
-        The arrays are damaged.
+        It is damaged.
     """
-    try:
+    with _whole("it", f"model {model}, snapshot {row['id']}"):
         arrays = safetensors.numpy.load(row["arrays"])
         for a in arrays.values():
             a.flags.writeable = False
+        names = _names(json.loads(row["fields"]))
+        k, d = arrays["centroids"].shape
+        shapes = {"centroids": (k, d), "factors": (d,)}
+        if len(names) != d or any(arrays[name].shape != shapes.get(name, (k,)) for name in _DTYPES):
+            raise ValueError("its arrays do not fit together")
         return Snapshot(
             model=model,
             id=row["id"],
@@ -128,7 +138,7 @@ def snapshot_from_row(model: str, row: Mapping[str, Any] | sa.RowMapping) -> Sna
             created_at=row["created_at"],
             kind=row["kind"],
             reason=row["reason"],
-            fields=tuple(json.loads(row["fields"])),
+            fields=names,
             inertia=math.nan if row["inertia"] is None else row["inertia"],
             n_points=row["n_points"],
             position=position_from_text(row["position"]),
@@ -137,9 +147,6 @@ def snapshot_from_row(model: str, row: Mapping[str, Any] | sa.RowMapping) -> Sna
             events=tuple(Event.from_json(event) for event in json.loads(row["events"])),
             **{name: arrays[name] for name in _DTYPES},
         )
-    except (safetensors.SafetensorError, KeyError) as e:
-        where = f"model {model}, snapshot {row['id']}"
-        raise StoreError(f"its arrays are damaged ({e})", where=where, hint="Restore a backup") from e
 
 
 def bad_record_to_row(bad: BadRecord) -> Columns:
@@ -161,13 +168,15 @@ def bad_record_to_row(bad: BadRecord) -> Columns:
 
 def bad_record_from_row(row: sa.Row[Any]) -> BadRecord:
     """A quarantined record from its row."""
+    with _whole(f"the quarantined record {row.topic}-{row.partition}@{row.record_offset}"):
+        headers = _headers_from_text(row.headers)
     record = RawRecord(
         TopicPartition(row.topic, row.partition),
         row.record_offset,
         row.record_timestamp,
         row.key,
         row.value,
-        _headers_from_text(row.headers),
+        headers,
     )
     return BadRecord(record, row.reason, row.field, row.message)
 
@@ -177,7 +186,22 @@ def _headers_to_text(headers: Headers) -> str:
 
 
 def _headers_from_text(text: str) -> Headers:
-    return tuple((name, None if value is None else base64.b64decode(value)) for name, value in json.loads(text))
+    return tuple((str(name), None if value is None else base64.b64decode(value)) for name, value in json.loads(text))
+
+
+def _names(values: Any) -> tuple[str, ...]:
+    if not isinstance(values, list) or not all(isinstance(name, str) for name in values):
+        raise TypeError(f"names of fields are {values!r:.40}")
+    return tuple(values)
+
+
+@contextmanager
+def _whole(what: str, where: str = "") -> Iterator[None]:
+    """Say of what cannot be read that it is damaged: somebody else has written to this database, or its disk has."""
+    try:
+        yield
+    except (safetensors.SafetensorError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as e:
+        raise StoreError(f"{what} is damaged ({e})", where=where, hint="Restore a backup") from e
 
 
 def _plain(value: object) -> Json:

@@ -14,6 +14,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from streamkm.errors import StoreError
+
 
 class EscapedText(sa.types.TypeDecorator[str]):
     """Any Python string in a text column: plain ASCII as it is, everything else with JSON's escapes.
@@ -29,7 +31,10 @@ class EscapedText(sa.types.TypeDecorator[str]):
         return None if value is None else json.dumps(value)[1:-1]
 
     def process_result_value(self, value: Any | None, dialect: sa.Dialect) -> str | None:  # noqa: ARG002
-        return None if value is None else str(json.loads(f'"{value}"'))
+        try:
+            return None if value is None else str(json.loads(f'"{value}"'))
+        except ValueError as e:
+            raise StoreError(f"the text {value!r:.60} is damaged ({e})", hint="Restore a backup") from e
 
 
 metadata = sa.MetaData()
