@@ -17,14 +17,13 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import crc32c
-import kafka.codec  # type: ignore[import-untyped]
 import numpy as np
-from kafka.record.legacy_records import LegacyRecordBatch  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from streamkm.errors import CorruptBatchError, SettingsError
 from streamkm.kernels import wire
 from streamkm.records import Bytes, Headers
+from streamkm.sources._kafka_formats import DECODERS, Legacy
 
 # Kafka's RecordBatch header: base offset, length, leader epoch, magic, crc, attributes, last offset delta, base
 # timestamp, max timestamp, producer id, producer epoch, base sequence, record count.
@@ -37,39 +36,6 @@ _NO_PRODUCER = -1
 _LAST_OFFSET = (1 << 63) - 1
 _ABORT = 0  # type of an abort marker; a commit marker is 1
 
-_DENSEST = 24
-"""Snappy makes of a byte at most so many: what says that it is more has to be damaged, and is not given the memory."""
-
-
-def _snappy(data: bytes) -> bytes:
-    told = at = 0
-    if not data.startswith(b"\x82SNAPPY\0"):  # which comes in small blocks
-        while at < min(5, len(data)):
-            told |= (data[at] & 0x7F) << 7 * at
-            at += 1
-            if data[at - 1] < 0x80:
-                break
-    if told > _DENSEST * len(data):
-        raise ValueError(f"{len(data)} bytes cannot become {told}")
-    return bytes(kafka.codec.snappy_decode(data))
-
-
-class _Legacy(LegacyRecordBatch):  # type: ignore[misc]
-    """Messages of formats 0 and 1; kafka-python's own goes round for ever where one ends before it begins."""
-
-    def _read_header(self, pos: int) -> tuple[Any, ...]:
-        header: tuple[Any, ...] = super()._read_header(pos)
-        if header[1] < _MAGIC_AT - _PREFIX.size:
-            raise ValueError(f"a message has the length {header[1]}")
-        return header
-
-
-_DECODERS: dict[int, tuple[str, Callable[[bytes], bytes]]] = {
-    1: ("gzip", kafka.codec.gzip_decode),
-    2: ("snappy", _snappy),
-    3: ("lz4", kafka.codec.lz4_decode),
-    4: ("zstd", kafka.codec.zstd_decode),
-}
 _WHY = {
     wire.TRUNCATED: "its records end in the middle",
     wire.BAD_VARINT: "a record has a number of more than 64 bits",
@@ -328,7 +294,7 @@ class BatchRecords:
 
     def _decompressed(self, codec: int, body: Bytes, base: int, last: int) -> Bytes:
         try:
-            name, decode = _DECODERS[codec]
+            name, decode = DECODERS[codec]
         except KeyError:
             raise self._corrupt(base, last, f"its compression {codec} is unknown") from None
         try:
@@ -345,7 +311,7 @@ class BatchRecords:
         """Read a message (set) of formats 0 and 1, record by record: such topics are old, and rare."""
         base_offset, _ = _PREFIX.unpack_from(self._buffer, pos)
         try:
-            batch = _Legacy(self._buffer[pos:end], self._buffer[pos + _MAGIC_AT])
+            batch = Legacy(self._buffer[pos:end], self._buffer[pos + _MAGIC_AT])
             sound = not self._check_crcs or batch.validate_crc()
             found = list(batch) if sound else []
             sound = sound and (not self._check_crcs or all(record.validate_crc() for record in found))
