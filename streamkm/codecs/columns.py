@@ -15,7 +15,8 @@ from streamkm.records import BadRecord, Batch, BatchRange, ColumnRecords, RawRec
 from streamkm.state import Json
 
 # What a file's text may look like to be a number; Python's float() also takes "1_000" and "infinity".
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+# With one way to match only: two would be tried in as many ways as a text has digits, squared.
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
 class ColumnsCodec:
