@@ -70,7 +70,7 @@ class ModelState:
             header = json.loads(arrays.pop("__state__").tobytes())
             written = int(header["format"])
             state = cls(str(header["kind"]), int(header["version"]), json.loads(header["params"]), arrays)
-        except (safetensors.SafetensorError, KeyError, ValueError, TypeError, RecursionError) as e:
+        except (safetensors.SafetensorError, LookupError, ValueError, TypeError, ArithmeticError, RecursionError) as e:
             raise StateError(f"these {len(data)} bytes are not a model state ({e})") from e
         if written > STATE_FORMAT:
             raise StateError(

@@ -27,7 +27,7 @@ from service_api import Api, Writer
 from streamkm import OnlineKMeans, settings
 from streamkm.codecs import ColumnsCodec, JsonCodec
 from streamkm.codecs._fields import look_up
-from streamkm.errors import CorruptBatchError, FileFormatError, SettingsError, StateError, StoreError
+from streamkm.errors import CorruptBatchError, DataError, FileFormatError, SettingsError, StateError, StoreError
 from streamkm.recompute import checkpoint
 from streamkm.recompute.archive import Archive, Part
 from streamkm.recompute.outputs import read_centroids
@@ -92,7 +92,7 @@ def column_texts(_: Path) -> Campaign:
         columns = {"x": np.array([cell or None for cell in cells], object), "t": np.array(cells[::-1], object)}
         rows = ColumnRecords(TP, 0, n, columns, np.arange(n), np.full(n, -1))
         timed, plain = (complete(ColumnsCodec(["x"], time_field=t).decode(rows), n) for t in ("t", None))
-        assert plain.points[:, 0].tolist() == [float(cells[i]) for i in plain.offsets]
+        assert plain.points[:, 0].tolist() == [float(cells[i].strip()) for i in plain.offsets]
         assert set(timed.offsets.tolist()) <= set(plain.offsets.tolist())
         return len(plain) > 0
 
@@ -149,7 +149,7 @@ def model_states(_: Path) -> Campaign:
         OnlineKMeans.from_state(state).learn_many(rows)
         return True
 
-    return Campaign(real.state_families(rows), decode, (StateError,), examples=400)
+    return Campaign(real.state_families(rows), decode, (StateError, DataError), examples=400)  # or of other columns
 
 
 def stored_rows(folder: Path) -> Campaign:
@@ -273,8 +273,9 @@ def tables(folder: Path, kind: str, *, elsewhere: bool = False) -> Campaign:
                 for records in source.poll(0, 100):
                     rows += len(records)
                     assert all(len(column) == len(records) for column in records.columns.values())
-                    if numbers:
-                        complete(ColumnsCodec(numbers).decode(records), len(records))
+                    with contextlib.suppress(SettingsError):  # a column may have a name that is no field's
+                        if numbers:
+                            complete(ColumnsCodec(numbers).decode(records), len(records))
             assert rows == min(end, 2000)
 
     # Polars makes room for as many bytes as a page says it has, up to 2 GiB each, before it looks for them.
@@ -292,7 +293,7 @@ def requests(_: Path) -> Campaign:
     def decode(data: bytes) -> bool:
         if data.startswith(b"?"):
             what = "snapshots" if b"before" in data else "centroids"
-            answer = api.get(f"/v1/models/orders/{what}", params=httpx.QueryParams(data[1:].decode("latin-1")))
+            answer = api.get(f"/v1/models/orders/{what}", params=httpx.QueryParams(data[1:9999].decode("latin-1")))
         else:
             answer = api.request("POST", "/v1/models/orders/predict", content=data)
         told = answer.json()
@@ -331,7 +332,8 @@ MAKERS = (
 )  # fmt: skip
 CAMPAIGNS: dict[str, Callable[[Path], Campaign]] = {
     **{make.__name__.replace("_", "-"): make for make in MAKERS},
-    **{kind: partial(tables, kind=kind) for kind in ("csv", "npy", "npz", "parquet", "arrow")},
+    # Not "arrow": polars ends the process where a file of Arrow's asks for more memory than there is.
+    **{kind: partial(tables, kind=kind) for kind in ("csv", "npy", "npz", "parquet")},
     **{f"{kind}-elsewhere": partial(tables, kind=kind, elsewhere=True) for kind in ("parquet", "arrow")},
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from operator import index
 from typing import Any, Literal
 
 import numpy as np
@@ -370,7 +371,7 @@ class OnlineKMeans(Answers):
         p, a = state.params, state.arrays
         try:
             model = cls(**{name: p[name] for name in ARGUMENTS})
-            model.n_seen = p["n_seen"]
+            model.n_seen = index(p["n_seen"])
             model.n_features = d = p["n_features"]
             model.feature_names = tuple(p["feature_names"])
             model._clock = p["clock"]
@@ -384,7 +385,7 @@ class OnlineKMeans(Answers):
                 rows = array(a, "buffer", np.float64, (model.n_seen, d))
                 weights = array(a, "buffer_weights", np.float64, (model.n_seen,))
                 model._buffer = [(rows, weights)]
-        except (KeyError, TypeError, ValueError) as e:
+        except (KeyError, TypeError, ValueError, OverflowError) as e:
             raise StateError(f"the state is damaged: {e}") from e
         return model
 

@@ -92,8 +92,12 @@ class Archive:
             told = json.loads(index.read_text())
             self.parts = [Part(**part) for part in told["parts"]]
             kept = told["contents"]
+            numbers = [n for p in self.parts for n in (p.partition, p.start, p.stop, p.points, p.bad, p.tombstones)]
+            sound = all(type(n) is int for n in numbers)
         except (ValueError, TypeError, KeyError) as e:
             raise FileFormatError(f"is no index of an archive ({e})", where=str(index)) from e
+        if not sound:
+            raise FileFormatError("is no index of an archive: its parts have numbers that are none", where=str(index))
         if kept != self.contents:
             raise SettingsError(
                 "the archive holds other points: its source, fields or codec differ",

@@ -113,7 +113,16 @@ def read_centroids(path: Path, fields: Sequence[str]) -> Reals:
         centroids = np.array(values, np.float64)
     except OSError as error:
         raise FileFormatError(f"it cannot be read ({error.strerror})", where=str(path)) from error
-    except (ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, TokenError) as error:
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        EOFError,
+        zipfile.BadZipFile,
+        zlib.error,
+        TokenError,
+        SystemError,
+    ) as error:
         raise FileFormatError(
             f"it holds no centroids: {error}",
             where=str(path),

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from streamkm.errors import SettingsError, SourceError, TopicNotFoundError
+from streamkm.errors import SettingsError, SourceError, StreamkmError, TopicNotFoundError
 
 SUFFIXES = (".arrow", ".csv", ".feather", ".ipc", ".npy", ".npz", ".parquet", ".pq", ".tsv")
 """Kinds of files that are read."""
@@ -173,6 +173,8 @@ def remote_edge(where: str) -> Iterator[None]:
     """Map what pyarrow's filesystems raise."""
     try:
         yield
+    except StreamkmError:  # some of ours are ValueErrors too
+        raise
     except FileNotFoundError as error:
         raise TopicNotFoundError("the file does not exist", where=where) from error
     except OSError as error:

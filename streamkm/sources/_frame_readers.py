@@ -15,6 +15,11 @@ from streamkm.sources._file_places import Place, remote_edge
 from streamkm.sources._tables import Block, Counted, Wanted, from_series
 
 _SINGLE = (pl.Float32, pl.Int8, pl.Int16, pl.UInt8, pl.UInt16)
+_BROKEN = (
+    *(pl.exceptions.PolarsError, pl.exceptions.PanicException),
+    *(OSError, ValueError, NotImplementedError, MemoryError),
+)
+"""What polars and pyarrow raise for a broken file; the last one where a damaged length asks for too much."""
 _KINDS = {".parquet": "parquet", ".pq": "parquet"}
 
 
@@ -94,6 +99,7 @@ class RemoteFrameReader(Counted):
                     if self._kind == "parquet"
                     else self._parts.get_batch(i).select(names)
                 )
+                part.validate(full=True)  # else lengths and places that a damaged file tells are believed
                 frame = pl.DataFrame(part)
                 columns = {name: from_series(frame[name]) for name in self.names}
             self._last = Block(self._starts[i], self._starts[i + 1], columns)
@@ -120,7 +126,7 @@ def frame_edge(path: str, kind: str) -> Iterator[None]:
     """Map what polars and pyarrow raise for a broken file."""
     try:
         yield
-    except (pl.exceptions.PolarsError, OSError, ValueError, NotImplementedError, pl.exceptions.PanicException) as error:
+    except _BROKEN as error:
         if isinstance(error, FileFormatError):
             raise
         said = (str(error).splitlines() or [type(error).__name__])[0]

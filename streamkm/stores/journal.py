@@ -105,6 +105,8 @@ def _decode(data: bytes) -> Learning:
     for i, gap, length in zip(index, gaps, lengths, strict=True):
         start = stops[i] + gap
         stops[i] = start + length
+        if not 0 <= start <= stops[i] < 1 << 63:
+            raise ValueError(f"it has a range from {start} to {stops[i]}")
         ranges.append(BatchRange(partitions[i], start, stops[i]))
     ends = list(accumulate(counts, initial=0))
     batches = tuple(tuple(ranges[a:b]) for a, b in pairwise(ends))
