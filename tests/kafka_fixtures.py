@@ -47,7 +47,8 @@ def bootstrap() -> Iterator[str]:
         with _container() as address:
             yield address
     else:
-        local = LocalBroker()
+        # Tests write records of long ago, which the broker would forget five minutes after its start.
+        local = LocalBroker(properties={"log.retention.ms": "-1"})
         try:
             local.start()
         except StreamkmError as error:
