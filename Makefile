@@ -9,10 +9,10 @@ ARGS ?=
 SEED ?= 1
 ROUNDS ?= 25
 
-.PHONY: help demo test faults servers lint bench docs lock clean
+.PHONY: help demo test test-containers faults servers lint bench docs lock clean
 
 help:          ## Show the verbs
-	@grep -E '^[a-z]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 17
 
 demo: .venv/.installed        ## See it work on a real local Kafka      (ARGS="--seconds 30")
 	$(BIN)/streamkm demo $(ARGS)
@@ -22,6 +22,9 @@ test: servers                 ## Run all tests                          (ARGS="-
 
 faults: servers               ## Faults from a seed, and a count after  (SEED=1 ROUNDS=25)
 	STREAMKM_FAULTS_SEED=$(SEED) STREAMKM_FAULTS_ROUNDS=$(ROUNDS) $(BIN)/python -m pytest tests/faults $(ARGS)
+
+test-containers: servers       ## Run the tests that need Docker         (it is installed and started where there is none)
+	tests/containers/run.sh $(ARGS)
 
 # What tests need besides Python: PostgreSQL's programs, and Kafka.
 servers: .venv/.installed

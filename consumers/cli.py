@@ -8,7 +8,7 @@ from typing import NoReturn
 import click
 
 from consumers.options import EXIT_CODES, leave
-from streamkm.errors import StreamkmError
+from streamkm.errors import SettingsError, StreamkmError
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("consumers.demo:demo", "See it work: broker, real records, consumer, service and a live view."),
@@ -16,6 +16,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "replay": ("consumers.replay:replay", "Run the exact algorithm over a range of a topic."),
     "serve": ("consumers.serve:serve", "Answer queries about the clusters over HTTP."),
     "fit": ("consumers.fit:fit", "Run the exact algorithm over files, or over the rows of a database."),
+    "feed": ("consumers.feed:feed", "Write real sample records into a topic, to try things with."),
     "broker": ("consumers.broker:broker", "Run a real local Apache Kafka."),
     "models": ("consumers.inspect:models", "List the models of a store."),
     "inspect": ("consumers.inspect:inspect", "Show a model: progress and clusters."),
@@ -26,10 +27,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "quarantine": ("consumers.quarantine:quarantine", "Look at records that could not be learned, and try them again."),
     "store": ("consumers.store:store", "Back a store up, check it, give room back."),
     "verify": ("consumers.verify:verify", "Prove a snapshot: learn the topic again by the journal and compare."),
+    "compile": ("consumers.compile:compile_", "Compile all kernels now, so that no start has to."),
     "config": ("consumers.config:config", "Show every setting, its value and where it comes from."),
     "doctor": ("consumers.doctor:doctor", "Say what is installed, what is missing, and how to get it."),
 }
 """Name -> where it is, and its line in ``streamkm --help``."""
+
+LEFT_OUT = {"polars": "pip install polars; of the containers take the image streamkm:files"}
+"""Packages that an image may do without, and how to get them."""
 
 
 class Commands(click.Group):
@@ -70,6 +75,10 @@ def main() -> NoReturn:
         cli(prog_name="streamkm")
     except StreamkmError as e:
         leave(e)
+    except ModuleNotFoundError as e:
+        if e.name not in LEFT_OUT:
+            raise
+        leave(SettingsError(f"{e.name} is not installed", hint=LEFT_OUT[e.name]))
     raise AssertionError("click leaves by itself")
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
-import gzip
 import itertools
 import json
 import logging
@@ -18,22 +16,19 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import click
-import kafka  # type: ignore[import-untyped]
 from rich.console import Console
 from rich.live import Live
 
 from consumers.demo_view import View, save_picture
+from consumers.feed import FIELDS, PARTITIONS, Producer, shuttle_rows
 from consumers.live import stop_on_signals
 from consumers.options import example
 from streamkm.errors import StreamkmError
 
 MODEL = TOPIC = "shuttle"
-PARTITIONS = 3
-FIELDS = ("f1", "f3", "f5", "f7", "f8", "f9")
-"""The others are 0, but for a reading of thousands now and then: those few would be clusters of their own."""
 TICK = 0.25
 PATIENCE = 180.0
 """Seconds in which the consumer has to publish something; its first start compiles kernels."""
@@ -79,7 +74,7 @@ def demo(seconds: float, rate: int, k: int, picture: str | None) -> None:
         service = Service(f"http://127.0.0.1:{port}")
         service.wait(serve)
         service.wait_for_owner(live)
-        stack.enter_context(Producer(broker.bootstrap, rate))
+        stack.enter_context(Producer(broker.bootstrap, TOPIC, rate))
         console.print(f"all up after {time.monotonic() - began:.1f} s")
         rows = [{name: row[name] for name in FIELDS} for row in itertools.islice(shuttle_rows(), 3)]
         view = View(urls=_urls(service.base, rows), topic=TOPIC)
@@ -213,45 +208,6 @@ class Service:
                     return
             time.sleep(0.1)
         raise DemoError("the consumer does not start", where=process.tail())
-
-
-class Producer:
-    """Streams the shuttle data into the topic at a steady rate, over and over, from a thread of its own."""
-
-    def __init__(self, bootstrap: str, rate: int) -> None:
-        self.rate = rate
-        self.done = threading.Event()
-        self.producer = kafka.KafkaProducer(bootstrap_servers=bootstrap, linger_ms=20, compression_type="lz4")
-        self.thread = threading.Thread(target=self._run, name="producer", daemon=True)
-
-    def __enter__(self) -> Self:
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.done.set()
-        self.thread.join(5)
-        self.producer.close(timeout=5)
-
-    def _run(self) -> None:
-        rows = (
-            json.dumps(row).encode() for row in itertools.chain.from_iterable(itertools.repeat(list(shuttle_rows())))
-        )
-        began, sent = time.monotonic(), 0
-        while not self.done.wait(0.05):
-            due = int((time.monotonic() - began) * self.rate)
-            for value in itertools.islice(rows, due - sent):
-                self.producer.send(TOPIC, value, partition=sent % PARTITIONS)
-                sent += 1
-
-
-def shuttle_rows() -> Iterator[dict[str, float]]:
-    """Sensor readings of the Statlog (Shuttle) data, as river brings them: 49,097 rows of f1 ... f9, in file order."""
-    from river.datasets import Shuttle
-
-    with gzip.open(Shuttle().path, "rt", newline="") as file:
-        for row in csv.DictReader(file):
-            yield {name: float(row[name]) for name in row if name.startswith("f")}
 
 
 def _wait_for_store(database: Path, live: Process) -> None:

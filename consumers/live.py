@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import signal
@@ -13,6 +14,7 @@ import click
 
 from consumers import logs
 from consumers.compose import make_engine, warm_up
+from consumers.exposure import check_exposure
 from consumers.options import example, takes
 from consumers.probes import probes
 from streamkm.engine import Watchdog
@@ -46,6 +48,7 @@ def live(model: str, settings: LiveSettings, *, verbose: bool) -> None:
     one dies. SIGTERM and SIGINT finish the mini-batch, commit, publish and leave.
     """
     logs.configure(verbose=verbose)
+    check_exposure(settings.metrics_host, settings.token, "--metrics-host")
     stop = stop_on_signals()
     metrics = Metrics()
     with contextlib.closing(open_store(settings.store)) as store:
@@ -57,8 +60,9 @@ def live(model: str, settings: LiveSettings, *, verbose: bool) -> None:
         pulse = engine.parts.pulse
         with contextlib.ExitStack() as beside:
             if settings.metrics_port:
-                answers = probes(settings.metrics_port, metrics, pulse, lambda: why_away(settings.bootstrap))
-                beside.enter_context(answers)
+                at = settings.metrics_host, settings.metrics_port
+                reachable = functools.partial(why_away, settings.bootstrap)
+                beside.enter_context(probes(*at, metrics, pulse, reachable, settings.token))
             # What hangs holds locks that nobody can take away from it, so it is not asked to leave.
             beside.enter_context(Watchdog(pulse, model, metrics, lambda: os._exit(HUNG)))
             engine.run(stop)

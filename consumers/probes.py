@@ -1,4 +1,4 @@
-"""``/livez``, ``/readyz`` and ``/metrics`` of a consumer, on loopback."""
+"""``/livez``, ``/readyz`` and ``/metrics`` of a consumer."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from streamkm.engine import Pulse
 from streamkm.errors import SettingsError
 from streamkm.metrics import CONTENT_TYPE, Metrics
+from streamkm.values import Secret
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
 
-HOST = "127.0.0.1"
+
+NO_TOKEN = Secret("")
 
 
 class _Server(socketserver.ThreadingMixIn, WSGIServer):
@@ -25,30 +27,41 @@ class _Server(socketserver.ThreadingMixIn, WSGIServer):
 
 
 class _Quiet(WSGIRequestHandler):
+    timeout = 10  # seconds of silence, after which a connection is closed
+
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the base class names it so
         """Say nothing: probes come every few seconds."""
 
 
 @contextmanager
-def probes(port: int, metrics: Metrics, pulse: Pulse, reachable: Callable[[], str]) -> Iterator[int]:
+def probes(
+    host: str, port: int, metrics: Metrics, pulse: Pulse, reachable: Callable[[], str], token: Secret = NO_TOKEN
+) -> Iterator[int]:
     """Answer while the body runs, in a thread of its own; gives the port.
 
     Parameters
     ----------
+    host
+        Address to listen on.
     port
         0: any free one.
     reachable
         Says why no broker can be reached, or nothing; asked for a standby, which has no connection to look at.
+    token
+        What ``/metrics`` wants to be sent, if not empty. What starts and stops processes has none.
 
     Raises
     ------
     SettingsError
-        The port is taken.
+        The port is taken, or the address is not ours.
     """
 
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         path = environ["PATH_INFO"]
         if path == "/metrics":
+            if token and not token.is_borne_by(environ.get("HTTP_AUTHORIZATION", "").encode("latin-1")):
+                start_response("401 Unauthorized", [("WWW-Authenticate", "Bearer")])
+                return []
             start_response("200 OK", [("Content-Type", CONTENT_TYPE)])
             return [metrics.render()]
         if path == "/livez":
@@ -66,10 +79,10 @@ def probes(port: int, metrics: Metrics, pulse: Pulse, reachable: Callable[[], st
         return [json.dumps(words).encode()]
 
     try:
-        server = make_server(HOST, port, app, _Server, _Quiet)
+        server = make_server(host, port, app, _Server, _Quiet)
     except OSError as e:
         raise SettingsError(
-            f"port {port} cannot be had ({e.strerror})", where="--metrics-port", hint="Give another one"
+            f"{host} port {port} cannot be had ({e.strerror})", where="--metrics-port", hint="Give another one"
         ) from e
     threading.Thread(target=server.serve_forever, name="streamkm-probes", daemon=True).start()
     try:

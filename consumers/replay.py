@@ -24,7 +24,6 @@ from consumers.options import example, takes
 from streamkm.broker import cache_dir
 from streamkm.codecs import make_codec
 from streamkm.errors import NotReadyError, SettingsError
-from streamkm.recompute.archive import Archive
 from streamkm.settings import ReplaySettings, StoreSettings, as_text
 from streamkm.state import ModelSpec
 from streamkm.stores import Promotion, Store, open_store
@@ -97,6 +96,7 @@ def replay(
     """
     # numba takes a second, which help need not wait for.
     from streamkm.engine import same_stream
+    from streamkm.recompute.archive import Archive
     from streamkm.recompute.replay import FitChoice, Work, recompute
     from streamkm.recompute.span import pin
 

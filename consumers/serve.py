@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import logging
 import signal
 import socket
@@ -14,6 +13,7 @@ import click
 import uvicorn
 
 from consumers import logs
+from consumers.exposure import check_exposure
 from consumers.options import example, leave, takes
 from streamkm.errors import SettingsError, StreamkmError
 from streamkm.metrics import Metrics
@@ -57,26 +57,6 @@ def serve(settings: ServeSettings, *, verbose: bool) -> None:
         )
         log.info("serving on %s", url_of(listener))
         uvicorn.Server(config).run(sockets=[listener])
-
-
-def check_exposure(host: str, token: str) -> None:
-    """Refuse to show the data to a network without a token.
-
-    Raises
-    ------
-    SettingsError
-        The address is not loopback and there is no token.
-    """
-    if token or host == "localhost":
-        return
-    with contextlib.suppress(ValueError):
-        if ipaddress.ip_address(host).is_loopback:
-            return
-    raise SettingsError(
-        f"{host} can be reached from other machines, and there is no token",
-        where="--host",
-        hint="Set STREAMKM_TOKEN to a long random text, or listen on 127.0.0.1",
-    )
 
 
 def listen(host: str, port: int) -> socket.socket:

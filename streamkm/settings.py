@@ -1,7 +1,8 @@
 """Every setting, once: command-line options, environment variables, the TOML file and the docs all come from here.
 
 A setting is a field of one of the frozen dataclasses below. Its value is the first of: the command line, the
-environment (``STREAMKM_`` and the upper-case name), the file named by ``--config``, the default.
+environment (``STREAMKM_`` and the upper-case name; with ``_FILE`` behind it: a file that holds the value, as secrets
+come into containers), the file named by ``--config``, the default.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ from streamkm.values import (
 ENV_PREFIX = "STREAMKM_"
 _PASSWORD = re.compile(r"(://[^/@:]*:(?=.*@)|[?&](?:ssl)?password=)(?:.*(?=@)|[^&]*)")
 """A password in a URL, in its first part up to the last @."""
+MOST_OF_A_FILE = 1 << 20
+"""Characters of a file that holds one value."""
 S = TypeVar("S")
 
 
@@ -120,7 +123,14 @@ class ModelSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LiveSettings(StoreSettings, SourceSettings, CodecSettings, ModelSettings):
+class TokenSettings:
+    """Who may ask."""
+
+    token: Secret = setting(Secret(""), "Bearer token that clients must send")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiveSettings(StoreSettings, SourceSettings, CodecSettings, ModelSettings, TokenSettings):
     """Everything that ``streamkm live`` takes."""
 
     batch: int = setting(8192, "Most records in one mini-batch", between(1, 1_000_000))
@@ -151,9 +161,8 @@ class LiveSettings(StoreSettings, SourceSettings, CodecSettings, ModelSettings):
         "When records are gone before they were read: fail, or skip them, count them and go on behind the gap",
         one_of("fail", "skip"),
     )
-    metrics_port: int = setting(
-        0, "Port for /metrics, /livez and /readyz of the consumer on loopback; 0: none", between(0, 65535)
-    )
+    metrics_port: int = setting(0, "Port for /metrics, /livez and /readyz of the consumer; 0: none", between(0, 65535))
+    metrics_host: str = setting("127.0.0.1", "Address of that port; any other than loopback needs a token")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,12 +217,11 @@ class ReplaySettings(StoreSettings, ExactSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServeSettings(StoreSettings):
+class ServeSettings(StoreSettings, TokenSettings):
     """Everything that ``streamkm serve`` takes."""
 
     host: str = setting("127.0.0.1", "Address to listen on; any other than loopback needs a token")
     port: int = setting(8000, "Port to listen on; 0: any free one", between(0, 65535))
-    token: Secret = setting(Secret(""), "Bearer token that clients must send")
 
 
 GROUPS: tuple[type, ...] = (
@@ -277,8 +285,8 @@ def resolve(
         variable = ENV_PREFIX + f.name.upper()
         if given.get(f.name) is not None:
             raw, origin = given[f.name], "--" + f.name.replace("_", "-")
-        elif variable in env:
-            raw, origin = env[variable], variable
+        elif found := _from_environment(variable, env):
+            raw, origin = found
         elif f.name in from_file:
             raw, origin = from_file[f.name], str(file)
         else:
@@ -286,6 +294,23 @@ def resolve(
             continue
         result[f.name] = (_convert(f.name, hints[f.name], raw, origin, f.metadata["check"]), origin)
     return result
+
+
+def _from_environment(variable: str, env: Mapping[str, str]) -> tuple[str, str] | None:
+    """Value and origin of a setting; the value may stand in the file that VARIABLE_FILE names."""
+    named = variable + "_FILE"
+    if variable in env:
+        if env.get(named):
+            raise SettingsError(f"{variable} is set too", where=named, hint="Set one of the two")
+        return env[variable], variable
+    if not env.get(named):
+        return None
+    try:
+        with Path(env[named]).open(encoding="utf-8") as file:
+            return file.read(MOST_OF_A_FILE).rstrip("\r\n"), named
+    except (OSError, UnicodeDecodeError) as e:
+        why = e.strerror if isinstance(e, OSError) else "not UTF-8"
+        raise SettingsError(f"{env[named]} cannot be read ({why})", where=named) from e
 
 
 def show(settings: object) -> dict[str, str]:
@@ -336,7 +361,7 @@ def _read(file: Path) -> dict[str, Any]:
 def _convert(name: str, hint: Any, raw: Any, origin: str, check: Check | None) -> Any:
     try:
         value = _parse(hint, raw)
-    except (TypeError, ValueError) as e:
+    except (TypeError, ValueError, OverflowError) as e:
         shown = MASK if hint is Secret else repr(raw)
         raise SettingsError(f"{shown} is not a value for {name} ({e})", where=origin) from e
     problem = check(value) if check is not None and value is not None else None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +23,7 @@ def duration(text: str | float) -> float:
     >>> duration("1.5m"), duration("250ms"), duration(3)
     (90.0, 0.25, 3.0)
     """
-    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(ms|s|m|h|d|)\s*", str(text))
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?|\.[0-9]+)\s*(ms|s|m|h|d|)\s*", str(text))
     if match is None:
         raise ValueError(f"{text!r} is not a duration such as 250ms, 10s, 5m, 1h or 7d")
     return float(match[1]) * _UNITS.get(match[2], 1.0)
@@ -122,7 +124,7 @@ class Size(int):
 
     def __new__(cls, text: str | int) -> Self:
         """Parse a number and its unit."""
-        match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([kmgt]?)(i?)b?\s*", str(text), re.IGNORECASE)
+        match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?|\.[0-9]+)\s*([kmgt]?)(i?)b?\s*", str(text), re.IGNORECASE)
         if match is None or (match[3] and not match[2]):
             raise ValueError(f"{text!r} is not a size such as 512MB, 2GB or 2GiB")
         power = " kmgt".index(match[2].lower() or " ")
@@ -143,6 +145,17 @@ class Secret(str):
 
     def __repr__(self) -> str:
         return repr(MASK) if self else "''"
+
+    def is_borne_by(self, authorization: bytes) -> bool:
+        """Tell whether an Authorization header brings this token (RFC 6750, section 2.1).
+
+        >>> Secret("abc").is_borne_by(b"Bearer abc"), Secret("abc").is_borne_by(b"Bearer ab")
+        (True, False)
+        """
+        scheme, _, token = authorization.partition(b" ")
+        # Digests have one length, so the comparison tells nothing about the token's.
+        given, own = (hashlib.sha256(text).digest() for text in (token.strip(), self.encode()))
+        return scheme.lower() == b"bearer" and hmac.compare_digest(given, own)
 
 
 def at_least(low: float) -> Check:

@@ -13,25 +13,45 @@ import pytest
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 
-from streamkm.broker import LocalBroker, choose_broker
+from streamkm.broker import KAFKA_VERSION, LocalBroker, choose_broker
+from streamkm.broker.properties import SMALL, free_ports
 from streamkm.errors import StreamkmError
 
 TopicFactory = Callable[..., str]
+FOR_TESTS = {"log.retention.ms": "-1"}
+"""Tests write records of long ago, which a broker would forget five minutes after its start."""
+
+
+KAFKA_IMAGE = f"apache/kafka:{KAFKA_VERSION}"
 
 
 @contextlib.contextmanager
 def _container() -> Iterator[str]:
-    from testcontainers.community.kafka import KafkaContainer
+    """Apache's own image; testcontainers' KafkaContainer knows Confluent's only."""
+    from testcontainers.core.container import DockerContainer
+    from testcontainers.core.wait_strategies import LogMessageWaitStrategy
 
-    # One broker: without these two a transaction waits for ever for three replicas of its log.
-    container = (
-        KafkaContainer()
-        .with_kraft()
-        .with_env("KAFKA_TRANSACTION_STATE_LOG_REPLICATION_FACTOR", "1")
-        .with_env("KAFKA_TRANSACTION_STATE_LOG_MIN_ISR", "1")
-    )
-    with container:
-        yield container.get_bootstrap_server()
+    (port,) = free_ports(1)  # a broker tells clients where it is, so this has to be known before it starts
+    settings = {
+        "NODE_ID": "1",
+        "PROCESS_ROLES": "broker,controller",
+        "LISTENERS": "CLIENT://:9092,CONTROLLER://:9093",
+        "ADVERTISED_LISTENERS": f"CLIENT://localhost:{port}",
+        "CONTROLLER_QUORUM_VOTERS": "1@localhost:9093",
+        "CONTROLLER_LISTENER_NAMES": "CONTROLLER",
+        "INTER_BROKER_LISTENER_NAME": "CLIENT",
+        "LISTENER_SECURITY_PROTOCOL_MAP": "CLIENT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+        **{
+            name.replace(".", "_").upper(): value
+            for name, value in (SMALL | FOR_TESTS).items()
+            if "listener" not in name
+        },
+    }
+    container = DockerContainer(KAFKA_IMAGE).with_bind_ports(9092, port)
+    for name, value in settings.items():
+        container.with_env(f"KAFKA_{name}", value)
+    with container.waiting_for(LogMessageWaitStrategy("Kafka Server started").with_startup_timeout(60)):
+        yield f"localhost:{port}"
 
 
 @pytest.fixture(scope="session")
@@ -47,8 +67,7 @@ def bootstrap() -> Iterator[str]:
         with _container() as address:
             yield address
     else:
-        # Tests write records of long ago, which the broker would forget five minutes after its start.
-        local = LocalBroker(properties={"log.retention.ms": "-1"})
+        local = LocalBroker(properties=FOR_TESTS)
         try:
             local.start()
         except StreamkmError as error:

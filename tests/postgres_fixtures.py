@@ -1,6 +1,7 @@
 """The PostgreSQL of a test run, and databases on it.
 
-It is the one named by STREAMKM_TEST_POSTGRES, else one that is started for the session. Tests share it: each takes a
+It is the one named by STREAMKM_TEST_POSTGRES, else one that is started for the session: a container where the tests'
+Kafka is one, else Debian's server. Tests share it: each takes a
 database of its own, or empties the one that is kept. A test that kills or stops its server starts a PostgresServer
 itself.
 """
@@ -13,10 +14,22 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from postgres_server import Databases, NoPostgresError, PostgresServer
+from postgres_server import ENCODED, PASSWORD, USER, Databases, NoPostgresError, PostgresServer
+from streamkm.broker import choose_broker
 from streamkm.stores import open_store
 
 DatabaseFactory = Callable[..., str]
+
+
+POSTGRES_IMAGE = "postgres:17-bookworm"
+
+
+@contextlib.contextmanager
+def _container() -> Iterator[str]:
+    from testcontainers.community.postgres import PostgresContainer
+
+    with PostgresContainer(POSTGRES_IMAGE, username=USER, password=PASSWORD, dbname="postgres") as container:
+        yield f"postgresql://{USER}:{ENCODED}@localhost:{container.get_exposed_port(5432)}/postgres"
 
 
 @pytest.fixture(scope="session")
@@ -25,6 +38,10 @@ def databases() -> Iterator[Databases]:
     named = os.environ.get("STREAMKM_TEST_POSTGRES")
     if named:
         yield Databases(named)
+        return
+    if choose_broker().kind == "docker":
+        with _container() as url:
+            yield Databases(url)
         return
     try:
         server = PostgresServer()

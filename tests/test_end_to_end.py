@@ -80,8 +80,13 @@ def live(log, bootstrap, topic, url, *more):
     return program(log, "live", "m", *arguments, "--checkpoint-every", "200ms", "--snapshot-every", "1s", *more)
 
 
-def test_killed_twice_every_record_counts_once_and_the_journal_proves_it(bootstrap, topic, tmp_path):
-    name, url, log = topic(partitions=3), f"sqlite:///{tmp_path}/s.db", tmp_path / "log"
+@pytest.fixture(params=["sqlite", "postgres"])
+def url_of_a_store(request, tmp_path):
+    return f"sqlite:///{tmp_path}/s.db" if request.param == "sqlite" else request.getfixturevalue("database")()
+
+
+def test_killed_twice_every_record_counts_once_and_the_journal_proves_it(bootstrap, topic, tmp_path, url_of_a_store):
+    name, url, log = topic(partitions=3), url_of_a_store, tmp_path / "log"
     records = values(500_000)
     Feed(bootstrap, name, records[:3000], per_second=1e9).run()
     feed = Feed(bootstrap, name, records[3000:], per_second=4000)  # longer than the test, so both kills hit it running

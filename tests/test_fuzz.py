@@ -332,8 +332,7 @@ MAKERS = (
 )  # fmt: skip
 CAMPAIGNS: dict[str, Callable[[Path], Campaign]] = {
     **{make.__name__.replace("_", "-"): make for make in MAKERS},
-    # Not "arrow": polars ends the process where a file of Arrow's asks for more memory than there is.
-    **{kind: partial(tables, kind=kind) for kind in ("csv", "npy", "npz", "parquet")},
+    **{kind: partial(tables, kind=kind) for kind in ("csv", "npy", "npz", "parquet", "arrow")},
     **{f"{kind}-elsewhere": partial(tables, kind=kind, elsewhere=True) for kind in ("parquet", "arrow")},
 }
 

@@ -15,7 +15,8 @@ from typing import Self
 import httpx
 import pytest
 
-from consumers.serve import check_exposure, listen, url_of
+from consumers.exposure import check_exposure
+from consumers.serve import listen, url_of
 from service_api import TOKEN, Writer
 from streamkm.errors import SettingsError
 from streamkm.stores import open_store

@@ -8,7 +8,7 @@ import pytest
 
 from streamkm import settings
 from streamkm.errors import SettingsError
-from streamkm.settings import LiveSettings, ServeSettings, load
+from streamkm.settings import FitSettings, LiveSettings, ServeSettings, load, resolve
 from streamkm.values import HalfLife
 
 
@@ -86,3 +86,31 @@ def test_every_setting_has_help_and_a_default_that_its_check_accepts():
         check = f.metadata["check"]
         assert check is None or f.default is None or check(f.default) is None, name
     assert set(settings.TABLE) == {f.name for c in settings.GROUPS for f in dataclasses.fields(c)}
+
+
+def test_a_secret_comes_from_a_file(tmp_path):
+    (tmp_path / "token").write_text("hunter2\n")
+    env = {"STREAMKM_TOKEN_FILE": str(tmp_path / "token")}
+    assert load(ServeSettings, {}, env=env).token == "hunter2"  # noqa: S105
+    assert resolve(ServeSettings, {}, env=env)["token"][1] == "STREAMKM_TOKEN_FILE"
+    assert load(ServeSettings, {"token": "other"}, env=env).token == "other"  # noqa: S105
+    assert load(ServeSettings, {}, env={"STREAMKM_TOKEN_FILE": ""}).token == ""
+
+
+def test_a_setting_given_twice_or_in_a_file_that_is_not_there_is_an_error(tmp_path):
+    env = {"STREAMKM_TOKEN_FILE": str(tmp_path / "none")}
+    with pytest.raises(SettingsError, match=r"none cannot be read \(No such file or directory\)") as e:
+        load(ServeSettings, {}, env=env)
+    assert e.value.where == "STREAMKM_TOKEN_FILE"
+    with pytest.raises(SettingsError, match="STREAMKM_TOKEN is set too"):
+        load(ServeSettings, {}, env=env | {"STREAMKM_TOKEN": "x"})
+    (tmp_path / "bytes").write_bytes(b"\xff")
+    with pytest.raises(SettingsError, match="not UTF-8"):
+        load(ServeSettings, {}, env={"STREAMKM_TOKEN_FILE": str(tmp_path / "bytes")})
+
+
+def test_a_number_of_very_many_digits_is_refused_at_once():
+    with pytest.raises(SettingsError, match="is not a value for memory"):
+        load(FitSettings, {"memory": "9" * 400}, env={})
+    with pytest.raises(SettingsError, match="is not a value for lease"):
+        load(LiveSettings, {"lease": "1" * 200_000 + "x"}, env={})

@@ -30,6 +30,7 @@ from streamkm.records import TopicPartition
 from streamkm.sources import MemorySource
 from streamkm.stores import open_store
 from streamkm.testing import FlakySource, FlakyStore, ManualClock, StopAfter
+from streamkm.values import Secret
 from test_engine import OPTIONS, Eager, N, World
 
 P0, P1 = (TopicPartition("t", i) for i in range(2))
@@ -223,10 +224,11 @@ def test_a_watchdog_counts_only_the_time_in_which_it_ran_itself():
     assert not ended
 
 
-def get(port, path):
+def get(port, path, authorization=""):
     """Status and body of an answer."""
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers={"Authorization": authorization})
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=10) as answer:
             return answer.status, answer.read()
     except urllib.error.HTTPError as answer:
         with answer:
@@ -237,7 +239,7 @@ def test_probes_answer_over_http():
     clock, metrics, reasons = ManualClock(), Metrics(), [""]
     metrics.add(ALARMS, model="m", alarm="hung")
     pulse = Pulse(clock.monotonic)
-    with probes(0, metrics, pulse, lambda: reasons[0]) as port:
+    with probes("127.0.0.1", 0, metrics, pulse, lambda: reasons[0]) as port:
         assert get(port, "/livez")[0] == 200
         assert get(port, "/readyz")[0] == 503
         pulse.beat("polling", "owner")
@@ -259,8 +261,19 @@ def test_probes_answer_over_http():
         assert status == 200
         assert b'streamkm_alarms_total{alarm="hung",model="m"} 1.0' in body
         assert get(port, "/")[0] == 404
-        with pytest.raises(SettingsError, match=f"port {port} cannot be had"), probes(port, metrics, pulse, str):
+        taken = pytest.raises(SettingsError, match=f"127.0.0.1 port {port} cannot be had")
+        with taken, probes("127.0.0.1", port, metrics, pulse, str):
             pass
+
+
+def test_metrics_want_the_token_and_probes_do_not():
+    pulse = Pulse()
+    pulse.beat("polling", "owner")
+    with probes("127.0.0.1", 0, Metrics(), pulse, str, Secret("long and random")) as port:
+        assert get(port, "/livez")[0] == get(port, "/readyz")[0] == 200
+        assert get(port, "/metrics") == (401, b"")
+        assert get(port, "/metrics", "Bearer short")[0] == 401
+        assert get(port, "/metrics", "Bearer long and random")[0] == 200
 
 
 def until(condition, seconds):

@@ -372,11 +372,10 @@ class OnlineKMeans(Answers):
         try:
             model = cls(**{name: p[name] for name in ARGUMENTS})
             model.n_seen = index(p["n_seen"])
-            model.n_features = d = p["n_features"]
-            model.feature_names = tuple(p["feature_names"])
-            model._clock = p["clock"]
-            model.cost_ = p["cost"]
-            model.n_judged_ = p["n_judged"]
+            model.n_features = d = index(p["n_features"])
+            model.feature_names = tuple(map(str, p["feature_names"]))
+            model._clock = None if p["clock"] is None else float(p["clock"])
+            model.cost_, model.n_judged_ = float(p["cost"]), float(p["n_judged"])
             if p["clusters"] is not None:
                 clusters = model._new_clusters(p["k"])
                 clusters.restore(a, p["clusters"], d)
@@ -385,7 +384,7 @@ class OnlineKMeans(Answers):
                 rows = array(a, "buffer", np.float64, (model.n_seen, d))
                 weights = array(a, "buffer_weights", np.float64, (model.n_seen,))
                 model._buffer = [(rows, weights)]
-        except (KeyError, TypeError, ValueError, OverflowError) as e:
+        except (LookupError, TypeError, ValueError, OverflowError, AttributeError, MemoryError) as e:
             raise StateError(f"the state is damaged: {e}") from e
         return model
 

@@ -94,7 +94,7 @@ class Archive:
             kept = told["contents"]
             numbers = [n for p in self.parts for n in (p.partition, p.start, p.stop, p.points, p.bad, p.tombstones)]
             sound = all(type(n) is int for n in numbers)
-        except (ValueError, TypeError, KeyError) as e:
+        except (ValueError, TypeError, KeyError, RecursionError) as e:
             raise FileFormatError(f"is no index of an archive ({e})", where=str(index)) from e
         if not sound:
             raise FileFormatError("is no index of an archive: its parts have numbers that are none", where=str(index))
@@ -221,7 +221,7 @@ class Archive:
         path = self.folder / part.name
         try:
             return pl.read_parquet(path, columns=["_offset", *fields])
-        except (pl.exceptions.PolarsError, OSError) as e:
+        except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as e:
             raise FileFormatError(f"cannot be read ({e})", where=str(path), hint="Remove the archive") from e
 
 

@@ -117,6 +117,7 @@ def read_centroids(path: Path, fields: Sequence[str]) -> Reals:
         ValueError,
         TypeError,
         KeyError,
+        OverflowError,
         EOFError,
         zipfile.BadZipFile,
         zlib.error,

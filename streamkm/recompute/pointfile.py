@@ -91,7 +91,7 @@ class PointFile:
             with path.open("rb") as file:
                 start = file.read(16)
                 length = int.from_bytes(start[8:], "little")
-                header = file.read(length) if len(start) == 16 and length < 1 << 30 else b""
+                header = file.read(length) if len(start) == 16 and length < 1 << 24 else b""
         except OSError as e:
             raise FileFormatError(f"cannot be read ({e.strerror})", where=str(path)) from e
         if start[:8] != _MAGIC:
@@ -101,7 +101,7 @@ class PointFile:
             found = cls(path, tuple(head["fields"]), np.dtype({"float32": "<f4", "float64": "<f8"}[head["dtype"]]))
             found._length, weighted = int(head["rows"]), bool(head["weighted"])
             sound = found._length >= 0 and all(isinstance(field, str) for field in found.fields)
-        except (ValueError, KeyError, TypeError, DataError, RecursionError) as e:
+        except (ValueError, KeyError, TypeError, DataError, RecursionError, OverflowError) as e:
             raise FileFormatError("ends within its header, or has none", where=str(path), hint="Write it again") from e
         if not sound:
             raise FileFormatError(f"has {found._length} rows of {found.fields}", where=str(path), hint="Write it again")

@@ -21,8 +21,11 @@ from streamkm.sources._file_places import Place
 from streamkm.sources._tables import Block, Column, Counted, Wanted
 
 _NUMBERS = "iuf"
-_BROKEN = (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error, TokenError, SystemError)
-"""What numpy and zipfile raise for a broken file; the last one for texts that are none."""
+_BROKEN = (
+    *(ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error, TokenError, SyntaxError),
+    *(SystemError, RuntimeError, MemoryError),
+)
+"""What numpy and zipfile raise for a broken file: kinds of compression that are none, texts that are none, lengths."""
 
 
 class NpyReader(Counted):

@@ -10,7 +10,7 @@ from streamkm.errors import FileFormatError
 from streamkm.sources._array_readers import NpyReader, NpzReader
 from streamkm.sources._csv_reader import CsvReader
 from streamkm.sources._file_places import Place
-from streamkm.sources._frame_readers import FrameReader, RemoteFrameReader
+from streamkm.sources._frame_readers import frame_reader
 from streamkm.sources._tables import Block, Column, Reader, Wanted
 
 __all__ = ["Reader", "numeric_columns", "open_reader"]
@@ -20,11 +20,11 @@ _MAKERS: dict[str, Callable[[Place, Wanted], Reader]] = {
     ".tsv": CsvReader,
     ".npy": NpyReader,
     ".npz": NpzReader,
-    ".parquet": FrameReader,
-    ".pq": FrameReader,
-    ".arrow": FrameReader,
-    ".feather": FrameReader,
-    ".ipc": FrameReader,
+    ".parquet": frame_reader,
+    ".pq": frame_reader,
+    ".arrow": frame_reader,
+    ".feather": frame_reader,
+    ".ipc": frame_reader,
 }
 
 
@@ -71,8 +71,7 @@ def _maker(place: Place) -> Callable[[Place, Wanted], Reader]:
             where=place.name,
             hint=f"Known are {', '.join(sorted(_MAKERS))}",
         )
-    maker = _MAKERS[place.suffix]
-    return RemoteFrameReader if maker is FrameReader and place.filesystem is not None else maker
+    return _MAKERS[place.suffix]
 
 
 class HiveReader:

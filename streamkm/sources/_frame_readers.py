@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import contextlib
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from typing import Any
 
 import polars as pl
@@ -17,7 +18,7 @@ from streamkm.sources._tables import Block, Counted, Wanted, from_series
 _SINGLE = (pl.Float32, pl.Int8, pl.Int16, pl.UInt8, pl.UInt16)
 _BROKEN = (
     *(pl.exceptions.PolarsError, pl.exceptions.PanicException),
-    *(OSError, ValueError, NotImplementedError, MemoryError),
+    *(OSError, ValueError, KeyError, NotImplementedError, MemoryError),
 )
 """What polars and pyarrow raise for a broken file; the last one where a damaged length asks for too much."""
 _KINDS = {".parquet": "parquet", ".pq": "parquet"}
@@ -28,8 +29,16 @@ def kind_of(place: Place) -> str:
     return _KINDS.get(place.suffix, "an Arrow IPC file")
 
 
-class FrameReader(Counted):
-    """A file on this machine. Times come as seconds since 1970."""
+def frame_reader(place: Place, wanted: Wanted) -> ArrowReader | PolarsReader:
+    """Open a file by pyarrow, or by polars where that is not installed."""
+    return (PolarsReader if find_spec("pyarrow") is None else ArrowReader)(place, wanted)
+
+
+class PolarsReader(Counted):
+    """A file on this machine, where pyarrow is not installed. Times come as seconds since 1970.
+
+    Polars ends the process where a damaged file asks for more memory than there is.
+    """
 
     def __init__(self, place: Place, wanted: Wanted) -> None:
         self._path, self._kind = place.name, kind_of(place)
@@ -56,16 +65,20 @@ class FrameReader(Counted):
         self._last = None
 
 
-class RemoteFrameReader(Counted):
-    """A file of another filesystem, read a row group (parquet) or a record batch (Arrow) at a time by pyarrow."""
+class ArrowReader(Counted):
+    """A file, here or elsewhere, read a row group (parquet) or a record batch (Arrow) at a time by pyarrow."""
 
     def __init__(self, place: Place, wanted: Wanted) -> None:
-        import pyarrow as pa  # type: ignore[import-untyped] # noqa: PLC0415 -- there because the place is
+        import pyarrow as pa  # type: ignore[import-untyped] # noqa: PLC0415 -- an extra
         import pyarrow.parquet as pq  # type: ignore[import-untyped] # noqa: PLC0415
 
         self._path, self._kind = place.name, kind_of(place)
-        with remote_edge(self._path):
-            self._file: Any = place.filesystem.open_input_file(place.path)
+        if place.filesystem is None:
+            with frame_edge(self._path, self._kind):
+                self._file: Any = pa.OSFile(place.name)
+        else:
+            with remote_edge(self._path):
+                self._file = place.filesystem.open_input_file(place.path)
         try:
             with frame_edge(self._path, self._kind):
                 if self._kind == "parquet":

@@ -195,12 +195,16 @@ def _names(values: Any) -> tuple[str, ...]:
     return tuple(values)
 
 
+_BROKEN = (AttributeError, OverflowError, RecursionError)
+"""What values of another kind than they should be raise."""
+
+
 @contextmanager
 def _whole(what: str, where: str = "") -> Iterator[None]:
     """Say of what cannot be read that it is damaged: somebody else has written to this database, or its disk has."""
     try:
         yield
-    except (safetensors.SafetensorError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as e:
+    except (safetensors.SafetensorError, LookupError, TypeError, ValueError, *_BROKEN) as e:
         raise StoreError(f"{what} is damaged ({e})", where=where, hint="Restore a backup") from e
 
 
