@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import zlib
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -10,8 +11,10 @@ import crc32c
 import kafka
 import numpy as np
 import pytest
+import snappy
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from kafka import codec
 from kafka.consumer.fetcher import Fetcher
 from kafka.record import MemoryRecords
 from kafka.record.default_records import DefaultRecordBatchBuilder
@@ -19,6 +22,7 @@ from kafka.record.legacy_records import LegacyRecordBatchBuilder
 
 from streamkm.errors import CorruptBatchError, SettingsError
 from streamkm.kernels import wire
+from streamkm.sources import _kafka_formats as formats
 from streamkm.sources._kafka_batches import BatchRecords, Columns, compile_parser, join
 from streamkm.sources._kafka_socket import VERSIONS
 
@@ -287,3 +291,25 @@ def test_compiling_ahead_covers_what_a_topic_needs():
     compiled = set(wire.parse_records.signatures)
     take_all(one_batch(0) + batch_of(15, [(0, None, b"x", [])], codec=1)[0])
     assert set(wire.parse_records.signatures) == compiled
+
+
+ENCODERS = {1: codec.gzip_encode, 2: codec.snappy_encode, 3: codec.lz4_encode, 4: codec.zstd_encode}
+
+
+@pytest.mark.parametrize("number", ENCODERS)
+def test_a_small_batch_that_becomes_a_huge_one_is_refused_before_it_is_one(number, monkeypatch):
+    name, decode = formats.DECODERS[number]
+    whole = bytes(ENCODERS[number](bytes(5_000_000)))
+    assert decode(whole) == bytes(5_000_000), name
+    monkeypatch.setattr(formats, "MOST", 1 << 20)
+    with pytest.raises(ValueError, match=r"more than 1 MiB|cannot become"):
+        decode(whole)
+    with pytest.raises((ValueError, EOFError, zlib.error)):
+        decode(whole[: len(whole) // 2] if number != 2 else whole[:-1])
+
+
+def test_a_block_of_snappy_alone_and_frames_one_after_the_other_are_read():
+    assert formats.DECODERS[2][1](snappy.compress(b"abc" * 100)) == b"abc" * 100
+    for number in (1, 3, 4):
+        encode, decode = ENCODERS[number], formats.DECODERS[number][1]
+        assert decode(bytes(encode(b"abc")) + bytes(encode(b"def"))) == b"abcdef"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import itertools
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from typing import Any
@@ -18,7 +19,7 @@ from streamkm.sources._tables import Block, Counted, Wanted, from_series
 _SINGLE = (pl.Float32, pl.Int8, pl.Int16, pl.UInt8, pl.UInt16)
 _BROKEN = (
     *(pl.exceptions.PolarsError, pl.exceptions.PanicException),
-    *(OSError, ValueError, KeyError, NotImplementedError, MemoryError),
+    *(OSError, ValueError, KeyError, NotImplementedError, MemoryError, StopIteration),
 )
 """What polars and pyarrow raise for a broken file; the last one where a damaged length asks for too much."""
 _KINDS = {".parquet": "parquet", ".pq": "parquet"}
@@ -66,7 +67,7 @@ class PolarsReader(Counted):
 
 
 class ArrowReader(Counted):
-    """A file, here or elsewhere, read a row group (parquet) or a record batch (Arrow) at a time by pyarrow."""
+    """A file, here or elsewhere, read by pyarrow: no more at a time than a row group (parquet) or a batch (Arrow)."""
 
     def __init__(self, place: Place, wanted: Wanted) -> None:
         import pyarrow as pa  # type: ignore[import-untyped] # noqa: PLC0415 -- an extra
@@ -82,7 +83,7 @@ class ArrowReader(Counted):
         try:
             with frame_edge(self._path, self._kind):
                 if self._kind == "parquet":
-                    self._parts: Any = pq.ParquetFile(self._file)
+                    self._parts: Any = pq.ParquetFile(self._file, buffer_size=1 << 20)
                     groups = range(self._parts.num_row_groups)
                     sizes = [self._parts.metadata.row_group(i).num_rows for i in groups]
                     arrow_schema = self._parts.schema_arrow
@@ -100,26 +101,41 @@ class ArrowReader(Counted):
         for size in sizes:
             self._starts.append(self._starts[-1] + size)
         self._rows = self._starts[-1]
+        self._stream: Iterator[Any] = iter(())
+        self._next = -1  # row that the stream goes on with
         self._last: Block | None = None
 
     def block(self, row: int) -> Block:
         if self._last is None or not self._last.start <= row < self._last.stop:
             i = bisect.bisect_right(self._starts, row) - 1
+            first = self._starts[i]
+            at = (row - first) // _tables.BLOCK_ROWS
+            start = first + at * _tables.BLOCK_ROWS
+            stop = min(start + _tables.BLOCK_ROWS, self._starts[i + 1])
             with remote_edge(self._path), frame_edge(self._path, self._kind):
-                names = list(self.names)
-                part = (
-                    self._parts.read_row_group(i, names)
-                    if self._kind == "parquet"
-                    else self._parts.get_batch(i).select(names)
-                )
-                part.validate(full=True)  # else lengths and places that a damaged file tells are believed
-                frame = pl.DataFrame(part)
+                if self._next != start:
+                    self._stream = itertools.islice(self._batches(i), at, None)
+                batch = next(self._stream)
+                batch.validate(full=True)  # else lengths and places that a damaged file tells are believed
+                frame = pl.DataFrame(batch)
                 columns = {name: from_series(frame[name]) for name in self.names}
-            self._last = Block(self._starts[i], self._starts[i + 1], columns)
+            if frame.height != stop - start:
+                raise FileFormatError("it has other rows than it says", where=f"{self._path}, row {start}")
+            self._next = -1 if stop == self._starts[i + 1] else stop
+            self._last = Block(start, stop, columns)
         return self._last
 
+    def _batches(self, i: int) -> Iterator[Any]:
+        names = list(self.names)
+        if self._kind == "parquet":
+            yield from self._parts.iter_batches(_tables.BLOCK_ROWS, row_groups=[i], columns=names, use_threads=False)
+        else:
+            batch = self._parts.get_batch(i).select(names)
+            for at in range(0, batch.num_rows, _tables.BLOCK_ROWS):
+                yield batch.slice(at, _tables.BLOCK_ROWS)
+
     def close(self) -> None:
-        self._last = None
+        self._last, self._stream = None, iter(())
         self._file.close()
 
 
