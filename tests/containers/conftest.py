@@ -5,8 +5,8 @@ import pytest
 
 from grafana import queries
 
-RARE = ("bad: ", "error: ", "alarm: ")
-"""What there is nothing of on a healthy stream."""
+RARE = ("bad: ", "error: ", "alarm: ", "{{kind}}")
+"""What a healthy stream may have nothing of: bad records, errors, alarms, events of clusters."""
 
 
 @pytest.fixture(scope="session")

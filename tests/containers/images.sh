@@ -17,7 +17,7 @@ base() {
     docker image inspect "$made" >/dev/null 2>&1 && return
     command -v debootstrap >/dev/null || apt-get install -y -qq --no-install-recommends debootstrap >/dev/null
     # The same mirror as this machine has.
-    mirror=$(cat /etc/apt/sources.list /etc/apt/sources.list.d/debian.* 2>/dev/null |
+    mirror=$({ cat /etc/apt/sources.list /etc/apt/sources.list.d/debian.* 2>/dev/null || true; } |
         sed -nE 's/^(URIs:|deb( \[.*\])?) *(https?:[^ ]*\/debian)\/? *.*/\3/p' | head -1)
     echo "making a Debian root ..." >&2
     debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates bookworm "$work/root" \

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from streamkm.broker.distribution import get_distribution
 
-target = Path(sys.argv[1])
-found = get_distribution()
-for jar in found.class_path:
-    shutil.copy(jar, target / "jars")
-shutil.copytree(Path(found.java).parents[1], target / "jre", symlinks=True)
+if __name__ == "__main__":
+    target = Path(sys.argv[1])
+    found = get_distribution()
+    for jar in found.class_path:
+        shutil.copy(jar, target / "jars")
+    shutil.copytree(Path(found.java).parents[1], target / "jre", symlinks=True)
