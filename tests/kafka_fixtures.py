@@ -35,12 +35,13 @@ def _container() -> Iterator[str]:
     settings = {
         "NODE_ID": "1",
         "PROCESS_ROLES": "broker,controller",
-        "LISTENERS": "CLIENT://:9092,CONTROLLER://:9093",
-        "ADVERTISED_LISTENERS": f"CLIENT://localhost:{port}",
+        "LISTENERS": "CLIENT://:9092,INTERNAL://:9094,CONTROLLER://:9093",
+        # Its talk with itself, such as the ends of transactions, does not go round by our port.
+        "ADVERTISED_LISTENERS": f"CLIENT://localhost:{port},INTERNAL://localhost:9094",
         "CONTROLLER_QUORUM_VOTERS": "1@localhost:9093",
         "CONTROLLER_LISTENER_NAMES": "CONTROLLER",
-        "INTER_BROKER_LISTENER_NAME": "CLIENT",
-        "LISTENER_SECURITY_PROTOCOL_MAP": "CLIENT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+        "INTER_BROKER_LISTENER_NAME": "INTERNAL",
+        "LISTENER_SECURITY_PROTOCOL_MAP": "CLIENT:PLAINTEXT,INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT",
         **{
             name.replace(".", "_").upper(): value
             for name, value in (SMALL | FOR_TESTS).items()

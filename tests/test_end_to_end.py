@@ -310,13 +310,11 @@ def test_a_recomputation_leaves_the_consumer_alone_survives_kills_and_is_put_in_
     command = ("replay", "m", "--from", "beginning", "--to", "now", "--store", url, "--bootstrap", bootstrap)
     with live(log, bootstrap, name, url) as owner:
         owner.until(lambda: points(url, "m") >= 10_000)
-        # Killed as it comes; the range stays the one that was pinned first.
-        for wait in (0.5, 3.0):
+        # Killed when its range is pinned, and when it has read some of it; the range stays the one that was pinned first.
+        for sign in ("plan.json", "*/*.parquet"):
             with program(tmp_path / "replay-log", *command, "--work", work) as killed:
-                killed.until((tmp_path / "work" / "plan.json").exists)
-                time.sleep(wait)
-                if killed.popen.poll() is None:
-                    killed.kill()
+                killed.until(lambda sign=sign: any((tmp_path / "work").glob(sign)))
+                killed.kill()
         pinned = json.loads((tmp_path / "work" / "plan.json").read_text())["stop"]
         result = run(*command, "--work", work, "--json")
         assert result.returncode == 0, result.stderr

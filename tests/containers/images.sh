@@ -36,7 +36,8 @@ standin() {
     echo "$2 cannot be pulled, so one is made" >&2
     mkdir -p "$work/$1"
     [ ! -e "$here/standins/$1-run.sh" ] || install -m 755 "$here/standins/$1-run.sh" "$work/$1/run"
-    docker build --quiet --build-arg BASE="$made" -f "$here/standins/$1.Dockerfile" -t "$2" "$work/$1" >/dev/null
+    docker build --build-arg BASE="$made" -f "$here/standins/$1.Dockerfile" -t "$2" "$work/$1" >"$work/log" 2>&1 ||
+        { tail -30 "$work/log" >&2; exit 1; }
 }
 
 kafka=$(named KAFKA_IMAGE) postgres=$(named POSTGRES_IMAGE) prometheus=$(named PROMETHEUS_IMAGE)
