@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "fit": ("consumers.fit:fit", "Run the exact algorithm over files, or over the rows of a database."),
     "feed": ("consumers.feed:feed", "Write real sample records into a topic, to try things with."),
     "broker": ("consumers.broker:broker", "Run a real local Apache Kafka."),
+    "predict": ("consumers.predict:predict", "Ask a service where points of standard input belong."),
     "models": ("consumers.inspect:models", "List the models of a store."),
     "inspect": ("consumers.inspect:inspect", "Show a model: progress and clusters."),
     "snapshots": ("consumers.inspect:snapshots", "List what a model has published."),

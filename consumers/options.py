@@ -25,6 +25,7 @@ EXIT_CODES: tuple[tuple[type[errors.StreamkmError], int], ...] = (
     (errors.DataError, 6),
     (errors.LocalBrokerError, 7),
     (errors.NotReadyError, 8),
+    (errors.ServiceError, 11),
 )
 """What a script can tell an error by; 1 is anything else."""
 

@@ -6,18 +6,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from streamkm.client import AsyncClient, Client
     from streamkm.models import Coreset, OnlineKMeans, k_profile
     from streamkm.models.exact import ExactKMeans
 
-__all__ = ["Coreset", "ExactKMeans", "OnlineKMeans", "k_profile"]
+__all__ = ["AsyncClient", "Client", "Coreset", "ExactKMeans", "OnlineKMeans", "k_profile"]
+_HOMES = {"AsyncClient": "streamkm.client", "Client": "streamkm.client", "ExactKMeans": "streamkm.models.exact"}
 
 
 def __getattr__(name: str) -> Any:
     """Import what is asked for: numba takes a second, which programs that only read a store need not wait for."""
     if name in __all__:
-        # A stream needs nothing of scikit-learn, which takes another one.
-        home = "streamkm.models.exact" if name == "ExactKMeans" else "streamkm.models"
-        return getattr(import_module(home), name)
+        # A stream needs nothing of scikit-learn, which takes another one; a client needs no kernels.
+        return getattr(import_module(_HOMES.get(name, "streamkm.models")), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -24,6 +24,8 @@
     │   ├── ConflictError                   a commit that does not follow the stored position
     │   ├── ModelMismatchError (ValueError) the stored model was made with other settings
     │   └── NotFoundError (LookupError)     no such model or snapshot
+    ├── ServiceError                        what a service answers that is none of the above
+    │   └── ServiceUnreachableError (ConnectionError)
     └── LocalBrokerError                    the local Apache Kafka did not start, or died
         ├── PortTakenError
         └── DownloadError (ConnectionError)
@@ -141,6 +143,14 @@ class ModelMismatchError(StoreError, ValueError):
 
 class NotFoundError(StoreError, LookupError):
     """No such model or snapshot."""
+
+
+class ServiceError(StreamkmError):
+    """A streamkm service answers with an error, or is none."""
+
+
+class ServiceUnreachableError(ServiceError, ConnectionError):
+    """No service answers at the address."""
 
 
 class LocalBrokerError(StreamkmError):

@@ -224,6 +224,13 @@ class ServeSettings(StoreSettings, TokenSettings):
     port: int = setting(8000, "Port to listen on; 0: any free one", between(0, 65535))
 
 
+@dataclass(frozen=True, kw_only=True)
+class ClientSettings(TokenSettings):
+    """How ``streamkm predict`` finds the service."""
+
+    url: str = setting("http://127.0.0.1:8000", "Address of the service that is asked", metavar="URL")
+
+
 GROUPS: tuple[type, ...] = (
     SourceSettings,
     CodecSettings,
@@ -233,6 +240,7 @@ GROUPS: tuple[type, ...] = (
     FitSettings,
     LiveSettings,
     ServeSettings,
+    ClientSettings,
 )
 TABLE: dict[str, dataclasses.Field[Any]] = {f.name: f for group in GROUPS for f in dataclasses.fields(group)}
 """Every setting by name, in the order of the docs."""

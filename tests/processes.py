@@ -75,10 +75,13 @@ def program(
             p.kill()
 
 
-def run(*arguments: str, timeout: float = 120, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a ``streamkm`` command to its end."""
+def run(
+    *arguments: str, timeout: float = 120, env: dict[str, str] | None = None, text: str | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a ``streamkm`` command to its end, `text` on its standard input."""
     return subprocess.run(
         [sys.executable, "-m", "consumers", *arguments],
+        input=text,
         capture_output=True,
         text=True,
         timeout=timeout,

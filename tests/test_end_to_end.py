@@ -310,7 +310,7 @@ def test_a_recomputation_leaves_the_consumer_alone_survives_kills_and_is_put_in_
     command = ("replay", "m", "--from", "beginning", "--to", "now", "--store", url, "--bootstrap", bootstrap)
     with live(log, bootstrap, name, url) as owner:
         owner.until(lambda: points(url, "m") >= 10_000)
-        # Killed when its range is pinned, and when it has read some of it; the range stays the one that was pinned first.
+        # Killed when its range is pinned, and when it has read some of it; the range stays what was pinned first.
         for sign in ("plan.json", "*/*.parquet"):
             with program(tmp_path / "replay-log", *command, "--work", work) as killed:
                 killed.until(lambda sign=sign: any((tmp_path / "work").glob(sign)))

@@ -1,0 +1,173 @@
+"""What each question asks and how its answers are read, whoever sends it: generators of calls, without a socket.
+
+A flow yields a `Call`, is sent the answer as plain JSON, and returns the result. So the blocking client and the one
+for asyncio are the same but for how they send.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from streamkm.client.answers import Centroids, Event, Model, Prediction, Published
+from streamkm.errors import DataError, NotFoundError, NotReadyError, ServiceError, StreamkmError
+
+BODY_BYTES = 4 << 20
+"""About how much one request asks: half of what the service takes."""
+NUMBER_BYTES = 26
+"""A double as JSON, with its comma, at most."""
+PAGE = 1000
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request.
+
+    Attributes
+    ----------
+    path
+        Below the address of the service.
+    params
+        Of the query.
+    body
+        JSON; a GET without one.
+    """
+
+    path: str
+    params: Mapping[str, str | int] = field(default_factory=dict)
+    body: bytes | None = None
+
+
+Flow = Generator[Call, Any, T]
+
+
+def path_of(model: str, *rest: str) -> str:
+    """Path of something of a model.
+
+    >>> path_of("a/b", "centroids")
+    '/v1/models/a%2Fb/centroids'
+    """
+    return "/".join(("/v1/models", quote(model, safe=""), *rest))
+
+
+def models() -> Flow[list[Model]]:
+    """All models."""
+    answer = yield Call("/v1/models")
+    return [Model.of(told) for told in answer["models"]]
+
+
+def model(name: str) -> Flow[Model]:
+    """One model."""
+    return Model.of((yield Call(path_of(name))))
+
+
+def centroids(name: str, snapshot: int | None, at: datetime | float | str | None) -> Flow[Centroids]:
+    """Clusters of a snapshot."""
+    params: dict[str, str | int] = {}
+    if snapshot is not None:
+        params["snapshot"] = snapshot
+    if at is not None:
+        params["at"] = at.isoformat() if isinstance(at, datetime) else str(at)
+    return Centroids.of((yield Call(path_of(name, "centroids"), params)))
+
+
+def snapshots(name: str, limit: int) -> Flow[list[Published]]:
+    """The newest snapshots."""
+    return (yield from _pages(name, "snapshots", limit, lambda told: [Published.of(told)]))
+
+
+def events(name: str, limit: int) -> Flow[list[Event]]:
+    """The newest events."""
+    return (yield from _pages(name, "events", limit, Event.of))
+
+
+def _pages(name: str, what: str, limit: int, read: Callable[[Any], list[T]]) -> Flow[list[T]]:
+    found: list[T] = []
+    params: dict[str, str | int] = {"limit": min(limit, PAGE)}
+    while len(found) < limit:
+        answer = yield Call(path_of(name, what), params)
+        for told in answer["snapshots"]:
+            found += read(told)
+        if answer["next"] is None:
+            break
+        params["before"] = answer["next"]
+    return found[:limit]
+
+
+def predict(name: str, X: Any, snapshot: int | None) -> Flow[Prediction]:
+    """Clusters of points, in as many requests as they take; all are answered by one snapshot."""
+    if hasattr(X, "columns"):  # a table of pandas, polars or Arrow
+        X = _of_table(X, (yield from model(name)).fields)
+    points = checked(X)
+    rows = max(1, BODY_BYTES // (NUMBER_BYTES * points.shape[1])) if points.size else 1
+    parts: list[Any] = []
+    for at in range(0, len(points), rows) or (0,):
+        body = {"points": points[at : at + rows]} | ({} if snapshot is None else {"snapshot": snapshot})
+        try:
+            parts.append(
+                (yield Call(path_of(name, "predict"), body=orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)))
+            )
+        except DataError as error:
+            if at:
+                error.where = f"{error.where} of the points from {at} on"
+            raise
+        snapshot = parts[-1]["snapshot"]["id"]
+    columns = {what: np.concatenate([np.array(p[what], kind) for p in parts]) for what, kind in _KINDS.items()}
+    return Prediction(name, parts[-1]["snapshot"]["id"], columns["ids"], columns["distances"], columns["scores"])
+
+
+_KINDS = {"ids": np.int64, "distances": np.float64, "scores": np.float64}
+
+
+def checked(X: Any) -> NDArray[np.float64]:
+    """Points as an array.
+
+    Raises
+    ------
+    DataError
+        They are no (n, d) array of finite numbers.
+    """
+    try:
+        points = np.ascontiguousarray(X, np.float64)
+    except (TypeError, ValueError) as e:
+        raise DataError(f"not an array of numbers ({e})", where="X") from e
+    if points.ndim != 2:
+        raise DataError(f"an array of shape {points.shape}", where="X", hint="Give (n, d): a row for each point")
+    if not np.isfinite(points).all():
+        i, j = (int(at[0]) for at in np.nonzero(~np.isfinite(points)))
+        raise DataError(f"{points[i, j]} is not a finite number", where=f"X[{i}, {j}]")
+    return points
+
+
+def _of_table(X: Any, fields: tuple[str, ...]) -> NDArray[np.float64]:
+    names = set(getattr(X, "column_names", X.columns))
+    if lacking := [name for name in fields if name not in names]:
+        raise DataError(
+            f"there is no column {', '.join(lacking)}", where="X", hint=f"The fields are {', '.join(fields)}"
+        )
+    return np.column_stack([np.asarray(X[name], np.float64) for name in fields])
+
+
+def error_of(status: int, content: bytes, where: str) -> StreamkmError:
+    """The error that an answer tells (RFC 9457), as one of ours."""
+    try:
+        told = orjson.loads(content)
+        said, code, hint = str(told["detail"]), str(told["code"]), str(told["hint"])
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return ServiceError(f"the answer has status {status}", where=where, hint="Is a streamkm service there?")
+    if status == 404 and code == "not-found":
+        return NotFoundError(said, hint=hint)
+    if status == 409:
+        return NotReadyError(said, hint=hint)
+    if status in (400, 413, 422):
+        return DataError(said, hint=hint)
+    return ServiceError(f"{said} ({status})", where=where, hint=hint)

@@ -1,0 +1,248 @@
+"""The client over HTTP, by httpx."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import httpx
+
+from streamkm.client import flows
+from streamkm.client.answers import Centroids, Event, Model, Prediction, Published
+from streamkm.client.flows import Call, Flow
+from streamkm.errors import ServiceUnreachableError, SettingsError, StreamkmError
+
+T = TypeVar("T")
+URL = "http://127.0.0.1:8000"
+PAUSES = (0.3, 0.6, None)
+"""Seconds after each attempt; after the last one there is no other."""
+LONGEST_PAUSE_SECONDS = 5.0
+AGAIN = (502, 503, 504)
+"""Statuses of a service that will be well again; every question may be asked twice."""
+
+
+class _Base:
+    """What both clients are."""
+
+    def __init__(self, url: str, token: str) -> None:
+        self.url = url.rstrip("/")
+        if not self.url.startswith(("http://", "https://")):
+            raise SettingsError(f"{url} is no address of a service", where="url", hint=f"Such as {URL}")
+        self._headers = {"Accept": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
+
+    def _request(self, http: httpx.Client | httpx.AsyncClient, call: Call) -> httpx.Request:
+        method, content = ("GET", None) if call.body is None else ("POST", call.body)
+        kind = {"Content-Type": "application/json"} if content is not None else {}
+        return http.build_request(method, call.path, params=dict(call.params), content=content, headers=kind)
+
+    def _read(self, answer: httpx.Response) -> Any:
+        if answer.status_code != 200:
+            raise flows.error_of(answer.status_code, answer.content, self.url)
+        try:
+            return answer.json()
+        except ValueError as e:
+            raise flows.error_of(answer.status_code, b"", self.url) from e
+
+    def _unreachable(self, error: httpx.HTTPError) -> ServiceUnreachableError:
+        return ServiceUnreachableError(
+            f"no answer ({error or type(error).__name__})", where=self.url, hint="Is `streamkm serve` running there?"
+        )
+
+
+class Client(_Base):
+    """Asks a service, and waits for the answer.
+
+    Parameters
+    ----------
+    url
+        Where the service is.
+    token
+        What it wants to be sent; none on loopback.
+    timeout
+        Seconds for one answer.
+
+    Raises
+    ------
+    SettingsError
+        `url` is none.
+
+    Examples
+    --------
+    >>> from streamkm import Client
+    >>> with Client("http://127.0.0.1:8000") as client:  # doctest: +SKIP
+    ...     now = client.centroids("orders")
+    ...     found = client.predict("orders", [[12.0, 52.5, 13.4]])
+    ...     now.centroids.shape, found.ids
+
+    Notes
+    -----
+    Every method raises `NotFoundError` for a model or snapshot that is not there, `NotReadyError` while the model warms
+    up, `DataError` for points that it cannot take, `ServiceUnreachableError` when nobody answers (three times) and
+    `ServiceError` for what else the service says.
+    """
+
+    def __init__(self, url: str = URL, *, token: str = "", timeout: float = 30.0) -> None:
+        super().__init__(url, token)
+        self._http = httpx.Client(base_url=self.url, headers=self._headers, timeout=timeout)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close its connections."""
+        self._http.close()
+
+    def models(self) -> list[Model]:
+        """All models by name."""
+        return self._run(flows.models())
+
+    def model(self, name: str) -> Model:
+        """One model: its status, fields and counters."""
+        return self._run(flows.model(name))
+
+    def centroids(
+        self, model: str, *, snapshot: int | None = None, at: datetime | float | str | None = None
+    ) -> Centroids:
+        """The clusters now, of a snapshot by number, or as they were at a moment.
+
+        Parameters
+        ----------
+        at
+            A datetime, ISO 8601, or seconds since 1970.
+        """
+        return self._run(flows.centroids(model, snapshot, at))
+
+    def predict(self, model: str, X: Any, *, snapshot: int | None = None) -> Prediction:
+        """The cluster of each point.
+
+        Parameters
+        ----------
+        X
+            (n, d) numbers in the order of the model's fields, or a table of pandas, polars or Arrow that has them as
+            columns. Any number of points: they are sent a few megabytes at a time, and one snapshot answers for all.
+        snapshot
+            Which one; the newest if None.
+        """
+        return self._run(flows.predict(model, X, snapshot))
+
+    def snapshots(self, model: str, *, limit: int = 100) -> list[Published]:
+        """The newest snapshots, newest first."""
+        return self._run(flows.snapshots(model, limit))
+
+    def events(self, model: str, *, limit: int = 100) -> list[Event]:
+        """What happened to clusters, newest first."""
+        return self._run(flows.events(model, limit))
+
+    def _run(self, flow: Flow[T]) -> T:
+        try:
+            call = next(flow)
+            while True:
+                try:
+                    answer = self._send(call)
+                except StreamkmError as error:
+                    call = flow.throw(error)
+                else:
+                    call = flow.send(answer)
+        except StopIteration as done:
+            found: T = done.value
+            return found
+
+    def _send(self, call: Call) -> Any:
+        for pause in PAUSES:
+            try:
+                answer = self._http.send(self._request(self._http, call))
+            except httpx.TransportError as error:
+                if pause is None:
+                    raise self._unreachable(error) from error
+                time.sleep(pause)
+            else:
+                if pause is None or answer.status_code not in AGAIN:
+                    return self._read(answer)
+                time.sleep(_asked(answer, pause))
+        raise AssertionError("the last attempt returns or raises")
+
+
+class AsyncClient(_Base):
+    """The same for asyncio: see `Client`."""
+
+    def __init__(self, url: str = URL, *, token: str = "", timeout: float = 30.0) -> None:
+        super().__init__(url, token)
+        self._http = httpx.AsyncClient(base_url=self.url, headers=self._headers, timeout=timeout)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close its connections."""
+        await self._http.aclose()
+
+    async def models(self) -> list[Model]:
+        """All models by name."""
+        return await self._run(flows.models())
+
+    async def model(self, name: str) -> Model:
+        """One model: its status, fields and counters."""
+        return await self._run(flows.model(name))
+
+    async def centroids(
+        self, model: str, *, snapshot: int | None = None, at: datetime | float | str | None = None
+    ) -> Centroids:
+        """The clusters now, of a snapshot by number, or as they were at a moment."""
+        return await self._run(flows.centroids(model, snapshot, at))
+
+    async def predict(self, model: str, X: Any, *, snapshot: int | None = None) -> Prediction:
+        """The cluster of each point."""
+        return await self._run(flows.predict(model, X, snapshot))
+
+    async def snapshots(self, model: str, *, limit: int = 100) -> list[Published]:
+        """The newest snapshots, newest first."""
+        return await self._run(flows.snapshots(model, limit))
+
+    async def events(self, model: str, *, limit: int = 100) -> list[Event]:
+        """What happened to clusters, newest first."""
+        return await self._run(flows.events(model, limit))
+
+    async def _run(self, flow: Flow[T]) -> T:
+        try:
+            call = next(flow)
+            while True:
+                try:
+                    answer = await self._send(call)
+                except StreamkmError as error:
+                    call = flow.throw(error)
+                else:
+                    call = flow.send(answer)
+        except StopIteration as done:
+            found: T = done.value
+            return found
+
+    async def _send(self, call: Call) -> Any:
+        for pause in PAUSES:
+            try:
+                answer = await self._http.send(self._request(self._http, call))
+            except httpx.TransportError as error:
+                if pause is None:
+                    raise self._unreachable(error) from error
+                await asyncio.sleep(pause)
+            else:
+                if pause is None or answer.status_code not in AGAIN:
+                    return self._read(answer)
+                await asyncio.sleep(_asked(answer, pause))
+        raise AssertionError("the last attempt returns or raises")
+
+
+def _asked(answer: httpx.Response, pause: float) -> float:
+    """Seconds that the service asks to be left alone for, within reason."""
+    told = answer.headers.get("retry-after", "")
+    return min(float(told), LONGEST_PAUSE_SECONDS) if told.isdigit() else pause
