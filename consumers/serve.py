@@ -46,7 +46,9 @@ def serve(settings: ServeSettings, *, verbose: bool) -> None:
     signal.signal(signal.SIGTERM, _leave)
     signal.signal(signal.SIGINT, _leave)
     with contextlib.closing(open_store(settings.store)) as store, listen(settings.host, settings.port) as listener:
-        app = create_app(store, metrics=Metrics(process=True), token=settings.token or None)
+        app = create_app(
+            store, metrics=Metrics(process=True), token=settings.token or None, local_only=not settings.token
+        )
         config = uvicorn.Config(
             app,
             log_config=None,

@@ -96,11 +96,33 @@ def test_a_token_from_the_environment_is_asked_for_and_never_logged(url_of_store
         assert TOKEN not in serve.log
 
 
+def test_without_a_token_only_who_asks_for_this_machine_is_answered(url_of_store):
+    with Process("--store", url_of_store) as serve, httpx.Client(base_url=serve.url(), trust_env=False) as client:
+
+        def status(host):
+            return client.get("/v1/models", headers={"Host": host}).status_code
+
+        for host in ("127.0.0.1", "localhost:8000", "LOCALHOST", "[::1]:8000", "a.localhost", "localhost."):
+            assert status(host) == 200, host
+        for host in ("evil.example", "evil.example:8000", "localhost.evil.example", "10.0.0.1", "[::2]", "[", ""):
+            assert status(host) == 421, host
+        told = client.get("/v1/models", headers={"Host": "evil.example"}).json()
+        assert (told["code"], told["where"]) == ("misdirected", "Host")
+        assert client.get("/livez", headers={"Host": "evil.example"}).status_code == 200
+        assert "421" in client.get("/openapi.json").json()["paths"]["/v1/models"]["get"]["responses"]
+    with Process("--store", url_of_store, STREAMKM_TOKEN=TOKEN) as serve:
+        with httpx.Client(base_url=serve.url(), trust_env=False) as client:
+            asked = {"Host": "streamkm.example", "Authorization": f"Bearer {TOKEN}"}
+            assert client.get("/v1/models", headers=asked).status_code == 200
+
+
 def test_a_body_that_stops_half_way_does_not_keep_it_from_leaving(url_of_store):
     with Process("--store", url_of_store) as serve:
         host, _, port = serve.url().removeprefix("http://").partition(":")
         with socket.create_connection((host, int(port))) as client:
-            client.sendall(b"POST /v1/models/orders/predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+            client.sendall(
+                b"POST /v1/models/orders/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{"
+            )
             status, seconds = serve.leave(signal.SIGTERM)
         assert status == 0, serve.log
         assert seconds < 20

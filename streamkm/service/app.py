@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from streamkm.errors import SettingsError
 from streamkm.metrics import Metrics
 from streamkm.service import errors, health, predict, queries, schemas
-from streamkm.service.middleware import Observe, RequireToken
+from streamkm.service.middleware import OPEN, Observe, RequireLocalHost, RequireToken
 from streamkm.service.reader import Reader
 from streamkm.stores.base import Store
 
@@ -57,6 +57,7 @@ def create_app(
     *,
     metrics: Metrics | None = None,
     token: str | None = None,
+    local_only: bool = False,
     options: ServiceOptions = DEFAULTS,
     clock: Callable[[], float] = time.time,
 ) -> FastAPI:
@@ -70,6 +71,8 @@ def create_app(
         What requests are counted in and ``/metrics`` exports; one of its own if None.
     token
         What clients must send as ``Authorization: Bearer``; None for nothing.
+    local_only
+        Answer only who asks for 127.0.0.1, localhost or ::1, and not for a name that was made to point here.
     options
         Limits.
     clock
@@ -109,12 +112,14 @@ def create_app(
     errors.install(app)
     if token is not None:
         app.add_middleware(RequireToken, token=token)
+    if local_only:
+        app.add_middleware(RequireLocalHost)
     app.add_middleware(Observe, metrics=metrics)  # outermost: refused requests count too
-    _describe(app, needs_token=token is not None)
+    _describe(app, needs_token=token is not None, local_only=local_only)
     return app
 
 
-def _describe(app: FastAPI, *, needs_token: bool) -> None:
+def _describe(app: FastAPI, *, needs_token: bool, local_only: bool) -> None:
     """Complete the OpenAPI description with what the framework cannot know."""
     generate = app.openapi
 
@@ -128,8 +133,13 @@ def _describe(app: FastAPI, *, needs_token: bool) -> None:
             if needs_token:
                 description["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
                 description["security"] = [{"token": []}]
-                for path in ("/livez", "/readyz"):
+                for path in OPEN:
                     description["paths"][path]["get"]["security"] = []
+            if local_only:
+                for path, methods in description["paths"].items():
+                    if path not in OPEN:
+                        for method in methods.values():
+                            method["responses"] |= {str(k): v for k, v in errors.documented((421,)).items()}
             app.openapi_schema = description
         return app.openapi_schema
 

@@ -29,6 +29,7 @@ Code = Literal[
     "not-a-number",
     "not-finite",
     "unauthorized",
+    "misdirected",
     "not-found",
     "method-not-allowed",
     "too-slow",
@@ -207,6 +208,12 @@ _DOCUMENTED: Mapping[int, tuple[Code, str, str, str]] = {
     409: ("warming-up", "orders: warming up, 120 of 800 points", "orders", "Ask again in a moment"),
     413: ("too-large", "body: more than 8388608 bytes", "body", "Send fewer points in one request"),
     415: ("unsupported-media-type", "Content-Type: text/csv is not JSON", "Content-Type", "Send application/json"),
+    421: (
+        "misdirected",
+        "Host: evil.example is not this machine",
+        "Host",
+        "Ask 127.0.0.1 or localhost, or start the service with a token",
+    ),
     422: (
         "wrong-dimension",
         "points[3]: 2 values, the model has 3 fields (amount, lat, lon)",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -47,6 +48,47 @@ class Observe:
             self.metrics.observe(names.HTTP_SECONDS, time.perf_counter() - started, method=method, route=route)
 
 
+class RequireLocalHost:
+    """Lets in only who asks for this machine by a name of loopback.
+
+    A page of another site whose name is made to point here (DNS rebinding) asks for that name: a browser would let it
+    read the answer, as it comes from the page's own site.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] == "lifespan" or scope["path"] in OPEN or _is_local(host := _header(scope, b"host")):
+            await self.app(scope, receive, send)
+            return
+        problem = Problem(
+            421,
+            "misdirected",
+            f"{host.decode('latin-1')[:100]} is not this machine",
+            where="Host",
+            hint="Ask 127.0.0.1 or localhost, or start the service with a token",
+        )
+        await problem.response()(scope, receive, send)
+
+
+def _is_local(host: bytes) -> bool:
+    """Whether a Host header, with or without a port, is a name of loopback."""
+    name = host[1 : host.find(b"]")] if host.startswith(b"[") else host.partition(b":")[0]
+    text = name.decode("latin-1").lower().rstrip(".")
+    if text == "localhost" or text.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(text).is_loopback
+    except ValueError:
+        return False
+
+
+def _header(scope: Scope, name: bytes) -> bytes:
+    return next((value for key, value in scope["headers"] if key == name), b"")
+
+
 class RequireToken:
     """Lets in only who sends the token, but for `OPEN`."""
 
@@ -69,6 +111,4 @@ class RequireToken:
         await problem.response()(scope, receive, send)
 
     def _knows(self, scope: Scope) -> bool:
-        return self.token.is_borne_by(
-            next((value for name, value in scope["headers"] if name == b"authorization"), b"")
-        )
+        return self.token.is_borne_by(_header(scope, b"authorization"))
