@@ -26,8 +26,8 @@ Lines = Iterable[tuple[int, Any]]
 
 @click.command(
     epilog=example(
+        "streamkm predict orders --csv <orders.csv >clustered.csv",
         """echo '{"amount": 12, "lat": 52.5, "lon": 13.4}' | streamkm predict orders""",
-        "streamkm predict orders <orders.csv >clustered.csv",
     )
 )
 @click.argument("model")

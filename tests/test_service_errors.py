@@ -314,7 +314,7 @@ def test_a_slow_store_holds_up_neither_liveness_nor_for_ever_those_who_ask_it():
 
 
 def test_a_body_that_does_not_arrive_is_given_up(api, monkeypatch):
-    monkeypatch.setattr("streamkm.service.predict.BODY_SECONDS", 0.05)
+    monkeypatch.setattr("streamkm.service.bodies.BODY_SECONDS", 0.05)
 
     async def never():
         yield b"{"

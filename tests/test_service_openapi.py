@@ -12,6 +12,8 @@ from streamkm.service import schemas
 from streamkm.service.errors import MEDIA_TYPE, Code
 from streamkm.stores import MemoryStore
 
+JSON = "application/json"
+VERSIONS = ("", "/versions/{version}")
 ROUTES = {
     ("get", "/v1/models"),
     ("get", "/v1/models/{model}"),
@@ -23,6 +25,14 @@ ROUTES = {
     ("get", "/livez"),
     ("get", "/readyz"),
     ("get", "/metrics"),
+    ("get", "/v2"),
+    ("get", "/v2/health/live"),
+    ("get", "/v2/health/ready"),
+    *(
+        ("get", f"/v2/models/{{model}}{rest}")
+        for rest in ("", "/ready", "/versions/{version}", "/versions/{version}/ready")
+    ),
+    *(("post", f"/v2/models/{{model}}{rest}/infer") for rest in ("", "/versions/{version}")),
 }
 
 
@@ -96,8 +106,9 @@ def test_every_answer_is_what_its_schema_says(description):
     writer.commit()
     api = Api(store)
     for method, path, operation in operations(description):
-        url = path.format(model="orders", snapshot_id=1)
-        answer = api.request(method.upper(), url, json={"points": [[1, 2, 3]]} if method == "post" else None)
+        url = path.format(model="orders", snapshot_id=1, version=1)
+        bodies = [None] if method == "get" else examples(description, operation["requestBody"]["content"][JSON])
+        answer = api.request(method.upper(), url, json=bodies[0])
         assert answer.status_code == 200, url
         for kind, content in operation["responses"]["200"]["content"].items():
             assert answer.headers["Content-Type"].startswith(kind)
@@ -108,7 +119,7 @@ def test_every_answer_is_what_its_schema_says(description):
 def test_errors_have_the_described_shape(description):
     schema = resolved(description, {"$ref": "#/components/schemas/Problem"})
     api = Api(MemoryStore())
-    for url in ("/nothing", "/v1/models/x", "/v1/models?x=1"):
+    for url in ("/nothing", "/v1/models/x", "/v1/models?x=1", "/v2/models/x"):
         jsonschema.validate(api.get(url).json(), schema)
     assert set(schema["components"]["schemas"]["Problem"]["properties"]["code"]["enum"]) == set(Code.__args__)
 

@@ -13,7 +13,8 @@ from fastapi import FastAPI
 
 from streamkm.errors import SettingsError
 from streamkm.metrics import Metrics
-from streamkm.service import errors, health, predict, queries, schemas
+from streamkm.service import errors, health, infer, predict, queries, schemas
+from streamkm.service.bodies import Bodies
 from streamkm.service.middleware import OPEN, Observe, RequireLocalHost, RequireToken
 from streamkm.service.reader import Reader
 from streamkm.stores.base import Store
@@ -106,7 +107,9 @@ def create_app(
         redirect_slashes=False,
         lifespan=lifespan,
     )
-    app.include_router(predict.router(reader, metrics, options.max_body_bytes))  # first: routes are tried in order
+    bodies = Bodies(options.max_body_bytes)
+    app.include_router(predict.router(reader, metrics, bodies))  # first: routes are tried in order
+    app.include_router(infer.router(reader, metrics, bodies))
     app.include_router(queries.router(reader, options.stale_after))
     app.include_router(health.router(reader, metrics, options.stale_after))
     errors.install(app)

@@ -73,6 +73,7 @@ class ProblemBody(BaseModel):
     hint: str = Field(description="What to do; may be empty")
     have: int | None = Field(default=None, description="With `warming-up`: points learned so far")
     need: int | None = Field(default=None, description="With `warming-up`: points needed; null if not known yet")
+    error: str | None = Field(default=None, description="Under /v2: `detail`, where the open inference protocol has it")
 
 
 class Problem(Exception):  # noqa: N818 - the RFC's name
@@ -114,17 +115,19 @@ class Problem(Exception):  # noqa: N818 - the RFC's name
         self.more = more or {}
         self.headers = dict(headers or {})
 
-    def response(self) -> Response:
-        """The answer."""
+    def response(self, path: str = "") -> Response:
+        """The answer to a request for a path."""
+        detail = f"{self.where}: {self.message}" if self.where else self.message
         body = {
             "type": "about:blank",
             "title": _title(self.status),
             "status": self.status,
-            "detail": f"{self.where}: {self.message}" if self.where else self.message,
+            "detail": detail,
             "code": self.code,
             "where": self.where,
             "hint": self.hint,
             **self.more,
+            **({"error": detail} if path.startswith("/v2") else {}),
         }
         return Response(orjson.dumps(body), self.status, self.headers, MEDIA_TYPE)
 
@@ -158,22 +161,22 @@ def install(app: FastAPI) -> None:
     app.exception_handler(Exception)(_unexpected)
 
 
-async def _problem(_: Request, e: Problem) -> Response:
-    return e.response()
+async def _problem(request: Request, e: Problem) -> Response:
+    return e.response(request.url.path)
 
 
-async def _streamkm(_: Request, e: errors.StreamkmError) -> Response:
+async def _streamkm(request: Request, e: errors.StreamkmError) -> Response:
     assert isinstance(e, errors.StreamkmError)  # noqa: S101
-    return from_error(e).response()
+    return from_error(e).response(request.url.path)
 
 
-async def _validation(_: Request, e: RequestValidationError) -> Response:
+async def _validation(request: Request, e: RequestValidationError) -> Response:
     first = e.errors()[0]
     where = ".".join(map(str, first["loc"]))
     if first["type"] == "extra_forbidden":
-        return Problem(422, "unknown-field", "there is no such parameter", where=where).response()
+        return Problem(422, "unknown-field", "there is no such parameter", where=where).response(request.url.path)
     message = str(first["msg"]).removeprefix("Value error, ")
-    return Problem(422, "invalid", message[:1].lower() + message[1:], where=where).response()
+    return Problem(422, "invalid", message[:1].lower() + message[1:], where=where).response(request.url.path)
 
 
 async def _http(request: Request, e: HTTPException) -> Response:
@@ -187,12 +190,12 @@ async def _http(request: Request, e: HTTPException) -> Response:
     else:
         problem = Problem(e.status_code, "invalid" if e.status_code < 500 else "internal", str(e.detail))
     problem.headers = dict(e.headers or {})
-    return problem.response()
+    return problem.response(request.url.path)
 
 
-async def _unexpected(_: Request, __: Exception) -> Response:
+async def _unexpected(request: Request, _: Exception) -> Response:
     # The server logs the traceback; it may hold what a client must not see.
-    return Problem(500, "internal", "the service failed; its log says why").response()
+    return Problem(500, "internal", "the service failed; its log says why").response(request.url.path)
 
 
 def _title(status: int) -> str:

@@ -70,7 +70,7 @@ class RequireLocalHost:
             where="Host",
             hint="Ask 127.0.0.1 or localhost, or start the service with a token",
         )
-        await problem.response()(scope, receive, send)
+        await problem.response(scope["path"])(scope, receive, send)
 
 
 def _is_local(host: bytes) -> bool:
@@ -108,7 +108,7 @@ class RequireToken:
             hint="Send it as: Authorization: Bearer TOKEN",
             headers={"WWW-Authenticate": "Bearer"},
         )
-        await problem.response()(scope, receive, send)
+        await problem.response(scope["path"])(scope, receive, send)
 
     def _knows(self, scope: Scope) -> bool:
         return self.token.is_borne_by(_header(scope, b"authorization"))

@@ -34,14 +34,7 @@ def parse(body: bytes) -> tuple[list[Any], int | None]:
     Problem
         400: not JSON. 422: JSON of another shape; NaN or infinity, which JSON does not have but programs write.
     """
-    try:
-        request = orjson.loads(body)
-    except orjson.JSONDecodeError as e:
-        raise _not_json(body, e) from e
-    if not isinstance(request, dict):
-        raise Problem(
-            422, "invalid", f"{_kind(request)}, not an object", where="body", hint='Send {"points": [[1.0, 2.0], ...]}'
-        )
+    request = json_object(body, 'Send {"points": [[1.0, 2.0], ...]}')
     for name in request:
         if name not in _MEMBERS:
             raise Problem(
@@ -61,6 +54,28 @@ def parse(body: bytes) -> tuple[list[Any], int | None]:
             422, "invalid", "not the number of a snapshot", where="snapshot", hint="Leave it out for the newest"
         )
     return points, snapshot
+
+
+def json_object(body: bytes, hint: str) -> dict[str, Any]:
+    """The object that a body is.
+
+    Parameters
+    ----------
+    hint
+        What to send.
+
+    Raises
+    ------
+    Problem
+        400: not JSON. 422: NaN, infinity, or no object.
+    """
+    try:
+        request = orjson.loads(body)
+    except orjson.JSONDecodeError as e:
+        raise _not_json(body, e) from e
+    if not isinstance(request, dict):
+        raise Problem(422, "invalid", f"{_kind(request)}, not an object", where="body", hint=hint)
+    return request
 
 
 def to_array(points: Sequence[Any], fields: Sequence[str]) -> NDArray[np.float64]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 from typing import Any
 
@@ -12,17 +11,12 @@ from fastapi import APIRouter, Request, Response
 from streamkm import metrics as names
 from streamkm.metrics import Metrics
 from streamkm.service import schemas
-from streamkm.service.errors import Problem, documented
+from streamkm.service.bodies import Bodies
+from streamkm.service.errors import documented
 from streamkm.service.nearest import assign
 from streamkm.service.points import parse, to_array
 from streamkm.service.queries import ModelName
 from streamkm.service.reader import Reader, Served
-
-BODY_SECONDS = 30
-"""How long a body may take to arrive."""
-SMALL_BODY = 1 << 16
-"""Bytes that any number of clients may have on their way at a time; of larger bodies only `LARGE_AT_A_TIME`."""
-LARGE_AT_A_TIME = 4
 
 _POINT: dict[str, Any] = {
     "oneOf": [
@@ -57,7 +51,7 @@ REQUEST: dict[str, Any] = {
 }
 
 
-def router(reader: Reader, metrics: Metrics, max_body_bytes: int) -> APIRouter:
+def router(reader: Reader, metrics: Metrics, bodies: Bodies) -> APIRouter:
     """The route.
 
     Parameters
@@ -66,11 +60,10 @@ def router(reader: Reader, metrics: Metrics, max_body_bytes: int) -> APIRouter:
         Where snapshots come from.
     metrics
         What counts the points.
-    max_body_bytes
-        Larger bodies get 413.
+    bodies
+        What reads requests.
     """
     routes = APIRouter(prefix="/v1")
-    large = asyncio.Semaphore(LARGE_AT_A_TIME)
 
     @routes.post(
         "/models/{model}/predict",
@@ -82,14 +75,8 @@ def router(reader: Reader, metrics: Metrics, max_body_bytes: int) -> APIRouter:
     )
     async def predict(request: Request, model: ModelName) -> Response:
         """Nearest cluster of each point, the distance to it and an outlier score, with the snapshot that answered."""
-        _check_media_type(request)
-        announced = _announced(request)
-        if announced > max_body_bytes:
-            raise _too_large(max_body_bytes)
-        if 0 <= announced <= SMALL_BODY:
-            return await answer(model, await _read(request, SMALL_BODY))
-        async with large:
-            return await answer(model, await _read(request, max_body_bytes))
+        async with bodies.read(request) as body:
+            return await answer(model, body)
 
     async def answer(model: str, body: bytes) -> Response:
         points, number = await reader.compute(functools.partial(parse, body), len(body) // 4)
@@ -124,48 +111,3 @@ def predict_json(served: Served, points: list[Any]) -> bytes:
         },
         option=orjson.OPT_SERIALIZE_NUMPY,
     )
-
-
-async def _read(request: Request, limit: int) -> bytes:
-    parts, size = [], 0
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            async for part in request.stream():
-                parts.append(part)
-                size += len(part)
-                if size > limit:
-                    raise _too_large(limit)
-    except TimeoutError as e:
-        raise Problem(408, "too-slow", f"did not arrive within {BODY_SECONDS} s", where="body") from e
-    return b"".join(parts)
-
-
-def _announced(request: Request) -> int:
-    """Length of the body; -1 if the request does not say."""
-    text = request.headers.get("content-length", "")
-    return int(text) if text.isascii() and text.isdigit() else -1
-
-
-def _check_media_type(request: Request) -> None:
-    given = request.headers.get("content-type", "application/json")
-    kind = given.partition(";")[0].strip().lower()
-    if kind != "application/json" and not kind.endswith("+json"):
-        raise Problem(
-            415,
-            "unsupported-media-type",
-            f"{given[:100]} is not JSON",
-            where="Content-Type",
-            hint="Send application/json",
-        )
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise Problem(
-            415,
-            "unsupported-media-type",
-            "compressed bodies are not read",
-            where="Content-Encoding",
-            hint="Send it plain",
-        )
-
-
-def _too_large(limit: int) -> Problem:
-    return Problem(413, "too-large", f"more than {limit} bytes", where="body", hint="Send fewer points in one request")

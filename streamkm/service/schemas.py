@@ -280,3 +280,85 @@ class Health(BaseModel):
 
     model_config = _config({"status": "ok"})
     status: Literal["ok"]
+
+
+class ServerMetadata(BaseModel):
+    """The server, by the open inference protocol."""
+
+    model_config = _config({"name": "streamkm", "version": "0.1.0", "extensions": []})
+    name: str
+    version: str
+    extensions: list[str]
+
+
+class ServerLive(BaseModel):
+    """It is up."""
+
+    model_config = _config({"live": True})
+    live: bool
+
+
+class ServerReady(BaseModel):
+    """It can answer."""
+
+    model_config = _config({"ready": True})
+    ready: bool
+
+
+class ModelReady(BaseModel):
+    """The model can answer."""
+
+    model_config = _config({"name": _MODEL, "ready": True})
+    name: str
+    ready: bool
+
+
+_TENSOR = {"name": "points", "datatype": "FP64", "shape": [-1, 3]}
+
+
+class TensorMetadata(BaseModel):
+    """A tensor that goes in or comes out; -1 is any length."""
+
+    model_config = _config(_TENSOR)
+    name: str
+    datatype: str
+    shape: list[int]
+
+
+class ModelMetadata(BaseModel):
+    """A model, by the open inference protocol: a version is a snapshot."""
+
+    model_config = _config(
+        {
+            "name": _MODEL,
+            "versions": ["42"],
+            "platform": "streamkm",
+            "inputs": [_TENSOR],
+            "outputs": [{"name": "ids", "datatype": "INT64", "shape": [-1]}],
+        }
+    )
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
+
+
+_IDS = {"name": "ids", "datatype": "INT64", "shape": [2], "data": [0, 3]}
+
+
+class Tensor(TensorMetadata):
+    """A tensor with its numbers, flat."""
+
+    model_config = _config(_IDS)
+    data: list[float | None]
+
+
+class Inference(BaseModel):
+    """Cluster, distance and outlier score of each point."""
+
+    model_config = _config({"model_name": _MODEL, "model_version": "42", "id": "a7", "outputs": [_IDS]})
+    model_name: str
+    model_version: str = Field(description="Number of the snapshot that answered")
+    id: str | None = Field(default=None, description="That of the request")
+    outputs: list[Tensor]
