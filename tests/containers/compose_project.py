@@ -37,13 +37,18 @@ def until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
     return found
 
 
+def kinds() -> list[str]:
+    """Which Compose there is: v2 is a part of docker, v1 a program of its own."""
+    v2 = subprocess.run(("docker", "compose", "version"), capture_output=True, check=False).returncode == 0
+    return ["v2"] * v2 + ["v1"] * (shutil.which("docker-compose") is not None)
+
+
 class Compose:
     """The project: its ports are free ones, its images those of the tests."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: str) -> None:
+        self.command = ("docker", "compose") if kind == "v2" else ("docker-compose",)
         self.ports = dict(zip(("PORT", "KAFKA_PORT", "PROMETHEUS_PORT", "GRAFANA_PORT"), free_ports(4), strict=True))
-        v2 = subprocess.run(("docker", "compose", "version"), capture_output=True, check=False).returncode == 0
-        self.command = ("docker", "compose") if v2 else (str(shutil.which("docker-compose")),)
 
     def run(self, *arguments: str, timeout: float = 300, check: bool = True) -> str:
         """Run docker compose; what it printed."""

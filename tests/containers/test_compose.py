@@ -8,15 +8,15 @@ import json
 import kafka
 import pytest
 import yaml
-from compose_project import FILE, Compose, docker, until
+from compose_project import FILE, Compose, docker, kinds, until
 
 pytestmark = pytest.mark.filterwarnings("default::ResourceWarning")
 
 
-@pytest.fixture(scope="module")
-def up():
-    compose = Compose()
-    compose.run("down", "--volumes", "--timeout", "1", check=False)
+@pytest.fixture(scope="module", params=kinds())
+def up(request):
+    compose = Compose(request.param)
+    compose.run("--profile", "observe", "down", "--volumes", "--timeout", "1", check=False)
     try:
         compose.run("up", "--detach", "--no-build", timeout=400)
         yield compose
@@ -24,7 +24,7 @@ def up():
         for service in ("live", "standby", "service", "kafka", "postgres", "producer"):
             told = docker("logs", "--tail", "20", compose.container(service), check=False, error=True)
             print(f"--- {service}\n{told}")  # noqa: T201 - pytest shows it when a test failed
-        compose.run("down", "--volumes", "--timeout", "30")
+        compose.run("--profile", "observe", "down", "--volumes", "--timeout", "30")
     assert compose.left() == {"containers": "", "volumes": "", "networks": ""}
 
 
