@@ -118,7 +118,7 @@ def predict(name: str, X: Any, snapshot: int | None) -> Flow[Prediction]:
             )
         except DataError as error:
             if at:
-                error.where = f"{error.where} of the points from {at} on"
+                error.where = f"points from {at} on"
             raise
         snapshot = parts[-1]["snapshot"]["id"]
     columns = {what: np.concatenate([np.array(p[what], kind) for p in parts]) for what, kind in _KINDS.items()}
