@@ -161,7 +161,7 @@ def test_a_part_that_is_refused_is_named(client, monkeypatch):
     monkeypatch.setattr(flows, "BODY_BYTES", 1)
     sent = iter([client._send, lambda _: (_ for _ in ()).throw(DataError("bad"))])
     monkeypatch.setattr(client, "_send", lambda call, sent=sent: next(sent)(call))
-    with pytest.raises(DataError, match="^points from 1 on: bad"):
+    with pytest.raises(DataError, match=r"^points from 1 on: bad"):
         client.predict("orders", X)
 
 
