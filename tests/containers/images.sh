@@ -41,15 +41,19 @@ standin() {
 }
 
 kafka=$(named KAFKA_IMAGE) postgres=$(named POSTGRES_IMAGE) prometheus=$(named PROMETHEUS_IMAGE)
-if there "$kafka"; then
-    echo python:3.13-slim-bookworm
+python=$(sed -n 's/^ARG BASE=//p' "$root/compose/Dockerfile")
+if there "$python"; then
+    echo "$python"
 else
+    base
+    echo "$made"
+fi
+there "$kafka" || {
     base
     mkdir -p "$work/kafka/jars"
     "$root/.venv/bin/python" "$here/kafka_files.py" "$work/kafka"
     cp "$here/standins/log4j2.properties" "$work/kafka"
     standin kafka "$kafka"
-    echo "$made"
-fi
+}
 there "$postgres" || { base && standin postgres "$postgres"; }
 there "$prometheus" || { base && standin prometheus "$prometheus"; }
