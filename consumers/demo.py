@@ -24,8 +24,8 @@ from rich.live import Live
 
 from consumers.demo_view import View, save_picture
 from consumers.feed import FIELDS, PARTITIONS, Producer, shuttle_rows
-from consumers.live import stop_on_signals
 from consumers.options import example
+from consumers.signals import stop_on_signals
 from streamkm.errors import StreamkmError
 
 MODEL = TOPIC = "shuttle"

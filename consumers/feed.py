@@ -16,8 +16,8 @@ import kafka  # type: ignore[import-untyped]
 import kafka.errors as ke  # type: ignore[import-untyped]
 
 from consumers import logs
-from consumers.live import stop_on_signals
 from consumers.options import example, takes
+from consumers.signals import stop_on_signals
 from streamkm.errors import BrokerUnreachableError
 from streamkm.settings import SourceSettings
 from streamkm.sources import why_away

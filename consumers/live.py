@@ -6,9 +6,6 @@ import contextlib
 import functools
 import logging
 import os
-import signal
-import threading
-from types import FrameType
 
 import click
 
@@ -17,6 +14,7 @@ from consumers.compose import make_engine, warm_up
 from consumers.exposure import check_exposure
 from consumers.options import example, takes
 from consumers.probes import probes
+from consumers.signals import stop_on_signals
 from streamkm.engine import Watchdog
 from streamkm.metrics import Metrics
 from streamkm.models import COMPILING_SECONDS
@@ -66,16 +64,3 @@ def live(model: str, settings: LiveSettings, *, verbose: bool) -> None:
             # What hangs holds locks that nobody can take away from it, so it is not asked to leave.
             beside.enter_context(Watchdog(pulse, model, metrics, lambda: os._exit(HUNG)))
             engine.run(stop)
-
-
-def stop_on_signals() -> threading.Event:
-    """An event that SIGTERM and SIGINT set."""
-    stop = threading.Event()
-
-    def handle(number: int, _: FrameType | None) -> None:
-        log.info("%s: finishing the mini-batch", signal.Signals(number).name)
-        stop.set()
-
-    signal.signal(signal.SIGTERM, handle)
-    signal.signal(signal.SIGINT, handle)
-    return stop

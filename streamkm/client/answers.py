@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,12 +19,14 @@ Ints = NDArray[np.int64]
 Reals = NDArray[np.float64]
 
 
-class _Table:
+class _Table(ABC):
     """What can be looked at as a table."""
 
+    __slots__ = ()
+
+    @abstractmethod
     def columns(self) -> dict[str, Any]:
         """Its columns by name."""
-        raise NotImplementedError
 
     def to_pandas(self) -> pd.DataFrame:
         """As a table of pandas, which has to be installed."""

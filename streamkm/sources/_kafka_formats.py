@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import lz4.frame  # type: ignore[import-untyped]
@@ -22,31 +23,26 @@ _SHORTEST = 4
 """Bytes of a message of formats 0 and 1 before the first that is not its length."""
 
 
-def _gzip(data: bytes) -> bytes:
-    pieces, size = [], 0
-    while data and size <= MOST:  # such files may come one after the other
+Pieces = Iterator[bytes]
+
+
+def _gzip(data: bytes) -> Pieces:
+    while data:  # such files may come one after the other
         member = zlib.decompressobj(wbits=31)
-        pieces.append(member.decompress(data, MOST + 1))
-        size += len(pieces[-1])
-        if not member.eof and size <= MOST:
+        yield member.decompress(data, MOST + 1)
+        if not member.eof:
             raise ValueError("it ends in the middle")
         data = member.unused_data
-    return _bounded(b"".join(pieces))
 
 
-def _snappy(data: bytes) -> bytes:
+def _snappy(data: bytes) -> Pieces:
     if not data.startswith(_XERIAL):
-        return _snappy_block(data)
-    blocks, at, size = [], 16, 0
+        yield _snappy_block(data)
+        return
+    at = 16
     while at < len(data):
-        at += 4
-        stop = at + int.from_bytes(data[at - 4 : at])
-        blocks.append(_snappy_block(data[at:stop]))
-        size += len(blocks[-1])
-        if size > MOST:
-            break
-        at = stop
-    return _bounded(b"".join(blocks))
+        start, at = at + 4, at + 4 + int.from_bytes(data[at : at + 4])
+        yield _snappy_block(data[start:at])
 
 
 def _snappy_block(data: bytes) -> bytes:
@@ -61,43 +57,39 @@ def _snappy_block(data: bytes) -> bytes:
     return bytes(snappy.decompress(data))
 
 
-def _lz4(data: bytes) -> bytes:
+def _lz4(data: bytes) -> Pieces:
     """In pieces, whatever size its header tells; such frames also come one after the other."""
-    pieces, size = [], 0
     while data:
         frame = lz4.frame.LZ4FrameDecompressor()
         while not frame.eof:
-            pieces.append(frame.decompress(data, max_length=_PIECE))
-            size += len(pieces[-1])
-            if size > MOST or not (pieces[-1] or data or frame.eof):
-                break
+            piece = frame.decompress(data, max_length=_PIECE)
+            if not (piece or data or frame.eof):
+                raise ValueError("it ends in the middle")
+            yield piece
             data = b""
-        if not frame.eof and size <= MOST:
-            raise ValueError("it ends in the middle")
-        data = frame.unused_data or b"" if size <= MOST else b""
-    return _bounded(b"".join(pieces))
+        data = frame.unused_data or b""
 
 
-def _zstd(data: bytes) -> bytes:
+def _zstd(data: bytes) -> Pieces:
     with zstandard.ZstdDecompressor().stream_reader(io.BytesIO(data), read_across_frames=True) as reader:
-        pieces, size, piece = [], 0, min(16 * len(data), _PIECE)
-        while size <= MOST and (read := reader.read(piece)):
-            pieces.append(read)
-            size += len(read)
-    return _bounded(b"".join(pieces))
+        yield from iter(partial(reader.read, min(16 * len(data), _PIECE)), b"")
 
 
-def _bounded(data: bytes) -> bytes:
-    if len(data) > MOST:
-        raise ValueError(f"it becomes more than {MOST >> 20} MiB")
-    return data
+def _whole(decompress: Callable[[bytes], Pieces], data: bytes) -> bytes:
+    kept, size = [], 0
+    for piece in decompress(data):
+        size += len(piece)
+        if size > MOST:
+            raise ValueError(f"it becomes more than {MOST >> 20} MiB")
+        kept.append(piece)
+    return b"".join(kept)
 
 
 DECODERS: dict[int, tuple[str, Callable[[bytes], bytes]]] = {
-    1: ("gzip", _gzip),
-    2: ("snappy", _snappy),
-    3: ("lz4", _lz4),
-    4: ("zstd", _zstd),
+    1: ("gzip", partial(_whole, _gzip)),
+    2: ("snappy", partial(_whole, _snappy)),
+    3: ("lz4", partial(_whole, _lz4)),
+    4: ("zstd", partial(_whole, _zstd)),
 }
 """Names and decompressors by the number that a batch has for them."""
 

@@ -1,0 +1,40 @@
+"""``streamkm feed``: sample records in a real topic."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import uuid
+
+import kafka
+import pytest
+
+from processes import run
+
+pytestmark = pytest.mark.kafka
+
+
+def test_a_topic_is_made_and_gets_as_many_records_as_were_asked_for(bootstrap, admin):
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    try:
+        for records in (0, 1000):
+            done = run("feed", name, "--bootstrap", bootstrap, "--records", str(records), "--rate", "100000")
+            assert done.returncode == 0, done.stderr
+            assert f"wrote {records:,} records into {name}" in done.stdout
+        with contextlib.closing(kafka.KafkaConsumer(bootstrap_servers=bootstrap)) as consumer:
+            partitions = [kafka.TopicPartition(name, p) for p in range(3)]
+            ends = consumer.end_offsets(partitions)
+            assert sorted(ends.values()) == [333, 333, 334]
+            consumer.assign(partitions[:1])
+            consumer.seek_to_beginning()
+            (first, *_), *_ = consumer.poll(10_000).values()
+        assert set(json.loads(first.value)) == {f"f{i}" for i in range(1, 10)}
+    finally:
+        admin.delete_topics([name])
+
+
+def test_a_broker_that_is_not_there_is_said_so():
+    done = run("feed", "t", "--bootstrap", "127.0.0.1:1")
+    assert done.returncode == 4
+    assert "127.0.0.1:1" in done.stderr
+    assert "Is Kafka up" in done.stderr
