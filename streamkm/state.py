@@ -330,8 +330,24 @@ class Checkpoint:
 
 
 @dataclass(frozen=True, eq=False)
+class Recent:
+    """What an owner saw last, for people to look at: nothing is learned or derived from it.
+
+    Attributes
+    ----------
+    points
+        (m, d) float64, raw units: some of the points learned last, the oldest first.
+    ends
+        End of each partition when it was last asked for: one above its newest record. Empty if unknown.
+    """
+
+    points: NDArray[np.float64]
+    ends: Position = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
 class Commit:
-    """One transaction: state, progress, journal and, sometimes, a snapshot and quarantined records.
+    """One transaction: state, progress, journal and, sometimes, a snapshot, quarantined records and a look at the last.
 
     Attributes
     ----------
@@ -349,3 +365,4 @@ class Commit:
     learning: Learning
     snapshot: Snapshot | None = None
     quarantine: tuple[BadRecord, ...] = ()
+    recent: Recent | None = None

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from streamkm.records import BadRecord, TopicPartition
-from streamkm.state import Checkpoint, Commit, Learning, ModelSpec, ModelState, Progress, Snapshot
+from streamkm.state import Checkpoint, Commit, Json, Learning, ModelSpec, ModelState, Progress, Recent, Snapshot
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,8 @@ class ModelInfo:
         Number of the newest snapshot in charge; 0 when there is none.
     lease
         Who writes it, if anybody does. It may have expired.
+    paused
+        Whether somebody asked its owner to read nothing for now.
     """
 
     spec: ModelSpec
@@ -82,6 +84,65 @@ class ModelInfo:
     progress: Progress | None
     last_snapshot: int
     lease: Lease | None
+    paused: bool = False
+
+
+class Token(NamedTuple):
+    """Somebody who may ask a service.
+
+    Attributes
+    ----------
+    name
+        What people call it; unique.
+    digest
+        SHA-256 of the token, hexadecimal: the token itself is nowhere.
+    right
+        ``read``, or ``write``: reading too, and acting on models.
+    models
+        Names of the models that it is for; empty: all.
+    created_at
+        Seconds since 1970.
+    """
+
+    name: str
+    digest: str
+    right: Literal["read", "write"]
+    models: tuple[str, ...]
+    created_at: float
+
+
+JobState = Literal["queued", "running", "done", "failed", "cancelled"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A recomputation that a service was asked for.
+
+    Attributes
+    ----------
+    id
+        Letters and digits; unique.
+    asked
+        What to do: JSON values.
+    progress
+        How far it is: JSON values.
+    snapshot
+        Number of the snapshot that came of it; 0: none yet.
+    error
+        Why it failed.
+    created_at, updated_at
+        Seconds since 1970. One that runs is updated every few seconds, or nobody works on it any more.
+    """
+
+    id: str
+    model: str
+    asked: Json
+    state: JobState
+    progress: Json
+    snapshot: int
+    error: str
+    created_at: float
+    updated_at: float
 
 
 @runtime_checkable
@@ -285,6 +346,64 @@ class Store(Protocol):
         delivered_only
             Remove none whose letter is still to be delivered, even if more than `keep` stay.
         """
+        ...
+
+    def recent(self, model: str) -> Recent | None:
+        """What its owner saw last, by the last commit that told; None if none did."""
+        ...
+
+    def pause(self, model: str, paused: bool) -> None:  # noqa: FBT001
+        """Ask the owner, now or later, to read nothing until it is taken back."""
+        ...
+
+    def tokens(self) -> Sequence[Token]:
+        """All by name."""
+        ...
+
+    def add_token(self, token: Token) -> None:
+        """Let somebody in.
+
+        Raises
+        ------
+        ConflictError
+            There is one of this name or digest.
+        """
+        ...
+
+    def remove_token(self, name: str) -> None:
+        """Let somebody in no more.
+
+        Raises
+        ------
+        NotFoundError
+            There is none of this name.
+        """
+        ...
+
+    def put_job(self, job: Job) -> None:
+        """Keep a job as it is now, instead of what was kept of it; of a model's the newest 100 stay."""
+        ...
+
+    def jobs(self, model: str) -> Sequence[Job]:
+        """Those of a model, the newest first."""
+        ...
+
+    def job(self, model: str, job_id: str) -> Job:
+        """One of them.
+
+        Raises
+        ------
+        NotFoundError
+            There is none of this id.
+        """
+        ...
+
+    def told(self, model: str, target: str) -> int:
+        """Number of the last snapshot whose events were delivered to a target; 0: none."""
+        ...
+
+    def tell(self, model: str, target: str, expected: int, snapshot: int) -> bool:
+        """Note that events up to a snapshot were delivered, if `expected` is what `told` would say; whether it was."""
         ...
 
     def ping(self) -> None:
