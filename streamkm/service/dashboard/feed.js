@@ -1,0 +1,21 @@
+// Feed: where each partition stands, and the records that could not be learned.
+
+import { $, clock, el, fill, heads, num } from "./draw.js";
+import { state } from "./state.js";
+
+let drawn = null;
+export function drawFeed() {
+  const { now, quarantine } = state;
+  if (now) {
+    fill($("#feed .partitions"), el("table", {}, el("caption", { text: "Partitions" }), heads(["Topic", "Partition", "Position", "End", "Lag", "Records/s"]),
+      el("tbody", {}, now.partitions.map((p) => el("tr", {}, el("td", { text: p.topic }), el("td", { text: p.partition }), el("td", { text: num(p.offset, 12) }), el("td", { text: num(p.end, 12) }), el("td", { text: num(p.lag) }), el("td", { text: num(p.rate) }))))));
+  }
+  if (!quarantine || quarantine === drawn) return;
+  drawn = quarantine;
+  const place = $("#feed .quarantine");
+  if (!quarantine.total) { fill(place, el("p", { class: "note", text: "Empty: every record could be learned." })); return; }
+  const most = Math.max(...Object.values(quarantine.reasons));
+  fill(place, el("table", {}, el("caption", { text: `${num(quarantine.total)} records, by reason` }), el("tbody", {}, Object.entries(quarantine.reasons).map(([reason, n]) => el("tr", {}, el("th", { scope: "row", text: reason }), el("td", { text: num(n) }), el("td", { class: "text" }, el("span", { class: "bar", style: { width: `${(12 * n) / most}rem` } })))))),
+    el("table", {}, el("caption", { text: "The last ones" }), heads(["<Record", "Time", "<Reason", "<Field", "<What was wrong", "<Value"]),
+      el("tbody", {}, quarantine.records.map((r) => el("tr", {}, el("td", { text: `${r.topic}-${r.partition}@${r.offset}` }), el("td", { text: r.timestamp >= 0 ? clock(new Date(r.timestamp).toISOString()) : "–" }), el("td", { class: "text", text: r.reason }), el("td", { class: "text", text: r.field }), el("td", { class: "wide", text: r.message }), el("td", { class: "wide", text: r.value ?? "null" }))))));
+}

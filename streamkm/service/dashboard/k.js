@@ -1,0 +1,15 @@
+// K: what each number of clusters would cost, and how well it would tell them apart.
+
+import { $, el, fill, lines } from "./draw.js";
+import { state } from "./state.js";
+
+let drawn = null;
+export function drawK() {
+  const k = state.k, place = $("#k .body");
+  if (k === drawn && place.childElementCount) return;
+  drawn = k;
+  if (!k) { fill(place, el("p", { class: "note", text: "The first comparison of k comes about a minute after the start." })); return; }
+  const marks = [{ at: k.running, text: `runs: ${k.running}` }, { at: k.suggested, text: `suggested: ${k.suggested}`, dash: true }];
+  fill(place, el("div", { class: "charts" }, lines({ title: "Mean squared distance over k", xs: k.ks, ys: k.cost, marks }), lines({ title: "Silhouette over k, higher is better", xs: k.ks, ys: k.silhouette, marks })),
+    el("p", { text: k.suggested === k.running ? `k = ${k.running} is the one that is suggested, too.` : `k = ${k.suggested} may be better than ${k.running}.` }), el("p", { class: "note", text: k.reason }));
+}

@@ -1,0 +1,95 @@
+// Timeline: shares over time as a stacked stream, what happened to clusters, and the slider that moves the whole page.
+
+import { $, clock, el, fill, heads, num, percent, refill, scale, svg } from "./draw.js";
+import { colour, hatch, hatches, shape } from "./colours.js";
+import { clusterButton } from "./clusters.js";
+import { changed, select, state, viewed } from "./state.js";
+
+const HEIGHT = 260, TOP = 26, BOTTOM = 22, DRAWN = 300;
+const SIGNS = { birth: "+", death: "×", split: "Y", merge: "⋎", drift: "~", promotion: "★", outliers: "!" };
+
+export function initTimeline() {
+  $("#travel").addEventListener("submit", (e) => e.preventDefault());
+  $("#moment").addEventListener("input", (e) => go(Number(e.target.value)));
+  $("#live").addEventListener("click", () => { state.at = null; changed(); });
+  $("#mark").addEventListener("click", () => { const entry = viewed(); state.mark = state.mark === null && entry ? entry.id : null; changed(); });
+}
+
+function go(index) {
+  const entry = state.history[index];
+  state.at = !entry || index === state.history.length - 1 ? null : entry.id;
+  changed();
+}
+
+export function goTo(id) { go(state.history.findIndex((s) => s.id === id)); }
+
+const sentence = (e) => ({
+  birth: `cluster ${e.after.join(", ")} was born`, death: `cluster ${e.before.join(", ")} died`,
+  split: `cluster ${e.before.join(", ")} split into ${e.after.join(", ")}`, merge: `clusters ${e.before.join(", ")} became ${e.after.join(", ")}`,
+  drift: "the points drifted", promotion: `snapshot ${e.detail.snapshot ?? ""} was promoted`, outliers: `a burst of outliers: ${num(e.detail.count)}`,
+}[e.kind] || e.kind);
+
+// Every so many-th, but all that tell events.
+function thinned(history) {
+  const step = Math.ceil(history.length / DRAWN);
+  return history.filter((s, i) => i % step === 0 || s.events.length || i === history.length - 1);
+}
+
+export function drawTimeline() {
+  const { history } = state, entry = viewed(), index = history.indexOf(entry), slider = $("#moment");
+  slider.max = Math.max(0, history.length - 1);
+  slider.value = index;
+  document.body.classList.toggle("past", state.at !== null);
+  $("#live").setAttribute("aria-pressed", String(state.at === null));
+  $("#mark").setAttribute("aria-pressed", String(state.mark !== null));
+  $("#mark").textContent = state.mark === null ? "Compare with this" : `Compared with ${state.mark}`;
+  const text = entry ? `${clock(entry.created_at)} · snapshot ${entry.id}${state.at === null ? " · live" : " · past"}` : "no snapshot yet";
+  $("#moment-text").textContent = text;
+  slider.setAttribute("aria-valuetext", text);
+  if (history.length < 2) { fill($("#timeline .shares"), el("p", { class: "note", text: "After the second snapshot there is something to see." })); return; }
+  const WIDTH = Math.max(300, $("#timeline .shares").clientWidth);
+  const shown = thinned(history), times = shown.map((s) => new Date(s.created_at).getTime());
+  const x = scale([times[0], times[times.length - 1]], [0, WIDTH]), y = scale([0, 1], [HEIGHT - BOTTOM, TOP]);
+  const ids = [...new Set(shown.flatMap((s) => s.ids))].sort((a, b) => a - b);
+  const floor = shown.map(() => 0), layers = [];
+  for (const id of ids) {
+    const low = [...floor];
+    shown.forEach((s, i) => { const at = s.ids.indexOf(id); floor[i] += at < 0 ? 0 : s.shares[at] || 0; });
+    const up = times.map((t, i) => `${x(t).toFixed(1)},${y(floor[i]).toFixed(1)}`), down = times.map((t, i) => `${x(t).toFixed(1)},${y(low[i]).toFixed(1)}`).reverse();
+    const area = `M${up.join("L")}L${down.join("L")}Z`;
+    layers.push(svg("path", { d: area, fill: colour(id), stroke: "var(--card)", "stroke-width": 1, opacity: state.selected === null || state.selected === id ? 0.9 : 0.25, onclick: () => select(id) }, svg("title", { text: `cluster ${id}` })), hatch(id) ? svg("path", { d: area, fill: hatch(id), "pointer-events": "none" }) : null);
+    const last = shown.length - 1, middle = y((low[last] + floor[last]) / 2);
+    if (floor[last] - low[last] > 0.05) layers.push(svg("path", { d: shape(id, 5), transform: `translate(${WIDTH - 40},${middle})`, fill: colour(id), class: "ink" }), svg("text", { x: WIDTH - 30, y: middle + 4, class: "halo", text: id }));
+  }
+  const signs = shown.flatMap((s, i) => s.events.length ? [svg("g", { onclick: () => goTo(s.id) }, svg("path", { class: "ink", d: `M${x(times[i])},${TOP}V${HEIGHT - BOTTOM}`, "stroke-dasharray": "2 3", opacity: 0.5 }),
+    svg("text", { x: Math.min(WIDTH - 8, Math.max(8, x(times[i]))), y: 17, "text-anchor": "middle", text: [...new Set(s.events.map((e) => SIGNS[e.kind] || "?"))].join("") }), svg("title", { text: `${clock(s.created_at)}: ${s.events.map(sentence).join("; ")}` }))] : []);
+  const line = (id, dash) => { const s = history.find((one) => one.id === id); return s ? svg("path", { class: "ink", "stroke-width": 2, "stroke-dasharray": dash, d: `M${x(new Date(s.created_at).getTime())},${TOP}V${HEIGHT - BOTTOM}` }) : null; };
+  const hours = [0, 0.25, 0.5, 0.75, 1].map((part) => svg("text", { class: "soft", x: part * WIDTH, y: HEIGHT - 5, "text-anchor": part === 0 ? "start" : part === 1 ? "end" : "middle", text: new Date(times[0] + part * (times[times.length - 1] - times[0])).toLocaleTimeString() }));
+  fill($("#timeline .shares"), svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": `Shares of ${ids.length} clusters over ${history.length} snapshots, the last: ${shown[shown.length - 1].ids.map((id, i) => `cluster ${id} ${percent(shown[shown.length - 1].shares[i])}`).join(", ")}` }, hatches(), layers.filter(Boolean), signs, state.at === null ? null : line(state.at), state.mark === null ? null : line(state.mark, "6 4"), hours),
+    el("p", { class: "note", text: "+ birth, × death, Y split, ⋎ merge, ~ drift, ★ promotion, ! outliers" }));
+  refill($("#timeline .events"), events(history));
+}
+
+function events(history) {
+  const told = history.filter((s) => s.events.length).slice(-30).reverse();
+  if (!told.length) return el("p", { class: "note", text: "Nothing yet." });
+  return el("table", {}, el("caption", { text: "The last events; a click goes to the moment" }), el("tbody", {}, told.map((s) => el("tr", {},
+    el("td", {}, el("button", { type: "button", "data-key": `e${s.id}`, onclick: () => goTo(s.id), text: clock(s.created_at) })), el("td", { class: "wide", text: s.events.map(sentence).join("; ") })))));
+}
+
+export function comparison(d, a, b) {
+  const rows = d.moved.slice(0, 20).map((m) => el("tr", {}, el("td", {}, clusterButton(m.id)), el("td", { text: percent(m.share_before) }), el("td", { text: percent(m.share_after) }), el("td", { text: num(m.distance) }), el("td", { text: num(m.spreads) })));
+  const only = [[`Only in ${a}`, d.gone], [`Only in ${b}`, d.new]].filter(([, ids]) => ids.length).map(([what, ids]) => el("p", { text: `${what}: ${ids.join(", ")}` }));
+  return [el("h3", { text: `Snapshot ${a} and snapshot ${b}` }), el("p", { text: `${percent(d.changed)} of the points change cluster. Mean squared distance on the same points: ${num(d.cost_a, 5)} in ${a}, ${num(d.cost_b, 5)} in ${b}.` }), ...only,
+    el("table", {}, el("caption", { text: "Clusters that both have, the one that moved farthest first" }), heads(["Cluster", `Share in ${a}`, `Share in ${b}`, "Moved", "In spreads"]), el("tbody", {}, rows))];
+}
+
+let compared = "";
+export function drawComparison(ask) {
+  const entry = viewed(), place = $("#timeline .comparison"), key = state.mark === null || !entry || entry.id === state.mark ? "" : `${state.model} ${state.mark} ${entry.id}`;
+  if (key === compared) return;
+  compared = key;
+  if (!key) { fill(place); return; }
+  const [a, b] = [state.mark, entry.id];
+  ask(`/diff?a=${a}&b=${b}`).then((d) => { if (compared === key) fill(place, comparison(d, a, b)); }, (error) => { if (compared === key) fill(place, el("p", { class: "note", text: error.message })); });
+}
