@@ -26,10 +26,12 @@ faults: servers               ## Faults from a seed, and a count after  (SEED=1 
 test-containers: servers       ## Run the tests that need Docker         (it is installed and started where there is none)
 	tests/containers/run.sh $(ARGS)
 
-# What tests need besides Python: PostgreSQL's programs, and Kafka.
+# What tests need besides Python: PostgreSQL's programs, a browser, and Kafka.
 servers: .venv/.installed
 	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || [ -n "$$STREAMKM_TEST_POSTGRES" ] || \
 		$(MAKE) --no-print-directory debian-postgres
+	@[ -n "$$STREAMKM_TEST_CHROMIUM" ] || command -v chromium >/dev/null || command -v chromium-browser >/dev/null || \
+		command -v google-chrome >/dev/null || $(MAKE) --no-print-directory debian-chromium
 	$(BIN)/streamkm broker --prepare
 
 lint: .venv/.installed        ## Check style, types and layers
@@ -76,3 +78,10 @@ debian-postgres:
 	{ command -v apt-get && $$sudo true; } >/dev/null || { echo "Tests need PostgreSQL's server programs: install them (apt-get install" \
 		"postgresql), or name a server: STREAMKM_TEST_POSTGRES=postgresql://user:password@host/postgres" >&2; exit 1; }; \
 	$$sudo apt-get update -qq && $$sudo apt-get install -y -qq --no-install-recommends postgresql
+
+.PHONY: debian-chromium
+debian-chromium:
+	@sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
+	{ command -v apt-get && $$sudo true; } >/dev/null || { echo "Tests of the page need Chromium: install it (apt-get install chromium)," \
+		"or name one: STREAMKM_TEST_CHROMIUM=/path/to/chromium" >&2; exit 1; }; \
+	$$sudo apt-get update -qq && $$sudo apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core

@@ -13,7 +13,7 @@ from fastapi import FastAPI
 
 from streamkm.errors import SettingsError
 from streamkm.metrics import Metrics
-from streamkm.service import errors, health, infer, predict, queries, schemas
+from streamkm.service import errors, health, infer, page, predict, queries, schemas
 from streamkm.service.bodies import Bodies
 from streamkm.service.middleware import OPEN, Observe, RequireLocalHost, RequireToken
 from streamkm.service.reader import Reader
@@ -112,6 +112,7 @@ def create_app(
     app.include_router(infer.router(reader, metrics, bodies))
     app.include_router(queries.router(reader, options.stale_after))
     app.include_router(health.router(reader, metrics, options.stale_after))
+    app.include_router(page.router())
     errors.install(app)
     if token is not None:
         app.add_middleware(RequireToken, token=token)
