@@ -1,4 +1,4 @@
-"""The service under load, beside a consumer that reads a backlog at full rate: latencies, and what they cost the consumer.
+"""The service under load beside a consumer that reads a backlog at full rate: latencies, and what they cost it.
 
 Requests leave at fixed times, whether or not the ones before were answered, and count from the time at which they were
 to leave: a service that stands still for a second has a second's worth of slow answers. Windows with and without load
@@ -105,7 +105,7 @@ def request(method: str, path: str, body: bytes = b"", kind: str = "application/
 def points_learned(port: int) -> float:
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
         text = answer.read().decode()
-    return sum(float(v) for v in re.findall(r"^streamkm_points_total\{[^}]*\} (\S+)", text, re.MULTILINE))
+    return sum(float(v) for v in re.findall(r"^streamkm_points_learned_total\{[^}]*\} (\S+)", text, re.MULTILINE))
 
 
 def window(port: int, duration: float, load=None) -> float:
