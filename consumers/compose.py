@@ -12,24 +12,30 @@ from streamkm.engine import Engine, EngineOptions
 from streamkm.errors import NotFoundError, SettingsError
 from streamkm.metrics import Metrics
 from streamkm.models import compile_kernels
-from streamkm.settings import LiveSettings, ReplaySettings, SourceSettings
-from streamkm.sources import KafkaSource, KafkaWriter, MemorySource
+from streamkm.settings import AssignSettings, LiveSettings, NotifySettings, ReplaySettings, SourceSettings
+from streamkm.sources import KafkaSource, KafkaTransactions, KafkaWriter, MemorySource
 from streamkm.state import Json, ModelSpec
 from streamkm.stores.base import Store
 
 
 def source_opener(
-    topic: str, settings: SourceSettings | ReplaySettings, group: str | None
+    topic: str, settings: SourceSettings | ReplaySettings | AssignSettings, group: str | None
 ) -> Callable[[], KafkaSource]:
     """What gives a fresh Kafka source; without a group nothing is committed to Kafka."""
     client = dict(p.split("=", 1) for p in settings.client)
     return lambda: KafkaSource(settings.bootstrap, topic, group_id=group, client=client)
 
 
-def writer_opener(settings: SourceSettings) -> Callable[[], KafkaWriter]:
+def writer_opener(settings: SourceSettings | NotifySettings) -> Callable[[], KafkaWriter]:
     """What gives a fresh writer to the cluster that is read."""
     client = dict(p.split("=", 1) for p in settings.client)
     return lambda: KafkaWriter(settings.bootstrap, client=client)
+
+
+def transactions_opener(name: str, settings: AssignSettings) -> Callable[[], KafkaTransactions]:
+    """What gives a fresh writer of transactions to the cluster that is read."""
+    client = dict(p.split("=", 1) for p in settings.client)
+    return lambda: KafkaTransactions(settings.bootstrap, name, client=client)
 
 
 def codec_spec(settings: LiveSettings) -> Json:

@@ -101,6 +101,8 @@ def told(event: Event) -> str:
         "split": f"cluster {before} split into {after}",
         "merge": f"clusters {before} merged into {after}",
         "drift": f"cluster {after} drifted",
+        "promotion": f"snapshot {event.detail.get('snapshot')} was put in charge: clusters {after}",
+        "outliers": f"{event.detail.get('count')} of {event.detail.get('points')} points belong to no cluster",
     }[event.kind]
 
 
@@ -110,7 +112,7 @@ def told(event: Event) -> str:
 @click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="Snapshots at most.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def events(model: str, settings: StoreSettings, *, limit: int, as_json: bool) -> None:
-    """Tell what happened to the clusters of MODEL: births, deaths, splits, merges, drifts; newest first."""
+    """Tell what happened in MODEL: births, deaths, splits, merges, drifts, promotions, outliers; newest first."""
     with contextlib.closing(open_store(settings.store)) as store:
         store.model(model)
         found = store.snapshots(model, limit=limit, eventful=True)

@@ -15,7 +15,9 @@
     │   ├── PartitionStalledError           records that could be read do not come
     │   ├── TopicChangedError               another topic or cluster than the model has read so far
     │   ├── CorruptBatchError               a record batch on the broker cannot be read
+    │   ├── WriterFencedError               another process writes the same output now
     │   └── FileFormatError (ValueError)    a file that is not what its name says
+    ├── SignatureError (ValueError)         a webhook that does not come from where it says
     ├── BadRecordsError                     too many bad records: the stream itself looks broken
     ├── StoreError
     │   ├── StoreUnavailableError (ConnectionError)
@@ -109,8 +111,16 @@ class CorruptBatchError(SourceError):
     """A record batch cannot be read: broken checksum or unknown compression."""
 
 
+class WriterFencedError(SourceError):
+    """Another process writes the same output now: write nothing more."""
+
+
 class FileFormatError(SourceError, ValueError):
     """A file that is not what its name says, or ends in the middle."""
+
+
+class SignatureError(StreamkmError, ValueError):
+    """A webhook whose signature, time or headers are wrong: do not believe it."""
 
 
 class BadRecordsError(StreamkmError):

@@ -107,7 +107,7 @@ SNAPSHOTS = CounterSpec(
 )
 EVENTS = CounterSpec(
     "streamkm_cluster_events_total",
-    "What happened to clusters, by kind: birth, death, split, merge, drift",
+    "What happened to clusters, by kind: birth, death, split, merge, drift, promotion, outliers",
     ("model", "kind"),
     "engine",
 )
@@ -145,7 +145,7 @@ POINTS_PREDICTED = CounterSpec(
 
 STORE_UP = GaugeSpec("streamkm_store_up", "1 if the store answered this scrape, else 0", (), "store")
 MODEL_STATUS = GaugeSpec(
-    "streamkm_model_status", "1 for the model's status (warming-up, running, stale, stopped), 0 for the others",
+    "streamkm_model_status", "1 for the model's status (warming-up, running, paused, stale, stopped), 0 for the others",
     ("model", "status"), "store",
 )  # fmt: skip
 MODEL_RECORDS = CounterSpec(

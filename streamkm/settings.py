@@ -166,7 +166,27 @@ class LiveSettings(StoreSettings, SourceSettings, CodecSettings, ModelSettings, 
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExactSettings:
+class ClusterSettings:
+    """Where records are read again."""
+
+    bootstrap: str = setting("localhost:9092", "Kafka brokers to start from, separated by commas", metavar="HOST:PORT")
+    client: tuple[str, ...] = setting(
+        (), "More properties of the Kafka client", properties, "NAME=VALUE,...", shown=False
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoomSettings:
+    """What the exact algorithm may take of the machine."""
+
+    memory: Size | None = setting(
+        None, "Memory that points may take, such as 512MB; empty: as much as they need", at_least(1 << 20), "SIZE"
+    )
+    threads: int = setting(0, "Threads of a fit; 0: one for each core", between(0, 1024))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExactSettings(RoomSettings):
     """How the exact algorithm runs."""
 
     n_init: int = setting(1, "Fits from different starts, of which the cheapest is kept", between(1, 10_000))
@@ -174,10 +194,6 @@ class ExactSettings:
     tol: float = setting(
         0.0, "A fit also stops when no centroid moved farther than this", between(0, float("inf")), "DISTANCE"
     )
-    memory: Size | None = setting(
-        None, "Memory that points may take, such as 512MB; empty: as much as they need", at_least(1 << 20), "SIZE"
-    )
-    threads: int = setting(0, "Threads of a fit; 0: one for each core", between(0, 1024))
     seed: int = setting(0, "Seed of all that is drawn", between(0, 2**32 - 1))
 
 
@@ -200,13 +216,9 @@ class FitSettings(ExactSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReplaySettings(StoreSettings, ExactSettings):
+class ReplaySettings(StoreSettings, ClusterSettings, ExactSettings):
     """Everything that ``streamkm replay`` takes, but for its range and folders."""
 
-    bootstrap: str = setting("localhost:9092", "Kafka brokers to start from, separated by commas", metavar="HOST:PORT")
-    client: tuple[str, ...] = setting(
-        (), "More properties of the Kafka client", properties, "NAME=VALUE,...", shown=False
-    )
     k: KRange | None = setting(None, "Number of clusters; that of the model when empty", k_range, "K")
     init: str = setting(
         "k-means++",
@@ -217,11 +229,46 @@ class ReplaySettings(StoreSettings, ExactSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServeSettings(StoreSettings, TokenSettings):
-    """Everything that ``streamkm serve`` takes."""
+class NotifySettings(StoreSettings):
+    """Everything that ``streamkm notify`` takes, but for its targets."""
+
+    bootstrap: str = setting("localhost:9092", "Kafka brokers to start from, separated by commas", metavar="HOST:PORT")
+    client: tuple[str, ...] = setting(
+        (), "More properties of the Kafka client", properties, "NAME=VALUE,...", shown=False
+    )
+    webhook_secret: Secret = setting(
+        Secret(""), "What webhooks are signed with: whsec_ and 24 to 64 bytes in base64", metavar="SECRET"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AssignSettings(StoreSettings):
+    """Everything that ``streamkm assign`` takes, but for its topic."""
+
+    bootstrap: str = setting("localhost:9092", "Kafka brokers to start from, separated by commas", metavar="HOST:PORT")
+    client: tuple[str, ...] = setting(
+        (), "More properties of the Kafka client", properties, "NAME=VALUE,...", shown=False
+    )
+    commit_every: Seconds = setting(
+        Seconds(0.1), "Time between transactions of assignments, which readers wait for", at_least(0.001), "DURATION"
+    )
+    on_data_loss: str = setting(
+        "fail", "When records are gone before they were assigned: fail, or skip them", one_of("fail", "skip")
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeSettings(StoreSettings, TokenSettings, ClusterSettings, RoomSettings):
+    """Everything that ``streamkm serve`` takes; where records are read again, and the room for it, is for its jobs."""
 
     host: str = setting("127.0.0.1", "Address to listen on; any other than loopback needs a token")
     port: int = setting(8000, "Port to listen on; 0: any free one", between(0, 65535))
+    rate_limit: float = setting(
+        5000.0,
+        "Requests a second for each token, or address without one; twice as many at once; 0: no limit",
+        between(0, 1e9),
+        "NUMBER",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,6 +284,8 @@ GROUPS: tuple[type, ...] = (
     ModelSettings,
     StoreSettings,
     ReplaySettings,
+    NotifySettings,
+    AssignSettings,
     FitSettings,
     LiveSettings,
     ServeSettings,

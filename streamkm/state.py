@@ -89,11 +89,12 @@ class Event:
     Attributes
     ----------
     kind
-        ``birth``, ``death``, ``split``, ``merge`` or ``drift``.
+        ``birth``, ``death``, ``split``, ``merge`` or ``drift``; of an owner, ``promotion``: another snapshot was put in
+        charge, or ``outliers``: many more of the points than before belong to no cluster.
     before
-        Ids of the clusters it happened to; sorted, empty for a birth.
+        Ids of the clusters it happened to; sorted, empty for a birth and for outliers.
     after
-        Ids of the clusters that came of it; sorted, empty for a death.
+        Ids of the clusters that came of it; sorted, empty for a death and for outliers.
     detail
         What it was judged by: JSON values.
     """

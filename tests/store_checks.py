@@ -11,8 +11,8 @@ import pytest
 
 from streamkm.errors import ConflictError, LeaseLostError, NotFoundError, SettingsError
 from streamkm.records import BadRecord, BatchRange, Position, RawRecord, TopicPartition
-from streamkm.state import Commit, Counters, Event, Learning, ModelSpec, ModelState, Progress, Snapshot
-from streamkm.stores import Lease, Promotion, Store
+from streamkm.state import Commit, Counters, Event, Learning, ModelSpec, ModelState, Progress, Recent, Snapshot
+from streamkm.stores import Asked, Job, Lease, Promotion, Store, Token
 from streamkm.stores.base import Held, Place
 
 P0, P1, P2 = (TopicPartition("orders", i) for i in range(3))
@@ -75,6 +75,17 @@ def commit_of(seq: int, *, snapshot: bool = False, bad: bool = False, size: int 
         snapshot=snapshot_of(seq) if snapshot else None,
         quarantine=(bad_of(seq),) if bad else (),
     )
+
+
+def recent_of(seq: int) -> Recent:
+    """What commit `seq` has seen last: values that float32 cannot hold, and an end for each partition."""
+    return Recent(np.array([[seq + 1e-12, 1e300], [-0.0, 1_700_000_000.125]]), {P0: 10 * seq + 7, P1: 10 * seq})
+
+
+def job_of(job_id: str, *, at: float = 5.0, model: str = "m") -> Job:
+    """A job that is waiting, with what JSON can hold."""
+    asked = {"from": None, "k": 8, "nested": {"a": [1, 2.5, "ü\0"]}}
+    return Job(job_id, model, asked, "queued", {"stage": "starting", "done": 0}, 0, "", at, at)
 
 
 def owned(store: Store, name: str = "m", owner: str = "me") -> Lease:
@@ -140,6 +151,13 @@ def check_every_question_about_no_such_model_names_those_there_are(store: Store)
         lambda: store.snapshot("nobody", at=3.0),
         lambda: store.snapshots("nobody"),
         lambda: store.quarantined("nobody"),
+        lambda: store.recent("nobody"),
+        lambda: store.pause("nobody", paused=True),
+        lambda: store.put_job(job_of("1", model="nobody")),
+        lambda: store.jobs("nobody"),
+        lambda: store.job("nobody", "1"),
+        lambda: store.told("nobody", "hook"),
+        lambda: store.tell("nobody", "hook", 0, 1),
     ]
     for question in questions:
         with pytest.raises(NotFoundError, match=r"'nobody'.*There are: clicks, orders"):
@@ -676,6 +694,160 @@ def check_what_was_lost_is_counted_and_stands_in_the_journal(store: Store) -> No
     owned(store, "another")
     progress = store.model("another").progress
     assert progress is None
+
+
+def check_what_was_seen_last_is_the_last_that_a_commit_told(store: Store) -> None:
+    lease = owned(store)
+    assert store.recent("m") is None
+    store.commit(lease, commit_of(1))
+    assert store.recent("m") is None
+    for seq in (2, 3):
+        given = recent_of(seq)
+        store.commit(lease, replace(commit_of(seq), recent=given))
+        expected = given.points.tobytes()
+        given.points[:] = 0.0  # the caller's array is the caller's
+        found = store.recent("m")
+        assert found is not None
+        assert found.points.tobytes() == expected
+        assert found.points.dtype == np.float64
+        assert found.ends == recent_of(seq).ends
+        with pytest.raises(ValueError, match="read-only"):
+            found.points[0, 0] = 5.0
+    store.commit(lease, commit_of(4))
+    found = store.recent("m")
+    assert found is not None
+    assert found.ends == recent_of(3).ends, "a commit that tells nothing leaves what was told"
+    with pytest.raises(ConflictError):
+        store.commit(lease, replace(commit_of(4), recent=recent_of(9)))
+    found = store.recent("m")
+    assert found is not None
+    assert found.ends == recent_of(3).ends, "nothing of a commit that is refused is kept"
+    store.commit(lease, replace(commit_of(5), recent=Recent(np.empty((0, 2)))))
+    found = store.recent("m")
+    assert found is not None
+    assert (found.points.shape, found.ends) == ((0, 2), {})
+    owned(store, "another")
+    assert store.recent("another") is None
+
+
+def check_a_pause_is_asked_for_and_taken_back(store: Store) -> None:
+    lease = owned(store)
+    owned(store, "another")
+    store.commit(lease, commit_of(1, snapshot=True))
+    assert store.asked("m") == Asked(None, paused=False) == store.asked("nobody")
+    assert not store.model("m").paused
+    for _ in range(2):
+        store.pause("m", paused=True)
+        assert store.model("m").paused
+    assert [info.paused for info in store.models()] == [False, True]
+    assert store.asked("m") == Asked(None, paused=True)
+    store.promote("m", Promotion(1, skip=True))
+    assert store.asked("m") == Asked(Promotion(1, skip=True), paused=True)
+    store.commit(lease, commit_of(2, snapshot=True))
+    assert store.model("m").paused, "a commit leaves it as it is"
+    store.pause("m", paused=False)
+    assert store.asked("m") == Asked(Promotion(1, skip=True), paused=False)
+    store.pause("m", paused=True)
+    store.delete("m")
+    owned(store)
+    assert not store.model("m").paused
+
+
+def check_tokens_have_names_and_digests_of_their_own(store: Store) -> None:
+    assert list(store.tokens()) == []
+    one = Token("ci", "a" * 64, "write", ("orders", "clicks"), 5.25)
+    two = Token("Grafana ü", "b" * 64, "read", (), 6.0)
+    store.add_token(one)
+    store.add_token(two)
+    assert list(store.tokens()) == [two, one]
+    for taken in (one, one._replace(digest="c" * 64), one._replace(name="other")):
+        with pytest.raises(ConflictError, match="already") as refused:
+            store.add_token(taken)
+        assert "a" * 64 not in f"{refused.value}{refused.value.__cause__}", "no digest in a message"
+    assert list(store.tokens()) == [two, one]
+    with pytest.raises(NotFoundError, match=r"no token is named 'cd'. There are: Grafana ü, ci"):
+        store.remove_token("cd")
+    store.remove_token("ci")
+    assert list(store.tokens()) == [two]
+    store.add_token(one._replace(name="new"))
+    store.remove_token("new")
+    store.remove_token("Grafana ü")
+    with pytest.raises(NotFoundError, match="There are none"):
+        store.remove_token("ci")
+
+
+def check_a_job_comes_back_as_it_was_put_last(store: Store) -> None:
+    owned(store)
+    owned(store, "another")
+    job = job_of("a1")
+    store.put_job(job)
+    assert store.job("m", "a1") == job
+    done = replace(
+        job, state="done", snapshot=7, error="x\0", progress={"stage": "fitting", "moved": 0}, updated_at=9.0
+    )
+    store.put_job(done)
+    assert store.job("m", "a1") == done
+    assert list(store.jobs("m")) == [done]
+    store.put_job(job_of("b", at=6.0))
+    store.put_job(job_of("c", at=6.0))
+    store.put_job(job_of("a", at=4.0))
+    assert [j.id for j in store.jobs("m")] == ["c", "b", "a1", "a"]
+    assert list(store.jobs("another")) == []
+    with pytest.raises(NotFoundError, match="no job 'a1'"):
+        store.job("another", "a1")
+    store.delete("m")
+    owned(store)
+    assert list(store.jobs("m")) == []
+
+
+def check_the_newest_hundred_jobs_of_a_model_stay(store: Store) -> None:
+    owned(store)
+    owned(store, "another")
+    store.put_job(job_of("old", model="another"))
+    for i in range(103):
+        store.put_job(job_of(f"j{i}", at=10.0 + i))
+    assert [job.id for job in store.jobs("m")] == [f"j{i}" for i in range(102, 2, -1)]
+    store.put_job(replace(job_of("j3", at=13.0), state="running", updated_at=999.0))
+    assert len(store.jobs("m")) == 100
+    assert store.job("m", "j3").state == "running"
+    with pytest.raises(NotFoundError):
+        store.job("m", "j2")
+    assert [job.id for job in store.jobs("another")] == ["old"]
+
+
+def check_what_was_told_moves_on_only_from_where_one_thinks_it_is(store: Store) -> None:
+    owned(store)
+    owned(store, "another")
+    assert store.told("m", "hook") == 0
+    assert not store.tell("m", "hook", 1, 2)
+    assert store.tell("m", "hook", 0, 3)
+    assert not store.tell("m", "hook", 0, 4)
+    assert store.told("m", "hook") == 3
+    assert store.tell("m", "hook", 3, 8)
+    assert store.tell("m", "topic ü", 0, 1)
+    assert [store.told("m", target) for target in ("hook", "topic ü", "Hook")] == [8, 1, 0]
+    assert store.told("another", "hook") == 0
+    store.delete("m")
+    owned(store)
+    assert store.told("m", "hook") == 0
+
+
+def check_of_many_threads_one_tells(store: Store) -> None:
+    owned(store)
+    start = threading.Barrier(8)
+    told: list[bool] = []
+
+    def tell(snapshot: int) -> None:
+        start.wait()
+        told.append(store.tell("m", "hook", 0, snapshot))
+
+    threads = [threading.Thread(target=tell, args=(i,)) for i in range(1, 9)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(told) == [False] * 7 + [True]
+    assert store.told("m", "hook") > 0
 
 
 CHECKS: Mapping[str, Callable[[Store], None]] = {

@@ -30,7 +30,13 @@ json_values = st.recursive(
 )
 jsons = st.dictionaries(texts, json_values, max_size=4)
 some_ids = st.lists(st.integers(0, INT64), max_size=3).map(tuple)
-events = st.builds(Event, st.sampled_from(["birth", "death", "split", "merge", "drift"]), some_ids, some_ids, jsons)
+events = st.builds(
+    Event,
+    st.sampled_from(["birth", "death", "split", "merge", "drift", "promotion", "outliers"]),
+    some_ids,
+    some_ids,
+    jsons,
+)
 
 arrays = hnp.arrays(
     st.sampled_from([np.float64, np.float32, np.int64, np.int32, np.uint8, np.bool_]),

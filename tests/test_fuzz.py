@@ -7,7 +7,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -38,7 +38,7 @@ from streamkm.sources._columns import byte_records
 from streamkm.sources._kafka_batches import BatchRecords, join
 from streamkm.sources.files import FileSource, Place, numeric_columns
 from streamkm.state import ModelState
-from streamkm.stores import journal, open_store
+from streamkm.stores import Token, journal, open_store
 from streamkm.stores.tables import metadata
 from test_codecs_json import same
 from test_sources_batches import Aborted
@@ -157,8 +157,11 @@ def stored_rows(folder: Path) -> Campaign:
     store = open_store(f"sqlite:///{folder}/store.db")
     lease = facts.owned(store)
     for seq in (1, 2):
-        store.commit(lease, facts.commit_of(seq, snapshot=True, bad=True))
+        seen = facts.recent_of(seq)
+        store.commit(lease, replace(facts.commit_of(seq, snapshot=True, bad=True), recent=seen))
     store.keep_base("m", 1e9)
+    store.put_job(facts.job_of("1"))
+    store.add_token(Token("ci", "a" * 64, "read", ("m",), 1.0))
     raw = sqlite3.connect(folder / "store.db", isolation_level=None)
     raw.row_factory = sqlite3.Row
     raw.execute("PRAGMA synchronous=OFF")
@@ -174,6 +177,10 @@ def stored_rows(folder: Path) -> Campaign:
         assert all([*map(type, place)] == [str, int, int] for place in places)
         assert all(isinstance(name, str) for bad in store.quarantined("m") for name, _ in bad.record.headers)
         assert len(list(store.journal("m"))) == 2
+        recent = store.recent("m")
+        assert recent is None or (recent.points.ndim == 2 and all(isinstance(at, int) for at in recent.ends.values()))
+        assert all(isinstance(job.asked, dict) and isinstance(job.progress, dict) for job in store.jobs("m"))
+        assert all(isinstance(name, str) for token in store.tokens() for name in token.models)
 
     def decode(data: bytes) -> bool:
         place, _, content = data.partition(b"\0")

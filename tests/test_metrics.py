@@ -211,7 +211,7 @@ def test_the_store_is_read_at_scrape_time():
         (("cluster", "7"), *model): 0.75,
     }
     status = {dict(labels)["status"]: v for labels, v in found["streamkm_model_status"].items()}
-    assert status == {"warming-up": 0, "running": 1, "stale": 0, "stopped": 0}
+    assert status == {"warming-up": 0, "running": 1, "paused": 0, "stale": 0, "stopped": 0}
     writer.commit(lag=9)
     assert samples(api.get("/metrics").text)["streamkm_model_lag_records"][model] == 9
 

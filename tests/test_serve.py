@@ -17,6 +17,7 @@ import pytest
 
 from consumers.exposure import check_exposure
 from consumers.serve import listen, url_of
+from processes import run
 from service_api import TOKEN, Writer
 from streamkm.errors import SettingsError
 from streamkm.stores import open_store
@@ -134,6 +135,51 @@ def test_an_address_that_others_reach_needs_a_token(url_of_store):
         assert "token" in serve.process.stderr.read()
 
 
+def test_a_token_of_the_store_opens_an_address_that_others_reach(url_of_store, tmp_path):
+    made = run("tokens", "create", "ops", "--right", "write", "--store", url_of_store)
+    assert made.returncode == 0, made.stderr
+    auth = {"Authorization": f"Bearer {made.stdout.strip()}"}
+    with Process("--store", url_of_store, "--host", "0.0.0.0") as serve:  # noqa: S104 - that is the point
+        base = serve.url().replace("0.0.0.0", "127.0.0.1")  # noqa: S104
+        with httpx.Client(base_url=base, trust_env=False) as client:
+            assert client.get("/v1/models").status_code == 401
+            assert client.get("/v1/models", headers=auth).status_code == 200
+            assert client.post("/v1/models/orders/pause", headers=auth).json() == {"paused": True}
+            assert run("tokens", "revoke", "ops", "--store", url_of_store).returncode == 0
+            revoked = time.monotonic()
+            while client.get("/v1/models", headers=auth).status_code == 200:
+                assert time.monotonic() < revoked + 5
+                time.sleep(0.1)
+            assert client.get("/v1/models", headers=auth).status_code == 401
+
+
+def test_tokens_are_listed_without_what_they_are(url_of_store):
+    made = run("tokens", "create", "reports", "--model", "orders", "--json", "--store", url_of_store)
+    text = json.loads(made.stdout)["token"]
+    listed = run("tokens", "list", "--json", "--store", url_of_store).stdout
+    (one,) = json.loads(listed)
+    assert (one["name"], one["right"], one["models"]) == ("reports", "read", ["orders"])
+    assert text not in listed
+    assert "reports" in run("tokens", "list", "--store", url_of_store).stdout
+    assert run("tokens", "create", "reports", "--store", url_of_store).returncode == 5  # there is one
+    assert run("tokens", "revoke", "nobody", "--store", url_of_store).returncode == 3
+
+
+def test_a_job_asked_over_http_is_done_by_a_child_that_says_why_it_cannot(url_of_store):
+    with Process("--store", url_of_store, "--bootstrap", "127.0.0.1:1", STREAMKM_TOKEN=TOKEN) as serve:
+        auth = {"Authorization": f"Bearer {TOKEN}"}
+        with httpx.Client(base_url=serve.url(), trust_env=False, headers=auth) as client:
+            taken = client.post("/v1/models/orders/jobs", json={"from": "beginning"})
+            assert taken.status_code == 202
+            deadline = time.monotonic() + 90
+            while (job := client.get(taken.headers["Location"]).json())["state"] in {"queued", "running"}:
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+        assert job["state"] == "failed"
+        assert "127.0.0.1:1" in job["error"]
+        assert serve.leave(signal.SIGTERM)[0] == 0
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
 def test_loopback_needs_no_token(host):
     check_exposure(host, "")
@@ -144,6 +190,9 @@ def test_any_other_address_needs_one(host):
     with pytest.raises(SettingsError, match="token"):
         check_exposure(host, "")
     check_exposure(host, TOKEN)
+    check_exposure(host, "", stored=True)
+    with pytest.raises(SettingsError, match="streamkm tokens create"):
+        check_exposure(host, "", stored=False)
 
 
 def test_a_port_that_is_taken_is_told():

@@ -19,7 +19,7 @@ import pytest
 import sqlalchemy as sa
 
 from postgres_server import Databases
-from store_checks import P0, SPEC, commit_of, owned, snapshot_of, state_of
+from store_checks import P0, SPEC, commit_of, job_of, owned, snapshot_of, state_of
 from streamkm.errors import NotFoundError, StoreError
 from streamkm.state import Commit
 from streamkm.stores import Lease, MemoryStore, Promotion, SqlStore, Store, open_store
@@ -42,6 +42,8 @@ CALLS: Mapping[str, Call] = {
     "add": lambda s, lease, who: s.add(replace(snapshot_of(9), model=lease.model, kind="replay"), state_of(len(who))),
     "promote": lambda s, lease, who: s.promote(lease.model, Promotion(2, skip=who == "first")),
     "forget": lambda s, lease, _: s.forget(lease.model, [(P0, 9), (P0, 19)]),
+    "tell": lambda s, lease, who: s.tell(lease.model, "hook", 0, len(who)),
+    "put_job": lambda s, lease, who: s.put_job(replace(job_of("1"), model=lease.model, error=who)),
     "trim": lambda s, lease, _: s.trim(lease.model, 0, delivered_only=False),
 }
 
@@ -105,6 +107,7 @@ def _stored(store: Store) -> list[Any]:
         states = [store.kept("m", s.id) for s in store.snapshots("m") if s.kind == "replay"]
         found += [store.model("m"), store.promotion("m"), [s and s.params for s in states]]
         found += [[(s.id, s.commit_seq, s.kind) for s in store.snapshots("m")]]
+        found += [list(store.jobs("m")), store.told("m", "hook")]
         found += [[seq for seq, _ in store.journal("m")], list(store.quarantine("m"))]
     except NotFoundError:
         found += [store.create(SPEC, 1.0), store.model("m").lease]

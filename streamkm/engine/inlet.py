@@ -154,6 +154,15 @@ class Inlet:
             self._source.confirm()
         self._confirmed = True
 
+    def rest(self) -> None:
+        """Nothing was or will be polled for a while, because somebody wants that: no partition stalls."""
+        self.stalls.rest()
+
+    @property
+    def ends(self) -> Position:
+        """The ends that `lag` knows: one above the newest record of each partition; empty before the first answer."""
+        return self._end
+
     def lag(self, position: Position) -> dict[TopicPartition, int] | None:
         """Records between the position and the end of each partition; None when no broker answers."""
         now = self.clock.monotonic()

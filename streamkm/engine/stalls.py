@@ -84,6 +84,11 @@ class Stalls:
                 hint="The source is made anew; if that does not help, look at the leaders of these partitions",
             )
 
+    def rest(self) -> None:
+        """What did not move so far was not asked to."""
+        self._last, self._polls, self._hungry = {}, 0, 0
+        self._since.clear()
+
     @property
     def hopeless(self) -> bool:
         """Whether new sources did not help."""

@@ -15,7 +15,8 @@ from streamkm.engine.judging import Judge
 from streamkm.engine.learning import learn
 from streamkm.engine.options import Stop
 from streamkm.engine.parts import Parts
-from streamkm.engine.proposals import Proposals
+from streamkm.engine.publishing import Publishing
+from streamkm.engine.recent import Glimpse
 from streamkm.errors import (
     BadRecordsError,
     BrokerUnreachableError,
@@ -23,14 +24,16 @@ from streamkm.errors import (
     PositionLostError,
     SourceClosedError,
     SourceError,
+    StoreError,
     StoreUnavailableError,
 )
 from streamkm.metrics import ALARMS, RECORDS_LOST
 from streamkm.models import OnlineKMeans
 from streamkm.models.spec import new_learner
 from streamkm.records import BadRecord, BatchRange, Position, TopicPartition
-from streamkm.state import Commit, Counters, Json, Learning, MiniBatch, Progress, Snapshot
-from streamkm.stores.base import Lease
+from streamkm.state import Commit, Counters, Learning, MiniBatch, Progress
+from streamkm.stores.base import Lease, Promotion
+from streamkm.tracing import span
 
 log = logging.getLogger("streamkm.engine")
 
@@ -52,6 +55,9 @@ class Tenure:
        which holds only if the epoch and the position are those this tenure left there. A snapshot is worked on beside
        the learning first; no commit comes between, so that no state has to hold work that is not done.
     5. *Tell Kafka*: the committed position, for other people's tools. Nothing ever reads it back.
+
+    While the model is paused there is no step 1: what was learned is committed, the lease is kept, and snapshots that
+    are asked for are put in charge.
 
     Before the first poll, and after each reconnect, the source is checked against what the model has read (`guards`).
 
@@ -80,22 +86,17 @@ class Tenure:
             self.counters, self.seq = checkpoint.progress.counters, checkpoint.progress.commit_seq
         self.journal: list[MiniBatch] = []
         self.lost: tuple[BatchRange, ...] = ()
-        self.publishing, self.prepared, self.adopted = "", -1, 0
-        self.evaluation: Json = {}
-        self.proposals = Proposals(self.name)
         self.commit_seconds = 0.0
         self.quarantine: list[BadRecord] = []
         self.judge = Judge(self.name, self.options)
         self.care = Care(parts)
-        self.points_at_snapshot = self.counters.points
-        now = self.clock.monotonic()
-        self.committed_at = self.renewed_at = self.snapshot_at = self.asked_at = now
-        self.cost_at_snapshot = (0.0, 0.0)
-        self.published = info.last_snapshot > 0
-        if self.published:
-            last = self.store.snapshot(self.name)
-            self.points_at_snapshot = last.detail.get("points", last.n_points)
-            self.cost_at_snapshot = (last.detail.get("cost", 0.0), last.detail.get("judged", 0))
+        self.committed_at = self.renewed_at = self.asked_at = self.clock.monotonic()
+        self.paused = info.paused
+        last = self.store.snapshot(self.name) if info.last_snapshot else None
+        self.publishing = Publishing(parts, last, self.counters.points)
+        self.glimpse = Glimpse(len(parts.spec.fields))
+        with contextlib.suppress(StoreError):  # nothing depends on it
+            self.glimpse = Glimpse(len(parts.spec.fields), self.store.recent(self.name))
 
     def __enter__(self) -> Self:
         return self
@@ -113,9 +114,9 @@ class Tenure:
                 self._commit(stop)  # the start of a new model holds, whatever its first poll brings
             while not stop.is_set():
                 self._step(stop)
-            if self.position != self.committed or self.counters.points > self.points_at_snapshot:
-                if not self.publishing and self.learner.warmup_ is None:
-                    self._prepare("stop")
+            if self.position != self.committed or self.counters.points > self.publishing.points_at:
+                if not self.publishing.reason and self.learner.warmup_ is None:
+                    self.publishing.prepare(self.learner, "stop", len(self.journal))
                 try:
                     self._commit(stop)
                 except BrokerUnreachableError as e:
@@ -132,6 +133,11 @@ class Tenure:
                 self.store.release(self.lease)
 
     def _step(self, stop: Stop) -> None:
+        if self.paused:
+            self.parts.pulse.beat("paused")
+            stop.wait(POLL_SECONDS)
+            self._commit_when_due(stop)
+            return
         try:
             self.parts.pulse.beat("polling")
             self.inlet.look(self.position)
@@ -155,45 +161,49 @@ class Tenure:
             self.position.update({b.range.partition: b.range.stop for b in batches})
             self.counters = self.counters.plus(points=points, bad=len(bad), tombstones=tombstones)
             self.journal.append(tuple(b.range for b in batches))
+            self.glimpse.learned([b.points for b in batches])
             self.quarantine += bad
             self.metrics.batch(self.name, points, bad, tombstones, decoded - started, time.perf_counter() - decoded)
         self._commit_when_due(stop)
 
     def _commit_when_due(self, stop: Stop) -> None:
-        now = self.clock.monotonic()
-        if not self.publishing and now - self.asked_at >= self.options.checkpoint_every:
-            self._adopt_if_asked(stop)
-        if not self.publishing and (reason := self._snapshot_due(now)):
-            self._prepare(reason)
-        if self.learner.prepared_ if self.publishing else self.position != self.committed and self._commit_due(now):
+        now, publishing = self.clock.monotonic(), self.publishing
+        if not publishing.reason and now - self.asked_at >= self.options.checkpoint_every:
+            self._do_as_asked(stop)
+        if not publishing.reason and (reason := publishing.due(self.learner, self.counters.points)):
+            publishing.prepare(self.learner, reason, len(self.journal))
+        moved = self.position != self.committed
+        if self.learner.prepared_ if publishing.reason else moved and self._commit_due(now):
             try:
                 self._commit(stop)
             except BrokerUnreachableError as e:
                 self.parts.failed("commit")
                 self.parts.away("broker", e)  # what it cannot confirm waits, and the next poll finds it away
+                if self.paused:
+                    self._reopen(stop, e)  # there is no next poll
         self._keep_lease(stop)
 
     def _commit_due(self, now: float) -> bool:
         pause = max(self.options.checkpoint_every, SPARING * self.commit_seconds)
-        return self.publishing != "" or now - self.committed_at >= pause
+        return self.paused or self.publishing.reason != "" or now - self.committed_at >= pause
 
-    def _snapshot_due(self, now: float) -> str:
-        new_points = self.counters.points - self.points_at_snapshot
-        if self.learner.warmup_ is not None or not new_points:
-            return ""
-        if not self.published:
-            return "first"
-        if self.options.snapshot_points and new_points >= self.options.snapshot_points:
-            return "points"
-        return "interval" if now - self.snapshot_at >= self.options.snapshot_every else ""
-
-    def _adopt_if_asked(self, stop: Stop) -> None:
-        """Put a snapshot in charge if somebody wants that, with all that came since it, in one commit."""
+    def _do_as_asked(self, stop: Stop) -> None:
+        """Pause, go on, or put a snapshot in charge if somebody wants that."""
         self.asked_at = self.clock.monotonic()
         try:
-            promotion = self.store.promotion(self.name)
-            if promotion is None:
-                return
+            asked = self.store.asked(self.name)
+        except StoreUnavailableError:
+            return  # the next commit will say so
+        if asked.paused != self.paused:
+            self.paused = asked.paused
+            self.inlet.rest()
+            log.info("%s: %s at %s", self.name, "paused" if self.paused else "going on", _text(self.position))
+        if asked.promotion is not None:
+            self._adopt(asked.promotion, stop)
+
+    def _adopt(self, promotion: Promotion, stop: Stop) -> None:
+        """Put a snapshot in charge, with all that came since it, in one commit."""
+        try:
             learner = from_snapshot(self.store, self.parts.spec, promotion.snapshot)
             snapshot = self.store.snapshot(self.name, promotion.snapshot)
         except StoreUnavailableError:
@@ -213,6 +223,8 @@ class Tenure:
             )
         except BrokerUnreachableError as e:
             log.warning("%s: snapshot %d waits for a broker: %s", self.name, promotion.snapshot, e)
+            if self.paused:
+                self._reopen(stop, e)  # no poll will
             return
         except PositionLostError as e:
             self.parts.failed("promote")
@@ -223,8 +235,7 @@ class Tenure:
             return
         log.info("%s: snapshot %d is in charge, %d mini-batches after it", self.name, promotion.snapshot, len(batches))
         self.learner, self.journal = learner, batches
-        self.publishing, self.adopted = "promoted", promotion.snapshot
-        self.cost_at_snapshot = (0.0, 0.0)
+        self.publishing.adopt(promotion.snapshot)
         self._commit(stop)
 
     def _keep_lease(self, stop: Stop) -> bool:
@@ -244,13 +255,6 @@ class Tenure:
                 log.warning("%s: the store is away, the lease is renewed later: %s", self.name, e)
         return not stop.is_set()
 
-    def _prepare(self, reason: str) -> None:
-        """Begin to work on a snapshot."""
-        self.publishing, self.prepared = reason, len(self.journal)
-        self.evaluation = self.learner.evaluate().to_json()
-        self.learner.prepare()
-        self.proposals.look(self.learner, self.clock.monotonic())
-
     def _commit(self, stop: Stop) -> None:
         """Steps 4 and 5; a snapshot that was prepared goes along."""
         # Step 4: commit, when it is sure that all of it came from this topic.
@@ -260,18 +264,24 @@ class Tenure:
         self.seq += 1
         lag = self.inlet.lag(self.position)
         total_lag = sum(lag.values()) if lag is not None else -1
-        snapshot = self._snapshot(now) if self.publishing else None
+        publishing, snapshot = self.publishing, None
+        if publishing.reason:
+            snapshot = publishing.snapshot(self.learner, self.lease, self.counters, self.position, now)
         progress = Progress(dict(self.position), self.counters, self.seq, now, total_lag, self.learner.warmup_)
         commit = Commit(
             state=self.learner.state(),
             expected=self.committed,
             progress=progress,
-            learning=Learning(tuple(self.journal), self.prepared, self.adopted, self.lost),
+            learning=Learning(tuple(self.journal), publishing.prepared, publishing.adopted, self.lost),
             snapshot=snapshot,
             quarantine=tuple(self.quarantine),
+            recent=self.glimpse.take(self.inlet.ends),
         )
         started = self.clock.monotonic()
-        self._write(commit, stop)
+        c = self.counters
+        with span("commit", model=self.name, records=c.records, points=c.points, lag=total_lag) as traced:
+            self._write(commit, stop)
+            traced.set_attribute("snapshot", snapshot is not None)
         self.committed = progress.position
         self.journal.clear()
         self.lost = ()
@@ -279,10 +289,7 @@ class Tenure:
         self.committed_at = self.clock.monotonic()
         self.commit_seconds = self.committed_at - started
         if snapshot is not None:
-            self.published, self.publishing, self.prepared, self.adopted = True, "", -1, 0
-            self.snapshot_at = self.committed_at
-            self.points_at_snapshot = self.counters.points
-            self.cost_at_snapshot = (self.learner.cost_, self.learner.n_judged_)
+            publishing.published(snapshot, self.counters.points)
         self.metrics.commit(self.name, progress, lag or {}, snapshot, self.commit_seconds)
         self.care.committed(len(commit.quarantine))
         # Step 5: tell Kafka.
@@ -308,40 +315,6 @@ class Tenure:
             else:
                 self.parts.back("store")
                 return
-
-    def _snapshot(self, now: float) -> Snapshot:
-        m = self.learner
-        p = m.publish(as_is=self.adopted > 0)
-        cost, points = m.cost_ - self.cost_at_snapshot[0], m.n_judged_ - self.cost_at_snapshot[1]
-        return Snapshot(
-            model=self.name,
-            created_at=now,
-            kind="live",
-            reason=self.publishing,
-            fields=self.parts.spec.fields,
-            ids=p.ids,
-            centroids=p.centroids,
-            weights=p.weights,
-            spreads=p.spreads,
-            born=p.born,
-            factors=p.factors,
-            distance=m.distance,
-            inertia=cost / points if points else float("nan"),
-            n_points=m.n_seen,
-            position=dict(self.position),
-            detail={
-                "owner": self.options.owner,
-                "epoch": self.lease.epoch,
-                "cost": m.cost_,
-                "judged": m.n_judged_,
-                "outliers": m.n_outliers_,
-                "evaluation": self.evaluation,
-                "points": self.counters.points,
-                "publication": p.detail,
-                "k": self.proposals.latest,
-            },
-            events=p.events,
-        )
 
     def _connect(self, stop: Stop) -> bool:
         """Read on from the position, by a new source; False when it is time to stop."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from streamkm.sources._columns import byte_records
 from streamkm.sources._kafka_batches import compile_parser
 from streamkm.sources._kafka_client import why_away
+from streamkm.sources._kafka_transactions import KafkaTransactions
 from streamkm.sources._kafka_writer import KafkaWriter
 from streamkm.sources.base import Source, Writer
 from streamkm.sources.kafka import KafkaSource
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FileSource",
     "KafkaSource",
+    "KafkaTransactions",
     "KafkaWriter",
     "MemorySource",
     "Source",

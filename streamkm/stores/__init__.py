@@ -7,12 +7,23 @@ from collections.abc import Callable, Mapping
 
 from streamkm.errors import SettingsError
 from streamkm.stores import sqlite
-from streamkm.stores.base import Lease, ModelInfo, Promotion, Store
+from streamkm.stores.base import Asked, Job, Lease, ModelInfo, Promotion, Store, Token
 from streamkm.stores.engines import Engines
 from streamkm.stores.memory import MemoryStore
 from streamkm.stores.sql import SqlStore
 
-__all__ = ["Lease", "MemoryStore", "ModelInfo", "Promotion", "SqlStore", "Store", "open_store"]
+__all__ = [
+    "Asked",
+    "Job",
+    "Lease",
+    "MemoryStore",
+    "ModelInfo",
+    "Promotion",
+    "SqlStore",
+    "Store",
+    "Token",
+    "open_store",
+]
 
 _HINT = (
     "Write sqlite:///path.db, postgresql://user:password@host/database, "

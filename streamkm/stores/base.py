@@ -43,6 +43,21 @@ class Promotion(NamedTuple):
     skip: bool
 
 
+class Asked(NamedTuple):
+    """What the owner of a model is asked for.
+
+    Attributes
+    ----------
+    promotion
+        The snapshot that is wanted in charge, if one is.
+    paused
+        Read nothing for now.
+    """
+
+    promotion: Promotion | None
+    paused: bool
+
+
 Place = tuple[TopicPartition, int]
 """Partition and offset of a record: what tells it apart from all others."""
 
@@ -277,6 +292,10 @@ class Store(Protocol):
         """What the owner is asked for. The commit that has `Learning.adopted` answers it."""
         ...
 
+    def asked(self, model: str) -> Asked:
+        """All that the owner is asked for, in one question; nothing if there is no such model."""
+        ...
+
     def snapshot(self, model: str, snapshot_id: int | None = None, *, at: float | None = None) -> Snapshot:
         """A snapshot by number, or of those in charge the newest made at or before `at`, or the newest of all.
 
@@ -349,10 +368,16 @@ class Store(Protocol):
         ...
 
     def recent(self, model: str) -> Recent | None:
-        """What its owner saw last, by the last commit that told; None if none did."""
+        """What its owner saw last, by the last commit that told; None if none did.
+
+        Raises
+        ------
+        NotFoundError
+            No such model; so do all below that name a model.
+        """
         ...
 
-    def pause(self, model: str, paused: bool) -> None:  # noqa: FBT001
+    def pause(self, model: str, paused: bool) -> None:
         """Ask the owner, now or later, to read nothing until it is taken back."""
         ...
 
@@ -371,7 +396,7 @@ class Store(Protocol):
         ...
 
     def remove_token(self, name: str) -> None:
-        """Let somebody in no more.
+        """Let somebody in no longer.
 
         Raises
         ------
@@ -403,7 +428,10 @@ class Store(Protocol):
         ...
 
     def tell(self, model: str, target: str, expected: int, snapshot: int) -> bool:
-        """Note that events up to a snapshot were delivered, if `expected` is what `told` would say; whether it was."""
+        """Note that events up to a snapshot were delivered, if `expected` is what `told` would say; whether it was.
+
+        So of two that deliver to one target at once only one goes on.
+        """
         ...
 
     def ping(self) -> None:

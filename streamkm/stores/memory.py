@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from streamkm.records import BadRecord
-from streamkm.state import Checkpoint, Commit, Learning, ModelSpec, ModelState, Progress, Snapshot
+from streamkm.state import Checkpoint, Commit, Learning, ModelSpec, ModelState, Progress, Recent, Snapshot
 from streamkm.stores import bases, journal, quarantine, retention, rows, rules
-from streamkm.stores.base import Held, Lease, ModelInfo, Place, Promotion
+from streamkm.stores.base import Asked, Held, Job, Lease, ModelInfo, Place, Promotion, Token
 
 
 @dataclass
@@ -30,6 +33,10 @@ class _Model:
     snapshots: list[Snapshot] = field(default_factory=list)
     pinned: set[int] = field(default_factory=set)
     quarantine: list[Held] = field(default_factory=list)
+    paused: bool = False
+    recent: Recent | None = None
+    jobs: dict[str, Job] = field(default_factory=dict)
+    told: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -48,6 +55,7 @@ class MemoryStore:
         self._lock = threading.RLock()
         self._models: dict[str, _Model] = {}
         self._seats: dict[str, _Seat] = {}
+        self._tokens: dict[str, Token] = {}
 
     def create(self, spec: ModelSpec, now: float) -> ModelSpec:
         rules.check_name(spec.name)
@@ -65,7 +73,8 @@ class MemoryStore:
             model, seat = self._get(name), self._seats[name]
             lease = None if seat.owner is None else Lease(name, seat.owner, seat.epoch, seat.expires_at)
             progress = None if model.progress is None else _copied(model.progress)
-            return ModelInfo(rows.spec_from_text(model.spec), model.created_at, progress, model.last_snapshot, lease)
+            spec, last = rows.spec_from_text(model.spec), model.last_snapshot
+            return ModelInfo(spec, model.created_at, progress, last, lease, model.paused)
 
     def delete(self, name: str) -> None:
         with self._lock:
@@ -103,6 +112,7 @@ class MemoryStore:
         state = commit.state.to_bytes()
         batches = journal.encode(commit.learning)
         progress = _copied(commit.progress)
+        seen = None if commit.recent is None else _own(commit.recent)
         with self._lock:
             self._fence(lease)
             model = self._models[lease.model]
@@ -114,6 +124,7 @@ class MemoryStore:
             if model.promotion is not None and model.promotion.snapshot == commit.learning.adopted:
                 model.promotion = None
             model.state, model.progress = state, progress
+            model.recent = seen or model.recent
             model.journal.append((progress.commit_seq, batches))
             model.quarantine.extend(Held(bad, progress.commit_seq, None) for bad in commit.quarantine)
             return 0 if commit.snapshot is None else model.numbered
@@ -143,6 +154,11 @@ class MemoryStore:
         with self._lock:
             stored = self._models.get(model)
             return None if stored is None else stored.promotion
+
+    def asked(self, model: str) -> Asked:
+        with self._lock:
+            stored = self._models.get(model)
+            return Asked(None, paused=False) if stored is None else Asked(stored.promotion, stored.paused)
 
     def journal(
         self, model: str, until_seq: int | None = None, *, after_seq: int = 0
@@ -250,6 +266,60 @@ class MemoryStore:
             there[:] = [held for held in there if _place(held.bad) not in gone]
             return len(gone)
 
+    def recent(self, model: str) -> Recent | None:
+        with self._lock:
+            seen = self._get(model).recent
+            return None if seen is None else replace(seen, ends=dict(seen.ends))
+
+    def pause(self, model: str, paused: bool) -> None:
+        with self._lock:
+            self._get(model).paused = paused
+
+    def tokens(self) -> Sequence[Token]:
+        with self._lock:
+            return [self._tokens[name] for name in sorted(self._tokens)]
+
+    def add_token(self, token: Token) -> None:
+        with self._lock:
+            if any(token.name == there.name or token.digest == there.digest for there in self._tokens.values()):
+                raise rules.token_taken(token.name)
+            self._tokens[token.name] = token
+
+    def remove_token(self, name: str) -> None:
+        with self._lock:
+            if self._tokens.pop(name, None) is None:
+                raise rules.no_token(name, self._tokens)
+
+    def put_job(self, job: Job) -> None:
+        with self._lock:
+            jobs = self._get(job.model).jobs
+            jobs[job.id] = _own_job(job)
+            for old in rules.newest_jobs(jobs.values())[rules.JOBS_KEPT :]:
+                del jobs[old.id]
+
+    def jobs(self, model: str) -> Sequence[Job]:
+        with self._lock:
+            return [_own_job(job) for job in rules.newest_jobs(self._get(model).jobs.values())]
+
+    def job(self, model: str, job_id: str) -> Job:
+        with self._lock:
+            found = self._get(model).jobs.get(job_id)
+        if found is None:
+            raise rules.no_job(model, job_id)
+        return _own_job(found)
+
+    def told(self, model: str, target: str) -> int:
+        with self._lock:
+            return self._get(model).told.get(target, 0)
+
+    def tell(self, model: str, target: str, expected: int, snapshot: int) -> bool:
+        with self._lock:
+            told = self._get(model).told
+            if told.get(target, 0) != expected:
+                return False
+            told[target] = snapshot
+            return True
+
     def ping(self) -> None:
         """Return: memory is always there."""
 
@@ -286,6 +356,17 @@ def _thin_journal(model: _Model, now: float) -> int:
 
 def _copied(progress: Progress) -> Progress:
     return replace(progress, position=dict(progress.position))
+
+
+def _own(recent: Recent) -> Recent:
+    points = np.array(recent.points, np.float64)
+    points.flags.writeable = False
+    return Recent(points, dict(recent.ends))
+
+
+def _own_job(job: Job) -> Job:
+    asked, progress = (json.loads(json.dumps(value, default=rows.plain)) for value in (job.asked, job.progress))
+    return replace(job, asked=asked, progress=progress)
 
 
 def _check_new(model: str, there: Sequence[Held], new: Sequence[BadRecord]) -> None:

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from streamkm.errors import SchemaVersionError
 from streamkm.stores.engines import Engines
 
-HEAD = "0005"
+HEAD = "0006"
 """The newest revision in ``migrations/versions``, so that opening a store that has it need not import Alembic."""
 
 SCRIPTS = Path(__file__).parent / "migrations"

@@ -26,9 +26,8 @@ LISTED = sa.select(
     t.models.c.created_at,
     t.models.c.last_snapshot,
     t.models.c.lost,
-    t.leases.c.epoch,
-    t.leases.c.owner,
-    t.leases.c.expires_at,
+    t.models.c.paused,
+    *(t.leases.c[name] for name in ("epoch", "owner", "expires_at")),
     *(c for c in t.checkpoints.c if c.name not in ("model_id", "state")),
 ).select_from(
     t.models.join(t.leases, t.leases.c.model == t.models.c.name).outerjoin(
@@ -55,6 +54,11 @@ AS_OF = (
 PROMOTION = (
     sa.select(t.promotions.c.snapshot, t.promotions.c.skip)
     .join(t.models, t.models.c.id == t.promotions.c.model_id)
+    .where(t.models.c.name == _MODEL)
+)
+ASKED = (
+    sa.select(t.promotions.c.snapshot, t.promotions.c.skip, t.models.c.paused)
+    .select_from(t.models.outerjoin(t.promotions, t.promotions.c.model_id == t.models.c.id))
     .where(t.models.c.name == _MODEL)
 )
 CHECKPOINT = (
@@ -221,4 +225,5 @@ def info(row: sa.Row[Any], position: Position) -> ModelInfo:
     """A model from its row of `LISTED` and its position."""
     progress = None if row.commit_seq is None else rows.progress_from_row(row, position)
     lease = rows.lease_from_row(row.name, row)
-    return ModelInfo(rows.spec_from_text(row.spec), row.created_at, progress, row.last_snapshot, lease)
+    spec = rows.spec_from_text(row.spec)
+    return ModelInfo(spec, row.created_at, progress, row.last_snapshot, lease, row.paused)

@@ -8,11 +8,14 @@ from collections.abc import Iterable
 from streamkm.errors import ConflictError, LeaseLostError, NotFoundError, SettingsError
 from streamkm.records import Position, TopicPartition
 from streamkm.state import Commit
-from streamkm.stores.base import Lease
+from streamkm.stores.base import Job, Lease
 from streamkm.values import moment
 
 RECOMPUTED = "replay"
 """Kind of the snapshots that no consumer published: they answer nothing until they are promoted."""
+
+JOBS_KEPT = 100
+"""Jobs of a model that are kept."""
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _SHOWN = 20
@@ -112,3 +115,33 @@ def not_held(model: str, partition: TopicPartition, offset: int) -> NotFoundErro
         where=f"model {model}",
         hint=f"streamkm quarantine list {model} shows those that are; old ones go, and so do those tried again",
     )
+
+
+def token_taken(name: str) -> ConflictError:
+    """The error for a second token of one name, or one that somebody has already."""
+    return ConflictError(
+        f"there is a token named {name!r} already, or this very token under another name",
+        hint="streamkm tokens list shows those there are; take the old one away first, or choose another name",
+    )
+
+
+def no_token(name: str, names: Iterable[str]) -> NotFoundError:
+    """The error for a token that does not exist; `names` are those that do."""
+    known = sorted(names)
+    more = f" and {len(known) - _SHOWN} more" if len(known) > _SHOWN else ""
+    there = f"There are: {', '.join(known[:_SHOWN])}{more}" if known else "There are none"
+    return NotFoundError(f"no token is named {name!r}", hint=there)
+
+
+def no_job(model: str, job_id: str) -> NotFoundError:
+    """The error for a job that does not exist."""
+    return NotFoundError(
+        f"there is no job {job_id!r}",
+        where=f"model {model}",
+        hint=f"The newest {JOBS_KEPT} of a model are kept, and go with it",
+    )
+
+
+def newest_jobs(jobs: Iterable[Job]) -> list[Job]:
+    """Jobs, the newest first, in the same order whatever store they come from."""
+    return sorted(jobs, key=lambda job: (job.created_at, job.id), reverse=True)

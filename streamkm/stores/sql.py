@@ -13,23 +13,22 @@ model's, the rest.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 
 import sqlalchemy as sa
 
 from streamkm.errors import ConflictError
 from streamkm.records import BadRecord
 from streamkm.state import Checkpoint, Commit, Learning, ModelSpec, ModelState, Progress, Snapshot
-from streamkm.stores import bases, edge, journal, migrate, quarantine, retention, rows, rules
+from streamkm.stores import bases, edge, journal, migrate, quarantine, retention, rows, rules, service
 from streamkm.stores import queries as q
 from streamkm.stores import tables as t
-from streamkm.stores.base import Held, Lease, ModelInfo, Place, Promotion
+from streamkm.stores.base import Asked, Held, Lease, ModelInfo, Place, Promotion
 from streamkm.stores.engines import Engines
 
 _JOURNAL_PAGE = 256
 
 
-class SqlStore:
+class SqlStore(service.ServiceTables):
     """A `Store` in a SQL database. The database is brought to this streamkm's schema when it is opened.
 
     Parameters
@@ -46,7 +45,7 @@ class SqlStore:
     """
 
     def __init__(self, engines: Engines) -> None:
-        self.engines = engines
+        super().__init__(engines)
         self._newest: dict[str, tuple[int, Snapshot]] = {}
         try:
             with edge.mapped(engines):
@@ -136,7 +135,7 @@ class SqlStore:
         1. Fence: touch the lease's row if it still holds this lease's epoch and owner. That also locks out every other
            writer of the model until the end.
         2. Compare the stored position and commit number with what the commit follows.
-        3. Set: checkpoint, where it still has the number compared; position.
+        3. Set: checkpoint, where it still has the number compared; position; what was seen last.
         4. Add: journal, quarantine, snapshot; take away the promotion that it answers.
         """
         # Serialised before the transaction, which holds locks.
@@ -144,6 +143,7 @@ class SqlStore:
         batches = journal.encode(commit.learning)
         shown = rows.snapshot_to_row(commit.snapshot) if commit.snapshot is not None else None
         bad = [rows.bad_record_to_row(b) for b in commit.quarantine]
+        seen = service.recent_to_row(commit.recent) if commit.recent is not None else None
         with self._writing() as tx:
             # Step 1.
             q.fence(tx, lease)
@@ -154,6 +154,8 @@ class SqlStore:
             # Step 3.
             q.set_checkpoint(tx, model_id, commit.progress, state)
             q.set_position(tx, model_id, stored, commit.progress.position)
+            if seen is not None:
+                service.set_recent(tx, model_id, seen)
             # Step 4.
             numbers = {"model_id": model_id, "commit_seq": commit.progress.commit_seq}
             tx.execute(sa.insert(t.journal), {**numbers, "batches": batches})
@@ -194,6 +196,13 @@ class SqlStore:
         with self._reading() as tx:
             row = tx.execute(q.PROMOTION, {"model": model}).one_or_none()
         return None if row is None else Promotion(*row)
+
+    def asked(self, model: str) -> Asked:
+        with self._reading() as tx:
+            row = tx.execute(q.ASKED, {"model": model}).one_or_none()
+        if row is None:
+            return Asked(None, paused=False)
+        return Asked(None if row.snapshot is None else Promotion(row.snapshot, row.skip), row.paused)
 
     def journal(
         self, model: str, until_seq: int | None = None, *, after_seq: int = 0
@@ -337,13 +346,3 @@ class SqlStore:
 
     def close(self) -> None:
         self.engines.close()
-
-    @contextmanager
-    def _reading(self) -> Iterator[sa.Connection]:
-        with edge.mapped(self.engines), self.engines.reader.connect() as tx:
-            yield tx
-
-    @contextmanager
-    def _writing(self) -> Iterator[sa.Connection]:
-        with edge.mapped(self.engines), self.engines.writer.begin() as tx:
-            yield tx

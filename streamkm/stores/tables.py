@@ -57,6 +57,7 @@ models = sa.Table(
     sa.Column("numbered", sa.BigInteger, nullable=False),  # snapshots that ever got a number
     sa.Column("lost", sa.BigInteger, nullable=False),  # records that were gone before they could be read
     sa.Column("spec", sa.Text, nullable=False),
+    sa.Column("paused", sa.Boolean, nullable=False, server_default=sa.false()),  # its owner is to read nothing
     sa.UniqueConstraint("name", name="streamkm_models_name"),
     sqlite_autoincrement=True,  # a number is never used again, so nothing of a deleted model is taken for a new one's
 )
@@ -192,4 +193,51 @@ quarantine = sa.Table(
     sa.Index("streamkm_quarantine_newest", "model_id", "id"),
     sa.Index("streamkm_quarantine_waiting", "model_id", "delivered_at", "id"),
     sqlite_autoincrement=True,
+)
+
+# What an owner saw last, overwritten by its commits.
+recent = sa.Table(
+    "streamkm_recent",
+    metadata,
+    _model(),
+    sa.Column("ends", sa.Text, nullable=False),
+    sa.Column("points", sa.LargeBinary, nullable=False),
+    sa.PrimaryKeyConstraint("model_id"),
+)
+
+tokens = sa.Table(
+    "streamkm_tokens",
+    metadata,
+    sa.Column("name", EscapedText, nullable=False),
+    sa.Column("digest", sa.String(64), nullable=False),  # the token itself is nowhere
+    sa.Column("right", sa.String(16), nullable=False),
+    sa.Column("models", sa.Text, nullable=False),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.PrimaryKeyConstraint("name"),
+    sa.UniqueConstraint("digest", name="streamkm_tokens_digest"),
+)
+
+jobs = sa.Table(
+    "streamkm_jobs",
+    metadata,
+    _model(),
+    sa.Column("id", EscapedText, nullable=False),
+    sa.Column("asked", sa.Text, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("progress", sa.Text, nullable=False),
+    sa.Column("snapshot", sa.BigInteger, nullable=False),
+    sa.Column("error", EscapedText, nullable=False),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("updated_at", sa.Double, nullable=False),
+    sa.PrimaryKeyConstraint("model_id", "id"),
+)
+
+# Up to which snapshot the events were delivered, for each place they go to.
+told = sa.Table(
+    "streamkm_told",
+    metadata,
+    _model(),
+    sa.Column("target", EscapedText, nullable=False),
+    sa.Column("snapshot", sa.BigInteger, nullable=False),
+    sa.PrimaryKeyConstraint("model_id", "target"),
 )

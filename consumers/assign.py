@@ -1,0 +1,85 @@
+"""``streamkm assign``: each record of a model's topic with its cluster, onto another topic."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+
+import click
+
+from consumers import logs
+from consumers.compose import source_opener, transactions_opener
+from consumers.options import example, takes
+from consumers.signals import stop_on_signals
+from streamkm.codecs import make_codec
+from streamkm.engine import same_stream, suited
+from streamkm.errors import SettingsError
+from streamkm.settings import AssignSettings
+from streamkm.sinks import Assigner, AssignOptions
+from streamkm.sources import KafkaSource
+from streamkm.stores import open_store
+
+log = logging.getLogger("streamkm.assign")
+
+
+@click.command(
+    epilog=example(
+        "streamkm assign orders --to orders.clusters",
+        "streamkm assign orders --to orders.clusters --start end --commit-every 1s",
+    )
+)
+@click.argument("model")
+@click.option("--to", "target", required=True, envvar="STREAMKM_ASSIGN_TO", metavar="TOPIC", help="Where they go.")
+@click.option(
+    "--start",
+    type=click.Choice(["beginning", "end"]),
+    help="Where a target begins that has no position; the beginning, if it is empty.",
+)
+@takes(AssignSettings)
+@click.option("-v", "--verbose", is_flag=True, help="More log lines.")
+def assign(model: str, target: str, start: str | None, settings: AssignSettings, *, verbose: bool) -> None:
+    """Write the cluster of each record of MODEL's topic to another topic, exactly once.
+
+    Reads beside the consumer that learns, which never waits for this. A second process for the same model and target
+    takes over from the first, which leaves with exit status 12.
+    """
+    logs.configure(verbose=verbose)
+    stop = stop_on_signals()
+    with contextlib.closing(open_store(settings.store)) as store:
+        spec = store.model(model).spec
+        topic = str(spec.source["topic"])
+        if target == topic:
+            raise SettingsError(
+                f"{topic} is the topic that is read: each assignment would come back as a record",
+                where="--to",
+                hint=f"Name another topic, such as {topic}.clusters",
+            )
+        open_source = source_opener(topic, settings, None)
+
+        def same_source() -> KafkaSource:
+            source = open_source()
+            try:
+                same_stream(spec, source.identity())
+            except BaseException:
+                source.close()
+                raise
+            return source
+
+        assigner = Assigner(
+            model,
+            target,
+            open_source=same_source,
+            # No name of a model or topic has a colon, so that no two pairs of them share a position.
+            open_writer=transactions_opener(f"streamkm-{model}-assign:{target}", settings),
+            codec=suited(make_codec(spec.codec), spec),
+            store=store,
+            options=AssignOptions(
+                commit_every=settings.commit_every,
+                start=start,
+                skip_lost=settings.on_data_loss == "skip",
+            ),
+        )
+        try:
+            assigner.run(stop)
+        finally:
+            log.info("%s", assigner.report())

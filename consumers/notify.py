@@ -1,0 +1,78 @@
+"""``streamkm notify``: the events of a model, onto a topic and to webhooks."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from typing import Literal, cast
+
+import click
+
+from consumers import logs
+from consumers.compose import writer_opener
+from consumers.options import example, takes
+from consumers.signals import stop_on_signals
+from streamkm.errors import SettingsError
+from streamkm.settings import NotifySettings
+from streamkm.sinks import Notifier, NotifyOptions, Target, TopicTarget, WebhookTarget
+from streamkm.sinks.events import describe
+from streamkm.stores import open_store
+
+log = logging.getLogger("streamkm.notify")
+
+
+@click.command(
+    epilog=example(
+        "streamkm notify orders --to orders.events",
+        "STREAMKM_WEBHOOK_SECRET_FILE=secret streamkm notify orders --webhook https://example.com/hooks/clusters",
+        "streamkm notify orders --to orders.events --from beginning",
+    )
+)
+@click.argument("model")
+@click.option("--to", "topic", envvar="STREAMKM_NOTIFY_TO", metavar="TOPIC", help="Topic that gets each event.")
+@click.option(
+    "--webhook",
+    "webhooks",
+    multiple=True,
+    envvar="STREAMKM_NOTIFY_WEBHOOK",
+    metavar="URL",
+    help="Address that gets each event by POST, signed; may be given several times.",
+)
+@click.option(
+    "--from",
+    "start",
+    type=click.Choice(["now", "beginning"]),
+    default="now",
+    show_default=True,
+    help="Where a target begins that was never told anything.",
+)
+@takes(NotifySettings)
+@click.option("-v", "--verbose", is_flag=True, help="More log lines.")
+def notify(
+    model: str, topic: str | None, webhooks: tuple[str, ...], start: str, settings: NotifySettings, *, verbose: bool
+) -> None:
+    """Tell what happens to the clusters of MODEL: births, deaths, splits, merges, drifts.
+
+    Each event at least once, in order, with an id that stays the same. What a target does not take waits in the store
+    and is tried again, from a second to five minutes apart, for as long as the store keeps it.
+    """
+    logs.configure(verbose=verbose)
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs whole addresses
+    if not topic and not webhooks:
+        raise SettingsError("there is nobody to tell", hint="Give --to TOPIC, or --webhook URL")
+    stop = stop_on_signals()
+    with contextlib.closing(open_store(settings.store)) as store:
+        source = store.model(model).spec.source
+        if topic and topic == source.get("topic"):
+            raise SettingsError(
+                f"{topic} is the topic of the points: each event would come back as a record",
+                where="--to",
+                hint=f"Name another topic, such as {topic}.events",
+            )
+        targets: list[Target] = [WebhookTarget(url, settings.webhook_secret) for url in dict.fromkeys(webhooks)]
+        if topic:
+            targets.append(TopicTarget(topic, writer_opener(settings)))
+        options = NotifyOptions(start=cast("Literal['now', 'beginning']", start))
+        notifier = Notifier(model, store, targets, options=options)
+        notifier.run(stop)
+        log.info("%s: events told: %s", model, describe(notifier.delivered))

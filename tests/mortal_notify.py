@@ -1,0 +1,12 @@
+"""``streamkm``, whose process dies by SIGKILL when events were delivered and are about to be noted as told."""
+
+from __future__ import annotations
+
+import consumers.notify
+from consumers.cli import main
+from streamkm.stores import open_store
+from streamkm.testing import Mortal
+
+if __name__ == "__main__":
+    consumers.notify.open_store = lambda url: Mortal(open_store(url), "tell", 2)  # type: ignore[assignment]
+    main()

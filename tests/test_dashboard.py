@@ -1,0 +1,248 @@
+"""The page in a real Chromium, over a live stream from a real broker: looked at, moved in time, acted with."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import threading
+import time
+import uuid
+from pathlib import Path
+
+import kafka
+import numpy as np
+import pytest
+
+from browser import chromium, opened, serious
+from processes import program, run
+from streamkm.stores import open_store
+
+pytestmark = pytest.mark.kafka
+
+FIELDS = ("amount", "lat", "lon", "speed")
+CENTRES = np.array([[0.0, 0.0, 0.0, 9.0], [10.0, 0.0, -5.0, 0.0], [0.0, 12.0, 5.0, 3.0], [-9.0, -9.0, 0.0, -4.0]])
+POISON = b'{"amount": "<img src=x onerror=window.hacked=1>"'
+PER_SECOND, PARTITIONS = 2000, 3
+SCREENSHOTS = os.environ.get("STREAMKM_SCREENSHOTS", "")
+"""Folder for pictures of the page; none are kept when empty."""
+
+
+class Stream(threading.Thread):
+    """Points around four centres that wander, for as long as somebody looks."""
+
+    def __init__(self, bootstrap, topic):
+        super().__init__(daemon=True)
+        self.producer, self.topic = kafka.KafkaProducer(bootstrap_servers=bootstrap, linger_ms=5), topic
+        self.enough = threading.Event()
+
+    def run(self):
+        rng, sent, began = np.random.default_rng(0), 0, time.monotonic()
+        while not self.enough.wait(0.05):
+            due = int(PER_SECOND * (time.monotonic() - began))
+            turn = np.sin(sent / 20_000)
+            points = CENTRES[rng.integers(len(CENTRES), size=due - sent)] * (1 + turn / 4)
+            points += rng.normal(size=points.shape)
+            for i, p in enumerate(points.tolist()):
+                value = json.dumps(dict(zip(FIELDS, p, strict=True))).encode()
+                self.producer.send(self.topic, value, partition=(sent + i) % PARTITIONS)
+            sent = due
+        self.producer.close()
+
+
+@pytest.fixture(scope="module")
+def stage(bootstrap, admin, tmp_path_factory):
+    """Broker, stream, consumer and service; gives the service's URL, the store's, a token, and a way to poison."""
+    folder, topic = tmp_path_factory.mktemp("stage"), f"test-{uuid.uuid4().hex[:12]}"
+    store, log = f"sqlite:///{folder}/s.db", folder / "log"
+    spec = {"num_partitions": PARTITIONS, "replication_factor": 1, "configs": {}}
+    admin.create_topics({topic: spec}, wait_for_metadata=True)
+    stream = Stream(bootstrap, topic)
+    stream.start()
+    broker = ("--bootstrap", bootstrap)
+    live = ("live", "orders", *broker, "--topic", topic, "--fields", ",".join(FIELDS), "--k", "4", "--store", store)
+    with contextlib.ExitStack() as stack:
+        stack.callback(admin.delete_topics, [topic])
+        stack.callback(stream.enough.set)
+        consumer = stack.enter_context(program(log, *live, "--checkpoint-every", "500ms", "--snapshot-every", "2s"))
+        consumer.until(lambda: Path(f"{folder}/s.db").exists() and model(store) is not None)
+        consumer.until(lambda: model(store).last_snapshot >= 3)
+        made = run("tokens", "create", "tester", "--right", "write", "--store", store, "--json")
+        assert made.returncode == 0, made.stderr
+        service = stack.enter_context(program(folder / "serve.log", "serve", "--port", "0", "--store", store, *broker))
+        said = re.compile(r"serving on (http://\S+)")
+        service.until(lambda: said.search(service.output()) is not None)
+        yield said.search(service.output())[1] + "/", store, json.loads(made.stdout)["token"], stream
+
+
+def model(store):
+    with contextlib.closing(open_store(store)) as opened_store:
+        return next(iter(opened_store.models()), None)
+
+
+def snapshot(store, number=None):
+    with contextlib.closing(open_store(store)) as opened_store:
+        return opened_store.snapshot("orders", number)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as found:
+        yield found
+
+
+@contextlib.contextmanager
+def looking(browser, stage, **how):
+    """The page, when it has drawn something."""
+    with opened(browser, stage[0], **how) as page:
+        page.wait_for_function("document.querySelectorAll('#clusters tbody tr').length > 0")
+        page.wait_for_function("document.querySelectorAll('#map svg g').length > 0")
+        yield page
+
+
+def sign_in(page, token):
+    page.click("#sign-in")
+    page.fill("#token", token)
+    page.click("#token-dialog button[value=ok]")
+    page.wait_for_function("document.querySelector('#sign-in').textContent.includes('tester')")
+    page.wait_for_function("document.querySelectorAll('#clusters tbody tr').length > 0")
+
+
+def move_to(page, index):
+    page.evaluate(
+        "i => { const m = document.querySelector('#moment'); m.value = i; m.dispatchEvent(new Event('input')); }", index
+    )
+
+
+def moment(page):
+    """Number of the snapshot that is looked at."""
+    return int(re.search(r"snapshot (\d+)", page.text_content("#moment-text"))[1])
+
+
+def points_shown(page):
+    return int(re.sub(r"\D", "", page.text_content("#now .tile:first-child .note")))
+
+
+def test_points_move_and_the_page_is_less_than_two_seconds_behind(browser, stage):
+    with looking(browser, stage) as page:
+        picture = "document.querySelector('#map canvas').toDataURL()"
+        page.wait_for_function("document.querySelector('#map .note').textContent.includes('variance')")
+        before = page.evaluate(picture)
+        for _ in range(3):
+            counted = model(stage[1]).progress.counters.points
+            page.wait_for_function(
+                "n => Number(document.querySelector('#now .tile .note').textContent.replace(/\\D/g, '')) >= n",
+                arg=counted,
+                timeout=2000,
+            )
+        assert points_shown(page) > 0
+        assert page.evaluate(picture) != before
+        assert page.text_content("#health .word") == "running"
+        rates = page.locator("#feed .partitions tbody tr")
+        assert rates.count() == PARTITIONS
+
+
+def test_the_slider_goes_back_in_time_and_two_moments_can_be_compared(browser, stage):
+    with looking(browser, stage) as page:
+        page.wait_for_function("Number(document.querySelector('#moment').max) >= 2")
+        page.click("#mark")
+        marked = int(re.search(r"\d+", page.text_content("#mark"))[0])
+        move_to(page, 0)
+        page.wait_for_selector("body.past")
+        then = snapshot(stage[1], moment(page))
+        page.wait_for_function("n => document.querySelectorAll('#clusters tbody tr').length === n", arg=len(then.ids))
+        shares = then.weights / then.weights.sum()
+        shown = page.locator("#clusters tbody tr td:nth-child(3)").all_text_contents()
+        assert shown == [f"{100 * s:.{1 if s < 0.1 else 0}f} %" for s in shares.tolist()]
+        page.wait_for_selector("#timeline .comparison table")
+        assert f"Snapshot {marked} and snapshot {then.id}" in page.text_content("#timeline .comparison")
+        time.sleep(3)
+        assert moment(page) == then.id, "new snapshots must not move a page that looks back"
+        page.click("#live")
+        page.wait_for_function("!document.body.classList.contains('past')")
+        page.wait_for_function("n => document.querySelector('#moment-text').textContent.includes('live')", arg=0)
+        assert moment(page) > then.id
+
+
+def test_a_recomputation_is_started_compared_and_promoted(browser, stage):
+    with looking(browser, stage) as page:
+        assert page.is_disabled("#job button"), "without a token nobody acts"
+        sign_in(page, stage[2])
+        page.click("#job button")
+        page.wait_for_selector("#recompute .jobs tbody tr")
+        page.wait_for_selector("#recompute .jobs >> text=Compare", timeout=120_000)
+        recomputed = int(re.search(r"snapshot (\d+)", page.text_content("#recompute .jobs"))[1])
+        assert snapshot(stage[1], recomputed).kind == "replay"
+        page.click("#recompute .jobs >> text=Compare")
+        page.wait_for_selector("#recompute .comparison table")
+        assert re.search(r"% of the points change cluster", page.text_content("#recompute .comparison"))
+        page.click("#recompute .jobs >> text=Promote")
+        page.click("#sure button[value=ok]")
+        page.wait_for_function("document.querySelector('#timeline .shares').textContent.includes('was promoted')")
+    with contextlib.closing(open_store(stage[1])) as store:
+        promoted = [s for s in store.snapshots("orders", limit=1000) if s.reason == "promoted"]
+    assert len(promoted) == 1
+
+
+def test_a_model_is_paused_and_resumed(browser, stage):
+    with looking(browser, stage) as page:
+        sign_in(page, stage[2])
+        page.click("#pause")
+        page.wait_for_selector("#health[data-word=paused]")
+        stood = model(stage[1]).progress.counters.points
+        time.sleep(1.5)
+        assert model(stage[1]).progress.counters.points == stood
+        page.click("#pause")
+        page.wait_for_selector("#health[data-word=running]")
+        page.wait_for_function(
+            "n => Number(document.querySelector('#now .tile .note').textContent.replace(/\\D/g, '')) > n", arg=stood
+        )
+
+
+def test_a_poison_record_appears_in_the_quarantine_as_it_is(browser, stage):
+    with looking(browser, stage) as page:
+        stage[3].producer.send(stage[3].topic, POISON, partition=0)
+        page.wait_for_selector("#feed .quarantine td >> text=onerror", timeout=15_000)
+        assert page.evaluate("window.hacked") is None
+        assert page.locator("#feed .quarantine img").count() == 0
+        assert "not-json" in page.text_content("#feed .quarantine")
+
+
+def test_a_cluster_is_selected_everywhere_and_by_keyboard_too(browser, stage):
+    with looking(browser, stage) as page:
+        assert page.locator("#clusters [aria-pressed=true]").count() == 0
+        page.focus("#map .plane")
+        page.keyboard.press("ArrowRight")
+        page.wait_for_selector("#clusters [aria-pressed=true]")
+        chosen = page.text_content("#clusters [aria-pressed=true]")
+        page.wait_for_function(
+            "id => document.querySelector('#map .plane').getAttribute('aria-label').includes(`cluster ${id} is`)",
+            arg=chosen,
+        )
+        assert page.text_content("#clusters .profile h3") == f"Cluster {chosen}"
+        page.focus("#clusters [aria-pressed=true]")
+        page.keyboard.press("Enter")
+        page.wait_for_function("!document.querySelector('#clusters [aria-pressed=true]')")
+        # A click on a centroid does the same.
+        box = page.locator("#map .plane").bounding_box()
+        place = page.evaluate(
+            "document.querySelector('#map svg g path:nth-of-type(2)').getAttribute('transform').match(/[-\\d.]+/g)"
+        )
+        page.mouse.click(box["x"] + float(place[0]), box["y"] + float(place[1]))
+        page.wait_for_selector("#clusters [aria-pressed=true]")
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "scheme"), [("light", 1400, "light"), ("dark", 1400, "dark"), ("phone", 390, "light")]
+)
+def test_it_can_be_read_by_all(browser, stage, name, width, scheme):
+    with looking(browser, stage, width=width, scheme=scheme) as page:
+        page.wait_for_function("Number(document.querySelector('#moment').max) >= 5")
+        page.click("#clusters button.cluster")
+        page.wait_for_function("document.querySelector('#map .note').textContent.includes('variance')")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert serious(page) == []
+        if SCREENSHOTS:
+            page.evaluate("document.querySelector('header').style.position = 'static'")
+            page.screenshot(path=Path(SCREENSHOTS) / f"page-{name}.png", full_page=True)
