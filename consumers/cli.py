@@ -15,6 +15,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "live": ("consumers.live:live", "Cluster a topic as its records come."),
     "replay": ("consumers.replay:replay", "Run the exact algorithm over a range of a topic."),
     "serve": ("consumers.serve:serve", "Answer queries about the clusters over HTTP."),
+    "tokens": ("consumers.tokens:tokens", "Say who may read, and who may act, over HTTP."),
     "fit": ("consumers.fit:fit", "Run the exact algorithm over files, or over the rows of a database."),
     "feed": ("consumers.feed:feed", "Write real sample records into a topic, to try things with."),
     "broker": ("consumers.broker:broker", "Run a real local Apache Kafka."),
@@ -30,6 +31,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "verify": ("consumers.verify:verify", "Prove a snapshot: learn the topic again by the journal and compare."),
     "compile": ("consumers.compile:compile_", "Compile all kernels now, so that no start has to."),
     "config": ("consumers.config:config", "Show every setting, its value and where it comes from."),
+    "assign": ("consumers.assign:assign", "Write the cluster of each record to another topic, exactly once."),
+    "notify": ("consumers.notify:notify", "Tell others what happens to the clusters: by a topic, by webhooks."),
     "doctor": ("consumers.doctor:doctor", "Say what is installed, what is missing, and how to get it."),
 }
 """Name -> where it is, and its line in ``streamkm --help``."""

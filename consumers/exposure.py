@@ -8,21 +8,39 @@ import ipaddress
 from streamkm.errors import SettingsError
 
 
-def check_exposure(host: str, token: str, option: str = "--host") -> None:
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address."""
+    if host == "localhost":
+        return True
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return False
+
+
+def check_exposure(host: str, token: str, option: str = "--host", *, stored: bool | None = None) -> None:
     """Refuse to show the data to a network without a token.
+
+    Parameters
+    ----------
+    host
+        Address to listen on.
+    token
+        That of the environment.
+    option
+        What the address was given by.
+    stored
+        Whether the store has tokens; None: those of a store are not for this.
 
     Raises
     ------
     SettingsError
         The address is not loopback and there is no token.
     """
-    if token or host == "localhost":
+    if token or stored or is_loopback(host):
         return
-    with contextlib.suppress(ValueError):
-        if ipaddress.ip_address(host).is_loopback:
-            return
+    other = "" if stored is None else ", make a token with streamkm tokens create NAME"
     raise SettingsError(
         f"{host} can be reached from other machines, and there is no token",
         where=option,
-        hint="Set STREAMKM_TOKEN to a long random text, or listen on 127.0.0.1",
+        hint=f"Set STREAMKM_TOKEN to a long random text{other}, or listen on 127.0.0.1",
     )

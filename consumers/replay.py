@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -36,6 +37,37 @@ POLITE = 10
 """Where cores are few, the live consumer comes first."""
 LATE = 10
 """Exit status when a promotion was asked for and not seen in time."""
+
+
+SECONDS_BETWEEN_LINES = 0.5
+
+
+class Lines:
+    """Progress for programs: a JSON object a line on standard error, two lines a second at most."""
+
+    def __init__(self) -> None:
+        self._at = float("-inf")
+        self._stage = ""
+        self._last: dict[str, Any] = dict.fromkeys(("done", "total", "run", "iteration", "inertia", "moved"))
+        self.progress = contextlib.nullcontext()
+        self._tell("starting")
+
+    def read(self, done: int, total: int) -> None:
+        """So many of so many offsets were read."""
+        self._tell("reading", done=done, total=total)
+
+    def fit(self, at: FitProgress) -> None:
+        """An iteration was made."""
+        inertia = at.inertia if math.isfinite(at.inertia) else None
+        self._tell("fitting", run=at.run, iteration=at.iteration, inertia=inertia, moved=at.moved)
+
+    def _tell(self, stage: str, **more: float | None) -> None:
+        self._last |= more
+        now = time.monotonic()
+        if stage == self._stage and now - self._at < SECONDS_BETWEEN_LINES:
+            return
+        self._stage, self._at = stage, now
+        click.echo(json.dumps({"stage": stage, **self._last}), err=True)
 
 
 class Bars:
@@ -76,6 +108,7 @@ class Bars:
 @click.option("--promote", "promoted", is_flag=True, help="Put the result in charge at once.")
 @takes(ReplaySettings)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--progress-json", is_flag=True, help="Tell progress on standard error as JSON lines, for programs.")
 def replay(
     model: str,
     settings: ReplaySettings,
@@ -87,6 +120,7 @@ def replay(
     trace: bool,
     promoted: bool,
     as_json: bool,
+    progress_json: bool,
 ) -> None:
     """Run the exact algorithm over a range of the topic of MODEL, beside the live consumer.
 
@@ -102,7 +136,8 @@ def replay(
 
     logs.configure()
     if hasattr(os, "nice"):
-        os.nice(POLITE)
+        os.nice(max(0, POLITE - os.nice(0)))
+    bars = Lines() if progress_json else Bars()
     with contextlib.closing(open_store(settings.store)) as store:
         spec = store.model(model).spec
         k = _k(store, spec, settings)
@@ -123,7 +158,6 @@ def replay(
             archive or own.folder / "archive",
             {"source": dict(spec.source), "fields": list(spec.fields), "codec": dict(spec.codec)},
         )
-        bars = Bars()
         with bars.progress:
             kept.fill(span, opener, make_codec(spec.codec), max_bad_ratio=settings.max_bad_ratio, on_progress=bars.read)
             number = recompute(
@@ -144,6 +178,8 @@ def replay(
         if promoted:
             store.promote(model, Promotion(number, skip=False))
         found = store.snapshot(model, number)
+    if progress_json:
+        click.echo(json.dumps({"snapshot": number}), err=True)
     if as_json:
         click.echo(json.dumps(snapshot_json(found), indent=2))
         return

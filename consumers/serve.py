@@ -11,13 +11,16 @@ from types import FrameType
 
 import click
 import uvicorn
+from starlette.types import ASGIApp
 
 from consumers import logs
-from consumers.exposure import check_exposure
+from consumers.exposure import check_exposure, is_loopback
 from consumers.options import example, leave, takes
+from consumers.recompute import child_environment, replay_command
 from streamkm.errors import SettingsError, StreamkmError
 from streamkm.metrics import Metrics
-from streamkm.service import create_app
+from streamkm.service import ServiceOptions, create_app
+from streamkm.service.jobs import Jobs
 from streamkm.settings import ServeSettings
 from streamkm.stores import open_store
 
@@ -38,17 +41,32 @@ GRACE_SECONDS = 5
 def serve(settings: ServeSettings, *, verbose: bool) -> None:
     """Answer queries about the clusters over HTTP.
 
-    It listens on loopback, where no token is needed; any other address needs one. SIGTERM and SIGINT finish the
-    requests on their way and leave.
+    It listens on loopback, where reading needs no token; on any other address it does, be it STREAMKM_TOKEN or one of
+    streamkm tokens. Acting (promote, pause, delete, jobs) always needs one. SIGTERM and SIGINT finish the requests on
+    their way, end the jobs and leave.
     """
     logs.configure(verbose=verbose)
-    check_exposure(settings.host, settings.token)
     signal.signal(signal.SIGTERM, _leave)
     signal.signal(signal.SIGINT, _leave)
-    with contextlib.closing(open_store(settings.store)) as store, listen(settings.host, settings.port) as listener:
+    with contextlib.closing(open_store(settings.store)) as store:
+        local = is_loopback(settings.host)
+        if not local:
+            check_exposure(settings.host, settings.token, stored=bool(store.tokens()))
         app = create_app(
-            store, metrics=Metrics(process=True), token=settings.token or None, local_only=not settings.token
+            store,
+            metrics=Metrics(process=True),
+            token=settings.token or None,
+            local_only=local and not settings.token,
+            guarded=not local,
+            jobs=Jobs(store, replay_command(settings), child_environment(settings)),
+            options=ServiceOptions(rate_limit=settings.rate_limit),
         )
+        run(app, settings, verbose=verbose)
+
+
+def run(app: ASGIApp, settings: ServeSettings, *, verbose: bool) -> None:
+    """Serve an application until a signal comes."""
+    with listen(settings.host, settings.port) as listener:
         config = uvicorn.Config(
             app,
             log_config=None,

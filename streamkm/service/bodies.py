@@ -1,4 +1,4 @@
-"""Bodies of requests: JSON, of a bounded size, in a bounded time, and not too many large ones at once."""
+"""Bodies of requests: of a known kind and a bounded size, in a bounded time, and not too many large ones at once."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ BODY_SECONDS = 30
 SMALL_BODY = 1 << 16
 """Bytes that any number of clients may have on their way at a time; of larger bodies only `LARGE_AT_A_TIME`."""
 LARGE_AT_A_TIME = 4
+TABLES_AT_A_TIME = 2
+"""The same of tables, which may be much larger."""
+JSON, CSV, ARROW = "application/json", "text/csv", "application/vnd.apache.arrow.stream"
 
 
 class Bodies:
@@ -23,31 +26,47 @@ class Bodies:
     Parameters
     ----------
     most
-        Bytes; larger ones get 413.
+        Bytes of JSON; larger bodies get 413.
+    most_of_a_table
+        The same of CSV and Arrow.
     """
 
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._large = asyncio.Semaphore(LARGE_AT_A_TIME)
+    def __init__(self, most: int, most_of_a_table: int) -> None:
+        self._most = {JSON: most, CSV: most_of_a_table, ARROW: most_of_a_table}
+        large, tables = asyncio.Semaphore(LARGE_AT_A_TIME), asyncio.Semaphore(TABLES_AT_A_TIME)
+        self._large = {JSON: large, CSV: tables, ARROW: tables}
 
     @asynccontextmanager
     async def read(self, request: Request) -> AsyncIterator[bytes]:
-        """Give the body; until the end of the context it counts as one that is worked on.
+        """Give the body, which is JSON; until the end of the context it counts as one that is worked on.
 
         Raises
         ------
         Problem
             408, 413 or 415.
         """
-        _check_media_type(request)
+        async with self.read_as(request, (JSON,)) as (_, body):
+            yield body
+
+    @asynccontextmanager
+    async def read_as(self, request: Request, kinds: tuple[str, ...]) -> AsyncIterator[tuple[str, bytes]]:
+        """Give the kind, one of `kinds`, and the body; until the end of the context it is worked on.
+
+        Raises
+        ------
+        Problem
+            408, 413 or 415.
+        """
+        kind = _kind(request, kinds)
+        most = self._most[kind]
         announced = _announced(request)
-        if announced > self._most:
-            raise _too_large(self._most)
+        if announced > most:
+            raise _too_large(most)
         if 0 <= announced <= SMALL_BODY:
-            yield await _read(request, SMALL_BODY)
+            yield kind, await _read(request, SMALL_BODY)
             return
-        async with self._large:
-            yield await _read(request, self._most)
+        async with self._large[kind]:
+            yield kind, await _read(request, most)
 
 
 async def _read(request: Request, limit: int) -> bytes:
@@ -70,16 +89,18 @@ def _announced(request: Request) -> int:
     return int(text) if text.isascii() and text.isdigit() else -1
 
 
-def _check_media_type(request: Request) -> None:
-    given = request.headers.get("content-type", "application/json")
+def _kind(request: Request, kinds: tuple[str, ...]) -> str:
+    given = request.headers.get("content-type", JSON)
     kind = given.partition(";")[0].strip().lower()
-    if kind != "application/json" and not kind.endswith("+json"):
+    if kind.endswith("+json"):
+        kind = JSON
+    if kind not in kinds:
         raise Problem(
             415,
             "unsupported-media-type",
-            f"{given[:100]} is not JSON",
+            f"{given[:100]} is not JSON" if kinds == (JSON,) else f"{given[:100]} is not read here",
             where="Content-Type",
-            hint="Send application/json",
+            hint=f"Send {' or '.join(kinds)}",
         )
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise Problem(
@@ -89,6 +110,7 @@ def _check_media_type(request: Request) -> None:
             where="Content-Encoding",
             hint="Send it plain",
         )
+    return kind
 
 
 def _too_large(limit: int) -> Problem:

@@ -29,9 +29,16 @@ Code = Literal[
     "not-a-number",
     "not-finite",
     "unauthorized",
+    "forbidden",
+    "cross-site",
+    "too-many",
+    "in-use",
+    "ended",
+    "no-jobs",
     "misdirected",
     "not-found",
     "method-not-allowed",
+    "not-acceptable",
     "too-slow",
     "warming-up",
     "too-large",
@@ -206,7 +213,14 @@ def _title(status: int) -> str:
 _DOCUMENTED: Mapping[int, tuple[Code, str, str, str]] = {
     400: ("not-json", "body: unexpected character: line 1 column 13", "body", ""),
     401: ("unauthorized", "this service needs a token", "", "Send it as: Authorization: Bearer TOKEN"),
+    403: ("forbidden", "the token reports may only read", "", "Ask whoever runs the service for a token that may"),
     404: ("not-found", "orders: there is no model of this name", "orders", "There are: payments, taxis"),
+    406: (
+        "not-acceptable",
+        "Accept: text/html is not what this can answer with",
+        "Accept",
+        "Accept application/json, text/csv or application/vnd.apache.arrow.stream",
+    ),
     408: ("too-slow", "body: did not arrive within 30 s", "body", ""),
     409: ("warming-up", "orders: warming up, 120 of 800 points", "orders", "Ask again in a moment"),
     413: ("too-large", "body: more than 8388608 bytes", "body", "Send fewer points in one request"),
@@ -223,6 +237,7 @@ _DOCUMENTED: Mapping[int, tuple[Code, str, str, str]] = {
         "points[3]",
         "",
     ),
+    429: ("too-many", "too many requests", "", "Ask more slowly, or more points at a time"),
     500: ("internal", "the service failed; its log says why", "", ""),
     503: ("store-unavailable", "sqlite:///streamkm.db: database is locked", "sqlite:///streamkm.db", "Ask again"),
 }
@@ -232,20 +247,27 @@ def documented(statuses: Sequence[int]) -> dict[int | str, dict[str, Any]]:
     """OpenAPI's description of the error answers of a route."""
     result: dict[int | str, dict[str, Any]] = {}
     for status in statuses:
-        code, detail, where, hint = _DOCUMENTED[status]
-        example: dict[str, Any] = {
-            "type": "about:blank",
-            "title": _title(status),
-            "status": status,
-            "detail": detail,
-            "code": code,
-            "where": where,
-            "hint": hint,
-        }
-        if status == 409:
-            example |= {"have": 120, "need": 800}
-        result[status] = {
+        result |= described(status, *_DOCUMENTED[status], more={"have": 120, "need": 800} if status == 409 else None)
+    return result
+
+
+def described(
+    status: int, code: Code, detail: str, where: str = "", hint: str = "", *, more: Mapping[str, Any] | None = None
+) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI's description of one error answer, where a route has one of its own."""
+    example: dict[str, Any] = {
+        "type": "about:blank",
+        "title": _title(status),
+        "status": status,
+        "detail": detail,
+        "code": code,
+        "where": where,
+        "hint": hint,
+        **(more or {}),
+    }
+    return {
+        status: {
             "description": _title(status),
             "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}, "example": example}},
         }
-    return result
+    }

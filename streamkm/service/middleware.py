@@ -1,19 +1,26 @@
-"""What surrounds every route: who may ask, and how often and how long it took."""
+"""What surrounds every route: who may ask, how often, how long it took."""
 
 from __future__ import annotations
 
+import functools
 import ipaddress
+import math
 import time
+from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from streamkm import metrics as names
+from streamkm.errors import StreamkmError
 from streamkm.metrics import Metrics
-from streamkm.service.errors import Problem
-from streamkm.values import Secret
+from streamkm.service.access import KEY, NOBODY, OWNER, PROBES, READER, SAFE, Grant, Tokens, bearer, judge, unauthorized
+from streamkm.service.errors import Problem, from_error
+from streamkm.service.limits import Buckets, network
+from streamkm.service.tokens import PREFIX
 
-OPEN = ("/livez", "/readyz")
-"""Paths that need no token: what starts and stops processes has none."""
+WRONG_TOKENS = 10
+"""Wrong tokens that an address may send in a second."""
+_PREFIX = PREFIX.encode()
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
@@ -36,7 +43,6 @@ class Observe:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-content-type-options", b"nosniff")]
             await send(message)
 
         try:
@@ -48,31 +54,181 @@ class Observe:
             self.metrics.observe(names.HTTP_SECONDS, time.perf_counter() - started, method=method, route=route)
 
 
-class RequireLocalHost:
-    """Lets in only who asks for this machine by a name of loopback.
+class Guard:
+    """Lets a request in, or says why not: where it was sent, from which site, with which token, how often, for what.
 
-    A page of another site whose name is made to point here (DNS rebinding) asks for that name: a browser would let it
-    read the answer, as it comes from the page's own site.
+    One pass over the headers; a token of the store is looked up in memory. A check that fails in itself refuses.
+
+    Parameters
+    ----------
+    app
+        What is guarded.
+    tokens
+        The tokens there are.
+    guarded
+        Reading needs a token too.
+    local_only
+        Let in only who asks for this machine by a name of loopback. A page of another site whose name is made to point
+        here (DNS rebinding) asks for that name: a browser would let it read the answer, as of the page's own site.
+    rate
+        Requests a second for each token, or address without one; twice as many at once; 0: no limit.
+    clock
+        Seconds of a clock that does not go back.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        tokens: Tokens,
+        guarded: bool,
+        local_only: bool,
+        rate: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.app = app
+        self.tokens = tokens
+        self.local_only = local_only
+        self.clock = clock
+        self._without = NOBODY if guarded else READER
+        self._asked = Buckets(rate, 2 * rate)
+        self._wrong = Buckets(WRONG_TOKENS, WRONG_TOKENS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        if scope["type"] == "lifespan" or scope["path"] in OPEN or _is_local(host := _header(scope, b"host")):
+        if scope["type"] == "lifespan" or (scope["type"] == "http" and scope["path"] in PROBES):
             await self.app(scope, receive, send)
             return
-        problem = Problem(
-            421,
-            "misdirected",
-            f"{host.decode('latin-1')[:100]} is not this machine",
-            where="Host",
-            hint="Ask 127.0.0.1 or localhost, or start the service with a token",
-        )
-        await problem.response(scope["path"])(scope, receive, send)
+        if scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1008})  # there is none here
+            return
+        try:
+            grant = scope[KEY] = await self._admit(scope)
+        except Problem as e:
+            await e.response(scope["path"])(scope, receive, send)
+            return
+        except StreamkmError as e:
+            await from_error(e).response(scope["path"])(scope, receive, send)
+            return
+        if not grant.digest:
+            await self.app(scope, receive, send)
+            return
+        # A stream must not outlive the token that it was opened with.
+        try:
+            await self.app(scope, receive, self._watched(grant, send))
+        except _EndedError:
+            return
+        except BaseExceptionGroup as e:
+            if e.split(_EndedError)[1] is not None:
+                raise
+
+    async def _admit(self, scope: Scope) -> Grant:
+        host = authorization = origin = b""
+        site = mode = b""
+        for name, value in scope["headers"]:
+            if name == b"host":
+                host = value
+            elif name == b"authorization":
+                authorization = value
+            elif name == b"origin":
+                origin = value
+            elif name == b"sec-fetch-site":
+                site = value
+            elif name == b"sec-fetch-mode":
+                mode = value
+        if self.local_only and not _is_local(host):
+            raise Problem(
+                421,
+                "misdirected",
+                f"{host.decode('latin-1')[:100]} is not this machine",
+                where="Host",
+                hint="Ask 127.0.0.1 or localhost, or start the service with a token",
+            )
+        method, path = scope["method"], scope["path"]
+        if (site or origin) and _from_elsewhere(method, host, origin, site, mode):
+            raise Problem(
+                403,
+                "cross-site",
+                "a page of another site asks",
+                where="Sec-Fetch-Site" if site else "Origin",
+                hint="Ask from a program, or from the service's own page",
+            )
+        now = self.clock()
+        client = scope.get("client")
+        address = network(client[0]) if client else ""
+        token = bearer(authorization) if authorization else None
+        grant = self._without if token is None else await self._known(token, address, now)
+        wait = self._asked.take(address if grant.name is None else f"token {grant.name}", now)
+        if wait:
+            raise _too_many("too many requests", wait)
+        judge(grant, method, path)
+        return grant
+
+    async def _known(self, token: bytes, address: str, now: float) -> Grant:
+        """What a token gives.
+
+        Who sent too many wrong ones does not even learn whether the next one is right: the token of the environment was
+        chosen by a person, and might be guessed. Those of the store cannot be, so theirs go on to be let in from there.
+        """
+        wait = self._wrong.wait(address, now)
+        if not wait and self.tokens.is_owner(token):
+            return OWNER
+        grant = await self.tokens.find(token) if token.startswith(_PREFIX) else None
+        if grant is not None:
+            return grant
+        if wait:
+            raise _too_many("too many wrong tokens", wait)
+        self._wrong.take(address, now)
+        raise unauthorized("this token is not known here")
+
+    def _watched(self, grant: Grant, send: Send) -> Send:
+        checked = self.clock()
+
+        async def watch(message: Message) -> None:
+            nonlocal checked
+            if message.get("more_body") and self.clock() - checked >= 1.0:
+                checked = self.clock()
+                if not await self._holds(grant):
+                    await send({"type": "http.response.body", "body": b"", "more_body": False})
+                    raise _EndedError
+            await send(message)
+
+        return watch
+
+    async def _holds(self, grant: Grant) -> bool:
+        try:
+            return await self.tokens.holds(grant)
+        except StreamkmError:
+            return False  # the store is away: the listener comes back, and gets its 503
 
 
+class _EndedError(Exception):
+    """The token of a stream is gone."""
+
+
+def _too_many(message: str, wait: float) -> Problem:
+    return Problem(
+        429,
+        "too-many",
+        message,
+        hint="Ask more slowly, or more points at a time",
+        headers={"Retry-After": str(max(1, math.ceil(wait)))},
+    )
+
+
+def _from_elsewhere(method: str, host: bytes, origin: bytes, site: bytes, mode: bytes) -> bool:
+    """Whether a page of another site asks, and not for somebody who followed a link.
+
+    Browsers say so by Sec-Fetch-Site, which no page can change; older ones at least name the page's origin.
+    """
+    if site:
+        if site in {b"same-origin", b"none"}:
+            return False
+        return method not in SAFE or mode != b"navigate"
+    return method not in SAFE and origin.partition(b"://")[2].lower() != host.lower()
+
+
+@functools.lru_cache(256)
 def _is_local(host: bytes) -> bool:
     """Whether a Host header, with or without a port, is a name of loopback."""
     name = host[1 : host.find(b"]")] if host.startswith(b"[") else host.partition(b":")[0]
@@ -83,32 +239,3 @@ def _is_local(host: bytes) -> bool:
         return ipaddress.ip_address(text).is_loopback
     except ValueError:
         return False
-
-
-def _header(scope: Scope, name: bytes) -> bytes:
-    return next((value for key, value in scope["headers"] if key == name), b"")
-
-
-class RequireToken:
-    """Lets in only who sends the token, but for `OPEN`."""
-
-    def __init__(self, app: ASGIApp, token: str) -> None:
-        self.app = app
-        self.token = Secret(token)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        if scope["type"] == "lifespan" or scope["path"] in OPEN or self._knows(scope):
-            await self.app(scope, receive, send)
-            return
-        problem = Problem(
-            401,
-            "unauthorized",
-            "this service needs a token",
-            hint="Send it as: Authorization: Bearer TOKEN",
-            headers={"WWW-Authenticate": "Bearer"},
-        )
-        await problem.response(scope["path"])(scope, receive, send)
-
-    def _knows(self, scope: Scope) -> bool:
-        return self.token.is_borne_by(_header(scope, b"authorization"))

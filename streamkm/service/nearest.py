@@ -1,4 +1,4 @@
-"""Which centroid is nearest, and how far it is."""
+"""What a snapshot says about points: their clusters, distances and outlier scores."""
 
 from __future__ import annotations
 
@@ -7,30 +7,43 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from streamkm.kernels.nearest import look, nearest, scores
 from streamkm.service.errors import Problem
 from streamkm.state import Snapshot
 
-BLOCK = 1 << 16
-"""Differences held at a time."""
-_DOWN, _UP = 2.0**-520, 2.0**520
+__all__ = ["Assigned", "assign", "nearest"]
 
 
 class Assigned(NamedTuple):
-    """What a snapshot says about n points; arrays (n,)."""
+    """What a snapshot says about n points.
+
+    Attributes
+    ----------
+    ids, distances, scores
+        (n,): stable ids of the nearest clusters, distances to their centroids, and these in spreads of the cluster.
+    second_ids, second_distances
+        (n,): the same of the second nearest, -1 and NaN for a model of one cluster; None if not asked for.
+    every
+        (n, k): distance to each cluster, in the order of the snapshot's; None if not asked for.
+    """
 
     ids: NDArray[np.int64]
     distances: NDArray[np.float64]
     scores: NDArray[np.float64]
-    """Distances in spreads of the cluster, as `OnlineKMeans.outlier_score`."""
+    second_ids: NDArray[np.int64] | None = None
+    second_distances: NDArray[np.float64] | None = None
+    every: NDArray[np.float64] | None = None
 
 
-def assign(s: Snapshot, points: NDArray[np.float64]) -> Assigned:
+def assign(s: Snapshot, points: NDArray[np.float64], *, second: bool = False, every: bool = False) -> Assigned:
     """Find the cluster of each point, by the snapshot's way to measure distances.
 
     Parameters
     ----------
     points
         (n, d), finite.
+    second, every
+        What is wanted besides.
 
     Raises
     ------
@@ -43,54 +56,13 @@ def assign(s: Snapshot, points: NDArray[np.float64]) -> Assigned:
             where = f"points[{int(np.argmin(length))}]"
             raise Problem(422, "invalid", "all values are zero: no direction to compare", where=where)
         points = points / length[:, None]
-    index, distances = nearest(s.centroids * s.factors, points * s.factors)
-    mass = float(s.weights.sum())
-    overall = float(np.sqrt(s.weights @ s.spreads**2 / mass)) if mass > 0.0 else 0.0
-    # A cluster of equal points has no spread of its own.
-    spreads = np.where(s.spreads > 0.0, s.spreads, overall)[index]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        scores = np.where(distances == 0.0, 0.0, distances / spreads)
-    return Assigned(s.ids[index], distances, scores)
-
-
-def nearest(
-    centroids: NDArray[np.float64], points: NDArray[np.float64]
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Nearest centroid of each point, the first of those at equal distance.
-
-    Parameters
-    ----------
-    centroids
-        (k, d), k >= 1.
-    points
-        (n, d), finite.
-
-    Returns
-    -------
-    index
-        (n,) row of `centroids`.
-    distance
-        (n,) Euclidean; infinity where it is more than a double can hold.
-    """
-    n = len(points)
-    index = np.empty(n, np.int64)
-    distance = np.empty(n, np.float64)
-    rows = max(1, BLOCK // centroids.size)
-    for start in range(0, n, rows):
-        block = slice(start, min(n, start + rows))
-        index[block], distance[block] = _block(centroids, points[block])
-    far = ~np.isfinite(distance)
-    if far.any():
-        # The squares did not fit. A power of two scales without rounding.
-        index[far], scaled = _block(centroids * _DOWN, points[far] * _DOWN)
-        with np.errstate(over="ignore"):
-            distance[far] = scaled * _UP
-    return index, distance
-
-
-def _block(centroids: NDArray[np.float64], points: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    with np.errstate(over="ignore"):
-        difference = points[:, None, :] - centroids
-        squared = np.einsum("nkd,nkd->nk", difference, difference)
-    index = squared.argmin(axis=1)
-    return index, np.sqrt(squared[np.arange(len(index)), index])
+    if not (s.factors == 1.0).all():
+        points = points * s.factors
+    found = look(s.centroids * s.factors, points, second=second, every=every)
+    judged = scores(found.distance, found.index, s.spreads, s.weights)
+    second_ids = second_distances = None
+    if found.second is not None and found.second_distance is not None:
+        there = found.second >= 0
+        second_ids = np.where(there, s.ids[found.second], -1)
+        second_distances = np.where(there, found.second_distance, np.nan)
+    return Assigned(s.ids[found.index], found.distance, judged, second_ids, second_distances, found.every)

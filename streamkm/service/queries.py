@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Path, Query, Response
+from fastapi import APIRouter, Header, Path, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from streamkm.service import schemas, shape
+from streamkm.service.access import grant_of
 from streamkm.service.errors import Problem, documented
 from streamkm.service.points import MAX_ID
 from streamkm.service.reader import Reader, Served, dumps
@@ -72,13 +73,16 @@ def router(reader: Reader, stale_after: float) -> APIRouter:
         response_model=schemas.ModelList,
         responses=documented((401, 422, 500, 503)),
     )
-    async def models(_: Annotated[NoQuery, Query()]) -> Response:
-        """All models by name, each with its health in one word."""
+    async def models(request: Request, _: Annotated[NoQuery, Query()]) -> Response:
+        """All models by name that the asker may see, each with its health in one word."""
+        grant = grant_of(request)
         now = reader.clock()
         found = [
-            shape.model_summary(info, newest, *status(info, now, stale_after)) for info, newest in await reader.models()
+            shape.model_summary(info, newest, *status(info, now, stale_after))
+            for info, newest in await reader.models()
+            if grant.sees(info.spec.name)
         ]
-        return _json(dumps(schemas.ModelList(models=found)))
+        return json_response(dumps(schemas.ModelList(models=found)))
 
     @routes.get(
         "/models/{model}",
@@ -94,7 +98,7 @@ def router(reader: Reader, stale_after: float) -> APIRouter:
         now = reader.clock()
         word, why = status(info, now, stale_after)
         snapshot = newest.snapshot if newest else None
-        return _json(dumps(shape.model_detail(info, snapshot, word, why, lease_live=lease_live(info, now))))
+        return json_response(dumps(shape.model_detail(info, snapshot, word, why, lease_live=lease_live(info, now))))
 
     @routes.get(
         "/models/{model}/centroids",
@@ -122,7 +126,7 @@ def router(reader: Reader, stale_after: float) -> APIRouter:
         found = await reader.snapshots(model, page.before, page.limit + 1)
         shown = found[: page.limit]
         more = shown[-1].id if len(found) > len(shown) else None
-        return _json(dumps(schemas.SnapshotList(snapshots=[shape.summary(s) for s in shown], next=more)))
+        return json_response(dumps(schemas.SnapshotList(snapshots=[shape.summary(s) for s in shown], next=more)))
 
     @routes.get(
         "/models/{model}/events",
@@ -137,7 +141,7 @@ def router(reader: Reader, stale_after: float) -> APIRouter:
         found = await reader.snapshots(model, page.before, page.limit + 1, eventful=True)
         shown = found[: page.limit]
         more = shown[-1].id if len(found) > len(shown) else None
-        return _json(dumps(schemas.EventList(snapshots=[shape.snapshot_events(s) for s in shown], next=more)))
+        return json_response(dumps(schemas.EventList(snapshots=[shape.snapshot_events(s) for s in shown], next=more)))
 
     @routes.get(
         "/models/{model}/snapshots/{snapshot_id}",
@@ -172,12 +176,13 @@ def router(reader: Reader, stale_after: float) -> APIRouter:
         if if_none_match is not None and _matches(if_none_match, served.etag):
             return Response(status_code=304, headers=headers)
         body = await reader.compute(lambda: served.body(made), served.snapshot.centroids.size)
-        return _json(body, headers)
+        return json_response(body, headers)
 
     return routes
 
 
-def _json(body: bytes, headers: dict[str, str] | None = None) -> Response:
+def json_response(body: bytes, headers: dict[str, str] | None = None) -> Response:
+    """JSON that is encoded already."""
     return Response(body, headers=headers, media_type="application/json")
 
 

@@ -109,6 +109,10 @@ class Reader:
         """Do `work` on `size` numbers: here if it is short, else in a thread."""
         if size <= SMALL:
             return work()
+        return await self.work(work)
+
+    async def work(self, work: Callable[[], T]) -> T:
+        """Do `work` in a thread."""
         return await asyncio.get_running_loop().run_in_executor(self._compute_threads, work)
 
     async def ask(self, question: Callable[[], T]) -> T:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Status = Literal["warming-up", "running", "stale", "stopped"]
+Status = Literal["warming-up", "running", "paused", "stale", "stopped"]
 
 _MODEL = "orders"
 _AT = "2026-11-01T10:00:00.250000Z"
@@ -102,7 +102,7 @@ class Event(BaseModel):
     """Something that happened to clusters."""
 
     model_config = _config(_EVENT)
-    kind: Literal["birth", "death", "split", "merge", "drift"]
+    kind: Literal["birth", "death", "split", "merge", "drift", "promotion", "outliers"]
     before: list[int] = Field(description="Ids of the clusters it happened to; none for a birth")
     after: list[int] = Field(description="Ids of the clusters that came of it; none for a death")
     detail: dict[str, Any] = Field(description="What it was judged by")

@@ -27,10 +27,17 @@ def status(info: ModelInfo, now: float, stale_after: float) -> tuple[Status, str
         Seconds without a commit after which an owner that has work is not well. One that had read everything at its
         last commit has none, however long ago that was.
     """
-    p, lease = info.progress, info.lease
+    lease = info.lease
     if not lease_live(info, now):
         gone = f"the lease of {lease.owner} ended {_age(now - lease.expires_at)} ago" if lease else "nobody runs it"
         return "stopped", gone
+    if info.paused:
+        return "paused", "somebody asked it to read nothing for now"
+    return _at_work(info, now, stale_after)
+
+
+def _at_work(info: ModelInfo, now: float, stale_after: float) -> tuple[Status, str]:
+    p = info.progress
     if p is None:
         return "warming-up", "nothing is committed yet"
     age = now - p.committed_at

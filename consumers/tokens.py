@@ -1,0 +1,99 @@
+"""``streamkm tokens create | list | revoke``: who may ask a service, and who may act."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from consumers.options import example, takes
+from streamkm.settings import StoreSettings
+from streamkm.stores import open_store
+from streamkm.stores.base import Token
+
+
+@click.group(
+    epilog=example(
+        "streamkm tokens create reports --model orders",
+        "streamkm tokens create ops --right write",
+        "streamkm tokens list",
+        "streamkm tokens revoke reports",
+    )
+)
+def tokens() -> None:
+    """Say who may read, and who may act, over HTTP. Services see a change within five seconds."""
+
+
+@tokens.command(
+    epilog=example(
+        "streamkm tokens create ops --right write", "streamkm tokens create reports --model orders --model payments"
+    )
+)
+@click.argument("name")
+@click.option(
+    "--right",
+    type=click.Choice(["read", "write"]),
+    default="read",
+    show_default=True,
+    help="write: promote, pause, resume, delete and recompute too.",
+)
+@click.option("--model", "models", multiple=True, metavar="MODEL", help="Only for this model; may be given more often.")
+@takes(StoreSettings)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def create(
+    name: str, settings: StoreSettings, *, right: Literal["read", "write"], models: tuple[str, ...], as_json: bool
+) -> None:
+    """Make a token called NAME and print it. It is shown once: the store keeps only its SHA-256."""
+    from streamkm.service.tokens import issue
+
+    text, token = issue(name, right, models, time.time())
+    with contextlib.closing(open_store(settings.store)) as store:
+        store.add_token(token)
+    if as_json:
+        click.echo(json.dumps({"token": text, **_json(token)}))
+        return
+    click.echo(text)
+    click.echo("Send it as: Authorization: Bearer TOKEN. It is not shown again.", err=True)
+
+
+@tokens.command("list", epilog=example("streamkm tokens list", "streamkm tokens list --json"))
+@takes(StoreSettings)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_(settings: StoreSettings, *, as_json: bool) -> None:
+    """List the tokens there are, without what they are."""
+    with contextlib.closing(open_store(settings.store)) as store:
+        found = store.tokens()
+    if as_json:
+        click.echo(json.dumps([_json(t) for t in found], indent=2))
+        return
+    table = Table("name", "right", "models", "made")
+    for t in found:
+        made = datetime.fromtimestamp(t.created_at, UTC).isoformat(" ", "seconds")
+        table.add_row(t.name, t.right, ", ".join(t.models) or "all", made)
+    Console().print(table)
+
+
+@tokens.command(epilog=example("streamkm tokens revoke reports"))
+@click.argument("name")
+@takes(StoreSettings)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def revoke(name: str, settings: StoreSettings, *, as_json: bool) -> None:
+    """Let the holder of the token NAME in no more; open streams end too."""
+    with contextlib.closing(open_store(settings.store)) as store:
+        store.remove_token(name)
+    click.echo(json.dumps({"revoked": name}) if as_json else f"{name} is revoked; services see it within 5 s")
+
+
+def _json(token: Token) -> dict[str, Any]:
+    return {
+        "name": token.name,
+        "right": token.right,
+        "models": list(token.models) or None,
+        "created_at": datetime.fromtimestamp(token.created_at, UTC).isoformat(),
+    }

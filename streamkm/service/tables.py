@@ -1,0 +1,355 @@
+"""Points as tables: CSV and Arrow streams, in and out.
+
+The libraries that read them are imported when the first table comes: they take a while, and most services see none.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamkm.service.errors import Problem
+
+Reals = NDArray[np.float64]
+
+_SHOWN, _SHOWN_CHARS = 20, 100
+"""How much of a request an error repeats."""
+_BOM = b"\xef\xbb\xbf"
+
+
+def read_csv(body: bytes, fields: Sequence[str]) -> Reals:
+    """Points of CSV: columns by the names in the header, or all fields in their order where there is no header.
+
+    Parameters
+    ----------
+    body
+        UTF-8, separated by commas. Columns that are no fields are passed over. A first line of numbers is no header.
+    fields
+        Names of the d dimensions.
+
+    Returns
+    -------
+    points
+        (n, d), all finite, columns side by side.
+
+    Raises
+    ------
+    Problem
+        400: not CSV. 422: names the first line and field that is wrong.
+    """
+    import polars as pl  # noqa: PLC0415 - see above
+
+    body = body.removeprefix(_BOM)
+    names, places = _columns(body, fields)
+    if names is None and not body.strip():
+        return np.empty((0, len(fields)))
+    # By place and not by name: a header may have a name twice that is none of ours.
+    found = [f"c{i}" for i in range(len(places) if names is None else len(names))]
+    wanted = [found[i] for i in places]
+    options: dict[str, Any] = {"has_header": False, "skip_rows": int(names is not None), "new_columns": found}
+    try:
+        frame = pl.read_csv(body, schema=dict.fromkeys(found, pl.String) | dict.fromkeys(wanted, pl.Float64), **options)
+    except (pl.exceptions.PolarsError, UnicodeDecodeError) as e:
+        if isinstance(e, pl.exceptions.NoDataError):
+            return np.empty((0, len(fields)))
+        raise _wrong_csv(body, fields, names is not None, places, str(e)) from e
+    points = np.empty((len(frame), len(fields)), order="F")
+    for j, name in enumerate(wanted):
+        column = frame[name]
+        if column.null_count():
+            raise _wrong_csv(body, fields, names is not None, places, "a number is missing")
+        points[:, j] = column.to_numpy()
+    if not np.isfinite(points).all():
+        raise _wrong_csv(body, fields, names is not None, places, "a number is not finite")
+    return points
+
+
+def _columns(body: bytes, fields: Sequence[str]) -> tuple[list[str] | None, list[int]]:
+    """The header, if there is one, and the place of each field."""
+    end = body.find(b"\n")
+    try:
+        first = (body if end < 0 else body[:end]).decode().rstrip("\r")
+        cells = next(csv.reader([first], strict=True), [])
+    except (UnicodeDecodeError, csv.Error) as e:
+        raise Problem(400, "invalid", f"not CSV in UTF-8 ({e})", where="line 1") from e
+    header = [cell.strip() for cell in cells]
+    if set(fields) <= set(header):
+        return header, [header.index(name) for name in fields]
+    if not any(map(_is_number, header)) and any(header):
+        lacking = ", ".join([f for f in fields if f not in header][:_SHOWN])
+        raise Problem(
+            422,
+            "missing-field",
+            f"there is no column {lacking}",
+            where="line 1",
+            hint=f"Name the fields in the first line, or leave it out: {', '.join(fields[:_SHOWN])}",
+        )
+    if header and len(header) != len(fields):
+        raise Problem(422, "wrong-dimension", _counted(len(header), fields), where="line 1")
+    return None, list(range(len(fields)))
+
+
+def _wrong_csv(body: bytes, fields: Sequence[str], header: bool, places: Sequence[int], told: str) -> Problem:
+    """What is wrong with the first line that is."""
+    try:
+        text = body.decode()
+    except UnicodeDecodeError as e:
+        line = body.count(b"\n", 0, e.start) + 1
+        return Problem(400, "invalid", f"not UTF-8 ({e.reason})", where=f"line {line}")
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    width = None
+    try:
+        for row in itertools.islice(reader, int(header), None) if not header else _after(reader):
+            where = f"line {reader.line_num}"
+            width = len(row) if width is None else width
+            if not row:
+                return Problem(422, "missing-field", "an empty line", where=where)
+            for field, place in zip(fields, places, strict=True):
+                if place >= len(row):
+                    return Problem(422, "wrong-dimension", _counted(len(row), fields), where=where)
+                cell = row[place].strip()
+                if not cell:
+                    return Problem(422, "missing-field", "is missing", where=f"{where}, field {field}")
+                if not _is_number(cell):
+                    shown = cell[:_SHOWN_CHARS]
+                    return Problem(422, "not-a-number", f"{shown!r} is not a number", where=f"{where}, field {field}")
+                if not np.isfinite(float(cell)):
+                    return Problem(422, "not-finite", "not a finite number", where=f"{where}, field {field}")
+            if len(row) != width:
+                return Problem(422, "wrong-dimension", f"{len(row)} values, others have {width}", where=where)
+    except csv.Error as e:
+        return Problem(400, "invalid", f"not CSV ({e})", where=f"line {reader.line_num}")
+    return Problem(400, "invalid", f"not CSV ({told.splitlines()[0][:200] if told else 'unreadable'})", where="body")
+
+
+def _after(reader: Iterator[list[str]]) -> Iterator[list[str]]:
+    """All but the header; its width counts for the others."""
+    next(reader, None)
+    return reader
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return "_" not in text
+
+
+def read_arrow(body: bytes, fields: Sequence[str]) -> Reals:
+    """Points of an Arrow stream: columns by name, of any kind of number.
+
+    Parameters
+    ----------
+    body
+        The streaming format of Arrow IPC, not compressed: what a few bytes unpack to is not bounded. Columns that are
+        no fields are passed over.
+    fields
+        Names of the d dimensions.
+
+    Returns
+    -------
+    points
+        (n, d), all finite, columns side by side.
+
+    Raises
+    ------
+    Problem
+        400: not an Arrow stream. 415: compressed. 422: names the column, and the first row that is wrong.
+    """
+    if compressed(body):
+        raise Problem(
+            415,
+            "unsupported-media-type",
+            "compressed record batches are not read",
+            where="body",
+            hint="Write the stream without compression",
+        )
+    try:
+        columns = _arrow_columns(body, fields)
+    except (ValueError, OSError, TypeError) as e:
+        raise Problem(400, "invalid", f"not an Arrow stream ({str(e)[:200]})", where="body") from e
+    for name, pieces in columns.items():
+        for start, piece, nulls in pieces:
+            if nulls is not None:
+                where = f"row {start + int(np.argmax(nulls))}, field {name}"
+                raise Problem(422, "missing-field", "is null", where=where)
+            if piece.dtype.kind not in "fiu":
+                raise Problem(422, "not-a-number", f"a column of {piece.dtype}, not of numbers", where=f"field {name}")
+    n = sum(len(piece) for _, piece, _ in columns[fields[0]])
+    points = np.empty((n, len(fields)), order="F")
+    for j, name in enumerate(fields):
+        for start, piece, _ in columns[name]:
+            points[start : start + len(piece), j] = piece
+    finite = np.isfinite(points)
+    if not finite.all():
+        row = int(np.argmin(finite.all(axis=1)))
+        where = f"row {row}, field {fields[int(np.argmin(finite[row]))]}"
+        raise Problem(422, "not-finite", "not a finite number", where=where)
+    return points
+
+
+Pieces = list[tuple[int, NDArray[Any], NDArray[np.bool_] | None]]
+"""First row, values, and which are null, if any is."""
+
+
+def _arrow_columns(body: bytes, fields: Sequence[str]) -> Mapping[str, Pieces]:
+    try:
+        import pyarrow as pa  # noqa: PLC0415 - an extra
+    except ImportError:
+        return _polars_columns(body, fields)
+    result: dict[str, Pieces] = {name: [] for name in fields}
+    with pa.ipc.open_stream(pa.py_buffer(body)) as stream:
+        types = {f.name: f.type for f in stream.schema}
+        places = _places(stream.schema.names, fields)
+        for name in fields:
+            kind = types[name]
+            if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+                raise Problem(422, "not-a-number", f"a column of {kind}, not of numbers", where=f"field {name}")
+        start = 0
+        for batch in stream:
+            for name, place in places.items():
+                column = batch.column(place)
+                column.validate()  # its buffers are as long as they must be; nothing else is looked at
+                nulls = column.is_null().to_numpy(zero_copy_only=False) if column.null_count else None
+                values = np.zeros(len(column)) if nulls is not None else column.to_numpy(zero_copy_only=True)
+                result[name].append((start, values, nulls))
+            start += len(batch)
+    return result
+
+
+def _polars_columns(body: bytes, fields: Sequence[str]) -> Mapping[str, Pieces]:
+    """The same without pyarrow."""
+    import polars as pl  # noqa: PLC0415 - see above
+
+    try:
+        frame = pl.read_ipc_stream(io.BytesIO(body))
+    except (pl.exceptions.PolarsError, OSError) as e:
+        raise ValueError(str(e)) from e
+    _places(frame.columns, fields)
+    result: dict[str, Pieces] = {}
+    for name in fields:
+        column = frame[name]
+        if not column.dtype.is_numeric():
+            raise Problem(422, "not-a-number", f"a column of {column.dtype}, not of numbers", where=f"field {name}")
+        nulls = column.is_null().to_numpy() if column.null_count() else None
+        result[name] = [(0, np.zeros(len(column)) if nulls is not None else column.to_numpy(), nulls)]
+    return result
+
+
+def _places(names: Sequence[str], fields: Sequence[str]) -> dict[str, int]:
+    """Where the columns of the fields are."""
+    has = f"The fields are {', '.join(fields[:_SHOWN])}"
+    for name in fields:
+        if name not in names:
+            raise Problem(422, "missing-field", "there is no column of this name", where=f"field {name}", hint=has)
+        if names.count(name) > 1:
+            raise Problem(422, "invalid", "there are several columns of this name", where=f"field {name}")
+    return {name: names.index(name) for name in fields}
+
+
+def compressed(body: bytes) -> bool:
+    """Whether a record batch of an Arrow stream is compressed.
+
+    The messages are flatbuffers (Arrow's ``Message.fbs``): a batch is a `RecordBatch`, whose fourth field tells the
+    compression. What cannot be followed is left to the library, which refuses it.
+    """
+    at = 0
+    try:
+        while at + 8 <= len(body):
+            (mark, size) = struct.unpack_from("<Ii", body, at)
+            at += 8
+            if mark != 0xFFFFFFFF:  # before version 0.15 there was no mark
+                at, size = at - 4, mark
+            if size <= 0:
+                return False
+            message = at + struct.unpack_from("<I", body, at)[0]
+            header = _slot(body, message, 2)
+            if header and body[_slot(body, message, 1)] in (2, 3):  # a dictionary batch, or a record batch
+                batch = header + struct.unpack_from("<I", body, header)[0]
+                if body[_slot(body, message, 1)] == 2:
+                    data = _slot(body, batch, 1)
+                    batch = data + struct.unpack_from("<I", body, data)[0] if data else batch
+                if _slot(body, batch, 3):
+                    return True
+            length = _slot(body, message, 3)
+            at += size + (struct.unpack_from("<q", body, length)[0] if length else 0)
+            if at < 0:
+                return False
+    except (struct.error, IndexError):
+        return False
+    return False
+
+
+def _slot(body: bytes, table: int, field: int) -> int:
+    """Where a field of a flatbuffer's table is; 0 if it is left out."""
+    vtable = table - struct.unpack_from("<i", body, table)[0]
+    (size,) = struct.unpack_from("<H", body, vtable)
+    place = 4 + 2 * field
+    offset = struct.unpack_from("<H", body, vtable + place)[0] if place < size else 0
+    return table + offset if offset else 0
+
+
+def write_csv(columns: Mapping[str, NDArray[Any]]) -> bytes:
+    """Columns as CSV with a header; what is no finite number is left empty."""
+    import polars as pl  # noqa: PLC0415 - see above
+
+    return _frame(pl, columns).write_csv().encode()
+
+
+def write_arrow(columns: Mapping[str, NDArray[Any]], about: Mapping[str, str]) -> bytes:
+    """Columns as an Arrow stream.
+
+    Parameters
+    ----------
+    columns
+        (n,) each, or (n, k): a list of k. What is no number is null.
+    about
+        Goes into the schema's metadata where pyarrow is installed.
+    """
+    try:
+        import pyarrow as pa  # noqa: PLC0415 - an extra
+    except ImportError:
+        import polars as pl  # noqa: PLC0415 - see above
+
+        out = io.BytesIO()
+        _frame(pl, columns).write_ipc_stream(out)
+        return out.getvalue()
+    arrays = []
+    for values in columns.values():
+        flat = pa.array(values.reshape(-1), mask=_unknown(values.reshape(-1)))
+        arrays.append(flat if values.ndim == 1 else pa.FixedSizeListArray.from_arrays(flat, values.shape[1]))
+    table = pa.RecordBatch.from_arrays(arrays, names=list(columns)).replace_schema_metadata(dict(about))
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_batch(table)
+    return sink.getvalue().to_pybytes()
+
+
+def _unknown(values: NDArray[Any]) -> NDArray[np.bool_] | None:
+    """Which are no answer: numbers that are not finite, ids below zero."""
+    unknown = ~np.isfinite(values) if values.dtype.kind == "f" else values < 0
+    return unknown if unknown.any() else None
+
+
+def _frame(pl: Any, columns: Mapping[str, NDArray[Any]]) -> Any:
+    series = {}
+    for name, values in columns.items():
+        column = pl.Series(name, values.reshape(-1))
+        unknown = _unknown(values.reshape(-1))
+        if unknown is not None:
+            column = column.set(pl.Series(unknown), None)
+        series[name] = column if values.ndim == 1 else column.reshape(values.shape)
+    return pl.DataFrame(series)
+
+
+def _counted(n: int, fields: Sequence[str]) -> str:
+    more = ", ..." if len(fields) > _SHOWN else ""
+    return f"{n} values, the model has {len(fields)} fields ({', '.join(fields[:_SHOWN])}{more})"

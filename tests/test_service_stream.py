@@ -1,0 +1,283 @@
+"""Streams of the service, over a real server: what is told, to whom, and for how long."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import socket
+import threading
+import time
+
+import httpx
+import jsonschema
+import numpy as np
+import pytest
+import uvicorn
+
+from service_api import FIELDS, P0, SPEC, Writer
+from streamkm.service import create_app, hub
+from streamkm.state import Event, Recent
+from streamkm.stores import MemoryStore
+from streamkm.stores.base import Job
+
+BIRTH, SPLIT = Event("birth", (), (4,)), Event("split", (4,), (4, 7), {"share": 0.5})
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(hub, "EVERY", 0.02)
+
+
+@contextlib.contextmanager
+def serving(store, **kwargs):
+    """A server on a port of its own; gives the URL of the model."""
+    app = create_app(store, **kwargs)
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as listener:
+        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3)
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        while not server.started:
+            time.sleep(0.005)
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1/models/orders"
+        finally:
+            app.state.end_streams()
+            server.should_exit = True
+            began = time.monotonic()
+            thread.join(10)
+            assert time.monotonic() - began < 2.5, "open streams must not hold the service up"
+
+
+@contextlib.contextmanager
+def listening(url, **headers):
+    """Messages of a stream as (event, id, data)."""
+    with httpx.Client(trust_env=False, timeout=5) as client, client.stream("GET", url, headers=headers) as answer:
+        assert answer.status_code == 200
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        yield messages(answer.iter_lines())
+
+
+def messages(lines):
+    fields = {}
+    for line in lines:
+        if line.startswith(":"):
+            continue
+        if line:
+            name, _, value = line.partition(": ")
+            fields[name] = value
+        elif fields:
+            yield fields["event"], fields.get("id"), json.loads(fields["data"])
+            fields = {}
+
+
+def wait_for(stream, kind, condition=bool):
+    for event, number, data in stream:
+        if event == kind and condition(data):
+            return number, data
+    raise AssertionError(f"no {kind}")
+
+
+@pytest.fixture
+def store():
+    return MemoryStore()
+
+
+@pytest.fixture
+def writer(store):
+    return Writer(store)
+
+
+def seen_points(writer, points, ends=None):
+    """A commit that shows points."""
+    plain = writer.store.commit
+    try:
+        writer.store.commit = lambda lease, commit: plain(
+            lease, dataclasses.replace(commit, recent=Recent(np.array(points, np.float64), ends or {}))
+        )
+        return writer.commit()
+    finally:
+        writer.store.commit = plain
+
+
+def test_now_tells_what_the_store_says_and_how_fast_it_changes(store, writer):
+    writer.commit(points=100, at=time.time())
+    with serving(store) as url, listening(f"{url}/stream") as stream:
+        _, first = wait_for(stream, "now")
+        assert (first["points"], first["rate"], first["status"]) == (100, None, "running")
+        at = time.time()
+        for i in range(1, 4):
+            writer.commit(points=1000, at=at + i)
+        _, now = wait_for(stream, "now", lambda d: d["points"] == 3100)
+        assert now["rate"] == pytest.approx(1000, rel=0.2)
+        (partition,) = [p for p in now["partitions"] if p["partition"] == 0]
+        assert (partition["offset"], partition["end"], partition["lag"]) == (3100, None, None)
+
+
+def test_new_snapshots_are_told_once_each_in_order_and_old_ones_are_not(store, writer):
+    writer.commit()
+    with serving(store) as url, listening(f"{url}/stream") as stream:
+        wait_for(stream, "now")
+        writer.commit()
+        writer.commit(events=(BIRTH,))
+        told = [wait_for(stream, "snapshot") for _ in range(2)]
+        assert [number for number, _ in told] == ["2", "3"]
+        assert told[1][1]["events"] == [BIRTH.to_json()]
+        assert told[0][1] == httpx.get(f"{url}/history", trust_env=False).json()["snapshots"][1]
+
+
+def test_points_are_shown_with_their_clusters_and_axes_that_stand_still(store, writer):
+    rng = np.random.default_rng(0)
+    points = np.vstack([rng.normal(size=(50, 3)), rng.normal(size=(50, 3)) + 10])
+    seen_points(writer, points, {P0: 500})
+    with serving(store) as url, listening(f"{url}/stream") as stream:
+        _, sample = wait_for(stream, "sample")
+        assert sample["points"] == points.tolist()
+        nearest = np.where(np.linalg.norm(points, axis=1) < np.linalg.norm(points - 10, axis=1), 4, 7)
+        assert sample["ids"] == nearest.tolist()
+        axes = sample["projection"]["axes"]
+        x = (points - sample["projection"]["mean"]) @ axes[0]
+        assert abs(np.corrcoef(x, nearest)[0, 1]) > 0.9, "the first axis tells the two clusters apart"
+        seen_points(writer, points[::-1] * 1.01)
+        _, again = wait_for(stream, "sample", lambda d: d["points"] != sample["points"])
+        assert again["projection"]["axes"] == axes
+        assert httpx.get(f"{url}/sample?n=10", trust_env=False).json()["points"][0] == (points[::-1] * 1.01)[0].tolist()
+
+
+def test_ends_and_lags_of_partitions_are_told(store, writer):
+    seen_points(writer, [[0.0, 0, 0]], {P0: 130})
+    with serving(store) as url, listening(f"{url}/stream") as stream:
+        _, now = wait_for(stream, "now")
+        (partition,) = [p for p in now["partitions"] if p["partition"] == 0]
+        assert (partition["offset"], partition["end"], partition["lag"]) == (100, 130, 30)
+
+
+def test_jobs_are_told_when_they_change(store, writer):
+    writer.commit()
+    job = Job("a1", "orders", {"from": "beginning"}, "running", {"stage": "reading"}, 0, "", time.time(), time.time())
+    store.put_job(job)
+    with serving(store) as url, listening(f"{url}/stream") as stream:
+        wait_for(stream, "now")
+        store.put_job(dataclasses.replace(job, state="done", snapshot=9, updated_at=time.time()))
+        _, told = wait_for(stream, "job")
+        assert (told["id"], told["state"], told["snapshot"]) == ("a1", "done", 9)
+
+
+def test_events_are_told_and_nothing_is_missed_between_two_streams(store, writer):
+    writer.commit(events=(BIRTH, SPLIT))
+    with serving(store) as url:
+        with listening(f"{url}/events/stream") as stream:
+            time.sleep(0.2)
+            writer.commit()
+            writer.commit(events=(SPLIT,))
+            event, number, data = next(stream)
+            assert (event, number, data["snapshot"]) == ("split", "3.0", 3)
+        writer.commit(events=(BIRTH,))
+        with listening(f"{url}/events/stream", **{"Last-Event-ID": "1.0"}) as stream:
+            missed = [next(stream) for _ in range(3)]
+            assert [number for _, number, _ in missed] == ["1.1", "3.0", "4.0"]
+            time.sleep(0.1)
+            writer.commit(events=(BIRTH,))
+            assert next(stream)[1] == "5.0"
+
+
+@pytest.mark.parametrize("number", ["x", "1", "1.2.3", "-1.0", "99999999999999999999.0"])
+def test_an_id_that_is_none_is_refused(store, writer, number):
+    writer.commit()
+    with serving(store) as url:
+        answer = httpx.get(f"{url}/events/stream", headers={"Last-Event-ID": number}, trust_env=False)
+        assert (answer.status_code, answer.json()["where"]) == (422, "Last-Event-ID")
+
+
+def test_one_task_looks_for_all_and_ends_with_the_last_listener(store, writer):
+    writer.commit()
+    asked = []
+    plain = store.recent
+    store.recent = lambda model: asked.append(model) or plain(model)
+    with serving(store) as url:
+        with contextlib.ExitStack() as stack:
+            streams = [stack.enter_context(listening(f"{url}/stream")) for _ in range(20)]
+            for stream in streams:
+                wait_for(stream, "now")
+            asked.clear()
+            time.sleep(0.5)
+            assert 5 <= len(asked) <= 30
+        time.sleep(0.2)
+        asked.clear()
+        time.sleep(0.2)
+        assert asked == []
+
+
+def test_a_model_that_is_deleted_ends_its_streams(store, writer):
+    writer.commit()
+    with serving(store) as url, listening(f"{url}/stream") as stream:
+        wait_for(stream, "now")
+        store.delete("orders")
+        assert all(event == "now" for event, _, _ in stream)  # and it ends
+
+
+def test_too_many_listeners_are_sent_away(store, writer, monkeypatch):
+    writer.commit()
+    monkeypatch.setattr(hub, "MOST_LISTENERS", 1)
+    with serving(store) as url, listening(f"{url}/stream") as stream:
+        wait_for(stream, "now")
+        answer = httpx.get(f"{url}/stream", trust_env=False)
+        assert (answer.status_code, answer.json()["code"]) == (503, "too-many")
+        assert answer.headers["retry-after"]
+
+
+def test_who_does_not_read_is_let_go_and_holds_up_nobody(store, writer):
+    store.put_job(Job("a1", "orders", {"from": "x" * 200_000}, "running", {}, 0, "", time.time(), time.time()))
+    writer.commit()
+    with serving(store) as url:
+        port = int(url.split(":")[2].split("/")[0])
+        with socket.create_connection(("127.0.0.1", port)) as lazy:
+            lazy.sendall(b"GET /v1/models/orders/stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            with listening(f"{url}/stream") as stream:
+                for i in range(300):
+                    at = time.time() + i
+                    job = Job("a1", "orders", {"from": "x" * 200_000}, "running", {}, 0, "", at, at)
+                    store.put_job(job)
+                    wait_for(stream, "job")
+            lazy.settimeout(5)
+            received = 0
+            while chunk := lazy.recv(1 << 20):
+                received += len(chunk)
+            assert received < 300 * 200_000
+
+
+def test_messages_are_what_the_description_says(store, writer):
+    seen_points(writer, [[0.0, 0, 0], [1, 2, 3]])
+    with serving(store) as url:
+        description = httpx.get(url.partition("/v1")[0] + "/openapi.json", trust_env=False).json()
+
+        def check(name, value):
+            schema = {"$ref": f"#/components/schemas/{name}", "components": description["components"]}
+            jsonschema.validate(value, schema)
+
+        with listening(f"{url}/stream") as stream, listening(f"{url}/events/stream") as events:
+            for event, name in (("now", "Now"), ("sample", "Sample")):
+                check(name, wait_for(stream, event)[1])
+            time.sleep(0.1)
+            writer.commit(events=(SPLIT,))
+            check("HistoryEntry", wait_for(stream, "snapshot")[1])
+            check("ClusterEvent", next(events)[2])
+            store.put_job(
+                Job(
+                    "b",
+                    "orders",
+                    {"from": "2h", "to": "now"},
+                    "queued",
+                    {"stage": "starting"},
+                    0,
+                    "",
+                    time.time(),
+                    time.time(),
+                )
+            )
+            check("JobOut", wait_for(stream, "job")[1])
+
+
+def test_fields_of_the_model_are_those_of_the_spec():
+    assert SPEC.fields == FIELDS  # what the tests above count on
