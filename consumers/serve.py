@@ -11,7 +11,7 @@ from types import FrameType
 
 import click
 import uvicorn
-from starlette.types import ASGIApp
+from fastapi import FastAPI
 
 from consumers import logs
 from consumers.exposure import check_exposure, is_loopback
@@ -64,7 +64,7 @@ def serve(settings: ServeSettings, *, verbose: bool) -> None:
         run(app, settings, verbose=verbose)
 
 
-def run(app: ASGIApp, settings: ServeSettings, *, verbose: bool) -> None:
+def run(app: FastAPI, settings: ServeSettings, *, verbose: bool) -> None:
     """Serve an application until a signal comes."""
     with listen(settings.host, settings.port) as listener:
         config = uvicorn.Config(
@@ -76,7 +76,15 @@ def run(app: ASGIApp, settings: ServeSettings, *, verbose: bool) -> None:
             server_header=False,
         )
         log.info("serving on %s", url_of(listener))
-        uvicorn.Server(config).run(sockets=[listener])
+        _Server(config).run(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    """One that ends its streams first: it would wait for their readers to leave."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.config.app.state.end_streams()  # type: ignore[union-attr]
+        await super().shutdown(sockets)
 
 
 def listen(host: str, port: int) -> socket.socket:

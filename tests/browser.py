@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -53,6 +54,14 @@ def opened(
         page.goto(url)
         yield page
         assert wrong == []
+
+
+def until(page: Page, expression: str, arg: object = None, timeout: float = 30.0) -> None:
+    """Wait for a condition of JavaScript. Playwright's own way needs ``eval``, which our pages forbid."""
+    deadline = time.monotonic() + timeout
+    while not page.evaluate(expression, arg):
+        assert time.monotonic() < deadline, f"not within {timeout} s: {expression} of {arg}"
+        page.wait_for_timeout(30)
 
 
 def serious(page: Page) -> list[str]:

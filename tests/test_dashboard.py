@@ -15,7 +15,7 @@ import kafka
 import numpy as np
 import pytest
 
-from browser import chromium, opened, serious
+from browser import chromium, opened, serious, until
 from processes import program, run
 from streamkm.stores import open_store
 
@@ -71,7 +71,7 @@ def stage(bootstrap, admin, tmp_path_factory):
         made = run("tokens", "create", "tester", "--right", "write", "--store", store, "--json")
         assert made.returncode == 0, made.stderr
         service = stack.enter_context(program(folder / "serve.log", "serve", "--port", "0", "--store", store, *broker))
-        said = re.compile(r"serving on (http://\S+)")
+        said = re.compile(r'serving on (http://[^\s"]+)')
         service.until(lambda: said.search(service.output()) is not None)
         yield said.search(service.output())[1] + "/", store, json.loads(made.stdout)["token"], stream
 
@@ -96,8 +96,8 @@ def browser():
 def looking(browser, stage, **how):
     """The page, when it has drawn something."""
     with opened(browser, stage[0], **how) as page:
-        page.wait_for_function("document.querySelectorAll('#clusters tbody tr').length > 0")
-        page.wait_for_function("document.querySelectorAll('#map svg g').length > 0")
+        until(page, "document.querySelectorAll('#clusters tbody tr').length > 0")
+        until(page, "document.querySelectorAll('#map svg g').length > 0")
         yield page
 
 
@@ -105,8 +105,8 @@ def sign_in(page, token):
     page.click("#sign-in")
     page.fill("#token", token)
     page.click("#token-dialog button[value=ok]")
-    page.wait_for_function("document.querySelector('#sign-in').textContent.includes('tester')")
-    page.wait_for_function("document.querySelectorAll('#clusters tbody tr').length > 0")
+    until(page, "document.querySelector('#sign-in').textContent.includes('tester')")
+    until(page, "document.querySelectorAll('#clusters tbody tr').length > 0")
 
 
 def move_to(page, index):
@@ -127,17 +127,18 @@ def points_shown(page):
 def test_points_move_and_the_page_is_less_than_two_seconds_behind(browser, stage):
     with looking(browser, stage) as page:
         picture = "document.querySelector('#map canvas').toDataURL()"
-        page.wait_for_function("document.querySelector('#map .note').textContent.includes('variance')")
+        until(page, "document.querySelector('#map .note').textContent.includes('variance')")
         before = page.evaluate(picture)
         for _ in range(3):
             counted = model(stage[1]).progress.counters.points
-            page.wait_for_function(
+            until(
+                page,
                 "n => Number(document.querySelector('#now .tile .note').textContent.replace(/\\D/g, '')) >= n",
                 arg=counted,
-                timeout=2000,
+                timeout=2.0,
             )
         assert points_shown(page) > 0
-        assert page.evaluate(picture) != before
+        until(page, f"before => {picture} !== before", before, 5.0)
         assert page.text_content("#health .word") == "running"
         rates = page.locator("#feed .partitions tbody tr")
         assert rates.count() == PARTITIONS
@@ -145,13 +146,13 @@ def test_points_move_and_the_page_is_less_than_two_seconds_behind(browser, stage
 
 def test_the_slider_goes_back_in_time_and_two_moments_can_be_compared(browser, stage):
     with looking(browser, stage) as page:
-        page.wait_for_function("Number(document.querySelector('#moment').max) >= 2")
+        until(page, "Number(document.querySelector('#moment').max) >= 2")
         page.click("#mark")
         marked = int(re.search(r"\d+", page.text_content("#mark"))[0])
         move_to(page, 0)
         page.wait_for_selector("body.past")
         then = snapshot(stage[1], moment(page))
-        page.wait_for_function("n => document.querySelectorAll('#clusters tbody tr').length === n", arg=len(then.ids))
+        until(page, "n => document.querySelectorAll('#clusters tbody tr').length === n", arg=len(then.ids))
         shares = then.weights / then.weights.sum()
         shown = page.locator("#clusters tbody tr td:nth-child(3)").all_text_contents()
         assert shown == [f"{100 * s:.{1 if s < 0.1 else 0}f} %" for s in shares.tolist()]
@@ -160,8 +161,8 @@ def test_the_slider_goes_back_in_time_and_two_moments_can_be_compared(browser, s
         time.sleep(3)
         assert moment(page) == then.id, "new snapshots must not move a page that looks back"
         page.click("#live")
-        page.wait_for_function("!document.body.classList.contains('past')")
-        page.wait_for_function("n => document.querySelector('#moment-text').textContent.includes('live')", arg=0)
+        until(page, "!document.body.classList.contains('past')")
+        until(page, "document.querySelector('#moment-text').textContent.includes('live')")
         assert moment(page) > then.id
 
 
@@ -172,14 +173,14 @@ def test_a_recomputation_is_started_compared_and_promoted(browser, stage):
         page.click("#job button")
         page.wait_for_selector("#recompute .jobs tbody tr")
         page.wait_for_selector("#recompute .jobs >> text=Compare", timeout=120_000)
-        recomputed = int(re.search(r"snapshot (\d+)", page.text_content("#recompute .jobs"))[1])
+        recomputed = int(re.search(r"snapshot (\d+)", page.text_content("#recompute .jobs td.wide"))[1])
         assert snapshot(stage[1], recomputed).kind == "replay"
         page.click("#recompute .jobs >> text=Compare")
         page.wait_for_selector("#recompute .comparison table")
         assert re.search(r"% of the points change cluster", page.text_content("#recompute .comparison"))
         page.click("#recompute .jobs >> text=Promote")
         page.click("#sure button[value=ok]")
-        page.wait_for_function("document.querySelector('#timeline .shares').textContent.includes('was promoted')")
+        until(page, "document.querySelector('#timeline .shares').textContent.includes('was promoted')")
     with contextlib.closing(open_store(stage[1])) as store:
         promoted = [s for s in store.snapshots("orders", limit=1000) if s.reason == "promoted"]
     assert len(promoted) == 1
@@ -195,8 +196,10 @@ def test_a_model_is_paused_and_resumed(browser, stage):
         assert model(stage[1]).progress.counters.points == stood
         page.click("#pause")
         page.wait_for_selector("#health[data-word=running]")
-        page.wait_for_function(
-            "n => Number(document.querySelector('#now .tile .note').textContent.replace(/\\D/g, '')) > n", arg=stood
+        until(
+            page,
+            "n => Number(document.querySelector('#now .tile .note').textContent.replace(/\\D/g, '')) > n",
+            arg=stood,
         )
 
 
@@ -216,14 +219,15 @@ def test_a_cluster_is_selected_everywhere_and_by_keyboard_too(browser, stage):
         page.keyboard.press("ArrowRight")
         page.wait_for_selector("#clusters [aria-pressed=true]")
         chosen = page.text_content("#clusters [aria-pressed=true]")
-        page.wait_for_function(
+        until(
+            page,
             "id => document.querySelector('#map .plane').getAttribute('aria-label').includes(`cluster ${id} is`)",
             arg=chosen,
         )
         assert page.text_content("#clusters .profile h3") == f"Cluster {chosen}"
         page.focus("#clusters [aria-pressed=true]")
         page.keyboard.press("Enter")
-        page.wait_for_function("!document.querySelector('#clusters [aria-pressed=true]')")
+        until(page, "!document.querySelector('#clusters [aria-pressed=true]')")
         # A click on a centroid does the same.
         box = page.locator("#map .plane").bounding_box()
         place = page.evaluate(
@@ -238,9 +242,9 @@ def test_a_cluster_is_selected_everywhere_and_by_keyboard_too(browser, stage):
 )
 def test_it_can_be_read_by_all(browser, stage, name, width, scheme):
     with looking(browser, stage, width=width, scheme=scheme) as page:
-        page.wait_for_function("Number(document.querySelector('#moment').max) >= 5")
+        until(page, "Number(document.querySelector('#moment').max) >= 5")
         page.click("#clusters button.cluster")
-        page.wait_for_function("document.querySelector('#map .note').textContent.includes('variance')")
+        until(page, "document.querySelector('#map .note').textContent.includes('variance')")
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         assert serious(page) == []
         if SCREENSHOTS:
