@@ -230,6 +230,7 @@ def _free_port() -> int:
 def _urls(base: str, rows: list[dict[str, float]]) -> tuple[str, ...]:
     point = json.dumps(list(rows[0].values()))
     return (
+        f"{base}/     the page, for a browser",
         f"{base}/openapi.json",
         f"curl {base}/v1/models/{MODEL}/centroids",
         f"curl {base}/v1/models/{MODEL}/predict --json '{{\"points\": [{point}]}}'",

@@ -245,6 +245,7 @@ def test_it_can_be_read_by_all(browser, stage, name, width, scheme):
         until(page, "Number(document.querySelector('#moment').max) >= 5")
         page.click("#clusters button.cluster")
         until(page, "document.querySelector('#map .note').textContent.includes('variance')")
+        until(page, "/[0-9]/.test(document.querySelector('#now .tile .value').textContent)")
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         assert serious(page) == []
         if SCREENSHOTS:
