@@ -88,10 +88,12 @@ class Compose:
             "networks": docker("network", "ls", *only),
         }
 
-    def get(self, path: str, token: str = "", port: str = "PORT") -> Any:
-        """Ask over HTTP from outside; the answer, or the status if it is none."""
+    def get(self, path: str, token: str = "", port: str = "PORT", body: Any = None) -> Any:
+        """Ask over HTTP from outside, with a body by POST; the answer, or the status if it is none."""
         request = urllib.request.Request(
-            f"http://127.0.0.1:{self.ports[port]}{path}", headers={"Authorization": f"Bearer {token}"}
+            f"http://127.0.0.1:{self.ports[port]}{path}",
+            None if body is None else json.dumps(body).encode(),
+            {"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
         )
         try:
             with urllib.request.urlopen(request, timeout=10) as answer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import urllib.request
 
 import kafka
 import pytest
@@ -72,6 +73,22 @@ def test_centroids_answer_from_outside_with_the_token_only(up, token):
     )
     assert len(found["clusters"]) == 7
     assert found["fields"] == ["f1", "f3", "f5", "f7", "f8", "f9"]
+
+
+def test_the_page_is_there_and_a_recomputation_runs_in_the_container_of_the_service(up, token):
+    with urllib.request.urlopen(f"http://127.0.0.1:{up.ports['PORT']}/", timeout=10) as answer:
+        assert b"/assets/app.js" in answer.read()
+    jobs = "/v1/models/shuttle/jobs"
+    asked = {"from": "beginning", "to": "now"}
+    assert up.get(jobs, body=asked) == 401
+    job = up.get(jobs, token, body=asked)
+    done = until(
+        lambda: (found := up.get(f"{jobs}/{job['id']}", token))["state"] not in {"queued", "running"} and found,
+        120,
+        "the recomputation to end",
+    )
+    assert (done["state"], done["error"]) == ("done", "")
+    assert up.get(f"/v1/models/shuttle/snapshots/{done['snapshot']}", token)["kind"] == "replay"
 
 
 def test_the_owner_is_killed_and_the_standby_goes_on_with_nothing_lost(up, token):
