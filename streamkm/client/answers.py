@@ -191,11 +191,13 @@ class Event:
     snapshot, created_at
         Of the snapshot that tells it.
     kind
-        birth, death, split, merge or drift.
+        birth, death, split, merge, drift, promotion or outliers.
     before, after
         Ids of the clusters it happened to, and of those that came of it.
     detail
         What it was judged by.
+    index
+        Its place among the events of the snapshot, from 0.
     """
 
     snapshot: int
@@ -204,12 +206,21 @@ class Event:
     before: tuple[int, ...]
     after: tuple[int, ...]
     detail: Mapping[str, Any]
+    index: int = 0
+
+    @property
+    def id(self) -> str:
+        """What tells it apart from all others of its model: a stream of events can go on behind it."""
+        return f"{self.snapshot}.{self.index}"
 
     @classmethod
     def of(cls, snapshot: Mapping[str, Any]) -> list[Self]:
         """From an entry of ``/events``."""
         at = snapshot["id"], moment(snapshot["created_at"])
-        return [cls(*at, e["kind"], tuple(e["before"]), tuple(e["after"]), e["detail"]) for e in snapshot["events"]]
+        return [
+            cls(*at, e["kind"], tuple(e["before"]), tuple(e["after"]), e["detail"], i)
+            for i, e in enumerate(snapshot["events"])
+        ]
 
 
 def moment(text: str) -> datetime:

@@ -16,11 +16,17 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from streamkm.client import arrow
 from streamkm.client.answers import Centroids, Event, Model, Prediction, Published
 from streamkm.errors import DataError, NotFoundError, NotReadyError, ServiceError, StreamkmError
 
 BODY_BYTES = 4 << 20
 """About how much one request asks: half of what the service takes."""
+ARROW_BYTES = 32 << 20
+"""The same of Arrow, which is a quarter."""
+ARROW_FROM = 1 << 16
+"""Numbers from which on points are sent as Arrow, where pyarrow is installed."""
+JSON, ARROW = "application/json", "application/vnd.apache.arrow.stream"
 NUMBER_BYTES = 26
 """A double as JSON, with its comma, at most."""
 PAGE = 1000
@@ -39,12 +45,21 @@ class Call:
     params
         Of the query.
     body
-        JSON; a GET without one.
+        None: without one.
+    method
+        GET, or POST with a body, if empty.
+    kind
+        Media type of the body, and of the answer; one that is not JSON comes as bytes.
+    again
+        Whether asking twice does no harm.
     """
 
     path: str
     params: Mapping[str, str | int] = field(default_factory=dict)
     body: bytes | None = None
+    method: str = ""
+    kind: str = JSON
+    again: bool = True
 
 
 Flow = Generator[Call, Any, T]
@@ -56,7 +71,12 @@ def path_of(model: str, *rest: str) -> str:
     >>> path_of("a/b", "centroids")
     '/v1/models/a%2Fb/centroids'
     """
-    return "/".join(("/v1/models", quote(model, safe=""), *rest))
+    return "/".join(("/v1/models", quoted(model), *rest))
+
+
+def quoted(part: str) -> str:
+    """Text as one part of a path."""
+    return quote(part, safe="")
 
 
 def models() -> Flow[list[Model]]:
@@ -82,15 +102,16 @@ def centroids(name: str, snapshot: int | None, at: datetime | float | str | None
 
 def snapshots(name: str, limit: int) -> Flow[list[Published]]:
     """The newest snapshots."""
-    return (yield from _pages(name, "snapshots", limit, lambda told: [Published.of(told)]))
+    return (yield from pages(name, "snapshots", limit, lambda told: [Published.of(told)]))
 
 
 def events(name: str, limit: int) -> Flow[list[Event]]:
     """The newest events."""
-    return (yield from _pages(name, "events", limit, Event.of))
+    return (yield from pages(name, "events", limit, Event.of))
 
 
-def _pages(name: str, what: str, limit: int, read: Callable[[Any], list[T]]) -> Flow[list[T]]:
+def pages(name: str, what: str, limit: int, read: Callable[[Any], list[T]]) -> Flow[list[T]]:
+    """Entries of some pages of snapshots, newest first."""
     found: list[T] = []
     params: dict[str, str | int] = {"limit": min(limit, PAGE)}
     while len(found) < limit:
@@ -105,9 +126,15 @@ def _pages(name: str, what: str, limit: int, read: Callable[[Any], list[T]]) -> 
 
 def predict(name: str, X: Any, snapshot: int | None) -> Flow[Prediction]:
     """Clusters of points, in as many requests as they take; all are answered by one snapshot."""
+    fields: tuple[str, ...] = ()
     if hasattr(X, "columns"):  # a table of pandas, polars or Arrow
-        X = _of_table(X, (yield from model(name)).fields)
+        fields = (yield from model(name)).fields
+        X = _of_table(X, fields)
     points = checked(X)
+    if points.size >= ARROW_FROM and arrow.there():
+        fields = fields or (yield from model(name)).fields
+        if points.shape[1] == len(fields):  # else the service says it best
+            return (yield from _predict_arrow(name, points, fields, snapshot))
     rows = max(1, BODY_BYTES // (NUMBER_BYTES * points.shape[1])) if points.size else 1
     parts: list[Any] = []
     for at in range(0, len(points), rows) or (0,):
@@ -123,6 +150,26 @@ def predict(name: str, X: Any, snapshot: int | None) -> Flow[Prediction]:
         snapshot = parts[-1]["snapshot"]["id"]
     columns = {what: np.concatenate([np.array(p[what], kind) for p in parts]) for what, kind in _KINDS.items()}
     return Prediction(name, parts[-1]["snapshot"]["id"], columns["ids"], columns["distances"], columns["scores"])
+
+
+def _predict_arrow(
+    name: str, points: NDArray[np.float64], fields: tuple[str, ...], snapshot: int | None
+) -> Flow[Prediction]:
+    rows = max(1, ARROW_BYTES // (8 * points.shape[1]))
+    parts: list[Prediction] = []
+    for at in range(0, len(points), rows):
+        params: dict[str, str | int] = {} if snapshot is None else {"snapshot": snapshot}
+        body = arrow.encode(points[at : at + rows], fields)
+        try:
+            found = arrow.decode(name, (yield Call(path_of(name, "predict"), params, body, kind=ARROW)))
+        except DataError as error:
+            if at:
+                error.where = f"points from {at} on"
+            raise
+        parts.append(found)
+        snapshot = found.snapshot
+    columns = (np.concatenate([getattr(p, column) for p in parts]) for column in _KINDS)
+    return Prediction(name, parts[-1].snapshot, *columns)
 
 
 _KINDS = {"ids": np.int64, "distances": np.float64, "scores": np.float64}
@@ -166,7 +213,7 @@ def error_of(status: int, content: bytes, where: str) -> StreamkmError:
         return ServiceError(f"the answer has status {status}", where=where, hint="Is a streamkm service there?")
     if status == 404 and code == "not-found":
         return NotFoundError(said, hint=hint)
-    if status == 409:
+    if status == 409 and code == "warming-up":
         return NotReadyError(said, hint=hint)
     if status in (400, 413, 422):
         return DataError(said, hint=hint)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator, Iterator
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import httpx
 
-from streamkm.client import flows
+from streamkm.client import asks, flows
 from streamkm.client.answers import Centroids, Event, Model, Prediction, Published
+from streamkm.client.async_methods import AsyncMethods
 from streamkm.client.flows import Call, Flow
+from streamkm.client.methods import Methods
 from streamkm.errors import ServiceUnreachableError, SettingsError, StreamkmError
 
 T = TypeVar("T")
@@ -21,26 +24,40 @@ PAUSES = (0.3, 0.6, None)
 """Seconds after each attempt; after the last one there is no other."""
 LONGEST_PAUSE_SECONDS = 5.0
 AGAIN = (502, 503, 504)
-"""Statuses of a service that will be well again; every question may be asked twice."""
+"""Statuses of a service that will be well again."""
+FOLLOW_PAUSES = (0.3, 0.6, 1.2, 2.4, 5.0, 5.0, 5.0, 5.0)
+"""Seconds between attempts to take up a stream that broke off; a service that starts anew takes some."""
+SILENCE_SECONDS = 60.0
+"""A stream that says nothing for so long is dead: the service says that it is there four times as often."""
 
 
 class _Base:
     """What both clients are."""
 
-    def __init__(self, url: str, token: str) -> None:
+    def __init__(self, url: str, token: str, timeout: float) -> None:
+        self._timeout = timeout
         self.url = url.rstrip("/")
         if not self.url.startswith(("http://", "https://")):
             raise SettingsError(f"{url} is no address of a service", where="url", hint=f"Such as {URL}")
         self._headers = {"Accept": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
 
     def _request(self, http: httpx.Client | httpx.AsyncClient, call: Call) -> httpx.Request:
-        method, content = ("GET", None) if call.body is None else ("POST", call.body)
-        kind = {"Content-Type": "application/json"} if content is not None else {}
-        return http.build_request(method, call.path, params=dict(call.params), content=content, headers=kind)
+        method = call.method or ("GET" if call.body is None else "POST")
+        headers = {"Accept": call.kind} | ({} if call.body is None else {"Content-Type": call.kind})
+        return http.build_request(method, call.path, params=dict(call.params), content=call.body, headers=headers)
+
+    def _listening(self, model: str, after: str | None) -> dict[str, Any]:
+        headers = {"Accept": "text/event-stream"} | ({} if after is None else {"Last-Event-ID": after})
+        patience = httpx.Timeout(self._timeout, read=SILENCE_SECONDS)
+        return {"url": flows.path_of(model, "events", "stream"), "headers": headers, "timeout": patience}
 
     def _read(self, answer: httpx.Response) -> Any:
-        if answer.status_code != 200:
+        if not answer.is_success:
             raise flows.error_of(answer.status_code, answer.content, self.url)
+        if answer.status_code == 204:
+            return None
+        if answer.headers.get("content-type", "").startswith(flows.ARROW):
+            return answer.content
         try:
             return answer.json()
         except ValueError as e:
@@ -52,7 +69,7 @@ class _Base:
         )
 
 
-class Client(_Base):
+class Client(_Base, Methods):
     """Asks a service, and waits for the answer.
 
     Parameters
@@ -85,7 +102,7 @@ class Client(_Base):
     """
 
     def __init__(self, url: str = URL, *, token: str = "", timeout: float = 30.0) -> None:
-        super().__init__(url, token)
+        super().__init__(url, token, timeout)
         self._http = httpx.Client(base_url=self.url, headers=self._headers, timeout=timeout)
 
     def __enter__(self) -> Self:
@@ -158,21 +175,49 @@ class Client(_Base):
             try:
                 answer = self._http.send(self._request(self._http, call))
             except httpx.TransportError as error:
-                if pause is None:
+                if pause is None or not call.again:
                     raise self._unreachable(error) from error
                 time.sleep(pause)
             else:
-                if pause is None or answer.status_code not in AGAIN:
+                if pause is None or not call.again or answer.status_code not in AGAIN:
                     return self._read(answer)
                 time.sleep(_asked(answer, pause))
         raise AssertionError("the last attempt returns or raises")
 
+    def _follow(self, model: str, after: str | None) -> Iterator[Event]:
+        if after is None:
+            after = _last(self.model(model))
+        attempt = 0
+        while True:
+            try:
+                with self._http.stream("GET", **self._listening(model, after)) as answer:
+                    if not answer.is_success:
+                        answer.read()
+                        if answer.status_code not in AGAIN:
+                            self._read(answer)
+                    else:
+                        reader = asks.read_events()
+                        next(reader)
+                        for line in answer.iter_lines():
+                            attempt = 0
+                            event = reader.send(line)
+                            if event is not None:
+                                after = event.id
+                                yield event
+            except httpx.TransportError as error:
+                if attempt >= len(FOLLOW_PAUSES):
+                    raise self._unreachable(error) from error
+            if attempt >= len(FOLLOW_PAUSES):
+                raise flows.error_of(503, b"", self.url)
+            time.sleep(FOLLOW_PAUSES[attempt])
+            attempt += 1
 
-class AsyncClient(_Base):
+
+class AsyncClient(_Base, AsyncMethods):
     """The same for asyncio: see `Client`."""
 
     def __init__(self, url: str = URL, *, token: str = "", timeout: float = 30.0) -> None:
-        super().__init__(url, token)
+        super().__init__(url, token, timeout)
         self._http = httpx.AsyncClient(base_url=self.url, headers=self._headers, timeout=timeout)
 
     async def __aenter__(self) -> Self:
@@ -232,17 +277,50 @@ class AsyncClient(_Base):
             try:
                 answer = await self._http.send(self._request(self._http, call))
             except httpx.TransportError as error:
-                if pause is None:
+                if pause is None or not call.again:
                     raise self._unreachable(error) from error
                 await asyncio.sleep(pause)
             else:
-                if pause is None or answer.status_code not in AGAIN:
+                if pause is None or not call.again or answer.status_code not in AGAIN:
                     return self._read(answer)
                 await asyncio.sleep(_asked(answer, pause))
         raise AssertionError("the last attempt returns or raises")
+
+    async def _follow(self, model: str, after: str | None) -> AsyncIterator[Event]:
+        if after is None:
+            after = _last(await self.model(model))
+        attempt = 0
+        while True:
+            try:
+                async with self._http.stream("GET", **self._listening(model, after)) as answer:
+                    if not answer.is_success:
+                        await answer.aread()
+                        if answer.status_code not in AGAIN:
+                            self._read(answer)
+                    else:
+                        reader = asks.read_events()
+                        next(reader)
+                        async for line in answer.aiter_lines():
+                            attempt = 0
+                            event = reader.send(line)
+                            if event is not None:
+                                after = event.id
+                                yield event
+            except httpx.TransportError as error:
+                if attempt >= len(FOLLOW_PAUSES):
+                    raise self._unreachable(error) from error
+            if attempt >= len(FOLLOW_PAUSES):
+                raise flows.error_of(503, b"", self.url)
+            await asyncio.sleep(FOLLOW_PAUSES[attempt])
+            attempt += 1
 
 
 def _asked(answer: httpx.Response, pause: float) -> float:
     """Seconds that the service asks to be left alone for, within reason."""
     told = answer.headers.get("retry-after", "")
     return min(float(told), LONGEST_PAUSE_SECONDS) if told.isdigit() else pause
+
+
+def _last(model: Model) -> str:
+    """Id of an event behind all that the newest snapshot tells, so that a stream that breaks off loses none."""
+    return f"{model.snapshot or 0}.{10**9 - 1}"

@@ -187,7 +187,11 @@ def _describe(app: FastAPI, *, needs_token: bool, local_only: bool) -> None:
                 described.update(schema.pop("$defs", {}))
                 described[cls.__name__] = schema
             # The framework drops every null, those that belong to an example too.
-            described["ModelDetail"]["examples"] = schemas.ModelDetail.model_json_schema()["examples"]
+            for module in (schemas, schemas_live):
+                for name in described.keys() & vars(module).keys():
+                    described[name] |= {
+                        k: v for k, v in vars(module)[name].model_json_schema().items() if k == "examples"
+                    }
             description["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
             if needs_token:
                 description["security"] = [{"token": []}]

@@ -33,6 +33,7 @@ class HowMany(NoQuery):
     """How many points are shown."""
 
     n: int = Field(default=300, ge=1, le=1000, description="Most points; a model keeps some hundreds")
+    snapshot: int | None = Field(default=None, ge=1, le=MAX_ID, description="Whose clusters; the newest if absent")
 
 
 class WhichRecords(NoQuery):
@@ -137,7 +138,7 @@ def router(reader: Reader) -> APIRouter:
     )
     async def sample(model: ModelName, which: Annotated[HowMany, Query()]) -> Response:
         """Some of the points that were learned last, their clusters, and two axes to draw them along."""
-        s = (await reader.snapshot(model)).snapshot
+        s = (await reader.snapshot(model, which.snapshot)).snapshot
         recent = await reader.ask(lambda: store.recent(model))
         kept = np.empty((0, len(s.fields))) if recent is None else recent.points.reshape(-1, len(s.fields))
         points = entries.thinned(kept, which.n)

@@ -59,10 +59,10 @@ def assign(s: Snapshot, points: NDArray[np.float64], *, second: bool = False, ev
     if not (s.factors == 1.0).all():
         points = points * s.factors
     found = look(s.centroids * s.factors, points, second=second, every=every)
-    judged = scores(found.distance, found.index, s.spreads, s.weights)
+    judged = scores(found.distance, found.first, s.spreads, s.weights)
     second_ids = second_distances = None
     if found.second is not None and found.second_distance is not None:
         there = found.second >= 0
         second_ids = np.where(there, s.ids[found.second], -1)
         second_distances = np.where(there, found.second_distance, np.nan)
-    return Assigned(s.ids[found.index], found.distance, judged, second_ids, second_distances, found.every)
+    return Assigned(s.ids[found.first], found.distance, judged, second_ids, second_distances, found.every)

@@ -273,6 +273,14 @@ class Prediction(BaseModel):
     scores: list[float | None] = Field(
         description="Outlier scores: the distance in spreads of that cluster; about 1 is ordinary"
     )
+    second_ids: list[int | None] | None = Field(
+        default=None, description="With include=second: ids of the second nearest; null in a model of one cluster"
+    )
+    second_distances: list[float | None] | None = Field(default=None, description="With include=second: to those")
+    clusters: list[int] | None = Field(default=None, description="With include=distances: ids, in the order of these")
+    all_distances: list[list[float | None]] | None = Field(
+        default=None, description="With include=distances: of each point to each cluster"
+    )
 
 
 class Health(BaseModel):

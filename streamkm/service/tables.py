@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import csv
 import io
-import itertools
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -96,7 +95,9 @@ def _columns(body: bytes, fields: Sequence[str]) -> tuple[list[str] | None, list
     return None, list(range(len(fields)))
 
 
-def _wrong_csv(body: bytes, fields: Sequence[str], header: bool, places: Sequence[int], told: str) -> Problem:
+def _wrong_csv(  # noqa: PLR0911 - one for each way to be wrong
+    body: bytes, fields: Sequence[str], header: bool, places: Sequence[int], told: str
+) -> Problem:
     """What is wrong with the first line that is."""
     try:
         text = body.decode()
@@ -106,7 +107,9 @@ def _wrong_csv(body: bytes, fields: Sequence[str], header: bool, places: Sequenc
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     width = None
     try:
-        for row in itertools.islice(reader, int(header), None) if not header else _after(reader):
+        if header:
+            next(reader, None)
+        for row in reader:
             where = f"line {reader.line_num}"
             width = len(row) if width is None else width
             if not row:
@@ -114,7 +117,7 @@ def _wrong_csv(body: bytes, fields: Sequence[str], header: bool, places: Sequenc
             for field, place in zip(fields, places, strict=True):
                 if place >= len(row):
                     return Problem(422, "wrong-dimension", _counted(len(row), fields), where=where)
-                cell = row[place].strip()
+                cell = row[place]
                 if not cell:
                     return Problem(422, "missing-field", "is missing", where=f"{where}, field {field}")
                 if not _is_number(cell):
@@ -129,18 +132,12 @@ def _wrong_csv(body: bytes, fields: Sequence[str], header: bool, places: Sequenc
     return Problem(400, "invalid", f"not CSV ({told.splitlines()[0][:200] if told else 'unreadable'})", where="body")
 
 
-def _after(reader: Iterator[list[str]]) -> Iterator[list[str]]:
-    """All but the header; its width counts for the others."""
-    next(reader, None)
-    return reader
-
-
 def _is_number(text: str) -> bool:
     try:
         float(text)
     except ValueError:
         return False
-    return "_" not in text
+    return text == text.rstrip() and "_" not in text  # as polars has it
 
 
 def read_arrow(body: bytes, fields: Sequence[str]) -> Reals:
@@ -202,7 +199,7 @@ Pieces = list[tuple[int, NDArray[Any], NDArray[np.bool_] | None]]
 
 def _arrow_columns(body: bytes, fields: Sequence[str]) -> Mapping[str, Pieces]:
     try:
-        import pyarrow as pa  # noqa: PLC0415 - an extra
+        import pyarrow as pa  # type: ignore[import-untyped]  # noqa: PLC0415 - an extra
     except ImportError:
         return _polars_columns(body, fields)
     result: dict[str, Pieces] = {name: [] for name in fields}
@@ -301,7 +298,8 @@ def write_csv(columns: Mapping[str, NDArray[Any]]) -> bytes:
     """Columns as CSV with a header; what is no finite number is left empty."""
     import polars as pl  # noqa: PLC0415 - see above
 
-    return _frame(pl, columns).write_csv().encode()
+    text: str = _frame(pl, columns).write_csv()
+    return text.encode()
 
 
 def write_arrow(columns: Mapping[str, NDArray[Any]], about: Mapping[str, str]) -> bytes:
@@ -330,7 +328,8 @@ def write_arrow(columns: Mapping[str, NDArray[Any]], about: Mapping[str, str]) -
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as stream:
         stream.write_batch(table)
-    return sink.getvalue().to_pybytes()
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
 
 
 def _unknown(values: NDArray[Any]) -> NDArray[np.bool_] | None:

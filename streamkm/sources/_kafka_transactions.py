@@ -76,8 +76,9 @@ class KafkaTransactions:
                 batch_size=1 << 18,
                 linger_ms=20,
             )
-            # One that is shut out in the middle of a transaction would ask for a new epoch, get it, and so shut its
-            # successor out (tried with 3.0.12). Without that kafka-python takes it for the end, as it is.
+            # One that is shut out in the middle of a transaction would ask for a new epoch and so, if it got one, shut
+            # its successor out; stopped and woken again, 3.0.12 was seen to hang in doing so. Without that kafka-python
+            # takes it for the end, as it is.
             self._producer._transaction_manager._supports_epoch_bump = lambda: False  # noqa: SLF001
             try:
                 self._within("becoming the writer", self._producer.init_transactions)

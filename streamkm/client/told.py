@@ -1,0 +1,274 @@
+"""What the client answers with about what a model was, what it saw, and what it is asked to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Self
+
+import numpy as np
+
+from streamkm.client.answers import Event, Ints, Reals, moment
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Past:
+    """The clusters of one snapshot of the past, in short.
+
+    Attributes
+    ----------
+    inertia
+        Mean squared distance of the points before it; None when there were none.
+    ids, shares, spreads
+        (k,) of its clusters.
+    centroids
+        (k, d) in the units of the records.
+    events
+        What happened since the snapshot before.
+    """
+
+    id: int
+    created_at: datetime
+    kind: str
+    reason: str
+    n_points: int
+    inertia: float | None
+    ids: Ints
+    shares: Reals
+    spreads: Reals
+    centroids: Reals
+    events: tuple[Event, ...]
+
+    @classmethod
+    def of(cls, answer: Mapping[str, Any]) -> Self:
+        """From an entry of ``/history``."""
+        told: dict[str, Any] = {name: answer[name] for name in ("id", "kind", "reason", "n_points", "inertia")}
+        told |= {name: np.array(answer[name], np.float64) for name in ("shares", "spreads", "centroids")}
+        at, ids = moment(answer["created_at"]), np.array(answer["ids"], np.int64)
+        return cls(created_at=at, ids=ids, events=tuple(Event.of(answer)), **told)
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """The life of a cluster, as far as the events tell it.
+
+    Attributes
+    ----------
+    born, ended
+        Numbers of the snapshots that tell its beginning and its end; None where none does.
+    origins, successors
+        Ids of the clusters that it came from, and of those that came of it.
+    """
+
+    id: int
+    born: int | None
+    ended: int | None
+    origins: tuple[int, ...]
+    successors: tuple[int, ...]
+
+    @classmethod
+    def of(cls, answer: Mapping[str, Any]) -> Self:
+        """From an entry of ``/lineage``."""
+        born, ended = (answer[name] and answer[name]["id"] for name in ("born", "ended"))
+        return cls(answer["id"], born, ended, tuple(answer["origins"]), tuple(answer["successors"]))
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """A cluster that both of two snapshots have: how far it moved, and its part of the points before and after."""
+
+    id: int
+    distance: float
+    spreads: float | None
+    share_before: float
+    share_after: float
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """From snapshot `a` to snapshot `b`, judged on the points that the model remembers.
+
+    Attributes
+    ----------
+    moved
+        Clusters that both have, the one that moved farthest first.
+    gone, new
+        Ids that only one of the two has.
+    changed
+        Share of the points whose cluster changes.
+    cost_a, cost_b
+        Mean squared distance of the points to the nearest centroid.
+    points
+        Their weight.
+    """
+
+    a: int
+    b: int
+    moved: tuple[Moved, ...]
+    gone: tuple[int, ...]
+    new: tuple[int, ...]
+    changed: float
+    cost_a: float
+    cost_b: float
+    points: float
+
+    @classmethod
+    def of(cls, answer: Mapping[str, Any]) -> Self:
+        """From the answer of ``/diff``."""
+        lists = {
+            "moved": tuple(Moved(**m) for m in answer["moved"]),
+            "gone": tuple(answer["gone"]),
+            "new": tuple(answer["new"]),
+        }
+        return cls(**{**answer, **lists})
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class KProfile:
+    """How good each number of clusters is.
+
+    Attributes
+    ----------
+    running, suggested
+        k of the model, and the k that the rule suggests; None if it was not looked into yet.
+    ks
+        (m,) the k that were tried.
+    cost, silhouette, gap, davies_bouldin
+        (m,) what each costs, and how well it tells clusters apart; NaN where that has no meaning.
+    """
+
+    running: int
+    suggested: int | None
+    reason: str
+    ks: Ints
+    cost: Reals
+    silhouette: Reals
+    gap: Reals
+    davies_bouldin: Reals
+
+    @classmethod
+    def of(cls, answer: Mapping[str, Any]) -> Self:
+        """From the answer of ``/k``."""
+        told: dict[str, Any] = {name: answer[name] for name in ("running", "suggested", "reason")}
+        names = ("cost", "silhouette", "gap", "davies_bouldin")
+        told |= {name: np.array(answer[name], np.float64) for name in names}
+        return cls(ks=np.array(answer["ks"], np.int64), **told)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Sample:
+    """Some of the last points with their clusters.
+
+    Attributes
+    ----------
+    points
+        (n, d) in the units of the records.
+    ids, distances, scores
+        (n,) as a prediction has them.
+    mean, axes
+        (d,) and (2, d): ``axes @ (point - mean)`` is where to draw a point.
+    explained
+        (2,) part of the points' variance along each axis.
+    """
+
+    snapshot: int
+    fields: tuple[str, ...]
+    points: Reals
+    ids: Ints
+    distances: Reals
+    scores: Reals
+    mean: Reals
+    axes: Reals
+    explained: Reals
+
+    @classmethod
+    def of(cls, answer: Mapping[str, Any]) -> Self:
+        """From the answer of ``/sample``."""
+        fields, plane = tuple(answer["fields"]), answer["projection"]
+        points = np.array(answer["points"], np.float64).reshape(-1, len(fields))
+        columns = (np.array(answer[name], np.float64) for name in ("distances", "scores"))
+        planes = (np.array(plane[name], np.float64) for name in ("mean", "axes", "explained"))
+        return cls(answer["snapshot"]["id"], fields, points, np.array(answer["ids"], np.int64), *columns, *planes)
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A record that could not be learned; key and value as text, cut where they are long."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    reason: str
+    field: str
+    message: str
+    key: str | None
+    value: str | None
+    value_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantine:
+    """How many records are in quarantine, by reason, and the newest of them."""
+
+    total: int
+    reasons: Mapping[str, int]
+    records: tuple[Refused, ...]
+
+    @classmethod
+    def of(cls, answer: Mapping[str, Any]) -> Self:
+        """From the answer of ``/quarantine``."""
+        return cls(answer["total"], answer["reasons"], tuple(Refused(**r) for r in answer["records"]))
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A recomputation.
+
+    Attributes
+    ----------
+    state
+        queued, running, done, failed or cancelled.
+    asked, progress
+        What was asked, and how far it is.
+    snapshot
+        Number of the snapshot that came of it.
+    error
+        Why it failed.
+    """
+
+    id: str
+    model: str
+    state: str
+    asked: Mapping[str, Any]
+    progress: Mapping[str, Any]
+    snapshot: int | None
+    error: str
+    created_at: datetime
+    updated_at: datetime
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more comes of it."""
+        return self.state not in {"queued", "running"}
+
+    @classmethod
+    def of(cls, answer: Mapping[str, Any]) -> Self:
+        """From an answer of ``/jobs``."""
+        return cls(**{**answer, **{name: moment(answer[name]) for name in ("created_at", "updated_at")}})
+
+
+@dataclass(frozen=True, slots=True)
+class Me:
+    """Who the service takes one for: name of the token, its right (none, read, write), its models (None: all)."""
+
+    name: str | None
+    right: str
+    models: tuple[str, ...] | None
+
+    @classmethod
+    def of(cls, answer: Mapping[str, Any]) -> Self:
+        """From the answer of ``/me``."""
+        models = answer["models"]
+        return cls(answer["name"], answer["right"], None if models is None else tuple(models))

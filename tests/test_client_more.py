@@ -1,0 +1,211 @@
+"""The client's questions about what a model was, streams of events, and acting, against a real service."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import numpy as np
+import pytest
+
+import streamkm
+from processes import program
+from service_api import FIELDS, NOW, P0, Writer
+from streamkm.client import arrow, flows, http
+from streamkm.errors import NotFoundError, NotReadyError, ServiceError, ServiceUnreachableError
+from streamkm.records import BadRecord, RawRecord
+from streamkm.state import Event, Recent
+from streamkm.stores import open_store
+from test_service_reading import PROFILE, commit_with
+
+TOKEN = "long and random"  # noqa: S105 - made up
+BORN, SPLIT = Event("birth", (), (4,), {"points": 3}), Event("split", (4,), (4, 7))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """URL of a store with a model that has a past, and a token; of a real service over it."""
+    folder = tmp_path_factory.mktemp("client")
+    url = f"sqlite:///{folder}/s.db"
+    with contextlib.closing(open_store(url)) as store:
+        writer = Writer(store)
+        learner = streamkm.OnlineKMeans(n_clusters=2, seed=0)
+        learner.learn_many(np.random.default_rng(0).normal(size=(1000, 3)))
+        writer.commit(events=(BORN,))
+        writer.commit(at=NOW + 10, events=(SPLIT, Event("death", (9,), ())), detail={"k": PROFILE})
+        bad = BadRecord(RawRecord(P0, 3, 5, b"k", b"{"), "not-json", "", "no JSON")
+        commit_with(writer, state=learner.state(), recent=Recent(np.eye(3) * 9), quarantine=(bad,))
+    with program(folder / "log", "serve", "--store", url, "--port", "0", env={"STREAMKM_TOKEN": TOKEN}) as served:
+        served.until(lambda: "http://127.0.0.1:" in served.output())
+        yield re.search(r"http://127.0.0.1:\d+", served.output())[0], url, writer
+
+
+@pytest.fixture
+def client(place):
+    with streamkm.Client(place[0], token=TOKEN) as found:
+        yield found
+
+
+def test_what_a_model_was_is_told_in_arrays(client):
+    newest, before, first = client.history("orders")
+    assert (newest.id, before.id, first.id) == (3, 2, 1)
+    assert newest.centroids.shape == (2, 3)
+    assert newest.shares.sum() == pytest.approx(1)
+    assert [e.id for e in before.events] == ["2.0", "2.1"]
+    assert len(client.history("orders", limit=2)) == 2
+    lives = {life.id: life for life in client.lineage("orders")}
+    assert (lives[4].born, lives[7].born, lives[7].origins, lives[9].ended) == (1, 2, (4,), 2)
+    found = client.diff("orders", 1, 3)
+    assert (found.a, found.b, {m.id for m in found.moved}, found.changed) == (1, 3, {4, 7}, 0.0)
+    with pytest.raises(NotFoundError):
+        client.diff("orders", 1, 99)
+
+
+def test_pages_of_lives_are_put_together(client, monkeypatch):
+    whole = client.lineage("orders")
+    monkeypatch.setattr(flows, "PAGE", 1)
+    assert client.lineage("orders") == whole
+
+
+def test_what_a_model_sees_is_told_in_arrays(client):
+    sample = client.sample("orders")
+    assert (sample.fields, sample.points.tolist(), sample.snapshot) == (FIELDS, (np.eye(3) * 9).tolist(), 3)
+    assert sample.axes.shape == (2, 3)
+    assert client.sample("orders", n=1).points.shape == (1, 3)
+    quarantine = client.quarantine("orders")
+    assert (quarantine.total, quarantine.reasons) == (1, {"not-json": 1})
+    assert (quarantine.records[0].value, quarantine.records[0].offset) == ("{", 3)
+    assert not client.quarantine("orders", reason="too-large").records
+    assert client.me() == streamkm.client.Me(client.me().name, "write", None)
+
+
+def test_many_points_travel_as_arrow_and_get_the_same_answer(client, monkeypatch):
+    X = np.random.default_rng(0).normal(size=(30_000, 3)) * 10
+    kinds = []
+    send = client._send
+    monkeypatch.setattr(client, "_send", lambda call: kinds.append(call.kind) or send(call))
+    monkeypatch.setattr(flows, "ARROW_BYTES", 20_000 * 24)
+    found = client.predict("orders", X, snapshot=2)
+    assert kinds == [flows.JSON, flows.ARROW, flows.ARROW]
+    kinds.clear()
+    monkeypatch.setattr(arrow, "there", lambda: False)
+    plain = client.predict("orders", X, snapshot=2)
+    assert set(kinds) == {flows.JSON}
+    assert (found.snapshot, plain.snapshot) == (2, 2)
+    np.testing.assert_array_equal(found.ids, plain.ids)
+    np.testing.assert_array_equal(found.distances, plain.distances)
+    np.testing.assert_array_equal(found.scores, plain.scores)
+
+
+def test_acting_asks_the_store(place, client):
+    with contextlib.closing(open_store(place[1])) as store:
+        client.pause("orders")
+        assert store.model("orders").paused
+        client.resume("orders")
+        assert not store.model("orders").paused
+        client.promote("orders", 1, skip=True)
+        assert store.promotion("orders") == (1, True)
+        store.promote("orders", None)
+        store.create(place[2].spec.__class__("other", ("x",), 2, {}, {}, {}), NOW)
+        client.delete("other")
+        with pytest.raises(NotFoundError):
+            client.delete("other")
+    with streamkm.Client(place[0]) as nobody, pytest.raises(ServiceError, match="token"):
+        nobody.pause("orders")
+
+
+def test_jobs_are_asked_for_looked_at_and_ended(client):
+    job = client.start_job("orders", start="offset:0", k=2)
+    assert (job.model, job.asked["from"], job.asked["k"]) == ("orders", "offset:0", 2)
+    assert [j.id for j in client.jobs("orders")] == [job.id]
+    with contextlib.suppress(ServiceError):  # it may have ended by itself: there is no broker
+        client.cancel_job("orders", job.id)
+    assert client.job("orders", job.id).id == job.id
+    with pytest.raises(NotFoundError):
+        client.job("orders", "nothing")
+    assert not isinstance(ServiceError("x"), NotReadyError)
+
+
+def test_events_of_the_past_come_first_and_then_those_of_now(place, client):
+    events = client.follow_events("orders", after="1.0")
+    assert [next(events).id for _ in range(2)] == ["2.0", "2.1"]
+    drift = Event("drift", (7,), (7,))
+    with contextlib.closing(open_store(place[1])) as store:
+        place[2].store = store
+        number = place[2].commit(events=(drift,))
+    now = next(events)
+    assert (now.snapshot, now.index, now.kind, now.before) == (number, 0, "drift", (7,))
+    events.close()
+
+    async def first():
+        async with streamkm.AsyncClient(place[0], token=TOKEN) as other:
+            return await anext(other.follow_events("orders", after="1.0"))
+
+    assert asyncio.run(first()).id == "2.0"
+
+
+class Breaking(BaseHTTPRequestHandler):
+    """Tells an event and breaks off; notes from where it was asked to go on."""
+
+    def do_GET(self):
+        server = self.server
+        if not self.path.endswith("stream"):
+            told = (
+                b'{"name": "m", "status": "", "why": "", "n_clusters": 1, "fields": [], "points": 0, "bad": 0, '
+                b'"lag": 0, "snapshot": {"id": 6}}'
+            )
+            self.send_response(200)
+        else:
+            server.asked.append(self.headers["Last-Event-ID"])
+            status = server.moods.pop(0) if server.moods else 404
+            told = b'{"detail": "gone", "code": "not-found", "hint": ""}'
+            if status == 200:
+                at = len(server.asked) + 6
+                told = b'id: %d.0\ndata: {"snapshot": %d, "created_at": "2026-11-01T10:00:00Z", ' % (at, at)
+                told += b'"kind": "drift", "before": [], "after": [], "detail": {}}\n\nid: 99.0\ndata: {"sna'
+            self.send_response(status)
+        self.end_headers()
+        self.wfile.write(told)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.parametrize("kind", [streamkm.Client, streamkm.AsyncClient])
+def test_a_stream_that_breaks_off_is_taken_up_where_it_was(monkeypatch, kind):
+    monkeypatch.setattr(http, "FOLLOW_PAUSES", (0.0, 0.0))
+    with HTTPServer(("127.0.0.1", 0), Breaking) as server:
+        server.moods, server.asked = [200, 503, 200], []
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        seen = []
+
+        def listen():
+            with kind(f"http://127.0.0.1:{server.server_port}") as client:
+                for event in client.follow_events("m"):
+                    seen.append(event.id)  # noqa: PERF401 - what came before the error counts
+
+        async def alisten():
+            async with kind(f"http://127.0.0.1:{server.server_port}") as client:
+                async for event in client.follow_events("m"):
+                    seen.append(event.id)  # noqa: PERF401 - the same
+
+        try:
+            with pytest.raises(NotFoundError, match="gone"):
+                listen() if kind is streamkm.Client else asyncio.run(alisten())
+        finally:
+            server.shutdown()
+            thread.join()
+    assert seen == ["7.0", "9.0"]
+    assert server.asked == ["6.999999999", "7.0", "7.0", "9.0"]
+
+
+def test_a_stream_of_nobody_is_given_up(monkeypatch):
+    monkeypatch.setattr(http, "FOLLOW_PAUSES", (0.0,))
+    with HTTPServer(("127.0.0.1", 0), Breaking) as server:
+        port = server.server_port
+    with streamkm.Client(f"http://127.0.0.1:{port}") as client, pytest.raises(ServiceUnreachableError):
+        next(client.follow_events("m", after="1.0"))
