@@ -88,7 +88,7 @@ async function start(model) {
       if (state.model !== model) return;
       if (kind === "now") heard(data);
       else if (kind === "snapshot") { published(data); if (!state.fields.length) history().catch(() => {}); }
-      else if (kind === "sample") state.sample = data;
+      else if (kind === "sample") { state.sample = data; state.samples += 1; }
       else if (kind === "job") { heardJob(data); return; }
       changed();
     },

@@ -36,10 +36,15 @@ function cells(z, limit) {
     z.map((v, j) => { const size = Math.min(Math.abs(v) / most, 1) * 14; return svg("rect", { x: j * width + 2, width: width - 4, y: v >= 0 ? 15 - size : 15, height: Math.max(size, 0.5), fill: "var(--mark)" }); }));
 }
 
+let drawn = "";
 export function drawClusters(load) {
   const entry = viewed();
-  if (!entry || !entry.ids.length) { fill($("#clusters .scroll"), el("p", { class: "note", text: "No clusters yet." })); return; }
-  const whole = detail(entry, load), trend = before(entry, TREND), { mean, z } = profiles(entry);
+  if (!entry || !entry.ids.length) { drawn = ""; fill($("#clusters .scroll"), el("p", { class: "note", text: "No clusters yet." })); return; }
+  const whole = detail(entry, load);
+  const key = [state.model, entry.id, state.history.length, state.selected, whole !== null, state.selected === null || state.at !== null ? 0 : state.samples].join();
+  if (key === drawn) return;
+  drawn = key;
+  const trend = before(entry, TREND), { mean, z } = profiles(entry);
   // The fields that differ most, or a wide model would fill the page.
   const order = state.fields.map((_, j) => j).sort((a, b) => Math.max(...z.map((r) => Math.abs(r[b]))) - Math.max(...z.map((r) => Math.abs(r[a])))).slice(0, FIELDS).sort((a, b) => a - b);
   const names = order.map((j) => state.fields[j]);

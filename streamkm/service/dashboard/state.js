@@ -5,7 +5,7 @@ const RECENT = 180; // messages for sparklines, a second each
 
 export const state = {
   model: "", me: { right: "none", models: null }, now: null, skew: 0, past: [], // skew: the service's clock above ours, ms
-  history: [], more: null, fields: [], sample: null, jobs: [], quarantine: null, k: null,
+  history: [], more: null, fields: [], sample: null, samples: 0, jobs: [], quarantine: null, k: null,
   selected: null, // id of a cluster
   at: null, // number of the snapshot that is looked at; null: the newest
   mark: null, // number of the snapshot that it is compared with

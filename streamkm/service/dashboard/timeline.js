@@ -8,6 +8,8 @@ import { changed, select, state, viewed } from "./state.js";
 const HEIGHT = 260, TOP = 26, BOTTOM = 22, DRAWN = 300;
 const SIGNS = { birth: "+", death: "×", split: "Y", merge: "⋎", drift: "~", promotion: "★", outliers: "!" };
 
+let drawn = "";
+
 export function initTimeline() {
   $("#travel").addEventListener("submit", (e) => e.preventDefault());
   $("#moment").addEventListener("input", (e) => go(Number(e.target.value)));
@@ -46,8 +48,11 @@ export function drawTimeline() {
   const text = entry ? `${clock(entry.created_at)} · snapshot ${entry.id}${state.at === null ? " · live" : " · past"}` : "no snapshot yet";
   $("#moment-text").textContent = text;
   slider.setAttribute("aria-valuetext", text);
-  if (history.length < 2) { fill($("#timeline .shares"), el("p", { class: "note", text: "After the second snapshot there is something to see." })); return; }
+  if (history.length < 2) { drawn = ""; fill($("#timeline .shares"), el("p", { class: "note", text: "After the second snapshot there is something to see." })); return; }
   const WIDTH = Math.max(300, $("#timeline .shares").clientWidth);
+  const key = [state.model, history.length, history[history.length - 1].id, state.at, state.mark, state.selected, WIDTH].join();
+  if (key === drawn) return; // most seconds bring nothing new here
+  drawn = key;
   const shown = thinned(history), times = shown.map((s) => new Date(s.created_at).getTime());
   const x = scale([times[0], times[times.length - 1]], [0, WIDTH]), y = scale([0, 1], [HEIGHT - BOTTOM, TOP]);
   const ids = [...new Set(shown.flatMap((s) => s.ids))].sort((a, b) => a - b);
