@@ -27,6 +27,8 @@ from consumers.feed import FIELDS, PARTITIONS, Producer, shuttle_rows
 from consumers.options import example
 from consumers.signals import stop_on_signals
 from streamkm.errors import StreamkmError
+from streamkm.service.tokens import issue
+from streamkm.stores import open_store
 
 MODEL = TOPIC = "shuttle"
 TICK = 0.25
@@ -70,12 +72,14 @@ def demo(seconds: float, rate: int, k: int, picture: str | None) -> None:
         )  # fmt: skip
         console.print("starting the consumer (its first start compiles kernels, up to a minute) ...")
         _wait_for_store(folder / "demo.db", live)
-        serve = stack.enter_context(_process(folder, "serve", "--store", store, "--port", str(port)))
+        where = ("--store", store, "--bootstrap", broker.bootstrap)
+        serve = stack.enter_context(_process(folder, "serve", "--port", str(port), *where))
         service = Service(f"http://127.0.0.1:{port}")
         service.wait(serve)
         service.wait_for_owner(live)
         stack.enter_context(Producer(broker.bootstrap, TOPIC, rate))
         console.print(f"all up after {time.monotonic() - began:.1f} s")
+        console.print(f"a page to look at: {service.base}/ (to act, sign in with {_token(store)})", soft_wrap=True)
         rows = [{name: row[name] for name in FIELDS} for row in itertools.islice(shuttle_rows(), 3)]
         view = View(urls=_urls(service.base, rows), topic=TOPIC)
         _watch(view, service, (live, serve), rows, stop, seconds, console)
@@ -218,6 +222,14 @@ def _wait_for_store(database: Path, live: Process) -> None:
         if time.monotonic() > deadline:
             raise DemoError("the consumer made no store", where=live.tail())
         time.sleep(0.05)
+
+
+def _token(store: str) -> str:
+    """One that may act on the demo's models, which are gone with it."""
+    text, token = issue("demo", "write", (), time.time())
+    with contextlib.closing(open_store(store)) as opened:
+        opened.add_token(token)
+    return text
 
 
 def _free_port() -> int:
