@@ -71,9 +71,14 @@ def stage(bootstrap, admin, tmp_path_factory):
         made = run("tokens", "create", "tester", "--right", "write", "--store", store, "--json")
         assert made.returncode == 0, made.stderr
         service = stack.enter_context(program(folder / "serve.log", "serve", "--port", "0", "--store", store, *broker))
-        said = re.compile(r'serving on (http://[^\s"]+)')
-        service.until(lambda: said.search(service.output()) is not None)
-        yield said.search(service.output())[1] + "/", store, json.loads(made.stdout)["token"], stream
+        yield address(service), store, json.loads(made.stdout)["token"], stream
+
+
+def address(service):
+    """Where a service is, as it says itself."""
+    said = re.compile(r'serving on (http://[^\s"]+)')
+    service.until(lambda: said.search(service.output()) is not None)
+    return said.search(service.output())[1] + "/"
 
 
 def model(store):
@@ -186,6 +191,20 @@ def test_a_recomputation_is_started_compared_and_promoted(browser, stage):
     assert len(promoted) == 1
 
 
+def test_behind_a_token_the_page_asks_for_it_and_shows_nothing_before(browser, stage, tmp_path):
+    serve = ("serve", "--port", "0", "--store", stage[1])
+    with (
+        program(tmp_path / "log", *serve, env={"STREAMKM_TOKEN": "long and random"}) as service,
+        opened(browser, address(service)) as page,
+    ):
+        page.wait_for_selector("#token-dialog[open]")
+        assert page.locator("#model option").count() == 0
+        page.fill("#token", "long and random")
+        page.click("#token-dialog button[value=ok]")
+        until(page, "document.querySelectorAll('#clusters tbody tr').length > 0")
+        assert page.is_enabled("#job button"), "that token may write"
+
+
 def test_a_model_is_paused_and_resumed(browser, stage):
     with looking(browser, stage) as page:
         sign_in(page, stage[2])
@@ -233,6 +252,10 @@ def test_a_cluster_is_selected_everywhere_and_by_keyboard_too(browser, stage):
         place = page.evaluate(
             "document.querySelector('#map svg g path:nth-of-type(2)').getAttribute('transform').match(/[-\\d.]+/g)"
         )
+        page.mouse.move(box["x"] + float(place[0]), box["y"] + float(place[1]))
+        page.wait_for_selector("#tip:not([hidden])")
+        told = page.text_content("#tip")
+        assert all(f"{field}: " in told for field in FIELDS), "what is under the pointer tells its values"
         page.mouse.click(box["x"] + float(place[0]), box["y"] + float(place[1]))
         page.wait_for_selector("#clusters [aria-pressed=true]")
 

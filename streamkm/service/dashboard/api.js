@@ -46,6 +46,7 @@ export function listen(path, { onEvent, onOpen, onLost }) {
       } catch (error) {
         if (leaving.signal.aborted) return;
         onLost(error);
+        if (error.status === 401 || error.status === 403) return; // until somebody signs in
       }
       await new Promise((done) => setTimeout(done, pause));
     }

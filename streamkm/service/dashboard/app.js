@@ -99,7 +99,11 @@ async function start(model) {
 
 function refused(error) {
   trouble(error.message);
-  if (error.status === 401 && !$("#token-dialog").open) $("#token-dialog").showModal();
+  if (error.status === 401) askForToken();
+}
+
+function askForToken() {
+  if (!$("#token-dialog").open) $("#token-dialog").showModal();
 }
 
 async function signIn() {
@@ -121,7 +125,8 @@ async function models() {
 async function open() {
   trouble("");
   await signIn();
-  await models().catch(refused);
+  if (state.me.right === "none") askForToken();
+  else await models().catch(refused);
 }
 
 function theme(name) {
@@ -139,7 +144,7 @@ function drawHead() {
 
 $("#model").addEventListener("change", (e) => start(e.target.value));
 $("#theme").addEventListener("click", () => theme(document.documentElement.dataset.theme === "dark" ? "light" : "dark"));
-$("#sign-in").addEventListener("click", () => $("#token-dialog").showModal());
+$("#sign-in").addEventListener("click", askForToken);
 $("#pause").addEventListener("click", () => act(state.now?.paused ? "/resume" : "/pause", { method: "POST" }));
 $("#token-dialog").addEventListener("close", (e) => {
   const said = e.target.returnValue;
