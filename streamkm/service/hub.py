@@ -85,7 +85,6 @@ class Seen:
 
     created_at: float = 0.0
     snapshot: int = 0
-    newest: Snapshot | None = None
     recent_at: int = -1
     projection: schemas.Projection | None = None
     projected: int = -1
