@@ -351,6 +351,16 @@ def test_every_answer_has_the_headers_that_keep_other_sites_out(store):
     assert api.get("/v1/models/orders/centroids", **sent(TOKEN)).headers["Cache-Control"] == "private, no-cache"
 
 
+def test_no_other_site_is_let_read_an_answer(store):
+    api = Api(store, local_only=True)
+    asks = {"Host": "localhost", "Origin": "https://evil.example"}
+    answers = [api.get(url, headers=asks) for url in ("/", "/v1/models", "/nothing")]
+    preflight = asks | {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+    answers.append(api.request("OPTIONS", "/v1/models/orders/promote", headers=preflight))
+    assert answers[-1].status_code >= 400
+    assert not [name for a in answers for name in a.headers if name.startswith("access-control")]
+
+
 @pytest.mark.parametrize(
     ("headers", "method", "allowed"),
     [
