@@ -9,7 +9,7 @@ import click
 
 from consumers import logs
 from consumers.compose import source_opener, transactions_opener
-from consumers.options import example, takes
+from consumers.options import example, takes, verbose
 from consumers.signals import stop_on_signals
 from streamkm.codecs import make_codec
 from streamkm.engine import same_stream, suited
@@ -36,14 +36,14 @@ log = logging.getLogger("streamkm.assign")
     help="Where a target begins that has no position; the beginning, if it is empty.",
 )
 @takes(AssignSettings)
-@click.option("-v", "--verbose", is_flag=True, help="More log lines.")
-def assign(model: str, target: str, start: str | None, settings: AssignSettings, *, verbose: bool) -> None:
+@verbose()
+def assign(model: str, target: str, start: str | None, settings: AssignSettings, *, verbosity: int) -> None:
     """Write the cluster of each record of MODEL's topic to another topic, exactly once.
 
     Reads beside the consumer that learns, which never waits for this. A second process for the same model and target
     takes over from the first, which leaves with exit status 12.
     """
-    logs.configure(verbose=verbose)
+    logs.configure(verbosity)
     stop = stop_on_signals()
     with contextlib.closing(open_store(settings.store)) as store:
         spec = store.model(model).spec

@@ -12,7 +12,7 @@ import click
 from consumers import logs
 from consumers.compose import make_engine, warm_up
 from consumers.exposure import check_exposure
-from consumers.options import example, takes
+from consumers.options import example, takes, verbose
 from consumers.probes import probes
 from consumers.signals import stop_on_signals
 from streamkm.engine import Watchdog
@@ -38,14 +38,14 @@ HUNG = 10
 )
 @click.argument("model")
 @takes(LiveSettings)
-@click.option("-v", "--verbose", is_flag=True, help="More log lines.")
-def live(model: str, settings: LiveSettings, *, verbose: bool) -> None:
+@verbose()
+def live(model: str, settings: LiveSettings, *, verbosity: int) -> None:
     """Cluster a topic as its records come, into MODEL.
 
     Resumes exactly where the model stands. Started twice, the second process stands by and takes over when the first
     one dies. SIGTERM and SIGINT finish the mini-batch, commit, publish and leave.
     """
-    logs.configure(verbose=verbose)
+    logs.configure(verbosity)
     check_exposure(settings.metrics_host, settings.token, "--metrics-host")
     stop = stop_on_signals()
     metrics = Metrics()

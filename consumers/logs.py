@@ -26,13 +26,21 @@ class JsonLines(logging.Formatter):
         return json.dumps(entry, default=str)
 
 
-def configure(*, verbose: bool = False) -> None:
-    """Send the logs of streamkm, and the warnings of everybody else, to stderr."""
+def configure(verbosity: int = 0) -> None:
+    """Send the logs of streamkm, and the warnings of everybody else, to stderr.
+
+    Parameters
+    ----------
+    verbosity
+        0: what an operator wants to know; 1: all that streamkm does; 2 or more: what libraries do too. Those tell what
+        they send and receive, so they are never mixed into less.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S") if sys.stderr.isatty() else JsonLines()
     )
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    logging.getLogger("streamkm").setLevel(logging.DEBUG if verbose else logging.INFO)
+    libraries = logging.DEBUG if verbosity > 1 else logging.WARNING
+    logging.basicConfig(level=libraries, handlers=[handler], force=True)
+    logging.getLogger("streamkm").setLevel(logging.DEBUG if verbosity else logging.INFO)
     # kafka-python reports every reconnect attempt as an error; the engine says once what matters.
-    logging.getLogger("kafka").setLevel(logging.DEBUG if verbose else logging.CRITICAL)
+    logging.getLogger("kafka").setLevel(libraries if verbosity else logging.CRITICAL)

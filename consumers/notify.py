@@ -10,7 +10,7 @@ import click
 
 from consumers import logs
 from consumers.compose import writer_opener
-from consumers.options import example, takes
+from consumers.options import example, takes, verbose
 from consumers.signals import stop_on_signals
 from streamkm.errors import SettingsError
 from streamkm.settings import NotifySettings
@@ -47,17 +47,16 @@ log = logging.getLogger("streamkm.notify")
     help="Where a target begins that was never told anything.",
 )
 @takes(NotifySettings)
-@click.option("-v", "--verbose", is_flag=True, help="More log lines.")
+@verbose()
 def notify(
-    model: str, topic: str | None, webhooks: tuple[str, ...], start: str, settings: NotifySettings, *, verbose: bool
+    model: str, topic: str | None, webhooks: tuple[str, ...], start: str, settings: NotifySettings, *, verbosity: int
 ) -> None:
     """Tell what happens to the clusters of MODEL: births, deaths, splits, merges, drifts.
 
     Each event at least once, in order, with an id that stays the same. What a target does not take waits in the store
     and is tried again, from a second to five minutes apart, for as long as the store keeps it.
     """
-    logs.configure(verbose=verbose)
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs whole addresses
+    logs.configure(verbosity)
     if not topic and not webhooks:
         raise SettingsError("there is nobody to tell", hint="Give --to TOPIC, or --webhook URL")
     stop = stop_on_signals()

@@ -84,6 +84,12 @@ def _option(f: dataclasses.Field[Any]) -> Callable[[Any], Any]:
     )
 
 
+def verbose(more: str = "More log lines") -> Callable[[F], F]:
+    """``-v``: the command gets how often it was given, as ``verbosity``."""
+    text = f"{more}; -vv: those of libraries too."
+    return click.option("-v", "--verbose", "verbosity", count=True, metavar="", help=text)
+
+
 def example(*lines: str) -> str:
     """An epilog that shows how the command is used; click keeps its lines as they are."""
     return "\b\n" + "\n".join(("Example:" if len(lines) == 1 else "Examples:", *("  " + x for x in lines)))

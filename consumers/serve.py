@@ -16,7 +16,7 @@ from fastapi import FastAPI
 
 from consumers import logs
 from consumers.exposure import check_exposure, is_loopback
-from consumers.options import example, leave, takes
+from consumers.options import example, leave, takes, verbose
 from consumers.recompute import child_environment, replay_command
 from streamkm.errors import SettingsError, StreamkmError
 from streamkm.metrics import Metrics
@@ -38,15 +38,15 @@ GRACE_SECONDS = 5
     )
 )
 @takes(ServeSettings)
-@click.option("-v", "--verbose", is_flag=True, help="More log lines, one for each request too.")
-def serve(settings: ServeSettings, *, verbose: bool) -> None:
+@verbose("More log lines, one for each request too")
+def serve(settings: ServeSettings, *, verbosity: int) -> None:
     """Answer queries about the clusters over HTTP.
 
     It listens on loopback, where reading needs no token; on any other address it does, be it STREAMKM_TOKEN or one of
     streamkm tokens. Acting (promote, pause, delete, jobs) always needs one. SIGTERM and SIGINT finish the requests on
     their way, end the jobs and leave.
     """
-    logs.configure(verbose=verbose)
+    logs.configure(verbosity)
     signal.signal(signal.SIGTERM, _leave)
     signal.signal(signal.SIGINT, _leave)
     with contextlib.closing(open_store(settings.store)) as store:
@@ -62,17 +62,17 @@ def serve(settings: ServeSettings, *, verbose: bool) -> None:
             jobs=Jobs(store, replay_command(settings), child_environment(settings)),
             options=ServiceOptions(rate_limit=settings.rate_limit),
         )
-        run(app, settings, verbose=verbose)
+        run(app, settings, verbosity)
 
 
-def run(app: FastAPI, settings: ServeSettings, *, verbose: bool) -> None:
+def run(app: FastAPI, settings: ServeSettings, verbosity: int) -> None:
     """Serve an application until a signal comes."""
     with listen(settings.host, settings.port) as listener:
         config = uvicorn.Config(
             app,
             log_config=None,
-            log_level="info" if verbose else "warning",
-            access_log=verbose,
+            log_level="debug" if verbosity > 1 else "info" if verbosity else "warning",
+            access_log=verbosity > 0,
             timeout_graceful_shutdown=GRACE_SECONDS,
             server_header=False,
         )
