@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
+
+from consumers import terminal
 
 _CHECK_SECONDS = 0.5
 EPILOG = """\b
@@ -84,8 +85,6 @@ def broker(
 
     Prints the bootstrap address when it is ready. It needs no Java, Maven or Docker; the first start downloads 44 MB.
     """
-    from rich.console import Console
-
     from streamkm.broker import KAFKA_VERSION, LocalBroker, prepare
 
     prepare(fast_start=only_prepare)
@@ -95,24 +94,27 @@ def broker(
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     local = LocalBroker(port, data_dir, properties)
     try:
-        with Console(stderr=True).status(f"Starting Apache Kafka {KAFKA_VERSION}"):
+        with terminal.console(err=True).status(f"Starting Apache Kafka {KAFKA_VERSION}"):
             local.start()
         for name, partitions in topics.items():
             created = local.create_topic(name, partitions)
-            click.echo(f"Topic {name}: {'created' if created else 'was there'}", err=True)
+            terminal.say(f"Topic {name}: {'created' if created else 'was there'}", err=True)
         ready = {
             "bootstrap": local.bootstrap,
             "pid": local.pid,
             "data_dir": str(local.data_dir),
             "version": KAFKA_VERSION,
         }
-        click.echo(json.dumps(ready) if as_json else local.bootstrap)
-        click.echo(f"Apache Kafka {KAFKA_VERSION} is ready. Ctrl-C stops it.", err=True)
+        if as_json:
+            terminal.say_json(ready, indent=None)
+        else:
+            terminal.say(local.bootstrap)
+        terminal.say(f"Apache Kafka {KAFKA_VERSION} is ready. Ctrl-C stops it.", err=True)
         while True:
             time.sleep(_CHECK_SECONDS)
             local.check()
     except KeyboardInterrupt:
-        click.echo("Stopping Apache Kafka.", err=True)
+        terminal.say("Stopping Apache Kafka.", err=True)
     finally:
         local.stop()
         signal.signal(signal.SIGTERM, before)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-from typing import NoReturn
+import sys
+import traceback
+from typing import Any, NoReturn
 
 import click
+from click.exceptions import NoArgsIsHelpError
 
-from consumers.options import EXIT_CODES, leave
+from consumers import terminal
+from consumers.options import EXIT_CODES, exit_code
 from streamkm.errors import SettingsError, StreamkmError
 
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -41,6 +46,14 @@ LEFT_OUT = {"polars": "pip install polars; of the containers take the image stre
 """Packages that an image may do without, and how to get them."""
 
 
+UNEXPECTED = 1
+"""Exit status of an error that is none of ours."""
+
+
+class _BrokenPipeError(Exception):
+    """A pipe or socket other than our output broke: click would leave without a word, as if a reader had left."""
+
+
 class Commands(click.Group):
     """A group that imports a command when it is used."""
 
@@ -54,6 +67,12 @@ class Commands(click.Group):
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as e:
+            raise _BrokenPipeError from e
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
@@ -66,7 +85,12 @@ class Commands(click.Group):
     "  streamkm demo\n"
     "  streamkm live orders --topic orders --fields amount,lat,lon --k 8\n"
     "  streamkm serve --port 8000\n"
-    "\b\nExit status: 0 done, 1 unexpected, " + ", ".join(f"{code} {cls.__name__}" for cls, code in EXIT_CODES) + ".",
+    "\b\nExit status: 0 done, 1 unexpected, "
+    + ", ".join(
+        f"{n} {' or '.join(c.__name__ for c, m in EXIT_CODES if m == n)}"
+        for n in sorted(set(dict(EXIT_CODES).values()))
+    )
+    + f", {terminal.INTERRUPTED} Ctrl-C, {terminal.READER_GONE} nobody reads the output any more.",
 )
 @click.version_option(package_name="streamkm")
 def cli() -> None:
@@ -75,15 +99,68 @@ def cli() -> None:
 
 def main() -> NoReturn:
     """Entry point of ``streamkm``."""
+    terminal.open_streams()
+    terminal.leave(_status())
+
+
+def _status() -> int:
+    """Run the command of the command line; its exit status. However it ends, that is said, and not by a traceback."""
     try:
-        cli(prog_name="streamkm")
-    except StreamkmError as e:
-        leave(e)
-    except ModuleNotFoundError as e:
-        if e.name not in LEFT_OUT:
-            raise
-        leave(SettingsError(f"{e.name} is not installed", hint=LEFT_OUT[e.name]))
-    raise AssertionError("click leaves by itself")
+        try:
+            result = cli(prog_name="streamkm", standalone_mode=False)
+        except SystemExit as e:
+            result = e.code
+        sys.stdout.flush()  # what cannot be written shows here
+    except BaseException as e:  # noqa: BLE001 - the last place that can say it in order
+        return _said(e)
+    return result if isinstance(result, int) else 0
+
+
+def _said(error: BaseException) -> int:
+    """Say why a command ended; the exit status."""
+    match error:
+        case StreamkmError():
+            status = _failed(error, exit_code(error))
+        case terminal.ReaderGoneError():
+            status = terminal.READER_GONE
+        case click.Abort() | KeyboardInterrupt():
+            status = terminal.INTERRUPTED
+        case NoArgsIsHelpError():
+            click.echo(error.format_message(), err=True)
+            status = error.exit_code
+        case click.ClickException():
+            context = error.ctx if isinstance(error, click.UsageError) else None
+            hint = f"{context.command_path if context else 'streamkm'} --help says what there is"
+            status = _failed(SettingsError(error.format_message(), hint=hint), error.exit_code)
+        case ModuleNotFoundError() if error.name in LEFT_OUT:
+            missing = SettingsError(f"{error.name} is not installed", hint=LEFT_OUT[error.name])
+            status = _failed(missing, exit_code(missing))
+        case _:
+            status = _unexpected(error.__cause__ or error if isinstance(error, _BrokenPipeError) else error)
+    return status
+
+
+def _failed(error: StreamkmError, status: int) -> int:
+    terminal.fail(error.message, where=error.where, hint=error.hint)
+    # Whoever asked for JSON gets JSON; there is none yet, for a command that fails has printed nothing.
+    if "--json" in sys.argv[1:] and not isinstance(error, terminal.OutputError):
+        told = {"kind": type(error).__name__, "message": error.message, "where": error.where, "hint": error.hint}
+        with contextlib.suppress(terminal.ReaderGoneError, terminal.OutputError):  # it stands on standard error too
+            terminal.say_json({"error": {**told, "status": status}})
+    return status
+
+
+def _unexpected(error: BaseException) -> int:
+    """An error of ours: it is said in full, for whoever mends it."""
+    for line in "".join(traceback.format_exception(error)).splitlines():
+        terminal.say(line, err=True)
+    return _failed(
+        StreamkmError(
+            f"unexpected {type(error).__name__}: {error}",
+            hint="This is a mistake in streamkm: please report it, with the lines above",
+        ),
+        UNEXPECTED,
+    )
 
 
 if __name__ == "__main__":

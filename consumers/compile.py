@@ -7,7 +7,7 @@ from functools import partial
 
 import click
 
-from consumers import logs
+from consumers import logs, terminal
 from consumers.options import example
 
 
@@ -31,5 +31,5 @@ def compile_() -> None:
         "exact algorithm": compile_exact,
     }
     for what, run in steps.items():
-        click.echo(f"{what} ...", nl=False)
-        click.echo(f" {run():.1f} s")
+        terminal.say(f"{what} ...", end="")
+        terminal.say(f" {run():.1f} s")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.table import Table
 
+from consumers import terminal
 from consumers.options import example
 from streamkm import settings
 
@@ -31,9 +30,9 @@ def config(file: Path | None, *, as_json: bool) -> None:
         shown = settings.show(cls(**{name: value for name, (value, _) in resolved.items()}))
         rows |= {name: (shown[name], resolved[name][1]) for name in settings.names(cls)}
     if as_json:
-        click.echo(json.dumps({n: {"value": v, "from": o} for n, (v, o) in rows.items()}, indent=2))
+        terminal.say_json({n: {"value": v, "from": o} for n, (v, o) in rows.items()})
         return
     table = Table("setting", "value", "from")
     for name, (value, origin) in rows.items():
         table.add_row(name, value, origin)
-    Console().print(table)
+    terminal.show(table)

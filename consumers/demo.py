@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import logging
 import socket
 import subprocess
 import sys
@@ -19,9 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.live import Live
 
+from consumers import logs, terminal
 from consumers.demo_view import View, save_picture
 from consumers.feed import FIELDS, PARTITIONS, Producer, shuttle_rows
 from consumers.options import example
@@ -53,13 +51,12 @@ def demo(seconds: float, rate: int, k: int, picture: str | None) -> None:
     """
     from streamkm.broker import LocalBroker
 
-    logging.getLogger("kafka").setLevel(logging.CRITICAL)
+    logs.configure()
     stop = stop_on_signals()
-    console = Console()
     began = time.monotonic()
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="streamkm-demo-")))
-        console.print("starting Apache Kafka ...")
+        terminal.say("starting Apache Kafka ...")
         broker = stack.enter_context(LocalBroker())
         broker.create_topic(TOPIC, PARTITIONS)
         store = f"sqlite:///{folder / 'demo.db'}"
@@ -70,7 +67,7 @@ def demo(seconds: float, rate: int, k: int, picture: str | None) -> None:
                 "--k", str(k), "--store", store, "--checkpoint-every", "500ms", "--snapshot-every", "2s",
             )
         )  # fmt: skip
-        console.print("starting the consumer (its first start compiles kernels, up to a minute) ...")
+        terminal.say("starting the consumer (its first start compiles kernels, up to a minute) ...")
         _wait_for_store(folder / "demo.db", live)
         where = ("--store", store, "--bootstrap", broker.bootstrap)
         serve = stack.enter_context(_process(folder, "serve", "--port", str(port), *where))
@@ -78,20 +75,19 @@ def demo(seconds: float, rate: int, k: int, picture: str | None) -> None:
         service.wait(serve)
         service.wait_for_owner(live)
         stack.enter_context(Producer(broker.bootstrap, TOPIC, rate))
-        console.print(f"all up after {time.monotonic() - began:.1f} s")
-        console.print(f"a page to look at: {service.base}/ (to act, sign in with {_token(store)})", soft_wrap=True)
+        terminal.say(f"all up after {time.monotonic() - began:.1f} s")
+        terminal.say(f"a page to look at: {service.base}/ (to act, sign in with {_token(store)})")
         rows = [{name: row[name] for name in FIELDS} for row in itertools.islice(shuttle_rows(), 3)]
         view = View(urls=_urls(service.base, rows), topic=TOPIC)
-        _watch(view, service, (live, serve), rows, stop, seconds, console)
+        _watch(view, service, (live, serve), rows, stop, seconds)
         if picture:
             save_picture(view, picture)
         live.stop()  # publishes once more
         view.model(service.get(f"/v1/models/{MODEL}"), view.elapsed)
         view.centroids(service.get(f"/v1/models/{MODEL}/centroids"))
-    console.print(
+    terminal.say(
         f"clustered {view.points:,} real records in {view.elapsed:.0f} s, published {view.snapshot} snapshots, "
-        f"answered {view.answered['centroids']} centroid and {view.answered['predict']} predict requests over HTTP",
-        highlight=False,
+        f"answered {view.answered['centroids']} centroid and {view.answered['predict']} predict requests over HTTP"
     )
     if not (view.points and view.snapshot and view.answered["predict"]):
         raise DemoError("the stream was not clustered", hint="Run it for longer: streamkm demo --seconds 60")
@@ -104,13 +100,11 @@ def _watch(
     rows: list[dict[str, float]],
     stop: threading.Event,
     seconds: float,
-    console: Console,
 ) -> None:
     """Look at the service four times a second until the time is over or somebody says stop."""
     began = time.monotonic()
     with contextlib.ExitStack() as stack:
-        on_terminal = console.is_terminal
-        screen = stack.enter_context(Live(console=console, auto_refresh=False)) if on_terminal else None
+        screen = stack.enter_context(terminal.live()) if terminal.is_terminal() else None
         for tick in itertools.count():
             elapsed = time.monotonic() - began
             for process in processes:
@@ -125,7 +119,7 @@ def _watch(
             if screen is not None:
                 screen.update(view.picture(), refresh=True)
             elif tick % 8 == 0:
-                console.print(view.line(), highlight=False, soft_wrap=True)
+                terminal.say(view.line())
             if (seconds and elapsed >= seconds) or stop.wait(TICK):
                 return
 

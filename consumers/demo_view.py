@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from consumers import terminal
 from streamkm.palette import COLOURS
 
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -93,16 +94,17 @@ class View:
         head = Table.grid(padding=(0, 3))
         lag = "?" if self.lag is None else f"{self.lag:,}"
         head.add_row(
-            f"[bold]{self.points:,}[/] points", f"[bold]{self.rates[-1] if self.rates else 0:,.0f}[/] points/s",
-            f"lag [bold]{lag}[/]", f"bad [bold]{self.bad:,}[/]", f"snapshot [bold]{self.snapshot}[/]",
-            f"[bold]{self.status}[/]",
+            Text.assemble(_bold(f"{self.points:,}"), " points"),
+            Text.assemble(_bold(f"{self.rates[-1] if self.rates else 0:,.0f}"), " points/s"),
+            Text.assemble("lag ", _bold(lag)), Text.assemble("bad ", _bold(f"{self.bad:,}")),
+            Text.assemble("snapshot ", _bold(str(self.snapshot))), Text.assemble(_bold(self.status)),
         )  # fmt: skip
         trends = Table.grid(padding=(0, 2))
         trends.add_row("points/s", Text(sparkline(list(self.rates)), style="#009E73"))
         inertia = f"{self.inertias[-1]:,.1f}" if self.inertias else "-"
         trends.add_row("inertia/point", Text(sparkline(list(self.inertias)), style="#E69F00"), inertia)
         urls = Text("\n".join(self.urls), style="dim")
-        title = f"streamkm demo: NASA shuttle sensors, topic {self.topic}, {self.elapsed:.0f} s"
+        title = Text(f"streamkm demo: NASA shuttle sensors, topic {self.topic}, {self.elapsed:.0f} s")
         return Panel(Group(head, "", trends, "", self._table(), "", urls), title=title, border_style="#56B4E9")
 
     def _table(self) -> Table:
@@ -126,9 +128,13 @@ class View:
         return table
 
 
+def _bold(text: str) -> tuple[str, str]:
+    return text, "bold"
+
+
 def save_picture(view: View, path: str) -> None:
     """Write the view as an SVG: the picture in the README."""
-    console = Console(record=True, width=118, force_terminal=True, file=io.StringIO())
+    console = terminal.console(record=True, width=118, force_terminal=True, file=io.StringIO())
     console.print(view.picture())
     svg = console.export_svg(title="streamkm demo")
     # rich names web fonts; the picture has to stand alone.

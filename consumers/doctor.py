@@ -5,15 +5,13 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import importlib.util
-import json
 import platform
 import sys
 from dataclasses import asdict, dataclass
 
 import click
-from rich.console import Console
-from rich.markup import escape
 
+from consumers import terminal
 from consumers.options import example, takes
 from streamkm.errors import StreamkmError
 from streamkm.settings import StoreSettings
@@ -52,14 +50,13 @@ def doctor(settings: StoreSettings, *, as_json: bool) -> None:
         _store(settings.store),
     ]
     if as_json:
-        click.echo(json.dumps([asdict(f) for f in findings], indent=2))
+        terminal.say_json([asdict(f) for f in findings])
     else:
-        console = Console(highlight=False)
         for f in findings:
-            sign = "[green]ok  [/]" if f.ok else ("[red]MISS[/]" if f.needed else "[yellow]none[/]")
-            console.print(f"{sign} {f.what:<18} {escape(f.detail)}", soft_wrap=True)
+            sign, colour = ("ok", "green") if f.ok else ("MISS", "red") if f.needed else ("none", "yellow")
+            terminal.say((f"{sign:<4}", colour), f" {f.what:<18} {f.detail}")
             if f.fix and not f.ok:
-                console.print(f"     {'':<18} [bold]{escape(f.fix)}[/]")
+                terminal.say(f"     {'':<18} ", (f.fix, "bold"))
     sys.exit(1 if any(f.needed and not f.ok for f in findings) else 0)
 
 

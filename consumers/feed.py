@@ -15,7 +15,7 @@ import click
 import kafka  # type: ignore[import-untyped]
 import kafka.errors as ke  # type: ignore[import-untyped]
 
-from consumers import logs
+from consumers import logs, terminal
 from consumers.options import example, takes
 from consumers.signals import stop_on_signals
 from streamkm.errors import BrokerUnreachableError
@@ -52,12 +52,12 @@ def feed(topic: str, settings: SourceSettings, *, rate: int, records: int | None
         while producer.thread.is_alive() and not stop.wait(0.1):
             if time.monotonic() - told > TELL_SECONDS:
                 told = time.monotonic()
-                click.echo(f"{producer.sent:,} records written")
+                terminal.say(f"{producer.sent:,} records written")
     if producer.error:
         raise BrokerUnreachableError(
             f"a record was not taken ({producer.error}), after {producer.sent:,} of them", where=settings.bootstrap
         ) from producer.error
-    click.echo(f"wrote {producer.sent:,} records into {topic}")
+    terminal.say(f"wrote {producer.sent:,} records into {topic}")
 
 
 def make_topic(bootstrap: str, topic: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import signal
 import sys
 import tempfile
@@ -15,7 +14,7 @@ from typing import Any
 
 import click
 
-from consumers import fit_view, logs
+from consumers import fit_view, logs, terminal
 from consumers.options import example, takes
 from streamkm.errors import SettingsError
 from streamkm.recompute import outputs
@@ -150,7 +149,7 @@ def fit(
         if checkpoint is not None:
             checkpoint.unlink(missing_ok=True)
     if as_json:
-        click.echo(json.dumps(result, indent=2, allow_nan=False))
+        terminal.say_json(result)
     else:
         fit_view.show(result, collected, fitted, trials, all_fields=not settings.fields)
 

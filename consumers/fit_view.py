@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import click
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, SpinnerColumn, TaskProgressColumn, TimeElapsedColumn
 from rich.table import Table
 
+from consumers import terminal
 from streamkm.errors import SettingsError
 from streamkm.models.exact_lloyd import Iteration
 from streamkm.models.exact_storage import pick
@@ -45,11 +43,9 @@ class Bars:
     """
 
     def __init__(self) -> None:
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
-        self.shown = sys.stderr.isatty()
-        self._progress = Progress(
-            *columns, TimeElapsedColumn(), console=Console(stderr=True), disable=not self.shown, transient=True
-        )
+        columns = (SpinnerColumn(), "{task.description}", BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+        self.shown = terminal.is_terminal(err=True)
+        self._progress = terminal.progress(*columns, shown=self.shown, transient=True)
         self._task = self._progress.add_task("opening", total=None)
         self._total: float | None = None
 
@@ -141,25 +137,27 @@ def show(
     result: dict[str, Any], collected: Collected, fitted: Fitted, trials: Trials | None, *, all_fields: bool
 ) -> None:
     """Print the result for people."""
-    console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=_WIDE)
+    console = terminal.console(width=None if terminal.is_terminal() else _WIDE)
     n_fields = min(len(collected.fields), _MOST_FIELDS, max(1, (console.width - _OTHER_COLUMNS) // _FIELD_COLUMN))
     which = " (all columns of numbers)" if all_fields else ""
-    click.echo(f"fields: {', '.join(collected.fields)}{which}")
+    terminal.say(f"fields: {', '.join(collected.fields)}{which}")
     if result["skipped"]:
-        click.echo(f"skipped {result['skipped']:,} of {result['rows']:,} rows, such as {result['skipped_examples'][0]}")
+        terminal.say(
+            f"skipped {result['skipped']:,} of {result['rows']:,} rows, such as {result['skipped_examples'][0]}"
+        )
     if trials is not None:
         console.print(_trials_table(trials))
-        click.echo(f"suggested: k = {trials.suggested}: {trials.reason}")
-        click.echo(f"(suggestion and gap: from {trials.judged:,} rows; the rest: the exact fit of all rows)")
+        terminal.say(f"suggested: k = {trials.suggested}: {trials.reason}")
+        terminal.say(f"(suggestion and gap: from {trials.judged:,} rows; the rest: the exact fit of all rows)")
         if trials.suggested != result["k"]:
-            click.echo(f"shown: k = {result['k']}, the nearest one tried")
+            terminal.say(f"shown: k = {result['k']}, the nearest one tried")
     for line in trace_lines(fitted.trace, fitted.centroids):
-        click.echo(line)
+        terminal.say(line)
     console.print(_clusters_table(result, n_fields))
     if len(result["clusters"]) > _MOST_CLUSTERS or len(collected.fields) > n_fields:
-        click.echo("(the table is cut: --json and --out have all of it)")
+        terminal.say("(the table is cut: --json and --out have all of it)")
     points = len(collected.points)
-    click.echo(
+    terminal.say(
         f"{points:,} rows, k = {result['k']}: cost {result['cost']:.6g} ({result['cost'] / fitted.sizes.sum():.6g} "
         f"per row) after {_count(result['iterations'], 'iteration')}: {result['stopped']}"
     )

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from datetime import UTC, datetime
 from typing import Any
 
 import click
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
+from consumers import terminal
 from consumers.options import example, takes
 from streamkm.settings import StoreSettings
 from streamkm.state import Event, Snapshot
@@ -28,7 +27,7 @@ def models(settings: StoreSettings, *, as_json: bool) -> None:
     with contextlib.closing(open_store(settings.store)) as store:
         found = store.models()
     if as_json:
-        click.echo(json.dumps([info_json(m) for m in found], indent=2))
+        terminal.say_json([info_json(m) for m in found])
         return
     table = Table(*("model", "k", "fields", "topic", "points", "bad", "lag", "snapshots", "last commit"))
     for m in found:
@@ -44,7 +43,7 @@ def models(settings: StoreSettings, *, as_json: bool) -> None:
             str(m.last_snapshot),
             ago(p.committed_at) if p else "never",
         )
-    Console().print(table)
+    terminal.show(table)
 
 
 @click.command(epilog=example("streamkm inspect orders", "streamkm inspect orders --snapshot 12 --json"))
@@ -59,25 +58,26 @@ def inspect(model: str, settings: StoreSettings, *, snapshot: int | None, as_jso
         published = store.snapshot(model, snapshot) if snapshot or info.last_snapshot else None
     if as_json:
         shown = {**info_json(info), "snapshot": snapshot_json(published) if published else None}
-        click.echo(json.dumps(shown, indent=2))
+        terminal.say_json(shown)
         return
-    console = Console()
     p = info.progress
     if p is not None:
         lag = f"{p.lag:,}" if p.lag >= 0 else "unknown"
-        console.print(f"[bold]{model}[/]: {p.counters.points:,} points, lag {lag}, last commit {ago(p.committed_at)}")
+        terminal.say((model, "bold"), f": {p.counters.points:,} points, lag {lag}, last commit {ago(p.committed_at)}")
         if p.counters.lost:
-            console.print(f"[red]{p.counters.lost:,} records were gone before they could be read, and were skipped[/]")
-        console.print("position: " + ", ".join(f"{tp}@{at}" for tp, at in sorted(p.position.items())))
+            gone = f"{p.counters.lost:,} records were gone before they could be read, and were skipped"
+            terminal.say((gone, "red"))
+        terminal.say("position: " + ", ".join(f"{tp}@{at}" for tp, at in sorted(p.position.items())))
     if published is None:
         have, need = p.warmup if p and p.warmup else (0, 0)
-        console.print(f"warming up: {have:,} of {need:,} points" if need else "nothing published yet")
+        terminal.say(f"warming up: {have:,} of {need:,} points" if need else "nothing published yet")
         return
-    console.print(f"snapshot {published.id}, published {ago(published.created_at)} ({published.reason})")
-    console.print(cluster_table(published))
-    console.print(*judgement(published), sep="\n")
+    terminal.say(f"snapshot {published.id}, published {ago(published.created_at)} ({published.reason})")
+    terminal.show(cluster_table(published))
+    for line in judgement(published):
+        terminal.say(line)
     for event in published.events:
-        console.print(f"since the snapshot before: {told(event)}")
+        terminal.say(f"since the snapshot before: {told(event)}")
 
 
 def judgement(s: Snapshot) -> list[str]:
@@ -118,16 +118,16 @@ def events(model: str, settings: StoreSettings, *, limit: int, as_json: bool) ->
         found = store.snapshots(model, limit=limit, eventful=True)
     if as_json:
         fields = ("id", "created_at", "points", "events")
-        click.echo(json.dumps([{name: snapshot_json(s)[name] for name in fields} for s in found], indent=2))
+        terminal.say_json([{name: snapshot_json(s)[name] for name in fields} for s in found])
         return
     if not found:
-        click.echo("nothing has happened to the clusters yet")
+        terminal.say("nothing has happened to the clusters yet")
         return
     table = Table("snapshot", "published", "points", "what happened")
     for s in found:
         for event in s.events:
             table.add_row(str(s.id), when(s), f"{s.n_points:,}", told(event))
-    Console().print(table)
+    terminal.show(table)
 
 
 def when(s: Snapshot) -> str:
@@ -157,13 +157,13 @@ def snapshots(model: str, settings: StoreSettings, *, limit: int, as_json: bool)
         store.model(model)
         found = store.snapshots(model, limit=limit)
     if as_json:
-        click.echo(json.dumps([snapshot_json(s) for s in found], indent=2))
+        terminal.say_json([snapshot_json(s) for s in found])
         return
     table = Table("snapshot", "published", "why", "points", "inertia per point", "largest share")
     for s in found:
         share = s.weights.max() / (s.weights.sum() or 1.0)
         table.add_row(str(s.id), when(s), s.reason, f"{s.n_points:,}", f"{s.inertia:.5g}", f"{share:.1%}")
-    Console().print(table)
+    terminal.show(table)
 
 
 def info_json(m: ModelInfo) -> dict[str, Any]:

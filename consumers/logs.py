@@ -7,7 +7,19 @@ import logging
 import sys
 from datetime import UTC, datetime
 
+from consumers import terminal
+
 _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+class PlainLines(logging.Formatter):
+    """A line for people; the lines of an exception follow it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = f"{self.formatTime(record, '%H:%M:%S')} {record.levelname:<7} {terminal.clean(record.getMessage())}"
+        if record.exc_info:
+            line += "\n" + terminal.clean(self.formatException(record.exc_info), lines=True)
+        return line
 
 
 class JsonLines(logging.Formatter):
@@ -36,9 +48,7 @@ def configure(verbosity: int = 0) -> None:
         they send and receive, so they are never mixed into less.
     """
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S") if sys.stderr.isatty() else JsonLines()
-    )
+    handler.setFormatter(PlainLines() if terminal.is_terminal(err=True) else JsonLines())
     libraries = logging.DEBUG if verbosity > 1 else logging.WARNING
     logging.basicConfig(level=libraries, handlers=[handler], force=True)
     logging.getLogger("streamkm").setLevel(logging.DEBUG if verbosity else logging.INFO)

@@ -1,15 +1,15 @@
-"""Command-line options made from the table of settings, and the way errors leave a program."""
+"""Command-line options made from the table of settings, and the exit statuses of errors."""
 
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import click
 
+from consumers.terminal import OutputError
 from streamkm import errors, settings
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -27,6 +27,7 @@ EXIT_CODES: tuple[tuple[type[errors.StreamkmError], int], ...] = (
     (errors.LocalBrokerError, 7),
     (errors.NotReadyError, 8),
     (errors.ServiceError, 11),
+    (OutputError, 13),
 )
 """What a script can tell an error by; 1 is anything else."""
 
@@ -34,15 +35,6 @@ EXIT_CODES: tuple[tuple[type[errors.StreamkmError], int], ...] = (
 def exit_code(error: errors.StreamkmError) -> int:
     """Exit status of a program that ends with this error."""
     return next((code for cls, code in EXIT_CODES if isinstance(error, cls)), 1)
-
-
-def leave(error: errors.StreamkmError) -> NoReturn:
-    """Say what was wrong, where, and what to do; then leave with the error's code."""
-    where = f"{error.where}: " if error.where else ""
-    click.secho(f"error: {where}{error.message}", fg="red", err=True)
-    if error.hint:
-        click.echo(f"  what to do: {error.hint}", err=True)
-    sys.exit(exit_code(error))
 
 
 def takes(cls: type[settings.S], *, only: tuple[str, ...] = ()) -> Callable[[F], F]:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import json
 import re
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 
-from consumers import logs
+from consumers import logs, terminal
 from consumers.compose import writer_opener
 from consumers.options import example, takes
 from streamkm.codecs import Codec, make_codec
@@ -72,19 +70,19 @@ def list_(model: str, settings: StoreSettings, *, reason: str | None, limit: int
         counts = dict(store.reasons(model))
         found = store.quarantined(model, limit=limit, reason=reason)
     if as_json:
-        click.echo(json.dumps({"reasons": counts, "records": [record_json(bad) for bad in found]}, indent=2))
+        terminal.say_json({"reasons": counts, "records": [record_json(bad) for bad in found]})
         return
     if not counts:
-        click.echo("the quarantine is empty")
+        terminal.say("the quarantine is empty")
         return
     told = (f"{n:,} {why}" for why, n in sorted(counts.items(), key=lambda item: -item[1]))
-    click.echo(f"{sum(counts.values()):,} in quarantine: {', '.join(told)}")
+    terminal.say(f"{sum(counts.values()):,} in quarantine: {', '.join(told)}")
     table = Table("record", "reason", "field", "what was wrong", "value")
     for bad in found:
         r = bad.record
         value = as_text(r.value, 40)["text"] or ""
         table.add_row(f"{r.partition}-{r.offset}", bad.reason, bad.field, bad.message, value, style=None)
-    Console(markup=False, highlight=False).print(table)
+    terminal.show(table)
 
 
 @quarantine.command(
@@ -107,10 +105,10 @@ def show(model: str, record: Place, settings: StoreSettings, *, as_json: bool) -
             "value_base64": None if r.value is None else base64.b64encode(r.value).decode(),
         }
         more = {"commit": held.commit_seq, "delivered_at": held.delivered_at}
-        click.echo(json.dumps({**record_json(held.bad, None), **whole, **more}, indent=2))
+        terminal.say_json({**record_json(held.bad, None), **whole, **more})
         return
     for line in lines_of(held):
-        click.echo(line)
+        terminal.say(line)
 
 
 def lines_of(held: Held) -> Iterator[str]:
@@ -229,11 +227,11 @@ def retry(
                 counts["produced"] += _produce(store, model, writer, passed)
     stay = counts["tried"] - counts["produced"]
     if as_json:
-        click.echo(json.dumps({**counts, "stay": stay, "dry_run": dry_run}))
+        terminal.say_json({**counts, "stay": stay, "dry_run": dry_run}, indent=None)
     elif dry_run:
-        click.echo(f"{counts['decoded']:,} of {counts['tried']:,} can be decoded now, and would be produced again")
+        terminal.say(f"{counts['decoded']:,} of {counts['tried']:,} can be decoded now, and would be produced again")
     else:
-        click.echo(f"{counts['produced']:,} of {counts['tried']:,} were produced again, {stay:,} stay in quarantine")
+        terminal.say(f"{counts['produced']:,} of {counts['tried']:,} were produced again, {stay:,} stay in quarantine")
 
 
 def decodes(codec: Codec, record: RawRecord) -> bool:

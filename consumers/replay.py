@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, TimeElapsedColumn
 from rich.table import Table
 
-from consumers import logs
+from consumers import logs, terminal
 from consumers.compose import source_opener
 from consumers.inspect import cluster_table, snapshot_json
 from consumers.options import example, takes
@@ -67,15 +66,14 @@ class Lines:
         if stage == self._stage and now - self._at < SECONDS_BETWEEN_LINES:
             return
         self._stage, self._at = stage, now
-        click.echo(json.dumps({"stage": stage, **self._last}), err=True)
+        terminal.say_json({"stage": stage, **self._last}, indent=None, err=True)
 
 
 class Bars:
     """Progress on a terminal; nothing elsewhere."""
 
     def __init__(self) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-        self.progress = Progress(*columns, disable=not sys.stderr.isatty(), console=Console(stderr=True))
+        self.progress = terminal.progress("{task.description}", BarColumn(), TimeElapsedColumn())
         self._task = self.progress.add_task("reading", total=None)
 
     def read(self, done: int, total: int) -> None:
@@ -153,7 +151,7 @@ def replay(
                 asked, lambda: pin(source, start, stop, lambda i: store.snapshot(model, i).position)
             )
         if resumed:
-            click.echo(f"going on with the replay that was begun in {own.folder}", err=True)
+            terminal.say(f"going on with the replay that was begun in {own.folder}", err=True)
         kept = Archive(
             archive or own.folder / "archive",
             {"source": dict(spec.source), "fields": list(spec.fields), "codec": dict(spec.codec)},
@@ -179,17 +177,16 @@ def replay(
             store.promote(model, Promotion(number, skip=False))
         found = store.snapshot(model, number)
     if progress_json:
-        click.echo(json.dumps({"snapshot": number}), err=True)
+        terminal.say_json({"snapshot": number}, indent=None, err=True)
     if as_json:
-        click.echo(json.dumps(snapshot_json(found), indent=2))
+        terminal.say_json(snapshot_json(found))
         return
     d = found.detail
-    console = Console()
-    console.print(f"snapshot {number}: {found.n_points:,} points, cost {d['cost']:.6g}, {d['iterations']} iterations")
+    terminal.say(f"snapshot {number}: {found.n_points:,} points, cost {d['cost']:.6g}, {d['iterations']} iterations")
     if d["live"] is not None:
-        console.print(f"on the same points snapshot {d['live']['snapshot']} costs {d['live']['cost']:.6g}")
-    console.print(cluster_table(found))
-    console.print(
+        terminal.say(f"on the same points snapshot {d['live']['snapshot']} costs {d['live']['cost']:.6g}")
+    terminal.show(cluster_table(found))
+    terminal.say(
         "the consumer is asked to put it in charge"
         if promoted
         else f"to put it in charge: streamkm promote {model} {number}"
@@ -228,19 +225,18 @@ def diff(model: str, a: int, b: int, settings: StoreSettings, *, as_json: bool) 
     coreset = OnlineKMeans.from_state(checkpoint.state).coreset_
     found = compare(first, second, coreset.rows_, coreset.weights_)
     if as_json:
-        click.echo(json.dumps(found.to_json(), indent=2))
+        terminal.say_json(found.to_json())
         return
-    console = Console()
-    console.print(f"{found.changed:.2%} of the points change cluster")
-    console.print(f"mean squared distance: {found.cost_a:.6g} in {a}, {found.cost_b:.6g} in {b}")
+    terminal.say(f"{found.changed:.2%} of the points change cluster")
+    terminal.say(f"mean squared distance: {found.cost_a:.6g} in {a}, {found.cost_b:.6g} in {b}")
     table = Table("cluster", f"share in {a}", f"share in {b}", "moved", "in spreads")
     for m in found.moved:
         spreads = "" if m.spreads is None else f"{m.spreads:.3g}"
         table.add_row(str(m.id), f"{m.share_before:.1%}", f"{m.share_after:.1%}", f"{m.distance:.4g}", spreads)
-    console.print(table)
+    terminal.show(table)
     for what, ids in ((f"only in {a}", found.gone), (f"only in {b}", found.new)):
         if ids:
-            console.print(f"{what}: {', '.join(map(str, ids))}")
+            terminal.say(f"{what}: {', '.join(map(str, ids))}")
 
 
 @click.command(
@@ -268,8 +264,8 @@ def promote(model: str, snapshot: int, settings: StoreSettings, *, skip: bool, w
         open_ = store.promotion(model) is not None
         newest = store.snapshot(model) if store.model(model).last_snapshot else None
     if not open_ and newest is not None:
-        click.echo(f"snapshot {snapshot} is in charge, as snapshot {newest.id}")
+        terminal.say(f"snapshot {snapshot} is in charge, as snapshot {newest.id}")
         return
-    click.echo(f"snapshot {snapshot} will be in charge when a consumer of {model} runs and has come so far")
+    terminal.say(f"snapshot {snapshot} will be in charge when a consumer of {model} runs and has come so far")
     if wait > 0.0:
         sys.exit(LATE)

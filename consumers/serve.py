@@ -16,9 +16,9 @@ from fastapi import FastAPI
 
 from consumers import logs
 from consumers.exposure import check_exposure, is_loopback
-from consumers.options import example, leave, takes, verbose
+from consumers.options import example, takes, verbose
 from consumers.recompute import child_environment, replay_command
-from streamkm.errors import SettingsError, StreamkmError
+from streamkm.errors import SettingsError
 from streamkm.metrics import Metrics
 from streamkm.service import ServiceOptions, create_app
 from streamkm.service.jobs import Jobs
@@ -130,10 +130,3 @@ def _leave(number: int, _: FrameType | None) -> None:
     # While the server runs it takes the signals itself, and raises them again when it is done.
     log.info("%s: leaving", signal.Signals(number).name)
     sys.exit(0)
-
-
-if __name__ == "__main__":
-    try:
-        serve()
-    except StreamkmError as error:
-        leave(error)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from pathlib import Path
 
 import click
 
+from consumers import terminal
 from consumers.options import EXIT_CODES, example, takes
 from streamkm.engine import audit
 from streamkm.errors import StoreError
@@ -36,7 +36,10 @@ def backup(file: Path, settings: StoreSettings, *, force: bool, as_json: bool) -
     """
     with contextlib.closing(open_store(settings.store)) as opened:
         size = upkeep.backup(opened, file, overwrite=force)
-    click.echo(json.dumps({"file": str(file), "bytes": size}) if as_json else f"{file}: {size:,} bytes")
+    if as_json:
+        terminal.say_json({"file": str(file), "bytes": size}, indent=None)
+    else:
+        terminal.say(f"{file}: {size:,} bytes")
 
 
 @store.command(epilog=example("streamkm store vacuum"))
@@ -50,8 +53,10 @@ def vacuum(settings: StoreSettings, *, as_json: bool) -> None:
     """
     with contextlib.closing(open_store(settings.store)) as opened:
         before, after = upkeep.vacuum(opened)
-    answer = {"before": before, "after": after}
-    click.echo(json.dumps(answer) if as_json else f"{before:,} bytes before, {after:,} after")
+    if as_json:
+        terminal.say_json({"before": before, "after": after}, indent=None)
+    else:
+        terminal.say(f"{before:,} bytes before, {after:,} after")
 
 
 @store.command(epilog=example("streamkm store check", "streamkm store check --json"))
@@ -69,13 +74,13 @@ def check(settings: StoreSettings, *, quick: bool, as_json: bool) -> None:
         names = [] if damaged else [info.spec.name for info in opened.models()]
         wrong = {name: found for name in names if (found := audit(opened, name))}
     if as_json:
-        click.echo(json.dumps({"damage": damaged, "models": {name: wrong.get(name, []) for name in names}}, indent=2))
+        terminal.say_json({"damage": damaged, "models": {name: wrong.get(name, []) for name in names}})
     else:
         for line in damaged:
-            click.echo(f"damaged: {line}")
+            terminal.say(f"damaged: {line}")
         for name in names:
             for line in wrong.get(name, ["all agrees"]):
-                click.echo(f"{name}: {line}")
+                terminal.say(f"{name}: {line}")
         if not damaged and not names:
-            click.echo("whole, and without models")
+            terminal.say("whole, and without models")
     sys.exit(DAMAGED if damaged or wrong else 0)

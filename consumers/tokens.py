@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 import click
-from rich.console import Console
 from rich.table import Table
 
+from consumers import terminal
 from consumers.options import example, takes
 from streamkm.settings import StoreSettings
 from streamkm.stores import open_store
@@ -56,10 +55,10 @@ def create(
     with contextlib.closing(open_store(settings.store)) as store:
         store.add_token(token)
     if as_json:
-        click.echo(json.dumps({"token": text, **_json(token)}))
+        terminal.say_json({"token": text, **_json(token)}, indent=None)
         return
-    click.echo(text)
-    click.echo("Send it as: Authorization: Bearer TOKEN. It is not shown again.", err=True)
+    terminal.say(text)
+    terminal.say("Send it as: Authorization: Bearer TOKEN. It is not shown again.", err=True)
 
 
 @tokens.command("list", epilog=example("streamkm tokens list", "streamkm tokens list --json"))
@@ -70,13 +69,13 @@ def list_(settings: StoreSettings, *, as_json: bool) -> None:
     with contextlib.closing(open_store(settings.store)) as store:
         found = store.tokens()
     if as_json:
-        click.echo(json.dumps([_json(t) for t in found], indent=2))
+        terminal.say_json([_json(t) for t in found])
         return
     table = Table("name", "right", "models", "made")
     for t in found:
         made = datetime.fromtimestamp(t.created_at, UTC).isoformat(" ", "seconds")
         table.add_row(t.name, t.right, ", ".join(t.models) or "all", made)
-    Console().print(table)
+    terminal.show(table)
 
 
 @tokens.command(epilog=example("streamkm tokens revoke reports"))
@@ -87,7 +86,10 @@ def revoke(name: str, settings: StoreSettings, *, as_json: bool) -> None:
     """Let the holder of the token NAME in no more; open streams end too."""
     with contextlib.closing(open_store(settings.store)) as store:
         store.remove_token(name)
-    click.echo(json.dumps({"revoked": name}) if as_json else f"{name} is revoked; services see it within 5 s")
+    if as_json:
+        terminal.say_json({"revoked": name}, indent=None)
+    else:
+        terminal.say(f"{name} is revoked; services see it within 5 s")
 
 
 def _json(token: Token) -> dict[str, Any]:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import sys
 from functools import partial
 
 import click
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 
-from consumers import logs
+from consumers import logs, terminal
 from consumers.compose import source_opener
 from consumers.options import example, takes
 from streamkm.codecs import make_codec
@@ -64,7 +63,7 @@ def verify(model: str, snapshot: int | None, settings: LiveSettings, *, as_json:
         start = store.base(model, origin.commit_seq).state if origin.commit_seq else None
         columns = ("learning again", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with (
-            Progress(*columns, disable=not sys.stderr.isatty()) as progress,
+            terminal.progress(*columns) as progress,
             Rerun(spec, opener, make_codec(spec.codec), partial(from_snapshot, store, spec), start) as again,
         ):
             task = progress.add_task("", total=origin.batches)
@@ -80,20 +79,20 @@ def verify(model: str, snapshot: int | None, settings: LiveSettings, *, as_json:
         ]
         answer = {"model": model, "snapshot": verdict.snapshot_id, "points": verdict.n_points}
         answer |= {"began_at_commit": origin.commit_seq}
-        click.echo(json.dumps({**answer, "equal": not differences, "differences": differences, "lost": lost}))
+        terminal.say_json({**answer, "equal": not differences, "differences": differences, "lost": lost}, indent=None)
     elif not differences:
-        click.echo(
+        terminal.say(
             f"snapshot {verdict.snapshot_id} of {model} is what its {verdict.n_points:,} points say, bit for bit"
         )
         if origin.commit_seq:
-            click.echo(
+            terminal.say(
                 f"learned again from the checkpoint of commit {origin.commit_seq} ({moment(origin.committed_at)}), the "
                 "oldest from which the topic still has everything"
             )
         if books.lost:
-            click.echo(said_of(books))
+            terminal.say(said_of(books))
     else:
-        click.echo(f"snapshot {verdict.snapshot_id} of {model} differs: {'; '.join(differences)}")
+        terminal.say(f"snapshot {verdict.snapshot_id} of {model} differs: {'; '.join(differences)}")
     sys.exit(DIFFERENT if differences else 0)
 
 

@@ -30,7 +30,7 @@ class Process:
 
     def __init__(self, *arguments: str, **environment: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "consumers.serve", "--port", "0", *arguments],
+            [sys.executable, "-m", "consumers", "serve", "--port", "0", *arguments],
             cwd=ROOT,
             env={**os.environ, **environment},
             stderr=subprocess.PIPE,
