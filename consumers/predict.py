@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
-import itertools
+import io
 import json
+import math
+import os
+import select
 import sys
-from collections.abc import Iterable, Iterator
-from typing import Any, TextIO
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, BinaryIO
 
 import click
 import numpy as np
 
+from consumers import terminal
 from consumers.options import example, takes
 from streamkm.client import Client, Prediction
 from streamkm.errors import DataError
@@ -21,7 +27,13 @@ AT_ONCE = 10_000
 """Lines that are asked for at a time."""
 OWN = ("cluster", "distance", "score")
 
-Lines = Iterable[tuple[int, Any]]
+PATIENCE = 0.2
+"""Seconds after which a line is asked for, however few came with it."""
+READ_BYTES = 1 << 16
+MOST_OF_A_LINE = 1 << 24
+
+Rows = list[tuple[int, Any]]
+"""Line numbers, and what stands there."""
 
 
 @click.command(
@@ -41,28 +53,119 @@ def predict(model: str, settings: ClientSettings, *, snapshot: int | None, as_cs
 
     Each line is a JSON object by field or an array of numbers, and gets a line of JSON: cluster, distance, score. With
     --csv columns are found by their names in the header, and the same three are added to each row. One snapshot answers
-    for all.
+    for all. Lines may come one by one: what has come is answered after 0.2 s.
     """
+    if sys.stdin is None:
+        raise DataError("standard input is closed", hint=f"Send points to it: streamkm predict {model} <points.jsonl")
     with Client(settings.url, token=settings.token) as client:
         fields = client.model(model).fields
         run = _csv if as_csv else _json
-        run(client, model, fields, snapshot, sys.stdin, sys.stdout)
+        run(client, model, fields, snapshot, sys.stdin.buffer)
 
 
-def _json(
-    client: Client, model: str, fields: tuple[str, ...], snapshot: int | None, source: TextIO, target: TextIO
-) -> None:
-    for lines in _batches((i, text) for i, text in enumerate(source, 1) if text.strip()):
-        rows = [_point(number, text, fields) for number, text in lines]
-        found = _ask(client, model, rows, snapshot, lines)
+class Batches:
+    """Rows that wait for an answer: asked for when there are many of them, and when none has come for a moment.
+
+    Parameters
+    ----------
+    answer
+        Asks for rows, each with its line number, and writes what it gets.
+    clock
+        Seconds that never jump.
+    """
+
+    def __init__(self, answer: Callable[[Rows], None], clock: Callable[[], float] = time.monotonic) -> None:
+        self._answer, self._clock = answer, clock
+        self._rows: Rows = []
+        self._due_at = float("inf")
+
+    def add(self, number: int, row: Any) -> None:
+        """Take one more."""
+        if not self._rows:
+            self._due_at = self._clock() + PATIENCE
+        self._rows.append((number, row))
+        if len(self._rows) >= AT_ONCE or self.left() <= 0:
+            self.flush()
+
+    def left(self) -> float:
+        """Seconds until what waits is asked for; infinite if nothing does."""
+        return self._due_at - self._clock()
+
+    def flush(self) -> None:
+        """Ask for what waits."""
+        rows, self._rows, self._due_at = self._rows, [], float("inf")
+        if rows:
+            self._answer(rows)
+
+
+def lines(source: BinaryIO, batches: Batches) -> Iterator[str]:
+    """Lines as they come; while none does, what waits is asked for.
+
+    Parameters
+    ----------
+    source
+        A file, a pipe or a terminal.
+    batches
+        What was made of the lines before.
+
+    Raises
+    ------
+    DataError
+        A line is not UTF-8, or has no end.
+    """
+    number, rest = 0, b""
+    while chunk := _read(source, batches):
+        *whole, rest = (rest + chunk).split(b"\n")
+        if len(rest) > MOST_OF_A_LINE:
+            raise DataError(f"it is longer than {MOST_OF_A_LINE:,} bytes", where=f"line {number + len(whole) + 1}")
+        for number, line in enumerate(whole, number + 1):  # noqa: B020 - goes on from where it was
+            yield _text(number, line) + "\n"
+    if rest:
+        yield _text(number + 1, rest)
+
+
+def _read(source: BinaryIO, batches: Batches) -> bytes:
+    try:
+        descriptor = source.fileno()
+    except OSError:  # made of memory: all of it is there
+        return source.read(READ_BYTES)
+    while (left := batches.left()) != float("inf"):
+        if select.select([descriptor], [], [], max(0.0, left))[0]:
+            break
+        batches.flush()
+    return os.read(descriptor, READ_BYTES)
+
+
+def _text(number: int, line: bytes) -> str:
+    try:
+        return line.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as e:
+        raise DataError(f"not UTF-8 ({e.reason})", where=f"line {number}", hint="Convert it, such as by iconv") from e
+
+
+def _json(client: Client, model: str, fields: tuple[str, ...], snapshot: int | None, source: BinaryIO) -> None:
+    def answer(rows: Rows) -> None:
+        nonlocal snapshot
+        found = _ask(client, model, rows, snapshot)
         snapshot = found.snapshot
-        target.writelines(json.dumps(dict(zip(OWN, answer, strict=True))) + "\n" for answer in _answers(found))
+        terminal.write(json.dumps(dict(zip(OWN, one, strict=True))) + "\n" for one in _answers(found))
+
+    batches = Batches(answer)
+    with _answered(batches):
+        for number, text in enumerate(lines(source, batches), 1):
+            if text.strip():
+                batches.add(number, _point(number, text, fields))
 
 
-def _csv(
-    client: Client, model: str, fields: tuple[str, ...], snapshot: int | None, source: TextIO, target: TextIO
-) -> None:
-    reader, writer = csv.reader(source), csv.writer(target, lineterminator="\n")
+def _csv(client: Client, model: str, fields: tuple[str, ...], snapshot: int | None, source: BinaryIO) -> None:
+    def answer(rows: Rows) -> None:
+        nonlocal snapshot
+        found = _ask(client, model, [(number, point) for number, (_, point) in rows], snapshot)
+        snapshot = found.snapshot
+        _write_csv([*row, *one] for (_, (row, _)), one in zip(rows, _answers(found), strict=True))
+
+    batches = Batches(answer)
+    reader = csv.reader(lines(source, batches))
     header = next(reader, None)
     if header is None:
         raise DataError("no header", where="line 1", hint=f"The fields are {', '.join(fields)}")
@@ -71,26 +174,32 @@ def _csv(
             f"there is no column {', '.join(lacking)}", where="line 1", hint="Name the fields in the header"
         )
     places = [header.index(name) for name in fields]
-    writer.writerow([*header, *OWN])
-    for lines in _batches((reader.line_num, row) for row in reader if row):
-        rows = [_cells(number, row, places) for number, row in lines]
-        found = _ask(client, model, rows, snapshot, lines)
-        snapshot = found.snapshot
-        writer.writerows([*row, *answer] for (_, row), answer in zip(lines, _answers(found), strict=True))
+    _write_csv([[*header, *OWN]])
+    with _answered(batches):
+        for row in reader:
+            if row:
+                batches.add(reader.line_num, (row, _cells(reader.line_num, row, places)))
 
 
-def _batches(lines: Lines) -> Iterator[list[tuple[int, Any]]]:
-    it = iter(lines)
-    while batch := list(itertools.islice(it, AT_ONCE)):
-        yield batch
+@contextlib.contextmanager
+def _answered(batches: Batches) -> Iterator[None]:
+    """What came before the end, or before a line that is wrong, is answered."""
+    try:
+        yield
+    except DataError:
+        batches.flush()
+        raise
+    batches.flush()
 
 
-def _ask(
-    client: Client, model: str, rows: list[list[float]], snapshot: int | None, lines: list[tuple[int, Any]]
-) -> Prediction:
-    points = np.array(rows, np.float64)
-    if not (finite := np.isfinite(points).all(axis=1)).all():
-        raise DataError("a number that is not finite", where=f"line {lines[int(np.argmin(finite))][0]}")
+def _write_csv(rows: Iterable[Iterable[object]]) -> None:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    terminal.write([text.getvalue()])
+
+
+def _ask(client: Client, model: str, rows: Rows, snapshot: int | None) -> Prediction:
+    points = np.array([point for _, point in rows], np.float64)
     return client.predict(model, points, snapshot=snapshot)
 
 
@@ -116,9 +225,15 @@ def _point(number: int, text: str, fields: tuple[str, ...]) -> list[float]:
         if type(value) not in (int, float):
             raise DataError(f"{json.dumps(value)[:80]} is not a number", where=f"{where}, field {name}")
     try:
-        return [float(value) for value in values]
+        return _finite([float(value) for value in values], where)
     except OverflowError as e:
         raise DataError("a number that is not finite", where=where) from e
+
+
+def _finite(point: list[float], where: str) -> list[float]:
+    if not all(map(math.isfinite, point)):
+        raise DataError("a number that is not finite", where=where)
+    return point
 
 
 def _reach(told: dict[str, Any], name: str, where: str) -> Any:
@@ -135,6 +250,8 @@ def _reach(told: dict[str, Any], name: str, where: str) -> Any:
 
 def _cells(number: int, row: list[str], places: list[int]) -> list[float]:
     try:
-        return [float(row[place]) for place in places]
+        return _finite([float(row[place]) for place in places], f"line {number}")
+    except DataError:
+        raise
     except (ValueError, IndexError) as e:
         raise DataError(f"no number in a column that is a field ({e})", where=f"line {number}") from e

@@ -100,6 +100,13 @@ def say(*parts: object, err: bool = False, end: str = "\n") -> None:
         _write("".join(clean(text) for text, _ in pairs) + end, err=err)
 
 
+def write(texts: Iterable[str]) -> None:
+    """Write texts with their ends of lines, for other programs as they are."""
+    shown = (clean(text, lines=True) for text in texts) if is_terminal() else texts
+    sys.stdout.writelines(shown)
+    sys.stdout.flush()
+
+
 def show(*renderables: RenderableType, width: int | None = None) -> None:
     """Write tables, or texts of one line each."""
     out = console(width=width)
