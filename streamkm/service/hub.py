@@ -124,12 +124,14 @@ class Hub:
 
     @contextlib.asynccontextmanager
     async def listen(self, model: str) -> AsyncIterator[Listener]:
-        """Be told what goes on, from what is known now on."""
+        """Be told what goes on: all that is committed from the moment on at which this is entered."""
         channel = self._channels.get(model)
         if channel is None:
             channel = self._channels[model] = Channel(self._reader, model, self._stale_after)
         listener = channel.join()
         try:
+            # Before the first look it is open what will be news, and what was there already.
+            await channel.looked.wait()
             yield listener
         finally:
             channel.listeners.discard(listener)
@@ -154,6 +156,7 @@ class Channel:
         self.seen = Seen()
         self.steps: deque[Progress] = deque()
         self.latest: dict[str, Message] = {}
+        self.looked = asyncio.Event()
         self.task = asyncio.create_task(self._run())
 
     def join(self) -> Listener:
@@ -190,6 +193,12 @@ class Channel:
                 self._let_go(listener)
 
     async def _run(self) -> None:
+        try:
+            await self._look_on()
+        finally:
+            self.looked.set()  # nobody waits for a look that will not be
+
+    async def _look_on(self) -> None:
         failing = False
         while True:
             try:
@@ -215,6 +224,7 @@ class Channel:
             self.seen = Seen(look.info.created_at, look.info.last_snapshot)
             self.jobs = {job.id: job.updated_at for job in look.jobs}
             self.steps.clear()
+        self.looked.set()
         self._count(look.info.progress)
         for s in look.snapshots:
             self._tell(Message("snapshot", entries.entry(s), s))
