@@ -8,7 +8,6 @@ import pwd
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -21,12 +20,14 @@ from urllib.parse import quote, urlencode
 import psycopg
 from psycopg import sql
 
+from streamkm.broker.properties import free_ports
 from streamkm.stores.tables import metadata
+from waiting import PATIENCE, pauses, wait_until
 
 INSTALL = "apt-get install postgresql, or name a server that tests may use: STREAMKM_TEST_POSTGRES=postgresql://..."
 USER, PASSWORD = "streamkm", "p@ss/w:rd"  # as a URL has to have it: see ENCODED
 ENCODED = "p%40ss%2Fw%3Ard"
-START_SECONDS = 60
+PORT_ATTEMPTS = 5
 SETTINGS = {
     "listen_addresses": "127.0.0.1",
     "fsync": "off",  # a third of the time; what a killed process wrote is kept, and no test cuts the power
@@ -94,10 +95,9 @@ class PostgresServer:
         self.folder = Path(tempfile.mkdtemp(prefix="streamkm-postgres-", dir="/tmp"))
         if self._account is not None:
             shutil.chown(self.folder, self._account)
-        self.port = _free_port()
+        (self.port,) = free_ports(1)  # none that an outgoing connection could be given while the server is down
         self.process: subprocess.Popen[bytes] | None = None
-        self.url = f"postgresql://{USER}:{ENCODED}@127.0.0.1:{self.port}/postgres"
-        self.log = self.folder / "log"
+        self.log, self._started = self.folder / "log", False
         try:
             self._initdb()
         except BaseException:
@@ -138,30 +138,68 @@ class PostgresServer:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def url(self) -> str:
+        """Of the database that is always there."""
+        return f"postgresql://{USER}:{ENCODED}@127.0.0.1:{self.port}/postgres"
+
     def start(self) -> None:
         """Start, and return when it takes connections. What a killed one left in its log is done first."""
+        for _ in range(PORT_ATTEMPTS):
+            began = self.log.stat().st_size if self.log.exists() else 0
+            if self._start_once():
+                self._started = True
+                return
+            said = self.log.read_text(errors="replace")[began:]
+            if "could not bind" not in said or self._started:  # later the port is known to others
+                break
+            (self.port,) = free_ports(1)
+        raise NoPostgresError(f"PostgreSQL did not start:\n{said[-2000:]}")
+
+    def _start_once(self) -> bool:
         settings = {**SETTINGS, "port": str(self.port), "unix_socket_directories": str(self.folder)}
         command = [self.bin / "postgres", "-D", self.folder / "data", *(f"--{k}={v}" for k, v in settings.items())]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, **self._as_owner()
             )
-        deadline = time.monotonic() + START_SECONDS
-        while True:
+        deadline = time.monotonic() + PATIENCE
+        for pause in pauses():
+            with contextlib.suppress(psycopg.OperationalError):
+                psycopg.connect(self.url, connect_timeout=int(PATIENCE)).close()
+                return True
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                break
+            time.sleep(pause)
+        if self.process.poll() is None:
+            self.kill()
+        self.process = None
+        return False
+
+    def heal(self) -> None:
+        """Make it run, and answer, whatever a test has left it in.
+
+        Raises
+        ------
+        NoPostgresError
+            It does not start any more.
+        """
+        if self.process is not None:
+            if self.process.poll() is None:
+                self.resume()
             try:
-                psycopg.connect(self.url, connect_timeout=5).close()
+                psycopg.connect(self.url, connect_timeout=int(PATIENCE)).close()
             except psycopg.OperationalError:
-                if self.process.poll() is not None or time.monotonic() > deadline:
-                    raise NoPostgresError(f"PostgreSQL did not start:\n{self.log.read_text()[-2000:]}") from None
-                time.sleep(0.02)
-            else:
-                return
+                self.kill()
+        if self.process is None:
+            self.start()
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
         """Stop as Debian does ("fast"): connections are ended, transactions rolled back."""
         if self.process is not None:
             self.process.send_signal(how)
-            self.process.wait(START_SECONDS)
+            self.process.send_signal(signal.SIGCONT)  # a paused one would not see it
+            self.process.wait(PATIENCE)
             self.process = None
 
     def restart(self) -> None:
@@ -170,14 +208,19 @@ class PostgresServer:
         self.start()
 
     def kill(self) -> None:
-        """SIGKILL to all of its processes; returns when nobody listens any more."""
-        self._signal(signal.SIGKILL)
+        """SIGKILL to all of its processes; returns when none is left, or the next start would find memory in use."""
         assert self.process is not None
-        self.process.wait(START_SECONDS)
+        postmaster = self.process.pid
+        self.process.send_signal(signal.SIGSTOP)  # so that it has no more children, and they have not yet lost it
+        wait_until(lambda: _state(postmaster) in {"T", "Z", ""})
+        children = _children(postmaster)
+        self.process.kill()
+        for child in children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+        self.process.wait(PATIENCE)
         self.process = None
-        with contextlib.suppress(OSError):
-            while True:
-                socket.create_connection(("127.0.0.1", self.port)).close()
+        wait_until(lambda: {_state(child) for child in children} <= {"Z", ""}, "the end of PostgreSQL's processes")
 
     def pause(self) -> None:
         """SIGSTOP to all of its processes."""
@@ -189,7 +232,8 @@ class PostgresServer:
 
     def close(self) -> None:
         """Stop at once, and leave nothing behind."""
-        self.stop(signal.SIGQUIT)
+        if self.process is not None:
+            self.kill()
         shutil.rmtree(self.folder)
 
     def _signal(self, number: signal.Signals) -> None:
@@ -211,18 +255,20 @@ def _children(parent: int) -> Sequence[int]:
     return found
 
 
+def _state(pid: int) -> str:
+    """The letter that Linux has for the state of a process; nothing for one that is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
+    except OSError:
+        return ""
+
+
 def _account() -> str | None:
     """Who runs the server: None for whoever we are."""
     if os.geteuid() != 0:
         return None
     there = {entry.pw_name for entry in pwd.getpwall()}
     return "postgres" if "postgres" in there else "nobody"
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def with_parameters(url: str, **parameters: str) -> str:

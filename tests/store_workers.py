@@ -70,16 +70,20 @@ def _die_at(url: str, point: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def sleep(store: Store, where: str) -> None:
+def sleep(store: Store, where: str, thrown_out_after: str = "") -> None:
     """Commit twice, and stop by SIGSTOP between that and the third commit, or inside the third; tell how that ended.
 
-    As the engine does, it makes a commit again for which the store was not available.
+    As the engine does, it makes a commit again for which the store was not available. With a time PostgreSQL ends the
+    connection when the third commit has stood still for so long; not the others, which a busy machine may hold up.
     """
     lease = _owned(store, "sleeper")
     for seq in (1, 2):
         store.commit(lease, commit_of(seq))
 
-    def stop(*_: object) -> None:
+    def stop(*connection: Any) -> None:
+        if thrown_out_after:
+            statement = f"SET LOCAL idle_in_transaction_session_timeout = '{thrown_out_after}'"
+            connection[0].exec_driver_sql(statement)
         os.kill(os.getpid(), signal.SIGSTOP)
 
     if where == "inside":

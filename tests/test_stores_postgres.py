@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import signal
@@ -9,9 +10,8 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from urllib.parse import quote
 
 import psycopg
@@ -20,34 +20,53 @@ import sqlalchemy as sa
 
 import store_workers
 from postgres_checks import Opener, all_told, elsewhere, opener, refused_with
-from postgres_server import ENCODED, PASSWORD, USER, Databases, PostgresServer, with_parameters
+from postgres_server import ENCODED, PASSWORD, USER, Databases, NoPostgresError, PostgresServer, with_parameters
 from store_checks import SPEC, commit_of, owned
 from streamkm.errors import ConflictError, StoreUnavailableError
 from streamkm.stores import SqlStore, open_store
+from waiting import PATIENCE, wait_until
+
+
+class Kept:
+    """A server that tests may stop and kill, and a database with a store on it: one for all, as long as it is sound."""
+
+    def __init__(self) -> None:
+        self.stack, self.url = ExitStack(), ""
+        self.server: PostgresServer | None = None
+
+    def sound(self) -> tuple[PostgresServer, str]:
+        """Both as a test may expect them, made anew where an earlier test has left them broken."""
+        try:
+            if self.server is not None:
+                self.server.heal()
+                Databases(self.server.url).empty(self.url)
+                return self.server, self.url
+        except (NoPostgresError, psycopg.Error):
+            self.stack.close()
+        self.server = server = self.stack.enter_context(PostgresServer())
+        Databases(server.url).run("CREATE DATABASE kept")
+        self.url = f"{server.url.removesuffix('postgres')}kept"
+        open_store(self.url).close()
+        return server, self.url
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[PostgresServer]:
-    """A server that the tests of this module may stop and kill."""
-    with PostgresServer() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def kept(server: PostgresServer) -> Iterator[str]:
-    """A database on it with a store."""
-    with Databases(server.url).fresh() as made:
-        open_store(made).close()
-        yield made
+def kept() -> Iterator[Kept]:
+    kept = Kept()
+    with kept.stack:
+        yield kept
 
 
 @pytest.fixture
-def url(server: PostgresServer, kept: str) -> str:
-    """The same with an empty store."""
-    if server.process is None:  # a test that failed left it so
-        server.start()
-    Databases(server.url).empty(kept)
-    return kept
+def server(kept: Kept) -> PostgresServer:
+    """A server that the tests of this module may stop and kill."""
+    return kept.sound()[0]
+
+
+@pytest.fixture
+def url(server: PostgresServer, kept: Kept) -> str:
+    """An empty store on it."""
+    return kept.url
 
 
 @pytest.fixture
@@ -68,7 +87,7 @@ def test_where_nobody_listens_no_server_is_there(url: str) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         error = refused_with(elsewhere(url, port=str(unused.getsockname()[1])), "no server is there .*refused")
-    assert re.fullmatch(r"postgresql://streamkm@127.0.0.1:\d+/test_\w+", error.where)
+    assert re.fullmatch(r"postgresql://streamkm@127.0.0.1:\d+/kept", error.where)
     refused_with("postgresql:///here?host=/nowhere", "no server is there .*No such file")
 
 
@@ -110,16 +129,20 @@ def test_a_server_that_shuts_down_or_restarts_is_told_and_the_next_call_works(
     assert server.process is not None
     with psycopg.connect(url) as last_guest:
         server.process.send_signal(signal.SIGTERM)  # it waits for its guests to go, and lets nobody in
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline:
+
+        def shut() -> bool:
             try:
                 psycopg.connect(url).close()
             except psycopg.OperationalError:
-                break
+                return True
+            return False
+
+        wait_until(shut)
         refused_with(url, "starting or shutting down")
         last_guest.execute("SELECT 1")
     store.engines.close()  # the last ones
-    server.process.wait(60)
+    gc.collect()  # psycopg's error of a connection that timed out, in an earlier test, keeps its socket open
+    server.process.wait(PATIENCE)
     with pytest.raises(StoreUnavailableError, match="no server is there"):
         store.commit(lease, commit_of(2))
     server.start()
@@ -203,12 +226,18 @@ def test_a_server_killed_at_any_moment_keeps_every_commit_that_was_answered(
             store.commit(lease, commit_of(answered + 1, snapshot=True, size=10_000))
             answered += 1
 
-    for seconds in (0.05, 0.2):
-        timer = threading.Timer(seconds, server.kill)
-        timer.start()
+    for more in (2, 30):
+        goal = _seq(store) + more
+
+        def kill(goal: int = goal) -> None:
+            wait_until(lambda: answered >= goal)
+            server.kill()
+
+        killer = threading.Thread(target=kill)
+        killer.start()
         with pytest.raises(StoreUnavailableError):
             write()
-        timer.join()
+        killer.join()
         server.start()
         assert _seq(store) in (answered, answered + 1)  # one may have been done, but not answered
         assert [seq for seq, _ in store.journal("m")] == list(range(1, _seq(store) + 1))
@@ -287,13 +316,13 @@ def test_a_deadlock_with_another_program_is_told_and_the_call_may_be_made_again(
     store = opened(with_parameters(url, options="-c deadlock_timeout=20ms"))
     lease = owned(store)
     with psycopg.connect(url) as other, psycopg.connect(url, autocommit=True) as looking:
+        other.execute("SET deadlock_timeout = '1h'")  # it is not the one that looks
         other.execute("SELECT FROM streamkm_models FOR UPDATE")
         waiting = threading.Thread(target=lambda: other.execute("UPDATE streamkm_leases SET epoch = epoch"))
 
         def cross() -> None:
             waiting.start()
-            while not looking.execute("SELECT FROM pg_locks WHERE NOT granted").fetchall():
-                time.sleep(0.001)
+            wait_until(lambda: looking.execute("SELECT FROM pg_locks WHERE NOT granted").fetchall())
 
         with _before(store, 1, cross), pytest.raises(StoreUnavailableError, match=r"came between .*deadlock detected"):
             store.commit(lease, commit_of(1))
@@ -305,8 +334,7 @@ def test_an_owner_that_is_stopped_inside_a_commit_is_thrown_out_and_a_successor_
     store: SqlStore, url: str
 ) -> None:
     command = [sys.executable, store_workers.__file__, "sleep"]
-    impatient = with_parameters(url, options="-c idle_in_transaction_session_timeout=300ms")
-    with subprocess.Popen([*command, impatient, "inside"], stdout=subprocess.PIPE, text=True) as owner:
+    with subprocess.Popen([*command, url, "inside", "100ms"], stdout=subprocess.PIPE, text=True) as owner:
         os.waitid(os.P_PID, owner.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
         assert owner.poll() is None
         lease = store.acquire("m", "successor", ttl=10.0, now=1e12)
@@ -314,7 +342,7 @@ def test_an_owner_that_is_stopped_inside_a_commit_is_thrown_out_and_a_successor_
         assert _seq(store) == 2
         store.commit(lease, commit_of(3))
         owner.send_signal(signal.SIGCONT)
-        assert owner.communicate(timeout=60)[0] == "unavailable\nlost\n"
+        assert owner.communicate(timeout=PATIENCE)[0] == "unavailable\nlost\n"
     assert _seq(store) == 3
     store.commit(lease, commit_of(4))
 
