@@ -19,8 +19,8 @@ ALWAYS_FRESH = ServiceOptions(freshness=0.0)
 
 
 @pytest.fixture(params=["memory", "sqlite"])
-def store(request, tmp_path):
-    opened = open_store("memory://" if request.param == "memory" else f"sqlite:///{tmp_path / 'models.db'}")
+def store(request):
+    opened = open_store("memory://" if request.param == "memory" else request.getfixturevalue("sqlite_url"))
     yield opened
     opened.close()
 

@@ -26,13 +26,24 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(params=["memory", "sqlite"])
-def store(request, tmp_path):
+def store(request):
     """Two models, with a snapshot each."""
-    opened = open_store("memory://" if request.param == "memory" else f"sqlite:///{tmp_path / 'a.db'}")
+    opened = open_store("memory://" if request.param == "memory" else request.getfixturevalue("sqlite_url"))
     Writer(opened).commit()
     Writer(opened, OTHER).commit()
     yield opened
     opened.close()
+
+
+@pytest.fixture(scope="module", params=["memory", "sqlite"])
+def kept(request, tmp_path_factory):
+    """The same store for tests whose requests change nothing, an application, and a token that may write one model."""
+    file = tmp_path_factory.mktemp("kept") / "models.db"
+    store = open_store("memory://" if request.param == "memory" else f"sqlite:///{file}")
+    Writer(store).commit()
+    Writer(store, OTHER).commit()
+    yield Api(store), token(store, right="write", models=("orders",))
+    store.close()
 
 
 def token(store, name="reports", right="read", models=()):
@@ -267,9 +278,8 @@ def test_a_token_for_some_models_sees_no_other(store):
         "/v1/models/",
     ],
 )
-def test_no_way_of_writing_a_path_leads_to_another_model(store, path):
-    mine = token(store, right="write", models=("orders",))
-    api = Api(store)
+def test_no_way_of_writing_a_path_leads_to_another_model(kept, path):
+    api, mine = kept
     raw = path.partition("?")[0].encode()
     found = asyncio.run(_asked(api.app, raw, path.partition("?")[2].encode(), mine))
     assert found[0] in {401, 403, 404}, found

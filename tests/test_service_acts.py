@@ -17,8 +17,8 @@ ORDERS = "/v1/models/orders"
 
 
 @pytest.fixture(params=["memory", "sqlite"])
-def store(request, tmp_path):
-    opened = open_store("memory://" if request.param == "memory" else f"sqlite:///{tmp_path / 'a.db'}")
+def store(request):
+    opened = open_store("memory://" if request.param == "memory" else request.getfixturevalue("sqlite_url"))
     yield opened
     opened.close()
 
@@ -34,6 +34,18 @@ def writer(store):
 @pytest.fixture
 def api(store, writer):
     return Api(store, token=TOKEN)
+
+
+@pytest.fixture(scope="module", params=["memory", "sqlite"])
+def kept(request, tmp_path_factory):
+    """An application and its store for tests whose requests change nothing."""
+    file = tmp_path_factory.mktemp("kept") / "models.db"
+    store = open_store("memory://" if request.param == "memory" else f"sqlite:///{file}")
+    w = Writer(store)
+    w.commit()
+    w.commit()
+    yield Api(store, token=TOKEN), store
+    store.close()
 
 
 def act(api, method, url, **kwargs):
@@ -70,7 +82,8 @@ def test_a_promotion_is_asked_of_the_owner(api, store):
         (b'{"snapshot":77}', 404, "not-found", None),
     ],
 )
-def test_a_promotion_that_makes_no_sense_changes_nothing(api, store, body, status, word, where):
+def test_a_promotion_that_makes_no_sense_changes_nothing(kept, body, status, word, where):
+    api, store = kept
     answer = api.request(
         "POST", f"{ORDERS}/promote", content=body, headers={**AUTH, "Content-Type": "application/json"}
     )
@@ -131,7 +144,8 @@ def test_a_model_that_nobody_runs_goes_with_all_that_is_its(api, store, writer):
         ("GET", "/jobs", None),
     ],
 )
-def test_a_model_that_is_not_there_is_told(api, method, path, body):
+def test_a_model_that_is_not_there_is_told(kept, method, path, body):
+    api, _ = kept
     more = {} if body is None else {"json": body}
     assert code(act(api, method, f"/v1/models/taxis{path}", **more)) == (404, "not-found")
     assert code(act(api, method, f"{ORDERS}{path}?x=1", **more)) == (422, "unknown-field")
@@ -195,7 +209,7 @@ def test_a_service_without_jobs_says_so(api):
         ({"store": "sqlite:///other.db"}, "store"),
     ],
 )
-def test_what_no_job_may_be_asked_is_refused(api, asked, where):
-    answer = act(api, "POST", f"{ORDERS}/jobs", json=asked)
+def test_what_no_job_may_be_asked_is_refused(kept, asked, where):
+    answer = act(kept[0], "POST", f"{ORDERS}/jobs", json=asked)
     assert answer.status_code == 422
     assert answer.json()["where"] == f"body.{where}"

@@ -22,16 +22,20 @@ PREDICT = "/v1/models/orders/predict"
 
 
 @pytest.fixture(params=["memory", "sqlite"])
-def store(request, tmp_path):
-    opened = open_store("memory://" if request.param == "memory" else f"sqlite:///{tmp_path / 'models.db'}")
+def store(request):
+    opened = open_store("memory://" if request.param == "memory" else request.getfixturevalue("sqlite_url"))
     yield opened
     opened.close()
 
 
-@pytest.fixture
-def api(store):
+@pytest.fixture(scope="module", params=["memory", "sqlite"])
+def api(request, tmp_path_factory):
+    """One for all tests whose requests change nothing: it takes longer to make than they do."""
+    file = tmp_path_factory.mktemp("kept") / "models.db"
+    store = open_store("memory://" if request.param == "memory" else f"sqlite:///{file}")
     Writer(store).commit()
-    return Api(store, options=ServiceOptions(freshness=0.0, max_body_bytes=100_000))
+    yield Api(store, options=ServiceOptions(freshness=0.0, max_body_bytes=100_000))
+    store.close()
 
 
 class Broken:

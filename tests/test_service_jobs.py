@@ -28,8 +28,8 @@ SAYS = "import json,sys,time,os,signal\ndef say(**x): print(json.dumps(x), file=
 
 
 @pytest.fixture(params=["memory", "sqlite"])
-def store(request, tmp_path):
-    opened = open_store("memory://" if request.param == "memory" else f"sqlite:///{tmp_path / 'a.db'}")
+def store(request):
+    opened = open_store("memory://" if request.param == "memory" else request.getfixturevalue("sqlite_url"))
     Writer(opened).commit()
     yield opened
     opened.close()

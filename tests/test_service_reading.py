@@ -31,8 +31,8 @@ PROFILE = {
 
 
 @pytest.fixture(params=["memory", "sqlite"])
-def store(request, tmp_path):
-    opened = open_store("memory://" if request.param == "memory" else f"sqlite:///{tmp_path / 'models.db'}")
+def store(request):
+    opened = open_store("memory://" if request.param == "memory" else request.getfixturevalue("sqlite_url"))
     yield opened
     opened.close()
 

@@ -23,7 +23,7 @@ X = np.array([[1.0, 0.0, 0.0], [9.0, 10.0, 10.0], [10.0, 10.0, 12.0]])
 HEAD = b"amount,lat,lon\n"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def api():
     store = MemoryStore()
     writer = Writer(store)

@@ -13,7 +13,7 @@ from streamkm.stores import MemoryStore, SqlStore, Store, open_store
 
 STORES: Mapping[str, Callable[[pytest.FixtureRequest], str]] = {
     "memory": lambda _: "memory://",
-    "sqlite": lambda request: f"sqlite:///{request.getfixturevalue('tmp_path')}/store.db",
+    "sqlite": lambda request: request.getfixturevalue("sqlite_url"),
     "postgresql": lambda request: request.getfixturevalue("emptied"),
 }
 CASES = [(store, check) for store in STORES for check in CHECKS]
