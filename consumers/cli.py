@@ -14,6 +14,7 @@ from click.exceptions import NoArgsIsHelpError
 from consumers import terminal
 from consumers.options import EXIT_CODES, exit_code
 from streamkm.errors import SettingsError, StreamkmError
+from streamkm.redaction import redact
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("consumers.demo:demo", "See it work: broker, real records, consumer, service and a live view."),
@@ -152,7 +153,7 @@ def _failed(error: StreamkmError, status: int) -> int:
 
 def _unexpected(error: BaseException) -> int:
     """An error of ours: it is said in full, for whoever mends it."""
-    for line in "".join(traceback.format_exception(error)).splitlines():
+    for line in redact("".join(traceback.format_exception(error))).splitlines():
         terminal.say(line, err=True)
     return _failed(
         StreamkmError(

@@ -8,6 +8,7 @@ import sys
 from datetime import UTC, datetime
 
 from consumers import terminal
+from streamkm.redaction import redact, redact_all
 
 _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -16,9 +17,11 @@ class PlainLines(logging.Formatter):
     """A line for people; the lines of an exception follow it."""
 
     def format(self, record: logging.LogRecord) -> str:
-        line = f"{self.formatTime(record, '%H:%M:%S')} {record.levelname:<7} {terminal.clean(record.getMessage())}"
+        line = (
+            f"{self.formatTime(record, '%H:%M:%S')} {record.levelname:<7} {terminal.clean(redact(record.getMessage()))}"
+        )
         if record.exc_info:
-            line += "\n" + terminal.clean(self.formatException(record.exc_info), lines=True)
+            line += "\n" + terminal.clean(redact(self.formatException(record.exc_info)), lines=True)
         return line
 
 
@@ -35,7 +38,8 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
-        return json.dumps(entry, default=str)
+        # Before the quotes of JSON are around each text, which would hide where a secret ends.
+        return json.dumps(redact_all(json.loads(json.dumps(entry, default=str))))
 
 
 def configure(verbosity: int = 0) -> None:

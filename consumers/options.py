@@ -69,7 +69,7 @@ def takes(cls: type[settings.S], *, only: tuple[str, ...] = ()) -> Callable[[F],
 
 
 def _option(f: dataclasses.Field[Any]) -> Callable[[Any], Any]:
-    default = settings.as_text(f.default)
+    default = settings.shown(f, f.default)
     text = f.metadata["help"] + (f"  [{default}]" if default else "")
     return click.option(
         "--" + f.name.replace("_", "-"), f.name, default=None, metavar=f.metadata["metavar"] or None, help=text

@@ -70,7 +70,7 @@ def list_(model: str, settings: StoreSettings, *, reason: str | None, limit: int
         counts = dict(store.reasons(model))
         found = store.quarantined(model, limit=limit, reason=reason)
     if as_json:
-        terminal.say_json({"reasons": counts, "records": [record_json(bad) for bad in found]})
+        terminal.say_json({"reasons": counts, "records": [record_json(bad) for bad in found]}, verbatim=True)
         return
     if not counts:
         terminal.say("the quarantine is empty")
@@ -105,10 +105,10 @@ def show(model: str, record: Place, settings: StoreSettings, *, as_json: bool) -
             "value_base64": None if r.value is None else base64.b64encode(r.value).decode(),
         }
         more = {"commit": held.commit_seq, "delivered_at": held.delivered_at}
-        terminal.say_json({**record_json(held.bad, None), **whole, **more})
+        terminal.say_json({**record_json(held.bad, None), **whole, **more}, verbatim=True)
         return
     for line in lines_of(held):
-        terminal.say(line)
+        terminal.say(line, verbatim=True)
 
 
 def lines_of(held: Held) -> Iterator[str]:

@@ -2,7 +2,8 @@
 
 Names and values are data. They come from topics, files, databases and other people's services, and may hold anything:
 rich's markup, the escape sequences that terminals obey, line breaks that would forge a line of ours, secrets. So all
-text is shown as what it is: no markup is read in it, and what is not printable is written as its escape.
+text is shown as what it is: no markup is read in it, and what is not printable is written as its escape. What may be a
+secret is masked, but for records themselves and for a token that was asked for: these are marked as ``verbatim``.
 
 What cannot be written is an error, and never a traceback: see `Stream`.
 """
@@ -29,6 +30,7 @@ from rich.segment import Segment
 from rich.text import Text
 
 from streamkm.errors import StreamkmError
+from streamkm.redaction import redact, redact_all
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
@@ -76,7 +78,7 @@ class _Console(_RichConsole):
 
     def render_str(self, text: str, **options: Any) -> Text:
         options |= {"markup": False, "emoji": False, "highlight": False, "highlighter": None}
-        return super().render_str(clean(text), **options)
+        return super().render_str(clean(redact(text)), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """Also what was made into a `Text` before it came here."""
@@ -90,9 +92,11 @@ def console(*, err: bool = False, **options: Any) -> _RichConsole:
     return _Console(stderr=err, **{"highlight": False, "markup": False, "emoji": False} | options)
 
 
-def say(*parts: object, err: bool = False, end: str = "\n") -> None:
+def say(*parts: object, err: bool = False, end: str = "\n", verbatim: bool = False) -> None:
     """Write one line; a part may be ``(text, style)``, and has that style on a terminal."""
     pairs = [part if isinstance(part, tuple) else (part, "") for part in parts]
+    if not verbatim:
+        pairs = [(redact(str(text)), style) for text, style in pairs]
     if any(style for _, style in pairs) and is_terminal(err=err):
         line = Text.assemble(*((clean(text), style) for text, style in pairs))
         console(err=err).print(line, soft_wrap=True, end=end)
@@ -114,9 +118,10 @@ def show(*renderables: RenderableType, width: int | None = None) -> None:
         out.print(renderable)
 
 
-def say_json(value: Any, *, indent: int | None = 2, err: bool = False) -> None:
+def say_json(value: Any, *, indent: int | None = 2, err: bool = False, verbatim: bool = False) -> None:
     """Write a JSON value; a number that is not finite is null."""
-    _write(json.dumps(_plain(value), indent=indent, allow_nan=False) + "\n", err=err)
+    plain = _plain(value)
+    _write(json.dumps(plain if verbatim else redact_all(plain), indent=indent, allow_nan=False) + "\n", err=err)
 
 
 def _plain(value: Any) -> Any:

@@ -55,9 +55,9 @@ def create(
     with contextlib.closing(open_store(settings.store)) as store:
         store.add_token(token)
     if as_json:
-        terminal.say_json({"token": text, **_json(token)}, indent=None)
+        terminal.say_json({"token": text, **_json(token)}, indent=None, verbatim=True)
         return
-    terminal.say(text)
+    terminal.say(text, verbatim=True)
     terminal.say("Send it as: Authorization: Bearer TOKEN. It is not shown again.", err=True)
 
 

@@ -34,9 +34,12 @@
 
 An error says what was wrong (its message), where (``where``: a file, a field, a topic-partition-offset) and what to do
 (``hint``). Errors of other libraries are mapped at the edge where they appear, with the original as ``__cause__``.
+All three texts are redacted as the error is made.
 """
 
 from __future__ import annotations
+
+from streamkm.redaction import redact
 
 
 class StreamkmError(Exception):
@@ -53,10 +56,11 @@ class StreamkmError(Exception):
     """
 
     def __init__(self, message: str, *, where: str = "", hint: str = "") -> None:
+        message = redact(message)
         super().__init__(message)
         self.message = message
-        self.where = where
-        self.hint = hint
+        self.where = redact(where)
+        self.hint = redact(hint)
 
     def __str__(self) -> str:
         text = f"{self.where}: {self.message}" if self.where else self.message

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 import tomllib
 import types
 import typing
@@ -19,8 +18,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from streamkm.errors import SettingsError
+from streamkm.redaction import MASK, redact, redact_url, remember, remember_properties, remember_url
 from streamkm.values import (
-    MASK,
     Check,
     ClusterCount,
     HalfLife,
@@ -31,6 +30,7 @@ from streamkm.values import (
     at_least,
     between,
     field_names,
+    is_client_property,
     k_range,
     one_of,
     positive_half_life,
@@ -38,8 +38,6 @@ from streamkm.values import (
 )
 
 ENV_PREFIX = "STREAMKM_"
-_PASSWORD = re.compile(r"(://[^/@:]*:(?=.*@)|[?&](?:ssl)?password=)(?:.*(?=@)|[^&]*)")
-"""A password in a URL, in its first part up to the last @."""
 MOST_OF_A_FILE = 1 << 20
 """Characters of a file that holds one value."""
 S = TypeVar("S")
@@ -275,7 +273,7 @@ class ServeSettings(StoreSettings, TokenSettings, ClusterSettings, RoomSettings)
 class ClientSettings(TokenSettings):
     """How ``streamkm predict`` finds the service."""
 
-    url: str = setting("http://127.0.0.1:8000", "Address of the service that is asked", metavar="URL")
+    url: str = setting("http://127.0.0.1:8000", "Address of the service that is asked", metavar="URL", shown=False)
 
 
 GROUPS: tuple[type, ...] = (
@@ -372,9 +370,17 @@ def _from_environment(variable: str, env: Mapping[str, str]) -> tuple[str, str] 
 
 def show(settings: object) -> dict[str, str]:
     """Settings as text, secrets masked: what a log or ``streamkm config`` may print."""
-    values = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}  # type: ignore[arg-type]
-    values["client"] = tuple(p.partition("=")[0] + "=" + MASK for p in values.get("client", ()))
-    return {name: as_text(v) for name, v in values.items() if hasattr(settings, name)}
+    fields = dataclasses.fields(settings)  # type: ignore[arg-type]
+    return {f.name: shown(f, getattr(settings, f.name)) for f in fields}
+
+
+def shown(field: dataclasses.Field[Any], value: Any) -> str:
+    """The value of a setting as one would type it, secrets masked."""
+    if field.name == "client":
+        return ",".join(map(_shown_property, value))
+    if isinstance(value, str) and not isinstance(value, Secret) and field.metadata["metavar"] == "URL":
+        return redact_url(value)
+    return as_text(value)
 
 
 def as_text(value: Any) -> str:
@@ -382,20 +388,26 @@ def as_text(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, tuple):
-        return ",".join(map(str, value))
+        return ",".join(redact(str(part)) for part in value)
     if isinstance(value, Secret):
         return MASK if value else ""
-    return _PASSWORD.sub(lambda found: found[1] + MASK, str(value))
+    return redact(str(value))
+
+
+def _shown_property(pair: str) -> str:
+    """The name of a property of the Kafka client; what is no name may be the rest of a password with a comma."""
+    name = pair.partition("=")[0]
+    return f"{name}={MASK}" if is_client_property(name) else MASK
 
 
 def markdown_table() -> str:
     """All settings as the table that stands in the README."""
     rows = ["| Option | Environment | Default | Meaning |", "| --- | --- | --- | --- |"]
     for name, f in TABLE.items():
-        option, default = "--" + name.replace("_", "-"), as_text(f.default)
-        shown = f"`{default}`" if default else ""
+        option, default = "--" + name.replace("_", "-"), shown(f, f.default)
+        code = f"`{default}`" if default else ""
         meaning = f.metadata["help"].replace("|", "\\|")
-        rows.append(f"| `{option}` | `{ENV_PREFIX}{name.upper()}` | {shown} | {meaning} |")
+        rows.append(f"| `{option}` | `{ENV_PREFIX}{name.upper()}` | {code} | {meaning} |")
     return "\n".join(rows) + "\n"
 
 
@@ -416,15 +428,27 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _convert(name: str, hint: Any, raw: Any, origin: str, check: Check | None) -> Any:
+    _remember(name, hint, raw)
     try:
         value = _parse(hint, raw)
     except (TypeError, ValueError, OverflowError) as e:
-        shown = MASK if hint is Secret else repr(raw)
-        raise SettingsError(f"{shown} is not a value for {name} ({e})", where=origin) from e
+        given = MASK if hint is Secret else repr(raw)
+        raise SettingsError(f"{given} is not a value for {name} ({e})", where=origin) from e
     problem = check(value) if check is not None and value is not None else None
     if problem:
         raise SettingsError(f"{name}: {problem}", where=origin)
     return value
+
+
+def _remember(name: str, hint: Any, raw: Any) -> None:
+    """Let no later text of whatever library show the secrets in a value."""
+    if hint is Secret:
+        remember(str(raw))
+    if TABLE[name].metadata["metavar"] == "URL":
+        remember_url(str(raw))
+    if name == "client":
+        parts = [raw] if isinstance(raw, str) else [str(part) for part in raw] if isinstance(raw, list | tuple) else []
+        remember_properties(*parts)
 
 
 def _parse(hint: Any, raw: Any) -> Any:

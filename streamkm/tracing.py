@@ -9,10 +9,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from importlib.metadata import version
 from typing import Any, Protocol, Self
+
+from streamkm.redaction import redact, redact_all
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +114,7 @@ def span(name: str, **attributes: Value) -> AbstractContextManager[Span]:
     name
         Of the step: few different ones.
     attributes
-        What is known of it; underscores in their names become dots. No secrets: they leave the machine.
+        What is known of it; underscores in their names become dots. Texts are redacted: they leave the machine.
 
     Examples
     --------
@@ -143,7 +146,35 @@ def server_span(name: str, headers: Mapping[str, str], **attributes: Value) -> A
 
 @contextlib.contextmanager
 def _span(name: str, attributes: Mapping[str, Value], context: Any, kind: Any) -> Iterator[Span]:
-    given = {key.replace("_", "."): value for key, value in attributes.items()}
+    given = {key.replace("_", "."): redact_all(value) for key, value in attributes.items()}
     more = {} if kind is None else {"kind": kind}
-    with _tracer.start_as_current_span(name, context=context, attributes=given, **more) as found:
-        yield found
+    with _tracer.start_as_current_span(
+        redact(name), context=context, attributes=given, record_exception=False, set_status_on_exception=False, **more
+    ) as found:
+        try:
+            yield _Redacted(found)
+        except Exception as error:
+            _failed(found, error)
+            raise
+
+
+def _failed(span: Any, error: Exception) -> None:
+    """Mark a span as failed, as the SDK would by itself, without the secrets that an error may quote."""
+    from opentelemetry.trace import Status, StatusCode  # noqa: PLC0415  # an extra
+
+    message, lines = redact(str(error)), redact("".join(traceback.format_exception(error)))
+    span.record_exception(error, {"exception.message": message, "exception.stacktrace": lines})
+    span.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: {message}"))
+
+
+class _Redacted:
+    """A span whose attributes are redacted."""
+
+    def __init__(self, span: Any) -> None:
+        self._span = span
+
+    def set_attribute(self, key: str, value: Any) -> None:
+        self._span.set_attribute(key, redact_all(value))
+
+    def update_name(self, name: str) -> None:
+        self._span.update_name(redact(name))

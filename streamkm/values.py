@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Self
 
-MASK = "********"
+from streamkm.redaction import MASK
+
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 Check = Callable[[Any], str | None]
@@ -191,6 +192,31 @@ def field_names(names: tuple[str, ...]) -> str | None:
         return "a field name is empty"
     twice = sorted({n for n in names if names.count(n) > 1})
     return f"{', '.join(twice)} is named twice" if twice else None
+
+
+CLIENT_ALIASES = {
+    "max_poll_interval": "max_poll_interval_ms",
+    "sasl_username": "sasl_plain_username",
+    "sasl_password": "sasl_plain_password",
+    "sasl_mechanisms": "sasl_mechanism",
+    "ssl_ca_location": "ssl_cafile",
+    "ssl_certificate_location": "ssl_certfile",
+    "ssl_key_location": "ssl_keyfile",
+    "ssl_key_password": "ssl_password",
+    "ssl_crl_location": "ssl_crlfile",
+    "fetch_message_max_bytes": "max_partition_fetch_bytes",
+    "fetch_wait_max_ms": "fetch_max_wait_ms",
+    "receive_buffer": "receive_buffer_bytes",
+}
+"""Names of properties in the Java client and in librdkafka, and those of the same thing in kafka-python."""
+
+
+def is_client_property(name: str) -> bool:
+    """Whether a Kafka client has a property of this name, in any of the ways of writing it."""
+    import kafka  # type: ignore[import-untyped]  # noqa: PLC0415  # takes a while, and few ask
+
+    key = name.replace(".", "_").replace("-", "_")
+    return CLIENT_ALIASES.get(key, key) in kafka.KafkaConsumer.DEFAULT_CONFIG or key == "sasl_jaas_config"
 
 
 def properties(pairs: tuple[str, ...]) -> str | None:

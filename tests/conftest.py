@@ -1,6 +1,9 @@
+import pytest
+
 from kafka_fixtures import admin, bootstrap, topic
 from postgres_fixtures import database, databases, emptied, kept_database
 from store_fixtures import empty_sqlite, sqlite_url
+from streamkm import redaction
 
 __all__ = [
     "admin",
@@ -13,3 +16,11 @@ __all__ = [
     "sqlite_url",
     "topic",
 ]
+
+
+@pytest.fixture(autouse=True)
+def nothing_remembered():
+    """The secrets of one test do not mask the words of another."""
+    redaction.forget()
+    yield
+    redaction.forget()

@@ -111,7 +111,8 @@ def test_an_admin_client_gets_what_it_knows():
 @pytest.mark.parametrize(
     ("properties", "words"),
     [
-        ({"securty.protocol": "SSL"}, "securty.protocol: .*does not know"),
+        ({"k": 1, "securty.protocol": "SSL"}, "property 1 of the Kafka client: kafka-python does not know"),
+        ({"securty.protocol": "SSL"}, "Is security_protocol meant"),
         ({"group.id": "g"}, "group.id: .*decided by streamkm"),
         ({"sasl.jaas.config": "..."}, "sasl.username"),
         ({"ssl.check.hostname": "maybe"}, "neither true nor false"),

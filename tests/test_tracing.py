@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import subprocess
@@ -83,6 +84,18 @@ def test_asked_for_without_the_extra_it_says_how_to_get_it(fresh, caplog):
         pass
     (said,) = (r.getMessage() for r in caplog.records)
     assert "pip install streamkm[otel]" in said
+
+
+def test_no_secret_leaves_the_machine_in_a_span(spans):
+    url = "postgresql://me:hunter2@host/points"
+    with contextlib.suppress(ValueError), tracing.span(f"ask {url}", where=url) as span:
+        span.set_attribute("tried", [url])
+        span.update_name(f"asked {url}")
+        raise ValueError(f"no answer of {url}")
+    (seen,) = spans.get_finished_spans()
+    assert "no answer of postgresql://me:" in seen.status.description
+    assert "Traceback" in seen.events[0].attributes["exception.stacktrace"]
+    assert "hunter2" not in seen.to_json()
 
 
 def test_a_span_has_attributes_and_fails_with_its_step(spans):

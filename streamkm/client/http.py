@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator, Iterator
 from datetime import datetime
@@ -17,6 +18,7 @@ from streamkm.client.async_methods import AsyncMethods
 from streamkm.client.flows import Call, Flow
 from streamkm.client.methods import Methods
 from streamkm.errors import ServiceUnreachableError, SettingsError, StreamkmError
+from streamkm.redaction import redact_url, remember, remember_url
 
 T = TypeVar("T")
 URL = "http://127.0.0.1:8000"
@@ -36,9 +38,17 @@ class _Base:
 
     def __init__(self, url: str, token: str, timeout: float) -> None:
         self._timeout = timeout
+        remember(token)
+        remember_url(url)
         self.url = url.rstrip("/")
         if not self.url.startswith(("http://", "https://")):
-            raise SettingsError(f"{url} is no address of a service", where="url", hint=f"Such as {URL}")
+            raise SettingsError(f"{redact_url(url)} is no address of a service", where="url", hint=f"Such as {URL}")
+        try:
+            httpx.URL(self.url)
+        except httpx.InvalidURL:  # it quotes what it cannot read
+            raise SettingsError("this is no address of a service", where="url", hint=f"Such as {URL}") from None
+        if not re.fullmatch(r"[ -~]*", token):
+            raise SettingsError("a token has no line breaks and no letters beyond ASCII", where="token")
         self._headers = {"Accept": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
 
     def _request(self, http: httpx.Client | httpx.AsyncClient, call: Call) -> httpx.Request:
@@ -65,7 +75,9 @@ class _Base:
 
     def _unreachable(self, error: httpx.HTTPError) -> ServiceUnreachableError:
         return ServiceUnreachableError(
-            f"no answer ({error or type(error).__name__})", where=self.url, hint="Is `streamkm serve` running there?"
+            f"no answer ({error or type(error).__name__})",
+            where=redact_url(self.url),
+            hint="Is `streamkm serve` running there?",
         )
 
 

@@ -14,11 +14,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from streamkm import errors
+from streamkm.redaction import redact
 
 log = logging.getLogger("streamkm.service")
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_SECONDS = 1
+_MOST_OF_A_PATH = 200
 
 Code = Literal[
     "not-json",
@@ -113,12 +115,12 @@ class Problem(Exception):  # noqa: N818 - the RFC's name
         more: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(message)
+        super().__init__(redact(message))
         self.status = status
         self.code = code
-        self.message = message
-        self.where = where
-        self.hint = hint
+        self.message = redact(message)
+        self.where = redact(where)
+        self.hint = redact(hint)
         self.more = more or {}
         self.headers = dict(headers or {})
 
@@ -188,16 +190,21 @@ async def _validation(request: Request, e: RequestValidationError) -> Response:
 
 async def _http(request: Request, e: HTTPException) -> Response:
     if e.status_code == 404:
-        problem = Problem(404, "not-found", f"there is no {request.url.path}", hint="/openapi.json lists what there is")
+        problem = Problem(404, "not-found", f"there is no {_path(request)}", hint="/openapi.json lists what there is")
     elif e.status_code == 405:
         allowed = (e.headers or {}).get("Allow", "")
         problem = Problem(
-            405, "method-not-allowed", f"{request.method} is not for {request.url.path}", hint=f"Allowed: {allowed}"
+            405, "method-not-allowed", f"{request.method} is not for {_path(request)}", hint=f"Allowed: {allowed}"
         )
     else:
         problem = Problem(e.status_code, "invalid" if e.status_code < 500 else "internal", str(e.detail))
     problem.headers = dict(e.headers or {})
     return problem.response(request.url.path)
+
+
+def _path(request: Request) -> str:
+    """The path that was asked for; of a long one the beginning."""
+    return request.url.path[:_MOST_OF_A_PATH]
 
 
 async def _unexpected(request: Request, _: Exception) -> Response:

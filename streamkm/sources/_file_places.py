@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from streamkm.errors import SettingsError, SourceError, StreamkmError, TopicNotFoundError
+from streamkm.redaction import MASK, redact_remembered, redact_url, remember_url
 
 SUFFIXES = (".arrow", ".csv", ".feather", ".ipc", ".npy", ".npz", ".parquet", ".pq", ".tsv")
 """Kinds of files that are read."""
@@ -140,13 +141,15 @@ def _remote(url: str) -> list[Place]:
             where=_without_secrets(url),
             hint="pip install 'streamkm[arrow]'",
         ) from error
+    remember_url(url)
     shown = _without_secrets(url)
     with remote_edge(shown):
         filesystem, path = fs.FileSystem.from_uri(url)
         scheme = url.partition("://")[0]
 
         def places(infos: list[Any]) -> list[Place]:
-            return [Place(f"{scheme}://{i.path}", filesystem, i.path) for i in infos if i.type == fs.FileType.File]
+            files = [info for info in infos if info.type == fs.FileType.File]
+            return [Place(redact_remembered(f"{scheme}://{i.path}"), filesystem, i.path) for i in files]
 
         if "*" in path:  # the other signs of a glob have another meaning in a URL
             base = path[: path.index("*")].rpartition("/")[0]
@@ -178,7 +181,7 @@ def remote_edge(where: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise TopicNotFoundError("the file does not exist", where=where) from error
     except OSError as error:
-        raise SourceError(f"it cannot be read: {_without_secrets(str(error).splitlines()[0])}", where=where) from error
+        raise SourceError(f"it cannot be read: {str(error).splitlines()[0]}", where=where) from error
     except (ValueError, NotImplementedError) as error:  # pyarrow's ArrowInvalid is a ValueError
         raise SettingsError(f"it is no URL that pyarrow reads: {type(error).__name__}", where=where) from error
 
@@ -207,4 +210,4 @@ def _glob_pattern(path: str) -> str:
 
 def _without_secrets(url: str) -> str:
     """A URL without user, password and options."""
-    return re.sub(r"(://)[^/@\s]*@", r"\1", url).partition("?")[0]
+    return redact_url(url).replace(f"://{MASK}@", "://").partition("?")[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import socket
 from collections.abc import Mapping
 from typing import Any
@@ -19,7 +20,9 @@ from streamkm.errors import (
     StreamkmError,
     TopicNotFoundError,
 )
+from streamkm.redaction import remember_properties
 from streamkm.sources._kafka_socket import widen
+from streamkm.values import CLIENT_ALIASES
 
 # What the contract of a source decides; everything else is the user's.
 _OURS = frozenset(
@@ -40,21 +43,6 @@ _OURS = frozenset(
         "value_deserializer",
     }
 )
-# Names of the same thing in the Java client and in librdkafka.
-_ALIASES = {
-    "max_poll_interval": "max_poll_interval_ms",
-    "sasl_username": "sasl_plain_username",
-    "sasl_password": "sasl_plain_password",
-    "sasl_mechanisms": "sasl_mechanism",
-    "ssl_ca_location": "ssl_cafile",
-    "ssl_certificate_location": "ssl_certfile",
-    "ssl_key_location": "ssl_keyfile",
-    "ssl_key_password": "ssl_password",
-    "ssl_crl_location": "ssl_crlfile",
-    "fetch_message_max_bytes": "max_partition_fetch_bytes",
-    "fetch_wait_max_ms": "fetch_max_wait_ms",
-    "receive_buffer": "receive_buffer_bytes",
-}
 _DEFAULT_PORT = 9092
 _INTEGER_SUFFIXES = ("_ms", "_bytes", "_connection", "_samples")
 
@@ -74,9 +62,10 @@ def client_settings(properties: Mapping[str, object]) -> dict[str, Any]:
     """
     known = kafka.KafkaConsumer.DEFAULT_CONFIG
     settings: dict[str, Any] = {}
-    for name, value in properties.items():
+    remember_properties(*(f"{name}={value}" for name, value in properties.items()))
+    for number, (name, value) in enumerate(properties.items(), 1):
         key = name.replace(".", "_").replace("-", "_")
-        key = _ALIASES.get(key, key)
+        key = CLIENT_ALIASES.get(key, key)
         if key in _OURS:
             raise SettingsError(
                 "this Kafka property is decided by streamkm",
@@ -88,10 +77,13 @@ def client_settings(properties: Mapping[str, object]) -> dict[str, Any]:
                 "JAAS is for Java clients", where=name, hint="Give sasl.username and sasl.password instead"
             )
         if key not in known:
+            # Its name is not shown: it can be the rest of a password that has a comma.
+            like = difflib.get_close_matches(key, sorted({*known, *CLIENT_ALIASES} - _OURS), 1)
             raise SettingsError(
                 "kafka-python does not know this Kafka property",
-                where=name,
-                hint=f"It knows {', '.join(sorted(set(known) - _OURS))}",
+                where=f"property {number} of the Kafka client",
+                hint=(f"Is {like[0]} meant? " if like else "A value with a comma is given in a TOML list. ")
+                + f"It knows {', '.join(sorted(set(known) - _OURS))}",
             )
         settings[key] = _typed(name, key, known[key], value)
     return settings
@@ -102,13 +94,13 @@ def _typed(name: str, key: str, default: object, value: object) -> object:
         return value
     if isinstance(default, bool):
         if value.lower() not in {"true", "false"}:
-            raise SettingsError(f"{value!r} is neither true nor false", where=name)
+            raise SettingsError("the value is neither true nor false", where=name)
         return value.lower() == "true"
     if isinstance(default, int) or key.endswith(_INTEGER_SUFFIXES):
         try:
             return int(value)
         except ValueError:
-            raise SettingsError(f"{value!r} is not an integer", where=name) from None
+            raise SettingsError("the value is not an integer", where=name) from None
     return value
 
 

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from streamkm.errors import SettingsError, SourceError
 from streamkm.records import ColumnRecords, TopicPartition
+from streamkm.redaction import redact_url, remember_url
 from streamkm.sources._tables import from_series
 
 FETCH_ROWS = 1 << 15
@@ -41,6 +42,7 @@ def sql_rows(query: str, database: str) -> Iterator[ColumnRecords]:
     SourceError
         The database does not answer, or not with rows.
     """
+    remember_url(database)
     try:
         url = sa.make_url(database)
         engine = sa.create_engine(url, poolclass=sa.NullPool)
@@ -50,7 +52,7 @@ def sql_rows(query: str, database: str) -> Iterator[ColumnRecords]:
             where="database",
             hint="Give an SQLAlchemy URL, such as sqlite:///points.db, and install its driver",
         ) from error
-    where = url.render_as_string(hide_password=True)
+    where = redact_url(database)
     partition = TopicPartition(where, 0)
     with _sql_edge(where), engine.connect() as connection:
         result = connection.execution_options(stream_results=True, max_row_buffer=FETCH_ROWS).execute(sa.text(query))

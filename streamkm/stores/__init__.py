@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 
 from streamkm.errors import SettingsError
+from streamkm.redaction import redact_url
 from streamkm.stores import sqlite
 from streamkm.stores.base import Asked, Job, Lease, ModelInfo, Promotion, Store, Token
 from streamkm.stores.engines import Engines
@@ -63,8 +64,7 @@ def open_store(url: str, *, busy_timeout: float = 5.0) -> Store:
         return MemoryStore()
     scheme = re.match(r"([a-z][a-z0-9+]*)://", url)
     if scheme is None:
-        shown = "this" if "@" in url else repr(url)  # there may be a password in it
-        raise SettingsError(f"{shown} is not the URL of a store", hint=_HINT)
+        raise SettingsError(f"{redact_url(url)!r} is not the URL of a store", hint=_HINT)
     if scheme[1] not in _ENGINES:
         raise SettingsError(f"no store has the scheme {scheme[1]}://", hint=_HINT)
     return SqlStore(_ENGINES[scheme[1]](url, busy_timeout))

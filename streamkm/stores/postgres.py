@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from psycopg.conninfo import conninfo_to_dict
 
 from streamkm.errors import SettingsError
+from streamkm.redaction import redact_url, remember, remember_url
 from streamkm.stores.engines import Engines
 
 _EXAMPLE = "Write postgresql://user:password@host:5432/database"
@@ -105,7 +106,9 @@ def engines(url: str, busy_timeout: float) -> Engines:
     SettingsError
         libpq cannot read the URL.
     """
+    remember_url(url)
     named = _named(url)
+    remember(named.get("password", ""), named.get("sslpassword", ""))
     # The URL's options come last, and win.
     options = {
         "lock_timeout": f"{max(1, round(1000 * busy_timeout))}ms",  # 0 would mean for ever
@@ -175,7 +178,7 @@ def _read(rest: str) -> dict[str, str] | str:
 def _shown(named: Mapping[str, str]) -> str:
     user = f"{named['user']}@" if "user" in named else ""
     port = f":{named['port']}" if "port" in named else ""
-    return f"postgresql://{user}{named.get('host', '')}{port}/{named.get('dbname', '')}"
+    return redact_url(f"postgresql://{user}{named.get('host', '')}{port}/{named.get('dbname', '')}")
 
 
 def _explain(error: BaseException) -> tuple[str, str] | None:

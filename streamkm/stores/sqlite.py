@@ -12,6 +12,7 @@ from urllib.parse import quote
 import sqlalchemy as sa
 
 from streamkm.errors import SettingsError, StoreUnavailableError
+from streamkm.redaction import redact_url, remember_url
 from streamkm.stores.engines import Engines
 
 _MODES = ("rwc", "rw", "ro")
@@ -45,6 +46,7 @@ def engines(url: str, busy_timeout: float) -> Engines:
     SettingsError
         The URL names no file, or has parameters that are not known.
     """
+    remember_url(url)
     try:
         parsed = sa.make_url(url)
     except (sa.exc.ArgumentError, ValueError) as e:
@@ -53,7 +55,9 @@ def engines(url: str, busy_timeout: float) -> Engines:
     engine = _make_engine(path, mode, busy_timeout)
     writer = engine.execution_options(streamkm_begin="write")
     glance = engine.execution_options(streamkm_begin="no")
-    return Engines(engine, writer, writer, glance, parsed.render_as_string(), functools.partial(_explain, path))
+    return Engines(
+        engine, writer, writer, glance, redact_url(parsed.render_as_string()), functools.partial(_explain, path)
+    )
 
 
 def _file_of(url: sa.URL) -> tuple[Path, str]:
