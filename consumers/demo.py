@@ -117,7 +117,7 @@ def _watch(
             if not view.snapshot and elapsed > PATIENCE:
                 raise DemoError(f"nothing was published within {PATIENCE:.0f} s", where=processes[0].tail())
             if screen is not None:
-                screen.update(view.picture(), refresh=True)
+                screen.update(view.picture(terminal.console().width), refresh=True)
             elif tick % 8 == 0:
                 terminal.say(view.line())
             if (seconds and elapsed >= seconds) or stop.wait(TICK):

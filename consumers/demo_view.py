@@ -5,20 +5,24 @@ from __future__ import annotations
 import io
 import re
 from collections import defaultdict, deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from consumers import terminal
+from consumers import fields, terminal
 from streamkm.palette import COLOURS
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 HISTORY = 40
+WIDTH, FRAME = 118, 4
+"""Characters of a line of the picture in the README, and those of a panel's frame."""
 
 
 def sparkline(values: list[float]) -> str:
@@ -89,8 +93,8 @@ class View:
             f"snapshot {self.snapshot:>3}  inertia {inertia:>8}  shares {shares or '-'}"
         )
 
-    def picture(self) -> RenderableType:
-        """The moment as a panel."""
+    def picture(self, width: int = WIDTH) -> RenderableType:
+        """The moment as a panel, of so many characters a line."""
         head = Table.grid(padding=(0, 3))
         lag = "?" if self.lag is None else f"{self.lag:,}"
         head.add_row(
@@ -105,23 +109,26 @@ class View:
         trends.add_row("inertia/point", Text(sparkline(list(self.inertias)), style="#E69F00"), inertia)
         urls = Text("\n".join(self.urls), style="dim")
         title = Text(f"streamkm demo: NASA shuttle sensors, topic {self.topic}, {self.elapsed:.0f} s")
-        return Panel(Group(head, "", trends, "", self._table(), "", urls), title=title, border_style="#56B4E9")
+        found = np.array([c["differences"] for c in self.clusters], np.float64).reshape(-1, len(self.fields))
+        table, cut = fields.fitted(self._table, found, width - FRAME)
+        below = [Text(cut, style="dim")] if cut else []
+        return Panel(Group(head, "", trends, "", table, *below, "", urls), title=title, border_style="#56B4E9")
 
-    def _table(self) -> Table:
+    def _table(self, places: Sequence[int]) -> Table:
         table = Table(box=None, pad_edge=False, header_style="bold")
         table.add_column("cluster", justify="right")
         table.add_column("share", justify="right")
         table.add_column("")
         table.add_column("trend")
         table.add_column("spread", justify="right")
-        for name in self.fields:
-            table.add_column(name, justify="right")
+        for j in places:
+            fields.add_field(table, self.fields[j])
         for c in self.clusters:
             colour, share = COLOURS[c["id"] % len(COLOURS)], c["share"] or 0.0
             table.add_row(
                 Text(f"● {c['id']}", style=colour), f"{share:.1%}", Text("━" * max(1, round(24 * share)), style=colour),
                 Text(sparkline(list(self.shares[c["id"]])[-16:]), style=colour), f"{c['spread'] or 0:.1f}",
-                *(f"{v:.1f}" for v in c["values"]),
+                *("-" if c["values"][j] is None else f"{c['values'][j]:.1f}" for j in places),
             )  # fmt: skip
         if not self.clusters:
             table.add_row("", "", "", "warming up")
@@ -134,7 +141,7 @@ def _bold(text: str) -> tuple[str, str]:
 
 def save_picture(view: View, path: str) -> None:
     """Write the view as an SVG: the picture in the README."""
-    console = terminal.console(record=True, width=118, force_terminal=True, file=io.StringIO())
+    console = terminal.console(record=True, width=WIDTH, force_terminal=True, file=io.StringIO())
     console.print(view.picture())
     svg = console.export_svg(title="streamkm demo")
     # rich names web fonts; the picture has to stand alone.

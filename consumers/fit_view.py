@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from rich.progress import BarColumn, SpinnerColumn, TaskProgressColumn, TimeElapsedColumn
 from rich.table import Table
 
-from consumers import terminal
+from consumers import fields, terminal
+from streamkm.effects import differences
 from streamkm.errors import SettingsError
 from streamkm.models.exact_lloyd import Iteration
 from streamkm.models.exact_storage import pick
@@ -26,9 +27,9 @@ from streamkm.records import ColumnRecords
 from streamkm.settings import FitSettings
 
 MOST_PICTURES = 50
-_MOST_CLUSTERS, _MOST_FIELDS = 100, 12
-_WIDE, _OTHER_COLUMNS, _FIELD_COLUMN = 250, 48, 13
-"""Characters of a line that goes to no terminal, of the columns of any table, and of one more field."""
+_MOST_CLUSTERS, _MOST_TOLD = 100, 20
+_WIDE = 250
+"""Characters of a line that goes to no terminal."""
 _SMALL = 12
 """Centroids of up to so many numbers stand in the trace."""
 
@@ -93,6 +94,8 @@ def as_json(
     """The result as JSON values."""
     total = float(fitted.sizes.sum())
     whole = collected.weights is None
+    within = fitted.deviations()
+    found = differences(fitted.centroids, fitted.sizes, within)
     clusters = [
         {
             "id": j,
@@ -100,6 +103,8 @@ def as_json(
             "share": size / total,
             "spread": spread,
             "centroid": centroid,
+            "deviations": _known(within[j]),
+            "differences": _known(found[j]),
         }
         for j, (size, spread, centroid) in enumerate(
             zip(fitted.sizes.tolist(), fitted.spreads.tolist(), fitted.centroids.tolist(), strict=True)
@@ -133,12 +138,15 @@ def as_json(
     return result | (trials.to_json() if trials is not None else {})
 
 
+def _known(values: NDArray[np.float64]) -> list[float | None]:
+    return [x if math.isfinite(x) else None for x in values.tolist()]
+
+
 def show(
     result: dict[str, Any], collected: Collected, fitted: Fitted, trials: Trials | None, *, all_fields: bool
 ) -> None:
     """Print the result for people."""
     console = terminal.console(width=None if terminal.is_terminal() else _WIDE)
-    n_fields = min(len(collected.fields), _MOST_FIELDS, max(1, (console.width - _OTHER_COLUMNS) // _FIELD_COLUMN))
     which = " (all columns of numbers)" if all_fields else ""
     terminal.say(f"fields: {', '.join(collected.fields)}{which}")
     if result["skipped"]:
@@ -153,9 +161,20 @@ def show(
             terminal.say(f"shown: k = {result['k']}, the nearest one tried")
     for line in trace_lines(fitted.trace, fitted.centroids):
         terminal.say(line)
-    console.print(_clusters_table(result, n_fields))
-    if len(result["clusters"]) > _MOST_CLUSTERS or len(collected.fields) > n_fields:
-        terminal.say("(the table is cut: --json and --out have all of it)")
+    found = np.array([c["differences"] for c in result["clusters"]], np.float64)
+    table, cut = fields.fitted(lambda places: _clusters_table(result, places), found, console.width)
+    console.print(table)
+    if len(result["clusters"]) > _MOST_CLUSTERS:
+        cut = f"{_MOST_CLUSTERS} of {len(result['clusters'])} clusters" + (f"; {cut}" if cut else "")
+    if cut:
+        terminal.say(f"({cut}: --json and --out have all of it)")
+    if found.shape[0] > 1 and found.shape[1] > 1:  # with one field the centroids say it
+        terminal.say("differs most from the mean of all rows, in standard deviations within clusters:")
+        for c in result["clusters"][:_MOST_TOLD]:
+            differs = fields.told(collected.fields, np.array(c["differences"], np.float64))
+            terminal.say(f"  cluster {c['id']}: {differs or 'in nothing much'}")
+        if len(found) > _MOST_TOLD:
+            terminal.say(f"  (and {len(found) - _MOST_TOLD} more: --json has all)")
     points = len(collected.points)
     terminal.say(
         f"{points:,} rows, k = {result['k']}: cost {result['cost']:.6g} ({result['cost'] / fitted.sizes.sum():.6g} "
@@ -183,7 +202,7 @@ def trace_lines(trace: tuple[Iteration, ...], final: plot.Reals) -> Iterator[str
         yield f"iteration {i}: {change}; sizes {sizes}; cost {step.inertia:.6g}; {_count(step.moved, 'point')} moved"
 
 
-def check_pairs(pairs: tuple[str, ...], fields: tuple[str, ...]) -> None:
+def check_pairs(pairs: tuple[str, ...], names: tuple[str, ...]) -> None:
     """Make sure that there are fields to draw, before a long fit.
 
     Raises
@@ -191,9 +210,9 @@ def check_pairs(pairs: tuple[str, ...], fields: tuple[str, ...]) -> None:
     SettingsError
         A field is not one of the points', or is alone.
     """
-    strange = [name for name in pairs if name not in fields]
+    strange = [name for name in pairs if name not in names]
     if strange or len(pairs) == 1:
-        said = f"{', '.join(strange)} is none of {', '.join(fields)}" if strange else "one field is no pair"
+        said = f"{', '.join(strange)} is none of {', '.join(names)}" if strange else "one field is no pair"
         raise SettingsError(said, where="--plot-fields")
 
 
@@ -257,13 +276,14 @@ def _trials_table(trials: Trials) -> Table:
     return table
 
 
-def _clusters_table(result: dict[str, Any], n_fields: int) -> Table:
-    fields = result["fields"][:n_fields]
-    table = Table("cluster", "size", "share", "spread", *fields)
+def _clusters_table(result: dict[str, Any], places: Sequence[int]) -> Table:
+    table = Table("cluster", "size", "share", "spread")
     for column in table.columns:
         column.justify = "right"
+    for j in places:
+        fields.add_field(table, result["fields"][j])
     for c in result["clusters"][:_MOST_CLUSTERS]:
-        values = (f"{v:.6g}" for v in c["centroid"][: len(fields)])
+        values = (f"{c['centroid'][j]:.6g}" for j in places)
         table.add_row(str(c["id"]), f"{c['size']:,}", f"{c['share']:.1%}", f"{c['spread']:.6g}", *values)
     return table
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,11 +13,19 @@ import numpy as np
 from rich.table import Table
 
 from consumers import terminal
+from consumers.fields import add_field, fitted
+from consumers.fields import told as told_fields
 from consumers.options import example, takes
+from streamkm.effects import differences
 from streamkm.settings import StoreSettings
 from streamkm.state import Event, Snapshot
 from streamkm.stores import open_store
 from streamkm.stores.base import ModelInfo
+
+MOST_NAMES = 3
+"""Fields that the list of models names."""
+MOST_TOLD = 20
+"""Clusters whose differences are told, the largest ones."""
 
 
 @click.command(epilog=example("streamkm models --store sqlite:///streamkm.db", "streamkm models --json"))
@@ -29,13 +38,15 @@ def models(settings: StoreSettings, *, as_json: bool) -> None:
     if as_json:
         terminal.say_json([info_json(m) for m in found])
         return
-    table = Table(*("model", "k", "fields", "topic", "points", "bad", "lag", "snapshots", "last commit"))
+    table = Table()
+    for name in ("model", "k", "fields", "topic", "points", "bad", "lag", "snapshots", "last commit"):
+        table.add_column(name, overflow="fold", no_wrap=name in {"k", "points", "bad", "lag", "snapshots"})
     for m in found:
         p = m.progress
         table.add_row(
             m.spec.name,
             str(m.spec.n_clusters or "auto"),
-            ", ".join(m.spec.fields),
+            _some(m.spec.fields),
             str(m.spec.source.get("topic", "")),
             f"{p.counters.points:,}" if p else "0",
             f"{p.counters.bad:,}" if p else "0",
@@ -44,6 +55,11 @@ def models(settings: StoreSettings, *, as_json: bool) -> None:
             ago(p.committed_at) if p else "never",
         )
     terminal.show(table)
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - MOST_NAMES
+    return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 @click.command(epilog=example("streamkm inspect orders", "streamkm inspect orders --snapshot 12 --json"))
@@ -73,7 +89,7 @@ def inspect(model: str, settings: StoreSettings, *, snapshot: int | None, as_jso
         terminal.say(f"warming up: {have:,} of {need:,} points" if need else "nothing published yet")
         return
     terminal.say(f"snapshot {published.id}, published {ago(published.created_at)} ({published.reason})")
-    terminal.show(cluster_table(published))
+    show_clusters(published)
     for line in judgement(published):
         terminal.say(line)
     for event in published.events:
@@ -123,7 +139,9 @@ def events(model: str, settings: StoreSettings, *, limit: int, as_json: bool) ->
     if not found:
         terminal.say("nothing has happened to the clusters yet")
         return
-    table = Table("snapshot", "published", "points", "what happened")
+    table = Table()
+    for name in ("snapshot", "published", "points", "what happened"):
+        table.add_column(name, overflow="fold", no_wrap=name in {"snapshot", "points"})
     for s in found:
         for event in s.events:
             table.add_row(str(s.id), when(s), f"{s.n_points:,}", told(event))
@@ -132,17 +150,39 @@ def events(model: str, settings: StoreSettings, *, limit: int, as_json: bool) ->
 
 def when(s: Snapshot) -> str:
     """The moment of a snapshot for people."""
-    return datetime.fromtimestamp(s.created_at, UTC).isoformat(timespec="seconds")
+    return f"{datetime.fromtimestamp(s.created_at, UTC):%Y-%m-%d %H:%M:%SZ}"
 
 
-def cluster_table(s: Snapshot) -> Table:
-    """Clusters of a snapshot, the largest first."""
-    table = Table("cluster", "share", "spread", "age in points", *s.fields)
+def show_clusters(s: Snapshot) -> None:
+    """Clusters of a snapshot, the largest first, in as many fields as there is room for, and how each differs."""
+    found = differences(s.centroids, s.weights, s.deviations)
+    table, cut = fitted(lambda places: cluster_table(s, places), found, terminal.console().width)
+    terminal.show(table)
+    if cut:
+        terminal.say(f"({cut}: --json has all)")
+    if len(s.fields) == 1 or len(s.ids) == 1:
+        return  # the centroids say it
+    if not np.isfinite(found).any():
+        terminal.say("what makes each cluster different is not known: an older streamkm published it")
+        return
+    order = np.argsort(-s.weights, kind="stable")
+    terminal.say("differs most from the mean of all points, in standard deviations within clusters:")
+    for i in order[:MOST_TOLD]:
+        terminal.say(f"  cluster {s.ids[i]}: {told_fields(s.fields, found[i]) or 'in nothing much'}")
+    if len(order) > MOST_TOLD:
+        terminal.say(f"  (and {len(order) - MOST_TOLD} smaller ones: --json has all)")
+
+
+def cluster_table(s: Snapshot, places: Sequence[int]) -> Table:
+    """Clusters of a snapshot, the largest first, in the fields at some places."""
+    table = Table("cluster", "share", "spread", "age in points")
+    for j in places:
+        add_field(table, s.fields[j])
     total = s.weights.sum() or 1.0
     for i in np.argsort(-s.weights, kind="stable"):
         age = f"{s.n_points - s.born[i]:,}"
         row = [str(s.ids[i]), f"{s.weights[i] / total:.1%}", f"{s.spreads[i]:.4g}", age]
-        table.add_row(*row, *(f"{x:.5g}" for x in s.centroids[i]))
+        table.add_row(*row, *(f"{s.centroids[i, j]:.5g}" for j in places))
     return table
 
 
@@ -159,7 +199,9 @@ def snapshots(model: str, settings: StoreSettings, *, limit: int, as_json: bool)
     if as_json:
         terminal.say_json([snapshot_json(s) for s in found])
         return
-    table = Table("snapshot", "published", "why", "points", "inertia per point", "largest share")
+    table = Table()
+    for name in ("snapshot", "published", "why", "points", "inertia per point", "largest share"):
+        table.add_column(name, overflow="fold", no_wrap=name in {"snapshot", "points"})
     for s in found:
         share = s.weights.max() / (s.weights.sum() or 1.0)
         table.add_row(str(s.id), when(s), s.reason, f"{s.n_points:,}", f"{s.inertia:.5g}", f"{share:.1%}")
@@ -197,6 +239,8 @@ def snapshot_json(s: Snapshot) -> dict[str, Any]:
         "centroids": s.centroids.tolist(),
         "weights": s.weights.tolist(),
         "spreads": s.spreads.tolist(),
+        "deviations": None if s.deviations is None else s.deviations.tolist(),
+        "differences": None if s.deviations is None else differences(s.centroids, s.weights, s.deviations).tolist(),
         "born": s.born.tolist(),
         "factors": s.factors.tolist(),
         "distance": s.distance,

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from consumers import logs, terminal
 from consumers.compose import source_opener
-from consumers.inspect import cluster_table, snapshot_json
+from consumers.inspect import show_clusters, snapshot_json
 from consumers.options import example, takes
 from streamkm.broker import cache_dir
 from streamkm.codecs import make_codec
@@ -185,7 +185,7 @@ def replay(
     terminal.say(f"snapshot {number}: {found.n_points:,} points, cost {d['cost']:.6g}, {d['iterations']} iterations")
     if d["live"] is not None:
         terminal.say(f"on the same points snapshot {d['live']['snapshot']} costs {d['live']['cost']:.6g}")
-    terminal.show(cluster_table(found))
+    show_clusters(found)
     terminal.say(
         "the consumer is asked to put it in charge"
         if promoted

@@ -132,6 +132,9 @@ class Publication:
         (k,) int64: rows the model had seen when the id was published first.
     factors
         (d,) float64: coordinates are multiplied by these before distances are taken.
+    deviations
+        (k, d) float64, raw units: root mean squared difference of a cluster's points to its centroid, by field; None
+        where it is not known: the model goes on from clusters that an older streamkm published.
     n_seen
         Rows the model had seen.
     events
@@ -146,6 +149,7 @@ class Publication:
     spreads: NDArray[np.float64]
     born: NDArray[np.int64]
     factors: NDArray[np.float64]
+    deviations: NDArray[np.float64] | None
     n_seen: int
     events: tuple[Event, ...] = ()
     detail: Json = field(default_factory=dict)
@@ -192,6 +196,9 @@ class Snapshot:
         What happened to clusters since the snapshot before.
     commit_seq
         Number of the commit that published it (0 until the store has numbered it): the journal up to it re-derives it.
+    deviations
+        (k, d) float64, raw units: root mean squared difference of a cluster's points to its centroid, by field; None
+        where it is not known, as in what older versions published.
     """
 
     model: str
@@ -213,6 +220,7 @@ class Snapshot:
     events: tuple[Event, ...] = ()
     id: int = 0
     commit_seq: int = 0
+    deviations: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,18 @@ import numpy as np
 
 from streamkm.records import TopicPartition
 from streamkm.service import create_app
-from streamkm.state import Commit, Counters, Distance, Event, Learning, ModelSpec, ModelState, Progress, Snapshot
+from streamkm.state import (
+    Commit,
+    Counters,
+    Distance,
+    Event,
+    Learning,
+    ModelSpec,
+    ModelState,
+    Progress,
+    Recent,
+    Snapshot,
+)
 from streamkm.stores import Lease, Store
 
 NOW = 1_800_000_000.0
@@ -53,10 +64,12 @@ class Api:
 class Writer:
     """A consumer as the store sees it."""
 
-    def __init__(self, store: Store, spec: ModelSpec = SPEC, *, created_at: float = NOW - 3600) -> None:
+    def __init__(
+        self, store: Store, spec: ModelSpec = SPEC, *, created_at: float = NOW - 3600, now: float = NOW
+    ) -> None:
         self.store, self.spec = store, spec
         store.create(spec, created_at)
-        lease = store.acquire(spec.name, "host:1", 10.0, NOW)
+        lease = store.acquire(spec.name, "host:1", 10.0, now)
         assert lease is not None
         self.lease: Lease = lease
         self.position: dict[TopicPartition, int] = {}
@@ -77,6 +90,8 @@ class Writer:
         factors: Sequence[float] | None = None,
         distance: Distance = "euclidean",
         events: tuple[Event, ...] = (),
+        deviations: Any = None,
+        recent: Any = None,
     ) -> int:
         """Commit, with a snapshot unless there are no centroids. Returns the number of the snapshot."""
         expected = dict(self.position)
@@ -105,6 +120,7 @@ class Writer:
                 position=dict(self.position),
                 detail=detail or {},
                 events=events,
+                deviations=None if deviations is None else np.array(deviations, np.float64),
             )
         return self.store.commit(
             self.lease,
@@ -114,5 +130,6 @@ class Writer:
                 progress=Progress(dict(self.position), self.counters, self.seq, at, lag, warmup),
                 learning=Learning(()),
                 snapshot=snapshot,
+                recent=None if recent is None else Recent(np.array(recent, np.float64)),
             ),
         )

@@ -62,6 +62,7 @@ def snapshot_of(seq: int, *, at: float | None = None) -> Snapshot:
         position=position_of(seq),
         detail={"numpy": "2", "nested": {"a": [1, None]}},
         events=(Event("split", (1,), (1, 2), {"share": 0.25}), Event("death", (7,))),
+        deviations=np.array([[0.25, np.nan], [1.0, seq]]),
     )
 
 

@@ -126,6 +126,7 @@ def snapshots(draw: st.DrawFn, *, position: Position | None = None) -> Snapshot:
         position=draw(positions) if position is None else position,
         detail=draw(jsons),
         events=tuple(draw(st.lists(events, max_size=2))),
+        deviations=draw(st.none() | hnp.arrays(np.float64, (k, d), elements=floats)),
     )
 
 
@@ -176,9 +177,12 @@ def same_state(a: ModelState, b: ModelState) -> bool:
 def same_snapshot(a: Snapshot, b: Snapshot) -> bool:
     """Whether two snapshots are equal bit for bit, whatever numbers the store gave them."""
     plain = ("created_at", "kind", "reason", "fields", "n_points", "position", "detail")
-    arrays_ = ("ids", "centroids", "weights", "spreads")
+    arrays_ = ("ids", "centroids", "weights", "spreads", "born", "factors")
+    if a.deviations is not None and b.deviations is not None:
+        arrays_ = (*arrays_, "deviations")
     return (
-        all(getattr(a, name) == getattr(b, name) for name in plain)
+        (a.deviations is None) == (b.deviations is None)
+        and all(getattr(a, name) == getattr(b, name) for name in plain)
         and np.array_equal([a.inertia], [b.inertia], equal_nan=True)
         and all(getattr(a, name).shape == getattr(b, name).shape for name in arrays_)
         and all(getattr(a, name).tobytes() == getattr(b, name).tobytes() for name in arrays_)

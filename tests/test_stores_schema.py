@@ -131,6 +131,7 @@ def test_a_store_of_the_first_streamkm_is_brought_up_to_date_with_what_it_holds(
     assert found.centroids.tolist() == [[1.0, 2.0], [3.0, 4.0]]
     assert found.born.tolist() == [0, 0]
     assert found.factors.tolist() == [1.0, 1.0]
+    assert found.deviations is None, "nobody has measured them"
     lease = owned(store)
     assert lease.epoch == 5
     assert store.commit(lease, commit_of(1, snapshot=True)) == 8

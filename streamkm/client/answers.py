@@ -57,6 +57,11 @@ class Centroids(_Table):
         (k, d) in the units of the records.
     weights, shares, spreads
         (k,) decayed number of points, its part of all, and root mean squared distance of the points to the centroid.
+    deviations
+        (k, d) the same by field, in the units of the records; NaN where it is not known.
+    differences
+        (k, d) how far each centroid is above the mean of all points, in standard deviations within clusters; NaN where
+        it is not known. The fields that differ most tell what a cluster is about.
     """
 
     model: str
@@ -68,20 +73,32 @@ class Centroids(_Table):
     weights: Reals
     shares: Reals
     spreads: Reals
+    deviations: Reals
+    differences: Reals
 
     @classmethod
     def of(cls, answer: Mapping[str, Any]) -> Self:
         """From the answer of ``/centroids``."""
         clusters, fields = answer["clusters"], tuple(answer["fields"])
-        numbers = {name: np.array([c[name] for c in clusters], np.float64) for name in ("weight", "share", "spread")}
+
+        def by_field(name: str) -> Reals:
+            return np.array([c[name] for c in clusters], np.float64).reshape(len(clusters), len(fields))
+
+        def by_cluster(name: str) -> Reals:
+            return np.array([c[name] for c in clusters], np.float64)
+
         return cls(
             answer["model"],
             answer["snapshot"]["id"],
             moment(answer["snapshot"]["created_at"]),
             fields,
             np.array([c["id"] for c in clusters], np.int64),
-            np.array([c["values"] for c in clusters], np.float64).reshape(len(clusters), len(fields)),
-            *numbers.values(),
+            by_field("values"),
+            by_cluster("weight"),
+            by_cluster("share"),
+            by_cluster("spread"),
+            by_field("deviations"),
+            by_field("differences"),
         )
 
     def columns(self) -> dict[str, Any]:

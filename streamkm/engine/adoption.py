@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+import numpy as np
+from numpy.typing import NDArray
+
 from streamkm.codecs.base import Codec
 from streamkm.engine.learning import learn
 from streamkm.models import OnlineKMeans
@@ -11,8 +14,11 @@ from streamkm.models.spec import arguments
 from streamkm.records import BatchRange, Position
 from streamkm.sources.base import Source
 from streamkm.sources.ranges import RangeReader
-from streamkm.state import MiniBatch, ModelSpec
+from streamkm.state import MiniBatch, ModelSpec, Snapshot
 from streamkm.stores.base import Store
+
+PAIRS = 8
+"""Of rows that stand for a cluster; enough that they do not all lie on one line."""
 
 
 def from_snapshot(store: Store, spec: ModelSpec, number: int) -> OnlineKMeans:
@@ -27,7 +33,27 @@ def from_snapshot(store: Store, spec: ModelSpec, number: int) -> OnlineKMeans:
     state = store.kept(spec.name, number)
     if state is not None:
         return OnlineKMeans.from_state(state)
-    return OnlineKMeans.from_snapshot(arguments(spec), snapshot, snapshot.centroids, snapshot.weights)
+    return OnlineKMeans.from_snapshot(arguments(spec), snapshot, *stand_ins(snapshot))
+
+
+def stand_ins(s: Snapshot) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Weighted rows that stand for the points of a snapshot, whose own are not kept.
+
+    Each cluster has pairs of rows on both sides of its centroid, one deviation away in every field: they have its
+    weight, mean and deviations. Where these are not known, or rows are of length one, the centroid stands alone.
+
+    Returns
+    -------
+    rows, weights
+        (m, d) and (m,).
+    """
+    if s.deviations is None or s.distance == "cosine" or not np.isfinite(s.deviations).all():
+        return s.centroids, s.weights
+    d = len(s.fields)
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], (PAIRS, d))
+    steps = np.concatenate([signs, -signs])
+    rows = s.centroids[:, np.newaxis] + steps * s.deviations[:, np.newaxis]
+    return rows.reshape(-1, d), np.repeat(s.weights / len(steps), len(steps))
 
 
 def missed(start: Position, beginning: Position, stop: Position, batch: int) -> Iterator[BatchRange]:

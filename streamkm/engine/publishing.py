@@ -118,6 +118,7 @@ class Publishing:
             spreads=p.spreads,
             born=p.born,
             factors=p.factors,
+            deviations=p.deviations,
             distance=learner.distance,
             inertia=cost / points if points else float("nan"),
             n_points=learner.n_seen,

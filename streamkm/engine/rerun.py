@@ -107,9 +107,13 @@ def compare(snapshot: Snapshot, learner: OnlineKMeans) -> Verdict:
     if found is None:
         return Verdict(snapshot.id, learner.n_seen, ("the re-run publishes nothing",))
     differences = []
-    for name in ("ids", "centroids", "weights", "spreads", "born", "factors"):
+    for name in ("ids", "centroids", "weights", "spreads", "born", "factors", "deviations"):
         published, again = getattr(snapshot, name), getattr(found, name)
-        if published.shape != again.shape or published.tobytes() != again.tobytes():
+        if published is None:
+            continue  # an older streamkm did not publish them
+        if again is None:
+            differences.append(f"{name} differ (the re-run has none)")
+        elif published.shape != again.shape or published.tobytes() != again.tobytes():
             worst = np.max(np.abs(published - again)) if published.shape == again.shape else "their shapes differ"
             differences.append(f"{name} differ (largest difference {worst})")
     happened = [e.to_json() for e in snapshot.events if e.kind not in TOLD_BY_OWNERS]

@@ -20,7 +20,7 @@ from streamkm.models.lineage import Lineage
 from streamkm.models.live import Learned, LiveCentroids, array
 from streamkm.models.metric import Metric, Scale
 from streamkm.models.outliers import GapRule
-from streamkm.models.populations import moved, overlap
+from streamkm.models.populations import deviations, moved, overlap
 from streamkm.models.resolve import LIGHT, Problem, Solution, full, solve
 from streamkm.models.schedule import FORGOTTEN, Schedule
 from streamkm.models.seeding import first_centroids
@@ -101,6 +101,7 @@ class Clusters:
         self._prepared: Pending | None = None
         self._born: dict[int, int] = {}
         self._published_at = 0.0  # weight ever learned then
+        self._flat = False  # clusters were adopted without a trace of how their points spread
         self.live: LiveCentroids
         self._metric = metric
 
@@ -126,6 +127,7 @@ class Clusters:
         self.live = LiveCentroids.start(s.centroids.copy(), stats, metric)
         self.live.ids[:], self.live.next_id = s.ids, int(s.ids.max()) + 1
         self.coreset.fill(rows, weights, self.live)
+        self._flat = len(rows) <= len(s.ids)
         self._born = dict(zip(s.ids.tolist(), s.born.tolist(), strict=True))
         self.schedule.learned = self._published_at = float(s.weights.sum())
         self.schedule.solved(self.schedule.learned)
@@ -311,10 +313,18 @@ class Clusters:
         answers.ids, answers.next_id = ids.copy(), self.lineage.next_id
         self.schedule.kept, self._published_at = 1.0, self.schedule.learned
         detail = {"resolve": verdict, "coreset_rows": len(fit.rows), "cost": float(answers.stats[:, 1].sum())}
-        self._publish(answers, n_seen, tuple(events), detail)
+        within = None if self._flat else deviations(fit.rows, fit.weights, fit.labels, answers.centroids)
+        self._publish(answers, n_seen, tuple(events), detail, within)
         return self.published  # type: ignore[return-value]  # just made
 
-    def _publish(self, a: LiveCentroids, n_seen: int, events: tuple[Event, ...], detail: Mapping[str, Any]) -> None:
+    def _publish(
+        self,
+        a: LiveCentroids,
+        n_seen: int,
+        events: tuple[Event, ...],
+        detail: Mapping[str, Any],
+        within: NDArray[np.float64] | None,
+    ) -> None:
         self.answers = a
         self._born = {i: self._born.get(i, n_seen) for i in a.ids.tolist()}
         self.published = Publication(
@@ -324,6 +334,7 @@ class Clusters:
             spreads=frozen(a.spreads),
             born=frozen(np.array([*self._born.values()], np.int64)),
             factors=frozen(a.metric.factors.copy()),
+            deviations=None if within is None else frozen(within),
             n_seen=n_seen,
             events=events,
             detail=detail,
@@ -352,6 +363,8 @@ class Clusters:
             arrays |= self.rule.arrays()
         if self.answers is not None:
             arrays |= {f"published_{name}": a for name, a in self.answers.arrays().items()}
+        if self.published is not None and self.published.deviations is not None:
+            arrays["published_deviations"] = self.published.deviations.copy()
         for name, pending in (("pending", self._pending), ("prepared", self._prepared)):
             if pending is not None:
                 arrays[f"{name}_centroids"] = pending.solution().centroids.copy()
@@ -373,6 +386,7 @@ class Clusters:
             "pending": pending,
             "prepared": prepared,
             "published_at": self._published_at,
+            "flat": self._flat,
             "published": None
             if published is None
             else {
@@ -391,6 +405,7 @@ class Clusters:
         self.schedule = Schedule.restore(self.schedule.on_drift, params["schedule"])
         self.lineage = Lineage.from_parts(params["lineage"], arrays)
         self._published_at = float(params["published_at"])
+        self._flat = bool(params.get("flat", False))
         if self.rule is not None:
             self.rule = GapRule.restore(arrays, params["rule"], d)
         if params["published"] is not None:
@@ -399,7 +414,8 @@ class Clusters:
             answers = LiveCentroids.from_arrays(own, k, d, params["next_id"], spherical=spherical)
             self._born = dict(zip(answers.ids.tolist(), told["born"], strict=True))
             events = tuple(Event.from_json(e) for e in told["events"])
-            self._publish(answers, told["n_seen"], events, told["detail"])
+            within = array(own, "deviations", np.float64, (k, d)) if "deviations" in own else None
+            self._publish(answers, told["n_seen"], events, told["detail"], within)
         self._pending, self._prepared = (self._restored(name, arrays, params[name]) for name in ("pending", "prepared"))
 
     def _restored(

@@ -53,6 +53,25 @@ def spreads(labels: Labels, squared: Reals, weights: Reals, k: int) -> Reals:
     return np.sqrt(masses(labels, weights * squared, k) / np.where(mass > 0.0, mass, 1.0))
 
 
+def deviations(rows: Reals, weights: Reals, labels: Labels, centroids: Reals) -> Reals:
+    """(k, d) root mean squared difference of each label's rows to its centroid, by field; 0 where there is no weight.
+
+    With factors, the root of its squared sum over the fields is what `spreads` gives.
+    """
+    mass = masses(labels, weights, len(centroids))
+    squares = scatter(rows, weights, labels, centroids)
+    return np.sqrt(squares / np.where(mass > 0.0, mass, 1.0)[:, np.newaxis])
+
+
+def scatter(rows: Reals, weights: Reals, labels: Labels, centroids: Reals) -> Reals:
+    """(k, d) sum of the weighted squared differences of each label's rows to its centroid, by field."""
+    found = np.empty(centroids.shape)
+    with np.errstate(over="ignore"):
+        for t in range(centroids.shape[1]):
+            found[:, t] = masses(labels, weights * np.square(rows[:, t] - centroids[labels, t]), len(centroids))
+    return found
+
+
 def cleft(rows: Reals, weights: Reals, first: NDArray[np.bool_]) -> float:
     """How far two groups of rows stand apart on the line through their means.
 

@@ -19,6 +19,7 @@ from streamkm.models.exact_lloyd import Fit, Iteration, Lloyd, Stopped
 from streamkm.models.exact_points import prepare
 from streamkm.models.exact_runs import Mark, Plan, checked_weights, fit_all
 from streamkm.models.exact_storage import Storage, release
+from streamkm.models.populations import scatter
 from streamkm.recompute import checkpoint as checkpoints
 from streamkm.recompute.pointfile import PointFile, Real
 
@@ -62,14 +63,16 @@ class Fitted:
     ----------
     points
         (n, d) what was fitted.
+    weights
+        (n,) of them; None: ones.
     fit
         The run that was kept.
     crew
         Threads to answer with.
     """
 
-    def __init__(self, points: Real, fit: Fit, crew: Crew) -> None:
-        self._points, self._fit, self._crew = points, fit, crew
+    def __init__(self, points: Real, weights: NDArray[np.float64] | None, fit: Fit, crew: Crew) -> None:
+        self._points, self._weights, self._fit, self._crew = points, weights, fit, crew
 
     @property
     def centroids(self) -> NDArray[np.float64]:
@@ -132,6 +135,17 @@ class Fitted:
                 )
                 release(self._points, a, b)
         return labels, distances
+
+    def deviations(self) -> NDArray[np.float64]:
+        """(k, d) root mean squared difference of a cluster's points to its centroid, by column: a pass over all."""
+        squares = np.zeros(self.centroids.shape)
+        for a in range(0, len(self._points), _STRIP):
+            b = min(len(self._points), a + _STRIP)
+            weights = np.ones(b - a) if self._weights is None else self._weights[a:b]
+            squares += scatter(self._points[a:b].astype(np.float64), weights, self.labels(a, b), self.centroids)
+            release(self._points, a, b)
+        found: NDArray[np.float64] = np.sqrt(squares / np.where(self.sizes > 0.0, self.sizes, 1.0)[:, np.newaxis])
+        return found
 
     def labels(self, start: int, stop: int) -> NDArray[np.int32]:
         """Find the nearest centroid of some points.
@@ -224,7 +238,7 @@ def fit_points(
 
         watched = on_progress is not None or checkpoint is not None
         fit, _ = fit_all(prepared, plan, rng, crew, on_step=on_step if watched else None, mark=mark)
-    return Fitted(X, fit, Crew(crew.n_threads))
+    return Fitted(X, shares, fit, Crew(crew.n_threads))
 
 
 class _Teller:

@@ -218,6 +218,7 @@ def recompute(
         centroids=fitted.centroids / factors,
         weights=fitted.sizes.astype(np.float64),
         spreads=fitted.spreads,
+        deviations=fitted.deviations() / factors,
         born=_born(ids, live, n),
         factors=factors,
         distance="euclidean",

@@ -21,7 +21,9 @@ CUT = 2000
 """Characters of a record's key and value."""
 Points = NDArray[np.float64]
 KEEPS = 0.9
-"""Axes are kept while the points have at least this share of the variance along them that they could have."""
+"""Axes are kept while at least this share of the variance lies along them that could."""
+WIDE = 400
+"""With more fields the spread within clusters has no say in how to look at them, unless there are hardly any."""
 
 
 def entry(s: Snapshot) -> bytes:
@@ -114,40 +116,73 @@ def _clean(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def project(s: Snapshot, points: NDArray[np.float64], last: schemas.Projection | None) -> schemas.Projection:
-    """Two axes to look at points along: those of the last time while they are good, so that the picture stands still.
+def project(s: Snapshot, points: Points, last: schemas.Projection | None) -> schemas.Projection:
+    """Two axes to look at points along, so that the picture stands still while the stream does.
+
+    They are principal components of all that the snapshot knows: of its centroids and of the spread around them. A few
+    hundred points would give others each time, and one that is far away any. Axes of the last time are kept while they
+    are good; others are turned within their plane until they are as near to those as they can be.
 
     Parameters
     ----------
     points
-        (m, d) raw.
+        (m, d) raw, the last ones: for snapshots that do not know how their clusters spread.
     last
         Axes of the last time.
     """
-    d = points.shape[1]
+    mean, rows = _looked_at(s, points)
+    d = len(mean)
     with np.errstate(all="ignore"):
-        mean = points.mean(axis=0) if len(points) else np.zeros(d)
-        scaled = (points - mean) * s.factors
-        total = float((scaled**2).sum())
+        total = float((rows**2).sum())
     if not (math.isfinite(total) and total > 0.0):
         axes = np.eye(2, d) * s.factors
         return schemas.Projection(mean=np.nan_to_num(mean).tolist(), axes=axes.tolist(), explained=[0.0, 0.0])
-    values, vectors = np.linalg.eigh(scaled.T @ scaled) if d <= len(points) else _thin(scaled)
-    best = vectors[:, ::-1][:, :2].T
+    best = (
+        np.linalg.svd(rows, full_matrices=False)[2][:2] if d > len(rows) else np.linalg.eigh(rows.T @ rows)[1].T[:-3:-1]
+    )
     best = best * np.where(best[np.arange(len(best)), np.abs(best).argmax(axis=1)] < 0.0, -1.0, 1.0)[:, None]
     best = np.vstack([best, np.zeros((2 - len(best), d))])
     if last is not None and len(last.mean) == d:
-        kept = ((points - np.array(last.mean)) @ np.array(last.axes).T).var(axis=0) * len(points) / total
-        if kept.sum() >= KEEPS * min(1.0, float(values[::-1][:2].sum()) / total):
-            return last.model_copy(update={"explained": kept.tolist()})
-    explained = [*(values[::-1][:2] / total).tolist(), 0.0][:2]
-    return schemas.Projection(mean=mean.tolist(), axes=(best * s.factors).tolist(), explained=explained)
+        before = _orthonormal(np.array(last.axes) / np.where(s.factors > 0.0, s.factors, 1.0))
+        explained = _explained(rows, before, total)
+        if sum(explained) >= KEEPS * sum(_explained(rows, best, total)):
+            return last.model_copy(update={"explained": explained})
+        left, _, right = np.linalg.svd(before @ best.T)
+        best = left @ right @ best
+    return schemas.Projection(
+        mean=mean.tolist(), axes=(best * s.factors).tolist(), explained=_explained(rows, best, total)
+    )
 
 
-def _thin(scaled: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Eigenvalues and vectors, ascending, of more columns than rows."""
-    _, sizes, rows = np.linalg.svd(scaled, full_matrices=False)
-    return sizes[::-1] ** 2, rows[::-1].T
+def _looked_at(s: Snapshot, points: Points) -> tuple[Points, Points]:
+    """The mean (d,), and rows (m, d) around it in the unit of distances whose squares are the scatter to look at."""
+    total = float(s.weights.sum())
+    with np.errstate(all="ignore"):
+        if s.deviations is not None and np.isfinite(s.deviations).all() and 0.0 < total < math.inf:
+            share = s.weights / total
+            mean = share @ s.centroids
+            between = np.sqrt(share)[:, np.newaxis] * (s.centroids - mean)
+            within = np.sqrt(share @ s.deviations**2)
+            d = len(mean)
+            if d <= WIDE or len(between) <= 2:
+                return mean, np.concatenate([between, np.diag(within)]) * s.factors
+            return mean, between * s.factors
+        seen = points if len(points) > 1 and np.ptp(points, axis=0).any() else s.centroids
+        mean = seen.mean(axis=0) if len(seen) else np.zeros(points.shape[1])
+        return mean, (seen - mean) * s.factors
+
+
+def _explained(rows: Points, axes: Points, total: float) -> list[float]:
+    """Share of the scatter along each of some orthonormal axes."""
+    found: list[float] = (np.square(rows @ axes.T).sum(axis=0) / total).tolist()
+    return found
+
+
+def _orthonormal(axes: Points) -> Points:
+    """Two axes at right angles and of length one as near to some as they can be; units may have changed since."""
+    left, _, right = np.linalg.svd(axes, full_matrices=False)
+    near: Points = left @ right
+    return near
 
 
 def sample(s: Snapshot, points: NDArray[np.float64], projection: schemas.Projection) -> bytes:

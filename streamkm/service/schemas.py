@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from streamkm.effects import LIMIT
+
 Status = Literal["warming-up", "running", "paused", "stale", "stopped"]
 
 _MODEL = "orders"
@@ -31,6 +33,8 @@ _CLUSTERS = [
         "weight": 81760.0,
         "share": 0.8,
         "spread": 1.9,
+        "deviations": [1.8, 0.4, 0.3],
+        "differences": [-17.0, 2.1, 1.2],
         "born_at_points": 1000,
         "age": 101200,
     },
@@ -41,6 +45,8 @@ _CLUSTERS = [
         "weight": 20440.0,
         "share": 0.2,
         "spread": 14.2,
+        "deviations": [5.0, 0.5, 0.3],
+        "differences": [67.0, -8.3, -4.9],
         "born_at_points": 90000,
         "age": 12200,
     },
@@ -133,6 +139,13 @@ class Cluster(BaseModel):
     weight: float | None = Field(description="(Decayed) number of its points")
     share: float | None = Field(description="Its part of all weight, between 0 and 1; null when nothing has weight")
     spread: float | None = Field(description="Root mean squared distance of its points to the centroid")
+    deviations: list[float | None] = Field(
+        description="The same by field, in the units of the records; null: not known (older versions did not tell)"
+    )
+    differences: list[float | None] = Field(
+        description="By field, how far the centroid is above the mean of all points, in standard deviations within "
+        f"clusters, up to {LIMIT:g}; null: not known"
+    )
     born_at_points: int = Field(description="Points the model had learned when this id was published first")
     age: int = Field(description="Points it has learned since")
 

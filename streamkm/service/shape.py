@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+import numpy as np
+
+from streamkm.effects import differences
 from streamkm.records import Position
 from streamkm.service import schemas
 from streamkm.service.times import iso
@@ -54,7 +57,8 @@ def shares(s: Snapshot) -> list[float | None]:
 def clusters(s: Snapshot) -> list[schemas.Cluster]:
     """The snapshot's clusters, in its order."""
     result = []
-    share = shares(s)
+    share, found = shares(s), differences(s.centroids, s.weights, s.deviations)
+    within = np.full(s.centroids.shape, np.nan) if s.deviations is None else s.deviations
     for i, values in enumerate(s.centroids.tolist()):
         shown = [number(v) for v in values]
         result.append(
@@ -65,6 +69,8 @@ def clusters(s: Snapshot) -> list[schemas.Cluster]:
                 weight=number(s.weights[i]),
                 share=share[i],
                 spread=number(s.spreads[i]),
+                deviations=[number(v) for v in within[i]],
+                differences=[number(v) for v in found[i]],
                 born_at_points=int(s.born[i]),
                 age=s.n_points - int(s.born[i]),
             )

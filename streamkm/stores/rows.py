@@ -99,6 +99,8 @@ def lease_from_row(name: str, row: sa.Row[Any]) -> Lease | None:
 def snapshot_to_row(snapshot: Snapshot) -> Columns:
     """The columns of ``snapshots``, without the model and the numbers that the store gives."""
     arrays = {name: np.ascontiguousarray(getattr(snapshot, name), dtype) for name, dtype in _DTYPES.items()}
+    if snapshot.deviations is not None:
+        arrays["deviations"] = np.ascontiguousarray(snapshot.deviations, np.float64)
     return {
         "created_at": snapshot.created_at,
         "kind": snapshot.kind,
@@ -131,6 +133,9 @@ def snapshot_from_row(model: str, row: Mapping[str, Any] | sa.RowMapping) -> Sna
         shapes = {"centroids": (k, d), "factors": (d,)}
         if len(names) != d or any(arrays[name].shape != shapes.get(name, (k,)) for name in _DTYPES):
             raise ValueError("its arrays do not fit together")
+        deviations = arrays.get("deviations")  # older versions did not publish them
+        if deviations is not None and deviations.shape != (k, d):
+            raise ValueError("its arrays do not fit together")
         return Snapshot(
             model=model,
             id=row["id"],
@@ -145,6 +150,7 @@ def snapshot_from_row(model: str, row: Mapping[str, Any] | sa.RowMapping) -> Sna
             detail=json.loads(row["detail"]),
             distance=row["distance"],
             events=tuple(Event.from_json(event) for event in json.loads(row["events"])),
+            deviations=deviations,
             **{name: arrays[name] for name in _DTYPES},
         )
 

@@ -9,12 +9,14 @@ import { drawK } from "./k.js";
 import { drawMap, initMap } from "./map.js";
 import { drawNow } from "./now.js";
 import { drawRecompute, heardJob, initRecompute } from "./recompute.js";
-import { changed, clear, heard, published, state, view, viewed } from "./state.js";
+import { changed, clear, heard, newest, published, state, view, viewed } from "./state.js";
 import { drawComparison, drawTimeline, initTimeline } from "./timeline.js";
 
 const PAGES = 4, PER_PAGE = 500; // of history, the newest first
 const SLOW = 5000; // ms between looks at what changes slowly
 let leave = () => {};
+
+const history_ = window.history, address = (model) => `#model=${encodeURIComponent(model)}`;
 
 const base = (rest = "") => `/v1/models/${encodeURIComponent(state.model)}${rest}`;
 const get = (rest) => ask(base(rest));
@@ -64,23 +66,29 @@ async function history() {
 
 async function slowly() {
   const model = state.model;
-  const [quarantine, k] = await Promise.all([get("/quarantine?limit=20"), get("/k").catch(() => null)]);
-  if (state.model === model) Object.assign(state, { quarantine, k: k && JSON.stringify(k) === JSON.stringify(state.k) ? state.k : k });
+  // Of a model without a snapshot there is no k to ask for.
+  const [quarantine, k] = await Promise.all([get("/quarantine?limit=20"), newest() ? get("/k").catch(() => null) : null]);
+  if (state.model !== model) return;
+  Object.assign(state, { quarantine, k: k && JSON.stringify(k) === JSON.stringify(state.k) ? state.k : k });
   changed();
 }
 
 async function start(model) {
   leave();
   clear(model);
-  location.hash = `model=${encodeURIComponent(model)}`;
+  history_.replaceState(null, "", address(model));
+  trouble("");
   changed();
   try {
-    state.jobs = (await get("/jobs").catch(() => ({ jobs: [] }))).jobs;
+    const { jobs } = await get("/jobs").catch(() => ({ jobs: [] }));
+    if (state.model !== model) return;
+    state.jobs = jobs;
     await history().catch((error) => { if (error.status !== 409) throw error; });
     await slowly();
   } catch (error) {
-    refused(error);
+    if (state.model === model) refused(error);
   }
+  if (state.model !== model) return; // another one was chosen meanwhile
   const stop = listen(base("/stream"), {
     onOpen: () => { trouble(""); history().catch(() => {}); },
     onLost: (error) => refused(error),
@@ -116,10 +124,33 @@ async function models() {
   const { models: found } = await ask("/v1/models");
   fill($("#model"), found.map((m) => el("option", { value: m.name, text: m.name })));
   if (!found.length) { trouble("There is no model yet: start streamkm live. This page looks again by itself."); setTimeout(open, 2000); return; }
-  const wanted = decodeURIComponent((location.hash.match(/model=([^&]*)/) || [])[1] || "");
-  const chosen = found.some((m) => m.name === wanted) ? wanted : found[0].name;
+  const asked = wanted();
+  if (asked !== null && !found.some((m) => m.name === asked)) {
+    // Another model in its place would be taken for it.
+    leave();
+    clear("");
+    changed();
+    $("#model").prepend(el("option", { value: "", text: "choose one", selected: true, disabled: true }));
+    trouble(`There is no model "${asked}", or this token may not see it: choose one`);
+    return;
+  }
+  const chosen = asked ?? found[0].name;
   $("#model").value = chosen;
   await start(chosen);
+}
+
+// The model that the address names; null if it names none.
+function wanted() {
+  const found = location.hash.match(/model=([^&]*)/);
+  if (!found) return null;
+  try { return decodeURIComponent(found[1]); } catch { return found[1]; }
+}
+
+// A link to a section takes the place of the model in the address; a typed address names another one.
+function moved() {
+  const asked = wanted();
+  if (asked === null && state.model) history_.replaceState(null, "", address(state.model));
+  else if (asked !== null && asked !== state.model) open();
 }
 
 async function open() {
@@ -142,6 +173,7 @@ function drawHead() {
   $("#promote-moment").onclick = () => promote(entry.id);
 }
 
+addEventListener("hashchange", moved);
 $("#model").addEventListener("change", (e) => start(e.target.value));
 $("#theme").addEventListener("click", () => theme(document.documentElement.dataset.theme === "dark" ? "light" : "dark"));
 $("#sign-in").addEventListener("click", askForToken);

@@ -40,7 +40,7 @@ export function num(x, digits = 3) {
   return String(Number(x.toPrecision(digits)));
 }
 
-export const percent = (x) => (x === null || x === undefined ? "–" : `${(100 * x).toFixed(x < 0.1 ? 1 : 0)} %`);
+export const percent = (x) => (!Number.isFinite(x) ? "–" : `${(100 * x).toFixed(x < 0.1 ? 1 : 0)} %`);
 
 export function ago(seconds) {
   if (!Number.isFinite(seconds)) return "–";
@@ -49,7 +49,8 @@ export function ago(seconds) {
   return `${Math.round(seconds)} s`;
 }
 
-export const clock = (iso) => new Date(iso).toLocaleString(undefined, { dateStyle: "short", timeStyle: "medium" });
+// Moments with their zone: who compares them with a log must not guess.
+export const clock = (when) => new Date(when).toLocaleString(undefined, { year: "numeric", month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", second: "2-digit", timeZoneName: "short" });
 
 export function extent(values) {
   let low = Infinity, high = -Infinity;
@@ -68,8 +69,10 @@ export function ticks([low, high], count = 4) {
   return found;
 }
 
+// A line through points; it stops where one is not known, and a point without neighbours is a dot.
 export function path(points) {
-  return points.map(([x, y], i) => `${i ? "L" : "M"}${x.toFixed(1)},${y.toFixed(1)}`).join("");
+  const known = points.map(([x, y]) => Number.isFinite(x) && Number.isFinite(y));
+  return points.map(([x, y], i) => (!known[i] ? "" : `${known[i - 1] ? "L" : "M"}${x.toFixed(1)},${y.toFixed(1)}${known[i - 1] || known[i + 1] ? "" : "h1"}`)).join("");
 }
 
 export function spark(values, label, { width = 150, height = 34 } = {}) {
@@ -78,8 +81,7 @@ export function spark(values, label, { width = 150, height = 34 } = {}) {
   if (known.length > 1) {
     const x = scale([0, values.length - 1], [2, width - 2]), [low, high] = extent(known);
     const y = scale([Math.min(low, high * 0.9), high], [height - 3, 3]);
-    const points = values.map((v, i) => [x(i), y(v)]).filter((p) => Number.isFinite(p[1]));
-    picture.append(svg("path", { class: "spark", d: path(points) }));
+    picture.append(svg("path", { class: "spark", d: path(values.map((v, i) => [x(i), y(v)])) }));
   }
   return picture;
 }

@@ -1,6 +1,6 @@
 // Map: some of the last points and the centroids with their way, in two dimensions.
 
-import { $, el, extent, fill, hideTip, num, path, scale, showTip, svg } from "./draw.js";
+import { $, el, extent, fill, hideTip, num, path, percent, scale, showTip, svg } from "./draw.js";
 import { colour, shape } from "./colours.js";
 import { before, select, state, viewed } from "./state.js";
 
@@ -84,11 +84,22 @@ function steady(key, wanted) {
   return range;
 }
 
+// Nothing to draw: what stood there was another model's, or is no longer so.
+function empty(canvas, overlay, entry) {
+  canvas.width = canvas.width; // clears it
+  fill(overlay);
+  placed = [];
+  hideTip();
+  plane().setAttribute("aria-label", "Map of recent points and centroids: empty");
+  $("#map .note").textContent = entry ? "No recent points are kept to find components of. Choose fields to see the centroids." : state.model ? "No clusters yet." : "No model is chosen.";
+}
+
 export function drawMap() {
   options();
   const entry = viewed(), project = projector(), box = plane(), width = box.clientWidth, height = box.clientHeight;
   const canvas = $("canvas", box), overlay = $("svg", box), ratio = devicePixelRatio || 1;
-  if (!entry || !project || !width) return;
+  if (!width) return;
+  if (!entry || !project) { empty(canvas, overlay, entry); return; }
   const past = state.at !== null, sample = past ? null : state.sample;
   const points = sample ? sample.points.map((p) => [project[0](p), project[1](p)]) : [];
   const ways = entry.ids.map((id) => before(entry, WAY).map((s) => [s.ids.indexOf(id), s]).filter(([i]) => i >= 0).map(([i, s]) => [project[0](s.centroids[i]), project[1](s.centroids[i])]));
@@ -113,7 +124,7 @@ export function drawMap() {
   overlay.setAttribute("viewBox", `0 0 ${width} ${height}`);
   fill(overlay, entry.ids.map((id, i) => {
     const [cx, cy] = [x(ends[i][0]), y(ends[i][1])];
-    placed.push({ x: cx, y: cy, id, big: true, text: `cluster ${id}\nshare ${num(100 * entry.shares[i])} %\n${state.fields.map((f, j) => `${f}: ${num(entry.centroids[i][j], 4)}`).slice(0, 12).join("\n")}` });
+    placed.push({ x: cx, y: cy, id, big: true, text: `cluster ${id}\nshare ${percent(entry.shares[i])}\n${state.fields.map((f, j) => `${f}: ${num(entry.centroids[i][j], 4)}`).slice(0, 12).join("\n")}` });
     const other = state.selected !== null && state.selected !== id;
     return svg("g", { opacity: other ? 0.35 : 1 },
       svg("path", { d: path(ways[i].map(([a, b]) => [x(a), y(b)])), fill: "none", stroke: colour(id), "stroke-width": 2 }),
@@ -121,7 +132,7 @@ export function drawMap() {
       svg("text", { x: cx + 12, y: cy + 4, class: "halo", text: id }));
   }));
   box.setAttribute("aria-label", `Map of ${points.length} recent points and ${entry.ids.length} centroids${state.selected === null ? "" : `, cluster ${state.selected} is selected`}. Arrow keys select clusters.`);
-  const told2 = axes[0] === "pca" && state.sample ? `Principal components of the last points: ${state.sample.projection.explained.map((e) => `${num(100 * e)} %`).join(" and ")} of their variance. ` : "";
+  const told2 = axes[0] === "pca" && state.sample?.projection.explained[0] ? `Principal components: ${state.sample.projection.explained.map((e) => `${num(100 * e)} %`).join(" and ")} of the variance. ` : "";
   $("#map .note").textContent = told2 + (past ? "Points of the past are not kept: these are the centroids of that moment and the way that they came." : "");
 }
 

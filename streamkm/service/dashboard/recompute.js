@@ -14,7 +14,7 @@ export function initRecompute({ ask, act, promote }) {
   actions = { ask, act, promote };
 }
 
-let actions = null;
+let actions = null, compared = ""; // the model whose snapshots were compared
 
 export function heardJob(job) {
   const at = state.jobs.findIndex((j) => j.id === job.id);
@@ -35,12 +35,14 @@ function compare(job) {
   const live = newest(), place = $("#recompute .comparison");
   if (!live) return;
   fill(place, el("p", { class: "note", text: "Comparing …" }));
-  actions.ask(`/diff?a=${live.id}&b=${job.snapshot}`).then((d) => fill(place, comparison(d, live.id, job.snapshot)), (error) => fill(place, el("p", { class: "note", text: error.message })));
+  const model = state.model, show = (...what) => { if (state.model === model) fill(place, ...what); };
+  actions.ask(`/diff?a=${live.id}&b=${job.snapshot}`).then((d) => show(comparison(d, live.id, job.snapshot)), (error) => show(el("p", { class: "note", text: error.message })));
 }
 
 export function drawRecompute() {
   const may = state.me.right === "write";
   const start = $("#job button");
+  if (compared !== state.model) { compared = state.model; fill($("#recompute .comparison")); }
   start.disabled = !may;
   start.title = may ? "" : "Sign in with a token that may write";
   if (!state.jobs.length) { fill($("#recompute .jobs"), el("p", { class: "note", text: may ? "None was asked for yet." : "Sign in with a token that may write to start one." })); return; }
