@@ -22,9 +22,6 @@ FAR, EVEN = 0.5, 0.4
 CERTAIN, SETTLED = -1, -2
 """Strata of rows that stand for themselves only, and of rows that were calibrated."""
 
-NEGLIGIBLE = 1e-9
-"""A stratum with less than this share of the mass is rounding."""
-
 
 @jit(allocates=True)
 def admit(
@@ -92,16 +89,12 @@ def admit(
         mass += stats[j, 0]
         cost += stats[j, 1]
         clusters += stats[j, 0] > 0.0
-    by_distance = size * FAR / cost if 0.0 < cost < np.inf else 0.0
+    by_distance = _over(size * FAR, cost)
     by_cluster = np.empty(k)
     for j in range(k):
-        share = EVEN / (clusters * stats[j, 0]) + (1.0 - FAR - EVEN) / mass if stats[j, 0] > 0.0 else 0.0
-        by_cluster[j] = size * share
-        gained = totals[j, d]
-        if gained > 0.0:
-            sums[j, d] += gained * inflation
-            for t in range(d):
-                sums[j, t] += (totals[j, t] + gained * (batch_origin[t] - origin[t])) * inflation
+        by_cluster[j] = size * (_over(EVEN, clusters * stats[j, 0]) + _over(1.0 - FAR - EVEN, mass))
+    mixed = np.zeros(k, np.bool_)  # clusters of which some rows stand for themselves
+    end = n  # from here on there is no room for those
     reached = 0.0
     unit = 0.0
     target = uniform(rng)
@@ -111,7 +104,7 @@ def admit(
         p = w * (by_distance * distances[i] + by_cluster[j])
         if p < 1.0:
             reached += p
-            while reached >= target and filled < len(weights):
+            while reached >= target and p > 0.0 and filled < len(weights):
                 for t in range(d):
                     rows[filled, t] = X[i, t]
                 weights[filled] = w * inflation / p
@@ -120,15 +113,42 @@ def admit(
                 unit += 1.0
                 target = unit + uniform(rng)
         elif filled < len(weights):
-            w *= inflation
-            sums[j, d] -= w
             for t in range(d):
                 rows[filled, t] = X[i, t]
-                sums[j, t] -= w * (X[i, t] - origin[t])
-            weights[filled] = w
+            weights[filled] = w * inflation
             strata[filled] = CERTAIN
             filled += 1
+            mixed[j] = True
+        else:
+            end = min(end, i)
+    # What stands for itself is not taken away from the sums again: heavy rows would leave their rounding there, and
+    # light ones would be lost in it. Few batches have such rows.
+    mix = False
+    for j in range(k):
+        gained = totals[j, d]
+        if mixed[j]:
+            mix = True
+        elif gained > 0.0:
+            sums[j, d] += gained * inflation
+            for t in range(d):
+                sums[j, t] += (totals[j, t] + gained * (batch_origin[t] - origin[t])) * inflation
+    if mix:
+        for i in range(n):
+            j = labels[i]
+            if mixed[j]:
+                w = row_weights[i] if weighted else 1.0
+                if w * (by_distance * distances[i] + by_cluster[j]) < 1.0 or i >= end:
+                    sums[j, d] += w * inflation
+                    for t in range(d):
+                        sums[j, t] += w * inflation * (X[i, t] - origin[t])
     return filled
+
+
+@jit(inline=True)
+def _over(share: float, whole: float) -> float:
+    """The share of a whole that each unit of it gets; 0 of a whole that is zero, infinite, or next to zero."""
+    each = share / whole if whole > 0.0 else 0.0
+    return each if each < np.inf else 0.0
 
 
 @jit(allocates=True)
@@ -168,14 +188,12 @@ def calibrate(
             sampled[j, d] += weights[i]
             for t in range(d):
                 sampled[j, t] += weights[i] * (rows[i, t] - origin[t])
-    mass = 0.0
-    for j in range(k):
-        mass += max(sums[j, d], 0.0)
     factors = np.ones(k)
     shifts = np.zeros((k, d))
     end = filled
+    left = 0.0
     for j in range(k):
-        if not sums[j, d] > NEGLIGIBLE * mass:
+        if not sums[j, d] > 0.0:
             factors[j] = 0.0
         elif sampled[j, d] > 0.0:
             factors[j] = sums[j, d] / sampled[j, d]
@@ -186,6 +204,8 @@ def calibrate(
                 rows[end, t] = origin[t] + sums[j, t] / sums[j, d]
             weights[end] = sums[j, d]
             end += 1
+        else:
+            left += sums[j, d]
     for i in range(first, filled):
         j = strata[i]
         if j >= 0:
@@ -194,6 +214,8 @@ def calibrate(
                 rows[i, t] += shifts[j, t]
     for i in range(first, end):
         strata[i] = SETTLED
+    if end > first:  # without room for a row its mean is lost, its mass is not
+        weights[end - 1] += left
     sums.fill(0.0)
     return end
 
@@ -287,11 +309,10 @@ def thin(
     for j in range(k):
         starts[j + 1] += starts[j]
         clusters += masses[j] > 0.0
-    by_distance = FAR / cost if 0.0 < cost < np.inf else 0.0
+    by_distance = _over(FAR, cost)
     by_cluster = np.zeros(k)
     for j in range(k):
-        if masses[j] > 0.0:
-            by_cluster[j] = EVEN / (clusters * masses[j]) + (1.0 - FAR - EVEN) / mass
+        by_cluster[j] = _over(EVEN, clusters * masses[j]) + _over(1.0 - FAR - EVEN, mass)
     order = np.empty(filled, np.int64)
     scores = np.zeros(filled)
     for i in range(filled):
@@ -317,7 +338,7 @@ def thin(
         i = int(order[r])
         p = scores[i] * factor
         j = labels[i]
-        if p < 1.0:
+        if p < 1.0 or n == capacity:
             sums[j, d] += weights[i]
             for t in range(d):
                 sums[j, t] += weights[i] * (rows[i, t] - origin[t])
@@ -330,7 +351,7 @@ def thin(
                 n += 1
                 unit += 1.0
                 target = unit + uniform(rng)
-        elif n < capacity:
+        else:
             for t in range(d):
                 kept[n, t] = rows[i, t]
             kept_weights[n] = weights[i]

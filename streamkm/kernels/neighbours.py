@@ -47,9 +47,9 @@ def _part(values: NDArray[np.float64], order: NDArray[np.int64], spare: NDArray[
         spare[r - below] = i
         order[below] = i
         below += values[i] < pivot
-    if below == 0:  # the pivot is the lowest of many; nothing has moved
+    if below == 0:  # the pivot is the lowest of many; all are in the spare array, and the first place was written over
         for r in range(len(order)):
-            i = order[r]
+            i = spare[r]
             spare[r - below] = i
             order[below] = i
             below += values[i] <= pivot
