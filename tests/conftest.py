@@ -1,11 +1,13 @@
 import pytest
 
 from kafka_fixtures import admin, bootstrap, topic
+from ledger import _weights_are_those_learned
 from postgres_fixtures import database, databases, emptied, kept_database
 from store_fixtures import empty_sqlite, sqlite_url
 from streamkm import redaction
 
 __all__ = [
+    "_weights_are_those_learned",
     "admin",
     "bootstrap",
     "database",

@@ -264,18 +264,21 @@ def put_near_together(rows, order):
     """The order, by halving at a median of nine of the widest dimension of nine; a leaf has 32 rows."""
     order = list(order)
     n = len(order)
-    spreads = np.ptp(rows[order], axis=0) if n > 32 else np.zeros(1)
-    if not spreads.max() > 0:
+    if n <= 32:
         return order
     some = rows[order[:: max(1, n // 8)]]
-    values = rows[:, np.argmax(((some - some.mean(axis=0)) ** 2).sum(axis=0))]
+    from_first = some - some[0]
+    spreads = (from_first**2).sum(axis=0) - from_first.sum(axis=0) ** 2 / len(some)
+    if not spreads.max() > 0:
+        return order
+    values = rows[:, np.argmax(spreads)]
     nine = [values[order[min(n - 1, q * max(1, n // 9))]] for q in range(9)]
     pivot = sorted(sorted(nine[q : q + 3])[1] for q in (0, 3, 6))[1]
     low = [i for i in order if values[i] < pivot] or [i for i in order if values[i] <= pivot]
     if len(low) == n:
         return order
-    high = [i for i in order if i not in set(low)]
-    return put_near_together(rows, low) + put_near_together(rows, high)
+    lower = set(low)
+    return put_near_together(rows, low) + put_near_together(rows, [i for i in order if i not in lower])
 
 
 def lay_columns(rows, origin, scale):

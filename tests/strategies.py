@@ -79,6 +79,56 @@ bad_records = st.builds(
 )
 
 
+# What columns of real data are like: equal values everywhere. Whole numbers, so that sums of them are exact.
+COLUMNS = {
+    "constant": lambda rng, n: np.full(n, float(rng.integers(-3, 9))),
+    "zero": lambda rng, n: np.zeros(n),  # noqa: ARG005
+    "flag": lambda rng, n: rng.integers(0, 2, n).astype(float),
+    "rating": lambda rng, n: rng.integers(1, 6, n).astype(float),
+    "rare": lambda rng, n: (rng.random(n) < 3.0 / max(n, 1)) * 5.0,
+    "first": lambda rng, n: np.where(np.arange(n) == 0, 5.0, 0.0),  # noqa: ARG005
+    "last": lambda rng, n: np.where(np.arange(n) == n - 1, 5.0, 0.0),  # noqa: ARG005
+    "zero-inflated": lambda rng, n: rng.poisson(4.0, n) * (rng.random(n) < 0.2),
+    "long-tailed": lambda rng, n: np.minimum(rng.zipf(1.8, n), 2**20).astype(float),
+    "sorted": lambda rng, n: np.sort(rng.integers(0, 1 + n // 3, n)).astype(float),
+    "falling": lambda rng, n: np.arange(n, 0.0, -1.0),  # noqa: ARG005
+    "even": lambda rng, n: np.round(rng.normal(size=n) * 1024),
+}
+
+
+@st.composite
+def common_rows(draw: st.DrawFn, max_rows: int = 400, max_columns: int = 3, min_rows: int = 1) -> np.ndarray:
+    """(n, d) float64 whole numbers as people have them: ties, constant columns, few distinct values, counts with many
+    zeros and long tails, and blocks of equal rows."""
+    n = draw(st.integers(min_rows, max_rows) | st.sampled_from([m for m in (33, 64, 65) if min_rows <= m <= max_rows]))
+    kinds = draw(st.lists(st.sampled_from(sorted(COLUMNS)), min_size=1, max_size=max_columns))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    rows = np.column_stack([np.asarray(COLUMNS[kind](rng, n), float) for kind in kinds])
+    order = draw(st.sampled_from(["as is", "blocks", "shuffled", "turns"]))
+    if order == "blocks":  # each row again and again, next to itself
+        rows = rows[np.sort(rng.integers(0, 1 + n // 8, n))]
+    elif order == "shuffled":
+        rows = rng.permutation(rows)
+    elif order == "turns":
+        rows = rows[np.arange(n) % (1 + n // 8)]
+    return np.ascontiguousarray(rows)
+
+
+@st.composite
+def common_weights(draw: st.DrawFn, n: int) -> np.ndarray:
+    """(n,) weights of rows: ones, small numbers with zeros, one heavy row, numbers of any size; not all are zero."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    weights = {
+        "ones": np.ones(n),
+        "counts": rng.integers(0, 4, n).astype(float),
+        "one": np.where(np.arange(n) == n // 2, 1.0, 0.0),
+        "heavy": np.where(rng.random(n) < 0.05, 2.0**40, 1.0),
+        "long-tailed": np.minimum(rng.zipf(1.5, n), 2**30).astype(float),
+        "any size": 10.0 ** rng.uniform(-12, 12, n),
+    }[draw(st.sampled_from(["ones", "ones", "counts", "one", "heavy", "long-tailed", "any size"]))]
+    return weights if weights.any() else np.ones(n)
+
+
 @st.composite
 def mini_batches(draw: st.DrawFn, among: st.SearchStrategy[TopicPartition] = partitions) -> tuple[MiniBatch, ...]:
     """Mini-batches of one commit: mostly ranges that follow each other in their partition, sometimes any range."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 
+from streamkm.errors import NotReadyError
 from streamkm.models import OnlineKMeans
 from streamkm.models.arguments import K_MAX
 from streamkm.models.background import Task, Worker
@@ -52,4 +54,5 @@ class Proposals:
             self._told = found.suggested
         if self._task is None and learner.k_ <= K_MAX and now - self._begun_at >= EVERY_SECONDS:
             self._begun_at = now
-            self._task = WORKER.submit(learner.later_k_profile(K_MAX))
+            with suppress(NotReadyError):  # nothing that was learned has weight: later, then
+                self._task = WORKER.submit(learner.later_k_profile(K_MAX))

@@ -27,7 +27,9 @@ def unusual(count: int, points: int, old: int, seen: int) -> bool:
     old, seen
         The same of all time before.
     """
-    return count >= max(OUTLIERS, OUTLIERS_SHARE * points) and count * seen >= OUTLIERS_TIMES * old * points
+    return (
+        points > 0 and count >= max(OUTLIERS, OUTLIERS_SHARE * points) and count * seen >= OUTLIERS_TIMES * old * points
+    )
 
 
 class Publishing:

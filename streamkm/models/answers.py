@@ -226,7 +226,7 @@ class Answers(base.Clusterer):
         Raises
         ------
         NotReadyError
-            There are no centroids yet.
+            There are no centroids yet, or nothing that was learned has weight.
         """
         return self.later_k_profile(k_max, k_min)()
 
@@ -234,6 +234,10 @@ class Answers(base.Clusterer):
         """`k_profile` of the model as it is now, as a function that any thread may call while learning goes on."""
         clusters = self._ready()
         rows, weights = clusters.coreset.settled()
+        if not weights.sum() > 0.0:
+            raise NotReadyError(
+                "nothing that was learned has a weight", hint="k can be judged once a point has a weight above zero"
+            )
         return partial(k_profile, rows * clusters.live.metric.factors, weights, k_max, k_min)
 
     def _nearest(self, X: Any, view: View | None) -> tuple[LiveCentroids, NDArray[np.int32], NDArray[np.float64]]:

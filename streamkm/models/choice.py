@@ -143,7 +143,7 @@ def k_profile(
 
 
 def suggested_k(rows: Reals, weights: Reals, k_max: int, scale: Scale, rule: GapRule | None, seed: int) -> int:
-    """Suggest a number of clusters for the first rows of a stream; 1 if they have no weight.
+    """Suggest a number of clusters for the first rows of a stream; if none of them has weight, all count alike.
 
     Parameters
     ----------
@@ -159,7 +159,7 @@ def suggested_k(rows: Reals, weights: Reals, k_max: int, scale: Scale, rule: Gap
         Of the random choices.
     """
     if not weights.sum() > 0.0:
-        return 1
+        weights = np.ones(len(rows))
     raw = Metric.raw(rows.shape[1])
     if rule is not None:
         inside = rule.look(rows, weights, raw.rescaled(rows, weights, "none" if scale == "none" else "robust").factors)

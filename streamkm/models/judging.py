@@ -94,18 +94,23 @@ class Seen(NamedTuple):
         """Whether enough has arrived to judge by."""
         return self.mass - self.left >= JUDGED * self.mass
 
+    @property
+    def arrived(self) -> float:
+        """Mass that arrived since the digest; next to nothing where none did, so that shares of it are finite."""
+        return max(self.mass - self.left, 1e-30 * self.mass, 1e-300)
+
     def arrivals(self, label: str, k: int, where: str) -> tuple[Reals, Reals]:
         """(k,) share of the arrivals that each label got since the digest, and share that it had of the digest."""
         had, has = (
             masses(getattr(sample, label), sample.weights * getattr(sample, where), k)
             for sample in (self.then, self.now)
         )
-        return (has * self.mass - had * self.left) / max(self.mass - self.left, 1e-300), had
+        return (has * self.mass - had * self.left) / self.arrived, had
 
     def noise(self, shares: Reals) -> Reals:
         """Two standard errors of the share of the arrivals, for labels of given shares."""
         variance = sum(float(np.square(sample.weights).sum()) for sample in (self.then, self.now))
-        return np.asarray(2.0 * np.sqrt(shares * variance) * self.mass / max(self.mass - self.left, 1e-300))
+        return np.asarray(2.0 * np.sqrt(shares * variance) * self.mass / self.arrived)
 
     def scatter(self, label: str, k: int, where: str) -> Reals:
         """(k,) standard errors of the share of the arrivals that each label got, each row a draw for itself."""
@@ -113,7 +118,7 @@ class Seen(NamedTuple):
             masses(getattr(sample, label), sample.weights**2 * getattr(sample, where), k)
             for sample in (self.then, self.now)
         )
-        return np.asarray(np.sqrt(variance) * self.mass / max(self.mass - self.left, 1e-300))
+        return np.asarray(np.sqrt(variance) * self.mass / self.arrived)
 
     def restless(self, floor: float) -> bool:
         """Whether what came is not as what was there: some old cluster's share or mean is another within its borders.

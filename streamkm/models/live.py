@@ -336,10 +336,17 @@ def nearest(
     return labels, squared
 
 
+def shares(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(n,) weights over their sum; the same for all when none has weight, or their sum is beyond float64."""
+    mass = float(weights.sum())
+    if 0.0 < mass < math.inf:
+        return weights / mass
+    return np.full(len(weights), 1.0 / max(1, len(weights)))
+
+
 def middle(centroids: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(d,) weighted mean of centroids, or of rows; the plain one when none has weight."""
-    mass = weights.sum()
-    share = weights / mass if 0.0 < mass < math.inf else np.full(len(weights), 1.0 / len(weights))
+    """(d,) weighted mean of centroids, or of rows; the plain one when none has weight, zeros when there are none."""
+    share = shares(weights)
     mean = np.empty(centroids.shape[1])
     weighted_sum(frozen(centroids), frozen(share), mean)
     return mean

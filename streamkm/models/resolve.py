@@ -19,7 +19,7 @@ from streamkm.kernels.random import uniform
 from streamkm.kernels.rows import differences
 from streamkm.kernels.search import descend, local_search, prune
 from streamkm.kernels.seed import kmeans_plus_plus
-from streamkm.models.live import FLOAT32_RATIO, columns_of, middle, packed_like, power_of_two
+from streamkm.models.live import FLOAT32_RATIO, columns_of, middle, packed_like, power_of_two, shares
 from streamkm.models.metric import Metric
 from streamkm.models.populations import masses, moved
 from streamkm.models.validate import ONES, frozen
@@ -270,8 +270,9 @@ def solve(problem: Problem, effort: Effort) -> Solution:
     k, spherical = problem.n_clusters, problem.metric.spherical
     # Step 1. Bring rows near one around zero: then float32 and any unit will do. Directions are so already.
     n, d = problem.rows.shape
-    mass = problem.weights.sum()
-    weights = problem.weights / mass if 0.0 < mass < np.inf else np.full(n, 1.0 / n)
+    if not n and problem.live is not None:  # nothing that was learned has weight
+        return Solution(problem.live.copy(), "lloyd")
+    weights = shares(problem.weights)
     origin = np.zeros_like(problem.origin) if spherical else problem.origin
     scaled = np.empty((n, d))
     differences(frozen(problem.rows), origin, problem.metric.factors, scaled)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from streamkm.errors import SettingsError
 from streamkm.models.identity import assign
+from streamkm.models.live import shares
 from streamkm.state import Snapshot
 
 
@@ -82,8 +83,8 @@ def compare(a: Snapshot, b: Snapshot, rows: NDArray[np.float64], weights: NDArra
     scaled = rows * a.factors
     own_a, squared_a = assign(scaled, a.centroids * a.factors)
     own_b, squared_b = assign(scaled, b.centroids * a.factors)
-    mass = float(weights.sum())
-    share_a, share_b = (np.bincount(own, weights, len(s.ids)) / mass for own, s in ((own_a, a), (own_b, b)))
+    share = shares(weights)
+    share_a, share_b = (np.bincount(own, share, len(s.ids)) for own, s in ((own_a, a), (own_b, b)))
     place = {i: j for j, i in enumerate(b.ids.tolist())}
     moved = []
     for i, one in enumerate(a.ids.tolist()):
@@ -98,8 +99,8 @@ def compare(a: Snapshot, b: Snapshot, rows: NDArray[np.float64], weights: NDArra
         tuple(sorted(moved, key=lambda m: -m.distance)),
         tuple(sorted(set(a.ids.tolist()) - set(place))),
         tuple(sorted(set(place) - set(a.ids.tolist()))),
-        float(weights @ (a.ids[own_a] != b.ids[own_b])) / mass,
-        float(weights @ squared_a) / mass,
-        float(weights @ squared_b) / mass,
-        mass,
+        float(share @ (a.ids[own_a] != b.ids[own_b])),
+        float(share @ squared_a),
+        float(share @ squared_b),
+        float(weights.sum()),
     )

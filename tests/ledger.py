@@ -1,0 +1,97 @@
+"""Books on the weight that each model of a test has learned; every publication is compared with them."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pytest
+
+from streamkm import OnlineKMeans
+
+NAME = "_ledger_of_the_tests"
+
+EXACT = 1e-9
+"""What the sum of the weights of a publication may differ by, as a share of it: rounding."""
+
+WITH_DECAY = False
+"""Whether the books of models with a half-life are compared, too: each record decays by its own age."""
+
+
+class Ledger:
+    """Adds up weights record by record.
+
+    Parameters
+    ----------
+    weight
+        What was learned before.
+    """
+
+    def __init__(self, weight: float) -> None:
+        self.weight = weight
+        self.clock = -np.inf
+
+    def learned(self, model: OnlineKMeans, n: int, weights: object, times: object) -> None:
+        """Enter a batch: a record's age is the weight after it, or the time from its own to the newest."""
+        weights = np.broadcast_to(np.asarray(1.0 if weights is None else weights, float), (n,))
+        ages, older = np.zeros(n), 0.0
+        if model.half_life is not None and model.half_life_unit == "points":
+            older = float(weights.sum())
+            ages = older - np.cumsum(weights)
+        elif model.half_life is not None:
+            times = np.broadcast_to(np.asarray(times, float), (n,))
+            newest = np.nanmax([self.clock, *times])
+            if np.isfinite(newest):
+                older = newest - self.clock if np.isfinite(self.clock) else 0.0
+                ages = newest - np.where(np.isnan(times), newest, times)
+                self.clock = newest
+        half_life = model.half_life or np.inf
+        self.weight *= 2.0 ** (-older / half_life)
+        self.weight += float(weights @ 2.0 ** (-ages / half_life))
+
+    def check(self, model: OnlineKMeans, weights: np.ndarray) -> None:
+        """Compare a publication: what is not in it was left out as outliers."""
+        if model.half_life is not None and not WITH_DECAY:
+            return
+        assert (weights >= 0.0).all()
+        found = float(weights.sum()) + _left_out(model)
+        assert found == pytest.approx(self.weight, rel=EXACT), "the weights of a publication are not those learned"
+
+
+def _left_out(model: OnlineKMeans) -> float:
+    rule = model._rule
+    return 0.0 if rule is None else rule._mass
+
+
+def of(model: OnlineKMeans) -> Ledger:
+    """The books on a model; those on one that was restored or adopted begin with what it says that it has."""
+    if NAME not in vars(model):
+        had = model._buffered()[1] if model._clusters is None else model.weights_
+        ledger = Ledger(float(had.sum()) + _left_out(model))
+        ledger.clock = -np.inf if model._clock is None else model._clock
+        setattr(model, NAME, ledger)
+    return vars(model)[NAME]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _weights_are_those_learned():
+    """Keep books on all models of a session of tests, and compare each publication with them."""
+    learn, publish = OnlineKMeans._learn, OnlineKMeans.publish
+
+    @functools.wraps(learn)
+    def learn_and_enter(self, X, names, weights, times):
+        ledger = of(self)
+        learn(self, X, names, weights, times)
+        ledger.learned(self, len(X), weights, times)
+
+    @functools.wraps(publish)
+    def publish_and_compare(self, **options):
+        ledger = of(self)
+        publication = publish(self, **options)
+        ledger.check(self, publication.weights)
+        return publication
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OnlineKMeans, "_learn", learn_and_enter)
+        patch.setattr(OnlineKMeans, "publish", publish_and_compare)
+        yield
