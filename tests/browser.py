@@ -14,6 +14,8 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from waiting import PATIENCE, pauses
+
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -31,7 +33,8 @@ def chromium() -> Iterator[Browser]:
     """The browser, without a window."""
     with sync_playwright() as playwright:
         # Its sandbox needs rights that a container does not give; it meets our own pages only.
-        browser = playwright.chromium.launch(executable_path=executable(), args=["--no-sandbox"])
+        patience = 1000 * PATIENCE
+        browser = playwright.chromium.launch(executable_path=executable(), timeout=patience, args=["--no-sandbox"])
         try:
             yield browser
         finally:
@@ -47,6 +50,7 @@ def opened(
     host = urlsplit(url).netloc
     options: dict[str, Any] = {"viewport": {"width": width, "height": height}, "color_scheme": scheme}
     with contextlib.closing(browser.new_context(**options)) as context:
+        context.set_default_timeout(1000 * PATIENCE)
         page = context.new_page()
         page.on("console", lambda m: wrong.append(f"console: {m.text}") if m.type in {"error", "warning"} else None)
         page.on("pageerror", lambda e: wrong.append(f"error: {e}"))
@@ -56,12 +60,14 @@ def opened(
         assert wrong == []
 
 
-def until(page: Page, expression: str, arg: object = None, timeout: float = 30.0) -> None:
+def until(page: Page, expression: str, arg: object = None) -> None:
     """Wait for a condition of JavaScript. Playwright's own way needs ``eval``, which our pages forbid."""
-    deadline = time.monotonic() + timeout
-    while not page.evaluate(expression, arg):
-        assert time.monotonic() < deadline, f"not within {timeout} s: {expression} of {arg}"
-        page.wait_for_timeout(30)
+    deadline = time.monotonic() + PATIENCE
+    for pause in pauses():
+        if page.evaluate(expression, arg):
+            return
+        assert time.monotonic() < deadline, f"not within {PATIENCE:g} s: {expression} of {arg}"
+        page.wait_for_timeout(1000 * pause)
 
 
 def serious(page: Page) -> list[str]:

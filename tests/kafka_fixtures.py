@@ -8,6 +8,7 @@ and tests share it: each takes topics of its own. A test that kills or pauses it
 import contextlib
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import pytest
 from kafka import KafkaAdminClient
@@ -16,6 +17,7 @@ from kafka.errors import KafkaError
 from streamkm.broker import KAFKA_VERSION, LocalBroker, choose_broker
 from streamkm.broker.properties import SMALL, free_ports
 from streamkm.errors import StreamkmError
+from waiting import PATIENCE
 
 TopicFactory = Callable[..., str]
 FOR_TESTS = {"log.retention.ms": "-1"}
@@ -23,6 +25,14 @@ FOR_TESTS = {"log.retention.ms": "-1"}
 
 
 KAFKA_IMAGE = f"apache/kafka:{KAFKA_VERSION}"
+
+
+def local_broker(**options: Any) -> LocalBroker:
+    """A broker that lives for too short a time to be compiled well: with the first compiler alone it takes two thirds.
+
+    And it is waited for on a busy machine too.
+    """
+    return LocalBroker(jvm_options=["-XX:TieredStopAtLevel=1"], start_timeout=PATIENCE, **options)
 
 
 @contextlib.contextmanager
@@ -51,7 +61,7 @@ def _container() -> Iterator[str]:
     container = DockerContainer(KAFKA_IMAGE).with_bind_ports(9092, port)
     for name, value in settings.items():
         container.with_env(f"KAFKA_{name}", value)
-    with container.waiting_for(LogMessageWaitStrategy("Kafka Server started").with_startup_timeout(60)):
+    with container.waiting_for(LogMessageWaitStrategy("Kafka Server started").with_startup_timeout(int(PATIENCE))):
         yield f"localhost:{port}"
 
 
@@ -68,7 +78,7 @@ def bootstrap() -> Iterator[str]:
         with _container() as address:
             yield address
     else:
-        local = LocalBroker(properties=FOR_TESTS)
+        local = local_broker(properties=FOR_TESTS)
         try:
             local.start()
         except StreamkmError as error:

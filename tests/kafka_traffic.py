@@ -9,6 +9,8 @@ from typing import Any
 
 import kafka
 
+from waiting import PATIENCE
+
 CODECS = (None, "gzip", "lz4", "zstd", "snappy")
 
 
@@ -17,7 +19,7 @@ def produce(bootstrap: str, topic: str, values: Sequence[bytes | None], partitio
     with contextlib.closing(kafka.KafkaProducer(bootstrap_servers=bootstrap, **config)) as producer:
         for value in values:
             producer.send(topic, value, key=b"k" if value is None else None, partition=partition)
-        producer.flush(30)
+        producer.flush(PATIENCE)
 
 
 class Transactions:
@@ -37,7 +39,7 @@ class Transactions:
         self.producer.begin_transaction()
         for value in values:
             self.producer.send(topic, value, key=b"t", partition=partition)
-        self.producer.flush(30)
+        self.producer.flush(PATIENCE)
 
     def close(self) -> None:
         self.producer.close()
@@ -61,8 +63,8 @@ def write_everything(bootstrap: str, topic: str, partitions: int) -> None:
                     timestamp_ms=1_700_000_000_000 + rng.randrange(-5000, 5000),
                 )
                 if i % 40 == 0:
-                    producer.flush(30)
-            producer.flush(30)
+                    producer.flush(PATIENCE)
+            producer.flush(PATIENCE)
     with (
         contextlib.closing(Transactions(bootstrap, f"{topic}-1", compression_type="lz4")) as one,
         contextlib.closing(Transactions(bootstrap, f"{topic}-2")) as two,

@@ -7,9 +7,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from waiting import PATIENCE, wait_until
 
 
 class Program:
@@ -37,29 +38,30 @@ class Program:
     def kill(self) -> None:
         """SIGKILL: no last word."""
         self.popen.kill()
-        self.popen.wait(10)
+        self.popen.wait(PATIENCE)
 
-    def leave(self, timeout: float = 15) -> int:
+    def leave(self) -> int:
         """SIGTERM, and the exit status."""
         self.popen.terminate()
         try:
-            return self.popen.wait(timeout)
+            return self.popen.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             self.kill()
-            raise AssertionError(f"did not leave within {timeout} s:\n{self.output()}") from None
+            raise AssertionError(f"did not leave within {PATIENCE} s:\n{self.output()}") from None
 
     def output(self) -> str:
         return self.log.read_text(errors="replace")
 
-    def until(self, condition: Callable[[], bool], timeout: float = 60) -> None:
+    def until(self, condition: Callable[[], object]) -> None:
         """Wait for a condition while the program lives."""
-        deadline = time.monotonic() + timeout
-        while not condition():
-            if self.popen.poll() is not None:
-                raise AssertionError(f"left with {self.popen.returncode}:\n{self.output()}")
-            if time.monotonic() > deadline:
-                raise AssertionError(f"not within {timeout} s:\n{self.output()}")
-            time.sleep(0.02)
+        try:
+            wait_until(condition, check=self.alive)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; it said:\n{self.output()}") from None
+
+    def alive(self) -> None:
+        """Fail if it has ended."""
+        assert self.popen.poll() is None, f"left with {self.popen.returncode}"
 
 
 @contextlib.contextmanager
@@ -76,7 +78,7 @@ def program(
 
 
 def run(
-    *arguments: str, timeout: float = 120, env: dict[str, str] | None = None, text: str | None = None
+    *arguments: str, timeout: float = PATIENCE, env: dict[str, str] | None = None, text: str | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run a ``streamkm`` command to its end, `text` on its standard input."""
     return subprocess.run(

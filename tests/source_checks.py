@@ -11,8 +11,7 @@ import pytest
 from streamkm.errors import PositionLostError, SourceClosedError
 from streamkm.records import ByteRecords, ColumnRecords, Position, Records, TopicPartition
 from streamkm.sources import Source
-
-PATIENCE = 30.0
+from waiting import PATIENCE
 
 
 @dataclass(frozen=True)

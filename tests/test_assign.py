@@ -34,6 +34,7 @@ from streamkm.service import nearest
 from streamkm.sinks import Assigner, AssignOptions, assign, assignments
 from streamkm.sources import KafkaSource, KafkaTransactions, MemorySource, byte_records
 from streamkm.stores import open_store
+from waiting import PATIENCE, wait_until
 
 FIELDS = ("x", "y")
 CODEC = {"kind": "json", "fields": list(FIELDS)}
@@ -126,11 +127,11 @@ def until(assigner: Assigner, condition: Any) -> None:
 
     thread = threading.Thread(target=run)
     thread.start()
-    deadline = time.monotonic() + 20
-    while thread.is_alive() and not condition() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    stop.set()
-    thread.join(20)
+    try:
+        wait_until(lambda: condition() or not thread.is_alive())
+    finally:
+        stop.set()
+        thread.join(PATIENCE)
     if raised:
         raise raised[0]
     assert condition()
@@ -192,18 +193,18 @@ def test_it_waits_for_the_first_snapshot_and_takes_each_newer_one():
     store = open_store("memory://")
     writer = Writer(store, spec_of({"kind": "memory"}))
     assigner, ledger = world([[b"[0, 1]"] * 3], store, batch=1)
-    stop = threading.Event()
-    thread = threading.Thread(target=assigner.run, args=(stop,))
-    thread.start()
-    time.sleep(0.1)
-    assert not ledger.records
-    assert not ledger.opened  # and shuts nobody out before it can work
-    writer.commit(centroids=[(0.0, 0.0)])
-    deadline = time.monotonic() + 10
-    while len(ledger.records) < 3 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    stop.set()
-    thread.join(10)
+    asked, plain = [], store.snapshot
+
+    def snapshot(*arguments: Any, **named: Any) -> Any:
+        asked.append(1)
+        if len(asked) == 3:
+            assert not ledger.records
+            assert not ledger.opened  # and shuts nobody out before it can work
+            writer.commit(centroids=[(0.0, 0.0)])
+        return plain(*arguments, **named)
+
+    store.snapshot = snapshot  # type: ignore[method-assign]
+    until(assigner, lambda: len(ledger.records) == 3)
     assert [json.loads(r.value)["snapshot"] for r in ledger.records] == [1, 1, 1]
 
 
@@ -331,7 +332,7 @@ def read_committed(bootstrap: str, topic: str) -> dict[int, list[Any]]:
         consumer.seek_to_beginning(*tps)
         end = consumer.end_offsets(tps)
         got: dict[int, list[Any]] = {tp.partition: [] for tp in tps}
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while any(consumer.position(tp) < end[tp] for tp in tps):
             assert time.monotonic() < deadline
             for tp, records in consumer.poll(500, max_records=5000).items():
@@ -344,6 +345,13 @@ def written(bootstrap: str, topic: str) -> int:
     with contextlib.closing(kafka.KafkaConsumer(bootstrap_servers=bootstrap)) as consumer:
         tps = [kafka.TopicPartition(topic, p) for p in consumer.partitions_for_topic(topic) or ()]
         return sum(consumer.end_offsets(tps).values())
+
+
+def reached(bootstrap: str, topic: str) -> int:
+    """Records of a topic of two partitions that the group of the assigner has done with."""
+    group = f"streamkm-m-assign:{topic}.out"
+    with contextlib.closing(kafka.KafkaConsumer(bootstrap_servers=bootstrap, group_id=group)) as consumer:
+        return sum(consumer.committed(kafka.TopicPartition(topic, p)) or 0 for p in range(2))
 
 
 def fill(bootstrap: str, topic: str, records: int, partitions: int) -> dict[int, list[tuple[int, bytes]]]:
@@ -360,7 +368,7 @@ def fill(bootstrap: str, topic: str, records: int, partitions: int) -> dict[int,
             if value is not None and value != b"broken":
                 good[p].append((offsets[p], key))
             offsets[p] += 1
-        producer.flush(60)
+        producer.flush(PATIENCE)
     return good
 
 
@@ -397,15 +405,7 @@ def test_killed_at_any_moment_each_record_is_assigned_exactly_once(setting, tmp_
             time.sleep(rng.uniform(0.0, 0.3))
             p.kill()
     with program(tmp_path / "log", *command) as p:
-        wanted = sum(map(len, good.values()))
-
-        def all_there() -> bool:
-            return sum(map(len, read_committed(bootstrap, out).values())) >= wanted
-
-        deadline = time.monotonic() + 120
-        while not all_there() and time.monotonic() < deadline:
-            assert p.popen.poll() is None, p.output()
-            time.sleep(0.5)
+        p.until(lambda: reached(bootstrap, topic) == records)
         assert p.leave() == 0
     got = read_committed(bootstrap, out)
     for partition, expected in good.items():
@@ -422,16 +422,14 @@ def test_a_second_process_shuts_the_first_out(setting, tmp_path):
     with program(tmp_path / "one", *command) as one:
         one.until(lambda: written(bootstrap, out) > 100)
         with program(tmp_path / "two", *command) as two:
-            two.until(lambda: "waiting" not in two.output() and two.popen.poll() is None, 1)
-            # The first notices when it writes.
-            deadline = time.monotonic() + 60
-            while one.popen.poll() is None and time.monotonic() < deadline:
-                more = fill(bootstrap, topic, 20, 2)
-                for p, listed in more.items():
-                    base = len(good[p])
-                    good[p] += listed if base < 0 else [(-1, key) for _, key in listed]
-                time.sleep(0.3)
-            assert one.popen.wait(10) == 12
+
+            def left() -> bool:  # it notices when it writes
+                for p, listed in fill(bootstrap, topic, 20, 2).items():
+                    good[p] += listed
+                return one.popen.poll() is not None
+
+            wait_until(left)
+            assert one.popen.returncode == 12
             assert "another process has taken over" in one.output()
             assert "Traceback" not in one.output()
             wanted = {p: [key for _, key in listed] for p, listed in good.items()}
@@ -454,13 +452,14 @@ def test_a_process_that_slept_through_its_successor_writes_nothing(setting, tmp_
 
             two.until(same)
             one.signal(signal.SIGCONT)
-            # With nothing left to write it would not notice; records make it.
-            deadline = time.monotonic() + 60
-            while one.popen.poll() is None and time.monotonic() < deadline:
+
+            def left() -> bool:  # with nothing left to write it would not notice; records make it
                 for p, listed in fill(bootstrap, topic, 2, 2).items():
                     wanted[p] += [key for _, key in listed]
-                time.sleep(0.3)
-            assert one.popen.wait(10) == 12
+                return one.popen.poll() is not None
+
+            wait_until(left)
+            assert one.popen.returncode == 12
             two.until(same)
             assert two.leave() == 0
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,21 +20,21 @@ from kafka.admin import ConfigResource, ConfigResourceType
 
 import streamkm.broker.data_dir
 import streamkm.broker.local
+from kafka_fixtures import local_broker
 from streamkm.broker import LocalBroker, cache_dir, choose_broker
 from streamkm.broker.distribution import get_distribution, read_jars
 from streamkm.broker.properties import OWNED, format_properties, free_ports
 from streamkm.errors import LocalBrokerError, PortTakenError, SettingsError
+from waiting import PATIENCE, wait_until
 
 pytestmark = pytest.mark.kafka
-
-SECONDS = 60.0
 
 
 def produce(bootstrap: str, topic: str, *values: bytes) -> None:
     producer = KafkaProducer(bootstrap_servers=bootstrap)
     try:
         for value in values:
-            producer.send(topic, value).get(SECONDS)
+            producer.send(topic, value).get(PATIENCE)
     finally:
         producer.close()
 
@@ -44,7 +44,7 @@ def consume(bootstrap: str, topic: str, count: int) -> list[bytes]:
     try:
         consumer.assign([TopicPartition(topic, 0)])
         values: list[bytes] = []
-        deadline = time.monotonic() + SECONDS
+        deadline = time.monotonic() + PATIENCE
         while len(values) < count and time.monotonic() < deadline:
             for records in consumer.poll(timeout_ms=1000).values():
                 values += [record.value for record in records]
@@ -61,13 +61,6 @@ def topics_of(bootstrap: str) -> set[str]:
         admin.close()
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
-
-
 def runs(pid: int) -> bool:
     """Whether a process exists and is no zombie, which nobody may be there to collect."""
     try:
@@ -79,7 +72,7 @@ def runs(pid: int) -> bool:
 @pytest.fixture(scope="module")
 def broker() -> Iterator[LocalBroker]:
     """Give a broker that was started in a thread that has ended: it must not have ended with it."""
-    local = LocalBroker(properties={"message.max.bytes": "123456", "group.max.size": "7"})
+    local = local_broker(properties={"message.max.bytes": "123456", "group.max.size": "7"})
     thread = threading.Thread(target=local.start)
     thread.start()
     thread.join()
@@ -144,7 +137,7 @@ def test_two_brokers_side_by_side_and_a_data_directory_that_is_used_again(broker
     offers = [[broker.port, *free_ports(2)]]
     monkeypatch.setattr(streamkm.broker.local, "free_ports", lambda n: offers.pop() if offers else free_ports(n))
     folder = tmp_path / "kafka data, ü=1"
-    with LocalBroker(data_dir=folder) as second:
+    with local_broker(data_dir=folder) as second:
         assert second.port != broker.port
         second.create_topic("mine")
         produce(second.bootstrap, "mine", b"1", b"2")
@@ -153,7 +146,7 @@ def test_two_brokers_side_by_side_and_a_data_directory_that_is_used_again(broker
         assert not second.alive()
     assert broker.alive()
     formatted = (folder / "kafka" / "meta.properties").read_text()
-    with LocalBroker(data_dir=folder) as third:
+    with local_broker(data_dir=folder) as third:
         assert consume(third.bootstrap, "mine", 2) == [b"1", b"2"]
         assert (folder / "kafka" / "meta.properties").read_text() == formatted
         pid = third.pid
@@ -236,7 +229,7 @@ def test_the_command_makes_topics_and_leaves_cleanly_on_sigterm():
     with command("--topic", "a:3", "--topic", "b", "--property", "message.max.bytes=123457") as (process, ready):
         assert topics_of(str(ready["bootstrap"])) == {"a", "b"}
         process.terminate()
-        assert process.wait(SECONDS) == 0
+        assert process.wait(PATIENCE) == 0
     assert not runs(int(str(ready["pid"])))
     assert not Path(str(ready["data_dir"])).exists()
 
@@ -244,7 +237,7 @@ def test_the_command_makes_topics_and_leaves_cleanly_on_sigterm():
 def test_the_broker_ends_with_its_parent_even_when_that_is_killed():
     with command() as (process, ready):
         process.kill()
-        process.wait(SECONDS)
+        process.wait(PATIENCE)
     wait_until(lambda: not runs(int(str(ready["pid"]))))
     wait_until(lambda: not Path(str(ready["data_dir"])).exists())
 
@@ -308,7 +301,7 @@ def download(environ: dict[str, str]) -> subprocess.Popen[str]:
 def test_two_processes_download_once_and_both_find_all(fresh, tmp_path):
     both = [download(fresh), download(fresh)]
     for process in both:
-        out, err = process.communicate(timeout=SECONDS)
+        out, err = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, err
         assert Path(out.strip()).is_file()
     lib = tmp_path / "cache" / get_distribution().checkpoint.parent.name / "lib"
@@ -323,7 +316,7 @@ def test_a_jar_that_is_not_the_locked_one_is_not_used(fresh, mirror, tmp_path):
     place.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
     try:
         process = download(fresh)
-        _, err = process.communicate(timeout=SECONDS)
+        _, err = process.communicate(timeout=PATIENCE)
     finally:
         place.write_bytes(good)
     assert process.returncode == 1
@@ -336,7 +329,7 @@ def test_without_a_network_the_first_start_says_so(fresh):
         nobody.bind(("127.0.0.1", 0))  # bound, and not listening: every connection is refused
         proxy = f"http://127.0.0.1:{nobody.getsockname()[1]}"
         process = download({**fresh, "JGO_CONFIG_FILE": os.devnull, "HTTPS_PROXY": proxy, "HTTP_PROXY": proxy})
-        _, err = process.communicate(timeout=SECONDS)
+        _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
     assert "DownloadError" in err
     assert "Connection refused" in err
@@ -346,7 +339,7 @@ def test_without_a_network_the_first_start_says_so(fresh):
 def test_a_cache_that_cannot_be_made_is_an_error_with_a_way_out(fresh, tmp_path):
     (tmp_path / "cache").touch()
     process = download(fresh)
-    _, err = process.communicate(timeout=SECONDS)
+    _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
     assert "LocalBrokerError" in err
     assert "STREAMKM_CACHE" in err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import re
 import signal
@@ -18,6 +19,7 @@ from kafka_traffic import Transactions
 from processes import program, run
 from streamkm.errors import NotFoundError, StoreUnavailableError
 from streamkm.stores import open_store
+from waiting import PATIENCE
 
 pytestmark = pytest.mark.kafka
 
@@ -25,11 +27,18 @@ FIELDS = ("a", "b.c", "d")
 CENTRES = np.array([[0.0, 0.0, 0.0], [10.0, 0.0, -5.0], [0.0, 12.0, 5.0], [-9.0, -9.0, 0.0]])
 
 
-def values(n, seed=0):
-    """n records as bytes: points around four centres."""
+def endless(seed=0):
+    """Records as bytes: points around four centres."""
     rng = np.random.default_rng(seed)
-    points = CENTRES[rng.integers(len(CENTRES), size=n)] + rng.normal(size=(n, 3))
-    return [json.dumps({"a": a, "b": {"c": b}, "d": d, "note": "x"}).encode() for a, b, d in points.tolist()]
+    while True:
+        points = CENTRES[rng.integers(len(CENTRES), size=1000)] + rng.normal(size=(1000, 3))
+        for a, b, d in points.tolist():
+            yield json.dumps({"a": a, "b": {"c": b}, "d": d, "note": "x"}).encode()
+
+
+def values(n, seed=0):
+    """n of them."""
+    return list(itertools.islice(endless(seed), n))
 
 
 class Feed(threading.Thread):
@@ -87,10 +96,9 @@ def url_of_a_store(request, tmp_path):
 
 def test_killed_twice_every_record_counts_once_and_the_journal_proves_it(bootstrap, topic, tmp_path, url_of_a_store):
     name, url, log = topic(partitions=3), url_of_a_store, tmp_path / "log"
-    records = values(500_000)
-    Feed(bootstrap, name, records[:3000], per_second=1e9).run()
-    feed = Feed(bootstrap, name, records[3000:], per_second=4000)  # longer than the test, so both kills hit it running
-    for killed_at in (10_000, 22_000):
+    Feed(bootstrap, name, values(3000), per_second=1e9).run()
+    feed = Feed(bootstrap, name, endless(1), per_second=1500)  # longer than the test, so both kills hit it running
+    for killed_at in (6000, 9000):
         with live(log, bootstrap, name, url, "--batch", "300", "--lease", "2s") as owner:
             owner.until(lambda: points(url, "m") >= 3000)
             if not feed.is_alive():
@@ -99,7 +107,7 @@ def test_killed_twice_every_record_counts_once_and_the_journal_proves_it(bootstr
             owner.kill()
             assert feed.is_alive(), "it was to be killed while records came"
     with live(log, bootstrap, name, url, "--batch", "300", "--lease", "2s") as owner:
-        owner.until(lambda: points(url, "m") >= 30_000)
+        owner.until(lambda: points(url, "m") >= 12_000)
         feed.enough.set()
         feed.join()
         n = 3000 + feed.sent
@@ -134,7 +142,8 @@ def test_killed_twice_every_record_counts_once_and_the_journal_proves_it(bootstr
 
 def test_the_number_of_clusters_is_found_and_kept_when_the_owner_is_killed(bootstrap, topic, tmp_path):
     name, url = topic(partitions=3), f"sqlite:///{tmp_path}/s.db"
-    feed = Feed(bootstrap, name, values(500_000), per_second=4000)
+    Feed(bootstrap, name, values(4000), per_second=1e9).run()
+    feed = Feed(bootstrap, name, endless(1), per_second=1000)
     feed.start()
 
     def proposal():
@@ -149,7 +158,7 @@ def test_the_number_of_clusters_is_found_and_kept_when_the_owner_is_killed(boots
     assert (found["suggested"], found["running"]) == (4, 4)
     learned = points(url, "m")
     with live(tmp_path / "log", bootstrap, name, url, "--k", "auto", "--lease", "2s") as owner:
-        owner.until(lambda: points(url, "m") > learned + 4000)
+        owner.until(lambda: points(url, "m") > learned + 2000)
         assert owner.leave() == 0
     feed.enough.set()
     with contextlib.closing(open_store(url)) as store:
@@ -221,30 +230,34 @@ def test_a_standby_takes_over_at_once_after_sigterm_and_after_the_lease_when_the
     bootstrap, topic, tmp_path
 ):
     name, url = topic(partitions=3), f"sqlite:///{tmp_path}/s.db"
-    feed = Feed(bootstrap, name, values(100_000), per_second=1000)  # longer than the test
+    feed = Feed(bootstrap, name, endless(), per_second=500)  # longer than the test
     feed.start()
 
-    def owner_of(p):
+    def lease():
         with contextlib.closing(open_store(url)) as store:
-            lease = store.model("m").lease
-        return lease is not None and f":{p.popen.pid}:" in lease.owner and lease.expires_at > time.time()
+            return store.model("m").lease
 
-    with live(tmp_path / "a", bootstrap, name, url, "--lease", "3s") as a:
+    def owner_of(p):
+        found = lease()
+        return found if found is not None and f":{p.popen.pid}:" in found.owner else None
+
+    with live(tmp_path / "a", bootstrap, name, url, "--lease", "10s") as a:
         a.until(lambda: points(url, "m") > 0)
-        with live(tmp_path / "b", bootstrap, name, url, "--lease", "3s") as b:
+        # Its own lease lasts longer than the test may wait, so that nobody comes after it by waiting.
+        with live(tmp_path / "b", bootstrap, name, url, "--lease", "1h") as b:
             b.until(lambda: "standing by" in b.output())
-            assert owner_of(a)
             a.kill()
-            killed = time.monotonic()
-            b.until(lambda: owner_of(b), timeout=10)
-            after_kill = time.monotonic() - killed
-            with live(tmp_path / "c", bootstrap, name, url, "--lease", "3s") as c:
+            ends = lease()
+            assert f":{a.popen.pid}:" in ends.owner
+            b.until(lambda: owner_of(b))
+            assert time.time() > ends.expires_at, "it waited for the end of the lease"
+            assert owner_of(b).epoch == ends.epoch + 1
+            with live(tmp_path / "c", bootstrap, name, url, "--lease", "10s") as c:
                 c.until(lambda: "standing by" in c.output())
                 before = points(url, "m")
                 assert b.leave() == 0
-                c.until(lambda: owner_of(c), timeout=10)
+                c.until(lambda: owner_of(c))
                 c.until(lambda: points(url, "m") > before)
-                assert after_kill < 3 + 2, "lease time + 2 s"
                 feed.enough.set()
                 feed.join()
                 c.until(lambda: points(url, "m") == feed.sent)
@@ -258,7 +271,7 @@ def test_sigint_finishes_the_batch_and_leaves_with_success(bootstrap, topic, tmp
         owner.until(lambda: progress(url, "m") is not None)
         owner.until(lambda: "owner" in owner.output())
         owner.signal(signal.SIGINT)
-        assert owner.popen.wait(15) == 0, owner.output()
+        assert owner.popen.wait(PATIENCE) == 0, owner.output()
     p = progress(url, "m")
     assert p.counters.points == sum(p.position.values())
 
@@ -290,9 +303,9 @@ def test_the_service_answers_about_the_live_model(bootstrap, topic, tmp_path):
             service.until(lambda: "http://127.0.0.1:" in service.output())
             base = re.search(r"http://127.0.0.1:\d+", service.output())[0]
             owner.until(lambda: snapshots(url) > 0)
-            answer = httpx.post(base + "/v1/models/m/predict", json={"points": CENTRES.tolist()})
+            answer = httpx.post(base + "/v1/models/m/predict", json={"points": CENTRES.tolist()}, timeout=PATIENCE)
             predicted = answer.raise_for_status().json()
-            answer = httpx.get(base + "/v1/models/m/centroids").raise_for_status()
+            answer = httpx.get(base + "/v1/models/m/centroids", timeout=PATIENCE).raise_for_status()
             centroids = {c["id"]: c["values"] for c in answer.json()["clusters"]}
             assert len(set(predicted["ids"])) == 4
             for centre, cluster, distance in zip(CENTRES, predicted["ids"], predicted["distances"], strict=True):
@@ -304,7 +317,8 @@ def test_the_service_answers_about_the_live_model(bootstrap, topic, tmp_path):
 
 def test_a_recomputation_leaves_the_consumer_alone_survives_kills_and_is_put_in_charge(bootstrap, topic, tmp_path):
     name, url, log = topic(partitions=3), f"sqlite:///{tmp_path}/s.db", tmp_path / "log"
-    feed = Feed(bootstrap, name, values(500_000), per_second=3000)
+    Feed(bootstrap, name, values(10_000), per_second=1e9).run()
+    feed = Feed(bootstrap, name, endless(1), per_second=500)
     feed.start()
     work = str(tmp_path / "work")
     command = ("replay", "m", "--from", "beginning", "--to", "now", "--store", url, "--bootstrap", bootstrap)
@@ -327,19 +341,19 @@ def test_a_recomputation_leaves_the_consumer_alone_survives_kills_and_is_put_in_
         difference = run("diff", "m", "1", str(found["id"]), "--store", url, "--json")
         assert difference.returncode == 0, difference.stderr
         assert json.loads(difference.stdout)["changed"] < 0.05
-        promoted = run("promote", "m", str(found["id"]), "--store", url, "--wait", "60")
+        promoted = run("promote", "m", str(found["id"]), "--store", url, "--wait", "180")
         assert promoted.returncode == 0, promoted.stdout + promoted.stderr
         feed.enough.set()
         feed.join()
-        owner.until(lambda: points(url, "m") == feed.sent)
+        owner.until(lambda: points(url, "m") == 10_000 + feed.sent)
         assert owner.leave() == 0
     with contextlib.closing(open_store(url)) as store:
         taken = next(s for s in store.snapshots("m") if s.reason == "promoted")
         last = store.snapshot("m")
         assert taken.ids.tolist() == found["ids"]
         assert taken.weights.sum() == pytest.approx(sum(taken.position.values()), rel=1e-12)
-        assert last.weights.sum() == pytest.approx(feed.sent, rel=1e-12)
-        assert store.model("m").progress.counters.records == feed.sent
+        assert last.weights.sum() == pytest.approx(10_000 + feed.sent, rel=1e-12)
+        assert store.model("m").progress.counters.records == 10_000 + feed.sent
     verdict = run("verify", "m", "--store", url, "--bootstrap", bootstrap)
     assert verdict.returncode == 0, verdict.stdout + verdict.stderr
 

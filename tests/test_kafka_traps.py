@@ -18,14 +18,16 @@ import kafka.codec
 import kafka.record.util
 import pytest
 
+from kafka_fixtures import local_broker
 from kafka_traffic import Transactions, produce
 from processes import program, run
-from source_checks import PATIENCE, by_partition, drain
+from source_checks import by_partition, drain
 from streamkm.broker import LocalBroker
 from streamkm.errors import CorruptBatchError, PositionLostError, SettingsError, SourceError, TopicNotFoundError
 from streamkm.records import TopicPartition
 from streamkm.sources import KafkaSource
 from streamkm.stores import open_store
+from waiting import PATIENCE
 
 pytestmark = pytest.mark.kafka
 Open = Callable[..., KafkaSource]
@@ -48,7 +50,7 @@ def open_source(request: pytest.FixtureRequest) -> Iterator[Open]:
 def own_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[LocalBroker, Path]]:
     """A broker whose disk may be spoiled, and which compacts eagerly."""
     directory = tmp_path_factory.mktemp("broker")
-    with LocalBroker(data_dir=directory, properties={"log.cleaner.backoff.ms": "100"}) as broker:
+    with local_broker(data_dir=directory, properties={"log.cleaner.backoff.ms": "100"}) as broker:
         yield broker, directory
 
 
@@ -283,9 +285,9 @@ def test_a_compacted_log_is_read_over_its_holes(own_broker: tuple[LocalBroker, P
     with contextlib.closing(kafka.KafkaProducer(bootstrap_servers=broker.bootstrap, linger_ms=20)) as producer:
         for i in range(300):
             producer.send(topic, b"%d" % i, key=b"key-%d" % (i % 7), partition=0)
-        producer.flush(30)
+        producer.flush(PATIENCE)
     tp = TopicPartition(topic, 0)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while True:
         assert time.monotonic() < deadline, "the broker never compacted"
         produce(broker.bootstrap, topic, [None])  # rolls the segment, so that the one before may be compacted
@@ -319,7 +321,7 @@ def test_a_compacted_topic_is_recomputed_from_what_is_left(
         for i in range(3000):
             value = b'{"x": %d, "y": %d}' % (i % 7, 100 * (i % 2))
             producer.send(topic, value, key=b"key-%d" % (i % 500), partition=0)
-        producer.flush(30)
+        producer.flush(PATIENCE)
     url = f"sqlite:///{tmp_path}/s.db"
     at = ("--store", url, "--bootstrap", broker.bootstrap)
     fields = ("--topic", topic, "--fields", "x,y", "--k", "2", "--checkpoint-every", "200ms")
@@ -329,7 +331,7 @@ def test_a_compacted_topic_is_recomputed_from_what_is_left(
             return any(m.progress is not None for m in store.models())
 
         owner.until(made)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         left = 3000
         while left > 600:
             assert time.monotonic() < deadline, "the broker never compacted"

@@ -10,6 +10,7 @@ import hmac
 import json
 import logging
 import re
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -30,21 +31,23 @@ from streamkm.sinks.webhooks import keys, sign
 from streamkm.state import Event
 from streamkm.stores import open_store
 from streamkm.values import Secret
+from waiting import PATIENCE, wait_until
 
 KEY = bytes(range(32))
 SECRET = Secret("whsec_" + base64.b64encode(KEY).decode())
 QUICK = {"look_every": 0.01, "first_backoff": 0.01, "last_backoff": 0.05}
+SILENCE = 0
 BIRTH = Event("birth", (), (4,), {"share": 0.25})
 MERGE = Event("merge", (4, 7), (4,), {})
-PATIENCE = 20.0
 
 
 class Hook:
     """A real HTTP server that answers as it is told to, then 204; what came is kept whole."""
 
     def __init__(self) -> None:
-        self.answers: list[int | float | tuple[int, dict[str, str]]] = []
+        self.answers: list[int | tuple[int, dict[str, str]]] = []
         self.requests: list[tuple[float, dict[str, str], bytes, int]] = []
+        self.silent: list[socket.socket] = []
         hook = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -54,8 +57,9 @@ class Hook:
                 status, headers = answer if isinstance(answer, tuple) else (answer, {})
                 seen = {name.lower(): value for name, value in self.headers.items()}
                 hook.requests.append((time.monotonic(), seen, body, int(status)))
-                if isinstance(status, float):  # so many seconds of silence
-                    time.sleep(status)
+                if status is SILENCE:  # until the other side has had enough of it
+                    hook.silent.append(self.connection)
+                    self.connection.recv(1)
                     return
                 self.send_response(status)
                 for name, value in headers.items():
@@ -74,6 +78,11 @@ class Hook:
     def taken(self) -> list[str]:
         """Ids of what was answered with success."""
         return [headers["webhook-id"] for _, headers, _, status in self.requests if 200 <= status < 300]
+
+    def hang_up(self) -> None:
+        """End all silences."""
+        for connection in self.silent:
+            connection.shutdown(socket.SHUT_RD)
 
     def close(self) -> None:
         self.server.shutdown()
@@ -106,13 +115,6 @@ def telling(store: Any, *targets: Any, start: Any = "beginning", clock: Callable
         stop.set()
         thread.join(PATIENCE)
         assert not thread.is_alive()
-
-
-def wait(condition: Callable[[], object], timeout: float = PATIENCE) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 class Inbox:
@@ -219,10 +221,11 @@ def test_a_webhook_that_fails_and_sleeps_gets_everything_once_it_takes_it(told_w
     writer.commit()
     writer.commit(events=(MERGE,))
     redirect = (302, {"location": hook.url})
-    hook.answers = [500, 0.5, redirect, (503, {"retry-after": "1"}), 204, 429]
-    with telling(store, WebhookTarget(hook.url, SECRET, timeout=0.2)):
-        wait(lambda: len(hook.taken()) == 3)
-        wait(lambda: store.told("orders", WebhookTarget(hook.url, SECRET).name) == 3)
+    hook.answers = [500, SILENCE, redirect, (503, {"retry-after": "1"}), 204, 429]
+    # Long enough for every answer that comes, on a busy machine too.
+    with telling(store, WebhookTarget(hook.url, SECRET, timeout=4.0)):
+        wait_until(lambda: len(hook.taken()) == 3)
+        wait_until(lambda: store.told("orders", WebhookTarget(hook.url, SECRET).name) == 3)
     assert hook.taken() == ["orders/1/0", "orders/1/1", "orders/3/0"]
     assert [r[3] for r in hook.requests] == [500, 0, 302, 503, 204, 429, 204, 204]
     for _, headers, body, _ in hook.requests:
@@ -256,9 +259,9 @@ def test_a_target_that_is_gone_is_told_nothing_more_and_others_are(told_world, h
     hook.answers = [410]
     inbox = Inbox()
     with telling(store, WebhookTarget(hook.url, SECRET), inbox):
-        wait(lambda: "is told nothing more" in caplog.text)
+        wait_until(lambda: "is told nothing more" in caplog.text)
         writer.commit(events=(MERGE,))
-        wait(lambda: inbox.ids() == ["orders/1/0", "orders/2/0"])
+        wait_until(lambda: inbox.ids() == ["orders/1/0", "orders/2/0"])
     assert len(hook.requests) == 1
 
 
@@ -275,12 +278,16 @@ def test_when_all_targets_are_gone_it_ends(told_world):
 
 def test_a_slow_target_holds_up_nobody(told_world, hook):
     store, writer = told_world
-    hook.answers = [3.0]
-    inbox = Inbox()
-    with telling(store, WebhookTarget(hook.url, SECRET, timeout=2.0), inbox):
+    hook.answers = [SILENCE]
+    inbox, slow = Inbox(), WebhookTarget(hook.url, SECRET, timeout=PATIENCE)
+    with telling(store, slow, inbox):
         for n in range(1, 6):
             writer.commit(events=(BIRTH,))
-            wait(lambda n=n: len(inbox.got) == n, 1.5)
+            wait_until(lambda n=n: len(inbox.got) == n)
+        wait_until(lambda: hook.requests)
+        assert len(hook.requests) == 1
+        assert hook.taken() == [], "all that time it has not answered"
+        hook.hang_up()
 
 
 def test_a_new_target_starts_now_or_at_the_beginning(told_world):
@@ -288,24 +295,26 @@ def test_a_new_target_starts_now_or_at_the_beginning(told_world):
     writer.commit(events=(BIRTH,))
     now, beginning = Inbox("now"), Inbox("beginning")
     with telling(store, now, start="now"), telling(store, beginning):
-        wait(lambda: store.told("orders", "now") == 1)
+        wait_until(lambda: store.told("orders", "now") == 1)
         writer.commit(events=(MERGE,))
-        wait(lambda: now.got and len(beginning.got) == 2)
+        wait_until(lambda: now.got and len(beginning.got) == 2)
     assert now.ids() == ["orders/2/0"]
     assert beginning.ids() == ["orders/1/0", "orders/2/0"]
     again = Inbox("now")
     writer.commit(events=(BIRTH,))
     with telling(store, again, start="now"):  # no longer new
-        wait(lambda: again.ids() == ["orders/3/0"])
+        wait_until(lambda: again.ids() == ["orders/3/0"])
 
 
 def test_a_target_of_a_model_without_snapshots_misses_none(told_world):
     store, writer = told_world
     inbox = Inbox()
+    looks, plain = [], store.snapshots
+    store.snapshots = lambda *arguments, **named: looks.append(1) or plain(*arguments, **named)
     with telling(store, inbox, start="now"):
-        time.sleep(0.1)
+        wait_until(lambda: looks)
         writer.commit(events=(BIRTH,))
-        wait(lambda: inbox.ids() == ["orders/1/0"])
+        wait_until(lambda: inbox.ids() == ["orders/1/0"])
 
 
 def test_events_of_one_snapshot_are_not_repeated_because_the_last_one_failed(told_world):
@@ -323,7 +332,7 @@ def test_events_of_one_snapshot_are_not_repeated_because_the_last_one_failed(tol
 
     inbox.deliver = second_fails  # type: ignore[method-assign]
     with telling(store, inbox):
-        wait(lambda: store.told("orders", "inbox") == 1)
+        wait_until(lambda: store.told("orders", "inbox") == 1)
     assert inbox.ids() == ["orders/1/0", "orders/1/1"]
 
 
@@ -333,7 +342,7 @@ def test_many_snapshots_come_in_order(told_world):
         writer.commit(events=(BIRTH,) if i % 2 else ())
     inbox = Inbox()
     with telling(store, inbox):
-        wait(lambda: len(inbox.got) == 125)
+        wait_until(lambda: len(inbox.got) == 125)
     assert inbox.ids() == [f"orders/{i}/0" for i in range(2, 251, 2)]
 
 
@@ -359,7 +368,7 @@ def test_what_retention_removed_is_counted_in_the_log(told_world, caplog):
     assert store.tell("orders", "inbox", 0, 2)
     inbox = Inbox()
     with telling(Thinned(), inbox, clock=lambda: NOW + KEPT_SECONDS + 1):
-        wait(lambda: store.told("orders", "inbox") == 10)
+        wait_until(lambda: store.told("orders", "inbox") == 10)
     assert inbox.ids() == ["orders/7/0", "orders/8/0", "orders/10/0"]
     assert "retention removed 4 snapshots before inbox" in caplog.text
     assert "retention removed snapshot 9 before inbox" in caplog.text
@@ -397,7 +406,7 @@ def test_a_topic_gets_each_event_with_its_id(told_world):
     writer.commit(events=(BIRTH, MERGE))
     mailbox = Mailbox()
     with telling(store, TopicTarget("events", mailbox.open)):
-        wait(lambda: store.told("orders", "topic:events") == 1)
+        wait_until(lambda: store.told("orders", "topic:events") == 1)
     assert mailbox.topics == {"events"}
     assert [(r.topic, r.key, dict(r.headers)) for r in mailbox.sent] == [
         ("events", b"orders", {"id": b"orders/1/0"}),
@@ -462,7 +471,8 @@ def test_events_reach_a_real_topic(url, bootstrap, topic, tmp_path):
         tp = kafka.TopicPartition(out, 0)
         consumer.assign([tp])
         consumer.seek_to_beginning(tp)
-        got = consumer.poll(5000)[tp]
+        got: list[Any] = []
+        wait_until(lambda: got.extend(consumer.poll(500).get(tp, ())) or len(got) == 6)
     assert [r.headers for r in got] == [[("id", f"orders/{n}/{i}".encode())] for n in (1, 2, 3) for i in (0, 1)]
     assert {r.key for r in got} == {b"orders"}
     with contextlib.closing(kafka.KafkaAdminClient(bootstrap_servers=bootstrap)) as admin:

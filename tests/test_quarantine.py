@@ -28,6 +28,7 @@ from streamkm.settings import LiveSettings, load
 from streamkm.sources import KafkaWriter
 from streamkm.stores import open_store
 from streamkm.testing import StopAfter
+from waiting import PATIENCE
 
 MORTAL = Path(__file__).with_name("mortal_letters.py")
 POISON = {
@@ -56,7 +57,7 @@ def produce(bootstrap, topic, records, first=0):
     with contextlib.closing(kafka.KafkaProducer(bootstrap_servers=bootstrap, linger_ms=20)) as producer:
         for i, value in enumerate(records, first):
             producer.send(topic, value, b"key %d" % i, [("number", b"%d" % i)], i % 2, BEGAN_AT + i)
-        producer.flush(30)
+        producer.flush(PATIENCE)
 
 
 def read_all(bootstrap, topic):
@@ -66,7 +67,7 @@ def read_all(bootstrap, topic):
         partitions = [kafka.TopicPartition(topic, p) for p in sorted(consumer.partitions_for_topic(topic))]
         consumer.assign(partitions)
         consumer.seek_to_beginning(*partitions)
-        end, found, deadline = consumer.end_offsets(partitions), [], time.monotonic() + 30
+        end, found, deadline = consumer.end_offsets(partitions), [], time.monotonic() + PATIENCE
         while any(consumer.position(tp) < at for tp, at in end.items()):
             assert time.monotonic() < deadline
             for records in consumer.poll(timeout_ms=200).values():
@@ -107,7 +108,7 @@ def test_killed_between_sending_and_marking_every_bad_record_is_in_the_topic_of_
     records = [POISON.get(i, None if i in TOMBSTONES else value) for i, value in enumerate(values(n))]
     produce(bootstrap, name, records[:1000])
     with live(tmp_path / "log", bootstrap, name, url, "--dead-letters", dead, script=MORTAL) as mortal:
-        assert mortal.popen.wait(60) == -signal.SIGKILL, mortal.output()
+        assert mortal.popen.wait(PATIENCE) == -signal.SIGKILL, mortal.output()
     assert waiting(url), "it died before it could mark them"
     produced = len(read_all(bootstrap, dead))
     assert produced > 0
@@ -178,7 +179,7 @@ def test_records_that_can_be_decoded_after_all_are_tried_again_and_learned(boots
 @pytest.mark.kafka
 def test_a_writer_tells_what_was_not_written_and_why(bootstrap, topic):
     name = topic(configs={"max.message.bytes": "2000"})
-    with contextlib.closing(KafkaWriter(bootstrap, timeout=5.0)) as writer:
+    with contextlib.closing(KafkaWriter(bootstrap, timeout=PATIENCE)) as writer:
         writer.make_topic(name)
         answers = writer.write(
             [

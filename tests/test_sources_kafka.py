@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 
@@ -22,6 +21,7 @@ from streamkm.sources import KafkaSource
 from streamkm.sources._kafka_client import MEANINGS, admin_settings, client_settings, meaning, translate
 from streamkm.sources._kafka_commit import Committer
 from streamkm.sources._kafka_socket import receive
+from waiting import PATIENCE, wait_until
 
 KAFKA_ERRORS = sorted(
     {e for e in vars(ke).values() if isinstance(e, type) and issubclass(e, ke.KafkaError) and e is not ke.KafkaError},
@@ -157,13 +157,6 @@ def test_a_server_that_never_answers_is_no_broker_and_leaves_no_thread(deaf_serv
     assert threading.active_count() == before
 
 
-def wait_for(condition):
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-
-
 def test_a_committer_sends_the_newest_position_and_tries_again():
     sent, refused = [], []
 
@@ -175,7 +168,7 @@ def test_a_committer_sends_the_newest_position_and_tries_again():
 
     committer = Committer(send, "test")
     committer.offer({"a": 1})
-    wait_for(lambda: refused)
+    wait_until(lambda: refused)
     committer.offer({"a": 2})
     committer.close(10.0)
     assert sent == [{"a": 2}]
@@ -186,16 +179,16 @@ def test_a_committer_never_holds_up_who_offers_or_closes():
 
     def send(_position):
         entered.set()
-        release.wait(30)
+        release.wait(PATIENCE)
 
     committer = Committer(send, "test")
     committer.offer({"a": 1})
-    entered.wait(30)
+    entered.wait(PATIENCE)
     committer.offer({"a": 2})
     committer.close(0.05)
     assert committer._thread.is_alive()
     release.set()
-    committer._thread.join(30)
+    committer._thread.join(PATIENCE)
     assert not committer._thread.is_alive()
 
 
@@ -206,7 +199,7 @@ def test_a_committer_gives_up_in_time_when_nobody_takes_it():
     committer = Committer(send, "test")
     committer.offer({"a": 1})
     committer.close(0.6)
-    wait_for(lambda: not committer._thread.is_alive())
+    wait_until(lambda: not committer._thread.is_alive())
 
 
 @pytest.mark.kafka
@@ -225,7 +218,7 @@ def test_closing_gives_back_threads(bootstrap, topic):
     source.seek(source.beginning())
     source.commit(source.position())
     source.close()
-    wait_for(lambda: threading.active_count() == before)
+    wait_until(lambda: threading.active_count() == before)
 
 
 @pytest.mark.kafka

@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import store_workers
 from store_checks import SPEC, commit_of, learning_of, owned, position_of
 from streamkm.errors import LeaseLostError, StoreUnavailableError
 from streamkm.stores import SqlStore, Store, open_store
+from waiting import PATIENCE, wait_until
 
 Start = Callable[..., subprocess.Popen[str]]
 # Statements of a commit that carries everything, and the first of them; a test below holds this true. PostgreSQL's
@@ -65,11 +65,10 @@ def start(url: str) -> Iterator[Start]:
 
 
 def _until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
+    def alive() -> None:
         assert process.poll() is None, "the process ended early"
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
+
+    wait_until(condition, check=alive)
 
 
 def _seq(store: Store) -> int:
@@ -109,7 +108,7 @@ def test_a_commit_killed_at_any_statement_is_there_whole_or_not_at_all(store: Sq
         assert [bad.record.offset for bad in store.quarantined("m")] == [10 * s - 1 for s in range(expected, 0, -1)]
         process.stdin.write("\n")
         process.stdin.flush()
-    process.communicate(timeout=60)
+    process.communicate(timeout=PATIENCE)
     assert process.returncode == 0
     successor = store.acquire("m", "successor", ttl=1.0, now=1e12)
     assert successor is not None
@@ -137,7 +136,7 @@ def test_a_writer_killed_again_and_again_leaves_exactly_a_committed_prefix(store
         process = start("write", 60_000)  # half a megabyte of state: most of the time is inside a commit
         _until(lambda: _seq(store) > before + 3 * round_, process)  # noqa: B023
         process.kill()
-        process.communicate(timeout=60)
+        process.communicate(timeout=PATIENCE)
         n = _assert_whole(store)
         assert n > before
         assert [s.commit_seq for s in store.snapshots("m", limit=10_000)] == list(range(n - n % 2, 0, -2))
@@ -161,7 +160,7 @@ def test_a_second_process_reads_whole_commits_while_the_first_writes(store: Stor
         assert info.last_snapshot == info.progress.commit_seq // 2
         assert store.snapshot("m").commit_seq >= n - n % 2
         seen.add(n)
-    process.communicate(timeout=60)
+    process.communicate(timeout=PATIENCE)
     assert process.returncode == 0
     assert len(seen) > 3
     assert _assert_whole(store) == 100
@@ -171,7 +170,7 @@ def test_of_two_processes_that_fight_for_a_lease_each_commit_is_one_of_one_owner
     store.create(SPEC, 1.0)
     total = 100
     fighters = [start("fight", name, total) for name in ("one", "two")]
-    scores = [tuple(map(int, fighter.communicate(timeout=120)[0].split())) for fighter in fighters]
+    scores = [tuple(map(int, fighter.communicate(timeout=PATIENCE)[0].split())) for fighter in fighters]
     assert [fighter.returncode for fighter in fighters] == [0, 0]
     assert sum(won for won, _ in scores) == total
     assert _assert_whole(store) == total
@@ -190,7 +189,7 @@ def test_an_owner_that_slept_through_its_lease_cannot_write(store: Store, start:
     assert lease is not None
     store.commit(lease, commit_of(3))
     process.send_signal(signal.SIGCONT)
-    assert process.communicate(timeout=60)[0] == "lost\n"
+    assert process.communicate(timeout=PATIENCE)[0] == "lost\n"
     assert _assert_whole(store) == 3
     store.commit(lease, commit_of(4))
 
@@ -205,7 +204,7 @@ def test_an_owner_that_sleeps_inside_a_commit_keeps_others_out_until_the_commit_
         impatient.acquire("m", "successor", ttl=10.0, now=1e12)
     assert _assert_whole(impatient) == 2
     process.send_signal(signal.SIGCONT)
-    assert process.communicate(timeout=60)[0] == "committed\n"
+    assert process.communicate(timeout=PATIENCE)[0] == "committed\n"
     lease = impatient.acquire("m", "successor", ttl=10.0, now=1e12)
     impatient.close()
     assert lease is not None
@@ -217,7 +216,7 @@ def test_many_processes_may_open_a_new_store_at_once(start: Start, fresh: Callab
     url = fresh()
     processes = [start("first_open", on=url) for _ in range(3)]
     for process in processes:
-        process.communicate(timeout=60)
+        process.communicate(timeout=PATIENCE)
     assert [process.returncode for process in processes] == [0] * 3
     opened = open_store(url)
     assert [info.spec for info in opened.models()] == [SPEC]

@@ -89,6 +89,7 @@ def create_app(
     jobs: Jobs | None = None,
     options: ServiceOptions = DEFAULTS,
     clock: Callable[[], float] = time.time,
+    monotonic: Callable[[], float] = time.monotonic,
 ) -> FastAPI:
     """Make the HTTP service over a store.
 
@@ -110,6 +111,8 @@ def create_app(
         Limits.
     clock
         Seconds since 1970.
+    monotonic
+        Seconds of a clock that does not go back, by which requests are limited and tokens looked up anew.
 
     Raises
     ------
@@ -159,10 +162,11 @@ def create_app(
     guarded = guarded or token is not None
     app.add_middleware(
         Guard,
-        tokens=Tokens(lambda: reader.ask(store.tokens), token),
+        tokens=Tokens(lambda: reader.ask(store.tokens), token, monotonic),
         guarded=guarded,
         local_only=local_only,
         rate=options.rate_limit,
+        clock=monotonic,
     )
     # What is packed already, and what streams, is left as it is. The fastest level: answers are read once.
     app.add_middleware(GZipMiddleware, minimum_size=1024, compresslevel=1)

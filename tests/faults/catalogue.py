@@ -42,7 +42,7 @@ def owner_killed(world: World) -> None:
 def _mortal(world: World, **fault: str) -> None:
     """Replace all processes by one that is going to die, and wait for its death."""
     for program in world.alive():
-        program.leave(30)
+        program.leave()
     dying = world.start(**fault)
     world.until(lambda: dying.popen.poll() is not None, f"it did not die ({fault})")
     assert dying.popen.returncode == -signal.SIGKILL
@@ -69,7 +69,7 @@ def owner_leaves(world: World) -> None:
     _standby(world)
     owner = world.owner()
     begun = time.monotonic()
-    assert owner.leave(30) == 0, owner.output()
+    assert owner.leave() == 0, owner.output()
     _successor(world, begun)
 
 
@@ -95,14 +95,14 @@ def owner_sleeps(world: World) -> None:
 def clock_jumps(world: World) -> None:
     """An owner whose wall clock goes forth or back by hours, beside others."""
     for program in world.alive():
-        program.leave(30)
+        program.leave()
     jumper = world.start(FAULT_CLOCK=f"{world.rng.choice([-86400, -3600, 3600, 86400])}:{world.rng.uniform(2, 4):.1f}")
     world.start()
     world.progress()
     time.sleep(3.0)
     world.progress()
     # Left alone and killed later, it would leave a lease that runs for as long as its clock is ahead.
-    assert jumper.leave(30) in ENDS, jumper.output()[-3000:]
+    assert jumper.leave() in ENDS, jumper.output()[-3000:]
 
 
 def two_owners(world: World) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from faults.catalogue import schedule
 from faults.world import World
+from kafka_fixtures import local_broker
 from postgres_server import Databases, PostgresServer
 from streamkm.broker import LocalBroker
 
@@ -25,7 +26,7 @@ ROUNDS = int(os.environ.get("STREAMKM_FAULTS_ROUNDS", "3"))
 @pytest.fixture(scope="module")
 def broker() -> Iterator[LocalBroker]:
     """A Kafka to be killed."""
-    with LocalBroker(quiet=True) as own:
+    with local_broker(quiet=True) as own:
         yield own
 
 

@@ -26,16 +26,16 @@ from streamkm.broker import LocalBroker
 from streamkm.errors import NotFoundError, StoreUnavailableError
 from streamkm.state import Progress
 from streamkm.stores import Store, open_store
+from waiting import PATIENCE, pauses
 
 MORTAL = Path(__file__).with_name("mortal.py")
 MODEL = "m"
 LEASE = 2.0
-PATIENCE = 90.0
 ENDS = (None, 0, -signal.SIGKILL, -signal.SIGTERM)
 """How processes may be: SIGTERM ends one that has not yet come so far as to wait for it."""
 NO_STORE = 5
 """How a process ends whose commit waited for the store for longer than its lease: an orchestrator starts it anew."""
-RATE = 1500  # records a second: much more than a round needs, and little enough for two cores with a broker on them
+RATE = 500  # records a second: more than a round needs; each of them costs the writer, the broker and two readers
 
 POISON = (
     b"not json",
@@ -246,19 +246,19 @@ class World:
         progress = self.look()
         return progress.counters.records if progress else 0
 
-    def until(self, condition: Callable[[], bool], what: str, timeout: float = PATIENCE) -> float:
+    def until(self, condition: Callable[[], bool], what: str) -> float:
         """Wait; how long it took. Processes that were not killed by us must not have left."""
-        began = time.monotonic()
+        began, pause = time.monotonic(), pauses()
         while not condition():
             for program in self.programs:
                 status = program.popen.poll()
                 assert status in self.ends, f"left with {status}:\n{program.output()[-3000:]}"
             if NO_STORE in self.ends and not self.alive():
                 self.start()
-            if time.monotonic() - began > timeout:
+            if time.monotonic() - began > PATIENCE:
                 logs = "\n".join(p.output()[-3000:] for p in self.programs)
-                raise AssertionError(f"{what}: not within {timeout} s\n{logs}")
-            time.sleep(0.05)
+                raise AssertionError(f"{what}: not within {PATIENCE:g} s\n{logs}")
+            time.sleep(next(pause))
         return time.monotonic() - began
 
     def progress(self, records: int = 300) -> float:
@@ -269,13 +269,13 @@ class World:
     def settle(self) -> None:
         """Stop writing, and wait until the model has counted all there is."""
         self.feed.enough.set()
-        self.feed.join(60)
+        self.feed.join(PATIENCE)
         with contextlib.closing(kafka.KafkaConsumer(bootstrap_servers=self.broker.bootstrap)) as consumer:
             count = len(consumer.partitions_for_topic(self.topic))
             end = consumer.end_offsets([kafka.TopicPartition(self.topic, p) for p in range(count)])
         self.until(lambda: all(self.tally.at.get(tp, 0) >= at for tp, at in end.items()), "the tally is not at the end")
         self.tally.done.set()
-        self.tally.join(60)
+        self.tally.join(PATIENCE)
 
         def counted() -> bool:
             progress = self.look()
@@ -287,7 +287,7 @@ class World:
     def close(self) -> None:
         """Have all processes leave by themselves."""
         for program in self.alive():
-            assert program.leave(30) in ENDS, program.output()[-3000:]
+            assert program.leave() in ENDS, program.output()[-3000:]
 
     def check(self) -> dict[str, int]:
         """Hold what the model counted against what the topic had; return the counts."""
