@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import ipaddress
 import logging
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 from types import FrameType
 
 import click
@@ -19,8 +21,9 @@ from consumers.exposure import check_exposure, is_loopback
 from consumers.options import example, takes, verbose
 from consumers.recompute import child_environment, replay_command
 from streamkm.errors import SettingsError
-from streamkm.metrics import Metrics
+from streamkm.metrics import HTTP_REQUESTS, Metrics
 from streamkm.service import ServiceOptions, create_app
+from streamkm.service.connections import DEFAULTS, Bounds, protocol
 from streamkm.service.jobs import Jobs
 from streamkm.settings import ServeSettings
 from streamkm.stores import open_store
@@ -68,19 +71,56 @@ def serve(settings: ServeSettings, *, verbosity: int) -> None:
 def run(app: FastAPI, settings: ServeSettings, verbosity: int) -> None:
     """Serve an application until a signal comes."""
     with listen(settings.host, settings.port) as listener:
-        config = uvicorn.Config(
-            app,
-            log_config=None,
-            log_level="debug" if verbosity > 1 else "info" if verbosity else "warning",
-            access_log=verbosity > 0,
-            timeout_graceful_shutdown=GRACE_SECONDS,
-            server_header=False,
-        )
+        config = server_config(app, trusted_proxies=settings.trusted_proxies, verbosity=verbosity)
         log.info("serving on %s", url_of(listener))
         # What is there now stays: a collection that looks through all of it holds answers up for 50 ms.
         gc.collect()
         gc.freeze()
         _Server(config).run(sockets=[listener])
+
+
+def server_config(
+    app: FastAPI, *, trusted_proxies: Sequence[str] = (), verbosity: int = 0, bounds: Bounds = DEFAULTS
+) -> uvicorn.Config:
+    """How the application is served.
+
+    Parameters
+    ----------
+    app
+        Made by `create_app`.
+    trusted_proxies
+        Addresses and networks whose X-Forwarded-For and X-Forwarded-Proto are believed; of nobody else's.
+    verbosity
+        1: log each request; more: all that the server does.
+    bounds
+        What connections hold their clients to.
+    """
+    metrics: Metrics = app.state.metrics
+
+    def refused(status: int) -> None:
+        metrics.add(HTTP_REQUESTS, method="other", route="none", status=str(status))
+
+    return uvicorn.Config(
+        app,
+        http=protocol(
+            bounds, lambda status: metrics.add(HTTP_REQUESTS, method="other", route="none", status=str(status))
+        ),
+        ws="none",
+        proxy_headers=bool(trusted_proxies),
+        forwarded_allow_ips=[written for proxy in trusted_proxies for written in _as_seen(proxy)],
+        log_config=None,
+        log_level="debug" if verbosity > 1 else "info" if verbosity else "warning",
+        access_log=verbosity > 0,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+        server_header=False,
+    )
+
+
+def _as_seen(proxy: str) -> list[str]:
+    """A network as a socket of IPv6 sees it too, which takes connections of IPv4 as well."""
+    network = ipaddress.ip_network(proxy)
+    mapped = f"::ffff:{network.network_address}/{96 + network.prefixlen}"
+    return [str(network), mapped] if network.version == 4 else [str(network)]
 
 
 class _Server(uvicorn.Server):

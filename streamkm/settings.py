@@ -32,6 +32,7 @@ from streamkm.values import (
     field_names,
     is_client_property,
     k_range,
+    networks,
     one_of,
     positive_half_life,
     properties,
@@ -266,6 +267,12 @@ class ServeSettings(StoreSettings, TokenSettings, ClusterSettings, RoomSettings)
         "Requests a second for each token, or address without one; twice as many at once; 0: no limit",
         between(0, 1e9),
         "NUMBER",
+    )
+    trusted_proxies: tuple[str, ...] = setting(
+        (),
+        "Addresses or networks of proxies whose X-Forwarded-For is believed; none when empty",
+        networks,
+        "ADDRESS,...",
     )
 
 

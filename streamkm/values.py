@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import ipaddress
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -217,6 +218,16 @@ def is_client_property(name: str) -> bool:
 
     key = name.replace(".", "_").replace("-", "_")
     return CLIENT_ALIASES.get(key, key) in kafka.KafkaConsumer.DEFAULT_CONFIG or key == "sasl_jaas_config"
+
+
+def networks(texts: tuple[str, ...]) -> str | None:
+    """A check: each is an address, or a network such as 10.0.0.0/8."""
+    for text in texts:
+        try:
+            ipaddress.ip_network(text)
+        except ValueError as e:
+            return f"{e}: give addresses or networks, such as 10.0.0.0/8"
+    return None
 
 
 def properties(pairs: tuple[str, ...]) -> str | None:

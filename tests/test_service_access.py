@@ -14,7 +14,7 @@ import pytest
 from service_api import SPEC, TOKEN, Api, Writer
 from streamkm.errors import SettingsError, StoreUnavailableError
 from streamkm.service import ServiceOptions, access
-from streamkm.service.limits import Buckets, network
+from streamkm.service.limits import UNKNOWN, Buckets, network
 from streamkm.service.middleware import WRONG_TOKENS, Guard
 from streamkm.service.tokens import PREFIX, digest, issue
 from streamkm.state import ModelSpec
@@ -449,7 +449,7 @@ def test_wrong_tokens_are_limited_and_hide_whether_the_next_is_right(store):
 def test_a_network_of_ipv6_counts_as_one_asker():
     assert network("2001:db8::1") == network("2001:db8::ffff:1") != network("2001:db8:0:1::1")
     assert network("::ffff:192.0.2.1") == network("192.0.2.1")
-    assert network("not:an:address") == "not:an:address"
+    assert network("not:an:address") == network("made up") == network("1" * 70_000) == UNKNOWN
 
 
 # The page of threats

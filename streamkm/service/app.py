@@ -158,6 +158,7 @@ def create_app(
     app.include_router(health.router(reader, metrics, options.stale_after))
     app.include_router(page.router())
     app.state.end_streams = hub.close
+    app.state.metrics = metrics
     errors.install(app)
     guarded = guarded or token is not None
     app.add_middleware(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 POLICY = b"default-src 'none'; frame-ancestors 'none'"
@@ -15,6 +17,23 @@ _ALWAYS = (
 )
 _POLICY = (b"content-security-policy", POLICY)
 _NO_STORE = (b"cache-control", b"no-store")
+
+
+def completed(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """The headers of an answer, with those that every answer has."""
+    has_policy = has_cache = False
+    result = list(headers)
+    for name, _ in result:
+        if name == b"content-security-policy":
+            has_policy = True
+        elif name == b"cache-control":
+            has_cache = True
+    result += _ALWAYS
+    if not has_policy:
+        result.append(_POLICY)
+    if not has_cache:
+        result.append(_NO_STORE)
+    return result
 
 
 class Headers:
@@ -31,19 +50,7 @@ class Headers:
 
         async def complete(message: Message) -> None:
             if message["type"] == "http.response.start":
-                has_policy = has_cache = False
-                headers = list(message["headers"])
-                for name, _ in headers:
-                    if name == b"content-security-policy":
-                        has_policy = True
-                    elif name == b"cache-control":
-                        has_cache = True
-                headers += _ALWAYS
-                if not has_policy:
-                    headers.append(_POLICY)
-                if not has_cache:
-                    headers.append(_NO_STORE)
-                message["headers"] = headers
+                message["headers"] = completed(message["headers"])
             await send(message)
 
         await self.app(scope, receive, complete)

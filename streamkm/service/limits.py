@@ -70,19 +70,31 @@ class Buckets:
         return self.burst if found is None else min(self.burst, found[0] + (now - found[1]) * self.rate)
 
 
-@functools.lru_cache(4096)
+UNKNOWN = "unknown"
+"""What counts as the address of all who come from behind a proxy that says something else than an address."""
+
+
 def network(address: str) -> str:
     """What an address counts as: itself, or of IPv6 its /64, all of which one machine may have.
 
-    >>> network("192.0.2.7"), network("2001:db8::1:2"), network("::ffff:192.0.2.7")
-    ('192.0.2.7', '2001:db8::', '192.0.2.7')
+    >>> network("192.0.2.7"), network("2001:db8::1:2"), network("::ffff:192.0.2.7"), network("made up")
+    ('192.0.2.7', '2001:db8::', '192.0.2.7', 'unknown')
     """
-    if ":" not in address:
-        return address
+    return _network(address) if len(address) <= _LONGEST else UNKNOWN
+
+
+_LONGEST = 100
+"""Characters of an address of IPv6 with its zone; what is remembered must be bounded."""
+
+
+@functools.lru_cache(4096)
+def _network(address: str) -> str:
     try:
-        parsed = ipaddress.IPv6Address(address.partition("%")[0])
+        parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
-        return address
+        return UNKNOWN
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return str(parsed)
     if parsed.ipv4_mapped is not None:
         return str(parsed.ipv4_mapped)
     return str(ipaddress.IPv6Address(int(parsed) >> 64 << 64))

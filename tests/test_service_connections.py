@@ -1,0 +1,319 @@
+"""What a client may send before anybody looks at it, and how long it may take: over real sockets."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import socket
+import threading
+import time
+
+import pytest
+import uvicorn
+
+from consumers.serve import server_config
+from service_api import TOKEN, Writer
+from streamkm.metrics import HTTP_REQUESTS
+from streamkm.service import create_app
+from streamkm.service.connections import Bounds
+from streamkm.stores import MemoryStore
+
+GET = b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n"
+BODY = b'{"points": [[10, 10, 11]]}'
+POST = b"POST /v1/models/orders/predict HTTP/1.1\r\nHost: localhost\r\n"
+SIZED = POST + b"Content-Length: %d\r\n\r\n" % len(BODY)
+
+
+@contextlib.contextmanager
+def serving(*, trusted_proxies=(), bounds=Bounds(), **kwargs):  # noqa: B008 - frozen
+    """A server as ``streamkm serve`` has it, on a port of its own; gives the application."""
+    store = MemoryStore()
+    Writer(store).commit()
+    app = create_app(store, **kwargs)
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as listener:
+        app.state.port = listener.getsockname()[1]
+        server = uvicorn.Server(server_config(app, trusted_proxies=trusted_proxies, bounds=bounds))
+        app.state.server = server
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        until(lambda: server.started)
+        try:
+            yield app
+        finally:
+            app.state.end_streams()
+            server.should_exit = True
+            thread.join(40)
+            assert not thread.is_alive()
+
+
+@pytest.fixture(scope="module")
+def app():
+    with serving() as app:
+        yield app
+
+
+@pytest.fixture(scope="module")
+def hasty():
+    """A service that waits for nobody."""
+    with serving(bounds=Bounds(head_seconds=0.2, idle_seconds=0.4, rest_seconds=0.2, unread_seconds=0.4)) as app:
+        yield app
+
+
+def until(condition):
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+@contextlib.contextmanager
+def connected(app):
+    with socket.create_connection(("127.0.0.1", app.state.port), timeout=30) as client:
+        yield client
+
+
+def read(client):
+    """All that comes until the service closes."""
+    found = b""
+    with contextlib.suppress(ConnectionResetError):
+        while part := client.recv(1 << 16):
+            found += part
+    return found
+
+
+def answer(file):
+    """One answer with a known length, as (status, headers, body)."""
+    status = int(file.readline().split()[1])
+    headers = {}
+    while line := file.readline().strip():
+        name, _, value = line.decode().partition(": ")
+        headers[name] = value
+    return status, headers, file.read(int(headers["content-length"]))
+
+
+def asked(client, request=GET + b"\r\n"):
+    """The status of one request on an open connection."""
+    client.sendall(request)
+    with client.makefile("rb") as file:
+        return answer(file)[0]
+
+
+def told(app, *parts):
+    """The whole answer to a connection on which this is sent: status, and the problem or what else is in the body."""
+    with connected(app) as client:
+        for part in parts:
+            client.sendall(part)
+        with client.makefile("rb") as file:
+            status, headers, body = answer(file)
+        if status >= 400:
+            assert headers["content-type"] == "application/problem+json"
+            assert headers["x-content-type-options"] == "nosniff"
+        return status, json.loads(body)
+
+
+def refused(app, *parts):
+    status, problem = told(app, *parts)
+    return status, problem["code"], problem["where"]
+
+
+LARGE = b"X-A: " + b"a" * 65_536 + b"\r\n"
+
+
+@pytest.mark.parametrize(
+    ("request_", "expected"),
+    [
+        (GET + LARGE, (431, "too-large", "headers")),  # refused before it is whole
+        (GET + LARGE + b"\r\n", (431, "too-large", "headers")),
+        (b"GET /" + b"a" * 70_000, (431, "too-large", "headers")),
+        (GET + b"A: b\r\n" * 101 + b"\r\n", (431, "too-large", "headers")),
+        (b"GET /v1/models?" + b"a" * 9000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", (414, "too-large", "address")),
+        (GET + b"Host: localhost\r\n\r\n", (400, "invalid", "Host")),
+        (GET + b"hOST: example.com\r\n\r\n", (400, "invalid", "Host")),
+        (b"GET /v1/models HTTP/1.1\r\n\r\n", (400, "invalid", "Host")),
+        (b"GET http://localhost/v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n", (400, "invalid", "address")),
+        (b"GET http://other.example/v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n", (400, "invalid", "address")),
+        (b"CONNECT localhost:80 HTTP/1.1\r\nHost: localhost\r\n\r\n", (400, "invalid", "address")),
+        (b"GET v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n", (400, "invalid", "")),
+        (b"GET /v1/models HTTP/3.0\r\nHost: localhost\r\n\r\n", (400, "invalid", "")),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", (400, "invalid", "")),
+        (b"GET / HTTP/1.1\n", (400, "invalid", "")),
+        (b"\x16\x03\x01\x02\x00", (400, "invalid", "")),  # TLS
+        (SIZED.replace(b"Content-Length", b"Content-Length: 1\r\nContent-Length"), (400, "invalid", "")),
+        (POST + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n", (400, "invalid", "")),
+        (POST + b"Content-Length: -1\r\n\r\n", (400, "invalid", "")),
+        (POST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", (400, "invalid", "")),
+        (GET + b"A: b\r\n folded\r\n\r\n", (400, "invalid", "")),
+        (GET + b"A : b\r\n\r\n", (400, "invalid", "")),
+    ],
+)
+def test_what_is_too_large_or_no_request_is_refused(app, request_, expected):
+    assert refused(app, request_) == expected
+
+
+def test_the_bound_of_headers_holds_however_they_come_and_does_not_take_what_is_below(app):
+    most = GET + b"X-A: " + b"a" * (65_536 - len(GET) - len(b"X-A: \r\n\r\n")) + b"\r\n\r\n"
+    assert len(most) == 65_536
+    assert told(app, most)[0] == 200
+    assert told(app, *(most[i : i + 1000] for i in range(0, len(most), 1000)))[0] == 200
+    assert refused(app, most.replace(b"X-A: ", b"X-A: a"))[0] == 431
+    assert told(app, GET + b"A: b\r\n" * 99 + b"\r\n")[0] == 200
+
+
+def test_requests_in_one_piece_or_byte_by_byte_are_answered_in_order(app):
+    chunked = POST + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)
+    requests = [GET + b"\r\n", SIZED + BODY, b"\r\n\r\n" + GET + b"\r\n", SIZED + BODY, GET + b"\r\n", chunked]
+    stream = b"".join(requests)
+    for size in (len(stream), 1, 7, 100):
+        with connected(app) as client:
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for at in range(0, len(stream), size):
+                client.sendall(stream[at : at + size])
+            with client.makefile("rb") as file:
+                kinds = [min(json.loads(answer(file)[2])) for _ in requests]
+        assert kinds == ["models", "distances"] * 3
+
+
+def test_what_is_sent_behind_a_chunked_body_in_one_piece_is_not_taken(app):
+    body = POST + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)
+    with connected(app) as client:
+        client.sendall(body + GET + b"\r\n")
+        found = read(client)
+    assert found.count(b"HTTP/1.1 ") == 1
+    assert b"connection: close" in found.lower()
+
+
+def test_a_change_of_protocol_is_not_made_and_the_request_is_answered(app):
+    more = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
+    assert told(app, SIZED.replace(b"\r\n\r\n", b"\r\n" + more + b"\r\n"), BODY)[0] == 200
+    more = b"Connection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: YQ==\r\n"
+    assert told(app, GET + more + b"\r\n")[0] == 200
+
+
+def test_many_requests_at_once_are_held_and_too_many_are_cut():
+    with serving(bounds=Bounds(held_bytes=1000)) as app:
+        with connected(app) as client:
+            client.sendall((GET + b"\r\n") * 10)
+            with client.makefile("rb") as file:
+                assert [answer(file)[0] for _ in range(10)] == [200] * 10
+        with connected(app) as client:
+            with contextlib.suppress(ConnectionError):
+                client.sendall((GET + b"\r\n") * 1000)
+            assert read(client).count(b"HTTP/1.1 200") < 1000
+
+
+@pytest.mark.parametrize(
+    ("parts", "says"),
+    [
+        ([], b""),  # nothing is sent
+        ([b"\r\n"], b""),
+        ([GET], b"HTTP/1.1 408 "),  # headers have no end
+        ([GET + b"\r\n", GET], b"HTTP/1.1 200 OK"),  # those of the second request neither
+        ([GET + b"\r\n"], b"HTTP/1.1 200 OK"),  # nothing comes after it
+        # The answer does not wait for the body, and the rest of it is not waited for long.
+        ([GET + b"Content-Length: 100\r\n\r\n"], b"HTTP/1.1 200 OK"),
+        ([GET + b"Content-Length: 100\r\n\r\n", b"a"], b"HTTP/1.1 200 OK"),
+    ],
+)
+def test_who_sends_nothing_is_let_go(hasty, parts, says):
+    with connected(hasty) as client:
+        for part in parts:
+            client.sendall(part)
+        assert read(client).startswith(says)  # it closes
+
+
+def test_headers_that_trickle_have_one_deadline(hasty):
+    def trickle(client):
+        with contextlib.suppress(OSError):
+            while True:
+                client.sendall(b"A")
+                time.sleep(0.05)
+
+    with connected(hasty) as client:
+        client.sendall(GET)
+        thread = threading.Thread(target=trickle, args=(client,), daemon=True)
+        thread.start()
+        assert read(client).startswith(b"HTTP/1.1 408 ")
+    thread.join(30)
+    assert not thread.is_alive()
+
+
+def test_an_answer_that_is_not_read_is_not_kept():
+    points = b'{"points": [' + b"[1,2,3]," * 300_000 + b"[1,2,3]]}"
+    with serving(bounds=Bounds(unread_seconds=0.3)) as app:
+        connections = app.state.server.server_state.connections
+        with connected(app) as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.sendall(POST + b"Content-Length: %d\r\n\r\n" % len(points) + points)
+            assert client.recv(12) == b"HTTP/1.1 200"
+            until(lambda: not connections)
+
+
+def test_who_reads_least_for_longest_is_let_go_when_too_much_waits():
+    points = b'{"points": [' + b"[1,2,3]," * 300_000 + b"[1,2,3]]}"
+    with serving(bounds=Bounds(unread_total=1 << 20)) as app, contextlib.ExitStack() as stack:
+        for _ in range(2):
+            client = stack.enter_context(connected(app))
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.sendall(POST + b"Content-Length: %d\r\n\r\n" % len(points) + points)
+            assert client.recv(12) == b"HTTP/1.1 200"
+        until(lambda: len(app.state.server.server_state.connections) == 1)
+
+
+def test_the_one_who_waits_for_nothing_makes_room_for_another():
+    with serving(bounds=Bounds(connections=3)) as app, contextlib.ExitStack() as stack:
+        idle = [stack.enter_context(connected(app)) for _ in range(3)]
+        for client in (*idle, idle[0], idle[2]):  # now the second waits longest for a request
+            assert asked(client) == 200
+        assert told(app, GET + b"\r\n")[0] == 200
+        assert read(idle[1]) == b""
+        assert asked(idle[0]) == 200
+
+
+def test_when_all_connections_are_at_work_a_new_one_is_told_so():
+    stream = b"GET /v1/models/orders/stream HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with serving(bounds=Bounds(connections=2)) as app, contextlib.ExitStack() as stack:
+        for _ in range(2):
+            client = stack.enter_context(connected(app))
+            client.sendall(stream)
+            assert client.recv(1 << 16).startswith(b"HTTP/1.1 200")
+        assert refused(app, GET + b"\r\n") == (503, "too-many", "")
+
+
+def test_requests_that_are_refused_at_once_count_too(app):
+    line = f'{HTTP_REQUESTS.name}{{method="other",route="none",status="414"}}'
+
+    def counted():
+        found = re.search(rf"^{re.escape(line)} (\S+)$", app.state.metrics.render().decode(), re.MULTILINE)
+        return float(found[1]) if found else 0.0
+
+    before = counted()
+    assert refused(app, b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n")[0] == 414
+    assert counted() == before + 1
+
+
+WRONG = b"Authorization: Bearer wrong\r\n"
+
+
+def statuses(app, forwarded, count=15):
+    found = []
+    for i in range(count):
+        head = GET + WRONG + forwarded(i) + b"\r\n"
+        found.append(told(app, head)[0])
+    return found
+
+
+def test_x_forwarded_for_is_believed_of_nobody_unless_told_and_walks_around_no_limit():
+    def made_up(i):
+        return b"X-Forwarded-For: 10.1.2.%d\r\n" % i
+
+    with serving(token=TOKEN) as app:
+        assert 429 in statuses(app, made_up)
+    with serving(token=TOKEN, trusted_proxies=("10.0.0.0/8",)) as app:  # this client is none of them
+        assert 429 in statuses(app, made_up)
+    with serving(token=TOKEN, trusted_proxies=("127.0.0.0/8",)) as app:
+        assert set(statuses(app, made_up)) == {401}
+        # The last one is what the proxy saw; those before it are what its client said.
+        assert 429 in statuses(app, lambda i: b"X-Forwarded-For: 10.9.9.%d, 192.0.2.1\r\n" % i)
+        # What is no address counts as one asker, and no long text is kept.
+        assert 429 in statuses(app, lambda i: b"X-Forwarded-For: " + b"%d" % i * 5000 + b"\r\n")
