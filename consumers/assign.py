@@ -54,7 +54,7 @@ def assign(model: str, target: str, start: str | None, settings: AssignSettings,
                 where="--to",
                 hint=f"Name another topic, such as {topic}.clusters",
             )
-        open_source = source_opener(topic, settings, None)
+        open_source = source_opener(topic, settings, spec.codec)
 
         def same_source() -> KafkaSource:
             source = open_source()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 
 import numpy as np
 
 from streamkm.codecs import Codec, make_codec
+from streamkm.codecs.json import DEFAULT_MAX_BYTES
 from streamkm.engine import Engine, EngineOptions
 from streamkm.errors import NotFoundError, SettingsError
 from streamkm.metrics import Metrics
@@ -19,11 +21,18 @@ from streamkm.stores.base import Store
 
 
 def source_opener(
-    topic: str, settings: SourceSettings | ReplaySettings | AssignSettings, group: str | None
+    topic: str, settings: SourceSettings | ReplaySettings | AssignSettings, codec: Json, group: str | None = None
 ) -> Callable[[], KafkaSource]:
-    """What gives a fresh Kafka source; without a group nothing is committed to Kafka."""
-    client = dict(p.split("=", 1) for p in settings.client)
-    return lambda: KafkaSource(settings.bootstrap, topic, group_id=group, client=client)
+    """What gives a fresh Kafka source for a codec; without a group nothing is committed to Kafka."""
+    return functools.partial(
+        KafkaSource,
+        settings.bootstrap,
+        topic,
+        group_id=group,
+        client=dict(p.split("=", 1) for p in settings.client),
+        most_unpacked=settings.max_decompressed,
+        most_value=int(codec.get("max_bytes", DEFAULT_MAX_BYTES)),
+    )
 
 
 def writer_opener(settings: SourceSettings | NotifySettings) -> Callable[[], KafkaWriter]:
@@ -83,14 +92,14 @@ def model_spec(model: str, settings: LiveSettings, store: Store) -> tuple[ModelS
                 hint="Give --topic TOPIC and --fields A,B,...",
             ) from e
         # A wrong address is an error now; a broker that goes away later is waited for.
-        source_opener(str(stored.source["topic"]), settings, None)().close()
+        source_opener(str(stored.source["topic"]), settings, stored.codec)().close()
         return stored, str(stored.source["topic"])
     for name in ("topic", "fields"):
         if not getattr(settings, name):
             raise SettingsError(
                 f"--{name} is missing", where=f"model {model}", hint="A new model needs both --topic and --fields"
             )
-    opener = source_opener(settings.topic, settings, None)
+    opener = source_opener(settings.topic, settings, codec_spec(settings))
     source = opener()
     try:
         identity = source.identity()
@@ -128,7 +137,7 @@ def make_engine(model: str, settings: LiveSettings, store: Store, metrics: Metri
         )
     return Engine(
         spec,
-        open_source=source_opener(topic, settings, settings.group or f"streamkm-{model}"),
+        open_source=source_opener(topic, settings, spec.codec, settings.group or f"streamkm-{model}"),
         codec=make_codec(spec.codec),
         store=store,
         options=EngineOptions(

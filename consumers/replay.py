@@ -139,7 +139,7 @@ def replay(
     with contextlib.closing(open_store(settings.store)) as store:
         spec = store.model(model).spec
         k = _k(store, spec, settings)
-        opener = source_opener(str(spec.source["topic"]), settings, None)
+        opener = source_opener(str(spec.source["topic"]), settings, spec.codec)
         choice = FitChoice(k, settings.init, settings.n_init, settings.max_iter, settings.tol, settings.seed)
         asked = {"model": model, "from": start, "to": stop, "archive": str(archive), **asdict(choice)}
         asked |= {"store": as_text(settings.store), "source": dict(spec.source)}

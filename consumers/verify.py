@@ -29,7 +29,7 @@ DIFFERENT = 9
 @click.command(epilog=example("streamkm verify orders", "streamkm verify orders 12 --json"))
 @click.argument("model")
 @click.argument("snapshot", type=int, required=False)
-@takes(LiveSettings, only=("store", "bootstrap", "client"))
+@takes(LiveSettings, only=("store", "bootstrap", "client", "max_decompressed"))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def verify(model: str, snapshot: int | None, settings: LiveSettings, *, as_json: bool) -> None:
     """Prove SNAPSHOT of MODEL (the newest if not given).
@@ -52,7 +52,7 @@ def verify(model: str, snapshot: int | None, settings: LiveSettings, *, as_json:
                 where=f"model {model}",
                 hint="Recompute it (streamkm replay) and compare the two (streamkm diff)",
             )
-        opener = source_opener(str(spec.source["topic"]), settings, None)
+        opener = source_opener(str(spec.source["topic"]), settings, spec.codec)
         books, origins = find_origins(store, model, last)
         books.close(published.position)
         # Said before the topic is read: where retention has taken what was learned, this is all that can be proven.

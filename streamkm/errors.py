@@ -112,7 +112,19 @@ class TopicChangedError(SourceError):
 
 
 class CorruptBatchError(SourceError):
-    """A record batch cannot be read: broken checksum or unknown compression."""
+    """A record batch cannot be read: broken checksum or unknown compression.
+
+    Attributes
+    ----------
+    lost
+        (topic, partition, start, stop) of what cannot be read, where that is known: reading goes on at the stop.
+    """
+
+    def __init__(
+        self, message: str, *, where: str = "", hint: str = "", lost: tuple[str, int, int, int] | None = None
+    ) -> None:
+        super().__init__(message, where=where, hint=hint)
+        self.lost = lost
 
 
 class WriterFencedError(SourceError):

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 Bytes = NDArray[np.uint8]
 Headers = tuple[tuple[str, bytes | None], ...]
+KEPT_VALUE_BYTES = 1 << 16
+"""Bytes of a bad record's value that are kept; the whole stays in the topic at its offset."""
 
 
 class TopicPartition(NamedTuple):
@@ -38,7 +40,13 @@ class BatchRange(NamedTuple):
 
 
 class RawRecord(NamedTuple):
-    """One record as the broker has it. Columns (`ByteRecords`) carry the stream; this is for looking at one of them."""
+    """One record as the broker has it. Columns (`ByteRecords`) carry the stream; this is for looking at one of them.
+
+    Attributes
+    ----------
+    size
+        Bytes of the whole, where `value` is only its beginning; else None.
+    """
 
     partition: TopicPartition
     offset: int
@@ -46,6 +54,13 @@ class RawRecord(NamedTuple):
     key: bytes | None
     value: bytes | None
     headers: Headers = ()
+    size: int | None = None
+
+    @property
+    def weight(self) -> int:
+        """Bytes that key, value and headers take here."""
+        parts = (self.key, self.value, *(content for _, content in self.headers))
+        return sum(len(part) for part in parts if part) + sum(len(name) for name, _ in self.headers)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,6 +84,9 @@ class ByteRecords:
         (n,) int64, milliseconds since 1970; -1 where the record has none.
     details
         Gives key and headers of record i, for the few that somebody looks at.
+    cut
+        Offsets of records that are not here whole, as they are larger than the source was asked for, and how many bytes
+        they have.
     """
 
     partition: TopicPartition
@@ -80,6 +98,7 @@ class ByteRecords:
     offsets: NDArray[np.int64]
     timestamps: NDArray[np.int64]
     details: Callable[[int], tuple[bytes | None, Headers]] | None = None
+    cut: Mapping[int, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -91,11 +110,11 @@ class ByteRecords:
         tail_details = None if details is None else lambda j: details(i + j)
         head = ByteRecords(
             self.partition, self.start, offset, self.data,
-            self.begins[:i], self.ends[:i], self.offsets[:i], self.timestamps[:i], details,
+            self.begins[:i], self.ends[:i], self.offsets[:i], self.timestamps[:i], details, self.cut,
         )  # fmt: skip
         tail = ByteRecords(
             self.partition, offset, self.stop, self.data,
-            self.begins[i:], self.ends[i:], self.offsets[i:], self.timestamps[i:], tail_details,
+            self.begins[i:], self.ends[i:], self.offsets[i:], self.timestamps[i:], tail_details, self.cut,
         )  # fmt: skip
         return head, tail
 
@@ -103,10 +122,24 @@ class ByteRecords:
         """Value of record i, or None for a tombstone."""
         return None if self.ends[i] < 0 else self.data[self.begins[i] : self.ends[i]].tobytes()
 
-    def record(self, i: int) -> RawRecord:
-        """Record i with its key and headers."""
+    def size(self, i: int) -> int:
+        """Bytes of the whole value of record i, which may not all be here; 0 for a tombstone."""
+        here = max(0, int(self.ends[i] - self.begins[i]))
+        return self.cut.get(int(self.offsets[i]), here) if self.cut else here
+
+    def record(self, i: int, most: int | None = None) -> RawRecord:
+        """Record i with its key and headers, and `most` bytes of its value, or all."""
         key, headers = self.details(i) if self.details is not None else (None, ())
-        return RawRecord(self.partition, int(self.offsets[i]), int(self.timestamps[i]), key, self.value(i), headers)
+        begin, end, size = int(self.begins[i]), int(self.ends[i]), self.size(i)
+        stop = end if most is None else min(end, begin + most)
+        value = None if end < 0 else self.data[begin:stop].tobytes()
+        whole = value is None or len(value) == size
+        place = self.partition, int(self.offsets[i]), int(self.timestamps[i])
+        return RawRecord(*place, key, value, headers, None if whole else size)
+
+    def kept(self, i: int) -> RawRecord:
+        """Record i as a bad record is kept: no more than the beginning of a long value."""
+        return self.record(i, KEPT_VALUE_BYTES)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -146,7 +179,7 @@ Records = ByteRecords | ColumnRecords
 
 @dataclass(frozen=True, slots=True)
 class BadRecord:
-    """A record that no model can take, kept whole.
+    """A record that no model can take, with no more than `KEPT_VALUE_BYTES` of its value.
 
     Attributes
     ----------

@@ -42,6 +42,7 @@ ENV_PREFIX = "STREAMKM_"
 MOST_OF_A_FILE = 1 << 20
 """Characters of a file that holds one value."""
 S = TypeVar("S")
+_UNPACKED = "Memory that one poll may decompress, such as 64MiB; what does not fit comes with the next poll"
 
 
 def setting(default: Any, help_: str, check: Check | None = None, metavar: str = "", *, shown: bool = True) -> Any:
@@ -78,6 +79,7 @@ class SourceSettings:
     start: str = setting(
         "beginning", "Where a new model starts: beginning or end of the topic", one_of("beginning", "end")
     )
+    max_decompressed: Size = setting(Size(64 << 20), _UNPACKED, between(1 << 20, 1 << 40), "SIZE")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +159,7 @@ class LiveSettings(StoreSettings, SourceSettings, CodecSettings, ModelSettings, 
     )
     on_data_loss: str = setting(
         "fail",
-        "When records are gone before they were read: fail, or skip them, count them and go on behind the gap",
+        "When records are gone before they were read, or cannot be read: fail, or skip them, count them and go on",
         one_of("fail", "skip"),
     )
     metrics_port: int = setting(0, "Port for /metrics, /livez and /readyz of the consumer; 0: none", between(0, 65535))
@@ -172,6 +174,7 @@ class ClusterSettings:
     client: tuple[str, ...] = setting(
         (), "More properties of the Kafka client", properties, "NAME=VALUE,...", shown=False
     )
+    max_decompressed: Size = setting(Size(64 << 20), _UNPACKED, between(1 << 20, 1 << 40), "SIZE")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,11 +251,14 @@ class AssignSettings(StoreSettings):
     client: tuple[str, ...] = setting(
         (), "More properties of the Kafka client", properties, "NAME=VALUE,...", shown=False
     )
+    max_decompressed: Size = setting(Size(64 << 20), _UNPACKED, between(1 << 20, 1 << 40), "SIZE")
     commit_every: Seconds = setting(
         Seconds(0.1), "Time between transactions of assignments, which readers wait for", at_least(0.001), "DURATION"
     )
     on_data_loss: str = setting(
-        "fail", "When records are gone before they were assigned: fail, or skip them", one_of("fail", "skip")
+        "fail",
+        "When records are gone before they were assigned, or cannot be read: fail, or skip them",
+        one_of("fail", "skip"),
     )
 
 

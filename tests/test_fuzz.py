@@ -114,7 +114,8 @@ def record_batches(_: Path) -> Campaign:
                 assert all(a < b for a, b in pairwise([position - 1, *offsets, after]))
                 assert ((found.ends == -1) | ((found.begins >= 0) & (found.begins <= found.ends))).all()
                 assert len(found.data) >= max(found.ends)
-                read = ByteRecords(TP, position, after, found.data, found.begins, found.ends, *found[4:], found.details)
+                table = found.begins, found.ends, found.offsets, found.timestamps
+                read = ByteRecords(TP, position, after, found.data, *table, found.details, found.cut)
                 assert [read.record(i).offset for i in range(len(read))] == offsets
                 complete(JsonCodec(["x", "y"]).decode(read), len(read))
             position = after

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import naive
-from streamkm.kernels.wire import OK, TRUNCATED, parse_records, read_varint
+from streamkm.kernels.wire import OK, TRUNCATED, UNFINISHED, parse_records, read_varint
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 
@@ -50,16 +50,39 @@ def test_a_batch_has_the_records_that_the_naive_twin_finds(records, base):
     encoded = b"".join(record(t, i, k, v, h) for i, (t, k, v, h) in enumerate(records))
     data, n = np.frombuffer(encoded, np.uint8), len(records)
     starts, begins, ends, offsets, timestamps = (np.empty(n, np.int64) for _ in range(5))
-    status = parse_records(data, 0, len(data), base, base + n, 1000, -1, starts, begins, ends, offsets, timestamps)
-    assert status == OK
+    outs = starts, begins, ends, offsets, timestamps
+    assert parse_records(data, 0, len(data), base, base - 1, base + n, 1000, -1, *outs) == (OK, n, len(data))
     values = [None if e < 0 else encoded[b:e] for b, e in zip(begins.tolist(), ends.tolist(), strict=True)]
     found = list(zip(offsets.tolist(), timestamps.tolist(), values, strict=True))
     assert found == naive.parse_records(data.tolist(), n, base, 1000)
 
 
+@settings(deadline=None)
+@given(RECORDS, st.data())
+def test_a_batch_in_pieces_is_the_batch(records, drawn):
+    encoded = b"".join(record(t, i, k, v, h) for i, (t, k, v, h) in enumerate(records))
+    data, n = np.frombuffer(encoded, np.uint8), len(records)
+    expected = naive.parse_records(data.tolist(), n, 5, 0)
+    at, end, found = 0, 0, []
+    while len(found) < n:
+        end = drawn.draw(st.integers(min(end + 1, len(data)), len(data)))
+        m = drawn.draw(st.integers(1, n - len(found)))
+        starts, begins, ends, offsets, timestamps = (np.empty(m, np.int64) for _ in range(5))
+        before = found[-1][0] if found else 4
+        outs = starts, begins, ends, offsets, timestamps
+        status, rows, at = parse_records(data, at, end, 5, before, 5 + n, 0, -1, *outs)
+        assert status == (OK if rows == m else UNFINISHED)
+        for i in range(rows):
+            value = None if ends[i] < 0 else encoded[begins[i] : ends[i]]
+            found.append((int(offsets[i]), int(timestamps[i]), value))
+    assert found == expected
+    assert at == len(data)
+
+
 @pytest.mark.parametrize("cut", range(1, 12))
-def test_a_batch_cut_short_is_refused(cut):
-    encoded = record(1, 0, b"k", b"value", [])
+def test_a_record_cut_short_is_not_finished(cut):
+    first = record(1, 0, b"k", b"value", [])
+    encoded = first + record(1, 1, b"k", b"value", [])
     data = np.frombuffer(encoded[:-cut], np.uint8)
-    outs = [np.empty(1, np.int64) for _ in range(5)]
-    assert parse_records(data, 0, len(data), 0, 1, 0, -1, *outs) != OK
+    outs = [np.empty(2, np.int64) for _ in range(5)]
+    assert parse_records(data, 0, len(data), 0, -1, 1, 0, -1, *outs) == (UNFINISHED, 1, len(first))

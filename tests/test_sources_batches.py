@@ -22,7 +22,9 @@ from kafka.record.legacy_records import LegacyRecordBatchBuilder
 
 from streamkm.errors import CorruptBatchError, SettingsError
 from streamkm.kernels import wire
+from streamkm.records import KEPT_VALUE_BYTES
 from streamkm.sources import _kafka_formats as formats
+from streamkm.sources import _kafka_long, _kafka_room
 from streamkm.sources._kafka_batches import BatchRecords, Columns, compile_parser, join
 from streamkm.sources._kafka_socket import VERSIONS
 
@@ -69,7 +71,7 @@ def patched(batch: bytes, at: int, raw: bytes) -> bytes:
 
 def batch_of(base, records, *, codec=0, offsets=None, tail=0, producer=-1, append_time=False, control=False):
     builder = DefaultRecordBatchBuilder(
-        2, codec, control or producer > 0, producer, 0 if producer > 0 else -1, 0 if producer > 0 else -1, 1 << 20
+        2, codec, control or producer > 0, producer, 0 if producer > 0 else -1, 0 if producer > 0 else -1, 1 << 28
     )
     offsets = offsets or list(range(len(records)))
     for offset, (timestamp, key, value, head) in zip(offsets, records, strict=True):
@@ -185,6 +187,127 @@ def test_columns_are_what_kafka_python_reads(plan, skip, level, sizes, cut):
     assert position == max(plain_position, start)
 
 
+KEPT, MOST_VALUE = 10, 120
+
+
+def small_pieces(m):
+    """Room and pieces of a size that small batches go beyond; a record may be 170 bytes long."""
+    m.setattr(formats, "PIECE", 50)
+    m.setattr(formats, "_FED", 30)
+    m.setattr(_kafka_room, "_ROUND", 20)
+    m.setattr(_kafka_long, "KEPT_VALUE_BYTES", KEPT)
+
+
+def read_pieces(log, aborted, start, level, sizes, room):
+    """What is read in many polls with little room each, a restart at every third one; and the longest poll in bytes."""
+    part, out, position, most, polls = None, [], start, 0, 0
+    while True:
+        if part is None:
+            part = BatchRecords(
+                position, TP, MemoryRecords(log), isolation_level=level, aborted_transactions=list(aborted), room=room
+            )
+        room.begin()
+        n = next(sizes)
+        taken = part.take(n)
+        most = max(most, room.end)
+        polls += 1
+        found = [columns for columns in taken if len(columns.offsets)]
+        if found:
+            columns = join(found)
+            assert len(columns.offsets) <= n
+            assert len(taken) == n if room.full else len(columns.offsets)
+            assert position <= columns.offsets[0]
+            assert columns.offsets[-1] < part.next_fetch_offset
+            for offset, timestamp, key, value, head in rows(columns):
+                out.append((offset, timestamp, key, value, head, columns.cut.get(offset)))
+            if all(c.data is found[0].data for c in found):
+                assert columns.data is found[0].data  # not copied
+        assert part.next_fetch_offset >= position
+        moved, position = part.next_fetch_offset > position, part.next_fetch_offset
+        if not part:
+            return out, position, most
+        if polls % 3 == 0 and moved:
+            part = None
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    plan=plans,
+    skip=st.integers(0, 12),
+    level=st.sampled_from([0, 1]),
+    sizes=st.lists(st.integers(1, 9), min_size=1, max_size=4),
+)
+def test_in_pieces_and_with_restarts_inside_of_batches_the_same_is_read(plan, skip, level, sizes):
+    log, aborted, ends = log_of(plan)
+    start = min(10 + skip, ends[-1] if ends else 10)
+    plain, plain_position = read_plain(log, aborted, start, level, cycle(sizes))
+    with pytest.MonkeyPatch.context() as m:
+        small_pieces(m)
+        room = _kafka_room.Room(0, MOST_VALUE)
+        ours, position, most = read_pieces(log, aborted, start, level, cycle(sizes), room)
+    assert position == max(plain_position, start)
+    assert most <= len(room.data)
+    assert [row[:3] + row[4:5] for row in ours] == [row[:3] + row[4:5] for row in plain]
+    for (*_, value, _, cut), (*_, whole, _) in zip(ours, plain, strict=True):
+        assert value == (whole if cut is None else whole[:KEPT])
+        assert cut is None or cut == len(whole) > MOST_VALUE
+
+
+@pytest.mark.parametrize("codec", range(1, 5))
+def test_a_batch_is_unpacked_as_far_as_there_is_room(codec):
+    # 200 records of 400 kB are 80 MB in all: none of the arrays may be as large, and nothing is unpacked twice.
+    records = [(i, b"k%d" % i, b"%09d" % i + bytes(400_000), []) for i in range(200)]
+    log = batch_of(10, records, codec=codec)[0]
+    room = _kafka_room.Room(16 << 20)
+    part = BatchRecords(10, TP, MemoryRecords(log), room=room)
+    read, polls, used = [], 0, 0
+    while part:
+        room.begin()
+        taken = part.take(10_000)
+        polls += 1
+        used += room.used
+        if len(read) < 200 and taken.parts:
+            columns = join(taken.parts)
+            assert columns.data.nbytes <= 16 << 20
+            read += [(o, v[:9], len(v)) for o, _, _, v, _ in rows(columns)]
+    assert read == [(10 + i, b"%09d" % i, 400_009) for i in range(200)]
+    assert polls > 5
+    assert used < 81_000_000
+
+
+@pytest.mark.parametrize("codec", [1, 4])
+def test_of_a_record_that_nobody_takes_the_beginning_is_kept(codec):
+    long = bytes(30_000_000)
+    records = [
+        (1, b"a", b"one", [("h", b"v")]),
+        (2, b"b", long, [("h", b"v"), ("null", None)]),
+        (3, None, b"two", []),
+        (4, long, b"long key", [("h", b"v")]),
+        (5, b"c", b"three", [("h", b"v"), ("long", long), ("after", b"")]),
+        (6, b"d", None, []),
+    ]
+    log = batch_of(10, records, codec=codec)[0]
+    room = _kafka_room.Room(8 << 20)
+    part, found, polls = BatchRecords(10, TP, MemoryRecords(log), room=room), [], 0
+    while part:
+        room.begin()
+        taken, polls = part.take(100), polls + 1
+        if taken.parts:
+            columns = join(taken.parts)
+            found += [(*row, columns.cut.get(row[0])) for row in rows(columns)]
+    assert polls > 3
+    assert found[0] == (10, 1, b"a", b"one", (("h", b"v"),), None)
+    assert found[1] == (11, 2, b"b", bytes(KEPT_VALUE_BYTES), (("h", b"v"), ("null", None)), 30_000_000)
+    assert found[2] == (12, 3, None, b"two", (), None)
+    assert found[3][0] == 13
+    assert found[3][2] == bytes(room.longest)
+    assert found[3][3:5] == (b"long key", (("h", b"v"),))
+    assert found[3][5] > 30_000_000
+    assert found[4][:5] == (14, 5, b"c", b"three", (("h", b"v"),))
+    assert found[4][5] > 30_000_000
+    assert found[5] == (15, 6, b"d", None, (), None)
+
+
 def one_batch(codec=0):
     records = [(1000 + i, b"key", b"value %d" % i, [("h", b"v")]) for i in range(5)]
     return batch_of(10, records, codec=codec)[0]
@@ -296,20 +419,25 @@ def test_compiling_ahead_covers_what_a_topic_needs():
 ENCODERS = {1: codec.gzip_encode, 2: codec.snappy_encode, 3: codec.lz4_encode, 4: codec.zstd_encode}
 
 
+def unpacked(number: int, data: bytes) -> bytes:
+    pieces = list(formats.DECODERS[number][1](memoryview(data)))
+    assert all(len(piece) <= formats.PIECE for piece in pieces)
+    return b"".join(pieces)
+
+
 @pytest.mark.parametrize("number", ENCODERS)
-def test_a_small_batch_that_becomes_a_huge_one_is_refused_before_it_is_one(number, monkeypatch):
-    name, decode = formats.DECODERS[number]
-    whole = bytes(ENCODERS[number](bytes(5_000_000)))
-    assert decode(whole) == bytes(5_000_000), name
-    monkeypatch.setattr(formats, "MOST", 1 << 20)
-    with pytest.raises(ValueError, match=r"more than 1 MiB|cannot become"):
-        decode(whole)
-    with pytest.raises((ValueError, EOFError, zlib.error)):
-        decode(whole[: len(whole) // 2] if number != 2 else whole[:-1])
+@pytest.mark.parametrize("what", [b"abc", bytes(5_000_000), bytes(range(256)) * 12_000])
+def test_what_is_compressed_comes_in_pieces(number, what):
+    whole = bytes(ENCODERS[number](what))
+    assert unpacked(number, whole) == what
+    if number not in {2, 4}:  # those two say nothing of it themselves
+        with pytest.raises((ValueError, EOFError, zlib.error)):
+            unpacked(number, whole[: len(whole) // 2])
 
 
 def test_a_block_of_snappy_alone_and_frames_one_after_the_other_are_read():
-    assert formats.DECODERS[2][1](snappy.compress(b"abc" * 100)) == b"abc" * 100
+    assert unpacked(2, snappy.compress(b"abc" * 100)) == b"abc" * 100
+    with pytest.raises(ValueError, match="cannot become"):
+        unpacked(2, b"\xff\xff\xff\x7f" + b"abc")
     for number in (1, 3, 4):
-        encode, decode = ENCODERS[number], formats.DECODERS[number][1]
-        assert decode(bytes(encode(b"abc")) + bytes(encode(b"def"))) == b"abcdef"
+        assert unpacked(number, bytes(ENCODERS[number](b"abc")) + bytes(ENCODERS[number](b"def"))) == b"abcdef"

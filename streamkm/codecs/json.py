@@ -124,11 +124,15 @@ class JsonCodec:
         # Step 2: a strict parser judges the rest, one by one.
         bad: list[BadRecord] = []
         good = kinds != jsonscan.NULL
+        if records.cut:  # what is there of such a record may look like one
+            kinds[np.isin(records.offsets, list(records.cut))] = jsonscan.UNSURE
         for i in np.flatnonzero(kinds == jsonscan.UNSURE).tolist():
-            found = self._judge(records.value(i) or b"")
+            size = records.size(i)
+            too_large = size > self.max_bytes or int(records.offsets[i]) in records.cut
+            found = self._too_large(size) if too_large else self._judge(records.value(i) or b"")
             if isinstance(found, _Flaw):
                 good[i] = False
-                bad.append(BadRecord(records.record(i), found.reason, found.field, found.message))
+                bad.append(BadRecord(records.kept(i), found.reason, found.field, found.message))
                 continue
             points[i], time = found
             if time is not None:
@@ -146,7 +150,7 @@ class JsonCodec:
             rows = np.flatnonzero(good)
             for row in np.flatnonzero(~fits).tolist():
                 flaw = self._beyond(points[row])
-                bad.append(BadRecord(records.record(int(rows[row])), flaw.reason, flaw.field, flaw.message))
+                bad.append(BadRecord(records.kept(int(rows[row])), flaw.reason, flaw.field, flaw.message))
             bad.sort(key=lambda b: b.record.offset)
             good[rows[~fits]] = False
             points, times = np.ascontiguousarray(points[fits]), times[fits]
@@ -159,10 +163,13 @@ class JsonCodec:
             tombstones=int(np.count_nonzero(kinds == jsonscan.NULL)),
         )
 
+    def _too_large(self, size: int) -> _Flaw:
+        """What is wrong with a record whose value is too long, or that the source did not give whole."""
+        said = f"more than {self.max_bytes}" if size > self.max_bytes else "more than the source gives of one"
+        return _Flaw("too-large", "", f"the record has {size} bytes, {said}")
+
     def _judge(self, value: bytes) -> tuple[Sequence[float], float | None] | _Flaw:
         """What one record is: the point and its time, or what is wrong."""
-        if len(value) > self.max_bytes:
-            return _Flaw("too-large", "", f"the record has {len(value)} bytes, more than {self.max_bytes}")
         try:
             parsed = orjson.loads(value)
         except orjson.JSONDecodeError as error:

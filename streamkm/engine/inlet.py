@@ -9,7 +9,7 @@ from streamkm.engine import guards
 from streamkm.engine.options import Stop
 from streamkm.engine.parts import Parts
 from streamkm.engine.stalls import Stalls
-from streamkm.errors import BrokerUnreachableError, SourceClosedError
+from streamkm.errors import BrokerUnreachableError, SourceClosedError, SourceError
 from streamkm.records import BatchRange, Position, Records, TopicPartition
 from streamkm.sources.base import Confirms, Source
 from streamkm.state import ModelSpec
@@ -170,6 +170,6 @@ class Inlet:
         if near or now - self._asked_end_at >= END_SECONDS:
             try:
                 self._end, self._asked_end_at = self.source.end(), now
-            except (BrokerUnreachableError, SourceClosedError):
+            except SourceError:  # one that has died must not keep what was learned from being committed
                 return None
         return {tp: max(0, self._end.get(tp, at) - at) for tp, at in position.items()}

@@ -54,7 +54,7 @@ class _Directions:
             return batch
         message = "all values are zero, which has no direction"
         rows = np.searchsorted(records.offsets, batch.offsets[~some]).tolist()
-        bad = [*batch.bad, *(BadRecord(records.record(i), "out-of-range", "", message) for i in rows)]
+        bad = [*batch.bad, *(BadRecord(records.kept(i), "out-of-range", "", message) for i in rows)]
         return replace(
             batch,
             points=np.ascontiguousarray(batch.points[some]),

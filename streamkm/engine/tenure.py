@@ -20,6 +20,7 @@ from streamkm.engine.recent import Glimpse
 from streamkm.errors import (
     BadRecordsError,
     BrokerUnreachableError,
+    CorruptBatchError,
     PartitionStalledError,
     PositionLostError,
     SourceClosedError,
@@ -37,8 +38,12 @@ from streamkm.tracing import span
 
 log = logging.getLogger("streamkm.engine")
 
+BUSY_SECONDS = 0.01
+"""Wait for a worker of our own."""
 POLL_SECONDS = 0.2
 """Longest wait for a record: how long a stop may go unnoticed."""
+KEPT_AT_ONCE = 16 << 20
+"""Bytes of bad records that wait for a commit, beyond which it is due: they come as fast as they are decompressed."""
 SPARING = 10.0
 """Checkpoints are at least so many times as far apart as one takes: the state of a thousand clusters is large."""
 
@@ -88,6 +93,7 @@ class Tenure:
         self.lost: tuple[BatchRange, ...] = ()
         self.commit_seconds = 0.0
         self.quarantine: list[BadRecord] = []
+        self.kept_bytes = 0
         self.judge = Judge(self.name, self.options)
         self.care = Care(parts)
         self.committed_at = self.renewed_at = self.asked_at = self.clock.monotonic()
@@ -133,9 +139,12 @@ class Tenure:
                 self.store.release(self.lease)
 
     def _step(self, stop: Stop) -> None:
-        if self.paused:
-            self.parts.pulse.beat("paused")
-            stop.wait(POLL_SECONDS)
+        # While a snapshot is worked on there is no commit, so that bad records may have to wait where they are.
+        full = self.kept_bytes > KEPT_AT_ONCE and self.publishing.reason
+        if self.paused or full:
+            self.parts.pulse.beat("paused" if self.paused else "finishing a snapshot")
+            self.inlet.rest()
+            stop.wait(POLL_SECONDS if self.paused else BUSY_SECONDS)
             self._commit_when_due(stop)
             return
         try:
@@ -143,6 +152,9 @@ class Tenure:
             self.inlet.look(self.position)
             # Step 1: poll.
             polled = self.inlet.poll(POLL_SECONDS, self.options.batch)
+        except CorruptBatchError as e:
+            self._pass_over(stop, e)
+            return
         except (BrokerUnreachableError, PositionLostError, PartitionStalledError) as e:
             self._reopen(stop, e)
             return
@@ -163,6 +175,7 @@ class Tenure:
             self.journal.append(tuple(b.range for b in batches))
             self.glimpse.learned([b.points for b in batches])
             self.quarantine += bad
+            self.kept_bytes += sum(b.record.weight for b in bad)
             self.metrics.batch(self.name, points, bad, tombstones, decoded - started, time.perf_counter() - decoded)
         self._commit_when_due(stop)
 
@@ -185,7 +198,8 @@ class Tenure:
 
     def _commit_due(self, now: float) -> bool:
         pause = max(self.options.checkpoint_every, SPARING * self.commit_seconds)
-        return self.paused or self.publishing.reason != "" or now - self.committed_at >= pause
+        due = self.paused or self.publishing.reason != "" or self.kept_bytes > KEPT_AT_ONCE
+        return due or now - self.committed_at >= pause
 
     def _do_as_asked(self, stop: Stop) -> None:
         """Pause, go on, or put a snapshot in charge if somebody wants that."""
@@ -286,6 +300,7 @@ class Tenure:
         self.journal.clear()
         self.lost = ()
         self.quarantine.clear()
+        self.kept_bytes = 0
         self.committed_at = self.clock.monotonic()
         self.commit_seconds = self.committed_at - started
         if snapshot is not None:
@@ -316,16 +331,32 @@ class Tenure:
                 self.parts.back("store")
                 return
 
-    def _connect(self, stop: Stop) -> bool:
+    def _connect(self, stop: Stop, unreadable: tuple[BatchRange, ...] = ()) -> bool:
         """Read on from the position, by a new source; False when it is time to stop."""
-        lost = self.inlet.connect(self.position, stop, self._keep_lease)
-        if lost:
+        gone = self.inlet.connect(self.position, stop, self._keep_lease)
+        if gone is None:
+            return False
+        if lost := (*unreadable, *gone):
             self.lost, size = lost, guards.size(lost)
             self.counters = self.counters.plus(lost=size)
             self.metrics.add(RECORDS_LOST, size, model=self.name)
-            log.error("%s: %d records were gone before they were read, skipped: %s", self.name, size, guards.told(lost))
+            why = "could not be read" if unreadable else "were gone before they were read"
+            log.error("%s: %d records %s, skipped: %s", self.name, size, why, guards.told(lost))
             self._commit(stop)  # the gap is on record before anything behind it is learned
-        return lost is not None
+        return True
+
+    def _pass_over(self, stop: Stop, error: CorruptBatchError) -> None:
+        """Go on behind a batch that cannot be read, if that is wanted and it is known where it ends."""
+        self.parts.failed("poll")
+        if self.options.on_data_loss != "skip" or error.lost is None:
+            raise error
+        topic, partition, _, until = error.lost
+        tp = TopicPartition(topic, partition)
+        at = self.position[tp]
+        self.inlet.close()
+        self.position[tp] = until
+        if stop.wait(FIRST_BACKOFF) or not self._connect(stop, (BatchRange(tp, at, until),)):
+            self.position[tp] = at  # for whoever comes next
 
     def _reopen(self, stop: Stop, error: SourceError) -> None:
         """A new source at the position that was learned last; tries until it is there or somebody says stop."""

@@ -18,6 +18,8 @@ BAD_VARINT = 2
 BAD_LENGTH = 3
 TRAILING_BYTES = 4
 BAD_OFFSET = 5
+UNFINISHED = 6
+"""The next record goes on behind what there is: no fault, as long as there is more to come."""
 
 
 @jit()
@@ -52,11 +54,12 @@ def read_varint(data: NDArray[np.uint8], pos: int, end: int) -> tuple[int, int]:
 
 
 @jit()
-def parse_records(  # noqa: PLR0911  # each way a batch can be broken is told
+def parse_records(  # noqa: PLR0911  # each way a record can be broken is told
     data: NDArray[np.uint8],  # IN
     begin: int,
     end: int,
     base_offset: int,
+    previous: int,
     last_offset: int,
     base_timestamp: int,
     append_timestamp: int,
@@ -65,23 +68,23 @@ def parse_records(  # noqa: PLR0911  # each way a batch can be broken is told
     ends: NDArray[np.int64],  # OUT
     offsets: NDArray[np.int64],  # OUT
     timestamps: NDArray[np.int64],  # OUT
-) -> int:
-    """Find the values of a batch's records.
+) -> tuple[int, int, int]:
+    """Find the values of the next records of a batch.
 
     Parameters
     ----------
     data
         (bytes,) uint8.
     begin, end
-        The (decompressed) records of the batch are ``data[begin:end]``; its record count is ``len(starts)``.
+        Records lie in ``data[begin:end]``, the first at its beginning; the last may not be there whole.
     base_offset, base_timestamp
         What the records' deltas are relative to.
-    last_offset
-        The batch's last offset; offsets must increase up to it (compaction leaves holes).
+    previous, last_offset
+        Offset of the record before, and the batch's last; offsets must increase up to it (compaction leaves holes).
     append_timestamp
         The timestamp of all records, where the broker sets it (``LogAppendTime``); -1 for the producer's own.
     starts
-        (n,) where record i begins, for those who want its key and headers.
+        (n,) where record i begins, for those who want its key and headers. At most n records are looked for.
     begins, ends
         (n,) value i is ``data[begins[i]:ends[i]]``; ``ends[i] == -1`` is null.
     offsets, timestamps
@@ -89,69 +92,73 @@ def parse_records(  # noqa: PLR0911  # each way a batch can be broken is told
 
     Returns
     -------
-    int
-        `OK`, or why the batch cannot be read; the outputs then mean nothing.
+    tuple
+        (status, records found, where the next one begins). The status is `OK` when n were found, else why the next one
+        cannot be read; those before it are sound in any case.
     """
     pos = begin
-    previous = base_offset - 1
     for i in range(len(starts)):
-        starts[i] = pos
+        start = pos
         length, pos = read_varint(data, pos, end)
+        if pos == -TRUNCATED:
+            return UNFINISHED, i, start
         if pos < 0:
-            return -pos
-        if length < 1 or length > end - pos:
-            return BAD_LENGTH
+            return -pos, i, start
+        if length < 1:
+            return BAD_LENGTH, i, start
+        if length > end - pos:
+            return UNFINISHED, i, start
         stop = pos + length
         pos += 1  # attributes: unused by Kafka
+        time_delta, pos = read_varint(data, pos, stop)
+        if pos < 0:
+            return -pos, i, start
         delta, pos = read_varint(data, pos, stop)
         if pos < 0:
-            return -pos
-        timestamps[i] = append_timestamp if append_timestamp != -1 else base_timestamp + delta
-        delta, pos = read_varint(data, pos, stop)
-        if pos < 0:
-            return -pos
+            return -pos, i, start
         offset = base_offset + delta
         if offset <= previous or offset > last_offset:
-            return BAD_OFFSET
-        offsets[i] = previous = offset
+            return BAD_OFFSET, i, start
         size, pos = read_varint(data, pos, stop)  # key
         if pos < 0:
-            return -pos
+            return -pos, i, start
         if size > stop - pos:
-            return BAD_LENGTH
+            return BAD_LENGTH, i, start
         if size > 0:
             pos += size
         size, pos = read_varint(data, pos, stop)  # value
         if pos < 0:
-            return -pos
+            return -pos, i, start
         if size > stop - pos:
-            return BAD_LENGTH
-        begins[i] = pos
-        if size >= 0:
+            return BAD_LENGTH, i, start
+        value = pos
+        if size > 0:
             pos += size
-            ends[i] = pos
-        else:
-            ends[i] = -1
         headers, pos = read_varint(data, pos, stop)
         if pos < 0:
-            return -pos
+            return -pos, i, start
         if headers < 0:
-            return BAD_LENGTH
+            return BAD_LENGTH, i, start
         while headers > 0:
             headers -= 1
-            size, pos = read_varint(data, pos, stop)  # header key: never null
+            name, pos = read_varint(data, pos, stop)  # header key: never null
             if pos < 0:
-                return -pos
-            if size < 0 or size > stop - pos:
-                return BAD_LENGTH
-            pos += size
-            size, pos = read_varint(data, pos, stop)  # header value
+                return -pos, i, start
+            if name < 0 or name > stop - pos:
+                return BAD_LENGTH, i, start
+            pos += name
+            content, pos = read_varint(data, pos, stop)  # header value
             if pos < 0:
-                return -pos
-            if size > stop - pos:
-                return BAD_LENGTH
-            if size > 0:
-                pos += size
+                return -pos, i, start
+            if content > stop - pos:
+                return BAD_LENGTH, i, start
+            if content > 0:
+                pos += content
         if pos != stop:
-            return BAD_LENGTH
-    return OK if pos == end else TRAILING_BYTES
+            return BAD_LENGTH, i, start
+        starts[i] = start
+        begins[i] = value
+        ends[i] = value + size if size >= 0 else -1
+        offsets[i] = previous = offset
+        timestamps[i] = append_timestamp if append_timestamp != -1 else base_timestamp + time_delta
+    return OK, len(starts), pos

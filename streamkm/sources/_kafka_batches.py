@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import struct
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import crc32c
@@ -22,8 +23,11 @@ from numpy.typing import NDArray
 
 from streamkm.errors import CorruptBatchError, SettingsError
 from streamkm.kernels import wire
-from streamkm.records import Bytes, Headers
+from streamkm.records import Bytes, Headers, TopicPartition
 from streamkm.sources._kafka_formats import DECODERS, Legacy
+from streamkm.sources._kafka_long import more, shorten
+from streamkm.sources._kafka_record import WHY, BrokenError, as_record, read_varint, record_details
+from streamkm.sources._kafka_room import Packed, Room
 
 # Kafka's RecordBatch header: base offset, length, leader epoch, magic, crc, attributes, last offset delta, base
 # timestamp, max timestamp, producer id, producer epoch, base sequence, record count.
@@ -35,18 +39,15 @@ _CODEC, _APPEND_TIME, _TRANSACTIONAL, _CONTROL = 0x07, 0x08, 0x10, 0x20
 _NO_PRODUCER = -1
 _LAST_OFFSET = (1 << 63) - 1
 _ABORT = 0  # type of an abort marker; a commit marker is 1
-
-_WHY = {
-    wire.TRUNCATED: "its records end in the middle",
-    wire.BAD_VARINT: "a record has a number of more than 64 bits",
-    wire.BAD_LENGTH: "a record has an impossible length",
-    wire.TRAILING_BYTES: "bytes are left after its last record",
-    wire.BAD_OFFSET: "its offsets do not increase",
-}
+_SHORTEST = 7  # bytes of a record without anything in it
+_NONE_CUT: Mapping[int, int] = MappingProxyType({})
 
 
 class Columns(NamedTuple):
-    """Some consecutive records: row i of each array is a record; ``starts`` is where it begins in ``data``."""
+    """Some consecutive records: row i of each array is a record; ``starts`` is where it begins in ``data``.
+
+    ``cut`` has the offsets of those that are not there whole, and how many bytes they have.
+    """
 
     data: Bytes
     starts: NDArray[np.int64]
@@ -54,22 +55,43 @@ class Columns(NamedTuple):
     ends: NDArray[np.int64]
     offsets: NDArray[np.int64]
     timestamps: NDArray[np.int64]
+    cut: Mapping[int, int] = _NONE_CUT
 
     def rows(self, a: int, b: int) -> Columns:
         """Rows [a, b), as views."""
-        return Columns(self.data, *(column[a:b] for column in self[1:]))
+        return columns(self.data, (column[a:b] for column in self.table), self.cut)
+
+    @property
+    def table(self) -> tuple[NDArray[np.int64], ...]:
+        """The columns themselves."""
+        return self[1:6]
 
     def details(self, i: int) -> tuple[bytes | None, Headers]:
         """Key and headers of row i."""
         return record_details(self.data, int(self.starts[i]))
 
 
-class Taken:
-    """What `BatchRecords.take` gives: as long as its records are many, but iterated it gives few `Columns`."""
+def columns(data: Bytes, table: Iterable[NDArray[np.int64]], cut: Mapping[int, int] = _NONE_CUT) -> Columns:
+    """Put columns together, in the order that `Columns` has them."""
+    starts, begins, ends, offsets, timestamps = table
+    return Columns(data, starts, begins, ends, offsets, timestamps, cut)
 
-    def __init__(self, parts: Sequence[Columns]) -> None:
+
+class Taken:
+    """What `BatchRecords.take` gives: as long as its records are many, but iterated it gives few `Columns`.
+
+    Parameters
+    ----------
+    parts
+        The records.
+    counts
+        How many of those that were asked for are dealt with; None: as many as there are. kafka-python asks on until
+        that are all, and where the room of a poll is used up, no more can come.
+    """
+
+    def __init__(self, parts: Sequence[Columns], counts: int | None = None) -> None:
         self.parts = parts
-        self.count = sum(len(part.offsets) for part in parts)
+        self.count = sum(len(part.offsets) for part in parts) if counts is None else counts
 
     def __len__(self) -> int:
         return self.count
@@ -83,49 +105,23 @@ def join(parts: Sequence[Columns]) -> Columns:
     if len(parts) == 1:
         return parts[0]
     first = parts[0].data
+    cut = {offset: size for part in parts for offset, size in part.cut.items()}
     if all(part.data is first for part in parts):
-        return Columns(first, *(np.concatenate(columns) for columns in zip(*(part[1:] for part in parts), strict=True)))
+        tables = zip(*(part.table for part in parts), strict=True)
+        return columns(first, map(np.concatenate, tables), cut)
     size = 0
     pieces, moved = [], []
     for part in parts:
         # Only the bytes of these records: a piece may be a small rest of a large buffer.
         low = int(part.starts[0])
-        length, high = _varint(part.data, int(part.starts[-1]))
+        length, high = read_varint(part.data, int(part.starts[-1]))
         high += length
         shift = size - low
         pieces.append(part.data[low:high])
         ends = np.where(part.ends < 0, part.ends, part.ends + shift)
         moved.append((part.starts + shift, part.begins + shift, ends, part.offsets, part.timestamps))
         size += high - low
-    return Columns(np.concatenate(pieces), *(np.concatenate(columns) for columns in zip(*moved, strict=True)))
-
-
-def _varint(data: Bytes, pos: int) -> tuple[int, int]:
-    value, pos = wire.read_varint(data, pos, len(data))
-    return int(value), int(pos)
-
-
-def record_details(data: Bytes, start: int) -> tuple[bytes | None, Headers]:
-    """Key and headers of the record at `start`, which `wire.parse_records` has found sound."""
-    _, pos = _varint(data, start)  # length
-    pos += 1  # attributes
-    _, pos = _varint(data, pos)  # timestamp
-    _, pos = _varint(data, pos)  # offset
-    key, pos = _field(data, pos)
-    _, pos = _field(data, pos)
-    count, pos = _varint(data, pos)
-    headers: list[tuple[str, bytes | None]] = []
-    for _ in range(count):
-        name, pos = _field(data, pos)
-        value, pos = _field(data, pos)
-        # Names are UTF-8 by Kafka's definition; a producer that broke it must not hide its record.
-        headers.append(((name or b"").decode("utf-8", "replace"), value))
-    return key, tuple(headers)
-
-
-def _field(data: Bytes, pos: int) -> tuple[bytes | None, int]:
-    size, pos = _varint(data, pos)
-    return (None, pos) if size < 0 else (data[pos : pos + size].tobytes(), pos + size)
+    return columns(np.concatenate(pieces), map(np.concatenate, zip(*moved, strict=True)), cut)
 
 
 class BatchRecords:
@@ -134,6 +130,10 @@ class BatchRecords:
     Attributes that kafka-python reads: ``topic_partition``, ``next_fetch_offset``, ``leader_epoch``, ``bytes_read``,
     and the truth value (False once all is taken). After an error every `take` raises it again: kafka-python's own class
     goes silent instead, and its ``poll`` then never returns.
+
+    Compressed batches are unpacked in pieces, so that a position may lie inside of one that is not unpacked whole yet.
+    Which records are read before an error does not depend on how they are taken: all that lie before the first byte
+    that cannot be read, and of a batch whose checksum is wrong none.
     """
 
     def __init__(
@@ -149,6 +149,7 @@ class BatchRecords:
         aborted_transactions: Sequence[Any] | None = None,
         metric_aggregator: Any = None,
         on_drain: Callable[[Any], None] = lambda _: None,
+        room: Room | None = None,
     ) -> None:
         if key_deserializer is not None or value_deserializer is not None:
             raise SettingsError("records are read as bytes: deserializers have no place here")
@@ -167,10 +168,12 @@ class BatchRecords:
         self._buffer: Any = memoryview(records._buffer)  # noqa: SLF001  # of MemoryRecords, which would copy each batch
         self._data: Bytes = np.frombuffer(self._buffer, np.uint8)
         self._data.flags.writeable = False  # one type of array for the kernels, whatever the buffer was
-        self._pos = 0
-        self._chunk: Columns | None = None
-        self._chunk_next = fetch_offset
-        self._at = 0
+        self._room = room if room is not None else Room()
+        self._each_take_is_a_poll = room is None
+        self._chunks = self._read()
+        self._want = 0
+        self._next = fetch_offset
+        self._packed: Packed | None = None
         self._error: Exception | None = None
         self._drained = False
 
@@ -181,133 +184,168 @@ class BatchRecords:
         """Give up what is left."""
         if not self._drained:
             self._drained = True
-            self._chunk = None
+            self._chunks.close()
+            self._packed = None
             self._data = np.empty(0, np.uint8)
             if self._metric_aggregator:
                 self._metric_aggregator.record(self.topic_partition, self.bytes_read, self.records_read)
             self._on_drain(self)
 
     def take(self, n: int | None = None) -> Taken:
-        """The next `n` records, or fewer."""
-        parts: list[Columns] = []
-        left = n if n is not None else 1 << 62
-        while left > 0 and not self._drained:
-            if self._chunk is None:
-                try:
-                    self._advance()
-                except Exception as error:
-                    self._error = error
-                    if not parts:
-                        raise
-                    break  # what was read before it is good; the next call raises
-                continue
-            stop = min(self._at + left, len(self._chunk.offsets))
-            part = self._chunk.rows(self._at, stop)
-            parts.append(part)
-            left -= stop - self._at
-            self.records_read += stop - self._at
-            self._at = stop
-            if stop == len(self._chunk.offsets):
-                self._chunk = None
-                self.next_fetch_offset = self._chunk_next
-            else:
-                self.next_fetch_offset = int(part.offsets[-1]) + 1
-        return Taken(parts)
-
-    def _advance(self) -> None:
-        """Go to the next batch: set `_chunk` if it has records, else move on; drain at the end."""
+        """The next `n` records, or fewer: as many as there are, or as the room of this poll holds."""
         if self._error is not None:
             raise self._error
-        pos, buffer = self._pos, self._buffer
-        if len(buffer) - pos < _PREFIX.size:
-            self.drain()
-            return
-        base_offset, length = _PREFIX.unpack_from(buffer, pos)
-        end = pos + _PREFIX.size + length
-        if end > len(buffer):  # the broker cuts the last batch of a fetch anywhere
-            self.drain()
-            return
-        if end - pos <= _MAGIC_AT:
-            raise self._corrupt(base_offset, base_offset, "it is shorter than its header")
-        magic = buffer[pos + _MAGIC_AT]
-        if magic > 2:
-            raise self._corrupt(base_offset, base_offset, f"its format {magic} is unknown")
-        if magic < 2:
-            read: tuple[Columns | None, int] = self._legacy(pos, end)
-        else:
-            read = self._batch(pos, end)
-        chunk, next_offset = read
-        self._pos = end
-        self.bytes_read += end - pos
-        if chunk is not None and len(chunk.offsets) and chunk.offsets[0] < self.next_fetch_offset:
-            # The position lies inside this batch: the records before it have been read already.
-            chunk = chunk.rows(int(np.searchsorted(chunk.offsets, self.next_fetch_offset)), len(chunk.offsets))
-        next_offset = max(next_offset, self.next_fetch_offset)
-        if chunk is None or not len(chunk.offsets):
-            self.next_fetch_offset = next_offset
-        else:
-            self._chunk, self._chunk_next, self._at = chunk, next_offset, 0
+        if self._each_take_is_a_poll:
+            self._room.begin()
+        parts: list[Columns] = []
+        self._want = wanted = n if n is not None else 1 << 62
+        if self._packed is not None and not self._room.full:
+            self._packed.unpark()
+        while self._want > 0 and not self._drained:
+            if self._room.full:
+                break
+            try:
+                chunk = next(self._chunks)
+            except StopIteration:
+                self.drain()
+                break
+            except Exception as error:
+                self._error = error
+                if not parts:
+                    raise
+                break  # what was read before it is good; the next call raises
+            if chunk is None:
+                break
+            parts.append(chunk)
+            self._want -= len(chunk.offsets)
+            self.records_read += len(chunk.offsets)
+            self.next_fetch_offset = self._next
+        if self._packed is not None:
+            self._packed.park()
+        return Taken(parts, wanted if self._room.full else None)
 
-    def _batch(self, pos: int, end: int) -> tuple[Columns | None, int]:
-        """Read a batch of format 2: its records (None if it has none for us) and the offset after it."""
+    def _read(self) -> Generator[Columns | None, None, None]:
+        """All records, never more than `_want` at a time; None where the room of a poll is full.
+
+        With each, `_next` becomes the position behind them.
+        """
+        buffer, pos = self._buffer, 0
+        while len(buffer) - pos >= _PREFIX.size:
+            base_offset, length = _PREFIX.unpack_from(buffer, pos)
+            end = pos + _PREFIX.size + length
+            if end > len(buffer):  # the broker cuts the last batch of a fetch anywhere
+                return
+            if end - pos <= _MAGIC_AT:
+                raise self._corrupt(base_offset, base_offset, "it is shorter than its header", end)
+            magic = buffer[pos + _MAGIC_AT]
+            if magic > 2:
+                raise self._corrupt(base_offset, base_offset, f"its format {magic} is unknown", end)
+            yield from (self._legacy if magic < 2 else self._batch)(pos, end)
+            self.bytes_read += end - pos
+            pos = end
+
+    def _pass(self, position: int) -> None:
+        """Go on behind what has no records for us."""
+        self.next_fetch_offset = max(self.next_fetch_offset, position)
+
+    def _batch(self, pos: int, end: int) -> Iterator[Columns | None]:
+        """Read a batch of format 2."""
         if end - pos < _HEADER.size:
             base_offset, _ = _PREFIX.unpack_from(self._buffer, pos)
-            raise self._corrupt(base_offset, base_offset, "it is shorter than its header")
+            raise self._corrupt(base_offset, base_offset, "it is shorter than its header", end)
         (base, _, epoch, _, crc, attributes, delta, first_time, max_time, producer, _, _, count) = _HEADER.unpack_from(
             self._buffer, pos
         )
         last = base + delta
         if not 0 <= base <= last < _LAST_OFFSET:
-            raise self._corrupt(base, last, "its offsets are impossible")
+            raise self._corrupt(base, last, "its offsets are impossible", end)
         if self._check_crcs and crc32c.crc32c(self._buffer[pos + _CRC_FROM : end]) != crc:
-            raise self._corrupt(base, last, "its checksum does not match")
+            raise self._corrupt(base, last, "its checksum does not match", end)
         self.leader_epoch = epoch
         control = attributes & _CONTROL
         if self._read_committed and producer > _NO_PRODUCER:
             while self._aborted and self._aborted[0].first_offset <= last:
                 self._aborted_producers.add(self._aborted.popleft().producer_id)
             if not control and attributes & _TRANSACTIONAL and producer in self._aborted_producers:
-                return None, last + 1
+                self._pass(last + 1)
+                return
         if control and not self._read_committed:
-            return None, last + 1
-        body = self._data[pos + _HEADER.size : end]
+            self._pass(last + 1)
+            return
+        if count < 0:
+            raise self._corrupt(base, last, "its record count is impossible", end)
+        begin = pos + _HEADER.size
         codec = attributes & _CODEC
-        if codec:
-            data, begin, stop = self._decompressed(codec, body, base, last), 0, -1
-        else:
-            data, begin, stop = self._data, pos + _HEADER.size, end
-        # A record takes 7 bytes at least, so that a wrong count cannot ask for more memory than the batch is large.
-        stop = len(data) if stop < 0 else stop
-        if count < 0 or count * 7 > stop - begin:
-            raise self._corrupt(base, last, "its record count is impossible")
-        table = np.empty((5, count), np.int64)
-        chunk = Columns(data, *table)
         append_time = max_time if attributes & _APPEND_TIME else -1
-        status = wire.parse_records(data, begin, stop, base, last, first_time, append_time, *table)
-        if status != wire.OK:
-            raise self._corrupt(base, last, _WHY[status])
-        if control:
-            if count and self._is_abort(chunk):
-                self._aborted_producers.discard(producer)
-            return None, last + 1
-        return chunk, last + 1
-
-    def _decompressed(self, codec: int, body: Bytes, base: int, last: int) -> Bytes:
+        batch = _Batch(base, last, first_time, append_time, count, 0 if control else self.next_fetch_offset)
         try:
-            name, decode = DECODERS[codec]
-        except KeyError:
-            raise self._corrupt(base, last, f"its compression {codec} is unknown") from None
+            rows = self._packed_rows(batch, codec, begin, end) if codec else self._plain_rows(batch, begin, end)
+            for chunk in rows:
+                if chunk is None or not control:
+                    yield chunk
+                elif _is_abort(chunk):
+                    self._aborted_producers.discard(producer)
+        except BrokenError as broken:
+            raise self._corrupt(base, last, str(broken), end) from broken.__cause__
+        self._pass(last + 1)
+
+    def _plain_rows(self, batch: _Batch, at: int, end: int) -> Iterator[Columns | None]:
+        """Records as they lie in the fetch."""
+        # A record takes 7 bytes at least, so that a wrong count cannot ask for more memory than the batch is large.
+        if batch.left * _SHORTEST > end - at:
+            raise BrokenError("its record count is impossible")
+        while batch.left:
+            status, chunk, stop = batch.parse(self._data, at, end, self._want)
+            self._room.used += stop - at
+            at = stop
+            if chunk is not None:
+                self._next = batch.position(sound=at == end)
+                yield chunk
+            if status != wire.OK:
+                raise BrokenError(WHY[status])
+            if batch.left and self._room.full:
+                yield None
+        if at != end:
+            raise BrokenError(WHY[wire.TRAILING_BYTES])
+
+    def _packed_rows(self, batch: _Batch, codec: int, begin: int, end: int) -> Iterator[Columns | None]:
+        """Records of a compressed batch, unpacked as far as there is room."""
+        if codec not in DECODERS:
+            raise BrokenError(f"its compression {codec} is unknown")
+        name, decode = DECODERS[codec]
+        packed = self._packed = Packed(self._room, decode(self._buffer[begin:end]), name)
         try:
-            return np.frombuffer(decode(body.tobytes()), np.uint8)
-        except Exception as error:  # each codec has errors of its own
-            raise self._corrupt(base, last, f"its {name} data cannot be decompressed: {error}") from error
+            while batch.left:
+                status, chunk, at = batch.parse(packed.data, packed.at, packed.end, self._want)
+                packed.go(at)
+                if chunk is not None:
+                    yield self._given(batch, packed, chunk)
+                if status == wire.UNFINISHED:
+                    packed.forget()  # what was read before
+                    length = packed.length()
+                    if length is None or length <= self._room.longest:
+                        yield from more(packed)
+                        continue
+                    size = yield from shorten(packed)
+                    status, chunk, at = batch.parse(packed.data, packed.at, packed.end, 1)
+                    packed.go(at)
+                    if chunk is not None:
+                        cut = {int(chunk.offsets[0]): size} if size else chunk.cut
+                        yield self._given(batch, packed, chunk._replace(cut=cut))
+                if status not in {wire.OK, wire.UNFINISHED}:
+                    raise BrokenError(WHY[status])
+            if packed.at != packed.end or packed.more():
+                raise BrokenError(WHY[wire.TRAILING_BYTES])
+        finally:
+            self._packed = None
 
-    @staticmethod
-    def _is_abort(chunk: Columns) -> bool:
-        key, _ = chunk.details(0)
-        return key is not None and len(key) >= 4 and int.from_bytes(key[2:4], "big") == _ABORT
+    def _given(self, batch: _Batch, packed: Packed, chunk: Columns) -> Columns:
+        """Give a chunk away; behind the last of a sound batch the position is that behind the batch."""
+        packed.give()
+        self._next = batch.position(sound=not batch.left and packed.at == packed.end and not packed.more())
+        return chunk
 
-    def _legacy(self, pos: int, end: int) -> tuple[Columns, int]:
+    def _legacy(self, pos: int, end: int) -> Iterator[Columns]:
         """Read a message (set) of formats 0 and 1, record by record: such topics are old, and rare."""
         base_offset, _ = _PREFIX.unpack_from(self._buffer, pos)
         try:
@@ -316,18 +354,18 @@ class BatchRecords:
             found = list(batch) if sound else []
             sound = sound and (not self._check_crcs or all(record.validate_crc() for record in found))
         except Exception as error:
-            raise self._corrupt(base_offset, base_offset, f"it cannot be read: {error}") from error
+            raise self._corrupt(base_offset, base_offset, f"it cannot be read: {error}", end) from error
         if not sound:
-            raise self._corrupt(base_offset, base_offset, "its checksum does not match")
+            raise self._corrupt(base_offset, base_offset, "its checksum does not match", end)
         offsets = [record.offset for record in found]
         if not all(a < b for a, b in pairwise([-1, *offsets, _LAST_OFFSET])):
-            raise self._corrupt(base_offset, base_offset, _WHY[wire.BAD_OFFSET])
+            raise self._corrupt(base_offset, base_offset, WHY[wire.BAD_OFFSET], end)
         blob = bytearray()
         table = np.empty((5, len(found)), np.int64)
         for i, record in enumerate(found):
             timestamp = -1 if record.timestamp is None else record.timestamp
             start = len(blob)
-            blob += _as_record(record.key, record.value)
+            blob += as_record(record.key, record.value)
             value_end = len(blob) - 1  # one byte for "no headers" follows the value
             null = record.value is None
             table[:, i] = (
@@ -337,41 +375,85 @@ class BatchRecords:
                 record.offset,
                 timestamp,
             )
-        chunk = Columns(np.frombuffer(bytes(blob), np.uint8), *table)
-        return chunk, int(chunk.offsets[-1]) + 1 if found else base_offset + 1
+        chunk = columns(np.frombuffer(bytes(blob), np.uint8), table)
+        at, n = int(np.searchsorted(chunk.offsets, self.next_fetch_offset)), len(found)
+        while at < n:
+            here = chunk.rows(at, min(at + self._want, n))
+            at += len(here.offsets)
+            self._next = int(here.offsets[-1]) + 1
+            yield here
+        self._pass(int(chunk.offsets[-1]) + 1 if found else base_offset + 1)
 
-    def _corrupt(self, base: int, last: int, why: str) -> CorruptBatchError:
-        name = f"{self.topic_partition.topic}-{self.topic_partition.partition}"
+    def _corrupt(self, base: int, last: int, why: str, end: int) -> CorruptBatchError:
+        """The error for the batch that ends at `end`, which knows what is lost with it."""
+        stop = last + 1
+        if 0 < end <= len(self._buffer) - _PREFIX.size:  # where the next one begins, a damaged header does not change
+            following, _ = _PREFIX.unpack_from(self._buffer, end)
+            stop = following if base < following < _LAST_OFFSET else stop
+        at = max(base, self.next_fetch_offset)
+        tp = TopicPartition(*self.topic_partition)
         return CorruptBatchError(
             f"the record batch of offsets {base} to {last} cannot be read: {why}",
-            where=f"{name}@{max(base, self.next_fetch_offset)}",
-            hint=f"Restore the partition from a replica, or go on from offset {last + 1} without these records",
+            where=f"{tp}@{at}",
+            hint="Restore the partition from a replica; or give --on-data-loss skip to go on behind it, at "
+            f"offset {stop}, and have these records on record as lost",
+            lost=(*tp, at, stop) if at < stop else None,
         )
 
 
-def _as_record(key: bytes | None, value: bytes | None) -> bytes:
-    """Write a record of format 2 without timestamp, offset and headers, so that `record_details` reads it."""
-    body = b"\0\0\0" + _as_field(key) + _as_field(value) + b"\0"
-    return _as_varint(len(body)) + body
+class _Batch:
+    """How far a batch of format 2 was read.
+
+    Parameters
+    ----------
+    base, last, base_time, append_time
+        As for `wire.parse_records`.
+    left
+        Records that are still to come.
+    start
+        Records with smaller offsets were read before: the position may lie inside of a batch.
+    """
+
+    def __init__(self, base: int, last: int, base_time: int, append_time: int, left: int, start: int) -> None:
+        self.base, self.last, self.base_time, self.append_time = base, last, base_time, append_time
+        self.left, self.start = left, start
+        self.previous = base - 1
+
+    def position(self, *, sound: bool) -> int:
+        """The position behind what was read; behind the last record of a sound batch that is behind the batch."""
+        return self.last + 1 if sound and not self.left else self.previous + 1
+
+    def parse(self, data: Bytes, at: int, end: int, most: int) -> tuple[int, Columns | None, int]:
+        """Read up to `most` records from ``data[at:end]``: why no more, those not read before, and where it stopped."""
+        n = min(self.left, most, (end - at) // _SHORTEST + 1)
+        table = np.empty((5, n), np.int64)
+        times = self.base_time, self.append_time
+        status, rows, stop = wire.parse_records(data, at, end, self.base, self.previous, self.last, *times, *table)
+        status, rows, stop = int(status), int(rows), int(stop)
+        if rows < n // 2:
+            table = table[:, :rows].copy()
+        return status, self._unread(columns(data, table[:, :rows])), stop
+
+    def _unread(self, chunk: Columns) -> Columns | None:
+        n = len(chunk.offsets)
+        if not n:
+            return None
+        self.left -= n
+        self.previous = int(chunk.offsets[-1])
+        if chunk.offsets[0] >= self.start:
+            return chunk
+        first = int(np.searchsorted(chunk.offsets, self.start))
+        return chunk.rows(first, n) if first < n else None
 
 
-def _as_field(field: bytes | None) -> bytes:
-    return _as_varint(-1) if field is None else _as_varint(len(field)) + field
-
-
-def _as_varint(value: int) -> bytes:
-    raw = (value << 1) ^ (value >> 63)
-    out = bytearray()
-    while raw > 0x7F:
-        out.append(0x80 | raw & 0x7F)
-        raw >>= 7
-    out.append(raw)
-    return bytes(out)
+def _is_abort(chunk: Columns) -> bool:
+    key, _ = chunk.details(0)
+    return key is not None and len(key) >= 4 and int.from_bytes(key[2:4], "big") == _ABORT
 
 
 def compile_parser() -> None:
     """Run the parser of record batches once, so that numba's cache on disk holds it before somebody waits for it."""
-    record = np.frombuffer(_as_record(b"k", b"v"), np.uint8)
+    record = np.frombuffer(as_record(b"k", b"v"), np.uint8)
     record.flags.writeable = False
-    wire.parse_records(record, 0, len(record), 0, 0, 0, -1, *np.empty((5, 1), np.int64))
+    wire.parse_records(record, 0, len(record), 0, -1, 0, 0, -1, *np.empty((5, 1), np.int64))
     record_details(record, 0)

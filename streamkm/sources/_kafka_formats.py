@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import zlib
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 import lz4.frame  # type: ignore[import-untyped]
@@ -13,83 +11,92 @@ import snappy  # type: ignore[import-untyped]
 import zstandard
 from kafka.record.legacy_records import LegacyRecordBatch  # type: ignore[import-untyped]
 
-MOST = 1 << 28
-"""Bytes that a batch may have decompressed. A producer counts its records before it compresses them, and sends 1 MB."""
+PIECE = 1 << 20
+"""Bytes that a decompressor gives at a time, at most."""
+_FED = 1 << 16
+"""Bytes that a decompressor gets at a time: what it has not used, it copies."""
 _DENSEST = 24
 """Snappy makes of a byte at most so many: what says that it is more has to be damaged, and is not given the memory."""
 _XERIAL = b"\x82SNAPPY\0"
-_PIECE = 1 << 20
 _SHORTEST = 4
 """Bytes of a message of formats 0 and 1 before the first that is not its length."""
-
 
 Pieces = Iterator[bytes]
 
 
-def _gzip(data: bytes) -> Pieces:
-    while data:  # such files may come one after the other
-        member = zlib.decompressobj(wbits=31)
-        yield member.decompress(data, MOST + 1)
-        if not member.eof:
-            raise ValueError("it ends in the middle")
-        data = member.unused_data
+def _fed(data: memoryview) -> Iterator[memoryview]:
+    return (data[at : at + _FED] for at in range(0, len(data), _FED))
 
 
-def _snappy(data: bytes) -> Pieces:
-    if not data.startswith(_XERIAL):
-        yield _snappy_block(data)
+def _gzip(data: memoryview) -> Pieces:
+    member = zlib.decompressobj(wbits=31)
+    for part in _fed(data):
+        left: Any = part
+        while len(left):
+            if member.eof:  # such files may come one after the other
+                member = zlib.decompressobj(wbits=31)
+            piece = member.decompress(left, PIECE)
+            yield piece
+            left = member.unused_data if member.eof else member.unconsumed_tail
+            while len(piece) == PIECE and not (left or member.eof):  # it may hold more than it was given room for
+                piece = member.decompress(b"", PIECE)
+                yield piece
+                left = member.unconsumed_tail
+    if not member.eof:
+        raise ValueError("it ends in the middle")
+
+
+def _snappy(data: memoryview) -> Pieces:
+    if data[: len(_XERIAL)] != _XERIAL:
+        yield from _snappy_block(data)
         return
     at = 16
     while at < len(data):
         start, at = at + 4, at + 4 + int.from_bytes(data[at : at + 4])
-        yield _snappy_block(data[start:at])
+        yield from _snappy_block(data[start:at])
 
 
-def _snappy_block(data: bytes) -> bytes:
+def _snappy_block(data: memoryview) -> Pieces:
     told = at = 0
     while at < min(5, len(data)):
         told |= (data[at] & 0x7F) << 7 * at
         at += 1
         if data[at - 1] < 0x80:
             break
-    if told > min(_DENSEST * len(data), MOST):
+    if told > _DENSEST * len(data):
         raise ValueError(f"{len(data)} bytes cannot become {told}")
-    return bytes(snappy.decompress(data))
+    block = memoryview(snappy.decompress(data.tobytes()))
+    for start in range(0, len(block), PIECE):
+        yield bytes(block[start : start + PIECE])
 
 
-def _lz4(data: bytes) -> Pieces:
+def _lz4(data: memoryview) -> Pieces:
     """In pieces, whatever size its header tells; such frames also come one after the other."""
-    while data:
-        frame = lz4.frame.LZ4FrameDecompressor()
-        while not frame.eof:
-            piece = frame.decompress(data, max_length=_PIECE)
-            if not (piece or data or frame.eof):
-                raise ValueError("it ends in the middle")
+    frame = lz4.frame.LZ4FrameDecompressor()
+    for part in _fed(data):
+        left: Any = part
+        while len(left) or not (frame.needs_input or frame.eof):
+            if frame.eof:
+                frame = lz4.frame.LZ4FrameDecompressor()
+            yield frame.decompress(left, max_length=PIECE)
+            left = (frame.unused_data or b"") if frame.eof else b""
+    if not frame.eof:
+        raise ValueError("it ends in the middle")
+
+
+def _zstd(data: memoryview) -> Pieces:
+    size = min(16 * len(data), PIECE)  # each read asks for the memory of all it may give
+    with zstandard.ZstdDecompressor().stream_reader(data, read_across_frames=True) as reader:
+        while piece := reader.read(size):
             yield piece
-            data = b""
-        data = frame.unused_data or b""
+            size = min(4 * size, PIECE)
 
 
-def _zstd(data: bytes) -> Pieces:
-    with zstandard.ZstdDecompressor().stream_reader(io.BytesIO(data), read_across_frames=True) as reader:
-        yield from iter(partial(reader.read, min(16 * len(data), _PIECE)), b"")
-
-
-def _whole(decompress: Callable[[bytes], Pieces], data: bytes) -> bytes:
-    kept, size = [], 0
-    for piece in decompress(data):
-        size += len(piece)
-        if size > MOST:
-            raise ValueError(f"it becomes more than {MOST >> 20} MiB")
-        kept.append(piece)
-    return b"".join(kept)
-
-
-DECODERS: dict[int, tuple[str, Callable[[bytes], bytes]]] = {
-    1: ("gzip", partial(_whole, _gzip)),
-    2: ("snappy", partial(_whole, _snappy)),
-    3: ("lz4", partial(_whole, _lz4)),
-    4: ("zstd", partial(_whole, _zstd)),
+DECODERS: dict[int, tuple[str, Callable[[memoryview], Pieces]]] = {
+    1: ("gzip", _gzip),
+    2: ("snappy", _snappy),
+    3: ("lz4", _lz4),
+    4: ("zstd", _zstd),
 }
 """Names and decompressors by the number that a batch has for them."""
 

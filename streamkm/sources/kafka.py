@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import difflib
+import functools
 import logging
 import math
 import threading
@@ -29,9 +31,10 @@ from streamkm.errors import (
 from streamkm.records import ByteRecords, Position, RawRecord, TopicPartition
 from streamkm.sources._columns import byte_records
 from streamkm.sources._kafka_ask import Asker
-from streamkm.sources._kafka_batches import BatchRecords, Columns, join
+from streamkm.sources._kafka_batches import BatchRecords, Columns, columns, join
 from streamkm.sources._kafka_client import admin_settings, client_settings, knock, start_client, translate
 from streamkm.sources._kafka_commit import Committer
+from streamkm.sources._kafka_room import MOST_UNPACKED, MOST_VALUE, Room
 from streamkm.sources._kafka_socket import VERSIONS
 from streamkm.sources._kafka_watch import TopicWatch, topic_id
 from streamkm.sources._position import check_position
@@ -73,6 +76,11 @@ class KafkaSource:
         so after three refreshes of metadata (``metadata.max.age.ms``, 5 s) without an answer.
     client
         More properties of the client by their Kafka names (``security.protocol``, ``sasl.mechanism``, ...).
+    most_unpacked
+        Bytes that one poll decompresses, at most; what does not fit comes with the next one. Not with `plain`.
+    most_value
+        Bytes of a value that may be wanted: of a longer one in a compressed batch there may be the beginning only
+        (`ByteRecords.cut`).
 
     Raises
     ------
@@ -91,6 +99,8 @@ class KafkaSource:
         plain: bool = False,
         request_timeout: float = 30.0,
         client: Mapping[str, object] | None = None,
+        most_unpacked: int = MOST_UNPACKED,
+        most_value: int = MOST_VALUE,
     ) -> None:
         self._bootstrap = bootstrap
         self._topic = topic
@@ -107,6 +117,7 @@ class KafkaSource:
         self._settings["fetch_max_wait_ms"] = min(wait, self._timeout_ms // 2)
         # Metadata is asked for all the time: after three times without an answer nobody is there.
         self._patience = 3 * int(self._settings["metadata_max_age_ms"]) / 1000
+        self._room = Room(most_unpacked, most_value)
         self._position: dict[TopicPartition, int] = {}
         self._topic_id: str | None = None  # as the broker told first
         self._partitions: frozenset[int] = frozenset()
@@ -135,7 +146,8 @@ class KafkaSource:
             )
         self._watch = TopicWatch(self._consumer._cluster, topic)  # noqa: SLF001  # the version is pinned
         if self.fast:
-            self._consumer._fetcher.PartitionRecords = BatchRecords  # noqa: SLF001  # see _kafka_batches
+            read = functools.partial(BatchRecords, room=self._room)
+            self._consumer._fetcher.PartitionRecords = read  # noqa: SLF001  # see _kafka_batches
         elif not plain:
             log.warning(
                 "kafka-python %s is not one of %s: records are read one by one, which is slower",
@@ -202,6 +214,7 @@ class KafkaSource:
         try:
             self._look()
             self._to_confirm = False
+            self._room.begin()
             got = self._consumer.poll(timeout_ms=max(0, int(timeout * 1000)), max_records=max_records)
             after = {tp: self._offset(tp) for tp in self._position}
         except Exception as error:
@@ -272,7 +285,7 @@ class KafkaSource:
     def _check(self) -> None:
         self._check_open()
         if self._died is not None:
-            raise type(self._died)(self._died.message, where=self._died.where, hint=self._died.hint) from self._died
+            raise copy.copy(self._died) from self._died
 
     @contextlib.contextmanager
     def _edge(self, doing: str) -> Iterator[None]:
@@ -347,6 +360,8 @@ class KafkaSource:
         return int(self._consumer.position(kafka.TopicPartition(*tp), timeout_ms=self._timeout_ms))
 
     def _cause_of_death(self, error: Exception) -> StreamkmError:
+        if isinstance(error, CorruptBatchError):
+            return self._within_end(error)
         if isinstance(error, StreamkmError):
             return error
         where = self._topic
@@ -364,6 +379,16 @@ class KafkaSource:
                 hint="Restore the partition from a replica, or go on from an offset behind the batch",
             )
         return translate(error, doing="reading", where=where, bootstrap=self._bootstrap)
+
+    def _within_end(self, error: CorruptBatchError) -> CorruptBatchError:
+        """The error, with nothing lost that is not there: the header of a damaged batch may say anything."""
+        if error.lost is not None:
+            topic, partition, start, stop = error.lost
+            tp = TopicPartition(topic, partition)
+            with contextlib.suppress(SourceError):
+                stop = min(stop, self._bounds("end", [tp])[tp])
+                error.lost = (topic, partition, start, stop) if start < stop else None
+        return error
 
     def _lost(self, error: Exception) -> StreamkmError:
         """Name the partition and both numbers, if the broker still tells them."""
@@ -383,23 +408,24 @@ class KafkaSource:
                 raise error(f"{tp.topic}-{tp.partition}")
 
 
-_EMPTY = Columns(np.empty(0, np.uint8), *(np.empty(0, np.int64) for _ in range(5)))
+_EMPTY = columns(np.empty(0, np.uint8), np.empty((5, 0), np.int64))
 
 
 def _from_batches(tp: TopicPartition, start: int, stop: int, parts: Sequence[Columns]) -> ByteRecords:
-    columns = join(parts) if parts else _EMPTY
-    data = columns.data.view()
+    found = join(parts) if parts else _EMPTY
+    data = found.data.view()
     data.flags.writeable = False
     return ByteRecords(
         tp,
         start,
         stop,
         data,
-        columns.begins,
-        columns.ends,
-        columns.offsets,
-        columns.timestamps,
-        columns.details,
+        found.begins,
+        found.ends,
+        found.offsets,
+        found.timestamps,
+        found.details,
+        found.cut,
     )
 
 
