@@ -45,7 +45,7 @@ def assign(model: str, target: str, start: str | None, settings: AssignSettings,
     """
     logs.configure(verbosity)
     stop = stop_on_signals()
-    with contextlib.closing(open_store(settings.store)) as store:
+    with contextlib.closing(open_store(settings.store, create=False)) as store:
         spec = store.model(model).spec
         topic = str(spec.source["topic"])
         if target == topic:

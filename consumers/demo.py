@@ -24,7 +24,7 @@ from consumers.demo_view import View, save_picture
 from consumers.feed import FIELDS, PARTITIONS, Producer, shuttle_rows
 from consumers.options import example
 from consumers.signals import stop_on_signals
-from streamkm.errors import StreamkmError
+from streamkm.errors import StoreUnavailableError, StreamkmError
 from streamkm.service.tokens import issue
 from streamkm.stores import open_store
 
@@ -68,7 +68,7 @@ def demo(seconds: float, rate: int, k: int, picture: str | None) -> None:
             )
         )  # fmt: skip
         terminal.say("starting the consumer (its first start compiles kernels, up to a minute) ...")
-        _wait_for_store(folder / "demo.db", live)
+        _wait_for_store(store, live)
         where = ("--store", store, "--bootstrap", broker.bootstrap)
         serve = stack.enter_context(_process(folder, "serve", "--port", str(port), *where))
         service = Service(f"http://127.0.0.1:{port}")
@@ -208,20 +208,25 @@ class Service:
         raise DemoError("the consumer does not start", where=process.tail())
 
 
-def _wait_for_store(database: Path, live: Process) -> None:
+def _wait_for_store(store: str, live: Process) -> None:
     """The service reads the consumer's store, so the consumer comes first."""
     deadline = time.monotonic() + PATIENCE
-    while not database.exists():
+    while True:
         live.check()
-        if time.monotonic() > deadline:
-            raise DemoError("the consumer made no store", where=live.tail())
-        time.sleep(0.05)
+        try:
+            open_store(store, create=False).close()
+        except StoreUnavailableError:
+            if time.monotonic() > deadline:
+                raise DemoError("the consumer made no store", where=live.tail()) from None
+            time.sleep(0.05)
+        else:
+            return
 
 
 def _token(store: str) -> str:
     """One that may act on the demo's models, which are gone with it."""
     text, token = issue("demo", "write", (), time.time())
-    with contextlib.closing(open_store(store)) as opened:
+    with contextlib.closing(open_store(store, create=False)) as opened:
         opened.add_token(token)
     return text
 

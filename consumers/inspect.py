@@ -33,7 +33,7 @@ MOST_TOLD = 20
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def models(settings: StoreSettings, *, as_json: bool) -> None:
     """List the models of a store."""
-    with contextlib.closing(open_store(settings.store)) as store:
+    with contextlib.closing(open_store(settings.store, create=False)) as store:
         found = store.models()
     if as_json:
         terminal.say_json([info_json(m) for m in found])
@@ -69,7 +69,7 @@ def _some(names: Sequence[str]) -> str:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def inspect(model: str, settings: StoreSettings, *, snapshot: int | None, as_json: bool) -> None:
     """Show MODEL: progress and clusters."""
-    with contextlib.closing(open_store(settings.store)) as store:
+    with contextlib.closing(open_store(settings.store, create=False)) as store:
         info = store.model(model)
         published = store.snapshot(model, snapshot) if snapshot or info.last_snapshot else None
     if as_json:
@@ -129,7 +129,7 @@ def told(event: Event) -> str:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def events(model: str, settings: StoreSettings, *, limit: int, as_json: bool) -> None:
     """Tell what happened in MODEL: births, deaths, splits, merges, drifts, promotions, outliers; newest first."""
-    with contextlib.closing(open_store(settings.store)) as store:
+    with contextlib.closing(open_store(settings.store, create=False)) as store:
         store.model(model)
         found = store.snapshots(model, limit=limit, eventful=True)
     if as_json:
@@ -193,7 +193,7 @@ def cluster_table(s: Snapshot, places: Sequence[int]) -> Table:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def snapshots(model: str, settings: StoreSettings, *, limit: int, as_json: bool) -> None:
     """List what MODEL has published, newest first."""
-    with contextlib.closing(open_store(settings.store)) as store:
+    with contextlib.closing(open_store(settings.store, create=False)) as store:
         store.model(model)
         found = store.snapshots(model, limit=limit)
     if as_json:

@@ -60,7 +60,7 @@ def notify(
     if not topic and not webhooks:
         raise SettingsError("there is nobody to tell", hint="Give --to TOPIC, or --webhook URL")
     stop = stop_on_signals()
-    with contextlib.closing(open_store(settings.store)) as store:
+    with contextlib.closing(open_store(settings.store, create=False)) as store:
         source = store.model(model).spec.source
         if topic and topic == source.get("topic"):
             raise SettingsError(

@@ -66,7 +66,7 @@ def quarantine() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_(model: str, settings: StoreSettings, *, reason: str | None, limit: int, as_json: bool) -> None:
     """List the quarantine of MODEL, newest first, and count its reasons."""
-    with contextlib.closing(open_store(settings.store)) as store:
+    with contextlib.closing(open_store(settings.store, create=False)) as store:
         counts = dict(store.reasons(model))
         found = store.quarantined(model, limit=limit, reason=reason)
     if as_json:
@@ -96,7 +96,7 @@ def list_(model: str, settings: StoreSettings, *, reason: str | None, limit: int
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, key and value whole, in base64 too.")
 def show(model: str, record: Place, settings: StoreSettings, *, as_json: bool) -> None:
     """Show all that is known of one quarantined record of MODEL."""
-    with contextlib.closing(open_store(settings.store)) as store:
+    with contextlib.closing(open_store(settings.store, create=False)) as store:
         held = store.held(model, record)
     if as_json:
         r = held.bad.record
@@ -212,7 +212,7 @@ def retry(
         raise SettingsError("say which records", hint="Name some, or give --reason REASON, or --all")
     counts = {"tried": 0, "decoded": 0, "produced": 0}
     with contextlib.ExitStack() as stack:
-        store = stack.enter_context(contextlib.closing(open_store(settings.store)))
+        store = stack.enter_context(contextlib.closing(open_store(settings.store, create=False)))
         spec = store.model(model).spec
         held = (store.held(model, place) for place in records) if records else store.quarantine(model)
         wanted = (h for h in held if reason in (None, h.bad.reason))

@@ -136,7 +136,7 @@ def replay(
     if hasattr(os, "nice"):
         os.nice(max(0, POLITE - os.nice(0)))
     bars = Lines() if progress_json else Bars()
-    with contextlib.closing(open_store(settings.store)) as store:
+    with contextlib.closing(open_store(settings.store, create=False)) as store:
         spec = store.model(model).spec
         k = _k(store, spec, settings)
         opener = source_opener(str(spec.source["topic"]), settings, spec.codec)
@@ -217,7 +217,7 @@ def diff(model: str, a: int, b: int, settings: StoreSettings, *, as_json: bool) 
     from streamkm.models import OnlineKMeans
     from streamkm.recompute.compare import compare
 
-    with contextlib.closing(open_store(settings.store)) as store:
+    with contextlib.closing(open_store(settings.store, create=False)) as store:
         first, second = store.snapshot(model, a), store.snapshot(model, b)
         checkpoint = store.load(model)
     if checkpoint is None:
@@ -256,7 +256,7 @@ def promote(model: str, snapshot: int, settings: StoreSettings, *, skip: bool, w
     The live consumer takes it up at its next checkpoint: ids and weights go on from it, and the records that came since
     are learned, in one commit. Exit status 10 if that was not seen within --wait; it stays asked for.
     """
-    with contextlib.closing(open_store(settings.store)) as store:
+    with contextlib.closing(open_store(settings.store, create=False)) as store:
         store.promote(model, Promotion(snapshot, skip))
         deadline = time.monotonic() + wait
         while store.promotion(model) is not None and time.monotonic() < deadline:

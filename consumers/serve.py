@@ -52,7 +52,7 @@ def serve(settings: ServeSettings, *, verbosity: int) -> None:
     logs.configure(verbosity)
     signal.signal(signal.SIGTERM, _leave)
     signal.signal(signal.SIGINT, _leave)
-    with contextlib.closing(open_store(settings.store)) as store:
+    with contextlib.closing(open_store(settings.store, create=False)) as store:
         local = is_loopback(settings.host)
         if not local:
             check_exposure(settings.host, settings.token, stored=bool(store.tokens()))

@@ -34,7 +34,7 @@ def backup(file: Path, settings: StoreSettings, *, force: bool, as_json: bool) -
 
     The copy is a store: a consumer that is started on it goes on from there. For PostgreSQL use pg_dump.
     """
-    with contextlib.closing(open_store(settings.store)) as opened:
+    with contextlib.closing(open_store(settings.store, create=False)) as opened:
         size = upkeep.backup(opened, file, overwrite=force)
     if as_json:
         terminal.say_json({"file": str(file), "bytes": size}, indent=None)
@@ -51,7 +51,7 @@ def vacuum(settings: StoreSettings, *, as_json: bool) -> None:
     It needs the room of a second copy for a moment, and consumers wait while it runs. SQLite uses free room again by
     itself, so this is only for a store that will not grow back. PostgreSQL does it by itself.
     """
-    with contextlib.closing(open_store(settings.store)) as opened:
+    with contextlib.closing(open_store(settings.store, create=False)) as opened:
         before, after = upkeep.vacuum(opened)
     if as_json:
         terminal.say_json({"before": before, "after": after}, indent=None)
@@ -69,7 +69,7 @@ def check(settings: StoreSettings, *, quick: bool, as_json: bool) -> None:
     Counters with each other, the journal with the offsets, snapshots with the journal. `streamkm verify` proves more,
     and reads the topic for it. Exit status 5 if anything is wrong.
     """
-    with contextlib.closing(open_store(settings.store)) as opened:
+    with contextlib.closing(open_store(settings.store, create=False)) as opened:
         damaged = upkeep.damage(opened, quick=quick)
         names = [] if damaged else [info.spec.name for info in opened.models()]
         wrong = {name: found for name in names if (found := audit(opened, name))}

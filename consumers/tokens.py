@@ -52,7 +52,7 @@ def create(
     from streamkm.service.tokens import issue
 
     text, token = issue(name, right, models, time.time())
-    with contextlib.closing(open_store(settings.store)) as store:
+    with contextlib.closing(open_store(settings.store, create=False)) as store:
         store.add_token(token)
     if as_json:
         terminal.say_json({"token": text, **_json(token)}, indent=None, verbatim=True)
@@ -66,7 +66,7 @@ def create(
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_(settings: StoreSettings, *, as_json: bool) -> None:
     """List the tokens there are, without what they are."""
-    with contextlib.closing(open_store(settings.store)) as store:
+    with contextlib.closing(open_store(settings.store, create=False)) as store:
         found = store.tokens()
     if as_json:
         terminal.say_json([_json(t) for t in found])
@@ -84,7 +84,7 @@ def list_(settings: StoreSettings, *, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def revoke(name: str, settings: StoreSettings, *, as_json: bool) -> None:
     """Let the holder of the token NAME in no more; open streams end too."""
-    with contextlib.closing(open_store(settings.store)) as store:
+    with contextlib.closing(open_store(settings.store, create=False)) as store:
         store.remove_token(name)
     if as_json:
         terminal.say_json({"revoked": name}, indent=None)

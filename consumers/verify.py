@@ -42,7 +42,7 @@ def verify(model: str, snapshot: int | None, settings: LiveSettings, *, as_json:
     checkpoints kept (one a day, for eight days) from which it still has everything.
     """
     logs.configure()
-    with contextlib.closing(open_store(settings.store)) as store:
+    with contextlib.closing(open_store(settings.store, create=False)) as store:
         spec = store.model(model).spec
         published = store.snapshot(model, snapshot)
         last = published.commit_seq

@@ -8,5 +8,5 @@ from streamkm.stores import open_store
 from streamkm.testing import Mortal
 
 if __name__ == "__main__":
-    consumers.notify.open_store = lambda url: Mortal(open_store(url), "tell", 2)  # type: ignore[assignment]
+    consumers.notify.open_store = lambda url, **how: Mortal(open_store(url, **how), "tell", 2)  # type: ignore[assignment]
     main()

@@ -199,3 +199,21 @@ def test_a_mini_batch_of_three_partitions_costs_few_bytes_in_the_journal(store: 
         batches.append(tuple(batch))
     assert len(journal.encode(Learning(tuple(batches)))) / len(batches) < 6
     assert len(journal.encode(Learning(tuple(batches[:1])))) < 100
+
+
+@pytest.mark.parametrize("there", ["nothing", "an empty file", "another database"])
+@pytest.mark.parametrize("query", ["", "?mode=rwc", "?mode=rw", "?mode=ro"])
+def test_who_only_looks_makes_no_store_and_changes_no_file(file: Path, there: str, query: str) -> None:
+    if there == "an empty file":
+        file.write_bytes(b"")
+    if there == "another database":
+        with sqlite3.connect(file) as database:
+            database.execute("CREATE TABLE theirs (x)")
+        database.close()
+    before = file.read_bytes() if file.exists() else None
+    says = "store.db does not exist" if before is None else "there is no store of streamkm"
+    with pytest.raises(StoreUnavailableError, match=says) as refused:
+        open_store(f"sqlite:///{file}{query}", create=False)
+    assert "streamkm live" in refused.value.hint
+    assert (file.read_bytes() if file.exists() else None) == before
+    assert {f.name for f in file.parent.iterdir()} <= {"store.db"}

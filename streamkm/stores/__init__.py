@@ -32,8 +32,8 @@ _HINT = (
 )
 
 
-def open_store(url: str, *, busy_timeout: float = 5.0) -> Store:
-    """Open a store, and make or migrate its tables if they are missing or older than this streamkm.
+def open_store(url: str, *, busy_timeout: float = 5.0, create: bool = True) -> Store:
+    """Open a store, and bring its tables to this streamkm if they are older.
 
     Parameters
     ----------
@@ -44,13 +44,16 @@ def open_store(url: str, *, busy_timeout: float = 5.0) -> Store:
         are where the search path leads.
     busy_timeout
         Seconds to wait for another process's write to end before `StoreUnavailableError`.
+    create
+        Make file and tables if they are missing. What only looks into a store must not: a path with a slip in it would
+        become an empty store.
 
     Raises
     ------
     SettingsError
         The URL is not one of these, or PostgreSQL's driver is not installed.
     StoreUnavailableError
-        The store cannot be opened; the message says why.
+        The store cannot be opened, or is not there and shall not be made; the message says why.
     SchemaVersionError
         The store was written by a newer streamkm.
 
@@ -67,10 +70,10 @@ def open_store(url: str, *, busy_timeout: float = 5.0) -> Store:
         raise SettingsError(f"{redact_url(url)!r} is not the URL of a store", hint=_HINT)
     if scheme[1] not in _ENGINES:
         raise SettingsError(f"no store has the scheme {scheme[1]}://", hint=_HINT)
-    return SqlStore(_ENGINES[scheme[1]](url, busy_timeout))
+    return SqlStore(_ENGINES[scheme[1]](url, busy_timeout, create), create=create)
 
 
-def _postgres(url: str, busy_timeout: float) -> Engines:
+def _postgres(url: str, busy_timeout: float, create: bool) -> Engines:  # noqa: ARG001 - a database is never made
     try:
         from streamkm.stores import postgres  # noqa: PLC0415
     except ImportError as e:
@@ -79,7 +82,7 @@ def _postgres(url: str, busy_timeout: float) -> Engines:
     return postgres.engines(url, busy_timeout)
 
 
-_ENGINES: Mapping[str, Callable[[str, float], Engines]] = {
+_ENGINES: Mapping[str, Callable[[str, float, bool], Engines]] = {
     "sqlite": sqlite.engines,
     "postgresql": _postgres,
     "postgresql+psycopg": _postgres,

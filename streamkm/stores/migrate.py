@@ -7,7 +7,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from streamkm.errors import SchemaVersionError
+from streamkm.errors import SchemaVersionError, StoreUnavailableError
 from streamkm.stores.engines import Engines
 
 HEAD = "0006"
@@ -40,19 +40,33 @@ def check(connection: sa.Connection, where: str) -> None:
         raise _unknown(stored, where)
 
 
-def upgrade(engines: Engines, scripts: Path = SCRIPTS, head: str = HEAD) -> None:
+def upgrade(engines: Engines, scripts: Path = SCRIPTS, head: str = HEAD, *, create: bool = True) -> None:
     """Apply the migrations that a database lacks, all in one transaction with the record that they were applied.
 
     Two processes that open a new store at once migrate it one after the other, and the second finds nothing left to do.
+
+    Parameters
+    ----------
+    create
+        Make the tables if there are none.
 
     Raises
     ------
     SchemaVersionError
         The database has a revision that is not among the scripts. Nothing was changed.
+    StoreUnavailableError
+        There are no tables, and none shall be made.
     """
     with engines.reader.connect() as connection:
-        if revision(connection) == head:
-            return
+        stored = revision(connection)
+    if stored == head:
+        return
+    if stored is None and not create:
+        raise StoreUnavailableError(
+            "there is no store of streamkm in this database",
+            where=engines.where,
+            hint="Correct --store, or make one: streamkm live does that at its first start",
+        )
 
     # Alembic takes half a second to import, which only a new or an older store needs.
     from alembic import command  # noqa: PLC0415

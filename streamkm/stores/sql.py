@@ -35,21 +35,23 @@ class SqlStore(service.ServiceTables):
     ----------
     engines
         The database. They are closed with the store, or when it cannot be opened.
+    create
+        Make the tables if there are none.
 
     Raises
     ------
     StoreUnavailableError
-        The database cannot be opened.
+        The database cannot be opened, or has no tables of a store and shall get none.
     SchemaVersionError
         A newer streamkm wrote it.
     """
 
-    def __init__(self, engines: Engines) -> None:
+    def __init__(self, engines: Engines, *, create: bool = True) -> None:
         super().__init__(engines)
         self._newest: dict[str, tuple[int, Snapshot]] = {}
         try:
             with edge.mapped(engines):
-                migrate.upgrade(engines)
+                migrate.upgrade(engines, create=create)
         except BaseException:
             self.close()
             raise

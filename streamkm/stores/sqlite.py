@@ -31,7 +31,7 @@ _MEANINGS = {
 }
 
 
-def engines(url: str, busy_timeout: float) -> Engines:
+def engines(url: str, busy_timeout: float, create: bool = True) -> Engines:
     """Connections that are durable enough, consistent, and really in transactions.
 
     Parameters
@@ -40,6 +40,8 @@ def engines(url: str, busy_timeout: float) -> Engines:
         ``sqlite:///path.db``, optionally with ``?mode=rw`` (the file must exist) or ``?mode=ro`` (read only).
     busy_timeout
         Seconds to wait for another process's write to end.
+    create
+        Make the file if it does not exist, unless the URL says not to.
 
     Raises
     ------
@@ -52,7 +54,7 @@ def engines(url: str, busy_timeout: float) -> Engines:
     except (sa.exc.ArgumentError, ValueError) as e:
         raise SettingsError("this URL of an SQLite store cannot be read", hint="Write sqlite:///path.db") from e
     path, mode = _file_of(parsed)
-    engine = _make_engine(path, mode, busy_timeout)
+    engine = _make_engine(path, mode if create or mode == "ro" else "rw", busy_timeout, own=create)
     writer = engine.execution_options(streamkm_begin="write")
     glance = engine.execution_options(streamkm_begin="no")
     return Engines(
@@ -86,7 +88,7 @@ def _file_of(url: sa.URL) -> tuple[Path, str]:
     return Path(str(url.database)).absolute(), str(mode)
 
 
-def _make_engine(path: Path, mode: str, busy_timeout: float) -> sa.Engine:
+def _make_engine(path: Path, mode: str, busy_timeout: float, *, own: bool) -> sa.Engine:
     """An engine whose transactions begin as the execution option ``streamkm_begin`` says.
 
     ``read`` (the default): it sees one moment. ``write``: with the write lock in hand, since one that first reads and
@@ -101,7 +103,9 @@ def _make_engine(path: Path, mode: str, busy_timeout: float) -> sa.Engine:
             location, uri=True, timeout=busy_timeout, check_same_thread=False, isolation_level=None
         )
         try:
-            _set_up(connection, mode, str(path), busy_timeout)
+            _set_up(connection)
+            if own and mode != "ro":  # another's database stays as it is; ours has its log since it was made
+                _use_wal(connection, str(path), busy_timeout)
         except BaseException:
             connection.close()
             raise
@@ -119,15 +123,13 @@ def _make_engine(path: Path, mode: str, busy_timeout: float) -> sa.Engine:
     return engine
 
 
-def _set_up(connection: sqlite3.Connection, mode: str, where: str, busy_timeout: float) -> None:
+def _set_up(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA foreign_keys = ON")
     # NORMAL syncs at checkpoints of the log and not at each commit: a power failure (never a crash of the process) may
     # take back the last commits, each whole. That keeps every record counted once, because a model's state and its
     # offsets are one transaction and go back together, and the topic still has the records to learn again.
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
-    if mode != "ro":
-        _use_wal(connection, where, busy_timeout)
 
 
 def _use_wal(connection: sqlite3.Connection, where: str, busy_timeout: float) -> None:
@@ -166,5 +168,5 @@ def _why_closed(path: Path) -> tuple[str, str]:
     if not parent.is_dir():
         return f"{parent} is not a directory", "Name a file in a directory"
     if not path.exists() and os.access(parent, os.W_OK):
-        return f"{path} does not exist", "Start a consumer on it first, or correct the path"
+        return f"{path} does not exist", "Correct --store, or make it: streamkm live does that at its first start"
     return f"{path} cannot be opened", "Give this process the right to write the file and its directory"
