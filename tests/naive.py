@@ -81,8 +81,9 @@ def to_unit_length(rows):
     return np.array([r / math.hypot(*r) if r.any() else r for r in rows])
 
 
-def learn_batch(X, row_weights, decay, centroids, stats, *, spherical=False):
+def learn_batch(X, row_weights, decay, centroids, stats, *, passed=None, spherical=False):
     """(centroids, stats) after the batch, point by point: each update has the rate 1 / w_j of the batch's end."""
+    passed = row_weights.sum() if passed is None else passed
     labels, squared = assign(X, centroids)
     X = np.asarray(X, float)
     new, stats = centroids.copy(), stats.copy()
@@ -92,11 +93,51 @@ def learn_batch(X, row_weights, decay, centroids, stats, *, spherical=False):
         weight = row_weights[mine].sum()
         stats[j, 0] += weight
         stats[j, 1] += (row_weights * squared)[mine].sum()
-        stats[j, 2] = 0.0 if weight > 0 else stats[j, 2] + row_weights.sum()
+        stats[j, 2] = 0.0 if weight > 0 else stats[j, 2] + passed
         for x, w in zip(X[mine], row_weights[mine], strict=True):
             if w > 0:
                 new[j] += w / stats[j, 0] * (x - centroids[j])
     return to_unit_length(new) if spherical else new, stats
+
+
+def half_power(age):
+    return 2.0**-age
+
+
+def lost(age):
+    return -math.expm1(-age * math.log(2.0))
+
+
+def decay_by_place(weights, half_life):
+    """Each weight by the weight of all that comes after it; a weight of 3 is three rows of weight 1."""
+    rows = [lost(w / half_life) / lost(1.0 / half_life) for w in weights]
+    return np.array([w * 2.0 ** (-sum(weights[i + 1 :]) / half_life) for i, w in enumerate(rows)])
+
+
+def pieces(advances, most, least):
+    """Where pieces end, if each row makes what was before older by its advance."""
+    stops, start, passed = [], 0, 0.0
+    for i, advance in enumerate(advances[:-1]):
+        passed += advance
+        if passed > most and i + 1 - start >= least:
+            stops.append(i + 1)
+            start, passed = i + 1, 0.0
+    return [*stops, len(advances)]
+
+
+def decay_by_time(weights, times, half_life, clock=None):
+    """Each weight by how long its time lies before the newest; an unknown time is the newest one before it."""
+    known, newest = [], clock
+    for time in times:
+        if not math.isnan(time):
+            newest = time if newest is None else max(newest, time)
+        known.append(newest if math.isnan(time) else time)
+    ages = [0.0 if time is None else max(0.0, newest - time) for time in known]
+    return np.array([w * 2.0 ** (-age / half_life) for w, age in zip(weights, ages, strict=True)])
+
+
+def weighted_total(values, weights):
+    return math.fsum(v * w for v, w in zip(values, weights, strict=True))
 
 
 def lloyd(rows, row_weights, centroids, max_iter, tol, *, spherical=False):

@@ -57,7 +57,20 @@ def public_kernels(module):
 
 @pytest.mark.parametrize(
     "module",
-    ["assign", "coreset", "digest", "neighbours", "outliers", "random", "rows", "search", "seed", "update", "wire"],
+    [
+        "assign",
+        "coreset",
+        "decay",
+        "digest",
+        "neighbours",
+        "outliers",
+        "random",
+        "rows",
+        "search",
+        "seed",
+        "update",
+        "wire",
+    ],
 )
 def test_every_public_kernel_has_a_naive_twin_of_its_name(module):
     names = set(public_kernels(module))
@@ -206,7 +219,10 @@ def test_what_each_cluster_gets_is_the_naive_sum(n, d, k, dtype, weighted, scale
 def test_a_batch_moves_centroids_and_stats_as_the_naive_updates_do(n, d, k, decay, spherical):
     X, weights, centroids = problem(n, d, k)
     stats = np.random.default_rng(2).uniform(0, 9, (k, 3))
-    expected_centroids, expected_stats = naive.learn_batch(X, weights, decay, centroids, stats, spherical=spherical)
+    passed = 2.0 * weights.sum()
+    expected_centroids, expected_stats = naive.learn_batch(
+        X, weights, decay, centroids, stats, passed=passed, spherical=spherical
+    )
     before = X.copy()
     origin = centroids.mean(axis=0)
     labels, squared, totals = np.empty(n, np.int32), np.empty(n), np.empty((k, d + 2))
@@ -214,6 +230,7 @@ def test_a_batch_moves_centroids_and_stats_as_the_naive_updates_do(n, d, k, deca
     cost, points, total_cost, mass, idle = learn_batch(
         X,
         frozen(weights),
+        passed,
         decay,
         np.ones(d),
         ONES,

@@ -13,11 +13,12 @@ from streamkm import OnlineKMeans
 from streamkm.errors import DataError, NotReadyError, SettingsError, StateError
 from streamkm.kernels.assign import assign, assign_accumulate, extent, largest, pack_centroids
 from streamkm.kernels.coreset import admit, calibrate, thin, threshold
+from streamkm.kernels.decay import decay_by_place, decay_by_time, half_power, lost, pieces
 from streamkm.kernels.digest import digest
 from streamkm.kernels.neighbours import put_near_together
 from streamkm.kernels.outliers import squares_from, widest_gap, within
 from streamkm.kernels.random import draw, draw_by_blocks, sum_blocks, uniform
-from streamkm.kernels.rows import differences, even_places, weighted_sum
+from streamkm.kernels.rows import differences, even_places, weighted_sum, weighted_total
 from streamkm.kernels.search import descend, lay_columns, local_search, nearest_two, prune, squares_to
 from streamkm.kernels.seed import kmeans_plus_plus
 from streamkm.kernels.update import learn_batch, lloyd, mean_square, starved
@@ -73,7 +74,8 @@ def test_each_batch_does_exactly_what_the_naive_twin_does():
     model = fitted(X[:100], half_life=4000.0)
     for batch in batches(X[100:300]):  # no re-solve is due so early
         stats = np.array(model.state().arrays["stats"])
-        centers, stats = naive.learn_batch(batch, np.ones(100), 2.0 ** (-100 / 4000), model.centers_, stats)
+        weights = naive.decay_by_place(np.ones(100), 4000.0)
+        centers, stats = naive.learn_batch(batch, weights, 2.0 ** (-100 / 4000), model.centers_, stats, passed=100.0)
         model.learn_many(batch)
         np.testing.assert_allclose(model.centers_, centers, rtol=1e-12)
         np.testing.assert_allclose(model.state().arrays["stats"], stats, rtol=1e-12)
@@ -100,43 +102,45 @@ def test_the_rate_of_a_centroid_is_its_share_of_the_batch_in_its_weight():
 
 def test_a_half_life_in_points_halves_what_was_learned_before():
     model = OnlineKMeans(1, warmup=4, half_life=2)
+    q = 2.0**-0.5
     model.learn_many([[0.0]] * 4)
-    assert model.weights_.tolist() == [4.0]
+    four = 1 + q + 0.5 + q**3
+    assert model.weights_[0] == pytest.approx(four)
     model.learn_many([[8.0], [8.0]])
-    # w = 4 * 2**(-2 / 2) + 2 = 4; rate 2 / 4
-    assert model.weights_.tolist() == [4.0]
-    assert model.centers_.tolist() == [[4.0]]
+    assert model.weights_[0] == pytest.approx(four / 2 + 1 + q)
+    assert model.centers_[0, 0] == pytest.approx(8 * (1 + q) / (four / 2 + 1 + q))
     model.learn_many([[8.0]])
-    assert model.weights_[0] == pytest.approx(4 / math.sqrt(2) + 1)
+    assert model.weights_[0] == pytest.approx((four / 2 + 1 + q) * q + 1)
 
 
 def test_decay_acts_on_the_warm_up_buffer_too():
     model = OnlineKMeans(1, warmup=4, half_life=2)
     model.learn_many([[0.0], [0.0]])
     model.learn_many([[9.0], [9.0]])
-    assert model.weights_.tolist() == [3.0]
-    assert model.centers_.tolist() == [[6.0]]
+    assert model.weights_[0] == pytest.approx(1.5 * (1 + 2.0**-0.5))
+    assert model.centers_[0, 0] == pytest.approx(6.0)
 
 
 def test_event_time_decays_by_how_far_it_moves_on():
     model = OnlineKMeans(1, warmup=2, half_life=60, half_life_unit="seconds")
-    model.learn_many([[0.0], [0.0]], times=[1000.0, 990.0])
+    model.learn_many([[0.0], [0.0]], times=[1000.0, 940.0])
+    assert model.weights_.tolist() == [1.5]
     model.learn_many([[4.0]], times=1060.0)
-    assert model.weights_.tolist() == [2.0]
-    assert model.centers_.tolist() == [[2.0]]
+    assert model.weights_.tolist() == [1.75]
+    assert model.centers_[0, 0] == pytest.approx(4 / 1.75)
 
 
-def test_late_and_out_of_order_records_count_in_full_and_do_not_move_time_back():
+def test_late_records_count_by_their_own_age_and_do_not_move_time_back():
     model = OnlineKMeans(1, warmup=1, half_life=60, half_life_unit="seconds")
     model.learn_many([[0.0]], times=[1000.0])
-    model.learn_many([[0.0]], times=[500.0])
-    assert model.weights_.tolist() == [2.0]
-    model.learn_many([[0.0]] * 3, times=[1000.0, 400.0, math.nan])
-    assert model.weights_.tolist() == [5.0]
+    model.learn_many([[0.0]], times=[940.0])
+    assert model.weights_.tolist() == [1.5]
+    model.learn_many([[0.0]] * 3, times=[1000.0, 880.0, math.nan])
+    assert model.weights_.tolist() == [3.75]
     model.learn_many([[0.0]], times=math.nan)
-    assert model.weights_.tolist() == [6.0]
-    model.learn_many([[0.0], [0.0]], times=[1060.0, 800.0])
-    assert model.weights_.tolist() == [5.0]
+    assert model.weights_.tolist() == [4.75]
+    model.learn_many([[0.0], [0.0]], times=[1060.0, 940.0])
+    assert model.weights_.tolist() == [4.75 / 2 + 1.25]
 
 
 def test_a_gap_of_a_day_decays_as_a_day():
@@ -167,7 +171,7 @@ def test_a_half_life_in_seconds_needs_times():
 # Weights
 
 
-@pytest.mark.parametrize("half_life", [None, 500.0])
+@pytest.mark.parametrize("half_life", [None, 2000.0])
 def test_a_row_weight_equals_repetition(half_life):
     X = blobs(600, k=7)
     weights = np.random.default_rng(1).integers(0, 4, 600)
@@ -253,9 +257,11 @@ def test_fewer_distinct_points_than_clusters_stay_finite(distinct, half_life):
         model.learn_many(X)
     assert np.isfinite(model.centers_).all()
     assert np.isfinite(model.weights_).all()
-    assert (model.weights_ > 0).sum() == distinct
-    assert np.unique(model.centers_[model.weights_ > 0]).tolist() == np.unique(X).tolist()
-    assert model.ids_.tolist() == [0, 1, 2, 3, 4]
+    there = model.weights_ > 1e-12
+    if half_life is None:
+        assert there.sum() == distinct
+        assert model.ids_.tolist() == [0, 1, 2, 3, 4]
+    assert np.unique(model.centers_[there]).tolist() == np.unique(X).tolist()
 
 
 def test_a_cluster_that_never_had_a_point_gets_one_when_there_are_points_for_it():
@@ -425,6 +431,7 @@ KERNELS = (
         thin,
     ),
     *(squares_from, threshold, uniform, widest_gap, within),
+    *(decay_by_place, decay_by_time, half_power, lost, pieces, weighted_total),
 )
 
 
@@ -432,13 +439,15 @@ def test_compiling_in_advance_leaves_nothing_to_compile():
     compile_kernels()
     before = {kernel: len(kernel.signatures) for kernel in KERNELS}
     for dtype in (np.float32, np.float64):
-        for half_life in (None, 500.0):
-            model = fitted(blobs(3000).astype(dtype), half_life=half_life, coreset_size=100, scale="standard")
-            model.learn_many(np.full((10, 3), 1e9, dtype), weights=np.ones(10))
-            model.learn_many(np.full((100, 3), 1e9, dtype), weights=np.ones(100))
+        for half_life, unit in ((None, "points"), (500.0, "points"), (500.0, "seconds")):
+            model = OnlineKMeans(5, half_life=half_life, half_life_unit=unit, coreset_size=100, scale="standard")
+            for batch in batches(blobs(3000).astype(dtype)):
+                model.learn_many(batch, times=0.0)
+            model.learn_many(np.full((10, 3), 1e9, dtype), weights=np.ones(10), times=np.zeros(10))
+            model.learn_many(np.full((100, 3), 1e9, dtype), weights=np.ones(100), times=1.0)
             model.publish()
             model.predict_many(np.full((10, 3), -1e9, dtype))
-            model.learn_one(dict.fromkeys("abc", 1.0))
+            model.learn_one(dict.fromkeys("abc", 1.0), time=2.0)
     assert before == {kernel: len(kernel.signatures) for kernel in before}
     assert before[learn_batch] <= 4
 

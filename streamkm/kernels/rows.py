@@ -35,6 +35,27 @@ def weighted_sum(rows: NDArray[np.float64], weights: NDArray[np.float64], total:
             total[t] += weights[i] * rows[i, t]
 
 
+@jit()
+def weighted_total(values: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
+    """Sum of weighted numbers.
+
+    Parameters
+    ----------
+    values
+        IN (n,).
+    weights
+        IN (n,), or (0,) for ones.
+    """
+    total = 0.0
+    if len(weights) > 0:
+        for i in range(len(values)):
+            total += weights[i] * values[i]
+    else:
+        for i in range(len(values)):
+            total += values[i]
+    return total
+
+
 @jit(allocates=True)
 def differences(
     rows: NDArray[np.float64], origin: NDArray[np.float64], factors: NDArray[np.float64], out: NDArray[np.float64]

@@ -38,6 +38,7 @@ def to_unit_length(rows: NDArray[np.float64]) -> None:
 def learn_batch(
     X: Real,
     row_weights: NDArray[np.float64],
+    passed: float,
     decay: float,
     scale: NDArray[np.float64],
     factors: NDArray[np.float64],
@@ -60,7 +61,9 @@ def learn_batch(
     X, scale, factors, labels, distances
         As in `assign`.
     row_weights
-        IN (n,), or (0,) for ones.
+        IN (n,), or (0,) for ones: by the age of each row.
+    passed
+        Weight of the batch before its decay: how long those wait that get nothing of it.
     decay
         Factor in [0, 1] on what was learned before.
     spherical
@@ -103,7 +106,7 @@ def learn_batch(
         gained = totals[j, d]
         stats[j, WEIGHT] = stats[j, WEIGHT] * decay + gained
         stats[j, COST] = stats[j, COST] * decay + totals[j, d + 1]
-        stats[j, IDLE] = 0.0 if gained > 0.0 else stats[j, IDLE] + points
+        stats[j, IDLE] = 0.0 if gained > 0.0 else stats[j, IDLE] + passed
         mass += stats[j, WEIGHT]
         total_cost += stats[j, COST]
         idle = max(idle, stats[j, IDLE])

@@ -29,6 +29,10 @@ STILL, STILL_COST = 4.0, 0.001
 noise is larger than that of a mean), and within such a share of the mean squared distance: what staying may cost."""
 
 
+TRACE = 0.01
+"""A cluster of which less than this share was an old one's is another: what the old one forgot passes no id on."""
+
+
 class Fit(NamedTuple):
     """Centroids, seen through the coreset.
 
@@ -133,12 +137,13 @@ def successors(kin: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.
     heirs
         (k,): the new cluster that takes the place of each old one, a permutation.
     renewed
-        Places whose new cluster has less than half of the smaller one in common with the old: another cluster.
+        Places whose new cluster has less than half of the smaller one in common with the old, or nearly nothing that
+        was the old one's: another cluster.
     """
     old, new = kin.sum(axis=1), kin.sum(axis=0)
     heirs = linear_sum_assignment(-kin)[1].astype(np.int64)
     places = np.arange(len(kin))
     common = kin[places, heirs]
-    same = (common > 0.0) & (common >= 0.5 * np.minimum(old, new[heirs]))
+    same = (common > 0.0) & (common >= np.maximum(0.5 * np.minimum(old, new[heirs]), TRACE * new[heirs]))
     # A cluster without points goes on as what it was.
     return heirs, np.flatnonzero(~same & (new[heirs] > 0.0))

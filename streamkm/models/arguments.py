@@ -10,6 +10,7 @@ import numpy as np
 from streamkm.errors import SettingsError
 from streamkm.models import validate
 from streamkm.models.coreset import Coreset
+from streamkm.models.decay import Unit
 from streamkm.models.metric import Scale
 from streamkm.models.schedule import OnDrift
 from streamkm.state import Distance
@@ -17,7 +18,6 @@ from streamkm.state import Distance
 K_MAX = 20
 """More clusters than this are not chosen."""
 
-Unit = Literal["points", "seconds"]
 Outliers = Literal["gap", "keep"]
 
 ARGUMENTS = (

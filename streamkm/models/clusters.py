@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +15,7 @@ from streamkm.kernels.assign import Real
 from streamkm.models.adoption import LEAST_GAIN, Fit, chance, follow, successors
 from streamkm.models.background import WORKER, Task
 from streamkm.models.coreset import Coreset
+from streamkm.models.decay import Aged
 from streamkm.models.lineage import Lineage
 from streamkm.models.live import Learned, LiveCentroids, array
 from streamkm.models.metric import Metric, Scale
@@ -135,22 +135,19 @@ class Clusters:
     def learn(
         self,
         X: Real,
-        row_weights: NDArray[np.float64],
+        aged: Aged,
         high: float,
         n_seen: int,
-        half_lives: float,
         starved: tuple[float, float],
     ) -> Learned:
         """Learn one batch.
 
         Parameters
         ----------
-        X, row_weights, high
+        X, aged, high
             As for `LiveCentroids.learn`.
         n_seen
             Rows seen before.
-        half_lives
-            How much older the batch makes what was learned before.
         starved
             Share and idle weight for `LiveCentroids.restart_starved`.
         """
@@ -161,18 +158,17 @@ class Clusters:
             self.coreset.calibrate()
             self._judge(pending.solution(), pending.metric, *self.coreset.settled(), steps=1)
         # Step 2. Leave outliers out.
-        decay = math.exp2(-half_lives) if half_lives else 1.0
         if self.rule is not None and self.rule.found:
-            X, row_weights = self.rule.leave_out(X, row_weights, decay)
+            X, aged = self.rule.leave_out(X, aged)
         # Step 3. Learn the batch, sample it, and give starving clusters a new start.
         live = self.live
-        learned = live.learn(X, row_weights, decay, high)
-        self.coreset.follow(X, row_weights, learned, live, decay)
+        learned = live.learn(X, aged, high)
+        self.coreset.follow(X, aged, learned, live)
         share, idle = starved
         if learned.idle >= idle:
-            live.restart_starved(X, row_weights, learned, share, idle, self.coreset.rng)
+            live.restart_starved(X, aged.decayed, learned, share, idle, self.coreset.rng)
         # Step 4. Begin a re-solve if one is due.
-        why = self.schedule.after(learned, n_seen + n, n, half_lives)
+        why = self.schedule.after(learned, n_seen + n, n, aged)
         if why == "jump" or (why and self._pending is None and self._prepared is None):
             self._start(n_seen + n, why)
         return learned

@@ -14,6 +14,7 @@ from streamkm.kernels.assign import Real, largest
 from streamkm.kernels.coreset import SETTLED, admit, calibrate
 from streamkm.kernels.random import uniform
 from streamkm.models import validate
+from streamkm.models.decay import Aged
 from streamkm.models.live import Learned, LiveCentroids, array, middle
 from streamkm.models.metric import Metric
 from streamkm.models.resolve import Problem, full, solve, thinned
@@ -115,8 +116,8 @@ class Coreset:
                 self._guide = self._new_guide()
             if not len(rows):
                 return
-        learned = self._guide.learn(rows, row_weights, 1.0, high)
-        self.follow(rows, row_weights, learned, self._guide, 1.0)
+        aged = Aged(row_weights, row_weights)
+        self.follow(rows, aged, self._guide.learn(rows, aged, high), self._guide)
 
     def _new_guide(self) -> LiveCentroids:
         rows, weights = self.settled()
@@ -205,25 +206,21 @@ class Coreset:
         if guide is not None and self._filled > self.size:
             self._thin(guide)
 
-    def follow(
-        self, X: Real, row_weights: NDArray[np.float64], learned: Learned, guide: LiveCentroids, decay: float
-    ) -> None:
+    def follow(self, X: Real, aged: Aged, learned: Learned, guide: LiveCentroids) -> None:
         """Sample a batch that the guide has just learned.
 
         Parameters
         ----------
-        X, row_weights
+        X, aged
             The batch, as the guide was given it.
         learned
             What the guide found out about it.
-        decay
-            Factor on all that was learned before.
         """
-        if decay != 1.0:
-            self.decay(decay)
+        if aged.half_lives:
+            self.decay(aged.factor)
         self._filled = admit(
             X,
-            row_weights,
+            aged.decayed,
             learned.labels,
             learned.squared,
             learned.totals,

@@ -14,9 +14,10 @@ from streamkm.errors import StateError
 from streamkm.kernels._lanes import GROUP
 from streamkm.kernels.assign import Real, assign, extent, largest, pack_centroids
 from streamkm.kernels.random import draw
-from streamkm.kernels.rows import weighted_sum
+from streamkm.kernels.rows import weighted_sum, weighted_total
 from streamkm.kernels.search import BLOCK, lay_columns
 from streamkm.kernels.update import COST, IDLE, WEIGHT, learn_batch, mean_square, starved, to_unit_length
+from streamkm.models.decay import Aged
 from streamkm.models.metric import Metric
 from streamkm.models.validate import ONES, frozen
 
@@ -37,9 +38,13 @@ class Learned(NamedTuple):
     squared: NDArray[np.float64]
     """(n,): squared distance to it."""
     cost: float
-    """Weighted sum of `squared`."""
+    """Weighted sum of `squared`, by the weights as they were given."""
     points: float
-    """Sum of the row weights."""
+    """Sum of the row weights as they were given."""
+    decayed_cost: float
+    """Weighted sum of `squared`, by the age of each row."""
+    decayed_points: float
+    """Sum of the row weights, by the age of each row."""
     total_cost: float
     """Decayed cost of all, this batch included."""
     mass: float
@@ -197,17 +202,15 @@ class LiveCentroids:
         """Decayed mean squared distance of all points."""
         return mean_square(self.stats)
 
-    def learn(self, X: Real, row_weights: NDArray[np.float64], decay: float, high: float) -> Learned:
+    def learn(self, X: Real, aged: Aged, high: float) -> Learned:
         """Learn one batch. What is returned holds until the next one.
 
         Parameters
         ----------
         X
             (n, d), from `validate.points`.
-        row_weights
-            From `validate.row_weights`.
-        decay
-            Factor on what was learned before.
+        aged
+            Weights of its rows, and how much older it made what was learned before.
         high
             Largest absolute value in X, from `validate.finite`.
         """
@@ -218,10 +221,12 @@ class LiveCentroids:
             k, d = self.centroids.shape
             labels, squared, totals = np.empty(len(X), np.int32), np.empty(len(X)), np.empty((k, d + 2))
         origin = self.origin.copy()
-        cost, points, total_cost, mass, waited = learn_batch(
+        points = float(aged.weights.sum()) if len(aged.weights) else float(len(X))
+        decayed_cost, decayed_points, total_cost, mass, waited = learn_batch(
             X,
-            row_weights,
-            decay,
+            aged.decayed,
+            points,
+            aged.factor,
             scale,
             factors,
             self.metric.spherical,
@@ -233,7 +238,10 @@ class LiveCentroids:
             squared,
             totals,
         )
-        return Learned(labels, squared, cost, points, total_cost, mass, waited, totals, origin)
+        cost = decayed_cost if aged.decayed is aged.weights else weighted_total(squared, aged.weights)
+        return Learned(
+            labels, squared, cost, points, decayed_cost, decayed_points, total_cost, mass, waited, totals, origin
+        )
 
     def nearest(self, X: Real, high: float) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
         """Index of the nearest centroid of each row, and the squared distance to it. Changes nothing."""

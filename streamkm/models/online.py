@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from operator import index
 from typing import Any, Literal
@@ -14,10 +13,11 @@ from streamkm.errors import DataError, StateError
 from streamkm.kernels.assign import Real
 from streamkm.models import validate
 from streamkm.models.answers import Answers
-from streamkm.models.arguments import ARGUMENTS, K_MAX, Outliers, Unit, check
+from streamkm.models.arguments import ARGUMENTS, K_MAX, Outliers, check
 from streamkm.models.choice import suggested_k
 from streamkm.models.clusters import Clusters, Verdict
 from streamkm.models.coreset import Coreset
+from streamkm.models.decay import Aged, Decay, Unit
 from streamkm.models.live import array
 from streamkm.models.metric import Metric, Scale
 from streamkm.models.outliers import GapRule
@@ -26,6 +26,11 @@ from streamkm.state import Distance, ModelState, Publication, Snapshot
 
 VERSION = 2
 """Version of the state that `OnlineKMeans.state` writes."""
+
+ARITHMETIC = 2
+"""Number of the arithmetic: equal batches give equal bits only between versions of streamkm that have the same one.
+
+1: decay acted on whole batches."""
 
 SEED_ROWS = 8192
 """The first centroids are made from no more rows than this, or than the warm-up needs if that is more."""
@@ -52,9 +57,9 @@ class OnlineKMeans(Answers):
     stream runs, lighter re-solves keep the live centroids near. They are worked on in a thread, but take effect at a
     fixed row: equal batches and seeds give equal models, bit for bit, whatever the machine is doing.
 
-    **Decay** acts per batch: what was learned before is multiplied by ``2 ** (-n / half_life)``, the batch itself
-    counts in full. In points, n is the batch's weight. In seconds it is how far the batch moves event time on; event
-    time is the newest time seen, so late records count in full and never move it back.
+    **Decay** goes by the age of each point, whatever the batches: it counts ``2 ** (-age / half_life)``. In points, its
+    age is the weight of all points after it. In seconds, it is how long its event time lies before the newest one, so
+    late points count less from the start. A point without an event time is as old as the newest before it.
 
     **Starved clusters.** A cluster that has forgotten its points (weight zero or, with a half-life, below 1e-6 of the
     largest) and got none while others got as many as a warm-up needs, starts anew: a row of the batch, drawn with
@@ -153,7 +158,7 @@ class OnlineKMeans(Answers):
         self.n_judged_: float = 0.0
         """Weight of the points judged so far: all but outliers and those of the warm-up."""
         self._buffer: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = []
-        self._clock: float | None = None
+        self._decay = Decay(self.half_life, self.half_life_unit)
 
     # Learning
 
@@ -211,48 +216,41 @@ class OnlineKMeans(Answers):
         if self.distance == "cosine":
             X, high = validate.directions(X, names), 1.0
         row_weights = validate.row_weights(weights, len(X))
-        newest = None
-        if self.half_life is not None and self.half_life_unit == "seconds":
+        row_times = validate.ONES
+        if self._decay.by_time:
             if times is None:
                 raise DataError(
                     "there are no event times, but the half-life is in seconds",
                     hint="Pass times=, or use half_life_unit='points'",
                 )
-            newest = validate.latest(times, len(X))
+            row_times = validate.event_times(times, len(X))
         self.n_features = X.shape[1]
         self.feature_names = names
-        # Step 2. Move event time on.
-        elapsed = 0.0
-        if newest is not None:
-            elapsed = 0.0 if self._clock is None else max(0.0, newest - self._clock)
-            self._clock = newest if self._clock is None else max(self._clock, newest)
-        # Step 3. Fill the warm-up buffer; what it does not take is a batch.
+        # Step 2. Fill the warm-up buffer; what it does not take is a batch.
         if self._clusters is None:
             taken = min(len(X), max(self._need, SEED_ROWS) - self.n_seen)
-            self._warm_up(X[:taken], row_weights[:taken], elapsed)
+            self._warm_up(X[:taken], self._decay.age(row_weights[:taken], row_times[:taken], taken))
             if taken == len(X):
                 return
-            X, row_weights, elapsed = validate.frozen(X[taken:]), validate.frozen(row_weights[taken:]), 0.0
-        # Step 4. Learn the batch.
-        n, half_lives = len(X), self._half_lives(row_weights, len(X), elapsed)
-        learned = self._ready().learn(X, row_weights, high, self.n_seen, half_lives, self._starved)
+            X, row_weights, row_times = X[taken:], row_weights[taken:], row_times[taken:]
+        # Step 3. Learn the batch, in pieces if it is long for the half-life.
+        start = 0
+        for stop in self._decay.pieces(row_weights, row_times, len(X)):
+            aged = self._decay.age(row_weights[start:stop], row_times[start:stop], stop - start)
+            self._learn_piece(X[start:stop], aged, high)
+            start = stop
+
+    def _learn_piece(self, X: Real, aged: Aged, high: float) -> None:
+        learned = self._ready().learn(X, aged, high, self.n_seen, self._starved)
         self.cost_ += learned.cost
         self.n_judged_ += learned.points
-        self.n_seen += n
+        self.n_seen += len(X)
 
-    def _half_lives(self, row_weights: NDArray[np.float64], n: int, elapsed: float) -> float:
-        """How much older a batch of n rows makes what was learned before."""
-        if self.half_life is None:
-            return 0.0
-        if self.half_life_unit == "points":
-            elapsed = float(row_weights.sum()) if len(row_weights) else float(n)
-        return elapsed / self.half_life
-
-    def _warm_up(self, X: Real, row_weights: NDArray[np.float64], elapsed: float) -> None:
-        decay = math.exp2(-self._half_lives(row_weights, len(X), elapsed))
+    def _warm_up(self, X: Real, aged: Aged) -> None:
+        decay = aged.factor
         if decay != 1.0:
             self._buffer = [(rows, weights * decay) for rows, weights in self._buffer]
-        self._buffer.append((X.astype(np.float64), row_weights.copy() if len(row_weights) else np.ones(len(X))))
+        self._buffer.append((X.astype(np.float64), aged.decayed.copy() if len(aged.decayed) else np.ones(len(X))))
         self.n_seen += len(X)
         if self.n_seen >= self._need:
             rows, weights = self._buffered()
@@ -280,6 +278,16 @@ class OnlineKMeans(Answers):
         rows = [r for r, _ in self._buffer] or [np.empty((0, self.n_features))]
         weights = [w for _, w in self._buffer] or [np.empty(0)]
         return np.concatenate(rows), np.concatenate(weights)
+
+    def hold_clock(self, limit: float) -> None:
+        """Take the event time back that everything's age counts from, if it lies beyond a limit.
+
+        Parameters
+        ----------
+        limit
+            Seconds since 1970.
+        """
+        self._decay.hold_clock(limit)
 
     # Publishing
 
@@ -340,7 +348,7 @@ class OnlineKMeans(Answers):
             "k": self.k_,
             "n_features": self.n_features,
             "feature_names": list(self.feature_names),
-            "clock": self._clock,
+            "clock": self._decay.clock,
             "cost": self.cost_,
             "n_judged": self.n_judged_,
             "clusters": None if self._clusters is None else self._clusters.params(),
@@ -374,7 +382,7 @@ class OnlineKMeans(Answers):
             model.n_seen = index(p["n_seen"])
             model.n_features = d = index(p["n_features"])
             model.feature_names = tuple(map(str, p["feature_names"]))
-            model._clock = None if p["clock"] is None else float(p["clock"])
+            model._decay.clock = None if p["clock"] is None else float(p["clock"])
             model.cost_, model.n_judged_ = float(p["cost"]), float(p["n_judged"])
             if p["clusters"] is not None:
                 clusters = model._new_clusters(p["k"])
@@ -412,7 +420,7 @@ class OnlineKMeans(Answers):
         """
         model = cls(**{**arguments, "n_clusters": len(snapshot.ids)})
         model.n_seen, model.n_features = snapshot.n_points, len(snapshot.fields)
-        model.feature_names, model._clock = snapshot.fields, clock
+        model.feature_names, model._decay.clock = snapshot.fields, clock
         clusters = model._new_clusters(len(snapshot.ids))
         clusters.adopt(snapshot, rows, weights)
         model._clusters = clusters

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from streamkm.kernels.assign import Real
 from streamkm.kernels.outliers import squares_from, widest_gap, within
 from streamkm.kernels.rows import even_places
+from streamkm.models.decay import Aged
 from streamkm.models.live import array
 from streamkm.models.validate import frozen
 
@@ -61,33 +62,31 @@ class GapRule:
         """Whether there ever was an outlier."""
         return self.count > 0
 
-    def leave_out(self, X: Real, row_weights: NDArray[np.float64], decay: float) -> tuple[Real, NDArray[np.float64]]:
+    def leave_out(self, X: Real, aged: Aged) -> tuple[Real, Aged]:
         """Take a batch into account; what is returned of it are no outliers.
 
         Parameters
         ----------
-        X, row_weights
+        X, aged
             As for `LiveCentroids.learn`.
-        decay
-            Factor on what was seen before.
         """
+        row_weights, decayed = aged.weights, aged.decayed
         weighted = len(row_weights) > 0
-        self._mass *= decay
+        self._mass *= aged.factor
         self._points += float(row_weights.sum()) if weighted else float(len(X))
         inside = np.empty(len(X), np.bool_)
         if self.limit < math.inf and within(X, self._middle, self._factors, self.limit, inside) < len(X):
             outside = ~inside
-            mass = float(row_weights[outside].sum()) if weighted else float(outside.sum())
             self.count += int(outside.sum())
-            self._mass += mass
-            self._out += mass
+            self._mass += float(decayed[outside].sum()) if len(decayed) else float(outside.sum())
+            self._out += float(row_weights[outside].sum()) if weighted else float(outside.sum())
             self.recent = np.concatenate([self.recent, X[outside].astype(np.float64)])[-RECENT:]
-            X, row_weights = frozen(X[inside]), frozen(row_weights[inside]) if weighted else row_weights
+            X, aged = frozen(X[inside]), aged.take(inside)
         if self._points >= WINDOW:
             if self._out > TOO_MANY * self._points:
                 self.limit = math.inf
             self._points = self._out = 0.0
-        return X, row_weights
+        return X, aged
 
     def decay(self, factor: float) -> None:
         """Let what was seen before count less."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from streamkm.models.decay import Aged
 from streamkm.models.live import Learned
 
 OnDrift = Literal["ignore", "resolve", "forget"]
@@ -54,21 +55,21 @@ class Schedule:
         self._quiet = 0  # rows seen until which no jump is judged
         self._rests = 1  # how many times as long to be quiet after the next jump
 
-    def after(self, learned: Learned, n_seen: int, n: int, half_lives: float) -> Literal["", "mass", "jump"]:
+    def after(self, learned: Learned, n_seen: int, n: int, aged: Aged) -> Literal["", "mass", "jump"]:
         """Look at a batch that was learned, and say why a re-solve is due, if it is.
 
         Parameters
         ----------
         n_seen, n
             Rows seen, the batch included; rows of the batch.
-        half_lives
+        aged
             How much older the batch made all that was there before.
         """
         self._rows += n
         self.learned += learned.points
-        if half_lives:
-            self._half_lives += half_lives
-            self.kept *= 2.0**-half_lives
+        if aged.half_lives:
+            self._half_lives += aged.half_lives
+            self.kept *= aged.factor
         if self.on_drift != "ignore" and self._jumped(learned, n_seen, n):
             return "jump"
         due = learned.mass >= GROWTH * self._mass or (self._half_lives >= HALF_LIVES and self._rows >= WINDOW)
@@ -76,8 +77,8 @@ class Schedule:
 
     def _jumped(self, learned: Learned, n_seen: int, n: int) -> bool:
         if self._points == 0.0:
-            mass = learned.mass - learned.points
-            self._expected = (learned.total_cost - learned.cost) / mass if mass > 0.0 else 0.0
+            mass = learned.mass - learned.decayed_points
+            self._expected = (learned.total_cost - learned.decayed_cost) / mass if mass > 0.0 else 0.0
         self._cost += learned.cost
         self._points += learned.points
         if self._points < WINDOW:

@@ -242,21 +242,22 @@ def row_weights(weights: ArrayLike | None, n: int) -> NDArray[np.float64]:
     return frozen(array)
 
 
-def latest(times: ArrayLike, n: int) -> float | None:
-    """Newest event time of n rows in seconds, one for all or one each; NaN is unknown. None when all are unknown.
+def event_times(times: ArrayLike, n: int) -> NDArray[np.float64]:
+    """(n,) float64, read-only: event times of n rows in seconds, given as one for all or one each; NaN is unknown.
 
     Raises
     ------
     DataError
         Not one or n numbers, or infinite.
     """
-    array = np.asarray(times, np.float64)
-    if array.shape not in ((), (n,)):
+    array = np.require(np.asarray(times, np.float64), requirements=("C", "A"))
+    if array.ndim == 0:
+        array = np.full(n, float(array))
+    if array.shape != (n,):
         raise DataError(f"times have the shape {array.shape}, the points are {n} rows")
-    known = array[~np.isnan(array)]
-    if not known.size:
-        return None
-    newest = float(known.max())
-    if not math.isfinite(newest) or not math.isfinite(float(known.min())):
-        raise DataError("an event time is infinite", hint="Times are seconds since 1970, NaN where unknown")
-    return newest
+    if np.isinf(array).any():
+        row = int(np.flatnonzero(np.isinf(array))[0])
+        raise DataError(
+            "the event time is infinite", where=f"row {row}", hint="Times are seconds since 1970, NaN where unknown"
+        )
+    return frozen(array)

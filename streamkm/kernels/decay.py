@@ -1,0 +1,193 @@
+"""How much a point still counts when it has grown old: ``2 ** -age``, with ages in half-lives."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamkm.kernels._jit import jit
+
+LN2 = 0.6931471805599453
+
+OLDEST = 1080.0
+"""Beyond this many half-lives nothing is left: the smallest float64 is ``2 ** -1074``."""
+
+TERMS = 14
+"""Terms of the exponential series; on [-ln 2 / 2, ln 2 / 2] the next one is below 1e-17."""
+
+
+@jit()
+def half_power(age: float) -> float:
+    """Compute ``2 ** -age`` with the same bits on every processor; 0 beyond `OLDEST`.
+
+    A C library chooses its ``exp2`` by the processor, and its results differ in the last bit.
+
+    Parameters
+    ----------
+    age
+        In half-lives, not negative.
+    """
+    if not age < OLDEST:
+        return 0.0
+    whole = math.floor(age + 0.5)
+    x = (whole - age) * LN2
+    power = 1.0
+    for term in range(TERMS, 0, -1):
+        power = 1.0 + power * x / term
+    return math.ldexp(power, -int(whole))
+
+
+@jit()
+def lost(age: float) -> float:
+    """Compute ``1 - 2 ** -age``, accurate for small ages too.
+
+    Parameters
+    ----------
+    age
+        In half-lives, not negative.
+    """
+    if age > 0.5:
+        return 1.0 - half_power(age)
+    x = -age * LN2
+    series = 1.0
+    for term in range(TERMS, 1, -1):
+        series = 1.0 + series * x / term
+    return -x * series
+
+
+@jit()
+def decay_by_place(row_weights: NDArray[np.float64], half_life: float, decayed: NDArray[np.float64]) -> float:
+    """Weigh each row by the weight of the rows that came after it.
+
+    A row of weight w counts as w rows of weight 1 that follow each other: ``(1 - q**w) / (1 - q)`` of them are left at
+    its end, where a row of weight 1 leaves q.
+
+    Parameters
+    ----------
+    row_weights
+        IN (n,), or (0,) for ones.
+    half_life
+        In points: the weight after which a row counts half.
+    decayed
+        OUT (n,).
+
+    Returns
+    -------
+    float
+        Weight of all rows before decay.
+    """
+    weighted = len(row_weights) > 0
+    one = lost(1.0 / half_life)
+    after = 0.0
+    for i in range(len(decayed) - 1, -1, -1):
+        weight = row_weights[i] if weighted else 1.0
+        decayed[i] = half_power(after / half_life)
+        if weight != 1.0:
+            decayed[i] *= lost(weight / half_life) / one
+        after += weight
+    return after
+
+
+@jit()
+def decay_by_time(
+    row_weights: NDArray[np.float64],
+    times: NDArray[np.float64],
+    clock: float,
+    half_life: float,
+    decayed: NDArray[np.float64],
+) -> float:
+    """Weigh each row by how long its event time lies before the newest one.
+
+    A row whose time is unknown counts as if it had happened at the newest time before it.
+
+    Parameters
+    ----------
+    row_weights
+        IN (n,), or (0,) for ones.
+    times
+        IN (n,): event times in seconds, NaN where unknown.
+    clock
+        Newest event time before these rows; NaN: none is known.
+    half_life
+        In seconds.
+    decayed
+        OUT (n,).
+
+    Returns
+    -------
+    float
+        Newest event time, these rows included; NaN: none is known.
+    """
+    weighted = len(row_weights) > 0
+    newest = clock
+    for i in range(len(times)):
+        time = times[i]
+        if math.isnan(time):
+            decayed[i] = newest
+        else:
+            decayed[i] = time
+            if not newest >= time:
+                newest = time
+    for i in range(len(times)):
+        age = newest - decayed[i]
+        weight = row_weights[i] if weighted else 1.0
+        decayed[i] = weight * half_power(age / half_life) if age > 0.0 else weight
+    return newest
+
+
+@jit()
+def pieces(
+    row_weights: NDArray[np.float64],
+    times: NDArray[np.float64],
+    clock: float,
+    half_life: float,
+    most: float,
+    least: int,
+    stops: NDArray[np.int64],
+) -> int:
+    """Cut a batch where what was learned before has grown older by a share of a half-life.
+
+    Parameters
+    ----------
+    row_weights
+        IN (n,), or (0,) for ones.
+    times
+        IN (n,): event times in seconds, NaN where unknown; or (0,) for a half-life in points.
+    clock, half_life
+        As in `decay_by_time`.
+    most
+        Half-lives after which a piece ends.
+    least
+        Rows of a piece at least.
+    stops
+        OUT (n,): where each piece ends.
+
+    Returns
+    -------
+    int
+        Number of pieces.
+    """
+    n = len(stops)
+    timed = len(times) > 0
+    weighted = len(row_weights) > 0
+    count = 0
+    start = 0
+    passed = 0.0
+    newest = clock
+    for i in range(n):
+        if not timed:
+            passed += row_weights[i] if weighted else 1.0
+        elif times[i] > newest:
+            passed += times[i] - newest
+            newest = times[i]
+        elif math.isnan(newest):
+            newest = times[i]
+        if passed > most * half_life and i + 1 - start >= least and i + 1 < n:
+            stops[count] = i + 1
+            count += 1
+            start = i + 1
+            passed = 0.0
+    stops[count] = n
+    return count + 1
