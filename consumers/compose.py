@@ -152,6 +152,7 @@ def make_engine(model: str, settings: LiveSettings, store: Store, metrics: Metri
             keep_snapshots=settings.keep_snapshots,
             lease=settings.lease,
             start=settings.start,
+            max_event_time_lead=settings.max_event_time_lead,
             on_data_loss=settings.on_data_loss,
         ),
         metrics=metrics,

@@ -16,6 +16,7 @@ from consumers.options import example, takes
 from streamkm.codecs import make_codec
 from streamkm.engine import Books, Rerun, best_origin, compare, find_origins, from_snapshot, same_stream
 from streamkm.errors import NotFoundError
+from streamkm.models import ARITHMETIC
 from streamkm.settings import LiveSettings
 from streamkm.stores import open_store
 from streamkm.values import moment
@@ -38,7 +39,8 @@ def verify(model: str, snapshot: int | None, settings: LiveSettings, *, as_json:
     (--on-data-loss skip). Then the topic is read again in the mini-batches of the journal, learned, and ids, centroids,
     weights and spreads are compared bit for bit. Exit status 9 if anything differs.
 
-    Learning begins with the model; where the topic or the journal no longer reaches back so far, at the oldest of the
+    Learning begins with the model; where it was learned by an older streamkm of another arithmetic, at the checkpoint
+    where this one took over; where the topic or the journal no longer reaches back so far, at the oldest of the
     checkpoints kept (one a day, for eight days) from which it still has everything.
     """
     logs.configure()
@@ -78,7 +80,7 @@ def verify(model: str, snapshot: int | None, settings: LiveSettings, *, as_json:
             for commit, r in books.lost
         ]
         answer = {"model": model, "snapshot": verdict.snapshot_id, "points": verdict.n_points}
-        answer |= {"began_at_commit": origin.commit_seq}
+        answer |= {"began_at_commit": origin.commit_seq, "arithmetic": ARITHMETIC}
         terminal.say_json({**answer, "equal": not differences, "differences": differences, "lost": lost}, indent=None)
     elif not differences:
         terminal.say(
@@ -87,7 +89,7 @@ def verify(model: str, snapshot: int | None, settings: LiveSettings, *, as_json:
         if origin.commit_seq:
             terminal.say(
                 f"learned again from the checkpoint of commit {origin.commit_seq} ({moment(origin.committed_at)}), the "
-                "oldest from which the topic still has everything"
+                f"oldest of arithmetic {ARITHMETIC} from which the topic still has everything"
             )
         if books.lost:
             terminal.say(said_of(books))

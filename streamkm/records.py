@@ -185,7 +185,7 @@ class BadRecord:
     ----------
     reason
         A word for machines: ``not-json``, ``missing-field``, ``not-a-number``, ``not-finite``, ``not-a-time``,
-        ``wrong-dimension``, ``too-large`` (the record), ``out-of-range`` (a value).
+        ``wrong-dimension``, ``too-large`` (the record), ``out-of-range`` (a value), ``event-time-ahead``.
     field
         The field that is wrong, or "".
     message

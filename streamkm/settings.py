@@ -138,6 +138,12 @@ class LiveSettings(StoreSettings, SourceSettings, CodecSettings, ModelSettings, 
     checkpoint_every: Seconds = setting(Seconds(1), "Time between checkpoints", at_least(0.01), "DURATION")
     snapshot_every: Seconds = setting(Seconds(10), "Time between snapshots", at_least(0.1), "DURATION")
     snapshot_points: int = setting(0, "Points between snapshots; 0: by time only", at_least(0))
+    max_event_time_lead: Seconds = setting(
+        Seconds(3600),
+        "With a half-life in time: a record whose event time lies farther ahead of its timestamp or the clock is bad",
+        at_least(0),
+        "DURATION",
+    )
     max_bad_ratio: float = setting(
         0.5, "Stop when more than this share of the last 1000 or more records is bad", between(0, 1)
     )

@@ -283,6 +283,21 @@ MiniBatch = tuple[BatchRange, ...]
 """The ranges that one mini-batch was made of, in the order in which their points were learned."""
 
 
+class EventTimeLimit(NamedTuple):
+    """How far in the future an event time may lie; what lies beyond is a bad record.
+
+    Attributes
+    ----------
+    lead
+        Seconds ahead of the record's own timestamp, and of `read_at`.
+    read_at
+        When the records were read, seconds since 1970: in the journal, so that a re-run decides alike.
+    """
+
+    lead: float
+    read_at: float
+
+
 class Learning(NamedTuple):
     """What a model did between two commits: with the spec, all that is needed to do it again.
 
@@ -298,12 +313,18 @@ class Learning(NamedTuple):
         after the last; 0: none was.
     lost
         Ranges that the topic no longer had when they were to be read, after the last mini-batch.
+    limit
+        Which event times were taken; None: all.
+    arithmetic
+        Number of the arithmetic that learned (`streamkm.models.ARITHMETIC`): another one may give other bits.
     """
 
     batches: tuple[MiniBatch, ...]
     prepared: int = -1
     adopted: int = 0
     lost: MiniBatch = ()
+    limit: EventTimeLimit | None = None
+    arithmetic: int = 1
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ from streamkm.models.exact_runs import Mark
 from streamkm.recompute import checkpoint
 from streamkm.recompute.pointfile import PointFile
 from streamkm.records import BatchRange, TopicPartition
-from streamkm.state import Learning
+from streamkm.state import EventTimeLimit, Learning
 from streamkm.stores import journal
 from test_sources_batches import batch_of
 
@@ -324,7 +324,8 @@ def journal_families() -> list[Family]:
     a, b, c = TopicPartition("orders", 0), TopicPartition("orders", 1), TopicPartition("ü/é", 2**31 - 1)
     spread = ((BatchRange(a, 0, 5), BatchRange(b, 7, 300)), (), (BatchRange(a, 5, 5), BatchRange(c, 2**62, 2**62 + 9)))
     lost = Learning(spread, -1, 0, (BatchRange(b, 300, 310),))
-    blobs = [journal.encode(entry) for entry in (facts.learning_of(3), Learning(()), Learning(spread, 2, 7), lost)]
+    limited = Learning(spread, 2, 7, limit=EventTimeLimit(3600.0, 1.7e9), arithmetic=2)
+    blobs = [journal.encode(entry) for entry in (facts.learning_of(3), Learning(()), limited, lost)]
     return [Family(blobs), Family([zlib.decompress(blob) for blob in blobs], zlib.compress)]
 
 

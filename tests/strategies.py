@@ -9,7 +9,18 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from streamkm.records import BadRecord, BatchRange, Position, RawRecord, TopicPartition
-from streamkm.state import Commit, Counters, Event, Learning, MiniBatch, ModelSpec, ModelState, Progress, Snapshot
+from streamkm.state import (
+    Commit,
+    Counters,
+    Event,
+    EventTimeLimit,
+    Learning,
+    MiniBatch,
+    ModelSpec,
+    ModelState,
+    Progress,
+    Snapshot,
+)
 
 INT64 = 2**63 - 1
 
@@ -73,7 +84,9 @@ raw_records = st.builds(
 bad_records = st.builds(
     BadRecord,
     record=raw_records,
-    reason=st.sampled_from(["not-json", "missing-field", "not-a-number", "not-finite", "too-large", "out-of-range"]),
+    reason=st.sampled_from(
+        ["not-json", "missing-field", "not-a-number", "not-finite", "too-large", "out-of-range", "event-time-ahead"]
+    ),
     field=texts,
     message=texts,
 )
@@ -150,7 +163,9 @@ def learnings(draw: st.DrawFn) -> Learning:
     """What a model did before one commit."""
     batches = draw(mini_batches())
     lost = draw(st.just(()) | mini_batches().filter(bool).map(lambda drawn: drawn[0]).filter(bool))
-    return Learning(batches, draw(st.integers(-1, len(batches))), draw(st.sampled_from([0, 0, 1, INT64])), lost)
+    limit = draw(st.none() | st.builds(EventTimeLimit, st.floats(0, 1e9), st.floats(0, 1e10)))
+    prepared, adopted = draw(st.integers(-1, len(batches))), draw(st.sampled_from([0, 0, 1, INT64]))
+    return Learning(batches, prepared, adopted, lost, limit, draw(st.integers(1, 65535)))
 
 
 @st.composite

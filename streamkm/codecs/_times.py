@@ -16,6 +16,12 @@ UNITS = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
 _AUTO = ((1e11, 1.0), (1e14, 1e3), (1e17, 1e6), (math.inf, 1e9))
 
 
+_INFINITIES = np.array(
+    # Microseconds, milliseconds, and a date in days.
+    [9223372036825200000.0, -9223372036832400000.0, 9223372036825200.0, -9223372036832400.0, -2147472692.0]
+)
+
+
 def checked_unit(unit: str) -> str:
     """The unit, if there is such a one.
 
@@ -40,6 +46,14 @@ def to_seconds(times: NDArray[np.float64], unit: str) -> NDArray[np.float64]:
     for (limit, _), (_, divisor) in itertools.pairwise(_AUTO):
         scale[size >= limit] = divisor
     return times / scale
+
+
+def is_infinity(times: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """(n,) whether numbers are what Debezium writes for PostgreSQL's ``infinity`` and ``-infinity``, in any unit.
+
+    Debezium's reference, PostgreSQL connector, "Temporal types": the largest and the smallest time, in microseconds.
+    """
+    return np.isin(times, _INFINITIES)
 
 
 def from_iso(text: str) -> float | None:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamkm.codecs._fields import checked_fields
-from streamkm.codecs._times import checked_unit, from_iso, to_seconds
+from streamkm.codecs._times import checked_unit, from_iso, is_infinity, to_seconds
 from streamkm.errors import FileFormatError, SettingsError
 from streamkm.records import BadRecord, Batch, BatchRange, ColumnRecords, RawRecord, Records
 from streamkm.state import Json
@@ -121,7 +121,11 @@ class ColumnsCodec:
             return np.where(records.timestamps < 0, np.nan, records.timestamps / 1000.0)
         column = self._column(records, self.time_field)
         if column.dtype != object:
-            return to_seconds(self._numbers(self.time_field, column, flaws), self.time_unit)
+            numbers = self._numbers(self.time_field, column, flaws)
+            for i in np.flatnonzero(is_infinity(numbers)).tolist():
+                message = f"{self.time_field} is {numbers[i]:.0f}: infinity, as Debezium writes it"
+                flaws.setdefault(i, ("not-a-time", self.time_field, message))
+            return to_seconds(numbers, self.time_unit)
         times = np.full(len(column), np.nan)
         for i, text in enumerate(column):
             stripped = "" if text is None else str(text).strip()

@@ -13,7 +13,7 @@ import orjson
 from numpy.typing import NDArray
 
 from streamkm.codecs._fields import LARGEST, MISSING, FieldTree, checked_fields, look_up
-from streamkm.codecs._times import checked_unit, from_iso, to_seconds
+from streamkm.codecs._times import checked_unit, from_iso, is_infinity, to_seconds
 from streamkm.errors import SettingsError
 from streamkm.kernels import jsonscan
 from streamkm.kernels.assign import largest
@@ -118,6 +118,7 @@ class JsonCodec:
             )
         timed = np.zeros(n, np.bool_)
         if self.time_field is not None:
+            kinds[(kinds == jsonscan.OBJECT) & is_infinity(times)] = jsonscan.UNSURE
             numbered = kinds == jsonscan.OBJECT
             times[numbered] = to_seconds(times[numbered], self.time_unit)
             timed = numbered | (kinds == jsonscan.DATED)
@@ -211,7 +212,12 @@ class JsonCodec:
             time = from_iso(found)
             return _Flaw("not-a-time", field, f"{field} is not a time: {_said(found)}") if time is None else time
         number = _number(field, found)
-        return number if isinstance(number, _Flaw) else float(to_seconds(np.array([number]), self.time_unit)[0])
+        if isinstance(number, _Flaw):
+            return number
+        times = np.array([number])
+        if is_infinity(times).any():
+            return _Flaw("not-a-time", field, f"{field} is {_said(found)}: infinity, as Debezium writes it")
+        return float(to_seconds(times, self.time_unit)[0])
 
     def _not_json(self, value: bytes, error: Exception) -> _Flaw:
         """Say why; a number that is not finite is told apart, because what made it is another mistake."""

@@ -8,13 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamkm.codecs.base import Codec
+from streamkm.engine.event_times import decode
 from streamkm.engine.learning import learn
 from streamkm.models import OnlineKMeans
 from streamkm.models.spec import arguments
 from streamkm.records import BatchRange, Position
 from streamkm.sources.base import Source
 from streamkm.sources.ranges import RangeReader
-from streamkm.state import MiniBatch, ModelSpec, Snapshot
+from streamkm.state import EventTimeLimit, MiniBatch, ModelSpec, Snapshot
 from streamkm.stores.base import Store
 
 PAIRS = 8
@@ -77,6 +78,7 @@ def catch_up(
     ranges: Iterator[BatchRange],
     open_source: Callable[[], Source],
     codec: Codec,
+    limit: EventTimeLimit | None,
     go_on: Callable[[], bool],
 ) -> list[MiniBatch] | None:
     """Learn ranges, each as a mini-batch; which they were, or None if `go_on` said no before the end.
@@ -96,7 +98,7 @@ def catch_up(
             source = source or open_source()
             if reader is None or reader.partition != wanted.partition:
                 reader = RangeReader(source, wanted.partition)
-            learn(learner, [codec.decode(records) for records in reader.read(wanted)])
+            learn(learner, [decode(codec, records, limit) for records in reader.read(wanted)], limit)
             learned.append((wanted,))
     finally:
         if source is not None:

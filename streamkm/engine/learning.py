@@ -10,13 +10,18 @@ import numpy as np
 from streamkm.codecs.base import Codec
 from streamkm.models import OnlineKMeans
 from streamkm.records import BadRecord, Batch, ByteRecords, Records
-from streamkm.state import Json, ModelSpec
+from streamkm.state import EventTimeLimit, Json, ModelSpec
 
 
-def learn(learner: OnlineKMeans, batches: Sequence[Batch]) -> int:
+def learn(learner: OnlineKMeans, batches: Sequence[Batch], limit: EventTimeLimit | None) -> int:
     """Learn one mini-batch: the points of its ranges, one range after the other, in one step.
 
     The live loop and the re-run of a journal both go through here, so they do the same arithmetic.
+
+    Parameters
+    ----------
+    limit
+        What `event_times.decode` was given. A model that an older streamkm let run ahead of it is brought back.
 
     Returns
     -------
@@ -26,6 +31,8 @@ def learn(learner: OnlineKMeans, batches: Sequence[Batch]) -> int:
     batches = [b for b in batches if len(b)]
     if not batches:
         return 0
+    if limit is not None:
+        learner.hold_clock(limit.read_at + limit.lead)
     one = len(batches) == 1
     points = batches[0].points if one else np.concatenate([b.points for b in batches])
     times = batches[0].times if one else np.concatenate([b.times for b in batches])

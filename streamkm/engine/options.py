@@ -64,6 +64,9 @@ class EngineOptions:
         Seconds after which a silent owner loses the model.
     start
         ``beginning`` or ``end``: where a new model starts to read.
+    max_event_time_lead
+        Seconds that an event time may lie ahead of its record's timestamp and of the clock. Where decay goes by event
+        time, what lies beyond is a bad record.
     on_data_loss
         What to do when the topic no longer has records that were not read yet: ``fail``, or ``skip`` them and count
         them.
@@ -80,5 +83,6 @@ class EngineOptions:
     keep_snapshots: str = "thin"
     lease: float = 10.0
     start: str = "beginning"
+    max_event_time_lead: float = 3600.0
     on_data_loss: str = "fail"
     owner: str = field(default_factory=owner_name)

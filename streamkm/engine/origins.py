@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from streamkm.engine.books import Books
 from streamkm.errors import NotFoundError
+from streamkm.models import ARITHMETIC
 from streamkm.records import Position, TopicPartition
 from streamkm.state import Learning, Progress
 from streamkm.stores import Store
@@ -56,10 +57,12 @@ def oldest(store: Store, name: str) -> Progress | None:
 def find_origins(store: Store, name: str, until_seq: int) -> tuple[Books, list[Origin]]:
     """Add the journal up to a commit up, and find where a re-run that leads there can begin, the oldest first.
 
+    It begins behind all that was learned by another arithmetic than this streamkm has.
+
     Raises
     ------
     NotFoundError
-        The journal no longer reaches back so far.
+        The journal no longer reaches back so far, or the commit was learned by another arithmetic.
     """
     begin = oldest(store, name)
     if begin is not None and until_seq <= begin.commit_seq:
@@ -77,11 +80,30 @@ def find_origins(store: Store, name: str, until_seq: int) -> tuple[Books, list[O
     if begin is None:
         found.insert(0, Origin())
     numbers = [origin.commit_seq for origin in found]
+    other = 0  # the last commit by another arithmetic than ours
+    last = None
     for commit, learning in store.journal(name, until_seq, after_seq=first):
         books.add(commit, learning)
         for origin in found[: bisect_left(numbers, commit)]:
             origin.add(learning)
-    return books, found
+        last = learning.arithmetic
+        if last != ARITHMETIC:
+            other = commit
+    if last is not None and last != ARITHMETIC:
+        raise NotFoundError(
+            f"it was learned by arithmetic {last}, and this streamkm has {ARITHMETIC}: it cannot be derived again bit "
+            "for bit, which says nothing against it",
+            where=f"model {name}, commit {until_seq}",
+            hint="Verify a snapshot that was published since, or this one with the streamkm that published it",
+        )
+    ours = [origin for origin in found if origin.commit_seq >= other]
+    if not ours:
+        raise NotFoundError(
+            f"no checkpoint of arithmetic {ARITHMETIC} before it is kept",
+            where=f"model {name}, commit {until_seq}",
+            hint="Verify a snapshot that was published since the next checkpoint was kept (one is, each day)",
+        )
+    return books, ours
 
 
 def best_origin(origins: Sequence[Origin], beginning: Position) -> Origin:

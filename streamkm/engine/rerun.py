@@ -9,6 +9,7 @@ from typing import Self
 import numpy as np
 
 from streamkm.codecs.base import Codec
+from streamkm.engine.event_times import decode
 from streamkm.engine.learning import learn, suited
 from streamkm.errors import NotFoundError
 from streamkm.models import OnlineKMeans
@@ -16,7 +17,7 @@ from streamkm.models.spec import new_learner
 from streamkm.records import TopicPartition
 from streamkm.sources.base import Source
 from streamkm.sources.ranges import RangeReader
-from streamkm.state import Learning, MiniBatch, ModelSpec, ModelState, Snapshot
+from streamkm.state import EventTimeLimit, Learning, MiniBatch, ModelSpec, ModelState, Snapshot
 
 TOLD_BY_OWNERS = frozenset({"promotion", "outliers"})
 """Kinds of events that a re-run does not give: they tell of the snapshots between which they stand, not of the points
@@ -59,21 +60,21 @@ class Rerun:
         for done, ranges in enumerate(learning.batches):
             if done == learning.prepared:
                 self.learner.prepare()
-            self._learn(ranges)
+            self._learn(ranges, learning.limit)
         if learning.prepared == len(learning.batches):
             self.learner.prepare()
         if learning.prepared >= 0 or learning.adopted:
             self.learner.publish(as_is=learning.adopted > 0)
 
-    def _learn(self, ranges: MiniBatch) -> None:
+    def _learn(self, ranges: MiniBatch, limit: EventTimeLimit | None) -> None:
         decoded = []
         for wanted in ranges:
             reader = self._readers.get(wanted.partition)
             if reader is None:
                 reader = self._readers[wanted.partition] = RangeReader(self._open_source(), wanted.partition)
             # A range comes in as many pieces as polls gave; decoding does not depend on the cut.
-            decoded += [self._codec.decode(records) for records in reader.read(wanted)]
-        learn(self.learner, decoded)
+            decoded += [decode(self._codec, records, limit) for records in reader.read(wanted)]
+        learn(self.learner, decoded, limit)
 
     def __enter__(self) -> Self:
         return self

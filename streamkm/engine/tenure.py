@@ -10,6 +10,7 @@ from typing import Self
 from streamkm.engine import guards
 from streamkm.engine.adoption import catch_up, from_snapshot, missed
 from streamkm.engine.care import Care
+from streamkm.engine.event_times import decays_by_event_time, decode, look_like_seconds
 from streamkm.engine.inlet import FIRST_BACKOFF, LAST_BACKOFF, Inlet
 from streamkm.engine.judging import Judge
 from streamkm.engine.learning import learn
@@ -29,10 +30,10 @@ from streamkm.errors import (
     StoreUnavailableError,
 )
 from streamkm.metrics import ALARMS, RECORDS_LOST
-from streamkm.models import OnlineKMeans
+from streamkm.models import ARITHMETIC, OnlineKMeans
 from streamkm.models.spec import new_learner
-from streamkm.records import BadRecord, BatchRange, Position, TopicPartition
-from streamkm.state import Commit, Counters, Learning, MiniBatch, Progress
+from streamkm.records import BadRecord, Batch, BatchRange, Position, TopicPartition
+from streamkm.state import Commit, Counters, EventTimeLimit, Learning, MiniBatch, Progress
 from streamkm.stores.base import Lease, Promotion
 from streamkm.tracing import span
 
@@ -89,7 +90,11 @@ class Tenure:
             self.committed = checkpoint.progress.position
             self.position = dict(self.committed)
             self.counters, self.seq = checkpoint.progress.counters, checkpoint.progress.commit_seq
+            self._keep_where_arithmetic_changes()
         self.journal: list[MiniBatch] = []
+        self.by_event_time = decays_by_event_time(info.spec)
+        self.limit: EventTimeLimit | None = None
+        self.told_of_seconds = False
         self.lost: tuple[BatchRange, ...] = ()
         self.commit_seconds = 0.0
         self.quarantine: list[BadRecord] = []
@@ -163,13 +168,16 @@ class Tenure:
                 self.inlet.ask()  # the answer comes while this is learned
             # Step 2: decode.
             started = time.perf_counter()
-            batches = [self.parts.codec.decode(r) for r in polled]
+            if not self.journal:
+                self.limit = self._limit_now()
+            batches = [decode(self.parts.codec, r, self.limit) for r in polled]
             decoded = time.perf_counter()
             bad = [b for batch in batches for b in batch.bad]
             tombstones = sum(b.tombstones for b in batches)
             self.judge.judge(sum(map(len, polled)), batches)
+            self._look_at_times(batches)
             # Step 3: learn.
-            points = learn(self.learner, batches)
+            points = learn(self.learner, batches, self.limit)
             self.position.update({b.range.partition: b.range.stop for b in batches})
             self.counters = self.counters.plus(points=points, bad=len(bad), tombstones=tombstones)
             self.journal.append(tuple(b.range for b in batches))
@@ -178,6 +186,31 @@ class Tenure:
             self.kept_bytes += sum(b.record.weight for b in bad)
             self.metrics.batch(self.name, points, bad, tombstones, decoded - started, time.perf_counter() - decoded)
         self._commit_when_due(stop)
+
+    def _keep_where_arithmetic_changes(self) -> None:
+        """Keep the checkpoint of another arithmetic: what is published from here on can be proven from there."""
+        last = dict(self.store.journal(self.name, self.seq, after_seq=self.seq - 1)).get(self.seq)
+        if last is not None and last.arithmetic != ARITHMETIC:
+            self.store.keep_base(self.name, self.clock.time(), always=True)
+            log.info("%s: goes on by arithmetic %d, it was %d", self.name, ARITHMETIC, last.arithmetic)
+
+    def _limit_now(self) -> EventTimeLimit | None:
+        """Which event times are taken until the next commit; None: all, because none is used."""
+        return EventTimeLimit(self.options.max_event_time_lead, self.clock.time()) if self.by_event_time else None
+
+    def _look_at_times(self, batches: list[Batch]) -> None:
+        """Say once that timestamps seem to be in another unit: all of a half-life would be wrong by a thousand."""
+        if self.limit is None or self.told_of_seconds:
+            return
+        wrong = [b for b in batches if len(b) and look_like_seconds(b.times, self.limit.read_at)]
+        if wrong:
+            self.told_of_seconds = True
+            log.warning(
+                "%s: the event times of %s are milliseconds of January 1970, but would be of this year as seconds: the "
+                "half-life is then a thousand times too long. Let the producer write milliseconds",
+                self.name,
+                ", ".join(str(b.range.partition) for b in wrong),
+            )
 
     def _commit_when_due(self, stop: Stop) -> None:
         now, publishing = self.clock.monotonic(), self.publishing
@@ -227,12 +260,14 @@ class Tenure:
         try:
             if self.journal:
                 self._commit(stop)
+            self.limit = self._limit_now()
             ranges = missed(snapshot.position, self.inlet.source.beginning(), self.position, self.options.batch)
             batches = catch_up(
                 learner,
                 iter(()) if promotion.skip else ranges,
                 self.parts.open_source,
                 self.parts.codec,
+                self.limit,
                 lambda: self._keep_lease(stop),
             )
         except BrokerUnreachableError as e:
@@ -286,7 +321,9 @@ class Tenure:
             state=self.learner.state(),
             expected=self.committed,
             progress=progress,
-            learning=Learning(tuple(self.journal), publishing.prepared, publishing.adopted, self.lost),
+            learning=Learning(
+                tuple(self.journal), publishing.prepared, publishing.adopted, self.lost, self.limit, ARITHMETIC
+            ),
             snapshot=snapshot,
             quarantine=tuple(self.quarantine),
             recent=self.glimpse.take(self.inlet.ends),

@@ -2,7 +2,7 @@
 
 from streamkm.models.choice import KProfile, k_profile
 from streamkm.models.coreset import Coreset
-from streamkm.models.online import OnlineKMeans
+from streamkm.models.online import ARITHMETIC, OnlineKMeans
 from streamkm.models.warm import COMPILING_SECONDS, compile_kernels
 
-__all__ = ["COMPILING_SECONDS", "Coreset", "KProfile", "OnlineKMeans", "compile_kernels", "k_profile"]
+__all__ = ["ARITHMETIC", "COMPILING_SECONDS", "Coreset", "KProfile", "OnlineKMeans", "compile_kernels", "k_profile"]

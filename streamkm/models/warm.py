@@ -56,8 +56,10 @@ def _run_all(dtypes: Sequence[DTypeLike]) -> None:
         model = OnlineKMeans(2)
         model.learn_many(spiked)
         model.learn_many(spiked)
-    OnlineKMeans(2, half_life=1.0).learn_many(points, weights=np.ones(400))
-    OnlineKMeans(2, half_life=1.0, half_life_unit="seconds").learn_many(points, times=0.0)
+    for unit in ("points", "seconds"):
+        model = OnlineKMeans(2, half_life=1.0, half_life_unit=unit)
+        for _ in range(2):
+            model.learn_many(points, times=0.0)
     X, metric = rng.normal(size=(400, 2)), Metric.raw(2)
     for mean in (0.0, 1.0):  # in float64, and in float32
         problem = Problem(frozen(X), frozen(np.ones(400)), X[:2].copy(), 2, np.zeros(2), metric, mean, 0.0, 0)

@@ -244,8 +244,14 @@ class Store(Protocol):
         """
         ...
 
-    def keep_base(self, model: str, now: float) -> bool:
-        """Keep the last checkpoint for re-runs to begin at, if the newest kept is older than a day; whether it did."""
+    def keep_base(self, model: str, now: float, *, always: bool = False) -> bool:
+        """Keep the last checkpoint for re-runs to begin at, if the newest kept is older than a day; whether it did.
+
+        Parameters
+        ----------
+        always
+            Keep it however young the newest is: what follows is learned by another arithmetic.
+        """
         ...
 
     def bases(self, model: str) -> Sequence[Progress]:

@@ -7,8 +7,10 @@ that hold each column, and then deflated.
 Layout before deflation, little-endian: version, numbers of topics, partitions, mini-batches and ranges, and of the
 mini-batches before a publication was prepared (-1: none was), the snapshot adopted (0: none); the topics; the
 partitions, each with the offset that its first gap counts from; four columns (ranges of each mini-batch; partition, gap
-and length of each range), each led by the width of its integers. In version 3 the last mini-batch is none: its ranges
-were lost. Only entries with such ranges have it, so that an older streamkm reads the others.
+and length of each range), each led by the width of its integers; the number of the arithmetic, whether the last
+mini-batch is none because its ranges were lost, and whether event times were limited, by which lead at which moment.
+
+Older versions end with the columns: 2 without lost ranges, 3 with them as the last mini-batch.
 """
 
 from __future__ import annotations
@@ -23,19 +25,19 @@ from numpy.typing import NDArray
 
 from streamkm.errors import StoreError
 from streamkm.records import BatchRange, TopicPartition
-from streamkm.state import Learning
+from streamkm.state import EventTimeLimit, Learning
 
-_VERSION, _WITH_LOST = 2, 3
+_VERSION, _WITH_LOST, _PLAIN = 4, 3, 2
 _HEAD = struct.Struct("<BHIIIiq")
 _TOPIC = struct.Struct("<H")
 _PARTITION = struct.Struct("<Hqq")
+_TAIL = struct.Struct("<H??dd")
 _WIDTHS = (1, 2, 4, 8)
 
 
 def encode(learning: Learning) -> bytes:
     """Write what was learned as bytes; equal ones give equal bytes."""
-    batches, prepared, adopted, lost = learning
-    version = _WITH_LOST if lost else _VERSION
+    batches, prepared, adopted, lost, limit, arithmetic = learning
     batches = (*batches, lost) if lost else batches
     partitions: dict[TopicPartition, int] = {}
     origins: list[int] = []
@@ -53,12 +55,13 @@ def encode(learning: Learning) -> bytes:
             stops[i] = stop
     topics = {topic: i for i, topic in enumerate(dict.fromkeys(p.topic for p in partitions))}
     names = [topic.encode("utf-8", "surrogatepass") for topic in topics]
-    parts = [_HEAD.pack(version, len(topics), len(partitions), len(batches), len(index), prepared, adopted)]
+    parts = [_HEAD.pack(_VERSION, len(topics), len(partitions), len(batches), len(index), prepared, adopted)]
     parts += [_TOPIC.pack(len(name)) + name for name in names]
     parts += [
         _PARTITION.pack(topics[p.topic], p.partition, origin) for p, origin in zip(partitions, origins, strict=True)
     ]
     parts += [_column(values) for values in ([len(batch) for batch in batches], index, gaps, lengths)]
+    parts.append(_TAIL.pack(arithmetic, bool(lost), limit is not None, *(limit or (0.0, 0.0))))
     return zlib.compress(b"".join(parts), 6)
 
 
@@ -73,11 +76,11 @@ def decode(blob: bytes) -> Learning:
     try:
         data = zlib.decompress(blob)
         version = data[0]
-        if version in (_VERSION, _WITH_LOST):
+        if version in (_VERSION, _WITH_LOST, _PLAIN):
             return _decode(data)
     except (zlib.error, struct.error, IndexError, ValueError, TypeError, OverflowError) as e:
         raise StoreError(f"a journal entry of {len(blob)} bytes is damaged ({e})", hint="Restore a backup") from e
-    raise StoreError(f"a journal entry has format {version}, this streamkm reads {_WITH_LOST}", hint="Upgrade streamkm")
+    raise StoreError(f"a journal entry has format {version}, this streamkm reads {_VERSION}", hint="Upgrade streamkm")
 
 
 def _decode(data: bytes) -> Learning:
@@ -110,8 +113,12 @@ def _decode(data: bytes) -> Learning:
         ranges.append(BatchRange(partitions[i], start, stops[i]))
     ends = list(accumulate(counts, initial=0))
     batches = tuple(tuple(ranges[a:b]) for a, b in pairwise(ends))
-    lost = batches[-1] if version == _WITH_LOST else ()
-    return Learning(batches[:-1] if lost else batches, prepared, adopted, lost)
+    arithmetic, with_lost, limited, lead, read_at = 1, version == _WITH_LOST, False, 0.0, 0.0
+    if version == _VERSION:
+        arithmetic, with_lost, limited, lead, read_at = _TAIL.unpack_from(data, at)
+    lost = batches[-1] if with_lost else ()
+    limit = EventTimeLimit(lead, read_at) if limited else None
+    return Learning(batches[:-1] if with_lost else batches, prepared, adopted, lost, limit, arithmetic)
 
 
 def _column(values: Sequence[int]) -> bytes:

@@ -167,13 +167,15 @@ class MemoryStore:
             entries = [entry for entry in self._get(model).journal if entry[0] > after_seq]
         return ((seq, journal.decode(blob)) for seq, blob in entries if until_seq is None or seq <= until_seq)
 
-    def keep_base(self, model: str, now: float) -> bool:
+    def keep_base(self, model: str, now: float, *, always: bool = False) -> bool:
         with self._lock:
             stored = self._get(model)
             newest = stored.bases[-1][0].committed_at if stored.bases else stored.created_at
             progress = stored.progress
             known = [kept.commit_seq for kept, _ in stored.bases]
-            if now - newest < bases.EVERY_SECONDS or progress is None or progress.commit_seq in known:
+            if progress is None or progress.commit_seq in known:
+                return False
+            if not always and now - newest < bases.EVERY_SECONDS:
                 return False
             stored.bases.append((progress, stored.state))
             return True

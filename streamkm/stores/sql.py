@@ -231,14 +231,14 @@ class SqlStore(service.ServiceTables):
                 return
             after = found[-1].commit_seq
 
-    def keep_base(self, model: str, now: float) -> bool:
+    def keep_base(self, model: str, now: float, *, always: bool = False) -> bool:
         with self._reading() as tx:
-            if not bases.due(tx, model, now):
+            if not always and not bases.due(tx, model, now):
                 return False
         with self._writing() as tx:
             # Who commits touches this row first, so checkpoint and position are those of one commit.
             tx.execute(sa.select(t.leases.c.epoch).where(t.leases.c.model == model).with_for_update())
-            return bases.due(tx, model, now) and bases.keep(tx, q.model_id(tx, model))
+            return (always or bases.due(tx, model, now)) and bases.keep(tx, q.model_id(tx, model))
 
     def bases(self, model: str) -> Sequence[Progress]:
         with self._reading() as tx:
