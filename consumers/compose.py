@@ -149,6 +149,7 @@ def make_engine(model: str, settings: LiveSettings, store: Store, metrics: Metri
             max_bad_in_a_row=settings.max_bad_in_a_row,
             dead_letters=settings.dead_letters,
             quarantine_keep=settings.quarantine_keep,
+            quarantine_keep_bytes=settings.quarantine_keep_bytes,
             keep_snapshots=settings.keep_snapshots,
             lease=settings.lease,
             start=settings.start,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import dataclasses
 import re
+import time
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
@@ -17,18 +19,21 @@ from consumers.compose import writer_opener
 from consumers.options import example, takes
 from streamkm.codecs import Codec, make_codec
 from streamkm.engine import suited
-from streamkm.errors import SettingsError, SourceError
+from streamkm.errors import PartitionStalledError, PositionLostError, SettingsError, SourceError
 from streamkm.records import BadRecord, Outgoing, RawRecord, TopicPartition
 from streamkm.settings import LiveSettings, StoreSettings
-from streamkm.sources import KafkaWriter, byte_records
+from streamkm.sources import KafkaSource, KafkaWriter, byte_records
 from streamkm.stores import open_store
 from streamkm.stores.base import Held, Place, Store
 
 FROM = "__streamkm.retry."
 """Headers that tell where a record that is tried again was first: topic, partition, offset."""
 
+_LISTED_BYTES = 200
 _SHOWN_BYTES = 2000
-_AT_ONCE = 200
+_AT_ONCE = 50
+_POLL_SECONDS = 0.5
+_PATIENCE_SECONDS = 30.0
 _PLACE = re.compile(r"(?P<topic>.+)-(?P<partition>\d+)[-@](?P<offset>\d+)")
 
 
@@ -68,7 +73,7 @@ def list_(model: str, settings: StoreSettings, *, reason: str | None, limit: int
     """List the quarantine of MODEL, newest first, and count its reasons."""
     with contextlib.closing(open_store(settings.store, create=False)) as store:
         counts = dict(store.reasons(model))
-        found = store.quarantined(model, limit=limit, reason=reason)
+        found = store.quarantined(model, limit=limit, reason=reason, most=_LISTED_BYTES)
     if as_json:
         terminal.say_json({"reasons": counts, "records": [record_json(bad) for bad in found]}, verbatim=True)
         return
@@ -80,7 +85,7 @@ def list_(model: str, settings: StoreSettings, *, reason: str | None, limit: int
     table = Table("record", "reason", "field", "what was wrong", "value")
     for bad in found:
         r = bad.record
-        value = as_text(r.value, 40)["text"] or ""
+        value = as_text(r.value, 40, r.size)["text"] or ""
         table.add_row(f"{r.partition}-{r.offset}", bad.reason, bad.field, bad.message, value, style=None)
     terminal.show(table)
 
@@ -122,44 +127,49 @@ def lines_of(held: Held) -> Iterator[str]:
     for name, value in r.headers:
         yield f"header     {name}: {_said(value)}"
     yield f"key        {_said(r.key)}"
-    yield f"value      {_said(r.value)}"
+    yield f"value      {_said(r.value, r.size)}"
+    if r.size is not None:
+        kept = f"{len(r.value or b''):,} of {r.size:,} bytes of the value are kept"
+        yield f"cut        {kept}; the whole record is in its topic at its offset, as long as that keeps it"
 
 
-def _said(value: bytes | None) -> str:
-    shown = as_text(value, _SHOWN_BYTES)
+def _said(value: bytes | None, size: int | None = None) -> str:
+    shown = as_text(value, _SHOWN_BYTES, size)
     if value is None:
         return "null"
-    if not value:
+    if not value and not size:
         return "(empty)"
     kind = " (hex)" if shown["hex"] else ""
-    more = f" ... ({len(value):,} bytes)" if shown["cut"] else ""
+    more = f" ... ({shown['bytes']:,} bytes)" if shown["cut"] else ""
     return f"{shown['text'] or shown['hex']}{kind}{more}"
 
 
-def as_text(value: bytes | None, limit: int | None) -> dict[str, Any]:
-    """Bytes as text where they are UTF-8 that can be printed, else as hexadecimal digits; `limit` bytes at most."""
+def as_text(value: bytes | None, limit: int | None, size: int | None = None) -> dict[str, Any]:
+    """Bytes as text where they are UTF-8 that can be printed, else as hexadecimal digits.
+
+    Parameters
+    ----------
+    limit
+        Bytes that are shown at most.
+    size
+        Bytes of the whole, if `value` is only its beginning.
+    """
     if value is None:
         return {"text": None, "hex": None, "bytes": None, "cut": False}
-    part = value if limit is None else value[:limit]
-    cut = len(part) < len(value)
+    part, size = value[:limit], len(value) if size is None else size
+    cut = len(part) < size
+    text: str | None
     try:
-        text = part.decode("utf-8", "ignore" if cut and _is_text(value) else "strict")
-    except UnicodeDecodeError:
-        text = None
+        text = part.decode()
+    except UnicodeDecodeError as e:
+        in_a_letter = cut and e.reason == "unexpected end of data"
+        text = part[: e.start].decode() if in_a_letter else None
     if text is not None and not text.replace("\n", "").replace("\t", "").isprintable():
         text = None
-    return {"text": text, "hex": None if text is not None else part.hex(), "bytes": len(value), "cut": cut}
+    return {"text": text, "hex": None if text is not None else part.hex(), "bytes": size, "cut": cut}
 
 
-def _is_text(value: bytes) -> bool:
-    try:
-        value.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def record_json(bad: BadRecord, limit: int | None = 200) -> dict[str, Any]:
+def record_json(bad: BadRecord, limit: int | None = _LISTED_BYTES) -> dict[str, Any]:
     """A bad record as JSON values."""
     r = bad.record
     return {
@@ -172,7 +182,7 @@ def record_json(bad: BadRecord, limit: int | None = 200) -> dict[str, Any]:
         "message": bad.message,
         "headers": [{"name": name, **as_text(value, limit)} for name, value in r.headers],
         "key": as_text(r.key, limit),
-        "value": as_text(r.value, limit),
+        "value": as_text(r.value, limit, r.size),
     }
 
 
@@ -202,6 +212,9 @@ def retry(
 ) -> None:
     """Try quarantined records of MODEL again: those that can be decoded now are produced to their topic once more.
 
+    Those of which the quarantine keeps a part only are read from their topic again; what that has no longer stays, and
+    is counted as gone.
+
     They are decoded with the codec of the model as this streamkm has it. Those that pass go to the partition they came
     from, with key, value, headers and timestamp as they were and three headers that tell where they were first. The
     live consumer learns them as new records, and they leave the quarantine. A death between the two produces some of
@@ -210,7 +223,7 @@ def retry(
     logs.configure()
     if sum((every, reason is not None, bool(records))) != 1:
         raise SettingsError("say which records", hint="Name some, or give --reason REASON, or --all")
-    counts = {"tried": 0, "decoded": 0, "produced": 0}
+    counts = {"tried": 0, "decoded": 0, "produced": 0, "gone": 0}
     with contextlib.ExitStack() as stack:
         store = stack.enter_context(contextlib.closing(open_store(settings.store, create=False)))
         spec = store.model(model).spec
@@ -218,20 +231,69 @@ def retry(
         wanted = (h for h in held if reason in (None, h.bad.reason))
         codec = suited(make_codec(spec.codec), spec)
         writer: KafkaWriter | None = None
+        rereader = stack.enter_context(contextlib.closing(Rereader(settings)))
         while group := list(islice(wanted, _AT_ONCE)):
-            passed = [h for h in group if decodes(codec, h.bad.record)]
+            whole = [w for h in group if (w := rereader.whole(h)) is not None]
+            passed = [h for h in whole if decodes(codec, h.bad.record)]
             counts["tried"] += len(group)
+            counts["gone"] += len(group) - len(whole)
             counts["decoded"] += len(passed)
             if passed and not dry_run:
                 writer = writer or stack.enter_context(contextlib.closing(writer_opener(settings)()))
                 counts["produced"] += _produce(store, model, writer, passed)
     stay = counts["tried"] - counts["produced"]
+    if counts["gone"]:
+        terminal.say(
+            f"{counts['gone']:,} are not kept whole, and no longer in their topic: they cannot be tried again", err=True
+        )
     if as_json:
         terminal.say_json({**counts, "stay": stay, "dry_run": dry_run}, indent=None)
     elif dry_run:
         terminal.say(f"{counts['decoded']:,} of {counts['tried']:,} can be decoded now, and would be produced again")
     else:
         terminal.say(f"{counts['produced']:,} of {counts['tried']:,} were produced again, {stay:,} stay in quarantine")
+
+
+class Rereader:
+    """Reads records that the quarantine does not keep whole from their topics again.
+
+    Parameters
+    ----------
+    settings
+        Where the brokers are.
+    """
+
+    def __init__(self, settings: LiveSettings) -> None:
+        self._settings = settings
+        self._sources: dict[str, KafkaSource] = {}
+
+    def whole(self, held: Held) -> Held | None:
+        """A quarantined record with all that it has; None: its topic no longer has it."""
+        place = held.bad.record.partition, held.bad.record.offset
+        if held.bad.record.size is None:
+            return held
+        topic, offset = place[0].topic, place[1]
+        if topic not in self._sources:
+            client = dict(p.split("=", 1) for p in self._settings.client)
+            self._sources[topic] = KafkaSource(self._settings.bootstrap, topic, client=client, plain=True)
+        source = self._sources[topic]
+        try:
+            source.seek({place[0]: offset})
+        except PositionLostError:
+            return None
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while time.monotonic() < deadline:
+            for records in source.poll(_POLL_SECONDS, 1):
+                if len(records) and int(records.offsets[0]) == offset:
+                    return held._replace(bad=dataclasses.replace(held.bad, record=records.record(0)))
+                if records.stop > offset:  # compaction has taken it
+                    return None
+        raise PartitionStalledError("the record does not come", where=f"{place[0]}@{offset}", hint="Try again")
+
+    def close(self) -> None:
+        """Give back the connections."""
+        for source in self._sources.values():
+            source.close()
 
 
 def decodes(codec: Codec, record: RawRecord) -> bool:

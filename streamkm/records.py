@@ -201,6 +201,30 @@ class BadRecord:
         return f"{self.record.partition}@{self.record.offset}: {self.message}"
 
 
+def kept_part(record: RawRecord) -> RawRecord:
+    """What a quarantine keeps of a record: the beginnings of a long value and key, and the headers that fit.
+
+    Returns
+    -------
+    RawRecord
+        With `size`, if anything of it is missing.
+    """
+    headers, left = [], KEPT_VALUE_BYTES
+    for name, value in record.headers:
+        left -= len(name.encode("utf-8", "replace")) + len(value or b"")
+        if left < 0:
+            break
+        headers.append((name, value))
+    key, value = record.key, record.value
+    cut = record._replace(
+        key=None if key is None else key[:KEPT_VALUE_BYTES],
+        value=None if value is None else value[:KEPT_VALUE_BYTES],
+        headers=tuple(headers),
+    )
+    whole = cut == record
+    return cut if whole or record.size is not None else cut._replace(size=len(value or b""))
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
     """Decoded records of one partition's range.
@@ -256,7 +280,10 @@ class Refused(NamedTuple):
     ----------
     for_good
         It is the record itself: written again as it is, it would be refused again.
+    too_large
+        Because of its size, so that larger ones would be too.
     """
 
     message: str
     for_good: bool
+    too_large: bool = False

@@ -154,6 +154,12 @@ class LiveSettings(StoreSettings, SourceSettings, CodecSettings, ModelSettings, 
     quarantine_keep: int = setting(
         10_000, "Records that the quarantine keeps; the oldest go, but none whose dead letter is to come", at_least(0)
     )
+    quarantine_keep_bytes: Size = setting(
+        Size("256MiB"),
+        "Bytes that the quarantine keeps, such as 256MiB; of a value 64 KiB at most, the whole is in its topic",
+        at_least(0),
+        "SIZE",
+    )
     keep_snapshots: str = setting(
         "thin",
         "thin: all of a day, those with events and one an hour for a week more, then one a day, and the journal of "

@@ -375,6 +375,25 @@ class Recent:
     ends: Position = field(default_factory=dict)
 
 
+class QuarantineBounds(NamedTuple):
+    """What a quarantine holds at most; the oldest records go first.
+
+    Attributes
+    ----------
+    rows
+        Records.
+    size
+        Bytes of their values, keys, headers and messages.
+    delivered_only
+        No record goes whose dead letter is to come. Beyond `size` such a one loses its value instead, from the oldest
+        on; the whole record is in the topic.
+    """
+
+    rows: int
+    size: int
+    delivered_only: bool = False
+
+
 @dataclass(frozen=True, eq=False)
 class Commit:
     """One transaction: state, progress, journal and, sometimes, a snapshot, quarantined records and a look at the last.
@@ -387,6 +406,8 @@ class Commit:
         What becomes the model's progress; its `commit_seq` is the stored one plus 1.
     learning
         What the model did since `expected`: the journal.
+    bounds
+        To which the quarantine is trimmed, in this transaction, if the commit adds to it; None: not.
     """
 
     state: ModelState
@@ -396,3 +417,4 @@ class Commit:
     snapshot: Snapshot | None = None
     quarantine: tuple[BadRecord, ...] = ()
     recent: Recent | None = None
+    bounds: QuarantineBounds | None = None

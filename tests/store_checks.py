@@ -11,7 +11,18 @@ import pytest
 
 from streamkm.errors import ConflictError, LeaseLostError, NotFoundError, SettingsError
 from streamkm.records import BadRecord, BatchRange, Position, RawRecord, TopicPartition
-from streamkm.state import Commit, Counters, Event, Learning, ModelSpec, ModelState, Progress, Recent, Snapshot
+from streamkm.state import (
+    Commit,
+    Counters,
+    Event,
+    Learning,
+    ModelSpec,
+    ModelState,
+    Progress,
+    QuarantineBounds,
+    Recent,
+    Snapshot,
+)
 from streamkm.stores import Asked, Job, Lease, Promotion, Store, Token
 from streamkm.stores.base import Held, Place
 
@@ -466,16 +477,81 @@ def check_forgotten_records_leave_the_quarantine_and_no_counter(store: Store) ->
 def check_the_quarantine_is_bounded_but_keeps_what_is_not_delivered(store: Store) -> None:
     lease = owned(store)
     bad = bad_commit(store, lease, 1, *"abcdef")
-    assert store.trim("m", 6, delivered_only=False) == 0
-    assert store.trim("m", 4, delivered_only=True) == 0
+    assert store.trim("m", QuarantineBounds(6, 1 << 40, delivered_only=False)) == 0
+    assert store.trim("m", QuarantineBounds(4, 1 << 40, delivered_only=True)) == 0
     store.mark_delivered("m", places([bad[1], bad[4], bad[5]]), 1.0)
-    assert store.trim("m", 4, delivered_only=True) == 2
+    assert store.trim("m", QuarantineBounds(4, 1 << 40, delivered_only=True)) == 2
     assert [held.bad for held in store.quarantine("m")] == [bad[0], bad[2], bad[3], bad[5]]
-    assert store.trim("m", 1, delivered_only=True) == 1
-    assert store.trim("m", 1, delivered_only=False) == 2
+    assert store.trim("m", QuarantineBounds(1, 1 << 40, delivered_only=True)) == 1
+    assert store.trim("m", QuarantineBounds(1, 1 << 40, delivered_only=False)) == 2
     assert [held.bad for held in store.quarantine("m")] == [bad[3]]
-    assert store.trim("m", 0, delivered_only=False) == 1
-    assert store.trim("m", 0, delivered_only=False) == 0
+    assert store.trim("m", QuarantineBounds(0, 1 << 40, delivered_only=False)) == 1
+    assert store.trim("m", QuarantineBounds(0, 1 << 40, delivered_only=False)) == 0
+
+
+def sized(seq: int, *sizes: int, whole: int | None = None) -> tuple[BadRecord, ...]:
+    """Bad records of commit `seq` with values of so many bytes."""
+    bad = bad_of(seq)
+    return tuple(
+        replace(bad, record=bad.record._replace(offset=10 * (seq - 1) + i, value=b"v" * size, size=whole))
+        for i, size in enumerate(sizes)
+    )
+
+
+def check_a_commit_that_adds_trims_the_quarantine_to_rows_and_bytes(store: Store) -> None:
+    lease = owned(store)
+    for seq, sizes, bounds, left in (
+        (1, (9000, 9000, 9000), QuarantineBounds(2, 1 << 20), [1, 2]),
+        (2, (5000, 9000), QuarantineBounds(100, 20_000), [10, 11]),
+        (3, (30_000,), QuarantineBounds(100, 20_000), []),
+        (4, (10,), None, [30]),
+        (5, (10,), QuarantineBounds(1, 100), [40]),
+    ):
+        store.commit(lease, replace(commit_of(seq), quarantine=sized(seq, *sizes), bounds=bounds))
+        assert [held.bad.record.offset for held in store.quarantine("m")] == left
+    store.commit(lease, replace(commit_of(6), bounds=QuarantineBounds(0, 0)))
+    assert len(store.quarantined("m")) == 1, "a commit that adds nothing has nothing to trim"
+
+
+def check_what_waits_for_its_letter_stays_but_for_its_value(store: Store) -> None:
+    lease = owned(store)
+    bounds = QuarantineBounds(1, 12_000, delivered_only=True)
+    store.commit(lease, replace(commit_of(1), quarantine=sized(1, 9000, 9000, 9000), bounds=bounds))
+    found = [held.bad.record for held in store.waiting("m")]
+    assert [(r.offset, len(r.value or b""), r.size) for r in found] == [(0, 0, 9000), (1, 0, 9000), (2, 9000, None)]
+    store.mark_delivered("m", [(P0, 0), (P0, 2)], 1.0)
+    assert store.trim("m", bounds) == 2
+    assert [held.bad.record.offset for held in store.quarantine("m")] == [1]
+
+
+def check_a_record_that_is_kept_in_part_says_how_large_it_is(store: Store) -> None:
+    lease = owned(store)
+    (bad,) = sized(1, 100, whole=5_000_000)
+    store.commit(lease, replace(commit_of(1), quarantine=(bad,)))
+    assert store.held("m", (P0, 0)).bad == bad
+    assert store.quarantined("m", most=10)[0].record.size == 5_000_000
+
+
+def check_a_list_of_quarantined_records_is_cut_by_the_store(store: Store) -> None:
+    lease = owned(store)
+    (long,) = sized(1, 50_000)
+    record = long.record._replace(key=b"k" * 9000, headers=(("h", b"x" * 9000),))
+    store.commit(lease, replace(commit_of(1), quarantine=(replace(long, record=record), bad_of(1))))
+    short, cut = (bad.record for bad in store.quarantined("m", most=100))
+    assert short == bad_of(1).record
+    assert (cut.value, cut.size, cut.key, cut.headers) == (b"v" * 100, 50_000, b"k" * 100, ())
+    assert store.quarantined("m")[1].record == record
+
+
+def check_letters_that_wait_come_in_portions_of_bounded_size(store: Store) -> None:
+    lease = owned(store)
+    sizes = [3 << 20, 3 << 20, 3 << 20, 9 << 20, 1]
+    store.commit(lease, replace(commit_of(1), quarantine=sized(1, *sizes)))
+    portions = []
+    while waiting := store.waiting("m"):
+        portions.append([held.bad.record.offset for held in waiting])
+        store.mark_delivered("m", places([held.bad for held in waiting]), 1.0)
+    assert portions == [[0, 1], [2], [3], [4]]
 
 
 def check_old_snapshots_are_thinned_and_the_rest_answers_as_before(store: Store) -> None:

@@ -16,7 +16,16 @@ from streamkm.engine.judging import Judge
 from streamkm.errors import BadRecordsError, BrokerUnreachableError, SettingsError
 from streamkm.metrics import LETTERS
 from streamkm.models import validate
-from streamkm.records import BadRecord, Batch, BatchRange, RawRecord, Refused, TopicPartition
+from streamkm.records import (
+    KEPT_VALUE_BYTES,
+    BadRecord,
+    Batch,
+    BatchRange,
+    RawRecord,
+    Refused,
+    TopicPartition,
+    kept_part,
+)
 from streamkm.sources import byte_records
 from streamkm.stores import open_store
 from streamkm.stores.base import Held
@@ -224,6 +233,60 @@ def test_letters_are_the_records_with_the_headers_of_kafka_connect():
     )
 
 
+def test_of_a_large_record_the_beginning_is_kept_and_its_letter_says_so():
+    long = b'{"x": 1, "y": 2, "z": "' + b"a" * 19_990_000 + b'"}'
+    w, mailbox = World([record(0, long), *(record(i) for i in range(1, N))]), Mailbox()
+    with_letters(w, mailbox).run(w.until_all_read())
+    all_delivered(w)
+    held = w.store.quarantined("m")[0].record
+    assert (len(held.value), held.size) == (KEPT_VALUE_BYTES, len(long))
+    (sent,) = mailbox.sent
+    assert sent.value == long[:KEPT_VALUE_BYTES]
+    assert sent.headers[-1] == ("__streamkm.value.cut", str(len(long)).encode())
+    assert w.verify()
+
+
+@pytest.mark.parametrize(
+    ("record", "kept"),
+    [
+        (RawRecord(TP, 0, 0, b"k", b"v", (("h", None),)), None),
+        (RawRecord(TP, 0, 0, None, None), None),
+        (RawRecord(TP, 0, 0, b"k" * 70_000, b"v"), (65_536, 1, 0, 1)),
+        (RawRecord(TP, 0, 0, b"", b"v" * 70_000), (0, 65_536, 0, 70_000)),
+        (RawRecord(TP, 0, 0, b"", b"v" * 65_536, (), 900_000), (0, 65_536, 0, 900_000)),
+        (RawRecord(TP, 0, 0, b"", b"v", (("a", b"1"), ("b", b"h" * 70_000), ("c", b"2"))), (0, 1, 1, 1)),
+    ],
+)
+def test_what_is_kept_of_a_record_is_bounded_in_every_part_and_says_when_it_is_not_all(record, kept):
+    part = kept_part(record)
+    if kept is None:
+        assert part == record
+    else:
+        assert (len(part.key), len(part.value), len(part.headers), part.size) == kept
+
+
+def test_letters_that_are_too_large_go_at_once_when_the_size_is_known():
+    class Picky(Mailbox):
+        calls = 0
+
+        def write(self, records):
+            self.calls += 1
+            too_large = [len(r.value or b"") > 100 for r in records]
+            answers = [
+                Refused("MessageSizeTooLarge", for_good=True, too_large=True) if large else None for large in too_large
+            ]
+            self.sent += [r for r, large in zip(records, too_large, strict=True) if not large]
+            return answers
+
+    bad = b"{" + b"x" * 200
+    w, mailbox = World([record(i, ... if i % 4 else bad) for i in range(N)]), Picky()
+    with_letters(w, mailbox).run(w.until_all_read())
+    all_delivered(w)
+    assert len(mailbox.sent) == N // 4
+    assert {dict(r.headers)["__streamkm.value.omitted"] for r in mailbox.sent} == {b"201"}
+    assert mailbox.calls < N // 16, "none but the first was tried by itself"
+
+
 def test_every_bad_record_gets_a_letter_and_is_marked():
     w, mailbox = poisoned(), Mailbox()
     engine = with_letters(w, mailbox)
@@ -291,7 +354,7 @@ def test_the_quarantine_is_bounded_while_counters_go_on():
     w = World(records)
     w.engine(dataclasses.replace(OPTIONS, quarantine_keep=50)).run(w.until_all_read())
     assert w.counters().bad == N // 4
-    assert 50 <= len(w.store.quarantined("m", limit=N)) <= 50 + 100 + OPTIONS.batch
+    assert len(w.store.quarantined("m", limit=N)) == 50
     newest = w.store.quarantined("m", limit=1)[0]
     assert newest.record.offset == max(r.offset for r in records if r.value == b"?")
 

@@ -7,6 +7,7 @@ import json
 import signal
 import sqlite3
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import kafka
@@ -23,9 +24,10 @@ from store_checks import bad_of, commit_of, owned
 from streamkm.engine import audit
 from streamkm.errors import NotFoundError, SettingsError
 from streamkm.metrics import Metrics
-from streamkm.records import Outgoing
+from streamkm.records import BadRecord, Outgoing, RawRecord, TopicPartition
 from streamkm.settings import LiveSettings, load
 from streamkm.sources import KafkaWriter
+from streamkm.state import Commit, Learning
 from streamkm.stores import open_store
 from streamkm.testing import StopAfter
 from waiting import PATIENCE
@@ -144,7 +146,9 @@ def test_killed_between_sending_and_marking_every_bad_record_is_in_the_topic_of_
 def test_records_that_can_be_decoded_after_all_are_tried_again_and_learned(bootstrap, topic, tmp_path, monkeypatch):
     name, file = topic(partitions=2), tmp_path / "s.db"
     url, n = f"sqlite:///{file}", 200
-    records = [POISON.get(i, value) for i, value in enumerate(values(n))]
+    # More than the quarantine keeps: the whole is read from the topic again.
+    long = b'{"a": 1, "b": 2, "note": "' + b"x" * 70_000 + b'"}'
+    records = [{**POISON, 103: long}.get(i, value) for i, value in enumerate(values(n))]
     produce(bootstrap, name, records)
     new = {"topic": name, "fields": "a,b", "k": "2", "max_record_bytes": 2000}
     learn(url, bootstrap, new, lambda: (c := counters(url)) is not None and c.records == n)
@@ -156,22 +160,48 @@ def test_records_that_can_be_decoded_after_all_are_tried_again_and_learned(boots
         assert done.exit_code == 0, f"{done.output}{done.exception!r}"
         return json.loads(done.stdout)
 
-    assert retry("--all") == {"tried": 5, "decoded": 0, "produced": 0, "stay": 5, "dry_run": False}
+    assert retry("--all") == {"tried": 5, "decoded": 0, "produced": 0, "gone": 0, "stay": 5, "dry_run": False}
+    held = CliRunner().invoke(cli, ["quarantine", "show", "m", f"{name}-1-51", "--store", url])
+    assert f"cut        65,536 of {len(long):,} bytes of the value are kept" in held.output
     with contextlib.closing(sqlite3.connect(file)) as database, database:
-        database.execute("UPDATE streamkm_models SET spec = json_set(spec, '$.codec.max_bytes', 5000)")
-    assert retry("--all", "--dry-run") == {"tried": 5, "decoded": 1, "produced": 0, "stay": 5, "dry_run": True}
-    assert retry("--reason", "not-json") == {"tried": 1, "decoded": 0, "produced": 0, "stay": 1, "dry_run": False}
-    assert retry(f"{name}-1-51") == {"tried": 1, "decoded": 1, "produced": 1, "stay": 0, "dry_run": False}
+        database.execute("UPDATE streamkm_models SET spec = json_set(spec, '$.codec.max_bytes', 100000)")
+    assert retry("--all", "--dry-run") == {
+        "tried": 5,
+        "decoded": 1,
+        "produced": 0,
+        "gone": 0,
+        "stay": 5,
+        "dry_run": True,
+    }
+    assert retry("--reason", "not-json") == {
+        "tried": 1,
+        "decoded": 0,
+        "produced": 0,
+        "gone": 0,
+        "stay": 1,
+        "dry_run": False,
+    }
+    assert retry(f"{name}-1-51") == {"tried": 1, "decoded": 1, "produced": 1, "gone": 0, "stay": 0, "dry_run": False}
     learn(url, bootstrap, {}, lambda: counters(url).records == n + 1)
     c = counters(url)
     assert (c.points, c.bad) == (n - 5 + 1, 5)
     back = next(r for r in read_all(bootstrap, name) if dict(r.headers).get("__streamkm.retry.topic"))
-    assert (back.value, back.key, back.partition) == (POISON[103], b"key 103", 1)
+    assert (back.value, back.key, back.partition) == (long, b"key 103", 1)
     assert back.timestamp == BEGAN_AT + 103
     told = {key.rpartition(".")[2]: value for key, value in back.headers if key.startswith("__streamkm.retry.")}
     assert told == {"topic": name.encode(), "partition": b"1", "offset": b"51"}
     with contextlib.closing(open_store(url)) as store:
         assert store.reasons("m") == {"not-json": 1, "not-finite": 1, "wrong-dimension": 1, "out-of-range": 1}
+        # The last record once more, as if its topic had it no longer.
+        long_ago = RawRecord(TopicPartition(name, 1), 10**6, -1, None, b"{", size=10**6)
+        lease, last = store.acquire("m", "test", 10.0, 1e12), store.load("m")
+        at = last.progress
+        more = Commit(last.state, at.position, replace(at, commit_seq=at.commit_seq + 1), Learning(()))
+        gone = BadRecord(long_ago, "too-large", "", "x")
+        store.commit(lease, replace(more, quarantine=(gone,)))
+    assert retry("--reason", "too-large") == {
+        "tried": 1, "decoded": 0, "produced": 0, "gone": 1, "stay": 1, "dry_run": False,
+    }  # fmt: skip
     missing = CliRunner().invoke(cli, ["quarantine", "show", "m", f"{name}-1-51", "--store", url])
     assert isinstance(missing.exception, NotFoundError)
 
@@ -265,6 +295,7 @@ def test_which_records_to_try_again_must_be_said(ask, tmp_path):
 def test_bytes_are_shown_as_text_where_they_are_text_and_never_cut_in_the_middle_of_a_letter():
     assert as_text("aé".encode(), 2) == {"text": "a", "hex": None, "bytes": 3, "cut": True}
     assert as_text(b"\x00\x01", None)["hex"] == "0001"
+    assert as_text("aé".encode()[:2], None, 3) == {"text": "a", "hex": None, "bytes": 3, "cut": True}
     assert as_text(b"\xff" * 10, 3) == {"text": None, "hex": "ffffff", "bytes": 10, "cut": True}
     assert as_text(b"two\nlines", None)["text"] == "two\nlines"
     assert as_text(None, 5)["bytes"] is None

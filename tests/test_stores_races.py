@@ -21,7 +21,7 @@ import sqlalchemy as sa
 from postgres_server import Databases
 from store_checks import P0, SPEC, commit_of, job_of, owned, snapshot_of, state_of
 from streamkm.errors import NotFoundError, StoreError
-from streamkm.state import Commit
+from streamkm.state import Commit, QuarantineBounds
 from streamkm.stores import Lease, MemoryStore, Promotion, SqlStore, Store, open_store
 from streamkm.stores.tables import metadata
 
@@ -44,7 +44,7 @@ CALLS: Mapping[str, Call] = {
     "forget": lambda s, lease, _: s.forget(lease.model, [(P0, 9), (P0, 19)]),
     "tell": lambda s, lease, who: s.tell(lease.model, "hook", 0, len(who)),
     "put_job": lambda s, lease, who: s.put_job(replace(job_of("1"), model=lease.model, error=who)),
-    "trim": lambda s, lease, _: s.trim(lease.model, 0, delivered_only=False),
+    "trim": lambda s, lease, _: s.trim(lease.model, QuarantineBounds(0, 1 << 40, delivered_only=False)),
 }
 
 

@@ -24,30 +24,24 @@ class Care:
         self.letters: Letters | None = None
         if parts.open_writer is not None and parts.options.dead_letters:
             self.letters = Letters(parts, parts.open_writer)
-        self._new_bad = 0
         self._due_at = float("-inf")
 
     def committed(self, bad: int) -> None:
         """A commit was made, with so many records for the quarantine."""
         if bad and self.letters is not None:
             self.letters.wake()
-        self._new_bad += bad
         now = self.parts.clock.monotonic()
-        due = now >= self._due_at
-        if due or self._new_bad > max(100, self.options.quarantine_keep // 10):
-            gone = self._clear(thin=due and self.options.keep_snapshots != "all")
-            if due:
-                self._due_at = now + (SOON_SECONDS if gone else CARE_SECONDS)
+        if now >= self._due_at:
+            self._due_at = now + (SOON_SECONDS if self._clear() else CARE_SECONDS)
 
-    def _clear(self, *, thin: bool) -> int:
+    def _clear(self) -> int:
         """Remove what is too old or too much; how many rows went."""
         store, name = self.parts.store, self.parts.spec.name
         try:
-            gone = store.trim(name, self.options.quarantine_keep, delivered_only=self.letters is not None)
-            self._new_bad = 0
+            gone = store.trim(name, self.options.quarantine_bounds())
             now = self.parts.clock.time()
             store.keep_base(name, now)
-            return gone + (store.thin(name, now) if thin else 0)
+            return gone + (store.thin(name, now) if self.options.keep_snapshots != "all" else 0)
         except StoreUnavailableError as e:
             log.debug("%s: what is old stays for now: %s", name, e)
             return 0

@@ -1,8 +1,10 @@
 """Dead letters: quarantined records on a topic of their own, at least once each, without ever holding up the stream.
 
 A letter is the record as it was (key, value, headers, timestamp) with the headers that Kafka Connect adds to its dead
-letters, and two of ours. Topic, partition and offset in them tell a letter apart, so a reader can drop repeats: a death
-between the acknowledgement and the note of it in the store sends some letters again.
+letters, and two of ours. Of a record that the quarantine does not keep whole it has what is kept, and a header says
+how large the whole value is, which stays in its topic at its offset. Topic, partition and offset in the headers tell a
+letter apart, so a reader can drop repeats: a death between the acknowledgement and the note of it in the store sends
+some letters again.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from collections.abc import Callable, Sequence
 from streamkm.engine.parts import Parts
 from streamkm.errors import SourceError
 from streamkm.metrics import LETTERS
-from streamkm.records import Headers, Outgoing
+from streamkm.records import Outgoing, Refused
 from streamkm.sources.base import Writer
 from streamkm.stores.base import Held
 
@@ -25,6 +27,8 @@ PREFIX = "__connect.errors."
 """Of the headers that Kafka Connect's dead letters have; their numbers are decimal text."""
 REASON, FIELD = "__streamkm.reason", "__streamkm.field"
 """Headers that Kafka Connect does not have: the words for machines."""
+CUT = "__streamkm.value.cut"
+"""Header of a letter that is not the whole record; says how many bytes the whole value has."""
 OMITTED = "__streamkm.value.omitted"
 """Header of a letter that its topic took only without the value; says how many bytes that has."""
 STAGE = "VALUE_CONVERTER"
@@ -61,13 +65,23 @@ def letter(topic: str, model: str, decoder: str, held: Held) -> Outgoing:
     }
     added = [(PREFIX + name, _text(value)) for name, value in told.items()]
     added += [(REASON, _text(held.bad.reason)), (FIELD, _text(held.bad.field))]
+    if record.size is not None:
+        added.append((CUT, _text(record.size)))
     return Outgoing(topic, record.key, record.value, (*record.headers, *added), record.timestamp)
 
 
 def reduced(full: Outgoing) -> Outgoing:
     """What is left of a letter that its topic does not take: all that tells which record it was."""
-    omitted: Headers = ((OMITTED, _text(len(full.value or b""))),)
-    return full._replace(value=b"", headers=full.headers[-11:] + omitted, key=None, timestamp=-1)
+    first = next(i for i in reversed(range(len(full.headers))) if full.headers[i][0] == f"{PREFIX}topic")
+    ours = dict(full.headers[first:])
+    size = ours.pop(CUT, None) or ours.get(OMITTED) or _text(len(full.value or b""))
+    return full._replace(value=b"", headers=tuple({**ours, OMITTED: size}.items()), key=None, timestamp=-1)
+
+
+def _weight(one: Outgoing) -> int:
+    """About the bytes that a record takes in a topic."""
+    headers = sum(len(name) + len(value or b"") for name, value in one.headers)
+    return len(one.value or b"") + len(one.key or b"") + headers
 
 
 def _text(value: object) -> bytes:
@@ -95,6 +109,7 @@ class Letters:
         self._changed = threading.Condition()
         self._woken, self._deadline = True, float("inf")  # what an owner before us left is sent first
         self._failing = False
+        self._too_large: float = float("inf")  # bytes of the smallest letter that its topic was seen not to take
         self._thread = threading.Thread(target=self._run, name=f"streamkm-letters-{self._model}", daemon=True)
         self._thread.start()
 
@@ -162,17 +177,30 @@ class Letters:
             self._writer = self._open_writer()
             self._writer.make_topic(self._topic)
         letters = [letter(self._topic, self._model, self._decoder, held) for held in waiting]
+        # What is known to be too large goes reduced at once, with the others.
+        letters = [reduced(full) if _weight(full) >= self._too_large else full for full in letters]
         answers = list(self._writer.write(letters))
         # A letter that can never be written must not stand in the way of the others for ever. Whether it is this one
         # shows when it goes alone.
-        for make in (lambda full: full, reduced):
-            for i in [i for i, answer in enumerate(answers) if answer is not None and answer.for_good]:
-                (answers[i],) = self._writer.write([make(letters[i])])
+        for i in _never(answers):
+            if _weight(letters[i]) < self._too_large:
+                (answers[i],) = self._writer.write([letters[i]])
+            if (answer := answers[i]) is not None and answer.too_large:
+                self._too_large = min(self._too_large, _weight(letters[i]))
+        if lacking := _never(answers):
+            for i, answer in zip(lacking, self._writer.write([reduced(letters[i]) for i in lacking]), strict=True):
+                answers[i] = answer
         arrived = [held for held, answer in zip(waiting, answers, strict=True) if answer is None]
         if arrived:
             places = [(held.bad.record.partition, held.bad.record.offset) for held in arrived]
             self._store.mark_delivered(self._model, places, time.time())
+            self._store.trim(self._model, self._parts.options.quarantine_bounds())
             self._parts.metrics.add(LETTERS, len(arrived), model=self._model)
         refused = next((answer for answer in answers if answer is not None), None)
         if refused is not None:
             raise SourceError(refused.message, where=self._topic)
+
+
+def _never(answers: Sequence[Refused | None]) -> list[int]:
+    """Which letters would be refused again as they are."""
+    return [i for i, answer in enumerate(answers) if answer is not None and answer.for_good]

@@ -8,6 +8,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from streamkm.state import QuarantineBounds
+
 
 class Clock(Protocol):
     """Time, so that tests need not wait for it."""
@@ -58,6 +60,8 @@ class EngineOptions:
         Topic for letters of quarantined records; none when empty.
     quarantine_keep
         Records that the quarantine keeps; the oldest go first, but none whose letter is still to be delivered.
+    quarantine_keep_bytes
+        Bytes that it keeps of them; what waits for its letter loses its value instead, from the oldest on.
     keep_snapshots
         ``all``, or ``thin``: fewer and fewer as they grow old (see `streamkm.stores.retention`).
     lease
@@ -80,9 +84,14 @@ class EngineOptions:
     max_bad_in_a_row: int = 1000
     dead_letters: str = ""
     quarantine_keep: int = 10_000
+    quarantine_keep_bytes: int = 256 << 20
     keep_snapshots: str = "thin"
     lease: float = 10.0
     start: str = "beginning"
     max_event_time_lead: float = 3600.0
     on_data_loss: str = "fail"
     owner: str = field(default_factory=owner_name)
+
+    def quarantine_bounds(self) -> QuarantineBounds:
+        """What the quarantine of a model may hold."""
+        return QuarantineBounds(self.quarantine_keep, self.quarantine_keep_bytes, bool(self.dead_letters))

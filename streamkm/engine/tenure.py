@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+from dataclasses import replace
 from typing import Self
 
 from streamkm.engine import guards
@@ -32,7 +33,7 @@ from streamkm.errors import (
 from streamkm.metrics import ALARMS, RECORDS_LOST
 from streamkm.models import ARITHMETIC, OnlineKMeans
 from streamkm.models.spec import new_learner
-from streamkm.records import BadRecord, Batch, BatchRange, Position, TopicPartition
+from streamkm.records import BadRecord, Batch, BatchRange, Position, TopicPartition, kept_part
 from streamkm.state import Commit, Counters, EventTimeLimit, Learning, MiniBatch, Progress
 from streamkm.stores.base import Lease, Promotion
 from streamkm.tracing import span
@@ -182,8 +183,9 @@ class Tenure:
             self.counters = self.counters.plus(points=points, bad=len(bad), tombstones=tombstones)
             self.journal.append(tuple(b.range for b in batches))
             self.glimpse.learned([b.points for b in batches])
-            self.quarantine += bad
-            self.kept_bytes += sum(b.record.weight for b in bad)
+            kept = [replace(b, record=kept_part(b.record)) for b in bad]
+            self.quarantine += kept
+            self.kept_bytes += sum(b.record.weight for b in kept)
             self.metrics.batch(self.name, points, bad, tombstones, decoded - started, time.perf_counter() - decoded)
         self._commit_when_due(stop)
 
@@ -327,6 +329,7 @@ class Tenure:
             snapshot=snapshot,
             quarantine=tuple(self.quarantine),
             recent=self.glimpse.take(self.inlet.ends),
+            bounds=self.options.quarantine_bounds(),
         )
         started = self.clock.monotonic()
         c = self.counters

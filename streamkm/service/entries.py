@@ -19,6 +19,8 @@ from streamkm.state import Snapshot
 
 CUT = 2000
 """Characters of a record's key and value."""
+MOST_BYTES = 4 * CUT
+"""Bytes that so many characters take at most."""
 Points = NDArray[np.float64]
 KEEPS = 0.9
 """Axes are kept while at least this share of the variance lies along them that could."""
@@ -104,12 +106,12 @@ def quarantined(bad: BadRecord) -> schemas.QuarantinedRecord:
         message=_clean(bad.message),
         key=_text(r.key),
         value=_text(r.value),
-        value_bytes=len(r.value or b""),
+        value_bytes=len(r.value or b"") if r.size is None else r.size,
     )
 
 
 def _text(value: bytes | None) -> str | None:
-    return None if value is None else value[: 4 * CUT].decode("utf-8", "replace")[:CUT]
+    return None if value is None else value[:MOST_BYTES].decode("utf-8", "replace")[:CUT]
 
 
 def _clean(text: str) -> str:

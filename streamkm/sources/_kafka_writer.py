@@ -124,7 +124,8 @@ class KafkaWriter:
 
 
 def _refused(error: Exception) -> Refused:
-    return Refused(f"{type(error).__name__}: {error}", isinstance(error, _FOR_GOOD))
+    too_large = isinstance(error, ke.MessageSizeTooLargeError)
+    return Refused(f"{type(error).__name__}: {error}", isinstance(error, _FOR_GOOD), too_large)
 
 
 def _clean(name: str) -> str:

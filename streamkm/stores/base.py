@@ -7,7 +7,18 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from streamkm.records import BadRecord, TopicPartition
-from streamkm.state import Checkpoint, Commit, Json, Learning, ModelSpec, ModelState, Progress, Recent, Snapshot
+from streamkm.state import (
+    Checkpoint,
+    Commit,
+    Json,
+    Learning,
+    ModelSpec,
+    ModelState,
+    Progress,
+    QuarantineBounds,
+    Recent,
+    Snapshot,
+)
 
 
 @dataclass(frozen=True)
@@ -325,8 +336,10 @@ class Store(Protocol):
         """
         ...
 
-    def quarantined(self, model: str, *, limit: int = 100, reason: str | None = None) -> Sequence[BadRecord]:
-        """Newest first; with `reason` only those of that reason."""
+    def quarantined(
+        self, model: str, *, limit: int = 100, reason: str | None = None, most: int | None = None
+    ) -> Sequence[BadRecord]:
+        """Newest first; with `reason` only those of that reason, with `most` no more bytes of each key and value."""
         ...
 
     def held(self, model: str, place: Place) -> Held:
@@ -344,7 +357,7 @@ class Store(Protocol):
         ...
 
     def waiting(self, model: str, *, limit: int = 500) -> Sequence[Held]:
-        """The oldest whose letters are not known to be delivered."""
+        """The oldest whose letters are not known to be delivered, at most; fewer where they are large."""
         ...
 
     def reasons(self, model: str) -> Mapping[str, int]:
@@ -359,18 +372,8 @@ class Store(Protocol):
         """Take records out of quarantine; no counter changes. Those that are gone already do not matter."""
         ...
 
-    def trim(self, model: str, keep: int, *, delivered_only: bool) -> int:
-        """Remove the oldest beyond `keep`, some thousand at most; how many went.
-
-        Parameters
-        ----------
-        model
-            Its name.
-        keep
-            So many stay.
-        delivered_only
-            Remove none whose letter is still to be delivered, even if more than `keep` stay.
-        """
+    def trim(self, model: str, bounds: QuarantineBounds) -> int:
+        """Remove the oldest beyond the bounds, some thousand at most; how many went. Commits that add do it too."""
         ...
 
     def recent(self, model: str) -> Recent | None:

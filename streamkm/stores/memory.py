@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import json
 import threading
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 
 import numpy as np
 
 from streamkm.records import BadRecord
-from streamkm.state import Checkpoint, Commit, Learning, ModelSpec, ModelState, Progress, Recent, Snapshot
+from streamkm.state import (
+    Checkpoint,
+    Commit,
+    Learning,
+    ModelSpec,
+    ModelState,
+    Progress,
+    QuarantineBounds,
+    Recent,
+    Snapshot,
+)
 from streamkm.stores import bases, journal, quarantine, retention, rows, rules
 from streamkm.stores.base import Asked, Held, Job, Lease, ModelInfo, Place, Promotion, Token
 
@@ -127,6 +139,8 @@ class MemoryStore:
             model.recent = seen or model.recent
             model.journal.append((progress.commit_seq, batches))
             model.quarantine.extend(Held(bad, progress.commit_seq, None) for bad in commit.quarantine)
+            if commit.quarantine and commit.bounds is not None:
+                _trim(model.quarantine, commit.bounds)
             return 0 if commit.snapshot is None else model.numbered
 
     def add(self, snapshot: Snapshot, state: ModelState) -> int:
@@ -225,10 +239,13 @@ class MemoryStore:
             stored.snapshots[:] = [s for s in stored.snapshots if s.id not in gone]
             return len(gone) + _thin_journal(stored, now)
 
-    def quarantined(self, model: str, *, limit: int = 100, reason: str | None = None) -> Sequence[BadRecord]:
+    def quarantined(
+        self, model: str, *, limit: int = 100, reason: str | None = None, most: int | None = None
+    ) -> Sequence[BadRecord]:
         with self._lock:
             newest_first = [held.bad for held in reversed(self._get(model).quarantine)]
-        return [bad for bad in newest_first if reason in (None, bad.reason)][: max(0, limit)]
+        found = [bad for bad in newest_first if reason in (None, bad.reason)][: max(0, limit)]
+        return found if most is None else [_cut(bad, most) for bad in found]
 
     def held(self, model: str, place: Place) -> Held:
         with self._lock:
@@ -243,7 +260,9 @@ class MemoryStore:
 
     def waiting(self, model: str, *, limit: int = 500) -> Sequence[Held]:
         with self._lock:
-            return [held for held in self._get(model).quarantine if held.delivered_at is None][: max(0, limit)]
+            found = [held for held in self._get(model).quarantine if held.delivered_at is None][: max(0, limit)]
+        sizes = accumulate(rows.kept_bytes(held.bad) for held in found)
+        return found[: max(1, bisect_right(list(sizes), quarantine.AT_ONCE_BYTES))]
 
     def reasons(self, model: str) -> Mapping[str, int]:
         with self._lock:
@@ -259,14 +278,9 @@ class MemoryStore:
             there, gone = self._get(model).quarantine, set(places)
             there[:] = [held for held in there if _place(held.bad) not in gone]
 
-    def trim(self, model: str, keep: int, *, delivered_only: bool) -> int:
+    def trim(self, model: str, bounds: QuarantineBounds) -> int:
         with self._lock:
-            there = self._get(model).quarantine
-            surplus = max(0, min(len(there) - keep, quarantine.MOST))
-            oldest = [held for held in there if held.delivered_at is not None or not delivered_only][:surplus]
-            gone = {_place(held.bad) for held in oldest}
-            there[:] = [held for held in there if _place(held.bad) not in gone]
-            return len(gone)
+            return _trim(self._get(model).quarantine, bounds)
 
     def recent(self, model: str) -> Recent | None:
         with self._lock:
@@ -381,3 +395,39 @@ def _check_new(model: str, there: Sequence[Held], new: Sequence[BadRecord]) -> N
 
 def _place(bad: BadRecord) -> Place:
     return bad.record.partition, bad.record.offset
+
+
+def _cut(bad: BadRecord, most: int) -> BadRecord:
+    """What a list shows of a quarantined record."""
+    record = bad.record
+    long = record.value is not None and len(record.value) > most
+    fit = len(json.dumps([(n, (v or b"").hex()) for n, v in record.headers])) <= max(quarantine.LEAST_HEADERS, 4 * most)
+    part = record._replace(
+        key=record.key and record.key[:most],
+        value=record.value and record.value[:most],
+        headers=record.headers if fit else (),
+        size=record.size if record.size is not None or not long else len(record.value or b""),
+    )
+    return replace(bad, record=part)
+
+
+def _trim(there: list[Held], bounds: QuarantineBounds) -> int:
+    """Take the oldest records beyond the bounds out of a list; how many went."""
+    rows_over, over = len(there) - bounds.rows, sum(rows.kept_bytes(held.bad) for held in there) - bounds.size
+    gone: set[int] = set()
+    for i, held in enumerate(there):
+        if (rows_over <= 0 and over <= 0) or len(gone) >= quarantine.MOST:
+            break
+        if held.delivered_at is not None or not bounds.delivered_only:
+            gone.add(i)
+            rows_over, over = rows_over - 1, over - rows.kept_bytes(held.bad)
+    there[:] = [held for i, held in enumerate(there) if i not in gone]
+    for i, held in enumerate(there):
+        record = held.bad.record
+        if over <= 0 or not bounds.delivered_only:
+            break
+        if held.delivered_at is None and record.value:
+            size = len(record.value) if record.size is None else record.size
+            there[i] = held._replace(bad=replace(held.bad, record=record._replace(value=b"", size=size)))
+            over -= len(record.value)
+    return len(gone)

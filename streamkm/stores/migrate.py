@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from streamkm.errors import SchemaVersionError, StoreUnavailableError
 from streamkm.stores.engines import Engines
 
-HEAD = "0006"
+HEAD = "0007"
 """The newest revision in ``migrations/versions``, so that opening a store that has it need not import Alembic."""
 
 SCRIPTS = Path(__file__).parent / "migrations"

@@ -169,7 +169,14 @@ def bad_record_to_row(bad: BadRecord) -> Columns:
         "headers": _headers_to_text(record.headers),
         "key": record.key,
         "value": record.value,
+        "value_size": record.size,
+        "kept_bytes": kept_bytes(bad),
     }
+
+
+def kept_bytes(bad: BadRecord) -> int:
+    """What a quarantined record takes, about."""
+    return bad.record.weight + len(bad.message)
 
 
 def bad_record_from_row(row: sa.Row[Any]) -> BadRecord:
@@ -183,6 +190,7 @@ def bad_record_from_row(row: sa.Row[Any]) -> BadRecord:
         row.key,
         row.value,
         headers,
+        row.value_size,
     )
     return BadRecord(record, row.reason, row.field, row.message)
 

@@ -18,7 +18,16 @@ import sqlalchemy as sa
 
 from streamkm.errors import ConflictError
 from streamkm.records import BadRecord
-from streamkm.state import Checkpoint, Commit, Learning, ModelSpec, ModelState, Progress, Snapshot
+from streamkm.state import (
+    Checkpoint,
+    Commit,
+    Learning,
+    ModelSpec,
+    ModelState,
+    Progress,
+    QuarantineBounds,
+    Snapshot,
+)
 from streamkm.stores import bases, edge, journal, migrate, quarantine, retention, rows, rules, service
 from streamkm.stores import queries as q
 from streamkm.stores import tables as t
@@ -138,7 +147,8 @@ class SqlStore(service.ServiceTables):
            writer of the model until the end.
         2. Compare the stored position and commit number with what the commit follows.
         3. Set: checkpoint, where it still has the number compared; position; what was seen last.
-        4. Add: journal, quarantine, snapshot; take away the promotion that it answers.
+        4. Add: journal, quarantine, snapshot; take away the promotion that it answers, and what the quarantine has too
+           much.
         """
         # Serialised before the transaction, which holds locks.
         state = commit.state.to_bytes()
@@ -163,6 +173,8 @@ class SqlStore(service.ServiceTables):
             tx.execute(sa.insert(t.journal), {**numbers, "batches": batches})
             if bad:
                 tx.execute(sa.insert(t.quarantine), [{**numbers, **b} for b in bad])
+                if commit.bounds is not None:
+                    quarantine.trim(tx, model_id, commit.bounds)
             number = 0 if shown is None else q.add_snapshot(tx, {**numbers, **shown})
             if commit.learning.adopted:
                 wanted = t.promotions.c
@@ -297,9 +309,11 @@ class SqlStore(service.ServiceTables):
             model_id = q.model_id(tx, model, locked=True)
             return retention.thin(tx, model_id, now) + bases.thin(tx, model_id, now)
 
-    def quarantined(self, model: str, *, limit: int = 100, reason: str | None = None) -> Sequence[BadRecord]:
+    def quarantined(
+        self, model: str, *, limit: int = 100, reason: str | None = None, most: int | None = None
+    ) -> Sequence[BadRecord]:
         with self._reading() as tx:
-            return [held.bad for held in quarantine.newest(tx, q.model_id(tx, model), limit, reason)]
+            return [held.bad for held in quarantine.newest(tx, q.model_id(tx, model), limit, reason, most)]
 
     def held(self, model: str, place: Place) -> Held:
         with self._reading() as tx:
@@ -337,10 +351,9 @@ class SqlStore(service.ServiceTables):
         with self._writing() as tx:
             quarantine.forget(tx, q.model_id(tx, model, locked=True), places)
 
-    def trim(self, model: str, keep: int, *, delivered_only: bool) -> int:
+    def trim(self, model: str, bounds: QuarantineBounds) -> int:
         with self._writing() as tx:
-            model_id = q.model_id(tx, model, locked=True)
-            return quarantine.trim(tx, model_id, keep, delivered_only=delivered_only)
+            return quarantine.trim(tx, q.model_id(tx, model, locked=True), bounds)
 
     def ping(self) -> None:
         with self._reading() as tx:

@@ -189,8 +189,10 @@ quarantine = sa.Table(
     sa.Column("key", sa.LargeBinary, nullable=True),
     sa.Column("value", sa.LargeBinary, nullable=True),
     sa.Column("delivered_at", sa.Double, nullable=True),  # when its letter was acknowledged
+    sa.Column("value_size", sa.BigInteger, nullable=True),  # bytes of the whole value, where not all of it is here
+    sa.Column("kept_bytes", sa.BigInteger, nullable=False, server_default=sa.text("0")),
     sa.UniqueConstraint("model_id", "topic", "partition", "record_offset", name="streamkm_quarantine_record"),
-    sa.Index("streamkm_quarantine_newest", "model_id", "id"),
+    sa.Index("streamkm_quarantine_sizes", "model_id", "id", "kept_bytes"),
     sa.Index("streamkm_quarantine_waiting", "model_id", "delivered_at", "id"),
     sqlite_autoincrement=True,
 )
