@@ -7,23 +7,34 @@ import itertools
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
+from numpy.typing import NDArray
 
 from consumers import fit_view, logs, terminal
 from consumers.options import example, takes
 from streamkm.errors import SettingsError
 from streamkm.recompute import outputs
-from streamkm.recompute.collect import Collected, Files, check_enough, choose_fields, collect
+from streamkm.recompute.collect import (
+    Collected,
+    Files,
+    check_enough,
+    check_room,
+    choose_columns,
+    collect,
+    said_of,
+)
 from streamkm.recompute.fitting import Fitted, fit_points
 from streamkm.recompute.k_range import METHODS, Trials, fit_range
 from streamkm.recompute.pointfile import replacing
+from streamkm.recompute.scaling import scaled
 from streamkm.settings import FitSettings
-from streamkm.sources.files import expand
+from streamkm.sources.files import LeftOut, expand
 from streamkm.sources.sql import sql_rows
 from streamkm.values import KRange
 
@@ -107,12 +118,18 @@ def fit(
 ) -> None:
     """Run the whole K-Means algorithm, exactly, over the rows of PATHS.
 
-    A path is a csv, tsv, npy, npz, parquet or Arrow file (.arrow, .feather, .ipc), a folder of these, a glob, or a URL
-    such as s3://bucket/folder (with pyarrow). Names in a path such as year=2026/ can be fields too. Files are read in
-    the order of their names, rows in the order of the file; rows and clusters are counted from 0.
+    A path is a csv, tsv or jsonl file (also packed: .csv.gz), a npy, npz, parquet or Arrow file (.arrow, .feather,
+    .ipc), a folder of these, a glob, or a URL such as s3://bucket/folder (with pyarrow). Names in a path such as
+    year=2026/ can be fields too. Files are read in the order of their names, rows in the order of the file; rows and
+    clusters are counted from 0.
 
-    --k takes a number (8 if there is no --init with centroids), or a range such as 2..20: then every k is fitted, each
-    from the one before and one more row, and the one that tells clusters apart best is suggested.
+    Without --fields all columns of numbers are taken, but none that is an identifier; what is left out is said with the
+    reason. A column of arrays stands for all its dimensions: --fields emb, or emb[0],emb[1] for some of them.
+
+    --k takes a number (8 if there is no --init with centroids), a range such as 2..20, or auto for 1..20: then every k
+    is fitted, each from the one before and one more row, and the one that tells clusters apart best is suggested.
+
+    With --scale distances, spreads and the cost are in deviations or interquartile ranges, centroids in raw units.
 
     Points beyond --memory lie in a file in the folder for temporary files (TMPDIR says where that is).
     """
@@ -127,9 +144,16 @@ def fit(
     with _tidy_end(), tempfile.TemporaryDirectory(prefix="streamkm-fit-") as folder, fit_view.Bars() as bars:
         points_file = Path(folder) / "points" if settings.memory is not None else None
         where = ", ".join(paths) if sql is None else "--sql"
-        collected = _collected(paths, sql, settings, points_file, bars)
+        collected, about = _collected(paths, sql, settings, points_file, bars)
+        for line in about.lines():
+            terminal.say(line, err=True)
         k, start = _start(settings, collected)
+        if k.auto:
+            k = KRange(k.low, max(1, min(k.high, len(collected.points))))
         check_enough(collected, k.high, where)
+        collected, factors = scaled(collected, settings.scale)
+        if not isinstance(start, str):
+            start = start * factors
         drawn = tuple(name.strip() for name in plot_fields.split(",") if name.strip())
         fit_view.check_pairs(drawn, collected.fields)
         trials: Trials | None = None
@@ -143,9 +167,14 @@ def fit(
         else:
             bars.say("fitting: finding a start")
             fitted = _fit(collected, k.low, start, settings, bars, trace=trace, checkpoint=checkpoint)
-        result = fit_view.as_json(where, collected, fitted, settings, trials)
+        fitted = fitted.in_units(factors)
+        result = fit_view.as_json(where, collected, fitted, settings, trials) | about.to_json()
+        if settings.scale != "none":
+            result["units"] = (1.0 / factors).tolist()
+        if not result["converged"]:
+            terminal.say(f"not converged after {settings.max_iter} iterations: raise --max-iter", err=True)
         bars.say("writing")
-        _write(files, collected, fitted, trials, result, drawn)
+        _write(files, collected, fitted, trials, result, drawn, factors)
         if checkpoint is not None:
             checkpoint.unlink(missing_ok=True)
     if as_json:
@@ -154,21 +183,44 @@ def fit(
         fit_view.show(result, collected, fitted, trials, all_fields=not settings.fields)
 
 
+@dataclass(frozen=True)
+class About:
+    """What was not read of the input, and what was assumed."""
+
+    left_out: Sequence[LeftOut]
+    notes: Sequence[str]
+
+    def lines(self) -> list[str]:
+        """For people."""
+        said = [f"left out: {said_of(self.left_out)}"] if self.left_out else []
+        return [*said, *self.notes]
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {"left_out": [asdict(left) for left in self.left_out], "notes": list(self.notes)}
+
+
 def _collected(
     paths: tuple[str, ...], sql: str | None, settings: FitSettings, file: Path | None, bars: fit_view.Bars
-) -> Collected:
+) -> tuple[Collected, About]:
     """Read all rows."""
-    skip_bad = settings.bad_rows == "skip"
+    more: dict[str, Any] = {
+        "weight_field": settings.weight_field,
+        "skip_bad": settings.bad_rows == "skip",
+        "file": file,
+    }
     if sql is None:
         files = Files(expand(paths), settings.fields, settings.weight_field)
-        rows, fields, single = files.rows(bars.read), files.fields, files.single
-    else:
-        asked = sql_rows(sql, settings.database)
-        first = next(asked)
-        numeric = [name for name, column in first.columns.items() if column.dtype != object]
-        fields = settings.fields or choose_fields((), numeric, settings.weight_field, "--sql")
-        rows, single = bars.count(itertools.chain([first], asked)), False
-    return collect(rows, fields, weight_field=settings.weight_field, single=single, skip_bad=skip_bad, file=file)
+        check_room(files, limited=settings.memory is not None)
+        found = collect(files.rows(bars.read), files.fields, single=files.single, line_of=files.line, **more)
+        return found, About(files.left_out, files.notes)
+    asked = sql_rows(sql, settings.database)
+    first = next(asked)
+    fields, about = settings.fields, About((), ())
+    if not fields:
+        fields, left_out, notes = choose_columns(first, settings.weight_field, "--sql")
+        about = About(left_out, notes)
+    return collect(bars.count(itertools.chain([first], asked)), fields, **more), about
 
 
 def _start(settings: FitSettings, collected: Collected) -> tuple[KRange, Any]:
@@ -183,10 +235,9 @@ def _start(settings: FitSettings, collected: Collected) -> tuple[KRange, Any]:
         return settings.k or KRange(DEFAULT_K, DEFAULT_K), settings.init
     if not Path(settings.init).is_file():
         raise SettingsError(f"{settings.init} is neither a file nor one of {', '.join(METHODS)}", where="--init")
-    centroids = outputs.read_centroids(Path(settings.init), collected.fields)
+    wanted = settings.k.low if settings.k is not None and settings.k.low == settings.k.high else None
+    centroids = outputs.read_centroids(Path(settings.init), collected.fields, wanted)
     k = settings.k or KRange(len(centroids), len(centroids))
-    if k.low == k.high != len(centroids):
-        raise SettingsError(f"it has {len(centroids)} centroids, and --k is {k}", where=settings.init)
     return k, centroids
 
 
@@ -240,13 +291,14 @@ def _write(
     trials: Trials | None,
     result: dict[str, Any],
     pairs: tuple[str, ...],
+    factors: NDArray[np.float64],
 ) -> None:
     if files.out is not None:
         outputs.write_centroids(files.out, result)
     if files.labels is not None:
         outputs.write_labels(files.labels, outputs.labelled(fitted, collected), collected.n_rows)
     if files.plot is not None:
-        for path, picture in fit_view.pictures(files.plot, collected, fitted, trials, pairs):
+        for path, picture in fit_view.pictures(files.plot, collected, fitted, trials, pairs, factors):
             with replacing(path) as file:
                 file.write(picture.encode())
 

@@ -114,15 +114,20 @@ def as_json(
         "source": where,
         "fields": list(collected.fields),
         "weight_field": settings.weight_field or None,
-        "rows": collected.n_rows,
-        "skipped": len(collected.skipped),
+        "rows": {
+            "read": collected.n_rows,
+            "used": len(collected.points),
+            "skipped": len(collected.skipped),
+        },
         "skipped_examples": [str(bad) for bad in collected.examples],
         "k": len(clusters),
+        "scale": settings.scale,
         "init": settings.init,
         "seed": settings.seed,
         "cost": fitted.inertia,
         "iterations": fitted.n_iter,
         "stopped": _stopped(fitted, settings),
+        "converged": fitted.stopped != "max_iter",
         "clusters": clusters,
     }
     if fitted.trace:
@@ -147,12 +152,15 @@ def show(
 ) -> None:
     """Print the result for people."""
     console = terminal.console(width=None if terminal.is_terminal() else _WIDE)
-    which = " (all columns of numbers)" if all_fields else ""
-    terminal.say(f"fields: {', '.join(collected.fields)}{which}")
-    if result["skipped"]:
-        terminal.say(
-            f"skipped {result['skipped']:,} of {result['rows']:,} rows, such as {result['skipped_examples'][0]}"
+    which = ""
+    if all_fields:
+        which = (
+            " (all columns of numbers that are no identifiers)" if result["left_out"] else " (all columns of numbers)"
         )
+    terminal.say(f"fields: {', '.join(collected.fields)}{which}")
+    if result["rows"]["skipped"]:
+        rows, example = result["rows"], result["skipped_examples"][0]
+        terminal.say(f"skipped {rows['skipped']:,} of {rows['read']:,} rows, such as {example}")
     if trials is not None:
         console.print(_trials_table(trials))
         terminal.say(f"suggested: k = {trials.suggested}: {trials.reason}")
@@ -217,9 +225,12 @@ def check_pairs(pairs: tuple[str, ...], names: tuple[str, ...]) -> None:
 
 
 def pictures(
-    path: Path, collected: Collected, fitted: Fitted, trials: Trials | None, pairs: tuple[str, ...]
+    path: Path, collected: Collected, fitted: Fitted, trials: Trials | None, pairs: tuple[str, ...], factors: plot.Reals
 ) -> Iterator[tuple[Path, str]]:
-    """Draw a fit: the curves of a range of k, or points by cluster, and each iteration of its trace."""
+    """Draw a fit: the curves of a range of k, or points by cluster, and each iteration of its trace.
+
+    Points are those that were fitted, multiplied by `factors` (d,); pictures are in the units before that.
+    """
     if trials is not None:
         rows = trials.trials
         curves = [
@@ -235,12 +246,12 @@ def pictures(
         return
     array = collected.array
     chosen = plot.sample_rows(len(array))
-    points = pick(array, chosen).astype(np.float64)
+    points = pick(array, chosen).astype(np.float64) / factors
     after = [step.centroids for step in fitted.trace[1:]] + [fitted.centroids]
     steps = [(step.centroids, target) for step, target in zip(fitted.trace, after, strict=bool(fitted.trace))]
     for i, (centroids, target) in enumerate(steps[:MOST_PICTURES], 1):
         title = f"iteration {i}" + (f": {_point_list(centroids)}" if centroids.size <= _SMALL else "")
-        labels = _nearest(points, centroids)
+        labels = _nearest(points * factors, centroids * factors)
         picture = plot.picture_of_points(
             points, labels, centroids, collected.fields, pairs=pairs, towards=target, title=title
         )
@@ -249,7 +260,12 @@ def pictures(
     yield (
         path,
         plot.picture_of_points(
-            points, _nearest(points, fitted.centroids), fitted.centroids, collected.fields, pairs=pairs, title=title
+            points,
+            _nearest(points * factors, fitted.centroids * factors),
+            fitted.centroids,
+            collected.fields,
+            pairs=pairs,
+            title=title,
         ),
     )
 

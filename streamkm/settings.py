@@ -41,6 +41,8 @@ from streamkm.values import (
 ENV_PREFIX = "STREAMKM_"
 MOST_OF_A_FILE = 1 << 20
 """Characters of a file that holds one value."""
+SCALES = ("none", "standard", "robust")
+SCALE_HELP = "Unit of distances: none, raw ones; standard, deviations; robust, interquartile ranges"
 S = TypeVar("S")
 _UNPACKED = "Memory that one poll may decompress, such as 64MiB; what does not fit comes with the next poll"
 
@@ -106,11 +108,7 @@ class ModelSettings:
     half_life: HalfLife | None = setting(
         None, "Points (100000) or event time (10m) after which old points count half; empty: never", positive_half_life
     )
-    scale: str = setting(
-        "none",
-        "Unit of distances: none, raw ones; standard, deviations; robust, interquartile ranges",
-        one_of("none", "standard", "robust"),
-    )
+    scale: str = setting("none", SCALE_HELP, one_of(*SCALES))
     distance: str = setting("euclidean", "euclidean, or cosine: directions only", one_of("euclidean", "cosine"))
     on_drift: str = setting(
         "resolve",
@@ -216,7 +214,8 @@ class FitSettings(ExactSettings):
     """Everything that ``streamkm fit`` takes, but for its paths and outputs."""
 
     fields: tuple[str, ...] = setting((), "Columns that are the dimensions", field_names, "A,B,...")
-    k: KRange | None = setting(None, "Number of clusters, or a range such as 2..20", k_range, "K")
+    k: KRange | None = setting(None, "Number of clusters, a range such as 2..20, or auto: up to 20", k_range, "K")
+    scale: str = setting("none", SCALE_HELP, one_of(*SCALES))
     weight_field: str = setting(
         "", "Column with the weight of each row; all count the same when empty", metavar="FIELD"
     )

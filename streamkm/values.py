@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import hmac
 import ipaddress
@@ -94,24 +95,33 @@ class ClusterCount(int):
 
 @dataclass(frozen=True)
 class KRange:
-    """One number of clusters, or all from `low` to `high`.
+    """One number of clusters, or all from `low` to `high`; `auto` if the data may have fewer points than that.
 
     >>> KRange.parse("8"), KRange.parse("2..20")
     (KRange(low=8, high=8), KRange(low=2, high=20))
+    >>> KRange.parse("auto").high
+    20
     """
+
+    MOST = 20
 
     low: int
     high: int
+    auto: bool = dataclasses.field(default=False, repr=False)
 
     @classmethod
     def parse(cls, text: str | int) -> KRange:
-        """Read a number (``8``) or a range (``2..20``)."""
+        """Read a number (``8``), a range (``2..20``) or ``auto``."""
+        if str(text).strip() == "auto":
+            return cls(1, cls.MOST, auto=True)
         match = re.fullmatch(r"\s*(\d+)\s*(?:\.\.\s*(\d+)\s*)?", str(text))
         if match is None:
-            raise ValueError(f"{text!r} is neither a number such as 8 nor a range such as 2..20")
+            raise ValueError(f"{text!r} is neither a number such as 8, nor a range such as 2..20, nor auto")
         return cls(int(match[1]), int(match[2] or match[1]))
 
     def __str__(self) -> str:
+        if self.auto:
+            return "auto"
         return str(self.low) if self.low == self.high else f"{self.low}..{self.high}"
 
 

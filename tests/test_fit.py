@@ -143,7 +143,7 @@ def test_folders_are_read_in_the_order_of_names_and_rows(tmp_path):
     assert with_year["fields"] == ["year", "a"]
     assert 2024 <= with_year["clusters"][0]["centroid"][0] <= 2026
     glob = fit(tmp_path / "data" / "year=202[45]" / "*.csv", "--k", 4)
-    assert glob["rows"] == 400
+    assert glob["rows"] == {"read": 400, "used": 400, "skipped": 0}
 
 
 def test_rows_of_a_query_are_read_and_its_columns_of_numbers_taken(tmp_path):
@@ -273,7 +273,7 @@ def test_a_file_that_ends_in_the_middle_is_named(tmp_path, kind):
         ("s.json", "[1, 2]", FileFormatError, r"numbers of shape \(2,\)"),
         ("s.json", "[[1, NaN]]", FileFormatError, "not finite"),
         ("s.json", "{", FileFormatError, "holds no centroids"),
-        ("s.npz", "nothing", FileFormatError, "holds no centroids"),
+        ("s.npz", "nothing", FileFormatError, "not an npz archive"),
         ("s.csv", "a,b\n1,x\n2,3\n", BadRecordsError, r"s\.csv, row 0, column 'b'"),
         ("s.csv", "a\n1\n", FileFormatError, r"s\.csv, column 'b'"),
         ("s.csv", "a,b\n1,2\n3,4\n", SettingsError, r"s\.csv: it has 2 centroids, and --k is 1"),
@@ -294,7 +294,7 @@ def test_rows_that_are_skipped_are_counted_shown_and_keep_their_place_in_the_lab
     paths = (tmp_path / "a.csv", tmp_path / "b.csv")
     arguments = ("--k", 2, "--fields", "x", "--weight-field", "w", "--bad-rows", "skip")
     got = fit(*paths, *arguments, "--labels", tmp_path / "l.csv")
-    assert (got["rows"], got["skipped"]) == (8, 4)
+    assert got["rows"] == {"read": 8, "used": 4, "skipped": 4}
     assert [re.search(r"(\w)\.csv-0@(\d)", text).groups() for text in got["skipped_examples"]] == [
         ("a", "1"), ("a", "3"), ("b", "0"), ("b", "3"),
     ]  # fmt: skip
@@ -304,7 +304,9 @@ def test_rows_that_are_skipped_are_counted_shown_and_keep_their_place_in_the_lab
     assert labels["label"].to_list() == [low, -1, low, -1, -1, high, high, -1]
     assert labels["distance"].to_list() == [0.5, None, 0.5, None, None, 0.5, 0.5, None]
     assert "skipped 4 of 8 rows, such as" in fit(*paths, *arguments, as_json=False)
-    with pytest.raises(DataError, match=r"there are 4 rows \(4 others were skipped\), fewer"):
+    with pytest.raises(
+        DataError, match=r"there are 4 rows \(4 others were skipped, 2 of them for column .x.: .*\), fewer"
+    ):
         fit(*paths, "--k", 5, *arguments[2:])
 
 

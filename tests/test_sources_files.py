@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from streamkm.cells import MISSING
 from streamkm.codecs import ColumnsCodec
 from streamkm.errors import FileFormatError, PositionLostError, SettingsError, StreamkmError, TopicNotFoundError
 from streamkm.records import TopicPartition
@@ -106,7 +107,7 @@ def as_text(cell):
     try:
         number = float(cell)
     except (TypeError, ValueError):
-        return cell or ""
+        return "" if cell is None or cell.strip().lower() in MISSING else cell
     return "" if math.isnan(number) else number
 
 
@@ -208,8 +209,8 @@ def test_files_without_rows_are_at_their_end(tmp_path, kind):
         ("a.csv", b"", "no header"),
         ("a.csv", b"1,2\n3,4\n", "no header.*Add a line"),
         ("a.csv", b"a,a\n1,2\n", "twice"),
-        ("a.csv", b"a,\n1,2\n", "with nothing"),
-        ("a.csv", b"\xff\xfe,b\n1,2\n", "header.*not UTF-8"),
+        ("a.csv", b"\xff,b\n1,2\n", "header.*not UTF-8"),
+        ("a.csv", b"\xff\xfea\0,\0b\0\n\0", "UTF-16.*iconv"),
         ("a.csv", b"a,b\n1,2\n3,\xff\n", "row 1.*not UTF-8"),
         ("a.csv", b"a,b\n1,2\n3,4,5\n", "row 1.*3 values, the header 2"),
         ("a.csv", b"a,b\n1,2\n3", "row 1.*ends in the middle"),
@@ -260,8 +261,8 @@ def test_an_array_that_is_no_table_of_numbers_is_refused(tmp_path, array):
         FileSource(tmp_path / "a.npy")
 
 
-def test_parquet_lists_are_refused_only_if_they_are_read(tmp_path):
-    pl.DataFrame({"a": [1.0], "l": [[1, 2]]}).write_parquet(tmp_path / "a.parquet")
+def test_parquet_lists_of_text_are_refused_only_if_they_are_read(tmp_path):
+    pl.DataFrame({"a": [1.0], "l": [["x"]]}).write_parquet(tmp_path / "a.parquet")
     assert read(tmp_path / "a.parquet", fields=["a"]) == {"a": [1]}
     with pytest.raises(FileFormatError, match="'l'"):
         read(tmp_path / "a.parquet")

@@ -176,7 +176,7 @@ def test_numeric_columns_are_those_of_numbers_even_with_a_stray_word(tmp_path):
     file = tmp_path / "a.csv"
     file.write_text("a,name,b,c,empty\n1,x,7,1,\n2,y,oops,x,\n3,z,9,y,\n")
     assert numeric_columns(expand([str(file)])[0]) == ("a", "b")
-    pl.DataFrame({"s": ["x"], "i": [1], "f": [1.5], "l": [[1]], "t": pl.Series([0]).cast(pl.Datetime)}).write_parquet(
+    pl.DataFrame({"s": ["x"], "i": [1], "f": [1.5], "l": [["1"]], "t": pl.Series([0]).cast(pl.Datetime)}).write_parquet(
         tmp_path / "a.parquet"
     )
     assert numeric_columns(expand([str(tmp_path / "a.parquet")])[0]) == ("i", "f")

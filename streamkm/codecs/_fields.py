@@ -17,8 +17,8 @@ LARGEST = 1e140
 """Largest absolute value of a field: models take no larger one, because its square would not be finite in a sum."""
 
 
-def checked_fields(fields: Sequence[str], time_field: str | None) -> tuple[str, ...]:
-    """The fields, if a codec can work with them.
+def checked_fields(fields: Sequence[str], time_field: str | None, *, dotted: bool = True) -> tuple[str, ...]:
+    """The fields, if a codec can work with them; `dotted` if a dot reaches into nested objects.
 
     Raises
     ------
@@ -31,7 +31,8 @@ def checked_fields(fields: Sequence[str], time_field: str | None) -> tuple[str, 
             "a codec needs the names of at least one field", where="fields", hint="Such as amount,lat,lon"
         )
     for name in listed:
-        if not isinstance(name, str) or not name or name.startswith(".") or name.endswith(".") or ".." in name:
+        broken = dotted and isinstance(name, str) and (name.startswith(".") or name.endswith(".") or ".." in name)
+        if not isinstance(name, str) or not name or broken:
             raise SettingsError(f"{name!r} is not the name of a field", where="fields")
     if len(set(listed)) < len(listed):
         raise SettingsError("a field is named twice", where="fields")

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import re
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from streamkm.cells import not_a_number, number
 from streamkm.codecs._fields import checked_fields
 from streamkm.codecs._times import checked_unit, from_iso, is_infinity, to_seconds
 from streamkm.errors import FileFormatError, SettingsError
 from streamkm.records import BadRecord, Batch, BatchRange, ColumnRecords, RawRecord, Records
 from streamkm.state import Json
-
-# What a file's text may look like to be a number; Python's float() also takes "1_000" and "infinity".
-# With one way to match only: two would be tried in as many ways as a text has digits, squared.
-_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
 class ColumnsCodec:
@@ -41,7 +38,7 @@ class ColumnsCodec:
     """
 
     def __init__(self, fields: Sequence[str], *, time_field: str | None = None, time_unit: str = "auto") -> None:
-        self.fields = checked_fields(fields, time_field)
+        self.fields = checked_fields(fields, time_field, dotted=False)
         self.time_field = time_field
         self.time_unit = checked_unit(time_unit)
 
@@ -102,17 +99,13 @@ class ColumnsCodec:
         else:
             numbers = np.full(len(column), np.nan)
             for i, text in enumerate(column):
-                if text is None or text == "":
-                    continue
-                stripped = str(text).strip()
-                if _NUMBER.fullmatch(stripped):
-                    numbers[i] = float(stripped)
-                elif stripped.lower().lstrip("+-") in {"inf", "infinity"}:
-                    numbers[i] = np.inf
-                elif stripped.lower().lstrip("+-") != "nan":
-                    flaws.setdefault(i, ("not-a-number", field, f"{field} is not a number: {stripped[:40]!r}"))
+                value = math.nan if text is None else number(str(text))
+                if value is None:
+                    flaws.setdefault(i, ("not-a-number", field, not_a_number(field, str(text))))
+                else:
+                    numbers[i] = value
         for i in np.flatnonzero(~np.isfinite(numbers)).tolist():
-            said = "is missing, or not a number" if np.isnan(numbers[i]) else "is infinite"
+            said = "is missing" if np.isnan(numbers[i]) else "is infinite"
             flaws.setdefault(i, ("not-finite", field, f"{field} {said}"))
         return numbers
 
@@ -129,8 +122,9 @@ class ColumnsCodec:
         times = np.full(len(column), np.nan)
         for i, text in enumerate(column):
             stripped = "" if text is None else str(text).strip()
-            if _NUMBER.fullmatch(stripped):
-                times[i] = to_seconds(np.array([float(stripped)]), self.time_unit)[0]
+            value = number(stripped)
+            if value is not None and math.isfinite(value):
+                times[i] = to_seconds(np.array([value]), self.time_unit)[0]
                 continue
             time = from_iso(stripped)
             if time is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+import warnings
 from typing import Any, Self
 
 import numpy as np
@@ -14,6 +15,7 @@ from sklearn.base import (  # type: ignore[import-untyped]
     ClusterMixin,
     TransformerMixin,
 )
+from sklearn.exceptions import ConvergenceWarning  # type: ignore[import-untyped]
 from sklearn.utils import check_random_state  # type: ignore[import-untyped]
 from sklearn.utils.validation import check_is_fitted, validate_data  # type: ignore[import-untyped]
 
@@ -137,6 +139,11 @@ class ExactKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixi
             Points or weights that no model can take.
         SettingsError
             A parameter out of its range, or a start of the wrong shape.
+
+        Warns
+        -----
+        ConvergenceWarning
+            The run that was kept ended at `max_iter`.
         """
         start_time = time.perf_counter()
         plan = Plan.checked(self.n_clusters, self.init, self.n_init, self.max_iter, self.tol, trace=self.trace)
@@ -155,6 +162,12 @@ class ExactKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixi
         self._n_features_out = plan.k
         if self.trace:
             self.trace_: tuple[Iteration, ...] = best.trace
+        if best.stopped == "max_iter":
+            warnings.warn(
+                f"the fit had not converged after {best.n_iter} iterations: labels still changed; raise max_iter",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
         seconds = time.perf_counter() - start_time
         log.debug("fit of %d points in %.3f s, %d iterations", len(array), seconds, best.n_iter)
         return self

@@ -19,6 +19,7 @@ from streamkm.recompute.pointfile import replacing
 from streamkm.recompute.span import Span
 from streamkm.records import Batch, BatchRange, TopicPartition
 from streamkm.sources.base import Source
+from streamkm.sources.panics import quiet
 from streamkm.sources.ranges import RangeReader
 from streamkm.state import Json
 
@@ -220,7 +221,17 @@ class Archive:
     def _read(self, part: Part, fields: Sequence[str]) -> pl.DataFrame:
         path = self.folder / part.name
         try:
-            return pl.read_parquet(path, columns=["_offset", *fields])
+            with quiet():
+                frame = pl.scan_parquet(path, glob=False, hive_partitioning=False)
+                # Its header tells how many rows it would unpack to.
+                rows = int(frame.select(pl.len()).collect().item())
+                if rows != part.points:
+                    raise FileFormatError(
+                        f"has {rows} points where the archive's index tells of {part.points}",
+                        where=str(path),
+                        hint="Remove the archive",
+                    )
+                return frame.select("_offset", *fields).collect()
         except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as e:
             raise FileFormatError(f"cannot be read ({e})", where=str(path), hint="Remove the archive") from e
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import dataclasses
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from streamkm.codecs.columns import ColumnsCodec
-from streamkm.errors import BadRecordsError, DataError, FileFormatError
+from streamkm.errors import BadRecordsError, DataError, FileFormatError, SettingsError
 from streamkm.recompute.pointfile import PointFile, Real
-from streamkm.records import BadRecord, Batch, ColumnRecords, RawRecord
-from streamkm.sources.files import FileSource, Place, numeric_columns
+from streamkm.records import BadRecord, Batch, ColumnRecords, RawRecord, TopicPartition
+from streamkm.sources.files import FileSource, LeftOut, Place, Profile, profile
 
 EXAMPLES = 5
 """Skipped rows that are kept to be shown."""
@@ -40,6 +44,8 @@ class Collected:
         Numbers of the rows that are no points, counted from 0 over all files, ascending.
     examples
         The first few of them.
+    flaws
+        How many were skipped for each field and reason.
     """
 
     points: PointFile | Real
@@ -48,25 +54,12 @@ class Collected:
     n_rows: int
     skipped: NDArray[np.int64]
     examples: tuple[BadRecord, ...]
+    flaws: Mapping[tuple[str, str], int] = dataclasses.field(default_factory=dict)
 
     @property
     def array(self) -> Real:
         """(n, d) the points, wherever they are."""
         return self.points.points if isinstance(self.points, PointFile) else self.points
-
-
-def choose_fields(fields: Sequence[str], numeric: Sequence[str], weight_field: str, where: str) -> tuple[str, ...]:
-    """The fields asked for, or all columns that are numbers.
-
-    Raises
-    ------
-    FileFormatError
-        No column is.
-    """
-    chosen = tuple(fields) or tuple(name for name in numeric if name != weight_field)
-    if not chosen:
-        raise FileFormatError("no column holds numbers", where=where, hint="Name the columns with --fields A,B,...")
-    return chosen
 
 
 class Files:
@@ -77,33 +70,85 @@ class Files:
     places
         From `expand`.
     fields
-        Columns to read; all numeric ones of the first file that has rows when empty.
+        Columns to read. When empty: all of the first file that has rows which are numbers and no identifiers.
     weight_field
         One more column, with weights; "" for none.
 
     Attributes
     ----------
     fields
-        The columns.
+        The columns; one of several dimensions is one for each.
     single
         Whether float32 holds all values of these exactly.
+    left_out
+        Columns that nobody named and that are not read.
+    notes
+        What was assumed of the files, or passed over.
+
+    Raises
+    ------
+    DataError
+        There are no rows.
+    FileFormatError
+        A file is not what its name says, has no columns of numbers, or other columns than the first.
     """
 
     def __init__(self, places: Sequence[Place], fields: Sequence[str], weight_field: str = "") -> None:
         self.places = list(places)
-        if not fields:
-            numeric = next(filter(None, map(numeric_columns, self.places)), ())
-            if not numeric and all(map(_is_empty, self.places)):
-                raise DataError("there are no rows", where=", ".join(place.name for place in self.places[:3]))
-            fields = choose_fields((), numeric, weight_field, self.places[0].name)
-        self.fields = tuple(fields)
-        self._columns = (*self.fields, *((weight_field,) if weight_field else ()))
+        self.left_out: tuple[LeftOut, ...] = ()
+        self.notes: tuple[str, ...] = ()
+        self._asked = tuple(fields) or self._numeric(weight_field)
+        self._columns = (*self._asked, *((weight_field,) if weight_field else ()))
+        self.fields: tuple[str, ...] = ()
         self.single = True
+        self._headers: int | None = 0
         for place in self.places:  # a column that the last of many files lacks is better found now
-            with contextlib.closing(FileSource(place, fields=self.fields)) as source:
+            with contextlib.closing(FileSource(place, fields=self._asked)) as source:
                 self.single = self.single and source.is_single()
+                self.notes = tuple(dict.fromkeys((*self.notes, *source.notes())))
+                rows = source.rows_of_headers()
+                self._headers = None if rows is None or self._headers is None else self._headers + rows
+                self.fields = self.fields or source.names()
+                if source.names() != self.fields:
+                    raise FileFormatError(
+                        f"it has the columns {', '.join(source.names()[:20])}, {self.places[0].name} has "
+                        f"{', '.join(self.fields[:20])}",
+                        where=place.name,
+                    )
             if weight_field:
                 FileSource(place, fields=[weight_field]).close()
+
+    def _numeric(self, weight_field: str) -> tuple[str, ...]:
+        found = None
+        for place in self.places:
+            found = profile(place)
+            if found.rows:
+                break
+        if found is None or not found.rows:
+            raise DataError("there are no rows", where=", ".join(place.name for place in self.places[:3]))
+        chosen, left_out = found.choose({weight_field})
+        self.left_out = tuple(left_out)
+        self.notes = tuple(f"{found.path}: {note}" for note in found.notes)
+        if not chosen:
+            raise FileFormatError(
+                f"no column holds numbers to cluster: {said_of(self.left_out[:10])}",
+                where=found.path,
+                hint="Name the columns with --fields A,B,...",
+            )
+        return chosen
+
+    @property
+    def rows_of_headers(self) -> int | None:
+        """Rows of all files, where their headers tell how many these are."""
+        return self._headers
+
+    def line(self, tp: TopicPartition, row: int) -> int | None:
+        """In which line of its file a row begins, from 1; None where it has no lines."""
+        place = next((place for place in self.places if place.name == tp.topic), None)
+        if place is None:
+            return None
+        with contextlib.closing(FileSource(place, fields=self._asked)) as source:
+            return source.line(tp, row)
 
     def rows(self, on_progress: Callable[[int, float], None] | None = None) -> Iterator[ColumnRecords]:
         """Read all rows.
@@ -124,6 +169,20 @@ class Files:
                         on_progress(n, (i + source.share()) / len(self.places))
 
 
+def said_of(left_out: Sequence[LeftOut]) -> str:
+    """Columns that are left out, each with the reason and where it is seen first."""
+    return "; ".join(map(_said, left_out))
+
+
+def _said(left: LeftOut) -> str:
+    at = [] if left.line is None else [f"line {left.line}"]
+    if left.line is None and left.row is not None:
+        at = [f"row {left.row}"]
+    example = [repr(left.example)] if left.example else []
+    more = ", ".join([*example, *at])
+    return f"{left.column} ({left.reason}" + (f": {more})" if more else ")")
+
+
 def collect(
     rows: Iterable[ColumnRecords],
     fields: Sequence[str],
@@ -132,6 +191,8 @@ def collect(
     single: bool = False,
     skip_bad: bool = False,
     file: Path | None = None,
+    line_of: Callable[[TopicPartition, int], int | None] | None = None,
+    most: int | None = None,
 ) -> Collected:
     """Turn rows into points, a block at a time.
 
@@ -149,11 +210,17 @@ def collect(
         Leave out rows with no value, an infinite one, text, or a negative weight; else the first of these is an error.
     file
         Where to put a file of points; None to keep them in memory.
+    line_of
+        Says in which line of its file a row is, for errors.
+    most
+        Refuse more rows than these.
 
     Raises
     ------
     BadRecordsError
         A row is no point, and such rows are not skipped.
+    DataError
+        There are more rows than `most`.
     """
     codec = ColumnsCodec((*fields, *((weight_field,) if weight_field else ())))
     d = len(fields)
@@ -161,30 +228,96 @@ def collect(
     sink: _Memory | _Disk = _Memory(d, dtype) if file is None else _Disk(PointFile.create(file, fields, dtype))
     skipped: list[NDArray[np.int64]] = []
     examples: list[BadRecord] = []
+    flaws: Counter[tuple[str, str]] = Counter()
     n_rows = 0
     with sink:
         for records in rows:
+            if most is not None and n_rows + len(records) > most:
+                raise DataError(f"it has more than {most:,} rows", where=records.partition.topic)
             batch = codec.decode(records)
             good, bad = _weighed(records, batch, d, weight_field)
             if bad and not skip_bad:
                 first = bad[0]
+                tp, row = first.record.partition, first.record.offset
+                line = line_of(tp, row) if line_of is not None else None
                 raise BadRecordsError(
-                    first.message,
-                    where=f"{first.record.partition.topic}, row {first.record.offset}, column {first.field!r}",
-                    hint="Rows are counted from 0; --bad-rows skip leaves such rows out",
+                    first.message + (f" (line {line})" if line is not None else ""),
+                    where=f"{tp.topic}, row {row}, column {first.field!r}",
+                    hint="Rows are counted from 0, lines from 1; --bad-rows skip leaves such rows out",
                 )
             if bad:
                 at = np.fromiter((b.record.offset for b in bad), np.int64, len(bad))
                 skipped.append(np.searchsorted(records.offsets, at) + n_rows)
                 examples += bad[: EXAMPLES - len(examples)]
+                flaws.update((b.field, b.reason) for b in bad)
             points = batch.points[good]
             sink.add(points[:, :d], points[:, d] if weight_field else None)
             n_rows += len(records)
         points_, weights = sink.finish()
     none = np.empty(0, np.int64)
     return Collected(
-        points_, weights, tuple(fields), n_rows, np.concatenate(skipped) if skipped else none, tuple(examples)
+        points_,
+        weights,
+        tuple(fields),
+        n_rows,
+        np.concatenate(skipped) if skipped else none,
+        tuple(examples),
+        dict(flaws),
     )
+
+
+def choose_columns(
+    records: ColumnRecords, weight_field: str, where: str
+) -> tuple[tuple[str, ...], Sequence[LeftOut], Sequence[str]]:
+    """Columns to cluster where none is named, by some rows; those left out; and notes.
+
+    Raises
+    ------
+    FileFormatError
+        No column holds numbers.
+    """
+    found = Profile(where, list(records.columns))
+    for facts, column in zip(found.columns, records.columns.values(), strict=True):
+        facts.add(0, pl.Series(column.tolist(), dtype=pl.String) if column.dtype == object else pl.Series(column))
+    found.finish(len(records), whole=True)
+    chosen, left_out = found.choose({weight_field})
+    if not chosen:
+        raise FileFormatError(
+            f"no column holds numbers to cluster: {said_of(left_out[:10])}",
+            where=where,
+            hint="Name the columns with --fields A,B,...",
+        )
+    return chosen, left_out, found.notes
+
+
+def check_room(files: Files, *, limited: bool) -> None:
+    """Make sure, before anything is unpacked, that points fit into memory, by what the headers of files tell.
+
+    Raises
+    ------
+    SettingsError
+        They do not, and they are not to be kept on disk.
+    """
+    rows = files.rows_of_headers
+    if rows is None or limited:
+        return
+    size = rows * len(files.fields) * (4 if files.single else 8)
+    most = memory_limit()
+    if size > most:
+        raise SettingsError(
+            f"{rows:,} rows of {len(files.fields)} columns take {size >> 20:,} MiB, and there are {most >> 20:,} MiB",
+            where=files.places[0].name,
+            hint="Give --memory, such as 512MB: points beyond it are kept on disk",
+        )
+
+
+def memory_limit() -> int:
+    """Bytes of memory that this process may take: of the machine, or of its control group if that has less."""
+    most = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):
+            most = min(most, int(Path(path).read_text()))
+    return most
 
 
 def check_enough(collected: Collected, k: int, where: str) -> None:
@@ -196,7 +329,14 @@ def check_enough(collected: Collected, k: int, where: str) -> None:
         There are not.
     """
     n = len(collected.points)
-    left = f" ({len(collected.skipped):,} others were skipped)" if len(collected.skipped) else ""
+    left = ""
+    if len(collected.skipped):
+        field, reason = max(collected.flaws, key=collected.flaws.__getitem__)
+        example = next((bad for bad in collected.examples if bad.field == field), collected.examples[0])
+        left = (
+            f" ({len(collected.skipped):,} others were skipped, {collected.flaws[field, reason]:,} of them for column "
+            f"{field!r}: {example})"
+        )
     if n == 0:
         raise DataError(f"there are no rows{left}", where=where)
     if n < k:
@@ -207,12 +347,6 @@ def check_enough(collected: Collected, k: int, where: str) -> None:
         )
     if collected.weights is not None and not collected.weights.any():
         raise DataError("all weights are zero", where=where)
-
-
-def _is_empty(place: Place) -> bool:
-    with contextlib.closing(FileSource(place)) as source:
-        source.seek(source.beginning())
-        return not source.poll(0.0, 1)
 
 
 def _weighed(records: ColumnRecords, batch: Batch, d: int, weight_field: str) -> tuple[Any, list[BadRecord]]:

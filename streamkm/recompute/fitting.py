@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,15 +69,37 @@ class Fitted:
         The run that was kept.
     crew
         Threads to answer with.
+    factors
+        (d,) what points were multiplied by before the fit; None for nothing. Centroids are told in the units before,
+        all distances in those of the fit.
     """
 
-    def __init__(self, points: Real, weights: NDArray[np.float64] | None, fit: Fit, crew: Crew) -> None:
-        self._points, self._weights, self._fit, self._crew = points, weights, fit, crew
+    def __init__(
+        self,
+        points: Real,
+        weights: NDArray[np.float64] | None,
+        fit: Fit,
+        crew: Crew,
+        factors: NDArray[np.float64] | None = None,
+    ) -> None:
+        self._points, self._weights, self._fit, self._crew, self._factors = points, weights, fit, crew, factors
+
+    def in_units(self, factors: NDArray[np.float64]) -> Fitted:
+        """Tell centroids in the units that points had before they were multiplied.
+
+        Parameters
+        ----------
+        factors
+            (d,) by what.
+        """
+        if (factors == 1.0).all():
+            return self
+        return Fitted(self._points, self._weights, self._fit, self._crew, factors)
 
     @property
     def centroids(self) -> NDArray[np.float64]:
         """(k, d)."""
-        return self._fit.centroids
+        return self._fit.centroids if self._factors is None else self._fit.centroids / self._factors
 
     @property
     def sizes(self) -> NDArray[np.float64]:
@@ -108,7 +130,9 @@ class Fitted:
     @property
     def trace(self) -> tuple[Iteration, ...]:
         """With ``trace=True``: every iteration of that run."""
-        return self._fit.trace
+        if self._factors is None:
+            return self._fit.trace
+        return tuple(replace(step, centroids=step.centroids / self._factors) for step in self._fit.trace)
 
     def assign(self, start: int, stop: int) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
         """Find the nearest centroid of some points, and how far it is.
@@ -129,23 +153,23 @@ class Fitted:
             for a in range(start, stop, _STRIP):
                 b = min(stop, a + _STRIP)
                 rows = self._points[a:b]
-                labels[a - start : b - start] = nearest_labels(rows, self.centroids, crew)
-                distances[a - start : b - start] = own_distances(
-                    rows, labels[a - start : b - start], self.centroids, crew
-                )
+                centroids = self._fit.centroids
+                labels[a - start : b - start] = nearest_labels(rows, centroids, crew)
+                distances[a - start : b - start] = own_distances(rows, labels[a - start : b - start], centroids, crew)
                 release(self._points, a, b)
         return labels, distances
 
     def deviations(self) -> NDArray[np.float64]:
         """(k, d) root mean squared difference of a cluster's points to its centroid, by column: a pass over all."""
-        squares = np.zeros(self.centroids.shape)
+        centroids = self._fit.centroids
+        squares = np.zeros(centroids.shape)
         for a in range(0, len(self._points), _STRIP):
             b = min(len(self._points), a + _STRIP)
             weights = np.ones(b - a) if self._weights is None else self._weights[a:b]
-            squares += scatter(self._points[a:b].astype(np.float64), weights, self.labels(a, b), self.centroids)
+            squares += scatter(self._points[a:b].astype(np.float64), weights, self.labels(a, b), centroids)
             release(self._points, a, b)
         found: NDArray[np.float64] = np.sqrt(squares / np.where(self.sizes > 0.0, self.sizes, 1.0)[:, np.newaxis])
-        return found
+        return found if self._factors is None else found / self._factors
 
     def labels(self, start: int, stop: int) -> NDArray[np.int32]:
         """Find the nearest centroid of some points.

@@ -6,6 +6,7 @@ Every file is written beside its place under another name first, so that a name 
 from __future__ import annotations
 
 import json
+import math
 import os
 import zipfile
 import zlib
@@ -19,15 +20,20 @@ import polars as pl
 from numpy.typing import NDArray
 from polars.io.plugins import register_io_source
 
-from streamkm.errors import FileFormatError, SettingsError
+from streamkm.errors import FileFormatError, SettingsError, StreamkmError
 from streamkm.recompute.collect import Collected, Files, collect
 from streamkm.recompute.fitting import Fitted
 from streamkm.recompute.pointfile import replacing
-from streamkm.sources.files import expand
+from streamkm.sources.files import array_headers, expand
 
 CENTROIDS = (".json", ".csv", ".parquet", ".npz")
 LABELS = (".csv", ".parquet", ".npy")
 PICTURES = (".svg",)
+MOST = 100_000
+"""Centroids that a file may have, as many as --k."""
+MOST_BYTES = 256 << 20
+"""Bytes of a file of JSON, or of the unpacked centroids of an archive."""
+MOST_FIELDS = 1_000_000
 BLOCK = 1 << 17
 """Rows labelled at once."""
 
@@ -83,7 +89,7 @@ def write_centroids(path: Path, result: Mapping[str, Any]) -> None:
             frame.write_parquet(file)
 
 
-def read_centroids(path: Path, fields: Sequence[str]) -> Reals:
+def read_centroids(path: Path, fields: Sequence[str], k: int | None = None) -> Reals:
     """Read centroids: what `write_centroids` wrote, a list of lists as json, or any table with the fields as columns.
 
     Parameters
@@ -92,6 +98,8 @@ def read_centroids(path: Path, fields: Sequence[str]) -> Reals:
         json, or a kind of file that `FileSource` reads.
     fields
         The columns, in the order of a centroid's coordinates.
+    k
+        How many there must be; None for any number up to `MOST`.
 
     Returns
     -------
@@ -103,13 +111,17 @@ def read_centroids(path: Path, fields: Sequence[str]) -> Reals:
     FileFormatError
         It is none of these, or holds something that is not a number.
     SettingsError
-        Its centroids have other fields.
+        Its centroids have other fields, or are too many: what a header tells is looked at before anything is unpacked.
     """
     kind = path.suffix.lower()
     if kind not in {".json", ".npz"}:
-        return collect(Files(expand([str(path)]), fields).rows(), fields).array.astype(np.float64)
+        files = Files(expand([str(path)]), fields)
+        _check_number(files.rows_of_headers, k, path)
+        read = collect(files.rows(), fields, line_of=files.line, most=MOST)
+        _check_number(read.n_rows, k, path, exact=True)
+        return read.array.astype(np.float64)
     try:
-        names, values = _from_json(path) if kind == ".json" else _from_npz(path)
+        names, values = _from_json(path) if kind == ".json" else _from_npz(path, len(fields), k)
         centroids = np.array(values, np.float64)
     except OSError as error:
         raise FileFormatError(f"it cannot be read ({error.strerror})", where=str(path)) from error
@@ -123,7 +135,11 @@ def read_centroids(path: Path, fields: Sequence[str]) -> Reals:
         zlib.error,
         TokenError,
         SystemError,
+        RecursionError,
+        NotImplementedError,
     ) as error:
+        if isinstance(error, StreamkmError):
+            raise
         raise FileFormatError(
             f"it holds no centroids: {error}",
             where=str(path),
@@ -132,6 +148,7 @@ def read_centroids(path: Path, fields: Sequence[str]) -> Reals:
     if centroids.ndim != 2 or not np.isfinite(centroids).all():
         said = f"numbers of shape {centroids.shape}" if centroids.ndim != 2 else "a number that is not finite"
         raise FileFormatError(f"it holds {said}, not centroids", where=str(path))
+    _check_number(len(centroids), k, path, exact=True)
     if names is None:
         if centroids.shape[1] != len(fields):
             raise SettingsError(
@@ -148,7 +165,19 @@ def read_centroids(path: Path, fields: Sequence[str]) -> Reals:
     return np.ascontiguousarray(centroids[:, [names.index(name) for name in fields]])
 
 
+def _check_number(n: int | None, k: int | None, path: Path, *, exact: bool = False) -> None:
+    """Refuse a number of centroids that is not the one asked for; `exact` if it is not a bound only."""
+    if n is None:
+        return
+    if k is not None and n != k and (exact or n > k):
+        raise SettingsError(f"it has {n:,} centroids, and --k is {k}", where=str(path))
+    if n > MOST:
+        raise SettingsError(f"it has {n:,} centroids, more than {MOST:,}", where=str(path))
+
+
 def _from_json(path: Path) -> tuple[list[str] | None, Any]:
+    if path.stat().st_size > MOST_BYTES:
+        raise SettingsError(f"it is longer than {MOST_BYTES >> 20} MiB", where=str(path), hint="Write it as npz")
     content = json.loads(path.read_bytes())
     if isinstance(content, list):
         return None, content
@@ -156,13 +185,27 @@ def _from_json(path: Path) -> tuple[list[str] | None, Any]:
     return (list(map(str, content["fields"])) if "fields" in content else None), values
 
 
-def _from_npz(path: Path) -> tuple[list[str] | None, Any]:
+def _from_npz(path: Path, d: int, k: int | None) -> tuple[list[str] | None, Any]:
+    """Arrays of an archive: only those that are as large as centroids and names may be are unpacked."""
+    headers = array_headers(path)
+    tables = [name for name, (shape, _) in headers.items() if len(shape) == 2]
+    if "centroids" not in tables and len(tables) != 1:
+        raise ValueError(f"its arrays are {', '.join(headers)}, and none is called centroids")
+    name = "centroids" if "centroids" in tables else tables[0]
+    (n, width), _ = headers[name]
+    _check_number(n, k, path)
+    named, size = headers.get("fields", ((), 0))
+    if len(named) > 1 or math.prod(named) > MOST_FIELDS or size > MOST_BYTES:
+        raise SettingsError(f"it has {math.prod(named):,} names of fields", where=str(path))
+    fields = int(math.prod(named)) if "fields" in headers else width
+    if width != fields or width < d:
+        raise SettingsError(
+            f"its centroids have {width} coordinates and {fields} names, the points {d} fields", where=str(path)
+        )
+    if headers[name][1] > MOST_BYTES:
+        raise SettingsError(f"its centroids take {headers[name][1] >> 20:,} MiB", where=str(path))
     with np.load(path, allow_pickle=False) as content:
-        tables = [name for name in content.files if np.ndim(content[name]) == 2]
-        if "centroids" not in tables and len(tables) != 1:
-            raise ValueError(f"its arrays are {', '.join(content.files)}, and none is called centroids")
-        values = content["centroids" if "centroids" in tables else tables[0]]
-        return (list(map(str, content["fields"])) if "fields" in content.files else None), values
+        return (list(map(str, content["fields"])) if "fields" in headers else None), content[name]
 
 
 Labelled = tuple[NDArray[np.int32], Reals]

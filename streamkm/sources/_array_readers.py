@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import shutil
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from tokenize import TokenError
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from streamkm.errors import FileFormatError
+from streamkm.errors import FileFormatError, SettingsError, StreamkmError
 from streamkm.sources import _tables
 from streamkm.sources._file_places import Place
-from streamkm.sources._tables import Block, Column, Counted, Wanted
+from streamkm.sources._tables import Block, Column, Counted, Profile, Wanted
 
 _NUMBERS = "iuf"
 _BROKEN = (
@@ -38,8 +40,8 @@ class NpyReader(Counted):
             raise FileFormatError("it is not an npy array but an archive of them", where=place.name)
         _check_table(place.name, array.shape, array.dtype)
         columns = _columns_of(array.shape, array.dtype)
-        self._name = place.name
-        self.names = wanted.among(place.name, list(columns), [n for n, kind in columns.items() if kind in _NUMBERS])
+        self._name, self._kinds = place.name, columns
+        self.names = tuple(wanted.among(place.name, list(columns)))
         self._array, self._all, self._rows = array, list(columns), len(array)
         kinds = [array.dtype[name] for name in self.names] if array.dtype.names else [array.dtype]
         self.single = all(np.can_cast(kind, np.float32) for kind in kinds)
@@ -50,6 +52,9 @@ class NpyReader(Counted):
         part = self._array[start:stop]
         with _array_edge(self._name):
             return Block(start, stop, {name: _column(part, self._all, name) for name in self.names})
+
+    def profile(self) -> Profile:
+        return _profile(self._name, self._kinds, self._rows)
 
     def close(self) -> None:
         self._array = np.empty(0)
@@ -63,6 +68,11 @@ class _Member:
     shape: tuple[int, ...]
     fortran_order: bool
     dtype: np.dtype[Any]
+
+    @property
+    def size(self) -> int:
+        """Bytes of its values."""
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 class NpzReader(Counted):
@@ -86,11 +96,7 @@ class NpzReader(Counted):
             raise
 
     def _header(self, name: str) -> _Member:
-        with self._zip.open(name) as file:
-            shape, fortran_order, dtype = _read_header(file)
-        if dtype.hasobject:
-            raise FileFormatError("an array of objects is not read", where=f"{self._name}, array {name[:-4]!r}")
-        return _Member(name, shape, fortran_order, dtype)
+        return _member(self._zip, name, self._name)
 
     def _choose(self, members: list[_Member], wanted: Wanted) -> None:
         tables = [m for m in members if len(m.shape) == 2 or (len(m.shape) == 1 and m.dtype.names)]
@@ -99,12 +105,12 @@ class NpzReader(Counted):
             raise FileFormatError(f"it has several tables: {said}", where=self._name, hint="Save one of them as npy")
         vectors = [m for m in members if len(m.shape) == 1 and not m.dtype.names]
         self._columns: dict[str, tuple[_Member, str]] = {}
-        numbers: list[str] = []
+        kinds: dict[str, str] = {}
         if tables:
             _check_table(self._name, tables[0].shape, tables[0].dtype)
             columns = _columns_of(tables[0].shape, tables[0].dtype)
             self._columns = {name: (tables[0], name) for name in columns}
-            numbers = [name for name, kind in columns.items() if kind in _NUMBERS]
+            kinds = dict(columns)
             vectors = [m for m in vectors if m.shape[0] == tables[0].shape[0] and m.dtype.kind in _NUMBERS + "U"]
         elif len({m.shape for m in vectors}) != 1:
             shapes = ", ".join(f"{m.name[:-4]} {m.shape}" for m in members) or "nothing"
@@ -112,13 +118,14 @@ class NpzReader(Counted):
         else:
             for m in vectors:
                 _check_table(f"{self._name}, array {m.name[:-4]!r}", m.shape, m.dtype)
-            numbers = [m.name[:-4] for m in vectors if m.dtype.kind in _NUMBERS]
+            kinds = {m.name[:-4]: m.dtype.kind for m in vectors}
         for m in vectors:
             self._columns.setdefault(m.name[:-4], (m, "0"))
+        self._kinds = {name: kinds.get(name, "") for name in self._columns}
         self._rows = (tables or vectors)[0].shape[0]
-        self.names = wanted.among(self._name, list(self._columns), numbers)
-        kinds = [m.dtype[n] if m.dtype.names else m.dtype for m, n in map(self._columns.__getitem__, self.names)]
-        self.single = all(np.can_cast(kind, np.float32) for kind in kinds)
+        self.names = tuple(wanted.among(self._name, list(self._columns)))
+        types = [m.dtype[n] if m.dtype.names else m.dtype for m, n in map(self._columns.__getitem__, self.names)]
+        self.single = all(np.can_cast(kind, np.float32) for kind in types)
 
     def block(self, row: int) -> Block:
         start = row - row % _tables.BLOCK_ROWS
@@ -133,10 +140,20 @@ class NpzReader(Counted):
 
     def _unpacked(self, member: _Member) -> NDArray[Any]:
         if member.name not in self._arrays:
+            size = member.size
+            if size > shutil.disk_usage(tempfile.gettempdir()).free:
+                raise SettingsError(
+                    f"array {member.name[:-4]!r} takes {size >> 20:,} MiB unpacked, more than the folder for temporary "
+                    f"files ({tempfile.gettempdir()}) has room for",
+                    where=self._name,
+                    hint="Set TMPDIR to a folder with more room",
+                )
             with _array_edge(self._name), tempfile.TemporaryFile() as file:
                 with self._zip.open(member.name) as packed:
                     _read_header(packed)
-                    shutil.copyfileobj(packed, file, 1 << 20)
+                    while size and (piece := packed.read(min(size, 1 << 20))):
+                        file.write(piece)
+                        size -= len(piece)
                 file.flush()
                 if not self._rows:
                     return np.empty(member.shape, member.dtype)
@@ -145,9 +162,56 @@ class NpzReader(Counted):
                 )
         return self._arrays[member.name]
 
+    def profile(self) -> Profile:
+        return _profile(self._name, self._kinds, self._rows)
+
     def close(self) -> None:
         self._arrays.clear()
         self._stack.close()
+
+
+def _profile(path: str, kinds: Mapping[str, str], rows: int) -> Profile:
+    """What the columns of arrays hold: their types say it. Arrays are taken whole: no column is an identifier."""
+    found = Profile(path, list(kinds))
+    for facts in found.columns:
+        facts.integers = False
+        if kinds[facts.name] and kinds[facts.name] in _NUMBERS:
+            facts.numbers = max(1, rows)
+        else:
+            facts.others, facts.reason = 1, "text" if kinds[facts.name] else "an array beside the table"
+    found.finish(rows, whole=True)
+    return found
+
+
+def _member(archive: zipfile.ZipFile, name: str, where: str) -> _Member:
+    """Read the header of an array, and check it against the archive's."""
+    with archive.open(name) as file:
+        shape, fortran_order, dtype = _read_header(file)
+        begins = file.tell()
+    if dtype.hasobject:
+        raise FileFormatError("an array of objects is not read", where=f"{where}, array {name[:-4]!r}")
+    member = _Member(name, shape, fortran_order, dtype)
+    has = archive.getinfo(name).file_size - begins
+    if has != member.size:
+        raise FileFormatError(
+            f"array {name[:-4]!r} has {has} bytes where its header tells of {member.size}: it ends in the middle, or "
+            "is another one",
+            where=where,
+        )
+    return member
+
+
+def array_headers(path: Path) -> dict[str, tuple[tuple[int, ...], int]]:
+    """Shape and bytes of each array of an npz archive, of which only headers are read.
+
+    Raises
+    ------
+    FileFormatError
+        It is no such archive.
+    """
+    with _array_edge(str(path)), zipfile.ZipFile(path) as archive:
+        members = [_member(archive, name, str(path)) for name in archive.namelist() if name.endswith(".npy")]
+        return {member.name[:-4]: (member.shape, member.size) for member in members}
 
 
 def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
@@ -188,7 +252,7 @@ def _array_edge(path: str) -> Iterator[None]:
     try:
         yield
     except _BROKEN as error:
-        if isinstance(error, FileFormatError):
+        if isinstance(error, StreamkmError):
             raise
         kind = "an npz archive" if path.lower().endswith("z") else "an npy array"
         raise FileFormatError(f"it is not {kind}, or ends in the middle: {error}", where=path) from error

@@ -2,143 +2,217 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
-import io
+import gzip
 import os
-from collections.abc import Iterable, Iterator
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-import numpy as np
 import polars as pl
 
 from streamkm.errors import FileFormatError
-from streamkm.sources import _tables
+from streamkm.sources import _tables, csv_text
 from streamkm.sources._file_places import Place
-from streamkm.sources._tables import Block, Column, Wanted
-
-_QUOTE, _NEWLINE = ord('"'), ord("\n")
+from streamkm.sources._tables import Block, Column, Profile, Wanted
 
 
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """The rows [start, stop) of a file: bytes [begin, end), the first of them in a line counted from 1."""
+
+    start: int
+    stop: int
+    begin: int
+    end: int
+    line: int
+    lines: int
 
 
 class CsvReader:
-    """A csv file with a header, in UTF-8; separated by commas, or by tabs or semicolons if its header is.
+    """A csv file with a header, in UTF-8; packed by gzip too. `csv_text` says what is understood.
 
     It is read in blocks that end at the end of a row. Where they begin is remembered, so that going back is cheap.
     A row is a line outside of quotes; an empty line inside the file is a row without values.
     """
 
+    counted = False
+    notes: tuple[str, ...] = ()
+
     def __init__(self, place: Place, wanted: Wanted) -> None:
         self._path, self.single = place.name, False
-        self._file = place.open()
-        # (first row, first byte, byte after) of each block seen so far, and whether that is all.
-        self._index: list[tuple[int, int, int, int]] = []
+        self._raw = place.open()
+        self._file = gzip.GzipFile(fileobj=self._raw) if place.packed else self._raw
+        self._index: list[_Piece] = []
         self._complete = False
+        self._ahead = (0, b"")  # bytes that were read and not used yet, and where they begin
+        self._scanned = (-1, b"")
         self._last: Block | None = None
+        self._texts: set[int] = set()
         try:
-            self._size = self._file.seek(0, os.SEEK_END)
-            self._file.seek(0)
-            self._header = self._file.readline(_tables.LONGEST_ROW_BYTES)
-            self._all = self._parse_header()
-            self.names = tuple(self._all)
-            numbers = self._numbers() if wanted.numeric else ()
-            self.names = wanted.among(self._path, self._all, numbers)
-            self._last = None
+            self._size = self._raw.seek(0, os.SEEK_END)
+            self._raw.seek(0)
+            self.dialect = self._detect()
+            names = self.dialect.names or ()
+            self.notes = self.dialect.notes
+            self.unnamed = self.dialect.unnamed
+            self._chosen = wanted.among(self._path, names, unnamed=self.unnamed)
+            self.names = tuple(self._chosen)
+            self._places = [names.index(column) for column, _ in self._chosen.values()]
         except BaseException:
-            self._file.close()
+            self.close()
             raise
 
-    def _parse_header(self) -> list[str]:
-        try:
-            text = self._header.decode("utf-8-sig").strip("\r\n")
-        except UnicodeDecodeError as error:
-            raise FileFormatError(f"it is not UTF-8 text: {error}", where=f"{self._path}, header") from error
-        if not text:
-            raise FileFormatError("it is empty: there is no header", where=self._path)
-        self._separator = next((s for s in ",\t;" if s in text), ",")
-        names = next(self._cells([text], -1))[1]
-        if all(_is_number(name) for name in names):
+    def _detect(self) -> csv_text.Dialect:
+        size = csv_text.HEAD_BYTES
+        while True:
+            head = self._read_at(0, size)
+            whole = len(head) < size
+            dialect = csv_text.detect(head, whole=whole, where=self._path)
+            self._ahead = (0, head)
+            if dialect is not None:
+                break
+            size *= 4
+            if size > _tables.LONGEST_ROW_BYTES:
+                raise FileFormatError(
+                    f"its header is longer than {_tables.LONGEST_ROW_BYTES >> 20} MB", where=f"{self._path}, header"
+                )
+        if dialect.names is None:
+            shown = head[dialect.first :].split(b"\n", 1)[0].decode("utf-8", "replace").strip()
             raise FileFormatError(
-                f"it has no header: its first row is {text[:60]}", where=self._path, hint="Add a line of column names"
+                f"it has no header: its first row is {shown[:60]}", where=self._path, hint="Add a line of column names"
             )
-        twice = {name for name in names if names.count(name) > 1}
-        if twice or "" in names:
-            raise FileFormatError(
-                f"its header names {'a column twice' if twice else 'a column with nothing'}: {text[:60]}",
-                where=self._path,
-            )
-        return names
+        return dialect
 
-    def _numbers(self) -> list[str]:
-        """Columns with more numbers than other text in the first block: a stray word does not hide a column."""
-        if self.ended(0):
-            return []
-        found = []
-        for name, column in self.block(0).columns.items():
-            texts = pl.Series(column.tolist(), dtype=pl.String, strict=False) if column.dtype == object else None
-            filled = len(column) - texts.null_count() if texts is not None else np.count_nonzero(~np.isnan(column))
-            numbers = texts.cast(pl.Float64, strict=False).count() if texts is not None else filled
-            if 2 * numbers > filled:
-                found.append(name)
-        return found
+    def _read_at(self, begin: int, size: int) -> bytes:
+        """So many bytes from a place, or all up to the end; what was read before is not read again."""
+        at, ahead = self._ahead
+        with self._edge():
+            if not at <= begin <= at + len(ahead):
+                self._file.seek(begin)
+                self._ahead = (begin, b"")
+                return self._file.read(size)
+            if begin + size <= at + len(ahead):
+                return ahead[begin - at : begin - at + size]
+            self._file.seek(at + len(ahead))
+            return ahead[begin - at :] + self._file.read(begin + size - at - len(ahead))
+
+    @contextlib.contextmanager
+    def _edge(self) -> Iterator[None]:
+        try:
+            yield
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise FileFormatError(
+                f"it is not packed by gzip, or ends in the middle: {error}", where=self._path
+            ) from error
 
     def rows(self) -> int:
         while not self._complete:
             self._scan()
-        return self._index[-1][1] if self._index else 0
+        return self._index[-1].stop if self._index else 0
 
     def ended(self, row: int) -> bool:
-        while not self._complete and (not self._index or self._index[-1][1] <= row):
+        while not self._complete and (not self._index or self._index[-1].stop <= row):
             self._scan()
-        return row >= (self._index[-1][1] if self._index else 0)
+        return row >= (self._index[-1].stop if self._index else 0)
 
     def share(self, row: int) -> float:
-        before = next((end for start, stop, _, end in reversed(self._index) if start < row), len(self._header))
+        if self._file is not self._raw:
+            return min(1.0, self._raw.tell() / max(1, self._size))
+        before = next((piece.end for piece in reversed(self._index) if piece.start < row), self.dialect.first)
         return before / max(1, self._size)
 
     def block(self, row: int) -> Block:
-        if self._last is not None and self._last.start <= row < self._last.stop:
-            return self._last
-        self.ended(row)
-        start, stop, begin, end = next(entry for entry in reversed(self._index) if entry[0] <= row)
-        self._file.seek(begin)
-        self._last = self._parse(start, stop, self._file.read(end - begin))
+        if self._last is None or not self._last.start <= row < self._last.stop:
+            piece, found = self._series(row, self._places)
+            columns: dict[str, Column] = {}
+            for name, series in zip(self.names, found, strict=True):
+                numbers = series.dtype == pl.Float64
+                columns[name] = series.to_numpy() if numbers else series.to_numpy(allow_copy=True).astype(object)
+            self._last = Block(piece.start, piece.stop, columns)
         return self._last
 
+    def _series(self, row: int, places: Sequence[int]) -> tuple[_Piece, list[pl.Series]]:
+        self.ended(row)
+        piece = next(piece for piece in reversed(self._index) if piece.start <= row)
+        data = self._bytes(piece)
+        try:
+            found = csv_text.read(data, self.dialect, places, self._texts)
+        except csv_text.CsvError as error:
+            at = piece.start + error.row
+            raise FileFormatError(
+                f"{error.message} (line {self.line(at)})", where=f"{self._path}, row {at}", hint=error.hint
+            ) from error
+        if any(len(series) != piece.stop - piece.start for series in found):
+            raise FileFormatError("it changed while it was read", where=f"{self._path}, row {piece.start}")
+        self._texts.update(place for place, series in zip(places, found, strict=True) if series.dtype != pl.Float64)
+        return piece, found
+
+    def _bytes(self, piece: _Piece) -> bytes:
+        begin, data = self._scanned
+        if begin != piece.begin:
+            data = self._read_at(piece.begin, piece.end - piece.begin)
+        data = data[: piece.end - piece.begin]
+        return data if data.endswith(b"\n") else data + b"\n"
+
+    def line(self, row: int) -> int:
+        """Line of the file in which a row begins, from 1."""
+        piece = next(piece for piece in reversed(self._index) if piece.start <= row)
+        data = self._bytes(piece)
+        ends = csv_text.row_ends(data, self.dialect).ends
+        i = row - piece.start
+        return piece.line + (data.count(b"\n", 0, int(ends[i - 1])) if 0 < i <= len(ends) else 0)
+
+    def profile(self) -> Profile:
+        """What all columns hold, as far as `PROFILE_BYTES` reach."""
+        names = self.dialect.names or ()
+        found = Profile(self._path, names, self.unnamed, self.notes)
+        row = 0
+        while not self.ended(row):
+            piece, series = self._series(row, range(len(names)))
+            for i, column in enumerate(series):
+                found.columns[i].add(piece.start, column)
+            row = piece.stop
+            if piece.end > _tables.PROFILE_BYTES:
+                break
+        found.finish(row, whole=self.ended(row), line=self.line)
+        return found
+
     def close(self) -> None:
-        self._last = None
+        self._last, self._ahead, self._scanned = None, (0, b""), (-1, b"")
         self._file.close()
+        self._raw.close()
 
     def _scan(self) -> None:
         """Find the next block's end and rows, without parsing it."""
-        start, begin = (self._index[-1][1], self._index[-1][3]) if self._index else (0, len(self._header))
+        last = self._index[-1] if self._index else None
+        start, begin = (last.stop, last.end) if last else (0, self.dialect.first)
+        line = last.line + last.lines if last else self.dialect.first_line
         size = _tables.BLOCK_BYTES
         while True:
-            self._file.seek(begin)
-            data = self._file.read(size)
+            data = self._read_at(begin, size)
+            self._ahead = (begin, data)
             at_end = len(data) < size
-            rows, used, open_quote = _whole_rows(data)
+            ends = csv_text.row_ends(data, self.dialect)
+            rows, used = len(ends.ends), ends.used
             if at_end:
                 self._complete = True
-                if open_quote:
+                rest = data[used:].strip(b"\r\n")
+                if ends.open_quote:
+                    line += data.count(b"\n", 0, used)
                     raise FileFormatError(
-                        "it ends inside a quoted value",
+                        f"it ends inside a quoted value, which begins in line {line} or later",
                         where=f"{self._path}, row {start + rows}",
                         hint="Is it cut off?",
                     )
-                rest = data[used:].strip(b"\r\n")
                 if rest:
+                    self._check_last(rest, start + rows)
                     rows, used = rows + 1, len(data)
-                    self._check_last(rest, start + rows - 1)
                 else:
                     # Empty lines at the very end are no rows.
                     kept = data[:used].rstrip(b"\r\n")
-                    rows = _whole_rows(kept + b"\n")[0] if kept else 0
+                    rows = len(csv_text.row_ends(kept + b"\n", self.dialect).ends) if kept else 0
                     used = len(kept)
                 break
             if rows:
@@ -149,80 +223,19 @@ class CsvReader:
                     f"a row is longer than {_tables.LONGEST_ROW_BYTES >> 20} MB", where=f"{self._path}, row {start}"
                 )
         if rows:
-            self._index.append((start, start + rows, begin, begin + used))
+            self._index.append(_Piece(start, start + rows, begin, begin + used, line, data.count(b"\n", 0, used)))
+            self._scanned = (begin, data[:used])
+            self._ahead = (begin + used, data[used:])
 
     def _check_last(self, rest: bytes, row: int) -> None:
         """A last row without newline may be whole; with too few values it was cut off."""
-        _, cells = next(self._cells([rest.decode("utf-8", "replace")], row))
-        if len(cells) < len(self._all):
+        try:
+            _, found = next(self.dialect.rows([rest.decode("utf-8", "replace")]), (0, []))
+        except csv.Error:
+            return  # it is told when the row is read
+        if len(found) < self.dialect.width:
             raise FileFormatError(
-                f"it ends in the middle of a row: {len(cells)} of {len(self._all)} values",
+                f"it ends in the middle of a row: {len(found)} of {self.dialect.width} values",
                 where=f"{self._path}, row {row}",
                 hint="Is it cut off?",
             )
-
-    def _parse(self, start: int, stop: int, data: bytes) -> Block:
-        if len(data) == 0 or not data.endswith(b"\n"):
-            data += b"\n"
-        try:
-            frame = pl.read_csv(
-                io.BytesIO(self._header.rstrip(b"\r\n") + b"\n" + data),
-                separator=self._separator,
-                infer_schema=False,
-                columns=list(self.names),
-            )
-        except pl.exceptions.PolarsError as error:
-            raise self._explain(start, data, error) from error
-        if frame.height != stop - start:
-            raise FileFormatError(
-                f"its quotes do not pair: {stop - start} lines are {frame.height} rows",
-                where=f"{self._path}, rows {start} to {stop}",
-            )
-        return Block(start, stop, {name: _from_text(frame[name]) for name in self.names})
-
-    def _cells(self, lines: Iterable[str], row: int) -> Iterator[tuple[int, list[str]]]:
-        """Rows one by one, each with its number."""
-        reader = csv.reader(lines, delimiter=self._separator)
-        while True:
-            try:
-                yield row, next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                where = f"{self._path}, {'header' if row < 0 else f'row {row}'}"
-                raise FileFormatError(f"it is not csv: {error}", where=where) from error
-            row += 1
-
-    def _explain(self, start: int, data: bytes, error: Exception) -> FileFormatError:
-        """Find the row that polars could not read."""
-        try:
-            text = data.decode()
-        except UnicodeDecodeError as broken:
-            row = start + data[: broken.start].count(b"\n")
-            return FileFormatError(f"it is not UTF-8 text: {broken}", where=f"{self._path}, row {row}")
-        for row, cells in self._cells(io.StringIO(text, newline=""), start):
-            if len(cells) > len(self._all):
-                return FileFormatError(
-                    f"a row has {len(cells)} values, the header {len(self._all)}", where=f"{self._path}, row {row}"
-                )
-        return FileFormatError(f"it is not csv: {str(error).splitlines()[0]}", where=f"{self._path}, from row {start}")
-
-
-def _whole_rows(data: bytes) -> tuple[int, int, bool]:
-    """How many rows end in `data`, where the last of them ends, and whether a quote is open at the end."""
-    raw = np.frombuffer(data, np.uint8)
-    newlines = np.flatnonzero(raw == _NEWLINE)
-    open_quote = False
-    if b'"' in data:
-        quotes = np.flatnonzero(raw == _QUOTE)
-        newlines = newlines[np.searchsorted(quotes, newlines) % 2 == 0]
-        open_quote = len(quotes) % 2 == 1
-    return len(newlines), int(newlines[-1]) + 1 if len(newlines) else 0, open_quote
-
-
-def _from_text(series: pl.Series) -> Column:
-    """Numbers if all cells are (an empty one is NaN), else text."""
-    numbers = series.cast(pl.Float64, strict=False)
-    if numbers.null_count() == series.null_count():
-        return numbers.fill_null(float("nan")).to_numpy()
-    return series.to_numpy(allow_copy=True).astype(object)

@@ -18,8 +18,12 @@ from typing import Any, BinaryIO, cast
 from streamkm.errors import SettingsError, SourceError, StreamkmError, TopicNotFoundError
 from streamkm.redaction import MASK, redact_remembered, redact_url, remember_url
 
-SUFFIXES = (".arrow", ".csv", ".feather", ".ipc", ".npy", ".npz", ".parquet", ".pq", ".tsv")
+SUFFIXES = (
+    *(".arrow", ".csv", ".csv.gz", ".feather", ".ipc", ".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz"),
+    *(".npy", ".npz", ".parquet", ".pq", ".tsv", ".tsv.gz"),
+)
 """Kinds of files that are read."""
+_PACKED = ".gz"
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _MAGIC = re.compile(r"[*?[]")
 
@@ -44,8 +48,13 @@ class Place:
 
     @property
     def suffix(self) -> str:
-        """What its name says of its kind, in lower case, such as ".csv"."""
-        return Path(self.name).suffix.lower()
+        """What its name says of its kind, in lower case, such as ".csv" or ".csv.gz"."""
+        return _suffix(self.name)
+
+    @property
+    def packed(self) -> bool:
+        """Whether it is packed by gzip."""
+        return self.suffix.endswith(_PACKED)
 
     def open(self) -> BinaryIO:
         """Open it for reading at any position."""
@@ -187,7 +196,7 @@ def remote_edge(where: str) -> Iterator[None]:
 
 
 def _known(folder: str, names: list[str]) -> list[str]:
-    kept = [name for name in names if Path(name).suffix.lower() in SUFFIXES]
+    kept = [name for name in names if _suffix(name) in SUFFIXES]
     if not kept:
         raise TopicNotFoundError(
             f"the folder has no file of a kind that is read here ({len(names)} others)",
@@ -195,6 +204,12 @@ def _known(folder: str, names: list[str]) -> list[str]:
             hint=f"Known are {', '.join(SUFFIXES)}",
         )
     return kept
+
+
+def _suffix(name: str) -> str:
+    path = Path(name)
+    suffix = path.suffix.lower()
+    return path.with_suffix("").suffix.lower() + suffix if suffix == _PACKED else suffix
 
 
 def _hidden(relative: str) -> bool:

@@ -11,13 +11,20 @@ from streamkm.sources._array_readers import NpyReader, NpzReader
 from streamkm.sources._csv_reader import CsvReader
 from streamkm.sources._file_places import Place
 from streamkm.sources._frame_readers import frame_reader
-from streamkm.sources._tables import Block, Column, Reader, Wanted
+from streamkm.sources._json_reader import JsonReader
+from streamkm.sources._tables import Block, Column, Profile, Reader, Wanted
 
-__all__ = ["Reader", "numeric_columns", "open_reader"]
+__all__ = ["Reader", "open_reader", "profile"]
 
 _MAKERS: dict[str, Callable[[Place, Wanted], Reader]] = {
     ".csv": CsvReader,
+    ".csv.gz": CsvReader,
     ".tsv": CsvReader,
+    ".tsv.gz": CsvReader,
+    ".jsonl": JsonReader,
+    ".jsonl.gz": JsonReader,
+    ".ndjson": JsonReader,
+    ".ndjson.gz": JsonReader,
     ".npy": NpyReader,
     ".npz": NpzReader,
     ".parquet": frame_reader,
@@ -51,17 +58,19 @@ def open_reader(place: Place, fields: Sequence[str] | None) -> Reader:
     return HiveReader(reader, added, fields) if added else reader
 
 
-def numeric_columns(place: Place) -> tuple[str, ...]:
-    """Names of the columns of a file that are numbers; of a csv file, by its first rows.
+def profile(place: Place) -> Profile:
+    """Say what the columns of a file hold.
 
     Raises
     ------
     FileFormatError
         It is not what its name says.
     """
-    reader = _maker(place)(place, Wanted(numeric=True))
-    reader.close()
-    return reader.names
+    reader = _maker(place)(place, Wanted([]))
+    try:
+        return reader.profile()
+    finally:
+        reader.close()
 
 
 def _maker(place: Place) -> Callable[[Place, Wanted], Reader]:
@@ -79,8 +88,13 @@ class HiveReader:
 
     def __init__(self, reader: Reader, added: dict[str, str | None], fields: Sequence[str] | None) -> None:
         self._reader, self._added, self.single = reader, added, False
-        self.names = (*reader.names, *added) if fields is None else tuple(fields)
+        self.names: tuple[str, ...] = (*reader.names, *added)
+        if fields is not None:
+            own = [name for name in reader.names if name not in added]
+            self.names = tuple(n for f in fields for n in ((f,) if f in added else (o for o in own if _of(o, f))))
         self.rows, self.ended, self.share, self.close = reader.rows, reader.ended, reader.share, reader.close
+        self.line, self.profile = reader.line, reader.profile
+        self.counted, self.notes = reader.counted, reader.notes
 
     def block(self, row: int) -> Block:
         """See `Reader`."""
@@ -88,6 +102,11 @@ class HiveReader:
         n = block.stop - block.start
         columns = block.columns | {name: _constant(value, n) for name, value in self._added.items()}
         return Block(block.start, block.stop, {name: columns[name] for name in self.names})
+
+
+def _of(name: str, field: str) -> bool:
+    """Whether a column of a block is what a field asks for: itself, or one of its dimensions."""
+    return name == field or (name.startswith(f"{field}[") and name.endswith("]"))
 
 
 def _constant(value: str | None, n: int) -> Column:

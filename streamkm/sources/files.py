@@ -13,12 +13,14 @@ import numpy as np
 from streamkm.errors import PositionLostError, SourceClosedError
 from streamkm.records import ColumnRecords, Position, TopicPartition
 from streamkm.sources import _file_readers
+from streamkm.sources._array_readers import array_headers
 from streamkm.sources._file_places import Place, expand
+from streamkm.sources._file_readers import profile
 from streamkm.sources._position import check_position
-from streamkm.sources._tables import Reader
+from streamkm.sources._tables import LeftOut, Profile, Reader
 from streamkm.state import Json
 
-__all__ = ["FileSource", "Place", "expand", "numeric_columns"]
+__all__ = ["FileSource", "LeftOut", "Place", "Profile", "array_headers", "expand", "numeric_columns", "profile"]
 
 Path = str | PathLike[str] | Place
 
@@ -28,18 +30,20 @@ _SAMPLE_BYTES = 1 << 16
 class FileSource:
     """Files as a `Source`: each is a partition, each row a record, its number the offset.
 
-    Memory stays bounded: a csv file is read 4 MB at a time, the others about a hundred thousand rows at a time, or by
-    row groups where another machine has them. A file is taken as it is when it is opened; one that grows afterwards is
-    read to its old end.
+    Memory stays bounded: text is read 4 MB at a time, the others about a hundred thousand rows at a time, or by row
+    groups or batches where pyarrow is installed. A file is taken as it is when it is opened; one that grows afterwards
+    is read to its old end.
 
     Parameters
     ----------
     paths
         One or several: files, folders, globs, or URLs of these such as ``s3://bucket/folder`` (with pyarrow). The
-        suffix says what a file is: csv, tsv, npy, npz, parquet, pq, arrow, feather, ipc.
+        suffix says what a file is: csv, tsv, jsonl, ndjson (these also with gz behind it), npy, npz, parquet, pq,
+        arrow, feather, ipc.
     fields
         Columns to read, in any order; all when None. Columns of an npy array are named "0", "1", ... What stands in
-        a path as ``year=2026/`` is a column too.
+        a path as ``year=2026/`` is a column too. A column of arrays is read as one column for each dimension, called
+        ``name[0]``, ``name[1]``, ...: its name stands for all of them. A column without a name is called ``index``.
 
     Raises
     ------
@@ -123,6 +127,27 @@ class FileSource:
         self._check()
         return sum(self._readers[tp].share(row) for tp, row in self._position.items()) / max(1, len(self._readers))
 
+    def names(self) -> tuple[str, ...]:
+        """Columns that are read, one for each dimension; those of the first file."""
+        self._check()
+        return next(iter(self._readers.values())).names
+
+    def notes(self) -> tuple[str, ...]:
+        """What was assumed of the files, or passed over, each with its file."""
+        self._check()
+        return tuple(f"{tp.topic}: {note}" for tp, reader in self._readers.items() for note in reader.notes)
+
+    def line(self, tp: TopicPartition, row: int) -> int | None:
+        """In which line of its file a row begins, from 1; None where it has no lines."""
+        self._check()
+        return None if self._readers[tp].ended(row) else self._readers[tp].line(row)
+
+    def rows_of_headers(self) -> int | None:
+        """Rows of all files, where their headers tell how many these are."""
+        self._check()
+        readers = self._readers.values()
+        return sum(reader.rows() for reader in readers) if all(reader.counted for reader in readers) else None
+
     def position(self) -> Position:
         self._check()
         return dict(self._position)
@@ -152,11 +177,11 @@ def _fingerprint(place: Place) -> Json:
 
 
 def numeric_columns(place: Place) -> tuple[str, ...]:
-    """Names of the columns of a file that are numbers; of a csv file, by its first rows.
+    """Columns that are clustered where none is named: those of numbers that are no identifiers.
 
     Raises
     ------
     FileFormatError
         The file is not what its name says.
     """
-    return _file_readers.numeric_columns(place)
+    return profile(place).choose()[0]

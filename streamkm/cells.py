@@ -1,0 +1,78 @@
+"""What the text of a cell of a table means: a number, a missing value, or neither, and why."""
+
+from __future__ import annotations
+
+import math
+import re
+
+MISSING = frozenset({"", "na", "n/a", "#n/a", "<na>", "nan", "+nan", "-nan", "null", "none", ".", "-", "?"})
+"""Texts that stand for no value, in lower case and without blanks around them."""
+
+# With one way to match only: two would be tried in as many ways as a text has digits, squared. Python's float() would
+# also take "1_000".
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_INFINITE = frozenset({"inf", "infinity"})
+_LONGEST = 400
+"""Characters of a text of which the reason is looked for."""
+
+_REASONS = (
+    ("a thousands separator", r"[+-]?\d{1,3}(?:,\d{3})+\.\d+|[+-]?\d{1,3}(?:[,.' \u00a0\u202f]\d{3}){2,}(?:[.,]\d+)?"),
+    ("a thousands separator", r"[+-]?\d{1,3}(?:['\u00a0\u202f ]\d{3})+(?:[.,]\d+)?|[+-]?\d{1,3}(?:\.\d{3})+,\d+"),
+    ("a comma, of thousands or of decimals", r"[+-]?[1-9]\d{0,2},\d{3}"),
+    ("a decimal comma", r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?"),
+    (
+        "a currency",
+        r"[+-]?\s*[$€£¥₹₽₩]\s*[+-]?[\d.,' ]+|[+-]?[\d.,' ]+\s*[$€£¥₹₽₩]|[A-Z]{3}\s?[\d.,]+|[\d.,]+\s?[A-Z]{3}",
+    ),
+    ("a per cent sign", r"[+-]?[\d.,]+\s*%"),
+    ("a hexadecimal number", r"[+-]?0[xX][0-9a-fA-F]+"),
+    ("digits with underscores", r"[+-]?\d+(?:_\d+)+(?:\.\d+)?"),
+    ("true or false", r"(?i:true|false|yes|no|t|f)"),
+    ("a date or a time", r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}(?:[T ].*)?|\d{1,2}:\d{2}(?::\d{2}.*)?"),
+    ("a number with a unit", r"[+-]?\d[\d.,]*\s?[^\W\d_][\w/^²³µ°]{0,7}"),
+)
+_WHYS = tuple((reason, re.compile(pattern)) for reason, pattern in _REASONS)
+
+
+def number(text: str) -> float | None:
+    """Read a cell as a number; blanks around it do not matter.
+
+    Returns
+    -------
+    float
+        NaN for a missing value; None for what is no number.
+
+    Examples
+    --------
+    >>> number(" +1e3 "), number("N/A"), number("1,5")
+    (1000.0, nan, None)
+    """
+    stripped = text.strip()
+    if _NUMBER.fullmatch(stripped):
+        return float(stripped)
+    lower = stripped.lower()
+    if lower in MISSING:
+        return math.nan
+    if lower.lstrip("+-") in _INFINITE:
+        return -math.inf if lower.startswith("-") else math.inf
+    return None
+
+
+def why_not(text: str) -> str:
+    """Say why a text is no number, such as "a decimal comma"; "text" where there is nothing more to say.
+
+    Examples
+    --------
+    >>> why_not("1,5"), why_not("$1.50"), why_not("oops")
+    ('a decimal comma', 'a currency', 'text')
+    """
+    stripped = text.strip()
+    if len(stripped) > _LONGEST:
+        return "text"
+    return next((reason for reason, pattern in _WHYS if pattern.fullmatch(stripped)), "text")
+
+
+def not_a_number(field: str, text: str) -> str:
+    """The sentence for people about a cell that should be a number."""
+    why = why_not(text)
+    return f"{field} is not a number: {text.strip()[:40]!r}" + (f" ({why})" if why != "text" else "")
