@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import itertools
 import json
 import math
 import os
 import select
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, BinaryIO
 
 import click
@@ -19,9 +20,12 @@ import numpy as np
 
 from consumers import terminal
 from consumers.options import example, takes
+from streamkm import cells
 from streamkm.client import Client, Prediction
-from streamkm.errors import DataError
+from streamkm.errors import DataError, FileFormatError
 from streamkm.settings import ClientSettings
+from streamkm.sources import csv_text
+from streamkm.sources.csv_text import Dialect
 
 AT_ONCE = 10_000
 """Lines that are asked for at a time."""
@@ -31,6 +35,8 @@ PATIENCE = 0.2
 """Seconds after which a line is asked for, however few came with it."""
 READ_BYTES = 1 << 16
 MOST_OF_A_LINE = 1 << 24
+_END = "\x01"
+"""A line behind the last: a row of its own, unless a quote is open."""
 
 Rows = list[tuple[int, Any]]
 """Line numbers, and what stands there."""
@@ -157,28 +163,139 @@ def _json(client: Client, model: str, fields: tuple[str, ...], snapshot: int | N
                 batches.add(number, _point(number, text, fields))
 
 
+class Header:
+    """The first row of csv: told when the row behind it has come, which may show that it is one name short, or not yet.
+
+    Attributes
+    ----------
+    dialect
+        How the lines have to be read, as far as it is known.
+    told
+        Whether it was written.
+    """
+
+    def __init__(self, fields: tuple[str, ...]) -> None:
+        self.dialect: Dialect | None = None
+        self.told = False
+        self._fields = fields
+
+    def tell(self) -> Dialect:
+        """Write it, with the columns that are added."""
+        if self.dialect is None or self.dialect.names is None:
+            raise DataError("no header", where="line 1", hint=f"The fields are {', '.join(self._fields)}")
+        for name in self._fields:
+            self.place_of(name)
+        if not self.told:
+            names = ["" if name in self.dialect.unnamed else name for name in self.dialect.names]
+            _write_csv([[*names, *OWN]], self.dialect)
+            self.told = True
+        return self.dialect
+
+    def place_of(self, name: str) -> int:
+        """Which column a field is."""
+        names = self.dialect.names or () if self.dialect is not None else ()
+        if names.count(name) != 1:
+            said = "there is no column" if name not in names else "there are several columns called"
+            raise DataError(f"{said} {name}", where="line 1", hint="Name the fields in the header, each once")
+        return names.index(name)
+
+    def point(self, row: Sequence[str], line: int) -> list[float]:
+        """The values of the fields in a row."""
+        width = self.tell().width
+        if len(row) > width:
+            raise DataError(f"it has {len(row)} values, the header {width}", where=f"line {line}")
+        found = []
+        for name in self._fields:
+            place = self.place_of(name)
+            text = row[place] if place < len(row) else ""
+            value = cells.number(text)
+            if value is None or math.isnan(value):
+                said = "is missing" if value is not None else cells.not_a_number(name, text)
+                raise DataError(said, where=f"line {line}, field {name}")
+            found.append(value)
+        return _finite(found, f"line {line}")
+
+    def read(self, coming: Iterator[str], batches: Batches) -> list[str]:
+        """Take lines until it is known, and return them."""
+        begun: list[str] = []
+        while not self.told:
+            line = next(coming, None)
+            if self.told:
+                return begun if line is None else [*begun, line]
+            begun += [] if line is None else [line]
+            text = "".join(begun).encode()
+            try:
+                found = csv_text.detect(text, whole=line is None, where="standard input")
+                if found is not None:
+                    self.dialect = found
+                    self.tell()
+                elif self.dialect is None:
+                    self.dialect = csv_text.detect(text, whole=True, where="standard input")
+                    batches.add(0, None)  # told after a moment, if nothing more comes
+            except FileFormatError as e:
+                if line is None and not b"".join(text.split()):
+                    raise DataError(
+                        "no header", where="line 1", hint=f"The fields are {', '.join(self._fields)}"
+                    ) from e
+                if line is None or not e.message.startswith("it is empty"):
+                    raise DataError(e.message, where="line 1", hint=e.hint) from e
+        return begun
+
+
 def _csv(client: Client, model: str, fields: tuple[str, ...], snapshot: int | None, source: BinaryIO) -> None:
+    header = Header(fields)
+
     def answer(rows: Rows) -> None:
         nonlocal snapshot
+        dialect = header.tell()
+        rows = [row for row in rows if row[0]]
+        if not rows:
+            return
         found = _ask(client, model, [(number, point) for number, (_, point) in rows], snapshot)
         snapshot = found.snapshot
-        _write_csv([*row, *one] for (_, (row, _)), one in zip(rows, _answers(found), strict=True))
+        answered = ([*row, *one] for (_, (row, _)), one in zip(rows, _answers(found), strict=True))
+        _write_csv(answered, dialect)
 
     batches = Batches(answer)
-    reader = csv.reader(lines(source, batches))
-    header = next(reader, None)
-    if header is None:
-        raise DataError("no header", where="line 1", hint=f"The fields are {', '.join(fields)}")
-    if lacking := [name for name in fields if name not in header]:
-        raise DataError(
-            f"there is no column {', '.join(lacking)}", where="line 1", hint="Name the fields in the header"
-        )
-    places = [header.index(name) for name in fields]
-    _write_csv([[*header, *OWN]])
+    coming = lines(source, batches)
+    begun = header.read(coming, batches)
     with _answered(batches):
-        for row in reader:
-            if row:
-                batches.add(reader.line_num, (row, _cells(reader.line_num, row, places)))
+        for number, row, point in csv_rows(header, begun, coming):
+            batches.add(number, (row, point))
+
+
+def csv_rows(
+    header: Header, begun: Sequence[str], coming: Iterator[str]
+) -> Iterator[tuple[int, list[str], list[float]]]:
+    """Rows of csv: line number, cells, and the point in them.
+
+    Parameters
+    ----------
+    header
+        What was read of it.
+    begun, coming
+        Lines that were taken for that, and all others.
+
+    Raises
+    ------
+    DataError
+        A row is no point.
+    """
+    dialect = header.tell()
+    before, empty = dialect.first_line - 1, 0
+    try:
+        for number, row in dialect.rows(itertools.chain(begun[before:], coming, [_END])):
+            if row and row[-1].endswith(_END):
+                if row != [_END]:
+                    raise DataError("it ends inside a quoted value", where=f"line {before + number - 1}")
+            elif not row:
+                empty = empty or before + number  # at the end these are nothing
+            elif empty:
+                raise DataError("an empty line", where=f"line {empty}", hint="Remove it, or give it values")
+            else:
+                yield before + number, row, header.point(row, before + number)
+    except csv.Error as e:
+        raise DataError(f"not csv ({e})", where=f"after line {before}") from e
 
 
 @contextlib.contextmanager
@@ -192,9 +309,9 @@ def _answered(batches: Batches) -> Iterator[None]:
     batches.flush()
 
 
-def _write_csv(rows: Iterable[Iterable[object]]) -> None:
+def _write_csv(rows: Iterable[Iterable[object]], dialect: Dialect) -> None:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    csv.writer(text, delimiter=dialect.separator, lineterminator="\n").writerows(rows)
     terminal.write([text.getvalue()])
 
 
@@ -246,12 +363,3 @@ def _reach(told: dict[str, Any], name: str, where: str) -> Any:
             raise DataError("is missing", where=f"{where}, field {name}")
         value = value[part]
     return value
-
-
-def _cells(number: int, row: list[str], places: list[int]) -> list[float]:
-    try:
-        return _finite([float(row[place]) for place in places], f"line {number}")
-    except DataError:
-        raise
-    except (ValueError, IndexError) as e:
-        raise DataError(f"no number in a column that is a field ({e})", where=f"line {number}") from e

@@ -1,6 +1,7 @@
 """The exact algorithm: right to the last label, whatever the order, the threads, the type, the offset and the scale."""
 
 import pickle
+import warnings
 from pathlib import Path
 
 import joblib
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.base import clone
 from sklearn.cluster import KMeans
-from sklearn.exceptions import NotFittedError
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -25,6 +26,8 @@ from streamkm.errors import DataError, SettingsError
 from streamkm.models import exact_points
 from streamkm.models.compiling import announced
 from streamkm.models.exact import ExactKMeans
+
+pytestmark = pytest.mark.filterwarnings("ignore:the fit had not converged")
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "worked-example.csv"
 
@@ -369,3 +372,11 @@ def test_answers_need_a_fit_and_the_same_columns():
         ExactKMeans(2).predict(X)
     with pytest.raises(DataError, match="2 features"):
         ExactKMeans(2).fit(X).predict(X[:, :1])
+
+
+def test_a_fit_that_ends_at_the_limit_of_iterations_warns_as_scikit_learn_does():
+    X = np.random.default_rng(0).normal(size=(500, 2))
+    with pytest.warns(ConvergenceWarning, match="not converged after 2 iterations.*raise max_iter"):
+        ExactKMeans(12, init=X[:12], max_iter=2).fit(X)
+    with warnings.catch_warnings(action="error"):
+        ExactKMeans(12, init=X[:12]).fit(X)

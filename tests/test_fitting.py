@@ -18,6 +18,8 @@ from streamkm.recompute import fitting
 from streamkm.recompute.fitting import Progress, fit_points
 from streamkm.recompute.pointfile import PointFile
 
+pytestmark = pytest.mark.filterwarnings("ignore:the fit had not converged")
+
 LITTLE = 1 << 20
 
 

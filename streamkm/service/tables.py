@@ -9,12 +9,17 @@ import csv
 import io
 import struct
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from streamkm import cells
+from streamkm.errors import FileFormatError
 from streamkm.service.errors import Problem
+
+if TYPE_CHECKING:
+    from streamkm.sources.csv_text import Dialect
 
 Reals = NDArray[np.float64]
 
@@ -29,7 +34,8 @@ def read_csv(body: bytes, fields: Sequence[str]) -> Reals:
     Parameters
     ----------
     body
-        UTF-8, separated by commas. Columns that are no fields are passed over. A first line of numbers is no header.
+        UTF-8, in any dialect that files may have too (`csv_text`). Columns that are no fields are passed over. A first
+        line of numbers is no header.
     fields
         Names of the d dimensions.
 
@@ -45,99 +51,95 @@ def read_csv(body: bytes, fields: Sequence[str]) -> Reals:
     """
     import polars as pl  # noqa: PLC0415 - see above
 
-    body = body.removeprefix(_BOM)
-    names, places = _columns(body, fields)
-    if names is None and not body.strip():
+    from streamkm.sources import csv_text  # noqa: PLC0415 - it imports polars
+
+    if not body.removeprefix(_BOM).strip(b"\r\n"):
         return np.empty((0, len(fields)))
-    # By place and not by name: a header may have a name twice that is none of ours.
-    found = [f"c{i}" for i in range(len(places) if names is None else len(names))]
-    wanted = [found[i] for i in places]
-    options: dict[str, Any] = {"has_header": False, "skip_rows": int(names is not None), "new_columns": found}
     try:
-        frame = pl.read_csv(body, schema=dict.fromkeys(found, pl.String) | dict.fromkeys(wanted, pl.Float64), **options)
-    except (pl.exceptions.PolarsError, UnicodeDecodeError) as e:
-        if isinstance(e, pl.exceptions.NoDataError):
-            return np.empty((0, len(fields)))
-        raise _wrong_csv(body, fields, names is not None, places, str(e)) from e
-    points = np.empty((len(frame), len(fields)), order="F")
-    for j, name in enumerate(wanted):
-        column = frame[name]
-        if column.null_count():
-            raise _wrong_csv(body, fields, names is not None, places, "a number is missing")
+        dialect = csv_text.dialect_of(body)
+    except FileFormatError as e:
+        raise Problem(400, "invalid", f"not CSV in UTF-8 ({e.message})", where="line 1") from e
+    places = _columns(dialect, fields)
+    data = body[dialect.first :].rstrip(b"\r\n")
+    data = data + b"\n" if data else b""
+    ends = csv_text.row_ends(data, dialect)
+    if ends.open_quote:
+        line = dialect.first_line + data.count(b"\n", 0, ends.used)
+        raise Problem(400, "invalid", "not CSV (it ends inside a quoted value)", where=f"line {line}")
+    try:
+        columns = csv_text.read(data, dialect, places)
+    except csv_text.CsvError:
+        columns = []
+    points = np.empty((len(ends.ends), len(fields)), order="F")
+    for j, column in enumerate(columns):
+        if column.dtype != pl.Float64:
+            columns = []
+            break
         points[:, j] = column.to_numpy()
-    if not np.isfinite(points).all():
-        raise _wrong_csv(body, fields, names is not None, places, "a number is not finite")
+    if not columns or not np.isfinite(points).all():
+        raise _wrong_csv(data, fields, dialect, places)
     return points
 
 
-def _columns(body: bytes, fields: Sequence[str]) -> tuple[list[str] | None, list[int]]:
-    """The header, if there is one, and the place of each field."""
-    end = body.find(b"\n")
-    try:
-        first = (body if end < 0 else body[:end]).decode().rstrip("\r")
-        cells = next(csv.reader([first], strict=True), [])
-    except (UnicodeDecodeError, csv.Error) as e:
-        raise Problem(400, "invalid", f"not CSV in UTF-8 ({e})", where="line 1") from e
-    header = [cell.strip() for cell in cells]
-    if set(fields) <= set(header):
-        return header, [header.index(name) for name in fields]
-    if not any(map(_is_number, header)) and any(header):
-        lacking = ", ".join([f for f in fields if f not in header][:_SHOWN])
+def _columns(dialect: Dialect, fields: Sequence[str]) -> list[int]:
+    """The place of each field."""
+    if dialect.names is None:
+        if dialect.width != len(fields):
+            raise Problem(422, "wrong-dimension", _counted(dialect.width, fields), where="line 1")
+        return list(range(len(fields)))
+    if lacking := [f for f in fields if f not in dialect.names]:
         raise Problem(
             422,
             "missing-field",
-            f"there is no column {lacking}",
+            f"there is no column {', '.join(lacking[:_SHOWN])}",
             where="line 1",
             hint=f"Name the fields in the first line, or leave it out: {', '.join(fields[:_SHOWN])}",
         )
-    if header and len(header) != len(fields):
-        raise Problem(422, "wrong-dimension", _counted(len(header), fields), where="line 1")
-    return None, list(range(len(fields)))
+    for name in fields:
+        if dialect.names.count(name) > 1:
+            raise Problem(422, "invalid", "there are several columns of this name", where=f"field {name}")
+    return [dialect.names.index(name) for name in fields]
 
 
-def _wrong_csv(  # noqa: PLR0911 - one for each way to be wrong
-    body: bytes, fields: Sequence[str], header: bool, places: Sequence[int], told: str
-) -> Problem:
+def _wrong_csv(data: bytes, fields: Sequence[str], dialect: Dialect, places: Sequence[int]) -> Problem:
     """What is wrong with the first line that is."""
     try:
-        text = body.decode()
+        text = data.decode()
     except UnicodeDecodeError as e:
-        line = body.count(b"\n", 0, e.start) + 1
+        line = data.count(b"\n", 0, e.start) + dialect.first_line
         return Problem(400, "invalid", f"not UTF-8 ({e.reason})", where=f"line {line}")
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    width = None
+    line = dialect.first_line
     try:
-        if header:
-            next(reader, None)
-        for row in reader:
-            where = f"line {reader.line_num}"
-            width = len(row) if width is None else width
-            if not row:
-                return Problem(422, "missing-field", "an empty line", where=where)
-            for field, place in zip(fields, places, strict=True):
-                if place >= len(row):
-                    return Problem(422, "wrong-dimension", _counted(len(row), fields), where=where)
-                cell = row[place]
-                if not cell:
-                    return Problem(422, "missing-field", "is missing", where=f"{where}, field {field}")
-                if not _is_number(cell):
-                    shown = cell[:_SHOWN_CHARS]
-                    return Problem(422, "not-a-number", f"{shown!r} is not a number", where=f"{where}, field {field}")
-                if not np.isfinite(float(cell)):
-                    return Problem(422, "not-finite", "not a finite number", where=f"{where}, field {field}")
-            if len(row) != width:
-                return Problem(422, "wrong-dimension", f"{len(row)} values, others have {width}", where=where)
+        for line, row in dialect.rows(io.StringIO(text, newline="")):
+            problem = _wrong_row(row, fields, dialect, places, f"line {line + dialect.first_line - 1}")
+            if problem is not None:
+                return problem
     except csv.Error as e:
-        return Problem(400, "invalid", f"not CSV ({e})", where=f"line {reader.line_num}")
-    return Problem(400, "invalid", f"not CSV ({told.splitlines()[0][:200] if told else 'unreadable'})", where="body")
+        return Problem(400, "invalid", f"not CSV ({e})", where=f"line {line + dialect.first_line}")
+    return Problem(400, "invalid", "not CSV (unreadable)", where="body")
 
 
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return text == text.rstrip() and "_" not in text  # as polars has it
+def _wrong_row(  # noqa: PLR0911 - one for each way to be wrong
+    row: Sequence[str], fields: Sequence[str], dialect: Dialect, places: Sequence[int], where: str
+) -> Problem | None:
+    if not row:
+        return Problem(422, "missing-field", "an empty line", where=where)
+    if len(row) > dialect.width:
+        return Problem(422, "wrong-dimension", f"{len(row)} values, others have {dialect.width}", where=where)
+    for field, place in zip(fields, places, strict=True):
+        if place >= len(row):
+            return Problem(422, "wrong-dimension", _counted(len(row), fields), where=where)
+        value = cells.number(row[place])
+        at = f"{where}, field {field}"
+        if value is None:
+            why = cells.why_not(row[place])
+            said = f"{row[place][:_SHOWN_CHARS]!r} is not a number" + (f" ({why})" if why != "text" else "")
+            return Problem(422, "not-a-number", said, where=at)
+        if np.isnan(value):
+            return Problem(422, "missing-field", "is missing", where=at)
+        if not np.isfinite(value):
+            return Problem(422, "not-finite", "not a finite number", where=at)
+    return None
 
 
 def read_arrow(body: bytes, fields: Sequence[str]) -> Reals:

@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import polars as pl
 
 from streamkm.errors import FileFormatError
@@ -196,6 +197,11 @@ class CsvReader:
             at_end = len(data) < size
             ends = csv_text.row_ends(data, self.dialect)
             rows, used = len(ends.ends), ends.used
+            if not at_end and data[used - 2 : used].strip(b"\r\n") == b"":
+                # Empty lines at the end of a block are rows only if others follow: they go to the next block.
+                filled = len(data[:used].rstrip(b"\r\n"))
+                rows = int(np.searchsorted(ends.ends, filled)) + 1 if filled else 0
+                used = int(ends.ends[rows - 1]) if rows else 0
             if at_end:
                 self._complete = True
                 rest = data[used:].strip(b"\r\n")

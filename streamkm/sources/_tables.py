@@ -276,7 +276,7 @@ class Profile:
                 left[facts.name] = LeftOut(facts.name, "integers that only rise or fall, like an identifier")
                 kept.remove(facts)
         for facts in kept:
-            if facts.integers and facts.largest > 2.0**53:
+            if facts.integers and facts.largest >= 2.0**53:
                 self.notes.append(f"integers of column {facts.name} beyond 2**53 are rounded")
         return tuple(facts.name for facts in kept), [left[name] for name in dict.fromkeys(names) if name in left]
 

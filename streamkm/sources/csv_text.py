@@ -164,6 +164,22 @@ def detect(head: bytes, *, whole: bool, where: str) -> Dialect | None:
     return replace(dialect, first=first, first_line=used + header_lines + 1, notes=(*notes, *dialect.notes))
 
 
+def dialect_of(text: bytes) -> Dialect:
+    """Find out how a whole text has to be read.
+
+    Raises
+    ------
+    FileFormatError
+        As `detect`.
+    """
+    size = HEAD_BYTES
+    while True:
+        found = detect(text[:size], whole=len(text) <= size, where="csv")
+        if found is not None:
+            return found
+        size *= 4
+
+
 def _iconv(encoding: str) -> str:
     return f"Convert it: iconv -f {encoding} -t utf-8 IN >OUT"
 
