@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import sys
+import threading
 import traceback
 from typing import Any, NoReturn
 
@@ -101,6 +102,7 @@ def cli() -> None:
 def main() -> NoReturn:
     """Entry point of ``streamkm``."""
     terminal.open_streams()
+    threading.excepthook = _thread_ended
     terminal.leave(_status())
 
 
@@ -111,7 +113,7 @@ def _status() -> int:
             result = cli(prog_name="streamkm", standalone_mode=False)
         except SystemExit as e:
             result = e.code
-        sys.stdout.flush()  # what cannot be written shows here
+        terminal.flush()  # what cannot be written shows here
     except BaseException as e:  # noqa: BLE001 - the last place that can say it in order
         return _said(e)
     return result if isinstance(result, int) else 0
@@ -127,7 +129,8 @@ def _said(error: BaseException) -> int:
         case click.Abort() | KeyboardInterrupt():
             status = terminal.INTERRUPTED
         case NoArgsIsHelpError():
-            click.echo(error.format_message(), err=True)
+            for line in error.format_message().splitlines():
+                terminal.say(line, err=True)
             status = error.exit_code
         case click.ClickException():
             context = error.ctx if isinstance(error, click.UsageError) else None
@@ -149,6 +152,11 @@ def _failed(error: StreamkmError, status: int) -> int:
         with contextlib.suppress(terminal.ReaderGoneError, terminal.OutputError):  # it stands on standard error too
             terminal.say_json({"error": {**told, "status": status}})
     return status
+
+
+def _thread_ended(how: threading.ExceptHookArgs) -> None:
+    if how.exc_value is not None:
+        _unexpected(how.exc_value)
 
 
 def _unexpected(error: BaseException) -> int:

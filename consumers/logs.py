@@ -53,6 +53,7 @@ def configure(verbosity: int = 0) -> None:
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(PlainLines() if terminal.is_terminal(err=True) else JsonLines())
+    logging.captureWarnings(capture=True)
     libraries = logging.DEBUG if verbosity > 1 else logging.WARNING
     logging.basicConfig(level=libraries, handlers=[handler], force=True)
     logging.getLogger("streamkm").setLevel(logging.DEBUG if verbosity else logging.INFO)

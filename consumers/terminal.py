@@ -236,6 +236,11 @@ def open_streams() -> None:
     sys.stderr = io.StringIO() if sys.stderr is None else Stream(sys.stderr, "standard error")
 
 
+def flush() -> None:
+    """Have all that was printed written."""
+    sys.stdout.flush()
+
+
 def leave(status: int) -> NoReturn:
     """End the process, when all that was printed is written."""
     try:

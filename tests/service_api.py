@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import numpy as np
 
-from streamkm.records import TopicPartition
+from streamkm.records import BadRecord, TopicPartition
 from streamkm.service import create_app
 from streamkm.state import (
     Commit,
@@ -92,6 +92,7 @@ class Writer:
         events: tuple[Event, ...] = (),
         deviations: Any = None,
         recent: Any = None,
+        quarantine: tuple[BadRecord, ...] = (),
     ) -> int:
         """Commit, with a snapshot unless there are no centroids. Returns the number of the snapshot."""
         expected = dict(self.position)
@@ -130,6 +131,7 @@ class Writer:
                 progress=Progress(dict(self.position), self.counters, self.seq, at, lag, warmup),
                 learning=Learning(()),
                 snapshot=snapshot,
+                quarantine=quarantine,
                 recent=None if recent is None else Recent(np.array(recent, np.float64)),
             ),
         )
