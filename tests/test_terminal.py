@@ -101,7 +101,7 @@ def test_names_and_values_are_shown_as_what_they_are(name, value):
     )
     place = f"{P0}-3"
     asked = [("models",), ("inspect", "orders"), ("snapshots", "orders"), ("events", "orders")]
-    asked += [("quarantine", "list", "orders"), ("quarantine", "show", "orders", place), ("diff", name, "1", "1")]
+    asked += [("quarantine", "list", "orders"), ("quarantine", "show", "orders", place), ("diff", f"x{name}", "1", "1")]
     with pytest.MonkeyPatch.context() as patched:
         for module in ("inspect", "quarantine", "replay"):
             patched.setattr(f"consumers.{module}.open_store", lambda *_, **__: store)
