@@ -290,6 +290,30 @@ def test_a_slow_target_holds_up_nobody(told_world, hook):
         hook.hang_up()
 
 
+def test_a_delivery_has_one_time_out_however_its_steps_trickle():
+    """A server that sends a byte of its headers now and then, and never ends."""
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as listener:
+        stop, sent = threading.Event(), []
+
+        def drip() -> None:
+            connection, _ = listener.accept()
+            with connection, contextlib.suppress(OSError):
+                connection.sendall(b"HTTP/1.1 200 OK\r\nX: ")
+                while not stop.wait(0.02):
+                    connection.sendall(b"a")
+                    sent.append(1)
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        target = WebhookTarget(url, SECRET, timeout=0.5)
+        with contextlib.closing(target), pytest.raises(NotTakenError, match=r"not answered after 0\.5 s"):
+            target.deliver(Message("1", "orders", b"{}"))
+        assert len(sent) > 1  # no step of it was too slow
+        stop.set()
+        thread.join(PATIENCE)
+
+
 def test_a_new_target_starts_now_or_at_the_beginning(told_world):
     store, writer = told_world
     writer.commit(events=(BIRTH,))

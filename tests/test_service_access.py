@@ -11,14 +11,14 @@ from typing import Any
 import httpx
 import pytest
 
-from service_api import SPEC, TOKEN, Api, Writer
+from service_api import NOW, SPEC, TOKEN, Api, Writer
 from streamkm.errors import SettingsError, StoreUnavailableError
 from streamkm.service import ServiceOptions, access
 from streamkm.service.limits import UNKNOWN, Buckets, network
 from streamkm.service.middleware import WRONG_TOKENS, Guard
 from streamkm.service.tokens import PREFIX, digest, issue
 from streamkm.state import ModelSpec
-from streamkm.stores import MemoryStore, open_store
+from streamkm.stores import Job, MemoryStore, open_store
 from streamkm.testing import ManualClock
 
 OTHER = ModelSpec("payments", SPEC.fields, 2, SPEC.source, SPEC.learner, SPEC.codec)
@@ -473,3 +473,78 @@ def test_the_json_of_errors_holds_no_markup_of_who_asks(store):
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
     assert json.loads(answer.text)["status"] in {404, 422}
     assert isinstance(answer, httpx.Response)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("POST", "/nothing", 404),
+        ("POST", "/v1/models/orders/nothing", 404),
+        ("DELETE", "/v1/model/orders", 404),
+        ("PROPFIND", "/nothing", 404),
+        ("POST", "/livez", 405),
+        ("POST", "/", 405),
+        ("POST", "/v1/models", 405),
+        ("PATCH", "/v1/models/orders", 405),
+        ("PUT", "/v1/models/orders/promote", 405),
+        ("POST", "/openapi.json", 405),
+        ("POST", "/v1/models/orders/promote", 401),  # it is there, and acts
+        ("DELETE", "/v1/models/orders", 401),
+    ],
+)
+def test_what_is_not_there_is_said_before_a_token_is_asked_for(store, method, path, status):
+    api = Api(store)
+    answer = api.request(method, path)
+    assert answer.status_code == status
+    if status == 405:
+        assert answer.headers["allow"]
+    # Who may not even read is told nothing of what is there.
+    if path not in {"/", "/livez"}:
+        assert Api(store, guarded=True).request(method, path).status_code == 401
+
+
+def gets(api):
+    """Every path that GET is for, with a model and a snapshot that are there."""
+    made = {"{model}": "orders", "{snapshot_id}": "1", "{version}": "1", "{job_id}": "a1"}
+    paths = [path for path, methods in api.get("/openapi.json").json()["paths"].items() if "get" in methods]
+    for path in ("/", "/assets/style.css", "/openapi.json", *paths):
+        yield re.sub(r"\{\w+\}", lambda found: made[found[0]], path)
+
+
+def test_head_is_answered_as_get_without_a_body_on_every_route(store):
+    api = Api(store)
+    store.put_job(Job("a1", "orders", {}, "done", {}, 0, "", NOW, NOW))
+    seen = set()
+    for path in gets(api):
+        head = api.request("HEAD", path)
+        assert head.content == b"", path
+        if not path.endswith("/stream"):  # whose GET has no end
+            get = api.get(path)
+            assert (head.status_code, set(head.headers)) == (get.status_code, set(get.headers)), path
+        seen.add(head.status_code)
+        wrong = api.request("POST", path)
+        if wrong.status_code == 405:
+            assert {"GET", "HEAD"} <= set(wrong.headers["allow"].split(", ")), path
+    assert 200 in seen
+    assert 405 not in seen
+    assert api.request("HEAD", "/v1/models/orders/predict").status_code == 405
+    assert 'method="HEAD"' in api.get("/metrics").text
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/", "/v1/models", "/v1/models/orders/history", "/nothing"])
+@pytest.mark.parametrize("query", ["a=1&" * 100, "&" * 100, "a=" + "b" * 4096, "before=" + "1" * 4090])
+def test_no_long_query_is_taken_apart(store, path, query):
+    answer = Api(store).get(f"{path}?{query}")
+    assert code(answer) == (414, "too-large")
+    assert answer.json()["where"] == "query"
+
+
+def test_long_values_of_headers_are_not_taken_apart_or_kept(store):
+    api = Api(store, local_only=True)
+    host = {"Host": "a" * 60_000 + ".localhost"}
+    assert code(api.get("/v1/models", headers=host)) == (421, "misdirected")
+    local = {"Host": "localhost"}
+    assert code(api.get("/v1/models", headers=local | {"Authorization": "Bearer " + "a" * 60_000}))[0] == 401
+    accept = local | {"Accept": "text/csv," * 6000}
+    answer = api.request("POST", "/v1/models/orders/predict", headers=accept, json={"points": [[1, 2, 3]]})
+    assert code(answer) == (406, "not-acceptable")

@@ -18,6 +18,7 @@ from streamkm.metrics import HTTP_REQUESTS
 from streamkm.service import create_app
 from streamkm.service.connections import Bounds
 from streamkm.stores import MemoryStore
+from waiting import PATIENCE, wait_until
 
 GET = b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n"
 BODY = b'{"points": [[10, 10, 11]]}'
@@ -37,13 +38,13 @@ def serving(*, trusted_proxies=(), bounds=Bounds(), **kwargs):  # noqa: B008 - f
         app.state.server = server
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
-        until(lambda: server.started)
+        wait_until(lambda: server.started)
         try:
             yield app
         finally:
             app.state.end_streams()
             server.should_exit = True
-            thread.join(40)
+            thread.join(PATIENCE)
             assert not thread.is_alive()
 
 
@@ -60,16 +61,9 @@ def hasty():
         yield app
 
 
-def until(condition):
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
 @contextlib.contextmanager
 def connected(app):
-    with socket.create_connection(("127.0.0.1", app.state.port), timeout=30) as client:
+    with socket.create_connection(("127.0.0.1", app.state.port), timeout=PATIENCE) as client:
         yield client
 
 
@@ -234,7 +228,7 @@ def test_headers_that_trickle_have_one_deadline(hasty):
         thread = threading.Thread(target=trickle, args=(client,), daemon=True)
         thread.start()
         assert read(client).startswith(b"HTTP/1.1 408 ")
-    thread.join(30)
+    thread.join(PATIENCE)
     assert not thread.is_alive()
 
 
@@ -246,7 +240,7 @@ def test_an_answer_that_is_not_read_is_not_kept():
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             client.sendall(POST + b"Content-Length: %d\r\n\r\n" % len(points) + points)
             assert client.recv(12) == b"HTTP/1.1 200"
-            until(lambda: not connections)
+            wait_until(lambda: not connections)
 
 
 def test_who_reads_least_for_longest_is_let_go_when_too_much_waits():
@@ -257,7 +251,7 @@ def test_who_reads_least_for_longest_is_let_go_when_too_much_waits():
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             client.sendall(POST + b"Content-Length: %d\r\n\r\n" % len(points) + points)
             assert client.recv(12) == b"HTTP/1.1 200"
-        until(lambda: len(app.state.server.server_state.connections) == 1)
+        wait_until(lambda: len(app.state.server.server_state.connections) == 1)
 
 
 def test_the_one_who_waits_for_nothing_makes_room_for_another():

@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -62,7 +63,7 @@ def ended(job):
 
 @contextlib.asynccontextmanager
 async def running(store, body, **kwargs):
-    made = Jobs(store, script(body) if isinstance(body, str) else body, **kwargs)
+    made = Jobs(store, script(body) if isinstance(body, str) else body, kwargs.pop("environment", os.environ), **kwargs)
     try:
         yield made
     finally:
@@ -308,7 +309,7 @@ def test_a_service_that_stops_while_the_store_is_away_does_not_wait_for_each_job
     Writer(store).commit()
 
     async def go():
-        jobs = Jobs(store, script("time.sleep(60)"))
+        jobs = Jobs(store, script("time.sleep(60)"), os.environ)
         for _ in range(MOST_QUEUED):
             await jobs.submit("orders", {})
         store.away = True
@@ -347,23 +348,35 @@ def test_a_replay_ends_when_nobody_reads_its_progress_any_more(tmp_path):
 # What serve gives the child
 
 
+ROOT = Path(__file__).resolve().parents[1]
+
+
 def settings(**given):
     return load(ServeSettings, given, env={})
 
 
-def test_secrets_reach_the_child_by_its_environment_only():
+def test_secrets_reach_the_child_by_its_environment_and_no_others_do():
     s = settings(store="postgresql://u:hunter2@h/d", client="sasl.password=hunter3,a=b", token=TOKEN, memory="1GB")
     command = replay_command(s)("orders", ASKED)
     assert command[1:] == [
-        "-m", "consumers", "replay", "--progress-json", "--from=2h", "--to=now", "--k=3", "--init=random",
+        "-P", "-m", "consumers", "replay", "--progress-json", "--from=2h", "--to=now", "--k=3", "--init=random",
         "--n-init=2", "--max-iter=7", "--", "orders",
     ]  # fmt: skip
-    around = {"PATH": "/bin", "STREAMKM_TOKEN": TOKEN, "STREAMKM_TOKEN_FILE": "/t", "STREAMKM_STORE_FILE": "/x",
-              "STREAMKM_K": "9", "STREAMKM_CONFIG": "c.toml", "STREAMKM_CACHE": "/c"}  # fmt: skip
+    around = {
+        "PATH": "/bin", "LC_ALL": "C", "PGPASSWORD": "p", "PGPASSFILE": "pass", "STREAMKM_TOKEN": TOKEN,
+        "STREAMKM_TOKEN_FILE": "/t", "STREAMKM_STORE_FILE": "/x", "STREAMKM_K": "9", "STREAMKM_CONFIG": "c.toml",
+        "STREAMKM_CACHE": "/c", "STREAMKM_WEBHOOK_SECRET": "w", "AWS_SECRET_ACCESS_KEY": "a", "GITHUB_TOKEN": "g",
+        "PYTHONPATH": os.pathsep.join(("", "lib", "/lib")), "PYTHONSTARTUP": "x.py", "LD_PRELOAD": "x.so",
+    }  # fmt: skip
     environment = child_environment(s, around)
     assert environment == {
         "PATH": "/bin",
+        "LC_ALL": "C",
+        "PGPASSWORD": "p",
+        "PGPASSFILE": str(Path.cwd() / "pass"),
         "STREAMKM_CACHE": "/c",
+        "PYTHONPATH": os.pathsep.join((str(ROOT), str(Path.cwd() / "lib"), "/lib")),
+        "PYTHONSAFEPATH": "1",
         "STREAMKM_STORE": "postgresql://u:hunter2@h/d",
         "STREAMKM_BOOTSTRAP": "localhost:9092",
         "STREAMKM_CLIENT": "sasl.password=hunter3,a=b",
@@ -374,6 +387,58 @@ def test_secrets_reach_the_child_by_its_environment_only():
 
     taken = load(ReplaySettings, {}, env=environment)
     assert (taken.store, taken.client, taken.memory, taken.k) == (s.store, s.client, Size("1GB"), None)
+
+
+@pytest.mark.parametrize(
+    ("given", "name", "kept"),
+    [
+        ({}, "PGPASSWORD", False),
+        ({"store": "postgresql://h/d"}, "PGPASSWORD", True),
+        ({}, "AWS_SECRET_ACCESS_KEY", False),
+        ({"client": "sasl_mechanism=AWS_MSK_IAM"}, "AWS_SECRET_ACCESS_KEY", True),
+    ],
+)
+def test_a_job_gets_the_credentials_of_the_store_and_broker_that_it_uses(given, name, kept):
+    assert (name in child_environment(settings(**given), {name: "x"})) is kept
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "expected"),
+    [
+        ("store", "sqlite:///a.db", "sqlite:///{here}/a.db"),
+        ("store", "sqlite:////var/a.db", "sqlite:////var/a.db"),
+        ("store", "postgresql://u:a%40b@h/d?sslmode=require", "postgresql://u:a%40b@h/d?sslmode=require"),
+        ("store", "postgresql://u:p%2Fw@h/d?sslrootcert=ca.pem", "postgresql://u:p%2Fw@h/d?sslrootcert={ca}"),
+        ("client", "ssl.ca.location=ca.pem,a=b", "ssl.ca.location={here}/ca.pem,a=b"),
+        ("client", "ssl_keyfile=/k.pem", "ssl_keyfile=/k.pem"),
+    ],
+)
+def test_a_path_that_is_relative_to_the_folder_of_the_service_holds_in_that_of_a_job(name, given, expected):
+    from urllib.parse import quote
+
+    environment = child_environment(settings(**{name: given}), {})
+    ca = quote(str(Path.cwd() / "ca.pem"), safe="")
+    assert environment[f"STREAMKM_{name.upper()}"] == expected.format(here=Path.cwd(), ca=ca)
+
+
+def test_a_job_runs_no_code_that_lies_in_the_folder_of_the_service(store, tmp_path, monkeypatch):
+    """Packages of our names there, and of one that we import, say so if they are run."""
+    loud = "import sys\nprint('RUN FROM HERE', file=sys.stderr)\nraise SystemExit(9)\n"
+    for name in ("consumers", "streamkm", "numba", "sitecustomize"):
+        (tmp_path / name).mkdir()
+        for file in ("__init__.py", "__main__.py"):
+            (tmp_path / name / file).write_text(loud)
+    monkeypatch.chdir(tmp_path)
+    s = settings(store=f"sqlite:///{tmp_path / 'empty.db'}")
+
+    async def go():
+        environment = child_environment(s, dict(os.environ))
+        async with running(store, replay_command(s), environment=environment) as jobs:
+            return await until(store, await jobs.submit("orders", ASKED), ended)
+
+    job = asyncio.run(go())
+    assert job.state == "failed"
+    assert "no model is named" in job.error  # said by our own code, about the empty store
 
 
 def test_without_a_broker_a_job_says_what_is_missing():
@@ -392,7 +457,9 @@ def test_a_job_over_http_is_taken_shown_and_cancelled(store):
     async def go():
         import httpx
 
-        jobs = Jobs(store, script('say(stage="reading", done=1, total=2)\ntime.sleep(60)'), clock=lambda: NOW)
+        jobs = Jobs(
+            store, script('say(stage="reading", done=1, total=2)\ntime.sleep(60)'), os.environ, clock=lambda: NOW
+        )
         app = Api(store, token=TOKEN, jobs=jobs).app
         transport = httpx.ASGITransport(app)
         headers = {"Authorization": f"Bearer {TOKEN}"}

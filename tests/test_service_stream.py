@@ -18,6 +18,7 @@ import uvicorn
 
 from service_api import FIELDS, NOW, P0, SPEC, Writer
 from streamkm.service import create_app, hub
+from streamkm.service.tokens import issue
 from streamkm.state import Event, Recent
 from streamkm.stores import MemoryStore
 from streamkm.stores.base import Job
@@ -233,6 +234,30 @@ def test_too_many_listeners_are_sent_away(store, writer, monkeypatch):
         answer = httpx.get(f"{url}/stream", trust_env=False, timeout=PATIENCE)
         assert (answer.status_code, answer.json()["code"]) == (503, "too-many")
         assert answer.headers["retry-after"]
+
+
+def test_no_asker_takes_all_places(store, writer, monkeypatch):
+    writer.commit()
+    monkeypatch.setattr(hub, "MOST_OF_ONE", 2)
+    tokens = {}
+    for name in ("a", "b"):
+        text, token = issue(name, "read", (), NOW)
+        store.add_token(token)
+        tokens[name] = {"Authorization": f"Bearer {text}"}
+    with serving(store) as url, contextlib.ExitStack() as stack:
+
+        def listen(name):
+            return stack.enter_context(listening(f"{url}/stream", **tokens.get(name, {})))
+
+        def status(name):
+            return httpx.head(f"{url}/stream", trust_env=False, timeout=PATIENCE, headers=tokens.get(name)).status_code
+
+        for _ in range(2):
+            wait_for(listen("a"), "now")
+        assert status("a") == 429
+        assert status("b") == status("") == 200
+        stack.close()  # those who leave give their places back
+        wait_until(lambda: status("a") == 200)
 
 
 def test_who_does_not_read_is_let_go_and_holds_up_nobody(store, writer, monkeypatch):

@@ -12,13 +12,14 @@ from typing import Any, Literal, NamedTuple
 from starlette.requests import HTTPConnection
 
 from streamkm.service.errors import Problem
+from streamkm.service.limits import network
 from streamkm.service.tokens import OF_THE_ENVIRONMENT, digest
 from streamkm.stores.base import Token
 from streamkm.values import Secret
 
 PROBES = frozenset(("/livez", "/readyz"))
 """What starts and stops processes asks these, and it has no token. They are not limited in number either."""
-PAGE = "/"
+PAGES = frozenset(("/", "/docs"))
 ASSETS = "/assets/"
 """The page's own files hold no data; what the page asks for does, and needs a token."""
 ME = "/v1/me"
@@ -76,9 +77,17 @@ def grant_of(request: HTTPConnection) -> Grant:
     return found if isinstance(found, Grant) else NOBODY
 
 
+def asker(request: HTTPConnection) -> str:
+    """What requests are counted for: the token, or the address without one."""
+    grant = grant_of(request)
+    if grant.name is not None:
+        return f"token {grant.name}"
+    return network(request.client.host) if request.client else ""
+
+
 def is_open(path: str) -> bool:
     """Whether a path needs no token."""
-    return path in PROBES or path in {PAGE, ME} or path.startswith(ASSETS)
+    return path in PROBES or path in PAGES or path == ME or path.startswith(ASSETS)
 
 
 def acts(method: str, path: str) -> bool:
@@ -86,7 +95,7 @@ def acts(method: str, path: str) -> bool:
     return method not in SAFE and not (method == "POST" and _ASKS_BY_POST.fullmatch(path))
 
 
-def judge(grant: Grant, method: str, path: str) -> None:
+def judge(grant: Grant, method: str, path: str, is_there: Callable[[], bool] = lambda: True) -> None:
     """Return if a request may be made with a grant.
 
     Parameters
@@ -95,6 +104,8 @@ def judge(grant: Grant, method: str, path: str) -> None:
         What the asker has.
     method, path
         Of the request; the path as the router gets it.
+    is_there
+        Says whether a route takes it. What none takes does nothing, and gets its 404 or 405 rather than 401.
 
     Raises
     ------
@@ -110,7 +121,7 @@ def judge(grant: Grant, method: str, path: str) -> None:
         if model is None or model[1] not in grant.models:
             what = f"model {model[1][:100]}" if model else "all models"
             raise _forbidden(f"the token {grant.name} is not for {what}")
-    if grant.right != "write" and acts(method, path):
+    if grant.right != "write" and acts(method, path) and is_there():
         if grant.name is None:
             raise unauthorized("acting needs a token with the right to write, from this machine too")
         raise _forbidden(f"the token {grant.name} may only read")

@@ -11,6 +11,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from starlette.middleware.gzip import GZipMiddleware
+from starlette.routing import Match
 
 from streamkm.errors import SettingsError
 from streamkm.metrics import Metrics
@@ -34,7 +35,7 @@ from streamkm.service.bodies import Bodies
 from streamkm.service.headers import Headers
 from streamkm.service.hub import Hub
 from streamkm.service.jobs import Jobs
-from streamkm.service.middleware import Guard, Observe
+from streamkm.service.middleware import Guard, Heads, Observe
 from streamkm.service.reader import Reader
 from streamkm.service.tracing import Trace
 from streamkm.stores.base import Store
@@ -167,11 +168,13 @@ def create_app(
         guarded=guarded,
         local_only=local_only,
         rate=options.rate_limit,
+        is_there=lambda scope: any(route.matches(scope)[0] is Match.FULL for route in app.routes),
         clock=monotonic,
     )
     # What is packed already, and what streams, is left as it is. The fastest level: answers are read once.
     app.add_middleware(GZipMiddleware, minimum_size=1024, compresslevel=1)
     app.add_middleware(Headers)
+    app.add_middleware(Heads)
     app.add_middleware(Observe, metrics=metrics)  # outermost but one: refused requests count too
     app.add_middleware(Trace)
     _describe(app, needs_token=guarded, local_only=local_only)

@@ -193,12 +193,14 @@ async def _http(request: Request, e: HTTPException) -> Response:
         problem = Problem(404, "not-found", f"there is no {_path(request)}", hint="/openapi.json lists what there is")
     elif e.status_code == 405:
         allowed = (e.headers or {}).get("Allow", "")
+        if "GET" in allowed:
+            allowed += ", HEAD"
         problem = Problem(
             405, "method-not-allowed", f"{request.method} is not for {_path(request)}", hint=f"Allowed: {allowed}"
         )
     else:
         problem = Problem(e.status_code, "invalid" if e.status_code < 500 else "internal", str(e.detail))
-    problem.headers = dict(e.headers or {})
+    problem.headers = dict(e.headers or {}) | ({"Allow": allowed} if e.status_code == 405 else {})
     return problem.response(request.url.path)
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -37,6 +37,8 @@ SAMPLE = 250
 """Most points of a sample, and `NUMBERS` most numbers."""
 NUMBERS = 10_000
 MOST_LISTENERS = 200
+MOST_OF_ONE = 50
+"""Listeners of one token, or of one address without."""
 MOST_WAITING = 64
 """Messages that a listener may leave unread."""
 MOST_AT_ONCE = 100
@@ -104,23 +106,40 @@ class Hub:
     def __init__(self, reader: Reader, stale_after: float) -> None:
         self._reader, self._stale_after = reader, stale_after
         self._channels: dict[str, Channel] = {}
+        self._places: Counter[str] = Counter()
         self._closed = False
 
-    async def admit(self, model: str) -> None:
-        """Return if one more may listen.
+    async def admit(self, model: str, who: str) -> Callable[[], None]:
+        """Keep a place for one who listens; what is returned gives it back.
+
+        Parameters
+        ----------
+        model
+            What it wants to be told about.
+        who
+            Token, or address without one, each of which has a share of the places.
 
         Raises
         ------
         NotFoundError
             There is no such model.
         Problem
-            503: too many listen.
+            429: too many of its own listen. 503: too many in all.
         """
         await self._reader.model(model)
-        if self._closed or sum(len(c.listeners) for c in self._channels.values()) >= MOST_LISTENERS:
-            raise Problem(
-                503, "too-many", f"{MOST_LISTENERS} listen already", hint="Ask later", headers={"Retry-After": "10"}
-            )
+        later = {"Retry-After": "10"}
+        if self._places[who] >= MOST_OF_ONE:
+            raise Problem(429, "too-many", f"{MOST_OF_ONE} of yours listen already", hint="End one", headers=later)
+        if self._closed or self._places.total() >= MOST_LISTENERS:
+            raise Problem(503, "too-many", f"{MOST_LISTENERS} listen already", hint="Ask later", headers=later)
+        self._places[who] += 1
+
+        def give_back() -> None:
+            self._places[who] -= 1
+            if not self._places[who]:
+                del self._places[who]
+
+        return give_back
 
     @contextlib.asynccontextmanager
     async def listen(self, model: str) -> AsyncIterator[Listener]:

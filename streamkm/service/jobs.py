@@ -37,6 +37,8 @@ LOST_AFTER = 30.0
 """Seconds without a note after which nobody works on a job any more."""
 PATIENCE = 5.0
 """Seconds between SIGTERM and SIGKILL."""
+_FOLDER = os.sep
+"""Where a child runs: nobody who may write into the folder of the service can put something there for it."""
 NICE = 10
 """Where cores are few, answers and the live consumer come first."""
 MOST_OF_AN_ERROR = 2000
@@ -94,12 +96,12 @@ class Jobs:
         self,
         store: Store,
         command: Command,
-        environment: Mapping[str, str] | None = None,
+        environment: Mapping[str, str],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
         self._command = command
-        self._environment = dict(os.environ if environment is None else environment)
+        self._environment = dict(environment)
         self._clock = clock
         self._jobs: OrderedDict[str, Job] = OrderedDict()  # those that wait, and the one that runs
         self._stop: dict[str, str] = {}  # id -> why it is to end
@@ -203,6 +205,7 @@ class Jobs:
             child = await asyncio.create_subprocess_exec(
                 *command,
                 env=self._environment,
+                cwd=_FOLDER,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.PIPE,

@@ -20,6 +20,10 @@ from streamkm.service.tokens import PREFIX
 
 WRONG_TOKENS = 10
 """Wrong tokens that an address may send in a second."""
+QUERY_BYTES, QUERY_PARAMETERS = 4096, 100
+"""What an address may ask for; to take more apart would hold others up."""
+TOKEN_BYTES = 1024
+"""Longer ones are wrong, and not worth a digest."""
 _PREFIX = PREFIX.encode()
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
@@ -54,6 +58,37 @@ class Observe:
             self.metrics.observe(names.HTTP_SECONDS, time.perf_counter() - started, method=method, route=route)
 
 
+class Heads:
+    """Answers HEAD as GET is answered, without the body; a stream ends where it would begin."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self.app(scope, receive, send)
+            return
+        done = False
+
+        async def head(message: Message) -> None:
+            nonlocal done
+            scope["method"] = "HEAD"  # for those around, who count and log it
+            if message["type"] == "http.response.start":
+                await send(message)
+                done = True
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+        async def gone() -> Message:
+            return {"type": "http.disconnect"} if done else await receive()
+
+        scope["method"] = "GET"
+        try:
+            await self.app(scope, gone, head)
+        finally:
+            scope["method"] = "HEAD"
+
+
 class Guard:
     """Lets a request in, or says why not: where it was sent, from which site, with which token, how often, for what.
 
@@ -72,6 +107,8 @@ class Guard:
         here (DNS rebinding) asks for that name: a browser would let it read the answer, as of the page's own site.
     rate
         Requests a second for each token, or address without one; twice as many at once; 0: no limit.
+    is_there
+        Whether a route takes the request of a scope.
     clock
         Seconds of a clock that does not go back.
     """
@@ -84,19 +121,21 @@ class Guard:
         guarded: bool,
         local_only: bool,
         rate: float,
+        is_there: Callable[[Scope], bool],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.app = app
         self.tokens = tokens
         self.local_only = local_only
         self.clock = clock
+        self.is_there = is_there
         self._without = NOBODY if guarded else READER
         self._asked = Buckets(rate, 2 * rate)
         self._wrong = Buckets(WRONG_TOKENS, WRONG_TOKENS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        if scope["type"] == "lifespan" or (scope["type"] == "http" and scope["path"] in PROBES):
+        if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
         if scope["type"] != "http":
@@ -123,6 +162,17 @@ class Guard:
                 raise
 
     async def _admit(self, scope: Scope) -> Grant:
+        query = scope["query_string"]
+        if len(query) > QUERY_BYTES or query.count(b"&") >= QUERY_PARAMETERS:
+            raise Problem(
+                414,
+                "too-large",
+                f"more than {QUERY_BYTES} bytes or {QUERY_PARAMETERS} parameters",
+                where="query",
+                hint="Ask for less at a time",
+            )
+        if scope["path"] in PROBES:
+            return NOBODY
         host = authorization = origin = b""
         site = mode = b""
         for name, value in scope["headers"]:
@@ -161,7 +211,7 @@ class Guard:
         wait = self._asked.take(address if grant.name is None else f"token {grant.name}", now)
         if wait:
             raise _too_many("too many requests", wait)
-        judge(grant, method, path)
+        judge(grant, method, path, lambda: self.is_there(scope))
         return grant
 
     async def _known(self, token: bytes, address: str, now: float) -> Grant:
@@ -170,6 +220,8 @@ class Guard:
         Who sent too many wrong ones does not even learn whether the next one is right: the token of the environment was
         chosen by a person, and might be guessed. Those of the store cannot be, so theirs go on to be let in from there.
         """
+        if len(token) > TOKEN_BYTES:
+            token = b""
         wait = self._wrong.wait(address, now)
         if not wait and self.tokens.is_owner(token):
             return OWNER
@@ -228,9 +280,17 @@ def _from_elsewhere(method: str, host: bytes, origin: bytes, site: bytes, mode: 
     return method not in SAFE and origin.partition(b"://")[2].lower() != host.lower()
 
 
-@functools.lru_cache(256)
 def _is_local(host: bytes) -> bool:
     """Whether a Host header, with or without a port, is a name of loopback."""
+    return len(host) <= _LONGEST_HOST and _is_loopback(host)
+
+
+_LONGEST_HOST = 300
+"""Bytes of the longest name there can be, with a port; what is remembered must be bounded."""
+
+
+@functools.lru_cache(256)
+def _is_loopback(host: bytes) -> bool:
     name = host[1 : host.find(b"]")] if host.startswith(b"[") else host.partition(b":")[0]
     text = name.decode("latin-1").lower().rstrip(".")
     if text == "localhost" or text.endswith(".localhost"):

@@ -24,6 +24,7 @@ KINDS = (JSON, CSV, ARROW)
 INCLUDES = ("distances", "second")
 MOST_DISTANCES = 1 << 24
 """Distances to all clusters that one answer tells: 128 MB."""
+MOST_OF_ACCEPT = 1000
 SNAPSHOT_HEADER = "Streamkm-Snapshot"
 """Which snapshot answered: a table has no place for it."""
 
@@ -244,6 +245,8 @@ def negotiate(accept: str) -> str:
     if accept in {"", "*/*", JSON}:
         return JSON
     asked: dict[str, float] = {}
+    if len(accept) > MOST_OF_ACCEPT:
+        raise Problem(406, "not-acceptable", f"more than {MOST_OF_ACCEPT} characters", where="Accept")
     for part in accept.split(","):
         kind, *parameters = (piece.strip().lower() for piece in part.split(";"))
         weight = next((p[2:] for p in parameters if p.startswith("q=")), "1")

@@ -8,10 +8,12 @@ from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any
 
 import orjson
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from streamkm.service import entries
+from streamkm.service.access import asker
 from streamkm.service.errors import Problem, documented
 from streamkm.service.hub import Hub, Listener, Message
 from streamkm.service.points import MAX_ID
@@ -56,12 +58,12 @@ def router(reader: Reader, hub: Hub) -> APIRouter:
         response_class=Response,
         responses=_streamed('event: now\ndata: {"status": "running", "points": 102200}\n\n') | documented(_ERRORS),
     )
-    async def stream(model: ModelName, _: Annotated[NoQuery, Query()]) -> Response:
+    async def stream(request: Request, model: ModelName, _: Annotated[NoQuery, Query()]) -> Response:
         """Messages `now` (once a second), `sample`, `snapshot` and `job`; schemas Now, Sample, HistoryEntry and JobOut.
 
         A reader that does not keep up is let go; what it missed is in `/history`.
         """
-        return await _answer(hub, model, lambda listener: _told(listener, lambda m: [m.encoded()]))
+        return await _answer(hub, request, model, lambda listener: _told(listener, lambda m: [m.encoded()]))
 
     @routes.get(
         "/models/{model}/events/stream",
@@ -71,6 +73,7 @@ def router(reader: Reader, hub: Hub) -> APIRouter:
         | documented(_ERRORS),
     )
     async def events(
+        request: Request,
         model: ModelName,
         _: Annotated[NoQuery, Query()],
         last_event_id: Annotated[
@@ -100,13 +103,27 @@ def router(reader: Reader, hub: Hub) -> APIRouter:
             async for data in _told(listener, new):
                 yield data
 
-        return await _answer(hub, model, all_of)
+        return await _answer(hub, request, model, all_of)
 
     return routes
 
 
-async def _answer(hub: Hub, model: str, told: Callable[[Listener], AsyncIterator[bytes]]) -> Response:
-    await hub.admit(model)  # here, where it can still be an error
+class _Held(StreamingResponse):
+    """One that gives back its place when it is over, also if nobody was there any more to read its first byte."""
+
+    def __init__(self, body: AsyncIterator[bytes], give_back: Callable[[], None]) -> None:
+        super().__init__(body, media_type=_KIND, headers=_HEADERS)
+        self._give_back = give_back
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._give_back()
+
+
+async def _answer(hub: Hub, request: Request, model: str, told: Callable[[Listener], AsyncIterator[bytes]]) -> Response:
+    give_back = await hub.admit(model, asker(request))  # here, where it can still be an error
 
     async def body() -> AsyncIterator[bytes]:
         async with hub.listen(model) as listener:
@@ -114,7 +131,7 @@ async def _answer(hub: Hub, model: str, told: Callable[[Listener], AsyncIterator
             async for data in told(listener):
                 yield data
 
-    return StreamingResponse(body(), media_type=_KIND, headers=_HEADERS)
+    return _Held(body(), give_back)
 
 
 async def _told(listener: Listener, made: Callable[[Message], list[bytes]]) -> AsyncIterator[bytes]:

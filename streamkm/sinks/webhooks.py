@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import hashlib
@@ -158,7 +159,8 @@ class WebhookTarget:
     secret
         What messages are signed with; see `keys`.
     timeout
-        Seconds for each step of a request.
+        Seconds for a delivery, from the first look for the host to the status: the other side may be slow in every
+        step, and as slow as it likes between two bytes.
 
     Raises
     ------
@@ -170,7 +172,9 @@ class WebhookTarget:
         self._url, self._keys = check_url(url), keys(secret)
         # A path can be as good as a password, so neither log nor store has it.
         self.name = f"webhook:{self._url.host}:{hashlib.sha256(str(self._url).encode()).hexdigest()[:16]}"
-        self._client = httpx.Client(
+        self._timeout = timeout
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._client = httpx.AsyncClient(
             timeout=timeout,
             follow_redirects=False,
             trust_env=not is_loopback(self._url.host),
@@ -178,6 +182,11 @@ class WebhookTarget:
         )
 
     def deliver(self, message: Message) -> None:
+        if self._loop is None:  # only there a whole delivery can be ended
+            self._loop = asyncio.new_event_loop()
+        self._loop.run_until_complete(self._deliver(message))
+
+    async def _deliver(self, message: Message) -> None:
         timestamp = int(time.time())
         headers = {
             "webhook-id": message.id,
@@ -186,8 +195,13 @@ class WebhookTarget:
         }
         try:
             # What it answers does not matter, however long it is.
-            with self._client.stream("POST", self._url, content=message.body, headers=headers) as response:
+            async with (
+                asyncio.timeout(self._timeout),
+                self._client.stream("POST", self._url, content=message.body, headers=headers) as response,
+            ):
                 status, after = response.status_code, response.headers.get("retry-after", "")
+        except TimeoutError as error:
+            raise NotTakenError(f"it had not answered after {self._timeout:g} s") from error
         except httpx.HTTPError as error:
             raise NotTakenError(f"{type(error).__name__}: {error}") from error
         if status == _GONE:
@@ -197,4 +211,7 @@ class WebhookTarget:
             raise NotTakenError(f"it answered {status}{more}", float(after) if after.isdecimal() else 0.0)
 
     def close(self) -> None:
-        self._client.close()
+        if self._loop is not None:
+            self._loop.run_until_complete(self._client.aclose())
+            self._loop.close()  # waits for no name that is still looked up
+            self._loop = None
