@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
-from streamkm.errors import StreamkmError
+from streamkm.errors import StoreUnavailableError, StreamkmError
 from streamkm.records import Position, Records, TopicPartition
 from streamkm.sources.base import Source
 from streamkm.state import Commit, Json
@@ -222,3 +222,33 @@ class FlakyStore:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.store, name)
+
+
+class FullStore:
+    """A store whose disk is full for a time: what would write fails as SQLite does there, and reading goes on.
+
+    Parameters
+    ----------
+    store
+        The real one, or one in memory.
+    full
+        Whether it is full now.
+    """
+
+    WRITES = ("acquire", "renew", "commit", "promote", "pause", "mark_delivered", "forget", "trim", "thin", "tell")
+
+    def __init__(self, store: Store, full: Callable[[], bool]) -> None:
+        self.store, self.full, self.refused = store, full, 0
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self.store, name)
+        return self._guarded(value) if name in self.WRITES else value
+
+    def _guarded(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            if self.full():
+                self.refused += 1
+                raise StoreUnavailableError("the disk is full (database or disk is full)", hint="Free some space")
+            return method(*arguments, **options)
+
+        return call

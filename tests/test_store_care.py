@@ -16,7 +16,7 @@ from consumers.cli import cli
 from consumers.doctor import _store as store_finding
 from store_checks import SPEC, bad_of, commit_of, owned
 from streamkm.engine import audit
-from streamkm.errors import SettingsError, StoreUnavailableError
+from streamkm.errors import SettingsError
 from streamkm.state import Counters
 from streamkm.stores import open_store, upkeep
 from streamkm.testing import StopAfter
@@ -226,7 +226,7 @@ def test_a_full_disk_stops_the_consumer_and_with_room_it_goes_on_with_nothing_lo
         assert audit(store, "m") == []  # each offset read once
 
 
-def test_a_read_only_store_stops_the_engine_and_says_why(file):
+def test_who_waits_for_a_read_only_store_says_why_and_is_not_ready(file, caplog):
     url = f"sqlite:///{file}"
     with contextlib.closing(open_store(url)) as store:
         w = World(store=store)
@@ -234,9 +234,12 @@ def test_a_read_only_store_stops_the_engine_and_says_why(file):
         before = w.counters()
     with contextlib.closing(open_store(url + "?mode=ro")) as store:
         w.clock.advance(60)
-        with pytest.raises(StoreUnavailableError, match="it is read-only") as e:
-            w.engine(store=store).run(StopAfter(lambda: w.clock.now > 1_700_000_500, w.clock))
-        assert "Give this process the right to write" in e.value.hint
+        engine = w.engine(store=store)
+        why = []
+        engine.run(StopAfter(lambda: why.append(engine.parts.pulse.ready()) or w.clock.now > 1_700_000_500, w.clock))
+        assert {well for well, _ in why[2:-1]} == {False}
+        assert "store away: it is read-only" in why[-2][1]
+        assert "Give this process the right to write" in caplog.text
     with contextlib.closing(open_store(url)) as store:
         w.store = store
         assert w.counters() == before

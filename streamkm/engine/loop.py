@@ -15,14 +15,12 @@ from streamkm.engine.tenure import Tenure
 from streamkm.errors import ConflictError, LeaseLostError, SettingsError, StoreUnavailableError
 from streamkm.metrics import LEASE_HELD, Metrics
 from streamkm.models.spec import new_learner
+from streamkm.reporting import Report
 from streamkm.sources.base import Source, Writer
 from streamkm.state import ModelSpec
 from streamkm.stores.base import Lease, Store
 
 log = logging.getLogger("streamkm.engine")
-
-PATIENCE = 6
-"""Leases for which a standby waits for a store that is away."""
 
 
 class Engine:
@@ -81,8 +79,8 @@ class Engine:
         BadRecordsError
             Too many bad records. All before them is committed; they are not, and will be met again.
         StoreUnavailableError
-            The store did not answer for longer than the lease, a standby for longer than `PATIENCE` leases. All before
-            the last commit is safe.
+            The store did not take a commit for longer than the lease. All before the last commit is safe. A standby
+            waits for as long as it takes.
         """
         parts, name = self.parts, self.parts.spec.name
         guards.same_spec(parts.spec, parts.store.create(parts.spec, parts.clock.time()))
@@ -105,21 +103,20 @@ class Engine:
     def _wait_for_lease(self, stop: Stop) -> Lease | None:
         parts, name, o = self.parts, self.parts.spec.name, self.parts.options
         parts.metrics.set(LEASE_HELD, 0, model=name)
-        told, heard_at = False, parts.clock.monotonic()
+        told = False
+        report = Report(log, name, parts.clock.monotonic, fate="")
         while not stop.is_set():
             parts.pulse.beat("waiting for the lease", "standby")
             try:
                 lease = parts.store.acquire(name, o.owner, o.lease, parts.clock.time())
             except StoreUnavailableError as e:
-                # An owner that was stopped in the middle of a commit can hold the database's lock for longer than we
-                # are willing to wait in one go. But a store that is read-only stays away until somebody looks.
-                if parts.clock.monotonic() - heard_at >= PATIENCE * o.lease:
-                    raise
-                log.warning("%s: the store is away, trying again: %s", name, e)
+                # However long: a disk that is full, a lock that is held, a server that is gone. Whoever stands by is
+                # wanted when it is back, and ending would only make an orchestrator start it again and again.
+                report.away("store", e)
                 parts.away("store", e)
                 lease = None
             else:
-                heard_at = parts.clock.monotonic()
+                report.back("store")
                 parts.back("store")
             if lease is not None:
                 log.info("%s: owner %s, epoch %d", name, o.owner, lease.epoch)

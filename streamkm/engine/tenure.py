@@ -34,6 +34,7 @@ from streamkm.metrics import ALARMS, RECORDS_LOST
 from streamkm.models import ARITHMETIC, OnlineKMeans
 from streamkm.models.spec import new_learner
 from streamkm.records import BadRecord, Batch, BatchRange, Position, TopicPartition, kept_part
+from streamkm.reporting import Report
 from streamkm.state import Commit, Counters, EventTimeLimit, Learning, MiniBatch, Progress
 from streamkm.stores.base import Lease, Promotion
 from streamkm.tracing import span
@@ -106,6 +107,9 @@ class Tenure:
         self.paused = info.paused
         last = self.store.snapshot(self.name) if info.last_snapshot else None
         self.publishing = Publishing(parts, last, self.counters.points)
+        self.number, self.total_lag = info.last_snapshot, -1
+        fate = "it is in the quarantine; others of its kind are counted once a minute"
+        self.report = Report(log, self.name, self.clock.monotonic, fate=fate, records=self.counters.records)
         self.glimpse = Glimpse(len(parts.spec.fields))
         with contextlib.suppress(StoreError):  # nothing depends on it
             self.glimpse = Glimpse(len(parts.spec.fields), self.store.recent(self.name))
@@ -114,6 +118,7 @@ class Tenure:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.report.end(self.counters.records, self._how_far())
         self.care.close()
         self.inlet.close()
 
@@ -144,7 +149,18 @@ class Tenure:
             with contextlib.suppress(StoreUnavailableError):
                 self.store.release(self.lease)
 
+    def _how_far(self) -> str:
+        """Lag, clusters and the last snapshot, for people."""
+        warmup = self.learner.warmup_
+        clusters = (
+            f"{len(self.learner.ids_)} clusters" if warmup is None else "warming up ({:,} of {:,})".format(*warmup)
+        )
+        lag = f"{self.total_lag:,}" if self.total_lag >= 0 else "unknown"
+        snapshot = f"snapshot {self.number}" if self.number else "no snapshot yet"
+        return f"lag {lag}, {clusters}, {snapshot}" + (", paused" if self.paused else "")
+
     def _step(self, stop: Stop) -> None:
+        self.report.look(self.counters.records, self._how_far)
         # While a snapshot is worked on there is no commit, so that bad records may have to wait where they are.
         full = self.kept_bytes > KEPT_AT_ONCE and self.publishing.reason
         if self.paused or full:
@@ -185,6 +201,7 @@ class Tenure:
             self.glimpse.learned([b.points for b in batches])
             kept = [replace(b, record=kept_part(b.record)) for b in bad]
             self.quarantine += kept
+            self.report.bad(kept)
             self.kept_bytes += sum(b.record.weight for b in kept)
             self.metrics.batch(self.name, points, bad, tombstones, decoded - started, time.perf_counter() - decoded)
         self._commit_when_due(stop)
@@ -334,7 +351,7 @@ class Tenure:
         started = self.clock.monotonic()
         c = self.counters
         with span("commit", model=self.name, records=c.records, points=c.points, lag=total_lag) as traced:
-            self._write(commit, stop)
+            number = self._write(commit, stop)
             traced.set_attribute("snapshot", snapshot is not None)
         self.committed = progress.position
         self.journal.clear()
@@ -345,20 +362,22 @@ class Tenure:
         self.commit_seconds = self.committed_at - started
         if snapshot is not None:
             publishing.published(snapshot, self.counters.points)
+            self.number = number
+        self.total_lag = total_lag
         self.metrics.commit(self.name, progress, lag or {}, snapshot, self.commit_seconds)
         self.care.committed(len(commit.quarantine))
         # Step 5: tell Kafka.
         with contextlib.suppress(SourceClosedError):
             self.inlet.source.commit(self.committed)
 
-    def _write(self, commit: Commit, stop: Stop) -> None:
-        """Commit, trying again while the store is away, for as long as the lease would hold."""
+    def _write(self, commit: Commit, stop: Stop) -> int:
+        """`Store.commit`, tried again while the store is away, for as long as the lease would hold."""
         deadline = self.clock.monotonic() + self.options.lease
         backoff = FIRST_BACKOFF
         while True:
             self.parts.pulse.beat("committing")
             try:
-                self.store.commit(self.lease, commit)
+                number = self.store.commit(self.lease, commit)
             except StoreUnavailableError as e:
                 self.parts.away("store", e)
                 if self.clock.monotonic() >= deadline:
@@ -369,7 +388,7 @@ class Tenure:
                 backoff = min(2 * backoff, LAST_BACKOFF)
             else:
                 self.parts.back("store")
-                return
+                return number
 
     def _connect(self, stop: Stop, unreadable: tuple[BatchRange, ...] = ()) -> bool:
         """Read on from the position, by a new source; False when it is time to stop."""

@@ -1,0 +1,153 @@
+"""What long runs say of themselves, by a clock that is moved by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+
+import pytest
+
+from streamkm.errors import StoreUnavailableError
+from streamkm.records import BadRecord, RawRecord, TopicPartition
+from streamkm.reporting import COUNT_SECONDS, PROGRESS_SECONDS, QUIET_SECONDS, Report, for_people
+from streamkm.testing import FullStore, ManualClock, StopAfter
+from test_engine import OPTIONS, N, World, record
+
+LOG = logging.getLogger("streamkm.test")
+
+
+def bad(offset, reason="not-json"):
+    return BadRecord(RawRecord(TopicPartition("t", 0), offset, -1, None, b"{"), reason, "", "not JSON")
+
+
+@pytest.fixture
+def clock():
+    return ManualClock()
+
+
+@pytest.fixture
+def said(caplog):
+    """Takes the lines that were logged since the last call."""
+    caplog.set_level(logging.INFO, "streamkm")
+
+    def take():
+        lines = [r.getMessage() for r in caplog.records if r.name.startswith("streamkm")]
+        caplog.clear()
+        return lines
+
+    return take
+
+
+@pytest.fixture
+def report(clock):
+    return Report(LOG, "orders", clock.monotonic, fate="it is in the quarantine", records=1000)
+
+
+def test_the_first_of_each_reason_is_told_and_the_others_are_counted_once_a_minute(report, clock, said):
+    report.bad([bad(3), bad(4), bad(5)])
+    assert said() == ["orders: bad record (not-json) at t-0@3: not JSON; it is in the quarantine"]
+    report.bad([bad(6, "not-finite"), bad(7)])
+    assert [line.split(";")[0] for line in said()] == ["orders: bad record (not-finite) at t-0@6: not JSON"]
+    clock.advance(COUNT_SECONDS - 1)
+    report.bad([bad(i) for i in range(10, 26_010)])
+    report.look(1000, str)
+    assert [line for line in said() if "bad" in line] == []
+    clock.advance(1)
+    report.look(1000, str)
+    assert said() == ["orders: 26,003 more bad records in 60 s: 26,003 not-json, such as t-0@4: not JSON"]
+    clock.advance(10 * COUNT_SECONDS)
+    report.look(1000, str)
+    assert [line for line in said() if "bad" in line] == []
+    report.bad([bad(1, "not-finite")])
+    report.end(1010, "lag 0")
+    counted, ended = said()
+    assert counted == "orders: 1 more bad records in 10 min: 1 not-finite, such as t-0@1: not JSON"
+    assert ended == "orders: left after 11 min, with 10 records read meanwhile, 26,006 of them bad; lag 0"
+
+
+def test_progress_is_told_twice_a_minute_while_records_come_and_seldom_else(report, clock, said):
+    report.look(5000, lambda: "lag 7")
+    assert said() == []
+    clock.advance(PROGRESS_SECONDS)
+    report.look(61_000, lambda: "lag 7")
+    report.look(62_000, lambda: "lag 6")
+    assert said() == ["orders: 61,000 records, 2,000/s, lag 7"]
+    clock.advance(PROGRESS_SECONDS)
+    report.look(61_000, lambda: "lag 0")
+    assert said() == []
+    clock.advance(QUIET_SECONDS - PROGRESS_SECONDS)
+    report.look(61_000, lambda: "lag 0")
+    assert said() == ["orders: 61,000 records, 0/s, lag 0"]
+
+
+def test_what_is_away_is_told_once_a_minute_until_it_is_back(report, clock, said):
+    for _ in range(120):
+        report.away("store", "full")
+        clock.advance(1)
+    assert said() == ["orders: the store is away, trying again: full"] * 2
+    report.back("store")
+    report.away("store", "full")
+    assert len(said()) == 1
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [(0, "0.0 s"), (9.96, "10.0 s"), (119, "119 s"), (120, "2 min"), (7199, "120 min"), (7200, "2 h"), (1e6, "12 d")],
+)
+def test_lengths_of_time_for_people(seconds, told):
+    assert for_people(seconds) == told
+
+
+def test_an_owner_tells_what_was_bad_how_far_it_is_and_how_it_ended(said):
+    records = [record(i, value=b"{" if i % 4 == 0 else ...) for i in range(N)]
+    w = World(records=records)
+    w.engine().run(w.until_all_read())
+    lines = said()
+    (first,) = [line for line in lines if "bad record (" in line]
+    assert first.startswith("m: bad record (not-json) at t-0@0: ")
+    (counted,) = [line for line in lines if "more bad records" in line]
+    assert f"{N // 4 - 1:,} not-json, such as t-" in counted
+    ended = lines[-1]
+    assert f"{N:,} records read meanwhile, {N // 4:,} of them bad" in ended
+    assert "lag 0" in ended
+    assert f"clusters, snapshot {w.store.model('m').last_snapshot}" in ended
+
+
+def test_an_owner_tells_its_progress_while_it_learns(said):
+    w = World()
+
+    def all_read():
+        w.clock.advance(20)
+        return w.all_read()
+
+    w.engine(dataclasses.replace(OPTIONS, lease=1000.0)).run(StopAfter(all_read, w.clock))
+    progress = [line for line in said() if "/s, lag" in line]
+    assert progress
+    assert all(line.startswith("m: ") and "snapshot" in line for line in progress)
+
+
+def test_who_stands_by_waits_for_a_full_disk_and_the_owner_ends(said):
+    w = World()
+    w.engine().run(StopAfter(lambda: (c := w.counters_or_none()) is not None and c.records >= 500, w.clock))
+    began = w.clock.now
+    full = FullStore(w.store, lambda: w.clock.now < began + 3600)
+    w.engine(store=full).run(w.until_all_read())
+    assert w.clock.now >= began + 3600
+    assert w.counters().points == N
+    assert w.verify()
+    told = [line for line in said() if "the store is away" in line]
+    assert 55 <= len(told) <= 61
+    assert full.refused > len(told)
+
+
+def test_an_owner_whose_disk_fills_ends_when_the_lease_would(said):
+    w = World()
+    full = FullStore(w.store, lambda: (c := w.counters_or_none()) is not None and c.records >= 500)
+    with pytest.raises(StoreUnavailableError, match="the disk is full"):
+        w.engine(store=full).run(w.until_all_read())
+    assert 500 <= w.counters().records < N
+    assert any("left after" in line for line in said())
+    w.clock.advance(60)
+    w.engine().run(w.until_all_read())
+    assert w.counters().points == N
+    assert w.verify()
