@@ -1,4 +1,5 @@
 import pytest
+from hypothesis import HealthCheck, settings
 
 from kafka_fixtures import admin, bootstrap, topic
 from ledger import _weights_are_those_learned
@@ -26,3 +27,14 @@ def nothing_remembered():
     redaction.forget()
     yield
     redaction.forget()
+
+
+# A busy machine is slow, which is no failure. Everybody's run tries the same examples; for other ones:
+# pytest --hypothesis-profile default
+settings.register_profile(
+    "streamkm",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+settings.load_profile("streamkm")

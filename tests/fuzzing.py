@@ -53,7 +53,7 @@ from streamkm.state import EventTimeLimit, Learning
 from streamkm.stores import journal
 from test_sources_batches import batch_of
 
-SECONDS = 20
+SECONDS = 120
 """For one input; a healthy one takes milliseconds, on a busy machine too."""
 GROWN_BYTES = 256 << 20
 """Of memory that a child may really take beyond what it took for all real inputs."""

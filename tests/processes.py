@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import logging
 import os
 import signal
 import subprocess
@@ -10,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from consumers import cli
 from waiting import PATIENCE, wait_until
 
 
@@ -77,16 +80,52 @@ def program(
             p.kill()
 
 
-def run(
-    *arguments: str, timeout: float = PATIENCE, env: dict[str, str] | None = None, text: str | None = None
+def run_apart(
+    *arguments: str, env: dict[str, str] | None = None, text: str | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run a ``streamkm`` command to its end, `text` on its standard input."""
+    """Run a ``streamkm`` command to its end in a process of its own, `text` on its standard input.
+
+    It takes two seconds of a processor until it has all that it needs, so most tests take `run`.
+    """
     return subprocess.run(
         [sys.executable, "-m", "consumers", *arguments],
         input=text,
         capture_output=True,
         text=True,
-        timeout=timeout,
+        timeout=PATIENCE,
         check=False,
         env={**os.environ, **(env or {})},
     )
+
+
+def run(
+    *arguments: str, env: dict[str, str] | None = None, text: str | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a ``streamkm`` command to its end in this process: what it prints, and the status it would leave with."""
+    stdin, stdout, stderr = (io.TextIOWrapper(io.BytesIO(said), "utf-8") for said in ((text or "").encode(), b"", b""))
+    given = {"argv": ["streamkm", *arguments], "stdin": stdin, "stdout": stdout, "stderr": stderr}
+    before = {name: getattr(sys, name) for name in given}
+    environment, handlers = dict(os.environ), {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    root = logging.getLogger()
+    logs = root.handlers[:], {name: logging.getLogger(name).level for name in ("", "kafka", "streamkm")}
+    root.handlers[:] = []  # or a new configuration closes them
+    for name, value in given.items():
+        setattr(sys, name, value)
+    os.environ.update(env or {})
+    try:
+        status = cli._status()
+    finally:
+        for name, value in before.items():
+            setattr(sys, name, value)
+        os.environ.clear()
+        os.environ.update(environment)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        root.handlers[:] = logs[0]
+        for name, level in logs[1].items():
+            logging.getLogger(name).setLevel(level)
+    said = []
+    for stream in (stdout, stderr):
+        stream.flush()
+        said.append(stream.buffer.getvalue().decode())
+    return subprocess.CompletedProcess(arguments, status, *said)
