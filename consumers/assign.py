@@ -54,7 +54,7 @@ def assign(model: str, target: str, start: str | None, settings: AssignSettings,
                 where="--to",
                 hint=f"Name another topic, such as {topic}.clusters",
             )
-        open_source = source_opener(topic, settings, spec.codec)
+        open_source = source_opener(topic, settings, spec.codec, leave=stop.is_set)
 
         def same_source() -> KafkaSource:
             source = open_source()
@@ -70,7 +70,7 @@ def assign(model: str, target: str, start: str | None, settings: AssignSettings,
             target,
             open_source=same_source,
             # No name of a model or topic has a colon, so that no two pairs of them share a position.
-            open_writer=transactions_opener(f"streamkm-{model}-assign:{target}", settings),
+            open_writer=transactions_opener(f"streamkm-{model}-assign:{target}", settings, stop.is_set),
             codec=suited(make_codec(spec.codec), spec),
             store=store,
             options=AssignOptions(

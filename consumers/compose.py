@@ -21,9 +21,16 @@ from streamkm.stores.base import Store
 
 
 def source_opener(
-    topic: str, settings: SourceSettings | ReplaySettings | AssignSettings, codec: Json, group: str | None = None
+    topic: str,
+    settings: SourceSettings | ReplaySettings | AssignSettings,
+    codec: Json,
+    group: str | None = None,
+    leave: Callable[[], bool] = lambda: False,
 ) -> Callable[[], KafkaSource]:
-    """What gives a fresh Kafka source for a codec; without a group nothing is committed to Kafka."""
+    """What gives a fresh Kafka source for a codec; without a group nothing is committed to Kafka.
+
+    While it waits for a broker it asks `leave` whether it is time to give up.
+    """
     return functools.partial(
         KafkaSource,
         settings.bootstrap,
@@ -32,19 +39,24 @@ def source_opener(
         client=dict(p.split("=", 1) for p in settings.client),
         most_unpacked=settings.max_decompressed,
         most_value=int(codec.get("max_bytes", DEFAULT_MAX_BYTES)),
+        leave=leave,
     )
 
 
-def writer_opener(settings: SourceSettings | NotifySettings) -> Callable[[], KafkaWriter]:
+def writer_opener(
+    settings: SourceSettings | NotifySettings, leave: Callable[[], bool] = lambda: False
+) -> Callable[[], KafkaWriter]:
     """What gives a fresh writer to the cluster that is read."""
     client = dict(p.split("=", 1) for p in settings.client)
-    return lambda: KafkaWriter(settings.bootstrap, client=client)
+    return lambda: KafkaWriter(settings.bootstrap, client=client, leave=leave)
 
 
-def transactions_opener(name: str, settings: AssignSettings) -> Callable[[], KafkaTransactions]:
+def transactions_opener(
+    name: str, settings: AssignSettings, leave: Callable[[], bool] = lambda: False
+) -> Callable[[], KafkaTransactions]:
     """What gives a fresh writer of transactions to the cluster that is read."""
     client = dict(p.split("=", 1) for p in settings.client)
-    return lambda: KafkaTransactions(settings.bootstrap, name, client=client)
+    return lambda: KafkaTransactions(settings.bootstrap, name, client=client, leave=leave)
 
 
 def codec_spec(settings: LiveSettings) -> Json:
@@ -72,7 +84,9 @@ def learner_spec(settings: LiveSettings) -> Json:
     }
 
 
-def model_spec(model: str, settings: LiveSettings, store: Store) -> tuple[ModelSpec, str]:
+def model_spec(
+    model: str, settings: LiveSettings, store: Store, leave: Callable[[], bool] = lambda: False
+) -> tuple[ModelSpec, str]:
     """The spec of the model to run, and its topic.
 
     Without topic and fields it is the stored one: a model that exists needs only its name to go on.
@@ -92,14 +106,14 @@ def model_spec(model: str, settings: LiveSettings, store: Store) -> tuple[ModelS
                 hint="Give --topic TOPIC and --fields A,B,...",
             ) from e
         # A wrong address is an error now; a broker that goes away later is waited for.
-        source_opener(str(stored.source["topic"]), settings, stored.codec)().close()
+        source_opener(str(stored.source["topic"]), settings, stored.codec, leave=leave)().close()
         return stored, str(stored.source["topic"])
     for name in ("topic", "fields"):
         if not getattr(settings, name):
             raise SettingsError(
                 f"--{name} is missing", where=f"model {model}", hint="A new model needs both --topic and --fields"
             )
-    opener = source_opener(settings.topic, settings, codec_spec(settings))
+    opener = source_opener(settings.topic, settings, codec_spec(settings), leave=leave)
     source = opener()
     try:
         identity = source.identity()
@@ -126,9 +140,11 @@ def warm_up(codec: Codec) -> float:
     return time.perf_counter() - started
 
 
-def make_engine(model: str, settings: LiveSettings, store: Store, metrics: Metrics) -> Engine:
+def make_engine(
+    model: str, settings: LiveSettings, store: Store, metrics: Metrics, leave: Callable[[], bool] = lambda: False
+) -> Engine:
     """The engine that ``streamkm live`` runs."""
-    spec, topic = model_spec(model, settings, store)
+    spec, topic = model_spec(model, settings, store, leave)
     if settings.dead_letters == topic:
         raise SettingsError(
             f"{topic} is the topic that is read: each dead letter would come back as a record",
@@ -137,7 +153,7 @@ def make_engine(model: str, settings: LiveSettings, store: Store, metrics: Metri
         )
     return Engine(
         spec,
-        open_source=source_opener(topic, settings, spec.codec, settings.group or f"streamkm-{model}"),
+        open_source=source_opener(topic, settings, spec.codec, settings.group or f"streamkm-{model}", leave),
         codec=make_codec(spec.codec),
         store=store,
         options=EngineOptions(
@@ -157,5 +173,5 @@ def make_engine(model: str, settings: LiveSettings, store: Store, metrics: Metri
             on_data_loss=settings.on_data_loss,
         ),
         metrics=metrics,
-        open_writer=writer_opener(settings),
+        open_writer=writer_opener(settings, leave),
     )

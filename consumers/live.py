@@ -16,6 +16,7 @@ from consumers.options import example, takes, verbose
 from consumers.probes import probes
 from consumers.signals import stop_on_signals
 from streamkm.engine import Watchdog
+from streamkm.errors import BrokerUnreachableError
 from streamkm.metrics import Metrics
 from streamkm.models import COMPILING_SECONDS
 from streamkm.settings import LiveSettings
@@ -50,7 +51,12 @@ def live(model: str, settings: LiveSettings, *, verbosity: int) -> None:
     stop = stop_on_signals()
     metrics = Metrics()
     with contextlib.closing(open_store(settings.store)) as store:
-        engine = make_engine(model, settings, store, metrics)
+        try:
+            engine = make_engine(model, settings, store, metrics, stop.is_set)
+        except BrokerUnreachableError:
+            if stop.is_set():
+                return
+            raise
         # Before the lease is asked for: while a first start compiles, an owner would look dead.
         seconds = warm_up(engine.parts.codec)
         compiled = " (compiled, the next start is quick)" if seconds > COMPILING_SECONDS else ""

@@ -70,7 +70,7 @@ def notify(
             )
         targets: list[Target] = [WebhookTarget(url, settings.webhook_secret) for url in dict.fromkeys(webhooks)]
         if topic:
-            targets.append(TopicTarget(topic, writer_opener(settings)))
+            targets.append(TopicTarget(topic, writer_opener(settings, stop.is_set)))
         options = NotifyOptions(start=cast("Literal['now', 'beginning']", start))
         notifier = Notifier(model, store, targets, options=options)
         notifier.run(stop)

@@ -10,6 +10,7 @@
     ├── SourceError
     │   ├── SourceClosedError               the source was closed
     │   ├── BrokerUnreachableError (ConnectionError)
+    │   ├── BrokerRefusedError              a broker answers, and does not let us in
     │   ├── TopicNotFoundError (LookupError)
     │   ├── PositionLostError (LookupError) a stored position that the topic no longer has
     │   ├── PartitionStalledError           records that could be read do not come
@@ -93,6 +94,10 @@ class SourceClosedError(SourceError):
 
 class BrokerUnreachableError(SourceError, ConnectionError):
     """No broker answers."""
+
+
+class BrokerRefusedError(SourceError):
+    """A broker answers, and does not let us in: login, certificate, or no TLS where it is wanted."""
 
 
 class TopicNotFoundError(SourceError, LookupError):

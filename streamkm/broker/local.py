@@ -51,6 +51,8 @@ class LocalBroker:
     properties
         Broker properties by Kafka's names, over those of :data:`streamkm.broker.properties.SMALL`. For TLS or SASL set
         the protocol of the listener ``CLIENT`` in ``listener.security.protocol.map``.
+    listeners
+        More listeners: their names and ports. Their protocols stand in ``listener.security.protocol.map``.
     heap_mb
         Largest Java heap, MiB. The process takes about 320 MiB in all.
     start_timeout
@@ -81,6 +83,7 @@ class LocalBroker:
         data_dir: str | os.PathLike[str] | None = None,
         properties: Mapping[str, str] | None = None,
         *,
+        listeners: Mapping[str, int] | None = None,
         heap_mb: int = 512,
         start_timeout: float = 60.0,
         jvm_options: Sequence[str] = (),
@@ -88,6 +91,7 @@ class LocalBroker:
     ) -> None:
         self._properties = dict(properties or {})
         check_properties(self._properties)
+        self._listeners = dict(listeners or {})
         self._port = port
         self._internal_port = 0
         self._own_dir = data_dir is None
@@ -111,6 +115,11 @@ class LocalBroker:
     def bootstrap(self) -> str:
         """Address for ``bootstrap.servers``: ``127.0.0.1:port``."""
         return f"{HOST}:{self._port}"
+
+    @property
+    def internal(self) -> str:
+        """Address of its own listener, which stays plain whatever clients have to bring."""
+        return f"{HOST}:{self._internal_port}"
 
     @property
     def pid(self) -> int:
@@ -280,7 +289,8 @@ class LocalBroker:
         self._port, self._internal_port, controller_port = ports
         where = self.data_dir
         settings = where / "server.properties"
-        properties = server_properties((self._port, self._internal_port, controller_port), "kafka", self._properties)
+        own = self._port, self._internal_port, controller_port
+        properties = server_properties(own, "kafka", self._properties, self._listeners)
         settings.touch(mode=0o600)  # passwords of key stores may stand in it
         settings.write_text(format_properties(properties), encoding="ascii")
         options = [

@@ -59,7 +59,9 @@ SMALL = {
 _PORTS = range(10240, 32768)
 
 
-def server_properties(ports: tuple[int, int, int], log_dir: str, properties: Mapping[str, str]) -> dict[str, str]:
+def server_properties(
+    ports: tuple[int, int, int], log_dir: str, properties: Mapping[str, str], listeners: Mapping[str, int]
+) -> dict[str, str]:
     """Return all properties of one start.
 
     The listener CLIENT is the one to be used; INTERNAL is the broker's own (its readiness, its talk with itself) and
@@ -73,6 +75,8 @@ def server_properties(ports: tuple[int, int, int], log_dir: str, properties: Map
         Kafka's data.
     properties
         The caller's.
+    listeners
+        The caller's, by their names, with their ports.
 
     Raises
     ------
@@ -81,6 +85,8 @@ def server_properties(ports: tuple[int, int, int], log_dir: str, properties: Map
     """
     check_properties(properties)
     client, internal, controller = ports
+    open_to_clients = {"CLIENT": client, "INTERNAL": internal, **listeners}
+    told = ",".join(f"{name}://{HOST}:{port}" for name, port in open_to_clients.items())
     return {
         **SMALL,
         **properties,
@@ -89,8 +95,8 @@ def server_properties(ports: tuple[int, int, int], log_dir: str, properties: Map
         "controller.quorum.voters": f"{NODE_ID}@{HOST}:{controller}",
         "controller.listener.names": "CONTROLLER",
         "inter.broker.listener.name": "INTERNAL",
-        "listeners": f"CLIENT://{HOST}:{client},INTERNAL://{HOST}:{internal},CONTROLLER://{HOST}:{controller}",
-        "advertised.listeners": f"CLIENT://{HOST}:{client},INTERNAL://{HOST}:{internal}",
+        "listeners": f"{told},CONTROLLER://{HOST}:{controller}",
+        "advertised.listeners": told,
         "log.dirs": log_dir,
     }
 

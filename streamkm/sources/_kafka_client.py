@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import socket
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +20,7 @@ from streamkm.errors import (
     TopicNotFoundError,
 )
 from streamkm.redaction import remember_properties
+from streamkm.sources._kafka_probe import reach
 from streamkm.sources._kafka_socket import widen
 from streamkm.values import CLIENT_ALIASES
 
@@ -43,7 +43,6 @@ _OURS = frozenset(
         "value_deserializer",
     }
 )
-_DEFAULT_PORT = 9092
 _INTEGER_SUFFIXES = ("_ms", "_bytes", "_connection", "_samples")
 
 
@@ -113,37 +112,10 @@ def admin_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 def why_away(bootstrap: str, timeout: float = 2.0) -> str:
     """Why none of the brokers takes connections, or nothing if one does: for probes."""
     try:
-        knock({"bootstrap_servers": bootstrap.split(","), "request_timeout_ms": int(timeout * 1000)})
+        reach(bootstrap.split(","), timeout)
     except (OSError, SettingsError) as error:
         return f"{bootstrap}: {error}"
     return ""
-
-
-def knock(settings: Mapping[str, Any]) -> None:
-    """See that one of the bootstrap servers takes connections, before a client is made that would try for long.
-
-    A client also leaves the socket of each refused connection to the garbage collector.
-
-    Raises
-    ------
-    OSError
-        None does: what the last one said.
-    """
-    if settings.get("proxy_url") or settings.get("socks5_proxy"):
-        return
-    said: OSError | None = None
-    for server in settings["bootstrap_servers"]:
-        host, _, port = server.rpartition(":") if not server.endswith("]") else (server, "", "")
-        try:
-            with socket.create_connection(
-                ((host or server).strip("[]"), int(port or _DEFAULT_PORT)), settings["request_timeout_ms"] / 1000
-            ):
-                return
-        except ValueError:
-            raise SettingsError(f"{port!r} is not a port", where=f"bootstrap {server}", hint="Give host:port") from None
-        except OSError as error:
-            said = error
-    raise said or OSError("no address was given")
 
 
 # kafka-python's errors in our words. A class stands for its subclasses, unless they are listed themselves; a test holds

@@ -13,7 +13,9 @@ from kafka.structs import OffsetAndMetadata  # type: ignore[import-untyped]
 
 from streamkm.errors import BrokerUnreachableError, SourceError, WriterFencedError
 from streamkm.records import Outgoing, Position, TopicPartition
-from streamkm.sources._kafka_client import admin_settings, client_settings, knock, start_client, translate
+from streamkm.sources._kafka_client import admin_settings, client_settings, start_client, translate
+from streamkm.sources._kafka_probe import knock
+from streamkm.sources._kafka_security import secured
 
 _CLOSE_SECONDS = 2.0
 _FENCED = (ke.ProducerFencedError, ke.InvalidProducerEpochError)
@@ -38,6 +40,9 @@ class KafkaTransactions:
     timeout
         Seconds that the cluster may take for one step of a transaction.
 
+    leave
+        Asked while a first broker is waited for: whether it is time to give up.
+
     Raises
     ------
     BrokerUnreachableError
@@ -47,13 +52,19 @@ class KafkaTransactions:
     """
 
     def __init__(
-        self, bootstrap: str, name: str, *, client: Mapping[str, object] | None = None, timeout: float = 30.0
+        self,
+        bootstrap: str,
+        name: str,
+        *,
+        client: Mapping[str, object] | None = None,
+        timeout: float = 30.0,
+        leave: Callable[[], bool] = lambda: False,
     ) -> None:
         self._bootstrap, self._name, self._timeout = bootstrap, name, timeout
         self._partitions: dict[str, int] = {}
         milliseconds = int(timeout * 1000)
         self._settings = {
-            **client_settings(client or {}),
+            **secured(client_settings(client or {})),
             "bootstrap_servers": bootstrap.split(","),
             "bootstrap_timeout_ms": milliseconds,
             "request_timeout_ms": milliseconds,
@@ -62,7 +73,7 @@ class KafkaTransactions:
         known = kafka.KafkaProducer.DEFAULT_CONFIG
         self._producer: Any = None
         with self._edge("connecting"):
-            knock(self._settings)
+            knock(self._settings, leave)
             self._producer = start_client(
                 kafka.KafkaProducer,
                 **{key: value for key, value in self._settings.items() if key in known},

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import kafka  # type: ignore[import-untyped]
 import kafka.errors as ke  # type: ignore[import-untyped]
 
 from streamkm.records import Outgoing, Refused
-from streamkm.sources._kafka_client import admin_settings, client_settings, knock, translate
+from streamkm.sources._kafka_client import admin_settings, client_settings, translate
+from streamkm.sources._kafka_probe import knock
+from streamkm.sources._kafka_security import secured
 
 NULL_HEADERS = "__streamkm.null.headers"
 """Header that names those whose null became empty: kafka-python writes no null in a header."""
@@ -34,6 +36,9 @@ class KafkaWriter:
     timeout
         Seconds after which a record that nobody acknowledged counts as refused.
 
+    leave
+        Asked while a first broker is waited for: whether it is time to give up.
+
     Raises
     ------
     BrokerUnreachableError
@@ -42,18 +47,25 @@ class KafkaWriter:
         A property in `client` is unknown or wrong.
     """
 
-    def __init__(self, bootstrap: str, *, client: Mapping[str, object] | None = None, timeout: float = 10.0) -> None:
+    def __init__(
+        self,
+        bootstrap: str,
+        *,
+        client: Mapping[str, object] | None = None,
+        timeout: float = 10.0,
+        leave: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._bootstrap, self._timeout = bootstrap, timeout
         milliseconds = int(timeout * 1000)
         self._settings = {
-            **client_settings(client or {}),
+            **secured(client_settings(client or {})),
             "bootstrap_servers": bootstrap.split(","),
             "bootstrap_timeout_ms": milliseconds,
             "request_timeout_ms": milliseconds,
         }
         known = kafka.KafkaProducer.DEFAULT_CONFIG
         try:
-            knock(self._settings)
+            knock(self._settings, leave)
             self._producer = kafka.KafkaProducer(
                 **{name: value for name, value in self._settings.items() if name in known},
                 acks="all",

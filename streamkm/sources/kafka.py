@@ -10,7 +10,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import kafka  # type: ignore[import-untyped]
@@ -32,9 +32,11 @@ from streamkm.records import ByteRecords, Position, RawRecord, TopicPartition
 from streamkm.sources._columns import byte_records
 from streamkm.sources._kafka_ask import Asker
 from streamkm.sources._kafka_batches import BatchRecords, Columns, columns, join
-from streamkm.sources._kafka_client import admin_settings, client_settings, knock, start_client, translate
+from streamkm.sources._kafka_client import admin_settings, client_settings, start_client, translate
 from streamkm.sources._kafka_commit import Committer
+from streamkm.sources._kafka_probe import knock
 from streamkm.sources._kafka_room import MOST_UNPACKED, MOST_VALUE, Room
+from streamkm.sources._kafka_security import secured
 from streamkm.sources._kafka_socket import VERSIONS
 from streamkm.sources._kafka_watch import TopicWatch, topic_id
 from streamkm.sources._position import check_position
@@ -81,11 +83,15 @@ class KafkaSource:
     most_value
         Bytes of a value that may be wanted: of a longer one in a compressed batch there may be the beginning only
         (`ByteRecords.cut`).
+    leave
+        Asked while a first broker is waited for: whether it is time to give up.
 
     Raises
     ------
     BrokerUnreachableError
         No broker answers at `bootstrap`.
+    BrokerRefusedError
+        One does, and does not let us in.
     SettingsError
         A property in `client` is unknown or wrong.
     """
@@ -101,6 +107,7 @@ class KafkaSource:
         client: Mapping[str, object] | None = None,
         most_unpacked: int = MOST_UNPACKED,
         most_value: int = MOST_VALUE,
+        leave: Callable[[], bool] = lambda: False,
     ) -> None:
         self._bootstrap = bootstrap
         self._topic = topic
@@ -108,7 +115,7 @@ class KafkaSource:
         self._timeout_ms = int(request_timeout * 1000)
         self._settings = {
             **_TUNING,
-            **client_settings(client or {}),
+            **secured(client_settings(client or {})),
             "bootstrap_servers": bootstrap.split(","),
             "bootstrap_timeout_ms": self._timeout_ms,
             "request_timeout_ms": self._timeout_ms,
@@ -131,7 +138,7 @@ class KafkaSource:
         self._to_confirm = False
         self.fast = not plain and kafka.__version__ in VERSIONS
         with self._edge("connecting"):
-            knock(self._settings)
+            knock(self._settings, leave)
             # No group: kafka-python's poll would wait for the group's coordinator before it reads. No deserializers:
             # one that raises makes the next poll spin for ever.
             self._consumer = start_client(

@@ -1,0 +1,286 @@
+"""A first connection that says why there is none: wrong password, wrong certificate, TLS where there is none, ...
+
+kafka-python tries each broker again and again until its time is over, and then says that the time is over; what a
+broker answered is in its log only. So before a client is made, one connection asks as a client would, and what is
+refused is an error at once, in words of its own.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import struct
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any, Self
+
+from kafka.errors import for_code  # type: ignore[import-untyped]
+from kafka.net.sasl import get_sasl_mechanism  # type: ignore[import-untyped]
+
+from streamkm.errors import BrokerRefusedError, BrokerUnreachableError, SettingsError
+
+_DEFAULT_PORT = 9092
+_LOOK_SECONDS = 0.2
+"""How often a wait looks whether it is time to leave."""
+_METADATA, _HANDSHAKE, _API_VERSIONS, _AUTHENTICATE = 3, 17, 18, 36
+"""Numbers of requests."""
+_MOST_ANSWERED = 1 << 20
+_TLS_ALERT = b"\x15\x03"
+BY_PASSWORD = frozenset({"PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"})
+"""Mechanisms that need a name and a password, and nothing else."""
+_CHECK_PROTOCOL = "Give security.protocol as the broker's listener has it (PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL)"
+
+
+class _ClosedError(OSError):
+    """The other side closed the connection instead of an answer."""
+
+
+def addresses(servers: list[str]) -> Iterator[tuple[str, str, int]]:
+    """Name, host and port of each server.
+
+    Raises
+    ------
+    SettingsError
+        A port is none.
+    """
+    for server in servers:
+        host, _, port = server.rpartition(":") if not server.endswith("]") else (server, "", "")
+        try:
+            yield server, (host or server).strip("[]"), int(port or _DEFAULT_PORT)
+        except ValueError:
+            raise SettingsError(f"{port!r} is not a port", where=f"bootstrap {server}", hint="Give host:port") from None
+
+
+def knock(settings: Mapping[str, Any], leave: Callable[[], bool] = lambda: False) -> None:
+    """See that one of the bootstrap servers lets us in, before a client is made that would try for long.
+
+    A client also leaves the socket of each refused connection to the garbage collector.
+
+    Parameters
+    ----------
+    settings
+        kafka-python's.
+    leave
+        Asked while a broker is waited for: whether it is time to give up.
+
+    Raises
+    ------
+    BrokerRefusedError
+        One answers, and will not have us as we come; the message says why.
+    OSError
+        None answers: what the last one said.
+    """
+    if settings.get("proxy_url") or settings.get("socks5_proxy"):
+        return
+    said: OSError | None = None
+    refused: BrokerRefusedError | None = None
+    for server, host, port in addresses(settings["bootstrap_servers"]):
+        try:
+            with _Line(server, host, port, settings, leave) as line:
+                line.enter()
+                return
+        except BrokerRefusedError as error:
+            refused = error
+        except OSError as error:
+            said = error
+    raise refused or said or OSError("no address was given")
+
+
+def reach(servers: list[str], timeout: float) -> None:
+    """See that one of the servers takes connections.
+
+    Raises
+    ------
+    OSError
+        None does: what the last one said.
+    """
+    said: OSError | None = None
+    for _, host, port in addresses(servers):
+        try:
+            socket.create_connection((host, port), timeout).close()
+        except OSError as error:
+            said = error
+        else:
+            return
+    raise said or OSError("no address was given")
+
+
+class _Line:
+    """A connection to a broker on which one question is asked at a time."""
+
+    def __init__(
+        self, server: str, host: str, port: int, settings: Mapping[str, Any], leave: Callable[[], bool]
+    ) -> None:
+        self._server, self._host, self._port = server, host, port
+        self._settings, self._leave = settings, leave
+        self._protocol = str(settings.get("security_protocol") or "PLAINTEXT").upper()
+        self._deadline = time.monotonic() + settings["request_timeout_ms"] / 1000
+        self._sock: socket.socket | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._sock is not None:
+            self._sock.close()
+
+    def enter(self) -> None:
+        """Come as far as a client has to."""
+        self._connect()
+        if self._protocol.endswith("SSL"):
+            self._encrypt()
+        try:
+            versions = self._versions()
+            if self._protocol.startswith("SASL"):
+                self._authenticate()
+            elif versions.get(_METADATA, 0) >= 4:
+                # A listener that wants to know who asks tells what it speaks, and closes at any other question.
+                self._ask(_METADATA, 4, bytes(5))  # no topics, and none is made
+        except _ClosedError:
+            raise self._refused("it closes the connection when it is asked something", self._closed_hint()) from None
+        except ssl.SSLError as error:
+            said = error.reason or str(error)
+            hint = "Does it want a certificate of ours? Give ssl.certificate.location and ssl.key.location"
+            raise self._refused(f"it ends the encrypted connection ({said})", hint) from error
+
+    def _closed_hint(self) -> str:
+        if self._protocol == "PLAINTEXT":
+            return f"It may want encryption (SSL) or a login (SASL). {_CHECK_PROTOCOL}"
+        return _CHECK_PROTOCOL
+
+    def _refused(self, why: str, hint: str) -> BrokerRefusedError:
+        return BrokerRefusedError(
+            f"the broker does not let us in as {self._protocol}: {why}", where=self._server, hint=hint
+        )
+
+    def _patiently(self, step: Callable[[], Any]) -> Any:
+        """Do what may have to wait, and look now and then whether it is time to leave."""
+        while True:
+            if self._leave():
+                raise BrokerUnreachableError("asked to leave while waiting for it", where=self._server)
+            try:
+                return step()
+            except (TimeoutError, ssl.SSLWantReadError):
+                if time.monotonic() > self._deadline:
+                    raise TimeoutError(f"{self._server} does not answer") from None
+
+    def _connect(self) -> None:
+        found = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+        said: OSError | None = None
+        for family, kind, protocol, _, address in found:
+            sock = socket.socket(family, kind, protocol)
+            sock.settimeout(_LOOK_SECONDS)
+            try:
+                try:
+                    sock.connect(address)
+                except TimeoutError:  # it goes on by itself; a peer shows when it is done
+                    self._patiently(partial(sock.send, b""))
+                self._sock = sock
+            except OSError as error:
+                sock.close()
+                said = error
+            else:
+                return
+        raise said or OSError(f"{self._host} has no address")
+
+    def _encrypt(self) -> None:
+        context = self._settings["ssl_context"]
+        assert self._sock is not None  # noqa: S101  # it is connected
+        plain, name = self._sock, self._host.rstrip(".")
+        self._sock = encrypted = context.wrap_socket(plain, server_hostname=name, do_handshake_on_connect=False)
+        try:
+            self._patiently(encrypted.do_handshake)
+        except ssl.SSLCertVerificationError as error:
+            if "match" in error.verify_message or "not valid for" in error.verify_message:
+                hint = "Give --bootstrap by a name that its certificate has"
+            else:
+                hint = "Give the certificate of who signed it as ssl.ca.location, or mend it"
+            raise self._refused(f"its certificate is not to be trusted: {error.verify_message}", hint) from error
+        except (BrokerUnreachableError, TimeoutError):
+            raise
+        except OSError as error:
+            said = getattr(error, "reason", None) or str(error)
+            raise self._refused(f"it does not speak TLS there ({said})", _CHECK_PROTOCOL) from error
+
+    def _versions(self) -> dict[int, int]:
+        """The newest version of each request that the broker knows."""
+        answer = self._ask(_API_VERSIONS, 0, b"")
+        code, count = struct.unpack_from(">hi", answer)
+        if code or len(answer) < 6 + 6 * count:
+            raise self._refused("it does not answer as a Kafka broker does", _CHECK_PROTOCOL)
+        return {key: newest for key, _, newest in struct.iter_unpack(">hhh", answer[6 : 6 + 6 * count])}
+
+    def _authenticate(self) -> None:
+        name = str(self._settings["sasl_mechanism"])
+        try:
+            answer = self._ask(_HANDSHAKE, 1, _text(name))
+        except _ClosedError:
+            raise self._refused("it closes the connection when we want to log in", _CHECK_PROTOCOL) from None
+        (code,) = struct.unpack_from(">h", answer)
+        known = _texts(answer[2:])
+        if code and known:
+            hint = f"Give one of its own as sasl.mechanism: {', '.join(known)}"
+            raise self._refused(f"it does not know the mechanism {name}", hint)
+        if code:
+            raise self._refused(f"it wants no login there ({for_code(code).__name__})", _CHECK_PROTOCOL)
+        if name not in BY_PASSWORD:  # others ask third parties, which takes time and may be done only once
+            return
+        mechanism = get_sasl_mechanism(name)(host=self._host, **self._settings)
+        while not mechanism.is_done():
+            token = mechanism.auth_bytes()
+            answer = self._ask(_AUTHENTICATE, 0, struct.pack(">i", len(token)) + token)
+            code, size = struct.unpack_from(">hh", answer)
+            at = 4 + max(0, size)
+            if code:
+                said = answer[4:at].decode("utf-8", "replace") or for_code(code).__name__
+                raise self._refused(
+                    f"the login failed ({said})", "Check sasl.username and sasl.password, and sasl.mechanism"
+                )
+            try:
+                mechanism.receive(answer[at + 4 :])
+            except Exception as error:
+                raise self._refused(f"the login failed ({error})", "Is it the broker that is meant?") from error
+        if not mechanism.is_authenticated():
+            raise self._refused("the login failed", "Check sasl.username and sasl.password, and sasl.mechanism")
+
+    def _ask(self, key: int, version: int, body: bytes) -> bytes:
+        """The body of the answer to a request."""
+        assert self._sock is not None  # noqa: S101  # it is connected
+        request = struct.pack(">hhih", key, version, 1, -1) + body
+        try:
+            self._sock.sendall(struct.pack(">i", len(request)) + request)
+            head = self._receive(4)
+            if head[:2] == _TLS_ALERT:
+                raise self._refused("it speaks TLS there", "Give security.protocol=SSL, or SASL_SSL")
+            (size,) = struct.unpack(">i", head)
+            if not 4 <= size <= _MOST_ANSWERED:
+                raise self._refused("it does not answer as a Kafka broker does", _CHECK_PROTOCOL)
+            return self._receive(size)[4:]
+        except (ConnectionResetError, BrokenPipeError, ssl.SSLEOFError) as error:
+            raise _ClosedError(*error.args) from error
+
+    def _receive(self, size: int) -> bytes:
+        assert self._sock is not None  # noqa: S101  # it is connected
+        sock, got = self._sock, bytearray()
+        while len(got) < size:
+            part = self._patiently(partial(sock.recv, size - len(got)))
+            if not part:
+                raise _ClosedError("closed")
+            got += part
+        return bytes(got)
+
+
+def _text(text: str) -> bytes:
+    raw = text.encode()
+    return struct.pack(">h", len(raw)) + raw
+
+
+def _texts(raw: bytes) -> list[str]:
+    """An array of texts."""
+    (count,), at, found = struct.unpack_from(">i", raw), 4, []
+    for _ in range(count):
+        (size,) = struct.unpack_from(">h", raw, at)
+        found.append(raw[at + 2 : at + 2 + size].decode("utf-8", "replace"))
+        at += 2 + size
+    return found
