@@ -9,13 +9,20 @@ from numpy.typing import NDArray
 
 from streamkm.kernels._jit import jit
 
-LN2 = 0.6931471805599453
-
 OLDEST = 1080.0
 """Beyond this many half-lives nothing is left: the smallest float64 is ``2 ** -1074``."""
 
-TERMS = 14
-"""Terms of the exponential series; on [-ln 2 / 2, ln 2 / 2] the next one is below 1e-17."""
+
+@jit(inline=True)
+def _series(x: float) -> float:
+    """Compute ``(2 ** x - 1) / x`` for x in [-1/2, 1/2]: the sum of ``ln(2) ** n / n! * x ** (n - 1)`` up to n = 13."""
+    s = 25.678435993488206e-12 + x * 1.3691488853904128e-12
+    s = 7.054911620801123e-09 + x * (4.4455382718708116e-10 + x * s)
+    s = 1.321548679014431e-06 + x * (1.01780860092397e-07 + x * s)
+    s = 1.540353039338161e-04 + x * (1.5252733804059841e-05 + x * s)
+    s = 9.618129107628477e-03 + x * (1.3333558146428443e-03 + x * s)
+    s = 0.24022650695910072 + x * (0.05550410866482158 + x * s)
+    return 0.6931471805599453 + x * s
 
 
 @jit()
@@ -32,11 +39,9 @@ def half_power(age: float) -> float:
     if not age < OLDEST:
         return 0.0
     whole = math.floor(age + 0.5)
-    x = (whole - age) * LN2
-    power = 1.0
-    for term in range(TERMS, 0, -1):
-        power = 1.0 + power * x / term
-    return math.ldexp(power, -int(whole))
+    x = whole - age
+    power = 1.0 + x * _series(x)
+    return power if whole == 0.0 else math.ldexp(power, -int(whole))
 
 
 @jit()
@@ -50,11 +55,7 @@ def lost(age: float) -> float:
     """
     if age > 0.5:
         return 1.0 - half_power(age)
-    x = -age * LN2
-    series = 1.0
-    for term in range(TERMS, 1, -1):
-        series = 1.0 + series * x / term
-    return -x * series
+    return age * _series(-age)
 
 
 @jit()
