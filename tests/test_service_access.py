@@ -227,7 +227,8 @@ async def _stream():
         out.append(message)
 
     tokens = access.Tokens(load, None, lambda: now[0])
-    guard = Guard(app, tokens=tokens, guarded=True, local_only=False, rate=0, clock=lambda: now[0])
+    rights = {"guarded": True, "local_only": False, "rate": 0, "is_there": lambda _: True}
+    guard = Guard(app, tokens=tokens, clock=lambda: now[0], **rights)
     headers = [(b"authorization", b"Bearer " + text.encode())]
     scope: dict[str, Any] = {"type": "http", "method": "GET", "path": "/v1/models", "headers": headers}
     await guard(scope, None, send)  # type: ignore[arg-type]

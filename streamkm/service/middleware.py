@@ -162,7 +162,7 @@ class Guard:
                 raise
 
     async def _admit(self, scope: Scope) -> Grant:
-        query = scope["query_string"]
+        query = scope.get("query_string", b"")
         if len(query) > QUERY_BYTES or query.count(b"&") >= QUERY_PARAMETERS:
             raise Problem(
                 414,
