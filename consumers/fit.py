@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from consumers import fit_view, logs, terminal
-from consumers.options import example, takes
+from consumers.options import example, takes, warn_of_argument
 from streamkm.errors import SettingsError
 from streamkm.recompute import outputs
 from streamkm.recompute.collect import (
@@ -33,6 +33,7 @@ from streamkm.recompute.fitting import Fitted, fit_points
 from streamkm.recompute.k_range import METHODS, Trials, fit_range
 from streamkm.recompute.pointfile import replacing
 from streamkm.recompute.scaling import scaled
+from streamkm.redaction import remember_url, secrets_in
 from streamkm.settings import FitSettings
 from streamkm.sources.files import LeftOut, expand
 from streamkm.sources.sql import sql_rows
@@ -134,6 +135,12 @@ def fit(
     Points beyond --memory lie in a file in the folder for temporary files (TMPDIR says where that is).
     """
     logs.configure()
+    for path in paths:
+        if "://" in path and secrets_in(path):
+            remember_url(path)
+            warn_of_argument(
+                "PATHS", "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or what else the filesystem reads"
+            )
     files = Outputs(out, labels, plot)
     files.check()
     outputs.check_output("--checkpoint", checkpoint, ())
@@ -299,7 +306,7 @@ def _write(
         outputs.write_labels(files.labels, outputs.labelled(fitted, collected), collected.n_rows)
     if files.plot is not None:
         for path, picture in fit_view.pictures(files.plot, collected, fitted, trials, pairs, factors):
-            with replacing(path) as file:
+            with replacing(path, shared=True) as file:
                 file.write(picture.encode())
 
 

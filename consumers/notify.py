@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import re
 from typing import Literal, cast
 
 import click
 
 from consumers import logs
 from consumers.compose import writer_opener
-from consumers.options import example, takes, verbose
+from consumers.options import example, takes, verbose, warn_of_argument
 from consumers.signals import stop_on_signals
 from streamkm.errors import SettingsError
-from streamkm.settings import NotifySettings
+from streamkm.redaction import remember, remember_url, secrets_in
+from streamkm.settings import NotifySettings, from_environment
 from streamkm.sinks import Notifier, NotifyOptions, Target, TopicTarget, WebhookTarget
 from streamkm.sinks.events import describe
 from streamkm.stores import open_store
 
 log = logging.getLogger("streamkm.notify")
+
+_WEBHOOKS = "STREAMKM_NOTIFY_WEBHOOK"
+_AS_GOOD_AS_A_KEY = 16
+"""Characters of a part of an address that nobody guesses."""
 
 
 @click.command(
@@ -34,9 +41,9 @@ log = logging.getLogger("streamkm.notify")
     "--webhook",
     "webhooks",
     multiple=True,
-    envvar="STREAMKM_NOTIFY_WEBHOOK",
     metavar="URL",
-    help="Address that gets each event by POST, signed; may be given several times.",
+    help="Address that gets each event by POST, signed; may be given several times. One that nobody else is to know "
+    "stands, with others on lines of their own, in the file that STREAMKM_NOTIFY_WEBHOOK_FILE names.",
 )
 @click.option(
     "--from",
@@ -57,6 +64,7 @@ def notify(
     and is tried again, from a second to five minutes apart, for as long as the store keeps it.
     """
     logs.configure(verbosity)
+    webhooks = _addresses(webhooks)
     if not topic and not webhooks:
         raise SettingsError("there is nobody to tell", hint="Give --to TOPIC, or --webhook URL")
     stop = stop_on_signals()
@@ -75,3 +83,17 @@ def notify(
         notifier = Notifier(model, store, targets, options=options)
         notifier.run(stop)
         log.info("%s: events told: %s", model, describe(notifier.delivered))
+
+
+def _addresses(given: tuple[str, ...]) -> tuple[str, ...]:
+    """The addresses of webhooks: those of the command line, or of the environment. None of them shows from now on."""
+    for url in given:
+        # The path of an address can be as good as a password; one that is a few words is none.
+        if secrets_in(url) or "?" in url or any(len(part) >= _AS_GOOD_AS_A_KEY for part in url.split("/")[3:]):
+            warn_of_argument("--webhook", f"set {_WEBHOOKS}_FILE to a file that holds the address")
+    found = from_environment(_WEBHOOKS, os.environ)
+    urls = given or tuple(found[0].split() if found else ())
+    for url in urls:
+        remember_url(url)
+        remember(*(part for part in re.split("[/?&=]", url)[3:] if len(part) >= _AS_GOOD_AS_A_KEY))
+    return urls

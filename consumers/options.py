@@ -9,6 +9,7 @@ from typing import Any, TypeVar, cast
 
 import click
 
+from consumers import terminal
 from consumers.terminal import OutputError
 from streamkm import errors, settings
 
@@ -47,6 +48,10 @@ def takes(cls: type[settings.S], *, only: tuple[str, ...] = ()) -> Callable[[F],
     def decorate(command: F) -> F:
         def wrapped(config: Path | None, **kwargs: Any) -> Any:
             given = {name: kwargs.pop(name) for name in chosen}
+            for name, value in given.items():
+                if value is not None and settings.holds_secret(name, value):
+                    variable = f"{settings.ENV_PREFIX}{name.upper()}_FILE"
+                    warn_of_argument("--" + name.replace("_", "-"), f"set {variable} to a file that holds it")
             return command(settings=settings.load(cls, given, file=config), **kwargs)
 
         wrapped.__name__, wrapped.__doc__ = command.__name__, command.__doc__
@@ -66,6 +71,12 @@ def takes(cls: type[settings.S], *, only: tuple[str, ...] = ()) -> Callable[[F],
     own: dict[str, dataclasses.Field[Any]] = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     chosen = only or settings.names(cls)
     return decorate
+
+
+def warn_of_argument(what: str, instead: str) -> None:
+    """Say that a secret on the command line is seen by others, and what to do."""
+    text = f"warning: {what}: every user of this machine can see the secret in it, in the list of processes; {instead}"
+    terminal.say((text, "yellow"), err=True)
 
 
 def _option(f: dataclasses.Field[Any]) -> Callable[[Any], Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Literal
 
 import click
@@ -12,6 +13,7 @@ from rich.table import Table
 
 from consumers import terminal
 from consumers.options import example, takes
+from streamkm.errors import SettingsError
 from streamkm.settings import StoreSettings
 from streamkm.stores import open_store
 from streamkm.stores.base import Token
@@ -31,7 +33,9 @@ def tokens() -> None:
 
 @tokens.command(
     epilog=example(
-        "streamkm tokens create ops --right write", "streamkm tokens create reports --model orders --model payments"
+        "streamkm tokens create ops --right write",
+        "streamkm tokens create reports --model orders --model payments",
+        "streamkm tokens create prometheus --file /run/secrets/prometheus",
     )
 )
 @click.argument("name")
@@ -43,17 +47,35 @@ def tokens() -> None:
     help="write: promote, pause, resume, delete and recompute too.",
 )
 @click.option("--model", "models", multiple=True, metavar="MODEL", help="Only for this model; may be given more often.")
+@click.option(
+    "--file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Let in whoever has the token in this file, instead of making one; to say so again changes nothing.",
+)
 @takes(StoreSettings)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def create(
-    name: str, settings: StoreSettings, *, right: Literal["read", "write"], models: tuple[str, ...], as_json: bool
+    name: str,
+    settings: StoreSettings,
+    *,
+    right: Literal["read", "write"],
+    models: tuple[str, ...],
+    file: Path | None,
+    as_json: bool,
 ) -> None:
     """Make a token called NAME and print it. It is shown once: the store keeps only its SHA-256."""
     from streamkm.service.tokens import issue
 
-    text, token = issue(name, right, models, time.time())
+    text, token = issue(name, right, models, time.time(), None if file is None else _read(file))
     with contextlib.closing(open_store(settings.store, create=False)) as store:
-        store.add_token(token)
+        if file is None or token not in [there._replace(created_at=token.created_at) for there in store.tokens()]:
+            store.add_token(token)
+    if file is not None:
+        if as_json:
+            terminal.say_json(_json(token), indent=None)
+        else:
+            terminal.say(f"who has the token in {file} is {name} from now on")
+        return
     if as_json:
         terminal.say_json({"token": text, **_json(token)}, indent=None, verbatim=True)
         return
@@ -90,6 +112,13 @@ def revoke(name: str, settings: StoreSettings, *, as_json: bool) -> None:
         terminal.say_json({"revoked": name}, indent=None)
     else:
         terminal.say(f"{name} is revoked; services see it within 5 s")
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as e:
+        raise SettingsError("no token can be read from it", where=str(file), hint="openssl rand -hex 32 > FILE") from e
 
 
 def _json(token: Token) -> dict[str, Any]:

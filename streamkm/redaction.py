@@ -124,7 +124,7 @@ def redact(text: str) -> str:
     >>> redact("s3://KEY:se/cret@bucket/points.parquet")
     's3://********@bucket/points.parquet'
     """
-    return redact_remembered(_by_place(text, []))
+    return _by_place(redact_remembered(text), [])
 
 
 def redact_url(text: str) -> str:
@@ -135,7 +135,7 @@ def redact_url(text: str) -> str:
     >>> redact_url("postgresql://me:a b@db/points"), redact_url("me:abc"), redact_url("host=db passwort=abc")
     ('postgresql://me:********@db/points', '********', 'host=db passwort=********')
     """
-    return redact_remembered(_whole_url(text, []))
+    return _whole_url(redact_remembered(text), [])
 
 
 def redact_all(value: Any) -> Any:
@@ -191,10 +191,19 @@ def remember(*secrets: str) -> None:
 
 def remember_url(*urls: str) -> None:
     """Remember the secrets that URLs or connection strings hold."""
-    found: list[str] = []
     for url in urls:
-        _whole_url(url, found)
-    remember(*found)
+        remember(*secrets_in(url))
+
+
+def secrets_in(url: str) -> list[str]:
+    """What is masked of a URL or a connection string.
+
+    >>> secrets_in("postgresql://me:abc@db/points"), secrets_in("sqlite:///x.db")
+    (['abc'], [])
+    """
+    found: list[str] = []
+    _whole_url(url, found)
+    return [secret for secret in found if secret]
 
 
 def remember_properties(*properties: str) -> None:

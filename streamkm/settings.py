@@ -18,7 +18,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from streamkm.errors import SettingsError
-from streamkm.redaction import MASK, redact, redact_url, remember, remember_properties, remember_url
+from streamkm.redaction import (
+    MASK,
+    is_secret_name,
+    redact,
+    redact_url,
+    remember,
+    remember_properties,
+    remember_url,
+    secrets_in,
+)
 from streamkm.values import (
     Check,
     ClusterCount,
@@ -68,7 +77,9 @@ class StoreSettings:
 class SourceSettings:
     """Which records are read."""
 
-    bootstrap: str = setting("localhost:9092", "Kafka brokers to start from, separated by commas", metavar="HOST:PORT")
+    bootstrap: str = setting(
+        "localhost:9092", "Kafka brokers to start from, separated by commas", metavar="HOST:PORT", shown=False
+    )
     topic: str = setting("", "Topic of the points", metavar="TOPIC")
     group: str = setting("", "Consumer group whose offsets ordinary Kafka tools show; streamkm-MODEL when empty")
     client: tuple[str, ...] = setting(
@@ -180,7 +191,9 @@ class LiveSettings(StoreSettings, SourceSettings, CodecSettings, ModelSettings, 
 class ClusterSettings:
     """Where records are read again."""
 
-    bootstrap: str = setting("localhost:9092", "Kafka brokers to start from, separated by commas", metavar="HOST:PORT")
+    bootstrap: str = setting(
+        "localhost:9092", "Kafka brokers to start from, separated by commas", metavar="HOST:PORT", shown=False
+    )
     client: tuple[str, ...] = setting(
         (), "More properties of the Kafka client", properties, "NAME=VALUE,...", shown=False
     )
@@ -245,7 +258,9 @@ class ReplaySettings(StoreSettings, ClusterSettings, ExactSettings):
 class NotifySettings(StoreSettings):
     """Everything that ``streamkm notify`` takes, but for its targets."""
 
-    bootstrap: str = setting("localhost:9092", "Kafka brokers to start from, separated by commas", metavar="HOST:PORT")
+    bootstrap: str = setting(
+        "localhost:9092", "Kafka brokers to start from, separated by commas", metavar="HOST:PORT", shown=False
+    )
     client: tuple[str, ...] = setting(
         (), "More properties of the Kafka client", properties, "NAME=VALUE,...", shown=False
     )
@@ -258,7 +273,9 @@ class NotifySettings(StoreSettings):
 class AssignSettings(StoreSettings):
     """Everything that ``streamkm assign`` takes, but for its topic."""
 
-    bootstrap: str = setting("localhost:9092", "Kafka brokers to start from, separated by commas", metavar="HOST:PORT")
+    bootstrap: str = setting(
+        "localhost:9092", "Kafka brokers to start from, separated by commas", metavar="HOST:PORT", shown=False
+    )
     client: tuple[str, ...] = setting(
         (), "More properties of the Kafka client", properties, "NAME=VALUE,...", shown=False
     )
@@ -364,7 +381,7 @@ def resolve(
         variable = ENV_PREFIX + f.name.upper()
         if given.get(f.name) is not None:
             raw, origin = given[f.name], "--" + f.name.replace("_", "-")
-        elif found := _from_environment(variable, env):
+        elif found := from_environment(variable, env):
             raw, origin = found
         elif f.name in from_file:
             raw, origin = from_file[f.name], str(file)
@@ -375,8 +392,24 @@ def resolve(
     return result
 
 
-def _from_environment(variable: str, env: Mapping[str, str]) -> tuple[str, str] | None:
-    """Value and origin of a setting; the value may stand in the file that VARIABLE_FILE names."""
+def holds_secret(name: str, value: str) -> bool:
+    """Whether a value of a setting, as text, has a secret in it."""
+    field = TABLE[name]
+    if field.type == "Secret":
+        return bool(value)
+    if name == "client":
+        return any(is_secret_name(part.partition("=")[0]) for part in value.split(","))
+    return field.metadata["metavar"] == "URL" and bool(secrets_in(value))
+
+
+def from_environment(variable: str, env: Mapping[str, str]) -> tuple[str, str] | None:
+    """Value and origin of a setting; the value may stand in the file that VARIABLE_FILE names.
+
+    Raises
+    ------
+    SettingsError
+        Both are set, or the file cannot be read.
+    """
     named = variable + "_FILE"
     if variable in env:
         if env.get(named):
@@ -468,7 +501,7 @@ def _remember(name: str, hint: Any, raw: Any) -> None:
     """Let no later text of whatever library show the secrets in a value."""
     if hint is Secret:
         remember(str(raw))
-    if TABLE[name].metadata["metavar"] == "URL":
+    if TABLE[name].metadata["metavar"] == "URL" or (name == "bootstrap" and "@" in str(raw)):
         remember_url(str(raw))
     if name == "client":
         parts = [raw] if isinstance(raw, str) else [str(part) for part in raw] if isinstance(raw, list | tuple) else []

@@ -121,7 +121,10 @@ def test_errors_and_log_lines_are_one_line_each(text):
     status, _, err = run("models", "--store", f"x{text}")
     assert status in (2, 5)
     assert obeyed(err) == []
-    assert [line[:7] for line in err.splitlines()] == ["error: ", "  what "]
+    lines = [line[:7] for line in err.splitlines()]
+    # What is no URL may be a password, which others could see in the list of processes.
+    assert lines[-2:] == ["error: ", "  what "]
+    assert lines[:-2] in ([], ["warning"])
     record = logging.makeLogRecord({"msg": "%s", "args": (text,), "levelname": "INFO"})
     for formatter in (logs.PlainLines(), logs.JsonLines()):
         line = formatter.format(record)

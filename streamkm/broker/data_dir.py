@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+from streamkm import private
 from streamkm.broker.properties import NODE_ID, format_properties
 from streamkm.errors import LocalBrokerError
 
@@ -46,8 +47,8 @@ def open_data_dir(where: Path, checkpoint: Path) -> Iterator[int]:
     """
     with contextlib.ExitStack() as stack:
         try:
-            where.mkdir(parents=True, exist_ok=True)
-            lock = os.open(where / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            private.make_folder(where)
+            lock = os.open(where / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, private.FILE)
             stack.callback(os.close, lock)
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

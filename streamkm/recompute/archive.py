@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from streamkm import private
 from streamkm.codecs.base import Codec
 from streamkm.errors import BadRecordsError, FileFormatError, SettingsError
 from streamkm.recompute.pointfile import replacing
@@ -85,7 +86,7 @@ class Archive:
         self.folder = folder
         self.contents: Json = json.loads(json.dumps(contents))
         self.parts: list[Part] = []
-        folder.mkdir(parents=True, exist_ok=True)
+        private.make_folder(folder)
         index = folder / "archive.json"
         if not index.exists():
             return

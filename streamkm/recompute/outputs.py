@@ -70,7 +70,7 @@ def write_centroids(path: Path, result: Mapping[str, Any]) -> None:
         With ``fields`` and ``clusters``, as ``streamkm fit --json`` prints it.
     """
     clusters = result["clusters"]
-    with replacing(path) as file:
+    with replacing(path, shared=True) as file:
         if path.suffix.lower() == ".json":
             file.write(json.dumps(result, indent=1).encode() + b"\n")
             return
@@ -249,7 +249,7 @@ def write_labels(path: Path, blocks: Iterator[Labelled], n_rows: int) -> None:
         ".npy": _labels_npy,
         ".parquet": _labels_parquet,
     }
-    with replacing(path) as file:
+    with replacing(path, shared=True) as file:
         writers[path.suffix.lower()](file, blocks, n_rows)
 
 

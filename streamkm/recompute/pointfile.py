@@ -18,6 +18,7 @@ from typing import IO, Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from streamkm import private
 from streamkm.errors import DataError, FileFormatError, SourceClosedError
 
 Real = NDArray[np.float32] | NDArray[np.float64]
@@ -73,7 +74,7 @@ class PointFile:
         if np.dtype(dtype) not in (np.float32, np.float64):
             raise DataError(f"points are float32 or float64, not {np.dtype(dtype)}", where=str(path))
         new = cls(Path(path), names, np.dtype(dtype))
-        new._out = new._partial.open("w+b")
+        new._out = private.open_file(new._partial, "w+b")
         new._out.write(new._header(0, weighted=True))  # a header of the final length
         return new
 
@@ -144,7 +145,7 @@ class PointFile:
             raise SourceClosedError("the file is finished", where=str(self.path))
         block, shares = self._checked(points, weights)
         if shares is not None and self._weights_out is None:
-            self._weights_out = self._partial_weights.open("w+b")
+            self._weights_out = private.open_file(self._partial_weights, "w+b")
             ones = np.ones(min(self._length, _COPY))
             for at in range(0, self._length, _COPY):
                 self._weights_out.write(ones[: self._length - at].data)
@@ -293,11 +294,17 @@ def sync_directory(folder: Path) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Write a small file so that its name always stands for a whole one."""
+def replacing(path: Path, *, shared: bool = False) -> Iterator[IO[bytes]]:
+    """Write a small file so that its name always stands for a whole one.
+
+    Parameters
+    ----------
+    shared
+        It is a result that somebody asked for: who else may read it, the umask says. Else only its owner.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with partial.open("wb") as file:
+        with partial.open("wb") if shared else private.open_file(partial, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from streamkm import private
 from streamkm.errors import DataError, SettingsError
 from streamkm.models import Coreset, OnlineKMeans
 from streamkm.models.identity import assign, inherit
@@ -60,7 +61,7 @@ class Work:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
+        private.make_folder(folder)
 
     def pinned(self, asked: Json, pin: Callable[[], Span]) -> tuple[Span, bool]:
         """The span of the replay that was begun here with these arguments, and True; else a new one.
@@ -80,7 +81,7 @@ class Work:
                     *({TopicPartition(*key): at for *key, at in told[name]} for name in ("start", "stop"))
                 ), True
             self.clear()
-        self.folder.mkdir(parents=True, exist_ok=True)
+        private.make_folder(self.folder)
         span = pin()
         told = {"asked": asked} | {
             name: [[*tp, at] for tp, at in sorted(getattr(span, name).items())] for name in ("start", "stop")

@@ -17,6 +17,7 @@ OF_THE_ENVIRONMENT = "STREAMKM_TOKEN"
 """Name of the token that is no store's."""
 MOST_MODELS = 100
 _NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
+_TEXT = re.compile(r"[!-~]{32,512}")
 _MODEL = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
@@ -29,7 +30,9 @@ def digest(token: bytes) -> str:
     return hashlib.sha256(token).hexdigest()
 
 
-def issue(name: str, right: Literal["read", "write"], models: Sequence[str], now: float) -> tuple[str, Token]:
+def issue(
+    name: str, right: Literal["read", "write"], models: Sequence[str], now: float, text: str | None = None
+) -> tuple[str, Token]:
     """Make a token.
 
     Parameters
@@ -42,6 +45,8 @@ def issue(name: str, right: Literal["read", "write"], models: Sequence[str], now
         Names of the models that it is for, there or to come; empty: all.
     now
         Seconds since 1970.
+    text
+        The token, if somebody else has made it.
 
     Returns
     -------
@@ -53,7 +58,7 @@ def issue(name: str, right: Literal["read", "write"], models: Sequence[str], now
     Raises
     ------
     SettingsError
-        A name that is none.
+        A name that is none, or a text that is too short.
     """
     if not _NAME.fullmatch(name) or name == OF_THE_ENVIRONMENT:
         raise SettingsError(
@@ -70,5 +75,10 @@ def issue(name: str, right: Literal["read", "write"], models: Sequence[str], now
             raise SettingsError(
                 f"{model[:100]!r} is no name of a model", where="--model", hint="1 to 128 of A-Z a-z 0-9 . _ -"
             )
-    text = PREFIX + secrets.token_urlsafe(32)
+    if text is None:
+        text = PREFIX + secrets.token_urlsafe(32)
+    elif not _TEXT.fullmatch(text):
+        raise SettingsError(
+            "this is no token: it wants 32 to 512 characters without blanks", where=name, hint="openssl rand -hex 32"
+        )
     return text, Token(name, digest(text.encode()), right, tuple(sorted(set(models))), now)

@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 import sqlalchemy as sa
 
+from streamkm import private
 from streamkm.errors import SettingsError, StoreUnavailableError
 from streamkm.redaction import redact_url, remember_url
 from streamkm.stores.engines import Engines
@@ -99,6 +100,8 @@ def _make_engine(path: Path, mode: str, busy_timeout: float, *, own: bool) -> sa
     location = f"file:{quote(str(path))}?mode={mode}"
 
     def connect() -> sqlite3.Connection:
+        if mode == "rwc":
+            private.make_file(path)  # its log and its index get the same rights from SQLite
         connection = sqlite3.connect(
             location, uri=True, timeout=busy_timeout, check_same_thread=False, isolation_level=None
         )

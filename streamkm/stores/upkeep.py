@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
+from streamkm import private
 from streamkm.errors import SettingsError, StoreError
 from streamkm.stores import edge
 from streamkm.stores.base import Store
@@ -43,6 +44,7 @@ def backup(store: Store, file: Path, *, overwrite: bool = False) -> int:
     part = file.with_name(file.name + ".part")
     with edge.mapped(engines):
         try:
+            private.make_file(part)
             with contextlib.closing(sqlite3.connect(part)) as copy, _raw(engines) as original:
                 # All pages at once: in the log's mode that holds up no writer, and page by page a busy one would make
                 # it begin again and again.
