@@ -66,7 +66,7 @@ def live(model: str, settings: LiveSettings, *, verbosity: int) -> None:
             if settings.metrics_port:
                 at = settings.metrics_host, settings.metrics_port
                 reachable = functools.partial(why_away, settings.bootstrap)
-                beside.enter_context(probes(*at, metrics, pulse, reachable, settings.token))
+                beside.enter_context(probes(*at, metrics, pulse, reachable, settings.token, ping=store.ping))
             # What hangs holds locks that nobody can take away from it, so it is not asked to leave.
             beside.enter_context(Watchdog(pulse, model, metrics, lambda: os._exit(HUNG)))
             engine.run(stop)

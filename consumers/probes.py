@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from streamkm.engine import Pulse
-from streamkm.errors import SettingsError
+from streamkm.errors import SettingsError, StoreError
 from streamkm.metrics import CONTENT_TYPE, Metrics
 from streamkm.values import Secret
 
@@ -35,7 +35,14 @@ class _Quiet(WSGIRequestHandler):
 
 @contextmanager
 def probes(
-    host: str, port: int, metrics: Metrics, pulse: Pulse, reachable: Callable[[], str], token: Secret = NO_TOKEN
+    host: str,
+    port: int,
+    metrics: Metrics,
+    pulse: Pulse,
+    reachable: Callable[[], str],
+    token: Secret = NO_TOKEN,
+    *,
+    ping: Callable[[], None] = lambda: None,
 ) -> Iterator[int]:
     """Answer while the body runs, in a thread of its own; gives the port.
 
@@ -49,6 +56,8 @@ def probes(
         Says why no broker can be reached, or nothing; asked for a standby, which has no connection to look at.
     token
         What ``/metrics`` wants to be sent, if not empty. What starts and stops processes has none.
+    ping
+        Reads something of the store, or raises its error: an owner that has nothing to commit would not notice.
 
     Raises
     ------
@@ -68,6 +77,10 @@ def probes(
             well, why = pulse.live()
         elif path == "/readyz":
             well, why = pulse.ready()
+            try:
+                ping()
+            except StoreError as e:
+                well, why = False, f"store away: {e.message}"
             if well and pulse.role == "standby" and (away := reachable()):
                 well, why = False, f"broker away: {away}"
         else:

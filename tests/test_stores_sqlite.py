@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import sqlite3
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
+from service_api import Api
 from store_checks import commit_of, owned
 from streamkm.errors import StoreError, StoreUnavailableError
 from streamkm.records import BatchRange, TopicPartition
@@ -217,3 +219,30 @@ def test_who_only_looks_makes_no_store_and_changes_no_file(file: Path, there: st
     assert "streamkm live" in refused.value.hint
     assert (file.read_bytes() if file.exists() else None) == before
     assert {f.name for f in file.parent.iterdir()} <= {"store.db"}
+
+
+def test_a_store_whose_pages_are_damaged_says_so_when_it_is_pinged(tmp_path: Path) -> None:
+    file = tmp_path / "store.db"
+    with contextlib.closing(open_store(f"sqlite:///{file}")) as opened:
+        lease = owned(opened)
+        for seq in range(1, 4):
+            opened.commit(lease, commit_of(seq, snapshot=True, bad=True))
+    whole = file.read_bytes()
+    with sqlite3.connect(file) as database:
+        roots = database.execute(
+            "SELECT name, rootpage FROM sqlite_master WHERE type = 'table' AND name LIKE 'streamkm%'"
+        ).fetchall()
+        (size,) = database.execute("PRAGMA page_size").fetchone()
+    database.close()
+    with contextlib.closing(open_store(f"sqlite:///{file}")) as opened:
+        for name, root in roots:
+            opened.ping()
+            with file.open("rb+") as damaged:
+                damaged.seek((root - 1) * size)
+                damaged.write(b"\x55" * size)
+            with pytest.raises(StoreError) as refused:
+                opened.ping()
+            assert "damaged" in refused.value.message, name
+            assert Api(opened).get("/readyz").status_code == 503
+            file.write_bytes(whole)
+    assert len(roots) > 10

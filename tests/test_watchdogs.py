@@ -241,7 +241,13 @@ def test_probes_answer_over_http():
     clock, metrics, reasons = ManualClock(), Metrics(), [""]
     metrics.add(ALARMS, model="m", alarm="hung")
     pulse = Pulse(clock.monotonic)
-    with probes("127.0.0.1", 0, metrics, pulse, lambda: reasons[0]) as port:
+    store = []
+
+    def ping():
+        for error in store:
+            raise error
+
+    with probes("127.0.0.1", 0, metrics, pulse, lambda: reasons[0], ping=ping) as port:
         assert get(port, "/livez")[0] == 200
         assert get(port, "/readyz")[0] == 503
         pulse.beat("polling", "owner")
@@ -251,6 +257,11 @@ def test_probes_answer_over_http():
         status, body = get(port, "/readyz")
         assert (status, json.loads(body)) == (503, {"status": "unavailable", "detail": "store away: locked"})
         pulse.well("store")
+        store.append(StoreUnavailableError("the database is damaged"))
+        status, body = get(port, "/readyz")
+        assert (status, json.loads(body)["detail"]) == (503, "store away: the database is damaged")
+        assert get(port, "/livez")[0] == 200
+        store.clear()
         reasons[0] = "h:1: refused"
         assert get(port, "/readyz")[0] == 200, "an owner has a connection to judge by"
         pulse.beat("waiting for the lease", "standby")

@@ -444,7 +444,7 @@ class Store(Protocol):
         ...
 
     def ping(self) -> None:
-        """Return if the store can be read."""
+        """Return if the store can be read: something of every table is, from the disk and not from memory."""
         ...
 
     def close(self) -> None:

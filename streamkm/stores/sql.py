@@ -35,6 +35,13 @@ from streamkm.stores.base import Asked, Held, Lease, ModelInfo, Place, Promotion
 from streamkm.stores.engines import Engines
 
 _JOURNAL_PAGE = 256
+_NEWEST = [
+    sa.select(*(c for c in table.c if table is t.snapshots or not isinstance(c.type, sa.LargeBinary)))
+    .order_by(*(c.desc() for c in table.primary_key))
+    .limit(1)
+    for table in t.metadata.sorted_tables
+]
+"""A row of each table, from its root to a leaf; of large ones only that of the snapshot that is asked for most."""
 
 
 class SqlStore(service.ServiceTables):
@@ -357,7 +364,14 @@ class SqlStore(service.ServiceTables):
 
     def ping(self) -> None:
         with self._reading() as tx:
+            if self.engines.reader.dialect.name == "sqlite":
+                tx.exec_driver_sql("PRAGMA shrink_memory")  # what is remembered of the file says nothing about it
             migrate.check(tx, self.engines.where)
+            for newest in _NEWEST:
+                tx.execute(newest).first()
+            if self.engines.reader.dialect.name == "sqlite":
+                for table in t.metadata.sorted_tables:  # an index alone says that a table is empty
+                    tx.exec_driver_sql(f"SELECT 1 FROM {table.name} NOT INDEXED LIMIT 1").first()  # noqa: S608 - ours
 
     def close(self) -> None:
         self.engines.close()
