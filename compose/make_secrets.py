@@ -1,10 +1,14 @@
-"""Makes the secrets of the compose file, each once: password and URL of the database, and the token of the service."""
+"""Makes the secrets of the compose file, each once, each in a folder of its own.
+
+The password and URL of the database; the token that may do everything; the one that may only read, and opens the
+metrics of consumers; the password of Grafana.
+"""
 
 import secrets
 import sys
 from pathlib import Path
 
-database, token = map(Path, sys.argv[1:])
+database, token, reader, grafana = map(Path, sys.argv[1:])
 
 
 def write(file: Path, text: str) -> None:
@@ -20,5 +24,6 @@ if not (database / "url").exists():
     password = secrets.token_urlsafe(24)
     write(database / "password", password)
     write(database / "url", f"postgresql://streamkm:{password}@postgres/streamkm")
-if not (token / "token").exists():
-    write(token / "token", secrets.token_urlsafe(24))
+for file in (token / "token", reader / "token", grafana / "password"):
+    if not file.exists():
+        write(file, secrets.token_urlsafe(24))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import kubernetes_validate
@@ -13,6 +15,7 @@ from grafana import queries
 from kafka_fixtures import KAFKA_IMAGE
 from postgres_fixtures import POSTGRES_IMAGE
 from streamkm import metrics, settings
+from streamkm.service.tokens import issue
 
 COMPOSE = Path(__file__).parents[1] / "compose"
 KUBERNETES = sorted((COMPOSE / "kubernetes").glob("*.yaml"))
@@ -96,4 +99,49 @@ def test_the_compose_file_is_safe_bounded_and_runs_what_the_tests_ran():
             assert {variable.removesuffix("_FILE") for variable in service.get("environment", ())} <= known, name
     assert KAFKA_IMAGE in compose["services"]["kafka"]["image"]
     assert POSTGRES_IMAGE in compose["services"]["postgres"]["image"]
-    assert {n for n, s in compose["services"].items() if "profiles" in s} == {"prometheus", "grafana"}
+    assert {n for n, s in compose["services"].items() if "profiles" in s} == {"prometheus", "grafana", "reader"}
+
+
+def test_each_secret_is_with_those_who_need_it_and_none_opens_more_than_that():
+    services = yaml.safe_load((COMPOSE / "docker-compose.yml").read_text())["services"]
+    has = {
+        name: {volume.split(":")[0] for volume in service.get("volumes", ())}
+        & {"token", "reader", "database-secret", "grafana-secret"}
+        for name, service in services.items()
+    }
+    consumer = {"reader", "database-secret"}
+    assert {name: secrets for name, secrets in has.items() if secrets} == {
+        "secrets": {"token", "reader", "database-secret", "grafana-secret"},
+        "postgres": {"database-secret"},
+        "live": consumer,
+        "standby": consumer,
+        "reader": consumer,
+        "service": {"token", "database-secret"},
+        "prometheus": {"reader"},
+        "grafana": {"grafana-secret"},
+    }
+    for name, service in services.items():
+        named = re.findall(r"/run/(\w+)/", str(service.get("environment", "")) + str(service.get("command", "")))
+        mounted = {volume.split(":")[1].removeprefix("/run/") for volume in service.get("volumes", ())}
+        assert set(named) <= mounted, name
+        assert name == "secrets" or all(v.endswith(":ro") for v in service.get("volumes", ()) if ":/run/" in v), name
+    prometheus = (COMPOSE / "prometheus" / "prometheus.yml").read_text()
+    assert set(re.findall(r"/run/\S*?(?=})", prometheus)) == {"/run/reader/token"}
+    pods = {d["metadata"]["name"]: str(d["spec"]["template"]) for _, d in documents() if d["kind"] == "Deployment"}
+    assert "streamkm-token" not in pods["consumer"]
+    assert "streamkm-reader" not in pods["service"]
+
+
+def test_secrets_are_made_once_each_another(tmp_path):
+    folders = [tmp_path / name for name in ("database", "token", "reader", "grafana")]
+    for folder in folders:
+        folder.mkdir()
+    made = []
+    for _ in range(2):
+        subprocess.run([sys.executable, COMPOSE / "make_secrets.py", *folders], check=True, capture_output=True)
+        made.append({path: path.read_text() for path in tmp_path.rglob("*") if path.is_file()})
+    assert made[0] == made[1]
+    names = {str(path.relative_to(tmp_path)) for path in made[0]}
+    assert names == {"database/password", "database/url", "token/token", "reader/token", "grafana/password"}
+    assert len(set(made[0].values())) == 5
+    assert issue("prometheus", "read", (), 0.0, made[0][tmp_path / "reader" / "token"])[1].right == "read"

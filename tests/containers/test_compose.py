@@ -63,6 +63,7 @@ def test_secrets_are_files_of_those_who_need_them(up, token):
         assert password not in json.dumps(told)
         assert password not in docker("logs", up.container(service))
     assert up.execute("producer", "ls", "/run/token", "/run/database", check=False) == ""
+    assert up.execute("live", "ls", "/run/token", check=False) == ""
 
 
 def test_centroids_answer_from_outside_with_the_token_only(up, token):
@@ -124,6 +125,7 @@ def test_every_alert_comes_when_it_should_and_none_on_a_healthy_stream():
 
 
 def test_prometheus_sees_all_of_it_and_the_dashboard_shows_something(up, token, dashboard_queries):
+    up.run("up", "--detach", "--no-build", "--no-deps", "reader")  # its token may read from then on
     up.run("up", "--detach", "--no-build", "--no-deps", "prometheus")
     docker("start", up.container("producer"))
     until(lambda: up.health("prometheus") == "healthy", 60, "prometheus healthy")
