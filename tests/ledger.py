@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from streamkm import OnlineKMeans
+from streamkm.models.clusters import Clusters
 
-NAME = "_ledger_of_the_tests"
+NAME, KEPT = "_ledger_of_the_tests", "_kept_of_the_tests"
 
 EXACT = 1e-9
 """What the sum of the weights of a publication may differ by, as a share of it: rounding."""
@@ -76,13 +77,20 @@ def of(model: OnlineKMeans) -> Ledger:
 @pytest.fixture(scope="session", autouse=True)
 def _weights_are_those_learned():
     """Keep books on all models of a session of tests, and compare each publication with them."""
-    learn, publish = OnlineKMeans._learn, OnlineKMeans.publish
+    learn, publish, forget = OnlineKMeans._learn, OnlineKMeans.publish, Clusters._forget
 
     @functools.wraps(learn)
     def learn_and_enter(self, X, names, weights, times):
         ledger = of(self)
         learn(self, X, names, weights, times)
         ledger.learned(self, len(X), weights, times)
+        if self._clusters is not None:
+            ledger.weight *= vars(self._clusters).pop(KEPT, 1.0)
+
+    @functools.wraps(forget)
+    def forget_and_tell(self, factor):
+        forget(self, factor)
+        vars(self)[KEPT] = vars(self).get(KEPT, 1.0) * factor
 
     @functools.wraps(publish)
     def publish_and_compare(self, **options):
@@ -94,4 +102,5 @@ def _weights_are_those_learned():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(OnlineKMeans, "_learn", learn_and_enter)
         patch.setattr(OnlineKMeans, "publish", publish_and_compare)
+        patch.setattr(Clusters, "_forget", forget_and_tell)
         yield

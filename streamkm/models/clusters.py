@@ -17,7 +17,7 @@ from streamkm.models.background import WORKER, Task
 from streamkm.models.coreset import Coreset
 from streamkm.models.decay import Aged
 from streamkm.models.lineage import Lineage
-from streamkm.models.live import Learned, LiveCentroids, array
+from streamkm.models.live import Learned, LiveCentroids, array, nearest
 from streamkm.models.metric import Metric, Scale
 from streamkm.models.outliers import GapRule
 from streamkm.models.populations import deviations, moved, overlap
@@ -170,20 +170,31 @@ class Clusters:
         # Step 4. Begin a re-solve if one is due.
         why = self.schedule.after(learned, n_seen + n, n, aged)
         if why == "jump" or (why and self._pending is None and self._prepared is None):
-            self._start(n_seen + n, why)
+            self._start(n_seen + n, why, X, row_weights, high)
         return learned
 
-    def _start(self, n_seen: int, why: str) -> None:
-        if why == "jump" and self.schedule.on_drift == "forget":
-            self.live.stats[:, :2] *= FORGOTTEN
-            self.coreset.decay(FORGOTTEN)
-            self.schedule.kept *= FORGOTTEN
-            if self.rule is not None:
-                self.rule.decay(FORGOTTEN)
+    def _start(self, n_seen: int, why: str, X: Real, row_weights: NDArray[np.float64], high: float) -> None:
         due = n_seen + (0 if why == "jump" else self.schedule.lag)
-        problem = self._problem()
+        problem, task = self._problem(), None
+        if why == "jump" and self.schedule.doubts:
+            # Not in the background: whether the past is in the way is known when the solution is.
+            task = solve(problem, LIGHT)
+            _, squared = nearest(X, high, task.centroids, problem.origin, problem.metric, 0.0)
+            row_weights = row_weights if len(row_weights) else np.ones(len(X))
+            mass = float(self.live.weights.sum())
+            if self.schedule.forgets(float(row_weights @ squared), float(row_weights.sum()), mass):
+                self._forget(FORGOTTEN)
+                problem, task = self._problem(), None
         self.schedule.solved(float(self.live.weights.sum()))
-        self._pending = Pending(WORKER.submit(partial(solve, problem, LIGHT)), due, problem.metric)
+        self._pending = Pending(task or WORKER.submit(partial(solve, problem, LIGHT)), due, problem.metric)
+
+    def _forget(self, factor: float) -> None:
+        """Let all that was learned count less."""
+        self.live.stats[:, :2] *= factor
+        self.coreset.decay(factor)
+        self.schedule.kept *= factor
+        if self.rule is not None:
+            self.rule.decay(factor)
 
     def _problem(self) -> Problem:
         """The coreset as it is now, without the outliers that are in it."""

@@ -26,7 +26,15 @@ REST = 4
 """After a jump, so many windows are not judged."""
 
 FORGOTTEN = 1e-3
-"""What is left of all weights after a jump, if the model is to forget."""
+"""What is left of all weights, if the model is to forget."""
+
+TRIES = 2
+"""So many re-solves, one a window, must fit the points of the jump badly before anything is forgotten: where there are
+centroids enough for the old points and the new ones, forgetting is no help, and the first new ones may be few."""
+
+CALM = 2.0
+"""Nothing is forgotten unless so many times the mass came since the jump before as there was at that: three half-lives.
+Where jumps come faster, the stream takes turns, and its past is still to come or still to count."""
 
 LAG = 4
 """A scheduled solution takes effect after a quarter of the rows that came between the last one and its schedule."""
@@ -41,6 +49,8 @@ class Schedule:
         Product of all decay since the last publication.
     learned
         Weight ever learned.
+    doubts
+        Whether the past may have to be forgotten: if the re-solve that `after` has just called for does not help.
     """
 
     def __init__(self, on_drift: OnDrift) -> None:
@@ -54,6 +64,12 @@ class Schedule:
         self._expected = 0.0  # mean cost before the window
         self._quiet = 0  # rows seen until which no jump is judged
         self._rests = 1  # how many times as long to be quiet after the next jump
+        self.doubts = False
+        self._calm = 0.0  # mean cost before the jump
+        self._tries = 0  # re-solves since then, while it is not known whether they help
+        self._jump = 0.0, 0.0  # weight ever learned, and the mass with what was forgotten, at the last jump
+        self._forgotten = 0.0  # mass that would be there but for forgetting
+        self._left = 0.0  # mass after the last batch
 
     def after(self, learned: Learned, n_seen: int, n: int, aged: Aged) -> Literal["", "mass", "jump"]:
         """Look at a batch that was learned, and say why a re-solve is due, if it is.
@@ -76,6 +92,10 @@ class Schedule:
         return "mass" if due else ""
 
     def _jumped(self, learned: Learned, n_seen: int, n: int) -> bool:
+        # What was forgotten decays as all the rest.
+        if self._left > 0.0:
+            self._forgotten *= min(1.0, max(0.0, learned.mass - learned.points) / self._left)
+        self.doubts, self._left = False, learned.mass
         if self._points == 0.0:
             mass = learned.mass - learned.decayed_points
             self._expected = (learned.total_cost - learned.decayed_cost) / mass if mass > 0.0 else 0.0
@@ -84,11 +104,47 @@ class Schedule:
         if self._points < WINDOW:
             return False
         cost, points, self._cost, self._points = self._cost, self._points, 0.0, 0.0
-        if n_seen < self._quiet or not cost > JUMP * self._expected * points:
+        jumps = cost > JUMP * self._expected * points
+        calm = jumps and self._was_calm(learned.mass)  # jumps are looked at in quiet times, too
+        tries, self._tries = self._tries, 0
+        if tries:
+            # Judged by the cost before the jump: that of now has the points that fit badly in it.
+            if not cost > JUMP * self._calm * points:
+                return False
+            self._tries, self.doubts = tries, True
+        elif n_seen < self._quiet or not jumps:
             return False
+        elif calm and self.on_drift == "forget":
+            self._calm, self.doubts = self._expected, True
         self._quiet = n_seen + REST * self._rests * max(n, int(WINDOW))
         self._rests = min(64, 2 * self._rests)
         return True
+
+    def forgets(self, cost: float, points: float, mass: float) -> bool:
+        """Whether to forget, after a jump that `doubts`.
+
+        Parameters
+        ----------
+        cost, points
+            Of the last batch, with the centroids of the re-solve.
+        mass
+            Decayed mass of all.
+        """
+        if not cost > JUMP * self._calm * points:
+            self._tries = 0
+            return False
+        self._tries += 1
+        if self._tries < TRIES:
+            return False
+        self._tries = 0
+        self._forgotten += (1.0 - FORGOTTEN) * mass
+        self._left = FORGOTTEN * mass
+        return True
+
+    def _was_calm(self, mass: float) -> bool:
+        """Whether the last jump was long ago; the last one is now."""
+        (learned, had), self._jump = self._jump, (self.learned, mass + self._forgotten)
+        return self.learned - learned >= CALM * had
 
     @property
     def lag(self) -> int:
@@ -117,6 +173,7 @@ class Schedule:
             "window": [self._cost, self._points, self._expected],
             "quiet": self._quiet,
             "rests": self._rests,
+            "doubt": [self._calm, self._tries, *self._jump, self._forgotten, self._left],
         }
 
     @classmethod
@@ -128,4 +185,8 @@ class Schedule:
         schedule._half_lives = float(numbers["half_lives"])
         schedule._cost, schedule._points, schedule._expected = map(float, numbers["window"])
         schedule._quiet, schedule._rests = int(numbers["quiet"]), int(numbers["rests"])
+        calm, tries, learned, had, forgotten, left = numbers.get("doubt", (0.0, 0, 0.0, 0.0, 0.0, 0.0))
+        schedule._calm, schedule._tries = float(calm), int(tries)
+        schedule._jump = float(learned), float(had)
+        schedule._forgotten, schedule._left = float(forgotten), float(left)
         return schedule
