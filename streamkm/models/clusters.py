@@ -170,7 +170,7 @@ class Clusters:
         # Step 4. Begin a re-solve if one is due.
         why = self.schedule.after(learned, n_seen + n, n, aged)
         if why == "jump" or (why and self._pending is None and self._prepared is None):
-            self._start(n_seen + n, why, X, row_weights, high)
+            self._start(n_seen + n, why, X, aged.weights, high)
         return learned
 
     def _start(self, n_seen: int, why: str, X: Real, row_weights: NDArray[np.float64], high: float) -> None:

@@ -84,8 +84,8 @@ class OnlineKMeans(Answers):
         direction and is refused.
     on_drift
         What to do when the cost of some batches is five times what was expected: ``"resolve"`` the coreset at once;
-        ``"forget"`` the past too, all but a thousandth of it, if two re-solves in a row cannot fit the new points beside
-        the old and the last such jump was some three half-lives ago; ``"ignore"`` it.
+        ``"forget"`` the past too, all but a thousandth of it, if two re-solves in a row cannot fit the new points
+        beside the old, and the last such jump was some three half-lives ago; ``"ignore"`` it.
     outliers
         ``"gap"``: spikes, which a hundredfold gap in squared distance parts from all but the outermost 0.5 % of the
         points, are counted and not learned. ``"keep"``: everything is learned.

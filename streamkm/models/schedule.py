@@ -69,7 +69,6 @@ class Schedule:
         self._tries = 0  # re-solves since then, while it is not known whether they help
         self._jump = 0.0, 0.0  # weight ever learned, and the mass with what was forgotten, at the last jump
         self._forgotten = 0.0  # mass that would be there but for forgetting
-        self._left = 0.0  # mass after the last batch
 
     def after(self, learned: Learned, n_seen: int, n: int, aged: Aged) -> Literal["", "mass", "jump"]:
         """Look at a batch that was learned, and say why a re-solve is due, if it is.
@@ -86,16 +85,14 @@ class Schedule:
         if aged.half_lives:
             self._half_lives += aged.half_lives
             self.kept *= aged.factor
+            self._forgotten *= aged.factor
         if self.on_drift != "ignore" and self._jumped(learned, n_seen, n):
             return "jump"
         due = learned.mass >= GROWTH * self._mass or (self._half_lives >= HALF_LIVES and self._rows >= WINDOW)
         return "mass" if due else ""
 
     def _jumped(self, learned: Learned, n_seen: int, n: int) -> bool:
-        # What was forgotten decays as all the rest.
-        if self._left > 0.0:
-            self._forgotten *= min(1.0, max(0.0, learned.mass - learned.points) / self._left)
-        self.doubts, self._left = False, learned.mass
+        self.doubts = False
         if self._points == 0.0:
             mass = learned.mass - learned.decayed_points
             self._expected = (learned.total_cost - learned.decayed_cost) / mass if mass > 0.0 else 0.0
@@ -138,7 +135,6 @@ class Schedule:
             return False
         self._tries = 0
         self._forgotten += (1.0 - FORGOTTEN) * mass
-        self._left = FORGOTTEN * mass
         return True
 
     def _was_calm(self, mass: float) -> bool:
@@ -173,7 +169,7 @@ class Schedule:
             "window": [self._cost, self._points, self._expected],
             "quiet": self._quiet,
             "rests": self._rests,
-            "doubt": [self._calm, self._tries, *self._jump, self._forgotten, self._left],
+            "doubt": [self._calm, self._tries, *self._jump, self._forgotten],
         }
 
     @classmethod
@@ -185,8 +181,7 @@ class Schedule:
         schedule._half_lives = float(numbers["half_lives"])
         schedule._cost, schedule._points, schedule._expected = map(float, numbers["window"])
         schedule._quiet, schedule._rests = int(numbers["quiet"]), int(numbers["rests"])
-        calm, tries, learned, had, forgotten, left = numbers.get("doubt", (0.0, 0, 0.0, 0.0, 0.0, 0.0))
+        calm, tries, learned, had, forgotten = numbers.get("doubt", (0.0, 0, 0.0, 0.0, 0.0))
         schedule._calm, schedule._tries = float(calm), int(tries)
-        schedule._jump = float(learned), float(had)
-        schedule._forgotten, schedule._left = float(forgotten), float(left)
+        schedule._jump, schedule._forgotten = (float(learned), float(had)), float(forgotten)
         return schedule
