@@ -163,10 +163,11 @@ def show(
         terminal.say(f"skipped {rows['skipped']:,} of {rows['read']:,} rows, such as {example}")
     if trials is not None:
         console.print(_trials_table(trials))
-        terminal.say(f"suggested: k = {trials.suggested}: {trials.reason}")
+        terminal.say(f"suggested: {_suggestion(trials)}: {trials.reason}")
         terminal.say(f"(suggestion and gap: from {trials.judged:,} rows; the rest: the exact fit of all rows)")
         if trials.suggested != result["k"]:
-            terminal.say(f"shown: k = {result['k']}, the nearest one tried")
+            how = "the nearest one tried" if trials.likeliest != result["k"] else "the best guess"
+            terminal.say(f"shown: k = {result['k']}, {how}")
     for line in trace_lines(fitted.trace, fitted.centroids):
         terminal.say(line)
     found = np.array([c["differences"] for c in result["clusters"]], np.float64)
@@ -241,7 +242,7 @@ def pictures(
         ]
         yield (
             path,
-            plot.picture_of_ks([t.k for t in rows], curves, trials.suggested, f"suggested: k = {trials.suggested}"),
+            plot.picture_of_ks([t.k for t in rows], curves, trials.suggested, f"suggested: {_suggestion(trials)}"),
         )
         return
     array = collected.array
@@ -278,6 +279,10 @@ def _nearest(points: plot.Reals, centroids: plot.Reals) -> NDArray[np.int32]:
         labels[squares < nearest] = j
         np.minimum(nearest, squares, out=nearest)
     return labels
+
+
+def _suggestion(trials: Trials) -> str:
+    return "no k" if trials.suggested is None else f"k = {trials.suggested}"
 
 
 def _trials_table(trials: Trials) -> Table:

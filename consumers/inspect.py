@@ -104,7 +104,8 @@ def judgement(s: Snapshot) -> list[str]:
     if d.get("k"):
         suggested, running = d["k"]["suggested"], d["k"]["running"]
         same = "as many as there are" if suggested == running else f"k is {running}"
-        lines.append(f"suggested number of clusters: {suggested} ({same}): {d['k']['reason']}")
+        which = "none" if suggested is None else suggested
+        lines.append(f"suggested number of clusters: {which} ({same}): {d['k']['reason']}")
     return lines
 
 

@@ -4,11 +4,14 @@ import numpy as np
 import pytest
 
 import naive_choice
+from streamkm import OnlineKMeans
 from streamkm.errors import DataError, SettingsError
 from streamkm.kernels import choice as kernels
 from streamkm.kernels.choice import simplified_silhouette
 from streamkm.models.choice import k_profile
 from streamkm.models.validate import ONES, frozen
+from streamkm.models.valleys import near, several, valley, without_levels
+from worlds import WORLDS
 
 
 def blobs(seed, k, d, n=3000, apart=10.0, shares=None):
@@ -67,6 +70,69 @@ def test_the_k_that_the_data_were_made_with_is_suggested(k, make, seed):
     profile = k_profile(make(seed), seed=seed)
     assert profile.suggested == k, profile.reason
     assert ("one heap" in profile.reason) == (k == 1)
+
+
+SILENT = {"three, 1 % spikes", "five cities, large amount", "five cities, small amount", "five cities, standard units"}
+"""Worlds in which a few rows, or the tail of a field that tells nothing, outweigh what k-means is asked for."""
+
+
+@pytest.mark.parametrize("name", WORLDS)
+def test_in_every_world_the_right_number_is_suggested_or_where_criteria_disagree_none(name):
+    k, make = WORLDS[name]
+    profile = k_profile(make(np.random.default_rng(1), 1500), k_max=12)
+    assert profile.suggested == k or (name in SILENT and profile.suggested is None), profile.reason
+    assert profile.likeliest in ({k} if profile.suggested else range(2, 13))
+    assert ("no clear number" in profile.reason) == (profile.suggested is None)
+
+
+@pytest.mark.parametrize("name", ["five cities, large amount", "five cities, small amount", "one log-normal heap"])
+def test_a_stream_is_never_told_a_wrong_number_whatever_runs(name):
+    k, make = WORLDS[name]
+    model = OnlineKMeans(3, seed=1)
+    for batch in np.array_split(make(np.random.default_rng(2), 20_000), 20):
+        model.learn_many(batch)
+    assert model.k_profile(12).suggested in {k, None}
+
+
+def test_where_another_unit_would_show_heaps_the_reason_says_so():
+    profile = k_profile(WORLDS["five cities, large amount"][1](np.random.default_rng(0), 1500), k_max=8)
+    assert "in other units (--scale)" in profile.reason
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "expected"),
+    [
+        (np.linspace(0, 1, 100), np.linspace(3, 4, 100), True),
+        (np.linspace(0, 1, 100), np.linspace(1, 2, 100), False),
+        (np.linspace(0, 1, 100), np.linspace(1.05, 30, 100), False),  # a tail
+        (np.linspace(0, 1, 1000), np.linspace(3, 4, 10), False),  # too few to be a heap
+        (np.zeros(100), np.ones(100), True),
+        (np.zeros(100), np.concatenate([[0.5], np.ones(100)]), True),
+        (np.linspace(0, 3, 100), np.linspace(1, 4, 100), False),
+        (np.zeros(0), np.ones(9), False),
+    ],
+)
+def test_there_is_a_valley_where_fewer_points_lie_than_in_the_sparser_of_both(left, right, expected):
+    assert valley(left, np.ones(len(left)), right, np.ones(len(right))) is expected
+    # A weight says for how many points a row stands, not how certain that is.
+    assert valley(left * 1e9 + 1e12, np.full(len(left), 7.0), right * 1e9 + 1e12, np.full(len(right), 7.0)) is expected
+
+
+def test_far_rows_are_left_out_if_they_are_few_and_a_field_of_one_value_has_none():
+    rng = np.random.default_rng(0)
+    rows = np.column_stack([rng.normal(size=1000), np.zeros(1000)])
+    rows[:15, 0], rows[15:18, 1] = 1e6, 5.0
+    assert np.flatnonzero(~near(rows, np.ones(1000))).tolist() == list(range(15))
+    weights = np.ones(1000)
+    weights[:15] = 2.0
+    assert near(rows, weights).all(), "they are more than 2 %"
+
+
+def test_gaps_between_levels_are_no_valleys():
+    counts = np.random.default_rng(0).poisson(1.0, (3000, 2)).astype(float)
+    assert several(counts, np.ones(3000)) != []
+    assert several(without_levels(counts, 0), np.ones(3000)) == []
+    assert k_profile(counts, k_max=6).suggested in {1, None}
 
 
 def test_a_row_of_weight_three_counts_as_three_equal_rows():

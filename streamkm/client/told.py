@@ -131,7 +131,7 @@ class KProfile:
     Attributes
     ----------
     running, suggested
-        k of the model, and the k that the rule suggests; None if it was not looked into yet.
+        k of the model, and the k that several criteria agree on; None if they do not, or it was not looked into yet.
     ks
         (m,) the k that were tried.
     cost, silhouette, gap, davies_bouldin

@@ -49,9 +49,9 @@ class Proposals:
         if self._task is not None and self._task.done:
             found, self._task = self._task.result(), None
             self.latest = {"running": learner.k_, **found.to_json()}
-            if found.suggested not in (learner.k_, self._told):
+            if found.suggested not in (None, learner.k_, self._told):
                 log.info("%s: k = %d may be better than %d: %s", self.name, found.suggested, learner.k_, found.reason)
-            self._told = found.suggested
+            self._told = found.suggested or self._told
         if self._task is None and learner.k_ <= K_MAX and now - self._begun_at >= EVERY_SECONDS:
             self._begun_at = now
             with suppress(NotReadyError):  # nothing that was learned has weight: later, then

@@ -6,13 +6,21 @@ cost, the simplified silhouette (Hruschka et al. 2004), the index of Davies and 
 Walther and Hastie 2001, with the box along the principal axes): by how much the logarithm of the cost is below what
 rows spread evenly in the same box would cost.
 
-**What is suggested**, the first that applies:
+A few rows that are far from all others in some field (2 % at most, `valleys.near`) are left out before: squares of one
+far row can outweigh everything else.
+
+**What is suggested**, and only where criteria that have little in common agree, for a wrong suggestion costs more than
+none (`docs/decisions/choice.md` has twenty worlds with what is suggested in each):
 
 1. as many clusters as there are distinct rows, if these are few;
-2. one, if no gap is above that of one cluster by more than 0.1 and its error: cutting gains no more than in even data;
-3. of the k whose silhouette is at least 0.8 of the best, the smallest whose gap is the highest within one error,
-   unless the highest is that of the largest k tried;
-4. else the k of the best silhouette: filaments and levels fill no box, so their gap rises with every k.
+2. of the k whose clusters all have valleys between them (`valleys.apart`) and whose silhouette is at least 0.8 of the
+   best such: the one that the gap says; else the largest, if its silhouette is the best of all k;
+3. one, if there is no such k, no field alone falls into heaps, and no gap is above that of one cluster by more than
+   0.1 and its error: cutting gains no more than in even data;
+4. else none.
+
+The gap says the smallest k whose gap is the highest within one error, of those whose silhouette is at least 0.8 of the
+best.
 """
 
 from __future__ import annotations
@@ -34,12 +42,13 @@ from streamkm.models import validate
 from streamkm.models.live import columns_of, packed_like, power_of_two
 from streamkm.models.metric import Metric, Scale
 from streamkm.models.outliers import GapRule
+from streamkm.models.valleys import apart, near, several, without_levels
 
 ITERATIONS, TOLERANCE = 25, 1e-3
 REFERENCES, REFERENCE_ROWS = 4, 2000
 """Draws of even data, and rows of each."""
 AGREES = 0.8
-"""A gap is believed where the silhouette is at least this share of the best."""
+"""A gap, or valleys, are believed where the silhouette is at least this share of the best."""
 CLEAR = 0.1
 """A gap counts as higher than that of one cluster from this difference on."""
 EXACT = 1e-12
@@ -67,7 +76,9 @@ class KProfile:
     gap_of_one
         The gap of a single cluster.
     suggested
-        The k that the rule suggests; 1 for one heap, whatever k were tried.
+        The k that the rule suggests; 1 for one heap, whatever k were tried; None where criteria disagree.
+    likeliest
+        A k for who needs one: the suggested one, else the best guess.
     reason
         Why, a sentence.
     """
@@ -79,7 +90,8 @@ class KProfile:
     gap: Reals
     gap_error: Reals
     gap_of_one: float
-    suggested: int
+    suggested: int | None
+    likeliest: int
     reason: str
 
     def to_json(self) -> dict[str, Any]:
@@ -87,7 +99,14 @@ class KProfile:
         columns = {n: getattr(self, n).tolist() for n in ("cost", "silhouette", "gap", "gap_error")}
         worst = [None if math.isnan(v) else v for v in self.davies_bouldin.tolist()]
         rest = {"davies_bouldin": worst, "gap_of_one": self.gap_of_one}
-        return {"ks": [*self.ks], **columns, **rest, "suggested": self.suggested, "reason": self.reason}
+        return {
+            "ks": [*self.ks],
+            **columns,
+            **rest,
+            "suggested": self.suggested,
+            "likeliest": self.likeliest,
+            "reason": self.reason,
+        }
 
 
 def k_profile(
@@ -125,25 +144,37 @@ def k_profile(
     if len(row_weights):
         kept = row_weights > 0.0
         X, row_weights = X[kept], validate.frozen(row_weights[kept])
+    close = near(X, row_weights if len(row_weights) else np.ones(len(X)))
+    X, row_weights = X[close], validate.frozen(row_weights[close]) if len(row_weights) else row_weights
+    mass = float(row_weights.sum()) if len(row_weights) else float(len(X))
     X = _centred(X, row_weights)
     rng = np.array([seed], np.uint64)
-    solutions = _Solver(X, row_weights, rng).all(k_max)
+    solver = _Solver(X, row_weights, rng)
+    solutions = solver.all(k_max)
     costs = np.array([cost for _, cost in solutions]) / mass
     gaps, errors = _gaps(X, row_weights, costs, mass, rng)
     judged = [_judge(X, row_weights, centroids) for centroids, _ in solutions]
     silhouettes, davies = np.array([s for s, _ in judged]), np.array([b for _, b in judged])
     distinct = costs[-1] <= EXACT * costs[0]
-    suggested, reason = _suggest(silhouettes, gaps, errors, distinct=bool(distinct), k_min=k_min)
+    if distinct:
+        suggested: int | None = len(costs)
+        likeliest, reason = len(costs), f"the rows take only {len(costs)} distinct values"
+    else:
+        every = row_weights if len(row_weights) else np.ones(len(X))
+        smooth = without_levels(X, seed)
+        heaps = [k > 1 and apart(smooth, every, c, solver.nearest(c)[0]) for k, (c, _) in enumerate(solutions, 1)]
+        hidden = not any(heaps) and bool(several(smooth, every))
+        suggested, likeliest, reason = _suggest(silhouettes, gaps, errors, heaps, hidden=hidden, k_min=k_min)
     shown = slice(min(k_min, len(costs)) - 1, len(costs))
     return KProfile(
         tuple(range(1, len(costs) + 1))[shown],
         costs[shown], silhouettes[shown], davies[shown], gaps[shown], errors[shown], float(gaps[0]),
-        suggested, reason,
+        suggested, likeliest, reason,
     )  # fmt: skip
 
 
 def suggested_k(rows: Reals, weights: Reals, k_max: int, scale: Scale, rule: GapRule | None, seed: int) -> int:
-    """Suggest a number of clusters for the first rows of a stream; if none of them has weight, all count alike.
+    """The likeliest number of clusters of the first rows of a stream; if none of them has weight, all count alike.
 
     Parameters
     ----------
@@ -165,7 +196,7 @@ def suggested_k(rows: Reals, weights: Reals, k_max: int, scale: Scale, rule: Gap
         inside = rule.look(rows, weights, raw.rescaled(rows, weights, "none" if scale == "none" else "robust").factors)
         if inside is not None:
             rows, weights = rows[inside], weights[inside]
-    return k_profile(rows * raw.rescaled(rows, weights, scale).factors, weights, k_max, seed=seed).suggested
+    return k_profile(rows * raw.rescaled(rows, weights, scale).factors, weights, k_max, seed=seed).likeliest
 
 
 def _centred(X: Reals, row_weights: Reals) -> Reals:
@@ -287,20 +318,49 @@ def _gaps(X: Reals, row_weights: Reals, costs: Reals, mass: float, rng: NDArray[
     return np.where(nothing, math.inf, gaps), np.where(nothing, 0.0, errors)
 
 
-def _suggest(silhouettes: Reals, gaps: Reals, errors: Reals, *, distinct: bool, k_min: int) -> tuple[int, str]:
-    """The rule of the module's docstring; index 0 stands for k = 1."""
-    k_max = len(gaps)
-    if distinct:
-        return k_max, f"the rows take only {k_max} distinct values"
-    if k_max == 1 or not (gaps[1:] - errors[1:] > gaps[0] + CLEAR).any():
-        return 1, "one heap: no k lowers the cost by more than it would in evenly spread data"
-    seen = range(max(2, k_min), k_max + 1)
+def _suggest(
+    silhouettes: Reals, gaps: Reals, errors: Reals, heaps: list[bool], *, hidden: bool, k_min: int
+) -> tuple[int | None, int, str]:
+    """The rule of the module's docstring, for more than a few distinct rows; index 0 stands for k = 1.
+
+    Parameters
+    ----------
+    heaps
+        Whether all clusters of each k have valleys between them.
+    hidden
+        Whether none have, but some field alone falls into heaps.
+
+    Returns
+    -------
+    tuple
+        The suggested k or None; the likeliest; why.
+    """
+    seen = range(max(2, k_min), len(gaps) + 1)
+    if not seen:
+        return 1, 1, "only one cluster was tried"
     by_silhouette = max(seen, key=lambda k: silhouettes[k - 1])
     best = silhouettes[by_silhouette - 1]
     good = [k for k in seen if silhouettes[k - 1] >= AGREES * best]
     top = max(good, key=lambda k: gaps[k - 1])
     by_gap = next(k for k in good if gaps[k - 1] >= gaps[top - 1] - errors[top - 1])
-    if top == k_max:
-        return by_silhouette, f"the silhouette is best for {by_silhouette} ({best:.2f}); the gap rises up to {k_max}"
-    other = "" if by_gap == by_silhouette else f", best for {by_silhouette} ({best:.2f})"
-    return by_gap, f"the gap above evenly spread data is largest; silhouette {silhouettes[by_gap - 1]:.2f}{other}"
+    told = f"the silhouette is best for {by_silhouette} ({best:.2f}), the gap above even data says {by_gap}"
+    parted = [k for k in seen if heaps[k - 1]]
+    if parted:
+        clearest = max(silhouettes[k - 1] for k in parted)
+        clear = [k for k in parted if silhouettes[k - 1] >= AGREES * clearest]
+        k = by_gap if by_gap in clear else max(clear)
+        own = silhouettes[k - 1]
+        if k in (by_gap, by_silhouette):
+            also = "the gap above even data is largest" if by_gap == k else "the silhouette is best"
+            return k, k, f"there are valleys between all {k}, and {also}; silhouette {own:.2f}"
+        return None, k, f"no clear number: there are valleys between {k} (silhouette {own:.2f}), but {told}"
+    if hidden:
+        units = "some field alone falls into heaps that others hide: in other units (--scale) they may show"
+        return None, by_silhouette, f"no clear number: no k has valleys between all its clusters, but {units}"
+    if not (gaps[1:] - errors[1:] > gaps[0] + CLEAR).any():
+        return (
+            1,
+            1,
+            "one heap: no valley between any clusters, and no k lowers the cost more than in evenly spread data",
+        )
+    return None, by_silhouette, f"no clear number: no k has valleys between all its clusters, but {told}"

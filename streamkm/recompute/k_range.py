@@ -82,17 +82,20 @@ class Trials:
     trials
         By k, ascending.
     suggested
-        The k to take; 1 for one heap, even if it was not tried.
+        The k to take; 1 for one heap, even if it was not tried; None where criteria disagree.
+    likeliest
+        The suggested k, else the best guess.
     reason
         Why, a sentence.
     judged
         Rows of the sample that the suggestion and the gap rest on.
     fitted
-        The fit for the suggested k, or for the nearest one tried.
+        The fit for the likeliest k, or for the nearest one tried.
     """
 
     trials: tuple[Trial, ...]
-    suggested: int
+    suggested: int | None
+    likeliest: int
     reason: str
     judged: int
     fitted: Fitted
@@ -101,7 +104,8 @@ class Trials:
         """As JSON values; what is not finite is None."""
         names = ("k", "cost", "n_iter", "silhouette", "davies_bouldin", "gap", "gap_error")
         rows = [{n: v if math.isfinite(v := getattr(t, n)) else None for n in names} for t in self.trials]
-        return {"trials": rows, "suggested": self.suggested, "reason": self.reason, "judged_rows": self.judged}
+        told = {"suggested": self.suggested, "likeliest": self.likeliest, "reason": self.reason}
+        return {"trials": rows, **told, "judged_rows": self.judged}
 
 
 def fit_range(
@@ -146,7 +150,7 @@ def fit_range(
         raise SettingsError(f"a range of k goes up to {MOST}, not {high}", where="--k", hint="Fit large k one by one")
     search = _Search(collected, init, n_init, seed)
     profile = k_profile(search.rows, search.weights, k_max=high, k_min=1, seed=seed)
-    best_k = min(max(profile.suggested, low), high)
+    best_k = min(max(profile.likeliest, low), high)
     trials: list[Trial] = []
     best: Fitted | None = None
     for k in range(low, high + 1):
@@ -174,7 +178,7 @@ def fit_range(
         if k == best_k:
             best = fitted
     assert best is not None  # noqa: S101 -- best_k is in the range
-    return Trials(tuple(trials), profile.suggested, profile.reason, len(search.rows), best)
+    return Trials(tuple(trials), profile.suggested, profile.likeliest, profile.reason, len(search.rows), best)
 
 
 class _Search:

@@ -94,7 +94,9 @@ def picture_of_points(
     return _document(panels, title, *size)
 
 
-def picture_of_ks(ks: Sequence[int], curves: Sequence[tuple[str, Sequence[float]]], suggested: int, title: str) -> str:
+def picture_of_ks(
+    ks: Sequence[int], curves: Sequence[tuple[str, Sequence[float]]], suggested: int | None, title: str
+) -> str:
     """Draw numbers over k, one panel each, with the suggested k marked.
 
     Parameters
@@ -119,7 +121,7 @@ def picture_of_ks(ks: Sequence[int], curves: Sequence[tuple[str, Sequence[float]
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{5 if k == suggested else 2.5}" fill="{colour}"/>'
             for (x, y), (k, _) in zip(at, known, strict=True)
         )
-        x = axes.place(float(suggested), 0.0)[0]
+        x = axes.place(float(suggested or 0), 0.0)[0]
         mark = f'<path d="M{x:.1f} {_TOP}V{_TOP + _SIDE}" stroke="#999" stroke-dasharray="4 4"/>'
         panels.append(axes.svg + (mark if suggested in ks else "") + line + dots)
     return _document(panels, title, _SIDE, _SIDE)

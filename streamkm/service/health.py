@@ -125,7 +125,10 @@ def store_families(
     yield family(names.MODEL_SILHOUETTE, {m: d["evaluation"]["silhouette"] for m, d in told.items()})
     yield family(names.MODEL_STALENESS, {m: d["evaluation"]["staleness"] for m, d in told.items()})
     yield family(names.MODEL_OUTLIERS, {m: d["outliers"] for m, d in told.items()})
-    yield family(names.MODEL_SUGGESTED_K, {m: d["k"]["suggested"] for m, d in told.items() if d["k"]})
+    yield family(
+        names.MODEL_SUGGESTED_K,
+        {m: d["k"]["suggested"] for m, d in told.items() if d["k"] and d["k"]["suggested"] is not None},
+    )
     shares = {
         (*m, str(c)): share
         for m, s in published.items()

@@ -165,7 +165,9 @@ class ChoiceOfK(BaseModel):
 
     model_config = _config(_K)
     running: int
-    suggested: int | None = Field(description="null: not looked into yet")
+    suggested: int | None = Field(
+        description="Only where several criteria agree; null: they do not, or it was not looked into yet (see `reason`)"
+    )
     reason: str
     ks: list[int]
     cost: list[float] = Field(description="Mean squared distance, by `ks`")
