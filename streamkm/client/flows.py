@@ -196,7 +196,9 @@ def checked(X: Any) -> NDArray[np.float64]:
 
 
 def _of_table(X: Any, fields: tuple[str, ...]) -> NDArray[np.float64]:
-    names = set(getattr(X, "column_names", X.columns))
+    names = list(getattr(X, "column_names", X.columns))
+    if twice := [name for name in fields if names.count(name) > 1]:
+        raise DataError(f"there are several columns {', '.join(twice)}", where="X", hint="Rename all but one of them")
     if lacking := [name for name in fields if name not in names]:
         raise DataError(
             f"there is no column {', '.join(lacking)}", where="X", hint=f"The fields are {', '.join(fields)}"

@@ -61,6 +61,12 @@ def _numbers(column: Any, name: str) -> NDArray[Any]:
 def _frame(X: Any, fields: Sequence[str]) -> tuple[NDArray[Any], tuple[str, ...]]:
     """Columns of a pandas or polars data frame, in the order of the model's fields."""
     names = tuple(str(c) for c in X.columns)
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise DataError(
+            f"the data frame has several columns called {', '.join(map(repr, twice))}",
+            hint="Rename all but one of them",
+        )
     if fields and set(names) != set(fields):
         missing = [f for f in fields if f not in names]
         extra = [n for n in names if n not in fields]

@@ -67,10 +67,10 @@ def read_csv(body: bytes, fields: Sequence[str]) -> Reals:
         line = dialect.first_line + data.count(b"\n", 0, ends.used)
         raise Problem(400, "invalid", "not CSV (it ends inside a quoted value)", where=f"line {line}")
     try:
-        columns = csv_text.read(data, dialect, places)
+        columns = csv_text.read(data, dialect, places, (), ends)
     except csv_text.CsvError:
         columns = []
-    points = np.empty((len(ends.ends), len(fields)), order="F")
+    points = np.empty((ends.rows, len(fields)), order="F")
     for j, column in enumerate(columns):
         if column.dtype != pl.Float64:
             columns = []

@@ -48,7 +48,7 @@ class CsvReader:
         self._index: list[_Piece] = []
         self._complete = False
         self._ahead = (0, b"")  # bytes that were read and not used yet, and where they begin
-        self._scanned = (-1, b"")
+        self._scanned: tuple[int, bytes, csv_text.Ends | None] = (-1, b"", None)
         self._last: Block | None = None
         self._texts: set[int] = set()
         try:
@@ -137,9 +137,9 @@ class CsvReader:
     def _series(self, row: int, places: Sequence[int]) -> tuple[_Piece, list[pl.Series]]:
         self.ended(row)
         piece = next(piece for piece in reversed(self._index) if piece.start <= row)
-        data = self._bytes(piece)
+        data, ends = self._bytes(piece)
         try:
-            found = csv_text.read(data, self.dialect, places, self._texts)
+            found = csv_text.read(data, self.dialect, places, self._texts, ends)
         except csv_text.CsvError as error:
             at = piece.start + error.row
             raise FileFormatError(
@@ -150,17 +150,17 @@ class CsvReader:
         self._texts.update(place for place, series in zip(places, found, strict=True) if series.dtype != pl.Float64)
         return piece, found
 
-    def _bytes(self, piece: _Piece) -> bytes:
-        begin, data = self._scanned
+    def _bytes(self, piece: _Piece) -> tuple[bytes, csv_text.Ends | None]:
+        """Bytes of a piece, and the ends of its rows where they are known."""
+        begin, data, ends = self._scanned
         if begin != piece.begin:
-            data = self._read_at(piece.begin, piece.end - piece.begin)
-        data = data[: piece.end - piece.begin]
-        return data if data.endswith(b"\n") else data + b"\n"
+            data, ends = self._read_at(piece.begin, piece.end - piece.begin), None
+        return (data, ends) if data.endswith(b"\n") else (data + b"\n", None)
 
     def line(self, row: int) -> int:
         """Line of the file in which a row begins, from 1."""
         piece = next(piece for piece in reversed(self._index) if piece.start <= row)
-        data = self._bytes(piece)
+        data, _ = self._bytes(piece)
         ends = csv_text.row_ends(data, self.dialect).ends
         i = row - piece.start
         return piece.line + (data.count(b"\n", 0, int(ends[i - 1])) if 0 < i <= len(ends) else 0)
@@ -181,7 +181,7 @@ class CsvReader:
         return found
 
     def close(self) -> None:
-        self._last, self._ahead, self._scanned = None, (0, b""), (-1, b"")
+        self._last, self._ahead, self._scanned = None, (0, b""), (-1, b"", None)
         self._file.close()
         self._raw.close()
 
@@ -196,7 +196,7 @@ class CsvReader:
             self._ahead = (begin, data)
             at_end = len(data) < size
             ends = csv_text.row_ends(data, self.dialect)
-            rows, used = len(ends.ends), ends.used
+            rows, used, lines = ends.rows, ends.used, ends.lines
             if not at_end and data[used - 2 : used].strip(b"\r\n") == b"":
                 # Empty lines at the end of a block are rows only if others follow: they go to the next block.
                 filled = len(data[:used].rstrip(b"\r\n"))
@@ -218,7 +218,7 @@ class CsvReader:
                 else:
                     # Empty lines at the very end are no rows.
                     kept = data[:used].rstrip(b"\r\n")
-                    rows = len(csv_text.row_ends(kept + b"\n", self.dialect).ends) if kept else 0
+                    rows = csv_text.row_ends(kept + b"\n", self.dialect).rows if kept else 0
                     used = len(kept)
                 break
             if rows:
@@ -229,8 +229,11 @@ class CsvReader:
                     f"a row is longer than {_tables.LONGEST_ROW_BYTES >> 20} MB", where=f"{self._path}, row {start}"
                 )
         if rows:
-            self._index.append(_Piece(start, start + rows, begin, begin + used, line, data.count(b"\n", 0, used)))
-            self._scanned = (begin, data[:used])
+            known: csv_text.Ends | None = ends
+            if used != ends.used:
+                known, lines = None, data.count(b"\n", 0, used)
+            self._index.append(_Piece(start, start + rows, begin, begin + used, line, lines))
+            self._scanned = (begin, data[:used], known)
             self._ahead = (begin + used, data[used:])
 
     def _check_last(self, rest: bytes, row: int) -> None:

@@ -29,7 +29,7 @@ LEAST_IDS = 5
 MOST_DIMENSIONS = 100_000
 _PART = re.compile(r"(.+?)(?:\[(\d{1,6})\]|\.(\d{1,6}))")
 _ID = re.compile(
-    r"(?i:(?:.*[\W_])?(?:id|uuid|guid)|index(?:_\d+)?|row_?names?|row\.names|row_?(?:no|nr|number)?|unnamed: ?\d+)"
+    r"(?i:(?:.*[\W_])?(?:id|uuid|guid)|index(?:_\d+)?|row_?names?|row\.names|row_?(?:no|nr|number)|unnamed: ?\d+)"
     r"|.*[a-z]I[dD]"
 )
 Chosen = dict[str, tuple[str, int | None]]

@@ -49,7 +49,8 @@ class Dialect:
     separator
         One character.
     blanks
-        Whether blanks behind a separator belong to it, so that a quote behind them begins a quoted cell.
+        Whether blanks behind a separator belong to it, so that a quote behind them begins a quoted cell, and several
+        blanks are one separator.
     names
         Of the columns; None where the first row is one of numbers. A name may be there several times.
     unnamed
@@ -223,7 +224,7 @@ def _dialect(lines: Sequence[str], separator: str, comment: str | None, where: s
     best: tuple[tuple[float, int], int, str, bool, list[str], list[list[str]]] | None = None
     for sign in separator or _SEPARATORS:
         source = [comment, *lines] if comment is not None else list(lines)
-        blanks = sign != " " and _always_blank(source[0], sign)
+        blanks = sign == " " or _always_blank(source[0], sign)
         plain = Dialect(sign, blanks, None, (), 0, 0, 1)
         rows = []
         header_lines, at = 0, 0
@@ -264,7 +265,9 @@ def _named(dialect: Dialect, header: list[str], sample: list[list[str]], where: 
     notes: list[str] = []
     if not any(names):
         raise FileFormatError(f"its header has no names: {shown!r}", where=where, hint="Add a line of column names")
-    if all(map(_number_like, names)):
+    # A first column without a name, and others called by a number, such as a year: as pandas writes them.
+    pivoted = not names[0] and all(name.isdigit() for name in names[1:])
+    if not pivoted and all(_number_like(name) for name in names if name):
         if len(names) < 2 or names != [str(i) for i in range(len(names))]:
             return dialect
         notes.append(f"its first row, {shown}, is taken for names, as pandas writes them")
@@ -304,41 +307,63 @@ def _all_numbers(texts: Sequence[str]) -> bool:
     return all(cells.number(text) is not None for text in texts)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Ends:
     """Where rows end.
 
-    Attributes
+    Parameters
     ----------
+    data
+        The text.
     ends
-        (n,) int64, behind the newline of each row.
+        (n,) int64, behind the newline of each row; None where every newline ends one.
     open_quote
         Whether the rest begins a quoted cell that does not end.
     simple
         Whether all quotes pair simply: at the begin and the end of cells, doubled in between.
+
+    Attributes
+    ----------
+    rows
+        n.
+    used
+        Bytes of all rows.
     """
 
-    ends: NDArray[np.int64]
-    open_quote: bool
-    simple: bool
+    def __init__(self, data: bytes, ends: NDArray[np.int64] | None, *, open_quote: bool, simple: bool) -> None:
+        self.open_quote, self.simple = open_quote, simple
+        self._data, self._ends = data, ends
+        if ends is None:  # counting is several times as fast as looking for places
+            self.rows, self.used = data.count(b"\n"), data.rfind(b"\n") + 1
+        else:
+            self.rows, self.used = len(ends), int(ends[-1]) if len(ends) else 0
 
     @property
-    def used(self) -> int:
-        """Bytes of all rows."""
-        return int(self.ends[-1]) if len(self.ends) else 0
+    def lines(self) -> int:
+        """Lines of all rows."""
+        return self.rows if self._ends is None else self._data.count(b"\n", 0, self.used)
+
+    @property
+    def ends(self) -> NDArray[np.int64]:
+        """(n,) int64, behind the newline of each row."""
+        if self._ends is None:
+            self._ends = _newlines(self._data) + 1
+        return self._ends
+
+
+def _newlines(data: bytes) -> NDArray[np.int64]:
+    return np.flatnonzero(np.frombuffer(data, np.uint8) == _NEWLINE)
 
 
 def row_ends(data: bytes, dialect: Dialect) -> Ends:
     """Find the ends of rows in a text that begins with one."""
-    raw = np.frombuffer(data, np.uint8)
-    newlines = np.flatnonzero(raw == _NEWLINE)
     if b'"' not in data:
-        return Ends(newlines + 1, open_quote=False, simple=True)
+        return Ends(data, None, open_quote=False, simple=True)
+    raw, newlines = np.frombuffer(data, np.uint8), _newlines(data)
     quotes = np.flatnonzero(raw == _QUOTE)
     if dialect.blanks or not _pair(raw, quotes, ord(dialect.separator)):
         return _ends_by_csv(data, newlines, dialect)
     rows = newlines[np.searchsorted(quotes, newlines) % 2 == 0]
-    return Ends(rows + 1, open_quote=len(quotes) % 2 == 1, simple=True)
+    return Ends(data, rows + 1, open_quote=len(quotes) % 2 == 1, simple=True)
 
 
 def _pair(raw: NDArray[np.uint8], quotes: NDArray[np.int64], separator: int) -> bool:
@@ -360,7 +385,9 @@ def _ends_by_csv(data: bytes, newlines: NDArray[np.int64], dialect: Dialect) -> 
         for at, last in dialect.rows([*lines, mark]):  # noqa: B007 -- the last one is looked at below
             found.append(at)
     except csv.Error:
-        return Ends(newlines + 1, open_quote=False, simple=False)  # the row that is wrong is found when it is read
+        return Ends(
+            data, newlines + 1, open_quote=False, simple=False
+        )  # the row that is wrong is found when it is read
     open_quote = last != [mark]
     ends = newlines[np.array(found[:-1], np.int64) - 1] + 1
     rest = data[int(ends[-1]) if len(ends) else 0 :]
@@ -368,10 +395,12 @@ def _ends_by_csv(data: bytes, newlines: NDArray[np.int64], dialect: Dialect) -> 
         with contextlib.suppress(csv.Error):
             rows = [row for _, row in dialect.rows([rest.decode("latin-1"), "\n", mark])]
             open_quote = rows[-1:] != [[mark]]
-    return Ends(ends, open_quote, simple=False)
+    return Ends(data, ends, open_quote=open_quote, simple=False)
 
 
-def read(data: bytes, dialect: Dialect, wanted: Sequence[int], texts: Collection[int] = ()) -> list[pl.Series]:
+def read(
+    data: bytes, dialect: Dialect, wanted: Sequence[int], texts: Collection[int] = (), ends: Ends | None = None
+) -> list[pl.Series]:
     """Read whole rows.
 
     Parameters
@@ -384,6 +413,8 @@ def read(data: bytes, dialect: Dialect, wanted: Sequence[int], texts: Collection
         Places of columns.
     texts
         Those of them that are known to be no plain numbers: the result is the same, and sooner there.
+    ends
+        From `row_ends` where it is known.
 
     Returns
     -------
@@ -396,8 +427,8 @@ def read(data: bytes, dialect: Dialect, wanted: Sequence[int], texts: Collection
     CsvError
         A row has more cells than the header, or is no text in UTF-8.
     """
-    ends = row_ends(data, dialect)
-    if ends.simple:
+    ends = ends or row_ends(data, dialect)
+    if ends.simple and dialect.separator != " ":
         header = dialect.separator.join(f"c{i}" for i in range(dialect.width + dialect.trailing))
         source = header.encode() + b"\n" + data
         attempts = [{i: pl.String if i in texts else pl.Float64 for i in wanted}]
@@ -414,7 +445,7 @@ def read(data: bytes, dialect: Dialect, wanted: Sequence[int], texts: Collection
                 )
             except (pl.exceptions.PolarsError, UnicodeDecodeError):
                 continue
-            if frame.height == len(ends.ends):
+            if frame.height == ends.rows:
                 return [_cleaned(frame[f"c{i}"]) for i in wanted]
     return _read_by_csv(data, dialect, wanted)
 
