@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 
 import click
 
@@ -18,8 +17,6 @@ from streamkm.settings import AssignSettings
 from streamkm.sinks import Assigner, AssignOptions
 from streamkm.sources import KafkaSource
 from streamkm.stores import open_store
-
-log = logging.getLogger("streamkm.assign")
 
 
 @click.command(
@@ -82,4 +79,4 @@ def assign(model: str, target: str, start: str | None, settings: AssignSettings,
         try:
             assigner.run(stop)
         finally:
-            log.info("%s", assigner.report())
+            assigner.end()

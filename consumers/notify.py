@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import re
 from typing import Literal, cast
@@ -18,10 +17,7 @@ from streamkm.errors import SettingsError
 from streamkm.redaction import remember, remember_url, secrets_in
 from streamkm.settings import NotifySettings, from_environment
 from streamkm.sinks import Notifier, NotifyOptions, Target, TopicTarget, WebhookTarget
-from streamkm.sinks.events import describe
 from streamkm.stores import open_store
-
-log = logging.getLogger("streamkm.notify")
 
 _WEBHOOKS = "STREAMKM_NOTIFY_WEBHOOK"
 _AS_GOOD_AS_A_KEY = 16
@@ -82,7 +78,6 @@ def notify(
         options = NotifyOptions(start=cast("Literal['now', 'beginning']", start))
         notifier = Notifier(model, store, targets, options=options)
         notifier.run(stop)
-        log.info("%s: events told: %s", model, describe(notifier.delivered))
 
 
 def _addresses(given: tuple[str, ...]) -> tuple[str, ...]:

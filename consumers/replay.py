@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import math
 import os
 import sys
@@ -24,12 +25,15 @@ from consumers.options import example, takes
 from streamkm.broker import cache_dir
 from streamkm.codecs import make_codec
 from streamkm.errors import NotReadyError, SettingsError
+from streamkm.reporting import PROGRESS_SECONDS
 from streamkm.settings import ReplaySettings, StoreSettings, as_text
 from streamkm.state import ModelSpec
 from streamkm.stores import Promotion, Store, open_store
 
 if TYPE_CHECKING:
     from streamkm.recompute.fitting import Progress as FitProgress
+
+log = logging.getLogger("streamkm.replay")
 
 _folder = click.Path(path_type=Path, file_okay=False)
 POLITE = 10
@@ -70,20 +74,27 @@ class Lines:
 
 
 class Bars:
-    """Progress on a terminal; nothing elsewhere."""
+    """Progress: bars on a terminal, a line of the log twice a minute elsewhere."""
 
     def __init__(self) -> None:
+        self._shown, self._told_at = terminal.is_terminal(err=True), time.monotonic()
         self.progress = terminal.progress("{task.description}", BarColumn(), TimeElapsedColumn())
         self._task = self.progress.add_task("reading", total=None)
 
     def read(self, done: int, total: int) -> None:
         """So many of so many offsets were read."""
-        self.progress.update(self._task, description=f"reading {done:,} of {total:,}", total=total, completed=done)
+        self._say(f"reading {done:,} of {total:,}", total, done)
 
     def fit(self, at: FitProgress) -> None:
         """An iteration was made."""
-        text = f"start {at.run + 1}, iteration {at.iteration}: cost {at.inertia:.6g}, {at.moved:,} points moved"
-        self.progress.update(self._task, description=text, total=None)
+        self._say(f"start {at.run + 1}, iteration {at.iteration}: cost {at.inertia:.6g}, {at.moved:,} points moved")
+
+    def _say(self, text: str, total: int | None = None, done: int | None = None) -> None:
+        self.progress.update(self._task, description=text, total=total, completed=done)
+        now = time.monotonic()
+        if not self._shown and now - self._told_at >= PROGRESS_SECONDS:
+            self._told_at = now
+            log.info("%s", text)
 
 
 @click.command(
@@ -183,6 +194,8 @@ def replay(
         return
     d = found.detail
     terminal.say(f"snapshot {number}: {found.n_points:,} points, cost {d['cost']:.6g}, {d['iterations']} iterations")
+    if d["counts"]["bad"]:
+        terminal.say(f"{d['counts']['bad']:,} bad records were left out")
     if d["live"] is not None:
         terminal.say(f"on the same points snapshot {d['live']['snapshot']} costs {d['live']['cost']:.6g}")
     show_clusters(found)

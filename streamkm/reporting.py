@@ -33,11 +33,21 @@ class Report:
         What becomes of a bad record.
     records
         Records so far, of earlier runs too.
+    unit
+        What they are called.
     """
 
     def __init__(
-        self, log: logging.Logger, name: str, clock: Callable[[], float], *, fate: str, records: int = 0
+        self,
+        log: logging.Logger,
+        name: str,
+        clock: Callable[[], float],
+        *,
+        fate: str = "",
+        records: int = 0,
+        unit: str = "records",
     ) -> None:
+        self._unit = unit
         self._log, self._name, self._clock, self._fate = log, name, clock, fate
         self._began_at = self._told_at = clock()
         self._began, self._told = records, records
@@ -76,8 +86,9 @@ class Report:
         if now - self._told_at >= (PROGRESS_SECONDS if records != self._told else QUIET_SECONDS):
             rate = (records - self._told) / (now - self._told_at)
             self._told_at, self._told = now, records
-            extra = {"records": records, "records_per_second": round(rate, 1)}
-            self._log.info("%s: %s records, %s/s, %s", self._name, f"{records:,}", f"{rate:,.0f}", more(), extra=extra)
+            extra = {"done": records, "per_second": round(rate, 1)}
+            told = f"{records:,} {self._unit}, {rate:,.0f}/s"
+            self._log.info("%s: %s, %s", self._name, told, more(), extra=extra)
 
     def end(self, records: int, more: str) -> None:
         """Say how it ended; call it however it did."""
@@ -85,14 +96,8 @@ class Report:
         if self._new:
             self._count(now)
         here, seconds = records - self._began, now - self._began_at
-        self._log.info(
-            "%s: left after %s, with %s records read meanwhile, %s of them bad; %s",
-            self._name,
-            for_people(seconds),
-            f"{here:,}",
-            f"{self._all_bad:,}",
-            more,
-        )
+        told = f"{here:,} {self._unit} meanwhile" + (f", {self._all_bad:,} of them bad" if self._all_bad else "")
+        self._log.info("%s: left after %s, %s; %s", self._name, for_people(seconds), told, more)
 
     def away(self, what: str, error: object) -> None:
         """Something does not answer, again and again: told at once and then once a minute, until it is `back`."""

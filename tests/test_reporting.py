@@ -62,7 +62,7 @@ def test_the_first_of_each_reason_is_told_and_the_others_are_counted_once_a_minu
     report.end(1010, "lag 0")
     counted, ended = said()
     assert counted == "orders: 1 more bad records in 10 min: 1 not-finite, such as t-0@1: not JSON"
-    assert ended == "orders: left after 11 min, with 10 records read meanwhile, 26,006 of them bad; lag 0"
+    assert ended == "orders: left after 11 min, 10 records meanwhile, 26,006 of them bad; lag 0"
 
 
 def test_progress_is_told_twice_a_minute_while_records_come_and_seldom_else(report, clock, said):
@@ -108,7 +108,7 @@ def test_an_owner_tells_what_was_bad_how_far_it_is_and_how_it_ended(said):
     (counted,) = [line for line in lines if "more bad records" in line]
     assert f"{N // 4 - 1:,} not-json, such as t-" in counted
     ended = lines[-1]
-    assert f"{N:,} records read meanwhile, {N // 4:,} of them bad" in ended
+    assert f"{N:,} records meanwhile, {N // 4:,} of them bad" in ended
     assert "lag 0" in ended
     assert f"clusters, snapshot {w.store.model('m').last_snapshot}" in ended
 

@@ -29,6 +29,7 @@ from streamkm.errors import (
 )
 from streamkm.kernels.nearest import nearest, scores
 from streamkm.records import Batch, ByteRecords, Outgoing, Position, TopicPartition
+from streamkm.reporting import Report
 from streamkm.sinks.base import Decodes, Reads, Snapshots, Transactions
 from streamkm.state import Snapshot
 
@@ -36,7 +37,6 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.25
 FIRST_BACKOFF, LAST_BACKOFF = 1.0, 30.0
-REPORT_SECONDS = 60.0
 
 
 class Assigned(NamedTuple):
@@ -191,7 +191,10 @@ class Assigner:
         self._open_source, self._open_writer = open_source, open_writer
         self._codec, self._store = codec, store
         self._snapshot: Snapshot | None = None
-        self._asked_at = self._reported_at = -float("inf")
+        self._asked_at = -float("inf")
+        self._report = Report(
+            log, model, clock, fate="it gets no assignment; others of its kind are counted once a minute"
+        )
         self._store_away = False
 
     def run(self, stop: threading.Event) -> None:
@@ -239,6 +242,7 @@ class Assigner:
         position = self._start(source, writer, partitions)
         looked = written = self._clock()
         while not stop.is_set():
+            self._report.look(self.counts.records, self.report)
             if self._clock() - looked > self._options.look_every:
                 looked = self._clock()
                 if set(source.partitions()) - set(position):
@@ -297,6 +301,7 @@ class Assigner:
                 if not isinstance(records, ByteRecords):
                     raise SourceError("these records have no bytes", where=str(records.partition))
                 batch = self._codec.decode(records)
+                self._report.bad(batch.bad)
                 out += messages(self._target, snapshot, records, batch)
                 counts.records += len(records)
                 counts.assigned += len(batch)
@@ -314,14 +319,17 @@ class Assigner:
         c.assigned += more.assigned
         c.bad += more.bad
         c.tombstones += more.tombstones
-        if self._clock() - self._reported_at > REPORT_SECONDS:
-            self._reported_at = self._clock()
-            log.info("%s: %s", self._model, self.report())
 
     def report(self) -> str:
-        """The counts as a sentence."""
+        """What became of the records so far, and by which snapshot, as a sentence."""
         c = self.counts
-        return f"{c.records:,} records: {c.assigned:,} assigned, {c.bad:,} bad, {c.tombstones:,} tombstones"
+        by = f"by snapshot {self._snapshot.id}" if self._snapshot is not None else "no snapshot yet"
+        lost = f", {c.lost:,} lost" if c.lost else ""
+        return f"{c.assigned:,} assigned, {c.bad:,} bad, {c.tombstones:,} tombstones{lost}, {by}"
+
+    def end(self) -> None:
+        """Say how it ended."""
+        self._report.end(self.counts.records, self.report())
 
     def _wait_for_snapshot(self, stop: threading.Event) -> bool:
         said = False

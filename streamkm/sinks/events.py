@@ -18,6 +18,7 @@ import orjson
 
 from streamkm.errors import NotFoundError, StreamkmError
 from streamkm.records import Outgoing, Refused
+from streamkm.reporting import Report
 from streamkm.state import Snapshot
 
 log = logging.getLogger(__name__)
@@ -216,10 +217,12 @@ class Notifier:
         ]
         for thread in threads:
             thread.start()
+        report = Report(log, self._model, self._clock, unit="events told")
         while any(thread.is_alive() for thread in threads) and not stop.wait(0.1):
-            pass
+            report.look(sum(self.delivered.values()), lambda: describe(self.delivered))
         for thread in threads:
             thread.join(15.0)  # longer than a delivery takes
+        report.end(sum(self.delivered.values()), describe(self.delivered))
 
     def _tell(self, target: Target, stop: threading.Event) -> None:
         backoff, first, failing = self._options.first_backoff, True, False
