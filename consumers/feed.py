@@ -97,6 +97,7 @@ class Producer:
         self.producer.close(timeout=5)
 
     def _run(self) -> None:
+        partitions = len(self.producer.partitions_for(self.topic) or range(PARTITIONS))
         rows = itertools.cycle([json.dumps(row).encode() for row in shuttle_rows()])
         began = time.monotonic()
         while self.sent != self.records and not self.done.wait(0.05):
@@ -104,7 +105,7 @@ class Producer:
             due = due if self.records is None else min(due, self.records)
             for value in itertools.islice(rows, due - self.sent):
                 try:
-                    self.producer.send(self.topic, value, partition=self.sent % PARTITIONS)
+                    self.producer.send(self.topic, value, partition=self.sent % partitions)
                 except ke.KafkaError as e:
                     self.error = e
                     return

@@ -58,7 +58,8 @@ def live(model: str, settings: LiveSettings, *, verbosity: int) -> None:
                 return
             raise
         # Before the lease is asked for: while a first start compiles, an owner would look dead.
-        seconds = warm_up(engine.parts.codec)
+        with stop.at_once():
+            seconds = warm_up(engine.parts.codec)
         compiled = " (compiled, the next start is quick)" if seconds > COMPILING_SECONDS else ""
         log.info("kernels ready after %.1f s%s", seconds, compiled)
         pulse = engine.parts.pulse

@@ -2,22 +2,48 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import signal
+import sys
 import threading
+from collections.abc import Iterator
 from types import FrameType
 
 log = logging.getLogger("streamkm")
 
 
-def stop_on_signals() -> threading.Event:
+class StopSignal(threading.Event):
     """An event that SIGTERM and SIGINT set."""
-    stop = threading.Event()
 
-    def handle(number: int, _: FrameType | None) -> None:
-        log.info("%s: finishing what is under way", signal.Signals(number).name)
-        stop.set()
+    def __init__(self) -> None:
+        super().__init__()
+        self._at_once = False
 
-    signal.signal(signal.SIGTERM, handle)
-    signal.signal(signal.SIGINT, handle)
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """While nothing is under way that has to be finished: the signals end the program with status 0."""
+        self._at_once = True
+        try:
+            if self.is_set():
+                sys.exit(0)
+            yield
+        finally:
+            self._at_once = False
+
+    def handle(self, number: int, _: FrameType | None) -> None:
+        """Take a signal."""
+        self.set()
+        name = signal.Signals(number).name
+        if self._at_once:
+            log.info("%s: nothing is under way", name)
+            sys.exit(0)
+        log.info("%s: finishing what is under way", name)
+
+
+def stop_on_signals() -> StopSignal:
+    """An event that SIGTERM and SIGINT set from now on."""
+    stop = StopSignal()
+    signal.signal(signal.SIGTERM, stop.handle)
+    signal.signal(signal.SIGINT, stop.handle)
     return stop

@@ -33,6 +33,14 @@ def test_a_topic_is_made_and_gets_as_many_records_as_were_asked_for(bootstrap, a
         admin.delete_topics([name])
 
 
+def test_a_topic_that_exists_may_have_fewer_partitions_than_ours_have(bootstrap, topic):
+    name = topic(partitions=2)
+    done = run("feed", name, "--bootstrap", bootstrap, "--records", "100", "--rate", "100000")
+    assert done.returncode == 0, done.stderr
+    with contextlib.closing(kafka.KafkaConsumer(bootstrap_servers=bootstrap)) as consumer:
+        assert list(consumer.end_offsets([kafka.TopicPartition(name, p) for p in range(2)]).values()) == [50, 50]
+
+
 def test_a_broker_that_is_not_there_is_said_so():
     done = run("feed", "t", "--bootstrap", "127.0.0.1:1")
     assert done.returncode == 4
