@@ -18,6 +18,8 @@ LARGE_AT_A_TIME = 4
 TABLES_AT_A_TIME = 2
 """The same of tables, which may be much larger."""
 JSON, CSV, ARROW = "application/json", "text/csv", "application/vnd.apache.arrow.stream"
+BINARY = "application/octet-stream"
+"""JSON with the bytes of tensors behind it."""
 
 
 class Bodies:
@@ -32,9 +34,9 @@ class Bodies:
     """
 
     def __init__(self, most: int, most_of_a_table: int) -> None:
-        self._most = {JSON: most, CSV: most_of_a_table, ARROW: most_of_a_table}
+        self._most = {JSON: most, BINARY: most, CSV: most_of_a_table, ARROW: most_of_a_table}
         large, tables = asyncio.Semaphore(LARGE_AT_A_TIME), asyncio.Semaphore(TABLES_AT_A_TIME)
-        self._large = {JSON: large, CSV: tables, ARROW: tables}
+        self._large = {JSON: large, BINARY: large, CSV: tables, ARROW: tables}
 
     @asynccontextmanager
     async def read(self, request: Request) -> AsyncIterator[bytes]:

@@ -78,6 +78,13 @@ def json_object(body: bytes, hint: str) -> dict[str, Any]:
     return request
 
 
+def of_matrix(points: NDArray[Any], fields: Sequence[str]) -> NDArray[np.float64]:
+    """A matrix (n, d) of any numbers as the model takes it; what is wrong with it is said as by `to_array`."""
+    array = points.astype(np.float64)
+    right = array.shape[1:] == (len(fields),) and np.isfinite(array).all()
+    return array if right else to_array(array.tolist(), fields)
+
+
 def to_array(points: Sequence[Any], fields: Sequence[str]) -> NDArray[np.float64]:
     """Points as the model takes them.
 

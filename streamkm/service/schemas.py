@@ -306,7 +306,7 @@ class Health(BaseModel):
 class ServerMetadata(BaseModel):
     """The server, by the open inference protocol."""
 
-    model_config = _config({"name": "streamkm", "version": "0.1.0", "extensions": []})
+    model_config = _config({"name": "streamkm", "version": "0.1.0", "extensions": ["binary_tensor_data"]})
     name: str
     version: str
     extensions: list[str]
