@@ -22,7 +22,7 @@ _ENDLESS = 100_000
 
 def add_field(table: Table, name: str) -> None:
     """Add a column of numbers whose head is the whole name of a field."""
-    table.add_column(name, justify="right", overflow="fold", max_width=None if len(name) <= NAME else NAME)
+    table.add_column(name, justify="right", max_width=None if len(name) <= NAME else NAME)
 
 
 def fitted(build: Callable[[Sequence[int]], Table], found: Reals, width: int) -> tuple[Table, str]:

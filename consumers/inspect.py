@@ -40,7 +40,7 @@ def models(settings: StoreSettings, *, as_json: bool) -> None:
         return
     table = Table()
     for name in ("model", "k", "fields", "topic", "points", "bad", "lag", "snapshots", "last commit"):
-        table.add_column(name, overflow="fold", no_wrap=name in {"k", "points", "bad", "lag", "snapshots"})
+        table.add_column(name, no_wrap=name in {"k", "points", "bad", "lag", "snapshots"})
     for m in found:
         p = m.progress
         table.add_row(
@@ -142,7 +142,7 @@ def events(model: str, settings: StoreSettings, *, limit: int, as_json: bool) ->
         return
     table = Table()
     for name in ("snapshot", "published", "points", "what happened"):
-        table.add_column(name, overflow="fold", no_wrap=name in {"snapshot", "points"})
+        table.add_column(name, no_wrap=name in {"snapshot", "points"})
     for s in found:
         for event in s.events:
             table.add_row(str(s.id), when(s), f"{s.n_points:,}", told(event))
@@ -202,7 +202,7 @@ def snapshots(model: str, settings: StoreSettings, *, limit: int, as_json: bool)
         return
     table = Table()
     for name in ("snapshot", "published", "why", "points", "inertia per point", "largest share"):
-        table.add_column(name, overflow="fold", no_wrap=name in {"snapshot", "points"})
+        table.add_column(name, no_wrap=name in {"snapshot", "points"})
     for s in found:
         share = s.weights.max() / (s.weights.sum() or 1.0)
         table.add_row(str(s.id), when(s), s.reason, f"{s.n_points:,}", f"{s.inertia:.5g}", f"{share:.1%}")

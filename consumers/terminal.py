@@ -27,6 +27,7 @@ from rich.console import ConsoleOptions, RenderableType
 from rich.live import Live
 from rich.progress import Progress, ProgressColumn, TextColumn
 from rich.segment import Segment
+from rich.table import Table
 from rich.text import Text
 
 from streamkm.errors import StreamkmError
@@ -81,7 +82,10 @@ class _Console(_RichConsole):
         return super().render_str(clean(redact(text)), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Also what was made into a `Text` before it came here."""
+        """Also what was made into a `Text` before it came here; tables break what has no room, and cut nothing off."""
+        if isinstance(renderable, Table):
+            for column in renderable.columns:
+                column.overflow = "fold"
         for segment in super().render(renderable, options):
             shown = segment.control or segment.text == "\n"
             yield segment if shown else Segment(clean(segment.text, lines=True), segment.style)

@@ -10,15 +10,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from rich.console import Console
 
 from consumers import fields as shown_fields
+from consumers import terminal
 from consumers.cli import cli
 from consumers.demo_view import View
 from service_api import SPEC, Api, Writer
 from store_checks import snapshot_of
 from streamkm import OnlineKMeans
 from streamkm.effects import LIMIT, differences, telling
+from streamkm.engine import compare
 from streamkm.engine.adoption import stand_ins
 from streamkm.models.populations import spreads
 from streamkm.recompute.fitting import fit_points
@@ -147,6 +148,23 @@ def test_a_model_that_goes_on_from_a_snapshot_knows_them_if_that_does_and_says_n
     assert OnlineKMeans.from_state(again.state())._clusters._flat != known
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda known: known, ""),
+        (lambda _: None, ""),  # an older version did not publish them
+        (lambda known: known * 1.5, "deviations differ (largest difference "),
+    ],
+)
+def test_verify_compares_them_where_they_were_published(change, said):
+    model, p = learned(world(n=3000))
+    same = {name: getattr(p, name) for name in ("ids", "centroids", "weights", "spreads", "born", "factors", "events")}
+    snapshot = replace(snapshot_of(1), fields=FIELDS, n_points=p.n_seen, deviations=change(p.deviations), **same)
+    verdict = compare(snapshot, model)
+    assert bool(verdict) == (said == "")
+    assert [d[: len(said)] for d in verdict.differences] == ([said] if said else [])
+
+
 WIDE = tuple(f"shipping.address.number{i}" for i in range(40))
 
 
@@ -223,7 +241,7 @@ def test_the_service_tells_them_and_the_demo_shows_the_fields_that_differ():
     assert unknown["differences"] == unknown["deviations"] == [None] * 40
     view = View(("http://localhost",), "t")
     view.centroids(answer)
-    console = Console(width=80, file=io.StringIO())
+    console = terminal.console(width=80, file=io.StringIO())
     console.print(view.picture(80))
     shown = console.file.getvalue()
     assert "of 40 fields, those in which clusters differ most" in shown
@@ -233,9 +251,12 @@ def test_the_service_tells_them_and_the_demo_shows_the_fields_that_differ():
 
 def test_a_name_that_is_wider_than_the_terminal_is_folded():
     table, cut = shown_fields.fitted(lambda places: _table(["x" * 200, "y"], places), np.zeros((1, 2)), 40)
-    console = Console(width=40, file=io.StringIO())
+    table.add_row("0", "2" * 200)
+    console = terminal.console(width=40, file=io.StringIO())
     console.print(table)
     assert console.file.getvalue().count("x") == 200
+    assert console.file.getvalue().count("2") == 200
+    assert "…" not in console.file.getvalue()
     assert cut == ""
 
 
