@@ -29,8 +29,8 @@ from streamkm.stores import open_store
 @click.option("--to", "target", required=True, envvar="STREAMKM_ASSIGN_TO", metavar="TOPIC", help="Where they go.")
 @click.option(
     "--start",
-    type=click.Choice(["beginning", "end"]),
-    help="Where a target begins that has no position; the beginning, if it is empty.",
+    type=click.Choice(["beginning", "end", "committed"]),
+    help="Where a target begins without a position of ours; the beginning, if it is empty; committed: that of others.",
 )
 @takes(AssignSettings)
 @verbose()

@@ -31,6 +31,13 @@ Position = Mapping[TopicPartition, int]
 Not "last offset + 1": transaction markers and holes of compaction lie between."""
 
 
+class Mark(NamedTuple):
+    """A position that was committed to a group of the broker, and the note that its writer left beside it."""
+
+    offset: int
+    note: str
+
+
 class BatchRange(NamedTuple):
     """The half-open range of offsets [start, stop) of one partition that went into one mini-batch."""
 

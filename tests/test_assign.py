@@ -29,7 +29,7 @@ from streamkm.errors import (
     StreamkmError,
     WriterFencedError,
 )
-from streamkm.records import Outgoing, Position, RawRecord, TopicPartition
+from streamkm.records import Mark, Outgoing, Position, RawRecord, TopicPartition
 from streamkm.service import nearest
 from streamkm.sinks import Assigner, AssignOptions, assign, assignments
 from streamkm.sources import KafkaSource, KafkaTransactions, MemorySource, byte_records
@@ -52,13 +52,20 @@ def published(store: Any, source: dict[str, Any], **how: Any) -> Any:
     return store.snapshot("m")
 
 
+def ours(offset: int, **other: Any) -> Mark:
+    """A position as an assigner leaves it."""
+    note = {"model": "m", "target": "out", "epoch": 1, "count": 0, "offset": offset} | other
+    return Mark(offset, json.dumps(note))
+
+
 class Ledger:
     """Transactions in memory, of which one may fail."""
 
     def __init__(self) -> None:
         self.topics: dict[str, int] = {}
         self.records: list[Outgoing] = []
-        self.position: dict[TopicPartition, int] = {}
+        self.marks: dict[TopicPartition, Mark] = {}
+        self.others = ""
         self.opened = self.writes = 0
         self.fail_at: dict[int, StreamkmError] = {}
 
@@ -69,18 +76,25 @@ class Ledger:
     def make_topic(self, topic: str, partitions: int) -> None:
         self.topics.setdefault(topic, partitions)
 
-    def committed(self, partitions: Any) -> Position:
-        return {tp: self.position[tp] for tp in partitions if tp in self.position}
+    @property
+    def position(self) -> dict[TopicPartition, int]:
+        return {tp: mark.offset for tp, mark in self.marks.items()}
+
+    def used_by_others(self) -> str:
+        return self.others
+
+    def committed(self, partitions: Any) -> dict[TopicPartition, Mark]:
+        return {tp: self.marks[tp] for tp in partitions if tp in self.marks}
 
     def is_empty(self, topic: str) -> bool:
         return not any(r.topic == topic for r in self.records)
 
-    def write(self, records: Any, position: Position) -> None:
+    def write(self, records: Any, position: dict[TopicPartition, Mark]) -> None:
         self.writes += 1
         if self.writes in self.fail_at:
             raise self.fail_at[self.writes]
         self.records += records
-        self.position |= position
+        self.marks |= position
 
     def close(self) -> None:
         pass
@@ -259,7 +273,7 @@ def test_lost_records_are_an_error_or_counted():
             return source
 
         assigner._open_source = from_ten
-        ledger.position = {tp: 4}
+        ledger.marks = {tp: ours(4)}
         if not skip:
             with pytest.raises(PositionLostError, match="6 records are gone") as lost:
                 until(assigner, lambda: False)
@@ -317,6 +331,54 @@ def test_the_position_of_a_silent_topic_is_written_again():
     assigner, ledger = world([[b"[1, 0]"]], store, refresh_every=0.05)
     until(assigner, lambda: ledger.writes > 4)
     assert len(ledger.records) == 1
+
+
+MOVED = {
+    "auto-commit": Mark(4, ""),
+    "a note of somebody else": Mark(4, "mine"),
+    "no object": Mark(4, "[1]"),
+    "went elsewhere": ours(5)._replace(offset=4),
+    "another model's": ours(4, model="n"),
+    "another target's": ours(4, target="elsewhere"),
+}
+
+
+@pytest.mark.parametrize("mark", MOVED.values(), ids=MOVED)
+@pytest.mark.parametrize(("start", "first"), [(None, None), ("committed", 4), ("beginning", 0), ("end", 9)])
+def test_a_position_that_somebody_has_moved_is_believed_only_where_that_is_wanted(
+    mark: Mark, start: str | None, first: int | None
+) -> None:
+    store = open_store("memory://")
+    published(store, {"kind": "memory"})
+    assigner, ledger = world([[b"[1, 0]"] * 9], store, start=start)
+    (tp,) = Confirming.from_values([[b"[1, 0]"] * 9]).partitions()
+    ledger.marks = {tp: mark}
+    if first is None:
+        with pytest.raises(SettingsError, match=r"somebody else has moved the position: .*-0@4") as refused:
+            until(assigner, lambda: False)
+        assert "--start committed" in refused.value.hint
+        assert ledger.marks == {tp: mark}
+        return
+    until(assigner, lambda: ledger.position == {tp: 9})
+    assert len(ledger.records) == 9 - first
+    note = json.loads(ledger.marks[tp].note)
+    assert note == {"model": "m", "target": "out", "epoch": note["epoch"], "count": 9 - first, "offset": 9}
+
+
+def test_epochs_and_counts_go_on_and_a_name_in_use_is_refused() -> None:
+    store = open_store("memory://")
+    published(store, {"kind": "memory"})
+    (tp,) = Confirming.from_values([[b"[1, 0]"]]).partitions()
+    marks: dict[TopicPartition, Mark] = {}
+    for epoch in (1, 2, 3):
+        assigner, ledger = world([[b"[1, 0]"] * 5 * epoch], store)
+        ledger.marks = marks
+        until(assigner, lambda: ledger.position == {tp: 5 * epoch})  # noqa: B023
+        note = json.loads(ledger.marks[tp].note)
+        assert (note["epoch"], note["count"]) == (epoch, 5 * epoch)
+    ledger.others = "the consumer group g has living members (it is Stable)"
+    with pytest.raises(SettingsError, match="living members"):
+        until(assigner, lambda: False)
 
 
 # On a broker
@@ -469,12 +531,12 @@ def test_a_transaction_that_was_aborted_leaves_the_position_alone(bootstrap, top
     out, source = topic(), TopicPartition(topic(), 0)
     with contextlib.closing(KafkaTransactions(bootstrap, f"t-{out}")) as writer:
         assert writer.committed([source]) == {}
-        writer.write([Outgoing(out, b"k", b"1", (), 5, 0)], {source: 0})
+        writer.write([Outgoing(out, b"k", b"1", (), 5, 0)], {source: Mark(0, "zero")})
         with pytest.raises(StreamkmError):
-            writer.write([Outgoing(out, b"k", b"2" * 3_000_000, (), 5, 0)], {source: 1})
+            writer.write([Outgoing(out, b"k", b"2" * 3_000_000, (), 5, 0)], {source: Mark(1, "one")})
     with contextlib.closing(KafkaTransactions(bootstrap, f"t-{out}")) as writer:
-        assert writer.committed([source]) == {source: 0}
-        writer.write([Outgoing(out, None, b"3", (), -1, 7)], {source: 1})
+        assert writer.committed([source]) == {source: Mark(0, "zero")}
+        writer.write([Outgoing(out, None, b"3", (), -1, 7)], {source: Mark(1, "")})
         assert not writer.is_empty(out)
         assert writer.is_empty(source.topic)
     assert [r.value for r in read_committed(bootstrap, out)[0]] == [b"1", b"3"]

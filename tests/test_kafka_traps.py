@@ -23,11 +23,14 @@ from kafka_traffic import Transactions, produce
 from processes import program, run
 from source_checks import by_partition, drain
 from streamkm.broker import LocalBroker
+from streamkm.codecs import make_codec
 from streamkm.errors import CorruptBatchError, PositionLostError, SettingsError, SourceError, TopicNotFoundError
 from streamkm.records import TopicPartition
-from streamkm.sources import KafkaSource
+from streamkm.sinks import Assigner, AssignOptions
+from streamkm.sources import KafkaSource, KafkaTransactions
 from streamkm.state import Counters
 from streamkm.stores import open_store
+from test_assign import CODEC, published, until
 from waiting import PATIENCE
 
 pytestmark = pytest.mark.kafka
@@ -339,6 +342,20 @@ def test_a_broken_batch_is_passed_over_where_that_is_wanted_and_is_on_record(
     found = json.loads(verdict.stdout)
     assert (found["equal"], found["points"]) == (True, 3000)
     assert [(gap["start"], gap["stop"]) for gap in found["lost"]] == [(1500, 3000)]
+    # Assignments go on behind it too.
+    memory = open_store("memory://")
+    published(memory, {"kind": "memory"})
+    assigner = Assigner(
+        "m",
+        f"{topic}.out",
+        open_source=lambda: KafkaSource(broker.bootstrap, topic),
+        open_writer=lambda: KafkaTransactions(broker.bootstrap, f"assign:{topic}"),
+        codec=make_codec(CODEC),
+        store=memory,
+        options=AssignOptions(skip_lost=True),
+    )
+    until(assigner, lambda: assigner.counts.assigned == 3000)
+    assert (assigner.counts.records, assigner.counts.lost) == (3000, 1500)
 
 
 def test_a_compacted_topic_is_recomputed_from_what_is_left(

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from streamkm.errors import (
     BrokerUnreachableError,
+    CorruptBatchError,
     NotFoundError,
     PositionLostError,
     SettingsError,
@@ -28,7 +29,7 @@ from streamkm.errors import (
     StreamkmError,
 )
 from streamkm.kernels.nearest import nearest, scores
-from streamkm.records import Batch, ByteRecords, Outgoing, Position, TopicPartition
+from streamkm.records import Batch, BatchRange, ByteRecords, Mark, Outgoing, Position, TopicPartition
 from streamkm.reporting import Report
 from streamkm.sinks.base import Decodes, Reads, Snapshots, Transactions
 from streamkm.state import Snapshot
@@ -70,10 +71,11 @@ class AssignOptions:
     commit_every
         Seconds after which a transaction ends, however few it has.
     start
-        ``beginning`` or ``end``: where a target that has no position starts; None: at the beginning if it has no
-        records either. Partitions that are new later are read from their beginning.
+        ``beginning`` or ``end``: where a target that has no position of ours starts; None: at the beginning if it has
+        no records either. ``committed``: at the position that is there, whoever put it there. Partitions that are new
+        later are read from their beginning.
     skip_lost
-        Go on behind records that are gone before they were read, instead of leaving with an error.
+        Go on behind records that are gone before they were read, or cannot be read, instead of leaving with an error.
     freshness
         Seconds for which the newest snapshot is taken to be the newest.
     look_every
@@ -157,6 +159,15 @@ def messages(topic: str, s: Snapshot, records: ByteRecords, batch: Batch) -> lis
     return out
 
 
+def _read_note(note: str) -> dict[str, Any]:
+    """What a note says; nothing, if it is not one of ours."""
+    try:
+        found = orjson.loads(note)
+    except orjson.JSONDecodeError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 class Assigner:
     """Reads a model's topic and writes each record's cluster to another.
 
@@ -196,6 +207,8 @@ class Assigner:
             log, model, clock, fate="it gets no assignment; others of its kind are counted once a minute"
         )
         self._store_away = False
+        self._epoch = self._total = 0
+        self._unreadable: BatchRange | None = None
 
     def run(self, stop: threading.Event) -> None:
         """Work until `stop` is set; a broker or store that is away is waited for.
@@ -207,13 +220,20 @@ class Assigner:
         PositionLostError
             Records are gone that were not read yet.
         TopicNotFoundError, TopicChangedError, CorruptBatchError, SettingsError
-            It cannot be read, or not as the topic it was.
+            It cannot be read, or not as the topic it was; or the position is not the one that was left there.
         """
         backoff = FIRST_BACKOFF
         while not stop.is_set():
             before = self.counts.records
             try:
                 self._session(stop)
+            except CorruptBatchError as error:
+                if not self._options.skip_lost or error.lost is None:
+                    raise
+                topic, partition, first, until = error.lost
+                self._unreadable = BatchRange(TopicPartition(topic, partition), first, until)
+                self.counts.lost += until - first
+                log.warning("%s: %d records get no assignment: %s", self._model, until - first, error)
             except (BrokerUnreachableError, StoreUnavailableError) as error:
                 if self.counts.records > before:
                     backoff = FIRST_BACKOFF
@@ -237,8 +257,15 @@ class Assigner:
             writer.close()
 
     def _work(self, source: Reads, writer: Transactions, stop: threading.Event) -> None:
+        if others := writer.used_by_others():
+            raise SettingsError(
+                f"{others}: where it reads, the positions of this target would be moved",
+                where=self._target,
+                hint="End it, or have it use another name; or choose another target",
+            )
         partitions = source.partitions()
         writer.make_topic(self._target, len(partitions))
+        self._epoch = 0
         position = self._start(source, writer, partitions)
         looked = written = self._clock()
         while not stop.is_set():
@@ -252,13 +279,58 @@ class Assigner:
             if reached != position or self._clock() - written > self._options.refresh_every:
                 written = self._clock()
                 source.confirm()  # else the records may be of a topic that was made anew under this name
-                writer.write(out, reached)
+                self._total += len(out)
+                writer.write(out, self._marks(reached))
                 position = dict(reached)
                 self._count(counts)
 
+    def _marks(self, position: Position) -> dict[TopicPartition, Mark]:
+        """A position with the note by which it is known again as ours."""
+        ours = {"model": self._model, "target": self._target, "epoch": self._epoch, "count": self._total}
+        return {tp: Mark(at, orjson.dumps(ours | {"offset": at}).decode()) for tp, at in position.items()}
+
+    def _known(
+        self, writer: Transactions, partitions: Sequence[TopicPartition]
+    ) -> tuple[dict[TopicPartition, int], bool]:
+        """The position that a session before this one left, and whether somebody else has put some of it there.
+
+        Raises
+        ------
+        SettingsError
+            Somebody else has, and nobody said that it is to be gone on from.
+        """
+        found = writer.committed(partitions)
+        known: dict[TopicPartition, int] = {}
+        moved: list[str] = []
+        for tp, mark in sorted(found.items()):
+            note = _read_note(mark.note)
+            if (note.get("model"), note.get("target"), note.get("offset")) == (self._model, self._target, mark.offset):
+                self._total = max(self._total, int(note.get("count", 0)))
+                if self._epoch <= int(note.get("epoch", 0)):
+                    self._epoch = int(note["epoch"])
+                known[tp] = mark.offset
+                continue
+            was = f", {note['offset']} when it was left" if "offset" in note else ""
+            moved.append(f"{tp}@{mark.offset}{was}")
+            if self._options.start == "committed":
+                known[tp] = mark.offset
+        if moved and self._options.start is None:
+            raise SettingsError(
+                f"somebody else has moved the position: {', '.join(moved[:5])}"
+                f"{f' and {len(moved) - 5} more' if len(moved) > 5 else ''}. "
+                "Going on there could leave records out, or repeat them",
+                where=self._target,
+                hint="End what uses this consumer group, and say where to go on: --start committed at that position, "
+                "--start beginning (which may repeat) or --start end (which may leave out)",
+            )
+        return known, bool(moved)
+
     def _start(self, source: Reads, writer: Transactions, partitions: Sequence[TopicPartition]) -> Position:
         """Seek to the group's position, and to where a partition that has none begins."""
-        committed = dict(writer.committed(partitions))
+        first = not self._epoch
+        committed, moved = self._known(writer, partitions)
+        if first:
+            self._epoch += 1
         if not committed and self._options.start is None and not writer.is_empty(self._target):
             raise SettingsError(
                 "the target has records, and nobody knows how far they reach: the broker has forgotten it (as it does "
@@ -281,9 +353,12 @@ class Assigner:
             log.warning("%s: %d records are gone and get no assignment", self._model, sum(lost.values()))
             self.counts.lost += sum(lost.values())
             position |= {tp: beginning[tp] for tp in lost}
-        if position != committed:
-            # Once it is written, a start at the end stays where it was.
-            writer.write((), position)
+        unreadable, self._unreadable = self._unreadable, None
+        if unreadable is not None and position.get(unreadable.partition, unreadable.stop) < unreadable.stop:
+            position[unreadable.partition] = unreadable.stop
+        if moved or position != committed:
+            # Once it is written, a start at the end stays where it was, and the position is ours.
+            writer.write((), self._marks(position))
         source.seek(position)
         return position
 
@@ -310,7 +385,10 @@ class Assigner:
             left = deadline - self._clock()
             if counts.records >= options.batch or left <= 0 or stop.is_set():
                 break
-            polled = list(source.poll(left, options.batch - counts.records))
+            try:
+                polled = list(source.poll(left, options.batch - counts.records))
+            except CorruptBatchError:
+                break  # what came before it is written first; the next poll raises it again
         return out, counts
 
     def _count(self, more: Counts) -> None:

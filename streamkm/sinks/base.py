@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
-from streamkm.records import Batch, Outgoing, Position, Records, TopicPartition
+from streamkm.records import Batch, Mark, Outgoing, Position, Records, TopicPartition
 from streamkm.state import Snapshot
 
 
@@ -30,15 +30,19 @@ class Transactions(Protocol):
         """Make a topic unless it is there."""
         ...
 
-    def committed(self, partitions: Iterable[TopicPartition]) -> Position:
-        """The position of the last transaction, without partitions that have none."""
+    def used_by_others(self) -> str:
+        """Who else uses the name under which positions are kept, as a sentence; empty if nobody does."""
+        ...
+
+    def committed(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, Mark]:
+        """The position of the last transaction, or of somebody else; without partitions that have none."""
         ...
 
     def is_empty(self, topic: str) -> bool:
         """Whether nothing was ever written to a topic that is there."""
         ...
 
-    def write(self, records: Sequence[Outgoing], position: Position) -> None:
+    def write(self, records: Sequence[Outgoing], position: Mapping[TopicPartition, Mark]) -> None:
         """One transaction.
 
         Raises

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -27,10 +28,12 @@ class Committer:
         Sends a position, and may raise; called in the thread.
     name
         Whose positions they are, for the log.
+    explain
+        Says why the broker may not take them, or nothing; asked once when it does not.
     """
 
-    def __init__(self, send: Callable[[Position], None], name: str) -> None:
-        self._send = send
+    def __init__(self, send: Callable[[Position], None], name: str, explain: Callable[[], str] = str) -> None:
+        self._send, self._explain = send, explain
         self._name = name
         self._changed = threading.Condition()
         self._next: Position | None = None
@@ -73,7 +76,11 @@ class Committer:
             self._send(position)
         except Exception as error:  # noqa: BLE001  # whatever it was, it must not stop the stream
             if not self._failing:  # once per outage, not once per checkpoint
-                log.warning("The position of %s is not committed to Kafka yet: %s", self._name, error)
+                why = ""
+                with contextlib.suppress(Exception):
+                    why = self._explain()
+                said = f"{error}; {why}" if why else error
+                log.warning("The position of %s is not committed to Kafka yet: %s", self._name, said)
             self._failing = True
             return False
         self._failing = False

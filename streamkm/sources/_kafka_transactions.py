@@ -12,10 +12,12 @@ import kafka.errors as ke  # type: ignore[import-untyped]
 from kafka.structs import OffsetAndMetadata  # type: ignore[import-untyped]
 
 from streamkm.errors import BrokerUnreachableError, SourceError, WriterFencedError
-from streamkm.records import Outgoing, Position, TopicPartition
+from streamkm.records import Mark, Outgoing, TopicPartition
 from streamkm.sources._kafka_client import admin_settings, client_settings, start_client, translate
+from streamkm.sources._kafka_groups import used_by_others
 from streamkm.sources._kafka_probe import knock
 from streamkm.sources._kafka_security import secured
+from streamkm.sources._kafka_socket import VERSIONS
 
 _CLOSE_SECONDS = 2.0
 _FENCED = (ke.ProducerFencedError, ke.InvalidProducerEpochError)
@@ -126,9 +128,18 @@ class KafkaTransactions:
                 with contextlib.suppress(Exception):
                     consumer.close(autocommit=False)
 
-    def committed(self, partitions: Iterable[TopicPartition]) -> Position:
+    def used_by_others(self) -> str:
+        """Who else uses the group, as a sentence; empty if nobody does."""
+        with (
+            self._edge("looking at the group"),
+            contextlib.closing(start_client(kafka.KafkaAdminClient, **admin_settings(self._settings))) as admin,
+        ):
+            return used_by_others(admin, self._name)
+
+    def committed(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, Mark]:
         """The group's position, without the partitions that it has none for. Ends of transactions are waited for."""
         ours = [kafka.TopicPartition(*tp) for tp in partitions]
+        milliseconds = int(self._timeout * 1000)
         with self._edge("asking for the group's position"):
             # An admin client does not wait for transactions that are about to end; a read-committed consumer does.
             consumer = start_client(
@@ -139,13 +150,20 @@ class KafkaTransactions:
                 isolation_level="read_committed",
             )
             try:
-                found = {tp: consumer.committed(tp, timeout_ms=int(self._timeout * 1000)) for tp in ours}
+                if kafka.__version__ in VERSIONS:  # one question for all of them
+                    found = consumer._coordinator.fetch_committed_offsets(ours, timeout_ms=milliseconds)  # noqa: SLF001
+                else:
+                    found = {tp: consumer.committed(tp, metadata=True, timeout_ms=milliseconds) for tp in ours}
             finally:
                 with contextlib.suppress(Exception):
                     consumer.close(autocommit=False)
-        return {TopicPartition(tp.topic, tp.partition): at for tp, at in found.items() if at is not None}
+        return {
+            TopicPartition(tp.topic, tp.partition): Mark(int(at.offset), str(at.metadata or ""))
+            for tp, at in found.items()
+            if at is not None and at.offset >= 0
+        }
 
-    def write(self, records: Sequence[Outgoing], position: Position) -> None:
+    def write(self, records: Sequence[Outgoing], position: Mapping[TopicPartition, Mark]) -> None:
         """Write records and the group's position in one transaction.
 
         Parameters
@@ -182,7 +200,9 @@ class KafkaTransactions:
                 for future in sent:
                     if not future.succeeded():
                         raise future.exception or ke.KafkaTimeoutError("a record was not acknowledged")
-                offsets = {kafka.TopicPartition(*tp): OffsetAndMetadata(at, "", -1) for tp, at in position.items()}
+                offsets = {
+                    kafka.TopicPartition(*tp): OffsetAndMetadata(at.offset, at.note, -1) for tp, at in position.items()
+                }
                 self._within("sending positions", lambda: producer.send_offsets_to_transaction(offsets, self._name))
                 self._within("committing", producer.commit_transaction)
         except BrokerUnreachableError:

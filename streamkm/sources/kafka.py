@@ -34,6 +34,7 @@ from streamkm.sources._kafka_ask import Asker
 from streamkm.sources._kafka_batches import BatchRecords, Columns, columns, join
 from streamkm.sources._kafka_client import admin_settings, client_settings, start_client, translate
 from streamkm.sources._kafka_commit import Committer
+from streamkm.sources._kafka_groups import used_by_others
 from streamkm.sources._kafka_probe import knock
 from streamkm.sources._kafka_room import MOST_UNPACKED, MOST_VALUE, Room
 from streamkm.sources._kafka_security import secured
@@ -268,7 +269,9 @@ class KafkaSource:
         if self._group_id is None or not position:
             return
         if self._committer is None:
-            self._committer = Committer(self._send_commit, f"group {self._group_id}")
+            group = self._group_id
+            explain = lambda: used_by_others(self._admin(), group)  # noqa: E731
+            self._committer = Committer(self._send_commit, f"group {group}", explain)
         self._committer.offer(position)
 
     def close(self) -> None:
