@@ -12,8 +12,8 @@ from service_api import SPEC, Writer
 from streamkm import OnlineKMeans
 from streamkm.stores import open_store
 
-EVERY, STOPPAGE = 10.0, 600.0
-"""Seconds between snapshots, and of a stoppage in the middle."""
+COUNT, EVERY, STOPPAGE = 12, 10.0, 600.0
+"""Snapshots, seconds between them, and of a stoppage in the middle."""
 CITIES = np.array([[52.5, 13.4], [48.1, 11.6], [53.6, 10.0], [50.9, 7.0], [50.1, 8.7]])
 CENTRES = 8.0 * np.random.default_rng(4).normal(size=(6, 2))
 
@@ -52,16 +52,16 @@ def write(url):
         ):
             writer = Writer(store, replace(SPEC, name=name, fields=fields), created_at=now - 2000, now=now - 900)
             model, rng = OnlineKMeans(k, seed=1), np.random.default_rng(0)
-            for i in range(20):
+            for i in range(COUNT):
                 points = make(rng, 2000)
                 model.learn_many(points)
                 p = model.publish()
                 writer.commit(
                     points=2000,
-                    at=now - 900 - STOPPAGE * (i < 10) - EVERY * (20 - i),
+                    at=now - 900 - STOPPAGE * (i < COUNT // 2) - EVERY * (COUNT - i),
                     centroids=p.centroids,
                     weights=p.weights,
                     deviations=p.deviations,
-                    detail={"k": {"running": k, **model.k_profile(12).to_json()}} if i == 19 else None,
+                    detail={"k": {"running": k, **model.k_profile(8).to_json()}} if i == COUNT - 1 else None,
                     recent=points[:300],
                 )

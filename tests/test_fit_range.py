@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -22,6 +23,7 @@ from streamkm.recompute.outputs import write_labels
 from streamkm.recompute.pointfile import PointFile
 from streamkm.sources.files import expand
 from test_fit import _logs_as_they_are, blobs, fit, frame_of  # noqa: F401  # the first is a fixture
+from worlds import WORLDS
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -107,6 +109,15 @@ def test_the_command_shows_each_k_and_writes_the_suggested_one(tmp_path):
     printed = fit(*arguments, as_json=False)
     assert "suggested: k = 4: " in printed
     assert printed.count("suggested") >= 2
+
+
+def test_where_criteria_disagree_nothing_is_suggested_and_the_best_guess_is_shown(tmp_path):
+    rows = WORLDS["five cities, standard units"][1](np.random.default_rng(0), 1500)
+    frame_of(rows).write_csv(tmp_path / "p.csv")
+    printed = fit(tmp_path / "p.csv", "--k", "2..12", as_json=False)
+    assert "suggested: no k: no clear number: " in printed
+    guess = re.search(r"shown: k = (\d+), the best guess", printed)[1]
+    assert f"rows, k = {guess}: cost" in printed
 
 
 def test_one_heap_is_suggested_as_one_and_the_nearest_k_is_shown(tmp_path):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
 
-from consumers.inspect import events, inspect, models, snapshots
+from consumers.inspect import events, inspect, judgement, models, snapshots
 from service_api import Writer
+from store_checks import snapshot_of
 from streamkm.state import Event
 from streamkm.stores import open_store
 
@@ -44,6 +46,12 @@ def test_a_model_shows_its_clusters_their_age_and_how_good_they_are(ask):
     assert "silhouette 0.710, 1,234 outliers so far" in out
     assert "suggested number of clusters: 5 (k is 2): the gap is largest" in out
     assert json.loads(ask(inspect, "orders", "--json"))["snapshot"]["born"] == [0, 1]
+
+
+def test_where_no_number_is_suggested_it_says_none_and_why():
+    k = {"running": 2, "suggested": None, "reason": "no clear number: the gap says 7"}
+    (line,) = judgement(replace(snapshot_of(1), detail={"k": k}))
+    assert line == "suggested number of clusters: none (k is 2): no clear number: the gap says 7"
 
 
 def test_a_snapshot_tells_what_happened_before_it(ask):

@@ -50,6 +50,13 @@ def test_axes_of_a_stationary_stream_stay_though_no_component_is_larger_than_the
     assert (turned(first, last) > 0.99).all()
 
 
+def test_components_that_are_alike_lie_along_fields_so_that_a_page_that_is_loaded_anew_shows_the_same():
+    rng = np.random.default_rng(0)
+    found = [project(snapshot(SQUARE + rng.normal(0, 0.1, SQUARE.shape)), NONE, None) for _ in range(10)]
+    for p in found:
+        np.testing.assert_allclose(p.axes, [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]], atol=0.1)
+
+
 def test_one_far_point_is_not_what_the_map_is_of():
     points = SQUARE[np.arange(300) % 4] + np.random.default_rng(0).normal(size=(300, 3))
     calm = project(snapshot(SQUARE), points, None)

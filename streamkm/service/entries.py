@@ -24,6 +24,8 @@ MOST_BYTES = 4 * CUT
 Points = NDArray[np.float64]
 KEEPS = 0.9
 """Axes are kept while at least this share of the variance lies along them that could."""
+ALIKE = 0.7
+"""Two components are alike when the smaller one has this share of the larger one's variance."""
 WIDE = 400
 """With more fields the spread within clusters has no say in how to look at them, unless there are hardly any."""
 
@@ -149,8 +151,13 @@ def project(s: Snapshot, points: Points, last: schemas.Projection | None) -> sch
         explained = _explained(rows, before, total)
         if sum(explained) >= KEEPS * sum(_explained(rows, best, total)):
             return last.model_copy(update={"explained": explained})
-        left, _, right = np.linalg.svd(before @ best.T)
-        best = left @ right @ best
+        best = _turned(best, before)
+    else:
+        first, second = _explained(rows, best, total)
+        if second >= ALIKE * first:
+            # Which of them is the larger is chance: the fields that matter most in this plane tell how to look at it.
+            telling = np.sort(np.argsort(-np.square(best).sum(axis=0), kind="stable")[:2])
+            best = _turned(best, np.eye(d)[telling])
     return schemas.Projection(
         mean=mean.tolist(), axes=(best * s.factors).tolist(), explained=_explained(rows, best, total)
     )
@@ -172,6 +179,13 @@ def _looked_at(s: Snapshot, points: Points) -> tuple[Points, Points]:
         seen = points if len(points) > 1 and np.ptp(points, axis=0).any() else s.centroids
         mean = seen.mean(axis=0) if len(seen) else np.zeros(points.shape[1])
         return mean, (seen - mean) * s.factors
+
+
+def _turned(axes: Points, towards: Points) -> Points:
+    """Two axes, turned within their plane until they are as near to two others as they can be (Procrustes)."""
+    left, _, right = np.linalg.svd(towards @ axes.T)
+    near: Points = left @ right @ axes
+    return near
 
 
 def _explained(rows: Points, axes: Points, total: float) -> list[float]:
