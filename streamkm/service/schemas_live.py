@@ -189,7 +189,7 @@ class QuarantinedRecord(BaseModel):
     message: str
     key: str | None = Field(description="As text, cut")
     value: str | None = Field(description="As text, cut after 2,000 characters")
-    value_bytes: int
+    value_bytes: int = Field(description="Of the whole value; the quarantine keeps its first 65,536 bytes")
 
 
 class Quarantine(BaseModel):

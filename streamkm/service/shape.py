@@ -9,6 +9,7 @@ import numpy as np
 
 from streamkm.effects import differences
 from streamkm.records import Position
+from streamkm.redaction import redact_all
 from streamkm.service import schemas
 from streamkm.service.times import iso
 from streamkm.state import Event, Snapshot
@@ -134,7 +135,7 @@ def model_detail(
     c = p.counters if p else None
     return schemas.ModelDetail(
         **dict(model_summary(info, newest, status, why)),
-        source=dict(info.spec.source),
+        source=redact_all(info.spec.source),
         learner=dict(info.spec.learner),
         codec=dict(info.spec.codec),
         counters=schemas.CountersOut(
