@@ -9,6 +9,7 @@ import itertools
 import json
 import math
 import os
+import re
 import select
 import sys
 import time
@@ -354,12 +355,15 @@ def _finite(point: list[float], where: str) -> list[float]:
 
 
 def _reach(told: dict[str, Any], name: str, where: str) -> Any:
-    """The value of a field; a dotted name reaches into nested objects."""
+    """The value of a field; a dotted name reaches into nested objects and arrays."""
     value: Any = told
     if name in told:
         return told[name]
-    for part in name.split("."):
-        if not isinstance(value, dict) or part not in value:
+    for part in re.sub(r"\[(\d{1,9})\]", r".\1", name).split("."):
+        if isinstance(value, list) and re.fullmatch(r"0|[1-9]\d{0,8}", part) and int(part) < len(value):
+            value = value[int(part)]
+        elif isinstance(value, dict) and part in value:
+            value = value[part]
+        else:
             raise DataError("is missing", where=f"{where}, field {name}")
-        value = value[part]
     return value

@@ -182,6 +182,25 @@ def test_paths_lead_into_nested_objects_and_a_whole_key_comes_first():
     assert (batch.bad[0].reason, batch.bad[0].field) == ("missing-field", "a.b")
 
 
+@pytest.mark.parametrize("strict", [False, True])
+def test_paths_lead_into_arrays_by_number(strict):
+    values = [
+        b'{"emb":[1.5,2],"a":{"b":[[0,3]]}}',
+        b'{"emb":{"0":1.5,"1":2},"a":{"b":{"0":{"1":3}}}}',
+        b'{"emb.0":1.5,"emb[1]":2,"emb":[7,8],"a":{"b":[[0,3]]}}',
+        b'{"emb":[1.5],"a":{"b":[[0,3]]}}',
+    ]
+    for fields in (("emb.0", "emb[1]", "a.b[0][1]"), ("emb[0]", "emb.1", "a.b.0.1")):
+        batch = decode(values[:2] + values[3:], fields, strict=strict)
+        assert batch.points.tolist() == [[1.5, 2, 3]] * 2
+        assert [(bad.reason, bad.field) for bad in batch.bad] == [("missing-field", fields[1])]
+    assert decode(values[2:3], ("emb.0", "emb[1]", "a.b.0.1")).points.tolist() == [[1.5, 2, 3]]
+    for path in ("emb.-1", "emb.00", "emb.2", "emb[x]", "emb[0].x", "emb.1e0"):
+        assert decode(values[:1], (path,)).bad[0].reason == "missing-field"
+    (bad,) = decode(values[:1], ("emb",)).bad
+    assert bad.message == "emb is not a number: [1.5, 2]; its values are called emb[0], ..."
+
+
 def test_names_that_json_escapes_are_found():
     value = json.dumps({'qu"ote': 1, "back\\slash": 2, "tab\t": 3}).encode()
     assert decode([value], ('qu"ote', "back\\slash", "tab\t")).points.tolist() == [[1, 2, 3]]

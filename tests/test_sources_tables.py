@@ -164,6 +164,14 @@ def test_rows_of_json_are_found_by_path_and_line(tmp_path, monkeypatch):
     source.close()
 
 
+def test_objects_in_objects_are_looked_into_as_far_as_there_is_sense(tmp_path):
+    deep = '{"a":' * 1000 + "1" + "}" * 1000
+    (tmp_path / "a.jsonl").write_text(f'{{"x": 1.5, "deep": {deep}}}\n' * 2)
+    files, found = points(tmp_path / "a.jsonl")
+    assert (files.fields, found.n_rows) == (("x",), 2)
+    assert len(files.left_out) == 1
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

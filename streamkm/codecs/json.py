@@ -35,7 +35,9 @@ class _Flaw:
 class JsonCodec:
     """JSON objects and arrays as points.
 
-    An object gives the values of `fields`, which may be dotted paths into nested objects; other keys do not matter. An
+    An object gives the values of `fields`, which may be dotted paths into nested objects, and into arrays by the number
+    of a value: ``emb.0`` or ``emb[0]`` (these are read by the strict parser, several times slower). Other keys do not
+    matter. An
     array of exactly ``len(fields)`` numbers is taken by position. Both may occur in one topic. Numbers are read
     exactly. A text is never a number, and neither is true, false or null. A number beyond 1e140 makes a bad record too:
     no model could take it.
@@ -238,7 +240,8 @@ def _number(field: str, found: Any) -> float | _Flaw:
     if found is MISSING:
         return _Flaw("missing-field", field, f"{field} is missing")
     if isinstance(found, bool) or not isinstance(found, int | float):
-        return _Flaw("not-a-number", field, f"{field} is not a number: {_said(found)}")
+        more = f"; its values are called {field}[0], ..." if isinstance(found, list) else ""
+        return _Flaw("not-a-number", field, f"{field} is not a number: {_said(found)}{more}")
     try:
         number = float(found)
     except OverflowError:

@@ -19,6 +19,8 @@ from streamkm.sources._file_places import Place
 from streamkm.sources._tables import Block, Chosen, Column, Profile, Wanted
 
 _ABSENT = object()
+_DEEPEST = 32
+"""Objects inside of objects in which columns are looked for."""
 
 
 class JsonReader:
@@ -181,10 +183,10 @@ class JsonReader:
         return records
 
 
-def _flat(record: dict[str, Any], outer: str = "") -> Iterator[tuple[str, Any]]:
+def _flat(record: dict[str, Any], outer: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
     for name, value in record.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{outer}{name}.")
+        if isinstance(value, dict) and depth < _DEEPEST:
+            yield from _flat(value, f"{outer}{name}.", depth + 1)
         else:
             yield outer + name, value
 
@@ -212,7 +214,12 @@ def _value(value: Any, width: int | None, part: int | None) -> float | str:
         value = value[part]
     if type(value) in {int, float}:
         return float(value)
-    return value if isinstance(value, str) else orjson.dumps(value).decode()
+    if isinstance(value, str):
+        return value
+    try:
+        return orjson.dumps(value).decode()
+    except TypeError:  # it reads deeper ones than it writes
+        return f"{'an array' if isinstance(value, list) else 'an object'} of great depth"
 
 
 def _array(values: list[float | str]) -> Column:
