@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from streamkm.engine import Engine, EngineOptions
 from streamkm.errors import NotFoundError, SettingsError
 from streamkm.metrics import Metrics
 from streamkm.models import compile_kernels
-from streamkm.settings import AssignSettings, LiveSettings, NotifySettings, ReplaySettings, SourceSettings
+from streamkm.settings import AssignSettings, LiveSettings, NotifySettings, ReplaySettings, SourceSettings, given
 from streamkm.sources import KafkaSource, KafkaTransactions, KafkaWriter, MemorySource
 from streamkm.state import Json, ModelSpec
 from streamkm.stores.base import Store
@@ -84,49 +85,75 @@ def learner_spec(settings: LiveSettings) -> Json:
     }
 
 
+_SETTING_OF = {"half_life_unit": "half_life", "max_bytes": "max_record_bytes"}
+"""Settings behind the parts of a spec that have other names."""
+
+
 def model_spec(
     model: str, settings: LiveSettings, store: Store, leave: Callable[[], bool] = lambda: False
 ) -> tuple[ModelSpec, str]:
     """The spec of the model to run, and its topic.
 
-    Without topic and fields it is the stored one: a model that exists needs only its name to go on.
+    A model that exists needs only its name to go on: what is not given is as it is stored, be it topic, fields or k.
 
     Raises
     ------
     SettingsError
         Fields or topic are missing, and no stored model tells them.
     """
-    if not settings.topic and not settings.fields:
-        try:
-            stored = store.model(model).spec
-        except NotFoundError as e:
+    try:
+        stored: ModelSpec | None = store.model(model).spec
+    except NotFoundError as e:
+        stored = None
+        if not settings.topic and not settings.fields:
             raise SettingsError(
                 "no topic and no fields, and no stored model of this name to tell them",
                 where=f"model {model}",
                 hint="Give --topic TOPIC and --fields A,B,...",
             ) from e
-        # A wrong address is an error now; a broker that goes away later is waited for.
-        source_opener(str(stored.source["topic"]), settings, stored.codec, leave=leave)().close()
-        return stored, str(stored.source["topic"])
-    for name in ("topic", "fields"):
-        if not getattr(settings, name):
-            raise SettingsError(
-                f"--{name} is missing", where=f"model {model}", hint="A new model needs both --topic and --fields"
-            )
-    opener = source_opener(settings.topic, settings, codec_spec(settings), leave=leave)
-    source = opener()
+        for name in ("topic", "fields"):
+            if not getattr(settings, name):
+                raise SettingsError(
+                    f"--{name} is missing", where=f"model {model}", hint="A new model needs both --topic and --fields"
+                ) from e
+    topic = settings.topic or str(stored.source["topic"] if stored else "")
+    asked = ModelSpec(
+        name=model,
+        fields=settings.fields,
+        n_clusters=settings.k,
+        source={},
+        learner=learner_spec(settings),
+        codec=codec_spec(settings),
+    )
+    spec = asked if stored is None else _as_stored(asked, stored, given(settings))
+    # A wrong address is an error now; a broker that goes away later is waited for.
+    source = source_opener(topic, settings, spec.codec, leave=leave)()
     try:
         identity = source.identity()
     finally:
         source.close()
-    return ModelSpec(
-        name=model,
-        fields=settings.fields,
-        n_clusters=settings.k,
-        source=identity,
-        learner=learner_spec(settings),
-        codec=codec_spec(settings),
-    ), settings.topic
+    return replace(spec, source=identity), topic
+
+
+def _as_stored(asked: ModelSpec, stored: ModelSpec, named: frozenset[str]) -> ModelSpec:
+    """The stored spec, with what was named now as it was named: the engine compares the two, and refuses what differs.
+
+    Parameters
+    ----------
+    named
+        Names of the settings that were given.
+    """
+    learner, codec = (
+        {name: value for name, value in part.items() if _SETTING_OF.get(name, name) in named}
+        for part in (asked.learner, asked.codec)
+    )
+    return replace(
+        stored,
+        fields=asked.fields if "fields" in named and asked.fields else stored.fields,
+        n_clusters=asked.n_clusters if "k" in named else stored.n_clusters,
+        learner={**stored.learner, **learner},
+        codec={**stored.codec, **codec, **({} if asked.fields else {"fields": stored.codec["fields"]})},
+    )
 
 
 def warm_up(codec: Codec) -> float:

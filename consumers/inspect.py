@@ -38,6 +38,9 @@ def models(settings: StoreSettings, *, as_json: bool) -> None:
     if as_json:
         terminal.say_json([info_json(m) for m in found])
         return
+    if not found:
+        terminal.say("no models yet: streamkm live MODEL --topic TOPIC --fields A,B,... makes one")
+        return
     table = Table()
     for name in ("model", "k", "fields", "topic", "points", "bad", "lag", "snapshots", "last commit"):
         table.add_column(name, no_wrap=name in {"k", "points", "bad", "lag", "snapshots"})
@@ -200,12 +203,16 @@ def snapshots(model: str, settings: StoreSettings, *, limit: int, as_json: bool)
     if as_json:
         terminal.say_json([snapshot_json(s) for s in found])
         return
+    if not found:
+        terminal.say("nothing published yet")
+        return
     table = Table()
     for name in ("snapshot", "published", "why", "points", "inertia per point", "largest share"):
         table.add_column(name, no_wrap=name in {"snapshot", "points"})
     for s in found:
         share = s.weights.max() / (s.weights.sum() or 1.0)
-        table.add_row(str(s.id), when(s), s.reason, f"{s.n_points:,}", f"{s.inertia:.5g}", f"{share:.1%}")
+        inertia = f"{s.inertia:.5g}" if np.isfinite(s.inertia) else "-"
+        table.add_row(str(s.id), when(s), s.reason, f"{s.n_points:,}", inertia, f"{share:.1%}")
     terminal.show(table)
 
 

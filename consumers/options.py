@@ -12,6 +12,7 @@ import click
 from consumers import terminal
 from consumers.terminal import OutputError
 from streamkm import errors, settings
+from streamkm.values import duration
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -85,6 +86,19 @@ def _option(f: dataclasses.Field[Any]) -> Callable[[Any], Any]:
     return click.option(
         "--" + f.name.replace("_", "-"), f.name, default=None, metavar=f.metadata["metavar"] or None, help=text
     )
+
+
+class DurationType(click.ParamType[float]):
+    """A length of time as settings read it: 500ms, 30s, 5m; a bare number is of seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """See click."""
+        try:
+            return duration(value)
+        except ValueError as e:
+            self.fail(str(e), param, ctx)
 
 
 def verbose(more: str = "More log lines") -> Callable[[F], F]:

@@ -85,7 +85,7 @@ def list_(model: str, settings: StoreSettings, *, reason: str | None, limit: int
     table = Table("record", "reason", "field", "what was wrong", "value")
     for bad in found:
         r = bad.record
-        value = as_text(r.value, 40, r.size)["text"] or ""
+        value = "" if r.value is None else _readable(r.value, 40, r.size)
         table.add_row(f"{r.partition}-{r.offset}", bad.reason, bad.field, bad.message, value, style=None)
     terminal.show(table)
 
@@ -139,9 +139,19 @@ def _said(value: bytes | None, size: int | None = None) -> str:
         return "null"
     if not value and not size:
         return "(empty)"
-    kind = " (hex)" if shown["hex"] else ""
     more = f" ... ({shown['bytes']:,} bytes)" if shown["cut"] else ""
-    return f"{shown['text'] or shown['hex']}{kind}{more}"
+    return _readable(value, _SHOWN_BYTES, size) + more
+
+
+def _readable(value: bytes, limit: int, size: int | None) -> str:
+    """Bytes for people: text with a few signs that cannot be printed is text still, and those are shown as escapes."""
+    shown = as_text(value, limit, size)
+    if shown["text"] is not None:
+        return str(shown["text"])
+    text = value[:limit].decode("utf-8", "replace")
+    if "\ufffd" not in text and 2 * sum(map(str.isprintable, text)) > len(text):
+        return text
+    return f"{shown['hex']} (hex)"
 
 
 def as_text(value: bytes | None, limit: int | None, size: int | None = None) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from rich.table import Table
 from consumers import logs, terminal
 from consumers.compose import source_opener
 from consumers.inspect import show_clusters, snapshot_json
-from consumers.options import example, takes
+from consumers.options import DurationType, example, takes
 from streamkm.broker import cache_dir
 from streamkm.codecs import make_codec
 from streamkm.errors import NotReadyError, SettingsError
@@ -241,7 +241,7 @@ def diff(model: str, a: int, b: int, settings: StoreSettings, *, as_json: bool) 
         terminal.say_json(found.to_json())
         return
     terminal.say(f"{found.changed:.2%} of the points change cluster")
-    terminal.say(f"mean squared distance: {found.cost_a:.6g} in {a}, {found.cost_b:.6g} in {b}")
+    terminal.say(f"mean squared distance: {found.cost_a:.6g} in snapshot {a}, {found.cost_b:.6g} in snapshot {b}")
     table = Table("cluster", f"share in {a}", f"share in {b}", "moved", "in spreads")
     for m in found.moved:
         spreads = "" if m.spreads is None else f"{m.spreads:.3g}"
@@ -261,7 +261,14 @@ def diff(model: str, a: int, b: int, settings: StoreSettings, *, as_json: bool) 
 @click.argument("model")
 @click.argument("snapshot", type=int)
 @click.option("--skip", is_flag=True, help="Leave out the records between it and now; else they are learned again.")
-@click.option("--wait", default=30.0, show_default=True, metavar="SECONDS", help="For the consumer to do it; 0: not.")
+@click.option(
+    "--wait",
+    type=DurationType(),
+    default="30s",
+    show_default=True,
+    metavar="DURATION",
+    help="For the consumer to do it; 0: not.",
+)
 @takes(StoreSettings)
 def promote(model: str, snapshot: int, settings: StoreSettings, *, skip: bool, wait: float) -> None:
     """Put SNAPSHOT in charge of MODEL, a recomputed one or an older one.

@@ -93,6 +93,9 @@ def list_(settings: StoreSettings, *, as_json: bool) -> None:
     if as_json:
         terminal.say_json([_json(t) for t in found])
         return
+    if not found:
+        terminal.say("no tokens: streamkm tokens create NAME makes one")
+        return
     table = Table("name", "right", "models", "made")
     for t in found:
         made = datetime.fromtimestamp(t.created_at, UTC).isoformat(" ", "seconds")

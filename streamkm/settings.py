@@ -48,6 +48,9 @@ from streamkm.values import (
 )
 
 ENV_PREFIX = "STREAMKM_"
+DEFAULT = "default"
+"""The origin of a setting that nobody gave."""
+_GIVEN = "_given"
 MOST_OF_A_FILE = 1 << 20
 """Characters of a file that holds one value."""
 SCALES = ("none", "standard", "robust")
@@ -366,7 +369,16 @@ def load(
         Unknown name in the file, text that is no value of the type, value out of range. The message names the setting
         and where it came from.
     """
-    return cls(**{name: value for name, (value, _) in resolve(cls, given, env=env, file=file).items()})
+    resolved = resolve(cls, given, env=env, file=file)
+    loaded = cls(**{name: value for name, (value, _) in resolved.items()})
+    object.__setattr__(loaded, _GIVEN, frozenset(name for name, (_, origin) in resolved.items() if origin != DEFAULT))
+    return loaded
+
+
+def given(settings: object) -> frozenset[str]:
+    """Names of the settings that somebody gave a value, be it the default; of what was not made by `load` all."""
+    every = frozenset(f.name for f in dataclasses.fields(settings))  # type: ignore[arg-type]
+    return getattr(settings, _GIVEN, every)
 
 
 def resolve(
@@ -386,7 +398,7 @@ def resolve(
         elif f.name in from_file:
             raw, origin = from_file[f.name], str(file)
         else:
-            result[f.name] = (f.default, "default")
+            result[f.name] = (f.default, DEFAULT)
             continue
         result[f.name] = (_convert(f.name, hints[f.name], raw, origin, f.metadata["check"]), origin)
     return result

@@ -32,6 +32,19 @@ def duration(text: str | float) -> float:
     return float(match[1]) * _UNITS.get(match[2], 1.0)
 
 
+def duration_text(seconds: float) -> str:
+    """Seconds as `duration` reads them, in the largest unit of which there is a whole number.
+
+    >>> duration_text(3600.0), duration_text(90), duration_text(0.25), duration_text(0)
+    ('1h', '90s', '250ms', '0s')
+    """
+    for unit in ("d", "h", "m", "s", "ms"):
+        count = round(seconds / _UNITS[unit], 9)
+        if count and count == int(count):
+            return f"{int(count)}{unit}"
+    return f"{float(seconds):.15g}s"
+
+
 def moment(seconds: float) -> str:
     """Seconds since 1970 for people: ISO 8601 in UTC, or the bare number where a calendar cannot follow."""
     try:
@@ -60,7 +73,7 @@ class HalfLife:
             return cls(duration(text), "seconds")
 
     def __str__(self) -> str:
-        return f"{self.value:g}" + ("s" if self.unit == "seconds" else "")
+        return duration_text(self.value) if self.unit == "seconds" else f"{self.value:.15g}"
 
 
 class Seconds(float):
@@ -71,7 +84,7 @@ class Seconds(float):
         return super().__new__(cls, duration(text))
 
     def __str__(self) -> str:
-        return f"{float(self):g}s"
+        return duration_text(self)
 
 
 class ClusterCount(int):

@@ -103,6 +103,30 @@ def test_a_model_that_is_not_there_is_named(streamkm, tmp_path, name):
     assert "orders" in err  # what there is
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["models"], "no models yet: streamkm live "),
+        (["tokens", "list"], "no tokens: streamkm tokens create"),
+        (["store", "check"], "whole, and without models"),
+    ],
+    ids=" ".join,
+)
+def test_what_is_empty_says_how_it_is_filled(streamkm, arguments, says):
+    status, out, _ = streamkm(*arguments, "--store", "memory://")
+    assert (status, says in out) == (0, True)
+
+
+@pytest.mark.parametrize(("wait", "status"), [("0", 0), ("0s", 0), ("1ms", 10), ("a while", 2)])
+def test_how_long_to_wait_is_a_duration(streamkm, tmp_path, wait, status):
+    with contextlib.closing(open_store(f"sqlite:///{tmp_path}/s.db")) as store:
+        Writer(store).commit()
+    found, out, err = streamkm("promote", "orders", "1", "--wait", wait, "--store", "sqlite:///s.db")
+    assert found == status
+    assert ("will be in charge" in out) == (status != 2)
+    assert ("is not a duration such as" in err) == (status == 2)
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_an_option_that_is_not_there_is_named(streamkm, name):
     status, out, err = streamkm(*name.split(), "--nonsense", "--json")

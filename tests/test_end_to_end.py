@@ -290,7 +290,7 @@ def test_a_model_goes_on_with_its_name_alone_and_refuses_other_settings(bootstra
         "live", "m", "--store", url, "--bootstrap", bootstrap, "--topic", name, "--fields", ",".join(FIELDS), "--k", "5"
     )  # fmt: skip
     assert other.returncode == 2
-    assert "n_clusters was 4, is 5" in other.stderr
+    assert "k was 4, is 5" in other.stderr
     assert "what to do:" in other.stderr
 
 

@@ -287,7 +287,7 @@ def test_a_new_partition_is_read_from_its_beginning_without_a_restart():
 def test_other_settings_for_a_stored_model_are_refused_and_named():
     w = World()
     w.engine().run(w.until_all_read())
-    with pytest.raises(ModelMismatchError, match=r"n_clusters was 3, is 4") as e:
+    with pytest.raises(ModelMismatchError, match=r"\bk was 3, is 4") as e:
         w.engine(spec=dataclasses.replace(SPEC, n_clusters=4)).run(w.until_all_read())
     assert "model m" in str(e.value)
 

@@ -194,7 +194,7 @@ def test_ids_are_compared_where_both_sides_know_them():
 def test_another_id_in_the_spec_is_told_as_what_it_is_and_another_name_as_another_setting():
     with pytest.raises(TopicChangedError, match="the topic's id was one, is two"):
         same_spec(dataclasses.replace(NAMED, source={**NAMED.source, "topic_id": "two"}), NAMED)
-    with pytest.raises(ModelMismatchError, match=r"source was .*'t'.*, is .*'u'"):
+    with pytest.raises(ModelMismatchError, match="topic was t, is u"):
         same_spec(dataclasses.replace(NAMED, source={**NAMED.source, "topic": "u"}), NAMED)
     with pytest.raises(ModelMismatchError, match="codec was"):
         same_spec(dataclasses.replace(NAMED, codec={"kind": "csv"}), NAMED)

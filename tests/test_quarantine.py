@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from consumers import logs
 from consumers.cli import cli
 from consumers.compose import make_engine
-from consumers.quarantine import as_text
+from consumers.quarantine import _readable, as_text
 from processes import program
 from store_checks import bad_of, commit_of, owned
 from streamkm.engine import audit
@@ -299,3 +299,16 @@ def test_bytes_are_shown_as_text_where_they_are_text_and_never_cut_in_the_middle
     assert as_text(b"\xff" * 10, 3) == {"text": None, "hex": "ffffff", "bytes": 10, "cut": True}
     assert as_text(b"two\nlines", None)["text"] == "two\nlines"
     assert as_text(None, 5)["bytes"] is None
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (b"{nope \x1b[31m", "{nope \x1b[31m"),  # what prints writes the escape
+        (b"\x00\x01\x02", "000102 (hex)"),
+        (b"\xff\xfe", "fffe (hex)"),
+        ("é\t{".encode(), "é\t{"),
+    ],
+)
+def test_bytes_for_people_are_text_where_most_of_them_are(value, shown):
+    assert _readable(value, 100, None) == shown

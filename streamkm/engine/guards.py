@@ -11,11 +11,15 @@ from collections.abc import Sequence
 from streamkm.errors import ModelMismatchError, PositionLostError, TopicChangedError
 from streamkm.records import BatchRange, Position
 from streamkm.state import Json, ModelSpec
+from streamkm.values import ClusterCount, HalfLife
 
 _IDS = {"cluster_id": "cluster", "topic_id": "topic"}
 """Keys of `Source.identity` that tell the same name for another thing; a source may lack them, or not know them."""
 _NEW_MODEL = "Start a new model under another name, or read the topic that this one has read"
 _SHOWN = 10
+_NOT_SET = "not set"
+_CODEC = {"kind": "codec", "max_bytes": "max_record_bytes"}
+"""Names of a codec's parts that are others than those of the settings."""
 
 
 def same_spec(ours: ModelSpec, stored: ModelSpec) -> None:
@@ -28,9 +32,12 @@ def same_spec(ours: ModelSpec, stored: ModelSpec) -> None:
     TopicChangedError
         Only the ids behind the topic's name do.
     """
-    mine, its = ([_without_ids(s.source), s.fields, s.n_clusters, s.learner, s.codec] for s in (ours, stored))
-    words = ("source", "fields", "n_clusters", "learner", "codec")
-    differences = [f"{w} was {b!r}, is {a!r}" for w, a, b in zip(words, mine, its, strict=True) if a != b]
+    its, mine = _told(stored), _told(ours)
+    differences = [
+        f"{name} was {its.get(name, _NOT_SET)}, is {mine.get(name, _NOT_SET)}"
+        for name in {**its, **mine}
+        if its.get(name) != mine.get(name)
+    ]
     if differences:
         raise ModelMismatchError(
             "; ".join(differences),
@@ -38,6 +45,27 @@ def same_spec(ours: ModelSpec, stored: ModelSpec) -> None:
             hint="Give the settings it was made with, or choose another name for a new model",
         )
     same_stream(stored, ours.source)
+
+
+def _told(spec: ModelSpec) -> dict[str, str]:
+    """What a model is made with, by the names of the settings, as text for people."""
+    learner = dict(spec.learner)
+    half_life, unit = learner.pop("half_life", None), learner.pop("half_life_unit", "points")
+    parts = {
+        **{name: value for name, value in _without_ids(spec.source).items() if name != "kind"},
+        "fields": spec.fields,
+        "k": ClusterCount(spec.n_clusters) if spec.n_clusters else "auto",
+        "half-life": None if half_life is None else HalfLife(half_life, unit),
+        **learner,
+        **{_CODEC.get(name, name): value for name, value in spec.codec.items() if name != "fields"},
+    }
+    return {name.replace("_", "-"): _text(value) for name, value in parts.items()}
+
+
+def _text(value: object) -> str:
+    if value is None or value == "":
+        return _NOT_SET
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def same_stream(stored: ModelSpec, found: Json) -> None:
