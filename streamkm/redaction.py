@@ -337,9 +337,9 @@ def _rest_of_url(scheme: str, rest: str, found: list[str]) -> str:
     if not sign:
         path, mark, fragment = rest.partition("#")
         if not mark or rest.startswith("/") or scheme.startswith(("file", "sqlite", "s3", "gs", "hdfs")):
-            return rest
+            return _pairs(rest, found)
         found.append(fragment)
-        return path + mark + MASK
+        return _pairs(path, found) + mark + MASK
     shown, closed = [], False
     for part in re.split(r"([&;#])", query):
         if part in ("&", ";", "#", ""):
@@ -353,7 +353,7 @@ def _rest_of_url(scheme: str, rest: str, found: list[str]) -> str:
         closed = closed or is_secret_name(name)
         found.append(value if equals else part)
         shown.append(f"{name}={MASK}" if equals and is_secret_name(name) and re.fullmatch(r"[\w.%\-]+", name) else MASK)
-    return before + sign + "".join(shown)
+    return _pairs(before, found) + sign + "".join(shown)
 
 
 def _pairs(text: str, found: list[str]) -> str:
