@@ -19,9 +19,12 @@ def api():
     return Api(MemoryStore())
 
 
+PAGES = ("/", "/docs")
+
+
 def linked(api):
-    """Every file that the page leads to, by way of others too."""
-    found, todo = {}, ["/"]
+    """Every file that the pages lead to, by way of others too."""
+    found, todo = {}, list(PAGES)
     while todo:
         url = todo.pop()
         if url in found:
@@ -46,8 +49,9 @@ def test_nothing_comes_from_another_host(api):
         assert not re.search(r"https?://|[\"']//", text), url
 
 
-def test_the_page_may_load_and_run_only_what_is_ours(api):
-    answer = api.get("/")
+@pytest.mark.parametrize("page", PAGES)
+def test_the_page_may_load_and_run_only_what_is_ours(api, page):
+    answer = api.get(page)
     assert answer.headers["content-security-policy"] == POLICY
     assert "unsafe" not in POLICY
     assert not re.search(r"<script(?![^>]*\bsrc=)|\son\w+=|style=", answer.text), "inline code would not run"

@@ -142,7 +142,7 @@ def create_app(
         summary="Live clusters of event streams",
         description=_ABOUT,
         version=version("streamkm"),
-        # The framework's pages load scripts from other hosts.
+        # The framework's pages load scripts from other hosts; ours is in `page`.
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,

@@ -1,4 +1,4 @@
-"""The page for people: a handful of static files, and the colours of clusters.
+"""The pages for people: a handful of static files, and the colours of clusters.
 
 All of it draws in the browser, from the same API that everybody has, so twenty readers cost the service no more than
 twenty listeners to one stream. It holds no data and needs no token; what it asks for does.
@@ -23,6 +23,8 @@ POLICY = (
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 """What the page may load: nothing that is not ours, and no script that a record could bring along."""
+_FOLDERS = ("dashboard", "reference")
+"""The page over models, and the one that tells the API. No two of their files have one name."""
 _KINDS = {
     "html": "text/html; charset=utf-8",
     "css": "text/css; charset=utf-8",
@@ -63,6 +65,12 @@ def router() -> APIRouter:
     ) -> Response:
         return _answer(assets["index.html"], if_none_match, accept_encoding)
 
+    @routes.get("/docs")
+    async def docs(
+        if_none_match: Annotated[str | None, Header()] = None, accept_encoding: Annotated[str, Header()] = ""
+    ) -> Response:
+        return _answer(assets["docs.html"], if_none_match, accept_encoding)
+
     @routes.get("/assets/{name}")
     async def asset(
         name: str, if_none_match: Annotated[str | None, Header()] = None, accept_encoding: Annotated[str, Header()] = ""
@@ -75,8 +83,8 @@ def router() -> APIRouter:
 
 
 def _contents() -> list[tuple[str, bytes]]:
-    folder = files("streamkm.service") / "dashboard"
-    found = [(f.name, f.read_bytes()) for f in folder.iterdir() if f.name.rpartition(".")[2] in _KINDS]
+    folders = [files("streamkm.service") / name for name in _FOLDERS]
+    found = [(f.name, f.read_bytes()) for at in folders for f in at.iterdir() if f.name.rpartition(".")[2] in _KINDS]
     return [*found, ("palette.json", orjson.dumps(COLOURS))]
 
 
