@@ -37,7 +37,7 @@ from streamkm.redaction import remember_url, secrets_in
 from streamkm.settings import FitSettings
 from streamkm.sources.files import LeftOut, expand
 from streamkm.sources.sql import sql_rows
-from streamkm.values import KRange
+from streamkm.values import KRange, names_of
 
 DEFAULT_K = 8
 
@@ -125,7 +125,8 @@ def fit(
     clusters are counted from 0.
 
     Without --fields all columns of numbers are taken, but none that is an identifier; what is left out is said with the
-    reason. A column of arrays stands for all its dimensions: --fields emb, or emb[0],emb[1] for some of them.
+    reason. A column of arrays stands for all its dimensions: --fields emb, or emb[0],emb[1] for some of them. A name
+    with a comma is quoted: --fields '"height, m","weight, kg"'.
 
     --k takes a number (8 if there is no --init with centroids), a range such as 2..20, or auto for 1..20: then every k
     is fitted, each from the one before and one more row, and the one that tells clusters apart best is suggested.
@@ -161,7 +162,7 @@ def fit(
         collected, factors = scaled(collected, settings.scale)
         if not isinstance(start, str):
             start = start * factors
-        drawn = tuple(name.strip() for name in plot_fields.split(",") if name.strip())
+        drawn = tuple(filter(None, names_of(plot_fields)))
         fit_view.check_pairs(drawn, collected.fields)
         trials: Trials | None = None
         if k.low < k.high:

@@ -41,10 +41,12 @@ from streamkm.values import (
     field_names,
     is_client_property,
     k_range,
+    names_of,
     networks,
     one_of,
     positive_half_life,
     properties,
+    quoted,
 )
 
 ENV_PREFIX = "STREAMKM_"
@@ -457,7 +459,7 @@ def as_text(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, tuple):
-        return ",".join(redact(str(part)) for part in value)
+        return ",".join(redact(quoted(str(part))) for part in value)
     if isinstance(value, Secret):
         return MASK if value else ""
     return redact(str(value))
@@ -499,7 +501,7 @@ def _read(file: Path) -> dict[str, Any]:
 def _convert(name: str, hint: Any, raw: Any, origin: str, check: Check | None) -> Any:
     _remember(name, hint, raw)
     try:
-        value = _parse(hint, raw)
+        value = names_of(raw) if check is field_names and isinstance(raw, str) else _parse(hint, raw)
     except (TypeError, ValueError, OverflowError) as e:
         given = MASK if hint is Secret else repr(raw)
         raise SettingsError(f"{given} is not a value for {name} ({e})", where=origin) from e

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import hashlib
 import hmac
@@ -208,6 +209,23 @@ def k_range(k: KRange) -> str | None:
 def positive_half_life(h: HalfLife) -> str | None:
     """A check: the half-life is a positive number."""
     return None if 0 < h.value < float("inf") else f"{h} is not more than 0"
+
+
+def names_of(text: str) -> tuple[str, ...]:
+    """Names separated by commas; one with a comma in it is quoted as in csv.
+
+    >>> names_of('a, b.c,"height, m"'), names_of("")
+    (('a', 'b.c', 'height, m'), ())
+    """
+    if '"' in text:
+        return tuple(name.strip() for row in csv.reader([text], skipinitialspace=True) for name in row)
+    parts = text.split(",")
+    return tuple(part.strip() for part in parts if len(parts) > 1 or part.strip())
+
+
+def quoted(name: str) -> str:
+    """A name as `names_of` reads it."""
+    return '"' + name.replace('"', '""') + '"' if "," in name else name
 
 
 def field_names(names: tuple[str, ...]) -> str | None:

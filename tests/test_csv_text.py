@@ -288,6 +288,15 @@ def test_what_is_named_is_read_whatever_it_is_called(fit):
     assert got["clusters"][0]["centroid"] == [9.5]
 
 
+def test_names_with_commas_are_named_in_quotes(fit):
+    text = '"height, m";"weight, kg"\n1.8;80\n1.7;70\n1.6;60\n'
+    got, _ = fit(text)
+    assert got["fields"] == ["height, m", "weight, kg"]
+    got, _ = fit(text, "--fields", '"weight, kg","height, m"')
+    assert got["fields"] == ["weight, kg", "height, m"]
+    assert got["clusters"][0]["centroid"] == pytest.approx([70, 1.7])
+
+
 def test_a_text_column_whose_rows_are_all_skipped_is_named_with_an_example(fit):
     with pytest.raises(DataError, match=r"no rows \(3 others were skipped, 3 of them for column 't': .*'a'"):
         fit("x,t\n1,a\n2,b\n3,c\n", "--fields", "x,t", "--bad-rows", "skip")
