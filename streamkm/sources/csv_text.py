@@ -14,13 +14,16 @@ import io
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from streamkm import cells
 from streamkm.errors import FileFormatError
+
+if TYPE_CHECKING:
+    import polars as pl
 
 HEAD_BYTES = 1 << 16
 """Bytes from the start that tell the dialect, where the header is not longer."""
@@ -427,6 +430,8 @@ def read(
     CsvError
         A row has more cells than the header, or is no text in UTF-8.
     """
+    import polars as pl  # noqa: PLC0415 -- an image without it still finds dialects and rows
+
     ends = ends or row_ends(data, dialect)
     if ends.simple and dialect.separator != " ":
         header = dialect.separator.join(f"c{i}" for i in range(dialect.width + dialect.trailing))
@@ -470,12 +475,14 @@ def _read_by_csv(data: bytes, dialect: Dialect, wanted: Sequence[int]) -> list[p
             row += 1
     except csv.Error as error:
         raise CsvError(f"it is not csv: {error}", row) from error
+    import polars as pl  # noqa: PLC0415 -- see above
+
     return [_cleaned(pl.Series(column, dtype=pl.String)) for column in columns]
 
 
 def _cleaned(series: pl.Series) -> pl.Series:
     """Numbers if all cells are, else text; without missing values either way."""
-    if series.dtype == pl.Float64:
+    if series.dtype.is_float():
         return series.fill_null(float("nan"))
     numbers, missing = numbers_of(series)
     if not (numbers.is_null() & ~missing).any():
@@ -496,6 +503,8 @@ def numbers_of(series: pl.Series) -> tuple[pl.Series, pl.Series]:
     numbers, missing
         (n,) Float64, (n,) Boolean; a missing value is no number.
     """
+    import polars as pl  # noqa: PLC0415 -- see above
+
     stripped = series.str.strip_chars()
     missing = stripped.is_null() | stripped.str.to_lowercase().is_in(list(cells.MISSING)).fill_null(value=True)
     return stripped.set(missing, None).cast(pl.Float64, strict=False), missing
