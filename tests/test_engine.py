@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from streamkm.codecs import make_codec
-from streamkm.engine import Engine, EngineOptions, Rerun, compare, from_snapshot, proposals
+from streamkm.engine import Engine, EngineOptions, Rerun, compare, from_snapshot, proposals, tenure
 from streamkm.engine.inlet import DISCOVERY_SECONDS
 from streamkm.errors import (
     BadRecordsError,
@@ -233,6 +233,15 @@ def test_bad_records_and_tombstones_are_counted_and_kept():
         (5, "not-json"), (350, "wrong-dimension"), (700, "missing-field"),
     ]  # fmt: skip
     assert w.verify()
+
+
+def test_bad_records_that_weigh_much_bring_a_commit_forward(monkeypatch):
+    monkeypatch.setattr(tenure, "KEPT_AT_ONCE", 20_000)
+    w = World([record(i, b"x" * 5000) for i in range(700)])
+    options = dataclasses.replace(OPTIONS, checkpoint_every=1e9, max_bad_ratio=1.0, max_bad_in_a_row=0)
+    w.engine(options).run(w.until_all_read())
+    assert w.counters().bad == 700
+    assert w.store.model("m").progress.commit_seq >= 700 / OPTIONS.batch
 
 
 def test_a_stream_that_turns_bad_stops_the_engine_before_it_is_drained():
