@@ -35,7 +35,7 @@ class Stream(threading.Thread):
 
     def __init__(self, bootstrap, topic):
         super().__init__(daemon=True)
-        self.producer, self.topic = kafka.KafkaProducer(bootstrap_servers=bootstrap, linger_ms=5), topic
+        self.producer, self.topic = kafka.KafkaProducer(bootstrap_servers=bootstrap, linger_ms=50), topic
         self.enough = threading.Event()
 
     def run(self):

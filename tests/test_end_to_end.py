@@ -46,7 +46,7 @@ class Feed(threading.Thread):
 
     def __init__(self, bootstrap, topic, records, per_second, partitions=3):
         super().__init__(daemon=True)
-        self.producer = kafka.KafkaProducer(bootstrap_servers=bootstrap, linger_ms=5)
+        self.producer = kafka.KafkaProducer(bootstrap_servers=bootstrap, linger_ms=50)
         self.topic, self.records, self.per_second, self.partitions = topic, records, per_second, partitions
         self.enough, self.sent = threading.Event(), 0
 
