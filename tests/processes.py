@@ -5,15 +5,87 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import multiprocessing
 import os
+import runpy
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import forkserver
 from pathlib import Path
 
 from consumers import cli
 from waiting import PATIENCE, wait_until
+
+# Half of the time that a program needs to start is for its imports. A server that has them forks one for each program,
+# before anything runs in it that a fork would tear apart; what is forked is a process like any other.
+_SERVER = multiprocessing.get_context("forkserver")
+_SERVER.set_forkserver_preload(["processes", "preloaded"])
+
+
+def _ensure_server() -> None:
+    """Start it, if it does not run; where it looks for what it is to import, Python 3.11 tells it by this alone."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    try:
+        forkserver.ensure_running()
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
+
+
+def _be(log: Path, folder: Path, environment: dict[str, str], arguments: Sequence[str], script: Path | None) -> None:
+    """Become a program."""
+    out = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    for standard in (1, 2):
+        os.dup2(out, standard)
+    os.close(out)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv = ["streamkm" if script is None else str(script), *arguments]
+    if script is None:
+        cli.main()
+    else:
+        sys.path.insert(0, str(script.parent))
+        runpy.run_path(str(script), run_name="__main__")
+
+
+class Forked:
+    """A process, with what `subprocess.Popen` has for it."""
+
+    def __init__(self, target: Callable[..., None], *arguments: object) -> None:
+        _ensure_server()
+        self._process = _SERVER.Process(target=target, args=arguments)
+        self._process.start()
+        assert self._process.pid is not None
+        self.pid: int = self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            raise subprocess.TimeoutExpired(self._process.name, timeout or 0.0)
+        return self._process.exitcode
+
+    def send_signal(self, number: signal.Signals) -> None:
+        if self._process.exitcode is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
 
 
 class Program:
@@ -26,14 +98,9 @@ class Program:
         self, log: Path, *arguments: str, env: dict[str, str] | None = None, script: Path | None = None
     ) -> None:
         self.log = log
-        command = ["-m", "consumers"] if script is None else [str(script)]
-        with log.open("ab") as out:
-            self.popen = subprocess.Popen(
-                [sys.executable, *command, *arguments],
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, **(env or {})},
-            )
+        log.touch()
+        environment = {**os.environ, **(env or {})}
+        self.popen = Forked(_be, log, Path.cwd(), environment, arguments, script)
 
     def signal(self, number: signal.Signals) -> None:
         self.popen.send_signal(number)

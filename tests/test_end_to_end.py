@@ -18,6 +18,7 @@ import pytest
 from kafka_traffic import Transactions
 from processes import program, run
 from streamkm.errors import NotFoundError, StoreUnavailableError
+from streamkm.models import ARITHMETIC
 from streamkm.stores import open_store
 from waiting import PATIENCE
 
@@ -129,6 +130,7 @@ def test_killed_twice_every_record_counts_once_and_the_journal_proves_it(bootstr
         "snapshot": last.id,
         "points": n,
         "began_at_commit": 0,
+        "arithmetic": ARITHMETIC,
         "equal": True,
         "differences": [],
         "lost": [],
