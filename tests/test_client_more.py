@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
@@ -14,12 +15,14 @@ import pytest
 import streamkm
 from processes import program
 from service_api import FIELDS, NOW, P0, Writer
+from streamkm import AsyncClient, Client
 from streamkm.client import arrow, flows, http
 from streamkm.errors import NotFoundError, NotReadyError, ServiceError, ServiceUnreachableError
 from streamkm.records import BadRecord, RawRecord
 from streamkm.state import Event, Recent
 from streamkm.stores import open_store
 from test_service_reading import PROFILE, commit_with
+from waiting import PATIENCE
 
 TOKEN = "long and random"  # noqa: S105 - made up
 BORN, SPLIT = Event("birth", (), (4,), {"points": 3}), Event("split", (4,), (4, 7))
@@ -209,3 +212,100 @@ def test_a_stream_of_nobody_is_given_up(monkeypatch):
         port = server.server_port
     with streamkm.Client(f"http://127.0.0.1:{port}") as client, pytest.raises(ServiceUnreachableError):
         next(client.follow_events("m", after="1.0"))
+
+
+class Faulty:
+    """A service that says what it is told to, and then breaks the connection off; it counts the requests."""
+
+    def __init__(self, answer: bytes) -> None:
+        self.answer, self.asked = answer, 0
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        threading.Thread(target=self.serve, daemon=True).start()
+
+    def serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self.listener.accept()
+                with connection:
+                    connection.recv(1 << 16)
+                    self.asked += 1
+                    connection.sendall(self.answer)
+
+    def close(self) -> None:
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+
+
+STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n: streamkm\n\n"
+FAILED = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+HALF = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"
+
+
+def follow(url):
+    with Client(url, token=TOKEN) as client:
+        list(client.follow_events("orders", after="1.0"))
+
+
+async def follow_later(url):
+    async with AsyncClient(url, token=TOKEN) as client:
+        async for _ in client.follow_events("orders", after="1.0"):
+            pass
+
+
+def ask(url):
+    with Client(url, token=TOKEN) as client:
+        client.model("orders")
+
+
+async def ask_later(url):
+    async with AsyncClient(url, token=TOKEN) as client:
+        await client.model("orders")
+
+
+@pytest.mark.parametrize(
+    ("answer", "asks", "times", "path"),
+    [
+        (STREAM, (follow, follow_later), 4, "/v1/models/orders/events/stream"),
+        (HALF, (ask, ask_later), 3, "/v1/models/orders"),
+        (FAILED, (ask, ask_later), 1, "/v1/models/orders"),
+    ],
+)
+@pytest.mark.parametrize("later", [False, True], ids=["now", "asyncio"])
+def test_it_asks_a_bounded_number_of_times_and_says_where_without_secrets(
+    monkeypatch, answer, asks, times, path, later
+):
+    monkeypatch.setattr(http, "FOLLOW_PAUSES", (0.0,) * 3)
+    monkeypatch.setattr(http, "PAUSES", (0.0, 0.0, None))
+    with contextlib.closing(Faulty(answer)) as service:
+        url = f"http://somebody:hunter2@127.0.0.1:{service.port}"
+        with pytest.raises((ServiceError, ServiceUnreachableError)) as caught:
+            asyncio.run(asks[1](url)) if later else asks[0](url)
+        assert service.asked == times
+    assert caught.value.where == f"http://127.0.0.1:{service.port}{path}"
+    assert "hunter2" not in str(caught.value)
+    assert TOKEN not in str(caught.value)
+
+
+def test_the_time_of_an_asynchronous_client_is_for_the_whole_answer(monkeypatch):
+    monkeypatch.setattr(http, "PAUSES", (None,))
+    stop = threading.Event()
+
+    def drip(listener):
+        connection, _ = listener.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.sendall(b"HTTP/1.1 200 OK\r\nX: ")
+            while not stop.wait(0.02):
+                connection.sendall(b"a")
+
+    async def go(port):
+        async with AsyncClient(f"http://127.0.0.1:{port}", timeout=0.5) as client:
+            await client.model("orders")
+
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as listener:
+        thread = threading.Thread(target=drip, args=(listener,))
+        thread.start()
+        with pytest.raises(ServiceUnreachableError, match=r"not within 0\.5 s"):
+            asyncio.run(go(listener.getsockname()[1]))
+        stop.set()
+        thread.join(PATIENCE)

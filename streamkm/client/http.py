@@ -31,6 +31,8 @@ FOLLOW_PAUSES = (0.3, 0.6, 1.2, 2.4, 5.0, 5.0, 5.0, 5.0)
 """Seconds between attempts to take up a stream that broke off; a service that starts anew takes some."""
 SILENCE_SECONDS = 60.0
 """A stream that says nothing for so long is dead: the service says that it is there four times as often."""
+STEADY_SECONDS = 10.0
+"""A stream that broke off after so long was well, and its attempts are counted anew."""
 
 
 class _Base:
@@ -63,7 +65,7 @@ class _Base:
 
     def _read(self, answer: httpx.Response) -> Any:
         if not answer.is_success:
-            raise flows.error_of(answer.status_code, answer.content, self.url)
+            raise flows.error_of(answer.status_code, answer.content, _place(answer.request))
         if answer.status_code == 204:
             return None
         if answer.headers.get("content-type", "").startswith(flows.ARROW):
@@ -71,12 +73,12 @@ class _Base:
         try:
             return answer.json()
         except ValueError as e:
-            raise flows.error_of(answer.status_code, b"", self.url) from e
+            raise flows.error_of(answer.status_code, b"", _place(answer.request)) from e
 
     def _unreachable(self, error: httpx.HTTPError) -> ServiceUnreachableError:
         return ServiceUnreachableError(
             f"no answer ({error or type(error).__name__})",
-            where=redact_url(self.url),
+            where=_place(error.request),
             hint="Is `streamkm serve` running there?",
         )
 
@@ -91,7 +93,7 @@ class Client(_Base, Methods):
     token
         What it wants to be sent; none on loopback.
     timeout
-        Seconds for one answer.
+        Seconds for each step of an answer; of `AsyncClient` for an answer as a whole.
 
     Raises
     ------
@@ -201,6 +203,7 @@ class Client(_Base, Methods):
             after = _last(self.model(model))
         attempt = 0
         while True:
+            began = time.monotonic()
             try:
                 with self._http.stream("GET", **self._listening(model, after)) as answer:
                     if not answer.is_success:
@@ -211,16 +214,18 @@ class Client(_Base, Methods):
                         reader = asks.read_events()
                         next(reader)
                         for line in answer.iter_lines():
-                            attempt = 0
                             event = reader.send(line)
                             if event is not None:
+                                attempt = 0
                                 after = event.id
                                 yield event
             except httpx.TransportError as error:
-                if attempt >= len(FOLLOW_PAUSES):
+                if attempt >= len(FOLLOW_PAUSES) and time.monotonic() - began < STEADY_SECONDS:
                     raise self._unreachable(error) from error
+            if time.monotonic() - began >= STEADY_SECONDS:
+                attempt = 0
             if attempt >= len(FOLLOW_PAUSES):
-                raise flows.error_of(503, b"", self.url)
+                raise flows.error_of(503, b"", _place(answer.request))
             time.sleep(FOLLOW_PAUSES[attempt])
             attempt += 1
 
@@ -286,8 +291,15 @@ class AsyncClient(_Base, AsyncMethods):
 
     async def _send(self, call: Call) -> Any:
         for pause in PAUSES:
+            request = self._request(self._http, call)
             try:
-                answer = await self._http.send(self._request(self._http, call))
+                async with asyncio.timeout(self._timeout):
+                    answer = await self._http.send(request)
+            except TimeoutError as error:
+                if pause is None or not call.again:
+                    late = httpx.ReadTimeout(f"not within {self._timeout:g} s", request=request)
+                    raise self._unreachable(late) from error
+                await asyncio.sleep(pause)
             except httpx.TransportError as error:
                 if pause is None or not call.again:
                     raise self._unreachable(error) from error
@@ -303,6 +315,7 @@ class AsyncClient(_Base, AsyncMethods):
             after = _last(await self.model(model))
         attempt = 0
         while True:
+            began = time.monotonic()
             try:
                 async with self._http.stream("GET", **self._listening(model, after)) as answer:
                     if not answer.is_success:
@@ -313,18 +326,25 @@ class AsyncClient(_Base, AsyncMethods):
                         reader = asks.read_events()
                         next(reader)
                         async for line in answer.aiter_lines():
-                            attempt = 0
                             event = reader.send(line)
                             if event is not None:
+                                attempt = 0
                                 after = event.id
                                 yield event
             except httpx.TransportError as error:
-                if attempt >= len(FOLLOW_PAUSES):
+                if attempt >= len(FOLLOW_PAUSES) and time.monotonic() - began < STEADY_SECONDS:
                     raise self._unreachable(error) from error
+            if time.monotonic() - began >= STEADY_SECONDS:
+                attempt = 0
             if attempt >= len(FOLLOW_PAUSES):
-                raise flows.error_of(503, b"", self.url)
+                raise flows.error_of(503, b"", _place(answer.request))
             await asyncio.sleep(FOLLOW_PAUSES[attempt])
             attempt += 1
+
+
+def _place(request: httpx.Request) -> str:
+    """Where a request went, without what may be secret in it."""
+    return str(request.url.copy_with(userinfo=b"", query=None, fragment=None))
 
 
 def _asked(answer: httpx.Response, pause: float) -> float:
