@@ -90,6 +90,36 @@ def test_publications_of_any_data_have_the_weight_that_was_learned(rows, data):
         assert np.isfinite(publication.spreads).all()
 
 
+DISCRETE = {
+    "ratings": lambda rng, n: rng.integers(1, 6, (n, 3)),
+    "flags": lambda rng, n: rng.integers(0, 2, (n, 4)),
+    "rare flags": lambda rng, n: rng.random((n, 4)) < [0.5, 0.01, 0.001, 0.3],
+    "counts with zeros": lambda rng, n: rng.poisson(4, (n, 3)) * (rng.random((n, 3)) < 0.1),
+    "long tails": lambda rng, n: np.minimum(rng.zipf(2.5, (n, 2)), 10**6),
+    "constant columns": lambda rng, n: np.column_stack([np.full(n, 7), rng.integers(0, 4, n), np.full(n, 1e9)]),
+    "one point": lambda rng, n: np.full((n, 3), 3),  # noqa: ARG005
+    "blocks": lambda rng, n: np.repeat(rng.integers(0, 50, (40, 2)), n // 40, axis=0),
+}
+
+
+@pytest.mark.parametrize("scale", ["none", "standard", "robust"])
+@pytest.mark.parametrize("kind", DISCRETE)
+@pytest.mark.parametrize("k", [4, 30])
+def test_discrete_data_cost_about_what_lloyd_on_all_rows_does(kind, scale, k):
+    n = 4000
+    X = np.asarray(DISCRETE[kind](np.random.default_rng(0), n), float)
+    model = OnlineKMeans(k, scale=scale, outliers="keep")
+    for batch in np.split(X, 4):
+        model.learn_many(batch)
+    publication = model.publish()
+    rows, centroids = X * publication.factors, publication.centroids * publication.factors
+    best = min(ExactKMeans(k, random_state=seed).fit(rows).inertia_ for seed in range(2))
+    squared = np.min([((rows - c) ** 2).sum(axis=1) for c in centroids], axis=0)
+    nothing = 1e-12 * ((rows - rows.mean(axis=0)) ** 2).sum() + 1e-18 * (rows**2).sum()
+    assert squared.sum() <= 1.1 * best + nothing
+    assert len(np.unique(publication.ids)) == k
+
+
 # Nothing has weight
 
 ZEROS = [

@@ -98,8 +98,41 @@ def test_deviations_and_quartiles_are_those_of_repeated_rows():
     np.testing.assert_array_equal(quantile(rows, weights, 0.25), low)
     mostly_zero = np.zeros((100, 1))
     mostly_zero[0] = 10.0
-    assert quartile_ranges(mostly_zero, np.ones(100)) == pytest.approx(deviations(mostly_zero, np.ones(100)))
+    mostly_zero[1:4] = [[4.0], [-3.0], [1e9]]
+    assert quartile_ranges(mostly_zero, np.ones(100)).tolist() == [4.0]
+    assert quartile_ranges(np.full((5, 2), 3.0), np.ones(5)).tolist() == [1.0, 1.0]
     assert deviations(np.full((5, 2), 3.0), np.ones(5)).tolist() == [1.0, 1.0]
+
+
+def rare_flags(rng, n):
+    return (rng.random((n, 4)) < [0.5, 0.01, 0.001, 0.3]).astype(float)
+
+
+def mostly_zero(rng, n):
+    return (rng.poisson(4, (n, 3)) * (rng.random((n, 3)) < 0.1)).astype(float)
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("make", [rare_flags, mostly_zero])
+def test_units_of_columns_most_of_which_is_one_value_are_those_of_all_rows(make, seed):
+    X = make(np.random.default_rng(seed), 20_000)
+    weights = np.ones(len(X))
+    for scale, units in (("robust", quartile_ranges(X, weights)), ("standard", deviations(X, weights))):
+        model = OnlineKMeans(8, scale=scale)
+        for batch in np.split(X, 20):
+            model.learn_many(batch)
+        np.testing.assert_allclose(model.publish().factors, 1.0 / units, rtol=0.1)
+        assert model.n_outliers_ == 0
+
+
+def test_a_spike_in_a_column_of_zeros_is_an_outlier():
+    X = mostly_zero(np.random.default_rng(0), 20_000)
+    X[9000] = 1e6
+    model = OnlineKMeans(8, scale="robust")
+    for batch in np.split(X, 20):
+        model.learn_many(batch)
+    np.testing.assert_allclose(model.publish().factors, 1.0 / quartile_ranges(X, np.ones(len(X))), rtol=0.1)
+    assert model.n_outliers_ == 1
 
 
 # Cosine

@@ -20,6 +20,10 @@ SAME_SCALE = 0.02
 IQR_OF_NORMAL = 1.3489795003921634
 """Interquartile range of the standard normal distribution."""
 
+FLAT, NOTHING = 0.03, 1e-12
+"""Of a column whose quartiles are so near each other, one value is most of it: shares of the range that the middle nine
+tenths have, and of the deviation."""
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -78,11 +82,21 @@ def deviations(rows: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArr
 
 
 def quartile_ranges(rows: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(d,) weighted interquartile ranges, as a normal distribution's deviation; the deviation where that is zero."""
-    low, high = (quantile(rows, weights, share) for share in (0.25, 0.75))
+    """(d,) weighted interquartile ranges, as a normal distribution's deviation.
+
+    A column most of which is one value has none: its unit is the median distance of its other values from that one. The
+    deviation would be small where they are rare, and each of them far away for being rare. 1 if there are no others.
+    Equal values differ a little in a coreset, whose strata were shifted to their means: `FLAT` of the range that most
+    values have, or `NOTHING` of the deviation, are no difference.
+    """
+    lowest, low, high, highest = (quantile(rows, weights, share) for share in (0.05, 0.25, 0.75, 0.95))
     spread = (high - low) / IQR_OF_NORMAL
-    flat = spread <= 1e-12 * np.maximum(np.abs(low), np.abs(high))
-    spread[flat] = deviations(rows, weights)[flat]
+    none = np.maximum(FLAT * (highest - lowest), 1e-12 * np.maximum(np.abs(low), np.abs(high)))
+    none = np.maximum(none, NOTHING * deviations(rows, weights) * (np.ptp(rows, axis=0) > 0.0))
+    for t in np.flatnonzero(high - low <= none):
+        away = np.abs(rows[:, t] - low[t])
+        others = (away > none[t]) & (weights > 0.0)
+        spread[t] = quantile(away[others, np.newaxis], weights[others], 0.5)[0] if others.any() else 1.0
     return spread
 
 

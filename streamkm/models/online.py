@@ -78,7 +78,8 @@ class OnlineKMeans(Answers):
         ``"points"`` or ``"seconds"``.
     scale
         Units of distances: ``"none"``, raw ones; ``"standard"``, each dimension's standard deviation; ``"robust"``, its
-        interquartile range. They follow the data at each re-solve. Centroids and rows are in raw units all the same.
+        interquartile range (of a column most of which is one value: the median distance of the others from that). They
+        follow the data at each re-solve. Centroids and rows are in raw units all the same.
     distance
         ``"euclidean"``, or ``"cosine"``: rows are scaled to length one, and so are centroids. A row of zeros has no
         direction and is refused.
