@@ -185,6 +185,14 @@ def test_the_exact_algorithm_refuses_rows_of_which_none_has_weight(init):
     assert (fitted.cluster_centers_ == X[7]).all(axis=1).any()
 
 
+def test_more_clusters_than_points_come_to_rest_where_means_are_rounded():
+    X = np.asarray(DISCRETE["rare flags"](np.random.default_rng(0), 4000), float) * (1.3489795003921634, 1.0, 1.0, 1.1)
+    fitted = ExactKMeans(30, random_state=0).fit(X)  # a warning, that it has not converged, would be an error
+    assert fitted.n_iter_ < 20
+    assert fitted.inertia_ < 1e-25
+    assert len(np.unique(fitted.labels_)) >= len(np.unique(X, axis=0))
+
+
 def test_snapshots_are_compared_on_rows_that_have_no_weight():
     one = Snapshot(
         "m", 1.0, "live", "stop", ("x",), np.arange(2), np.array([[0.0], [4.0]]), np.zeros(2), np.zeros(2),

@@ -18,6 +18,10 @@ from streamkm.models.exact_points import Points, Window, power_of_two
 
 log = logging.getLogger(__name__)
 
+ON_IT = 2.0**-100
+"""A point lies on its centroid within this squared distance a dimension, where coordinates are one at most: the mean of
+equal points is one of them but for rounding. Else clusters without points would take them in turns for ever."""
+
 Stopped = Literal["labels", "tol", "max_iter"]
 
 
@@ -210,7 +214,7 @@ class Lloyd:
             if len(p.weights):
                 squares[p.weights[first:last] == 0.0] = 0.0
             least = max(float(far[-1]) if len(far) == count else 0.0, _highest(squares, count))
-            rows = first + np.flatnonzero((squares >= least) & (squares > 0.0))
+            rows = first + np.flatnonzero((squares >= least) & (squares > ON_IT * p.raw.shape[1]))
             best, far = np.append(best, rows), np.append(far, squares[rows - first])
             given = np.append(given, p.places[rows] if len(p.places) else rows)
             order = np.lexsort((given, -far))[:count]
