@@ -233,16 +233,18 @@ class FullStore:
         The real one, or one in memory.
     full
         Whether it is full now.
+    writes
+        Which methods need room.
     """
 
     WRITES = ("acquire", "renew", "commit", "promote", "pause", "mark_delivered", "forget", "trim", "thin", "tell")
 
-    def __init__(self, store: Store, full: Callable[[], bool]) -> None:
-        self.store, self.full, self.refused = store, full, 0
+    def __init__(self, store: Store, full: Callable[[], bool], writes: Sequence[str] = WRITES) -> None:
+        self.store, self.full, self.writes, self.refused = store, full, writes, 0
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self.store, name)
-        return self._guarded(value) if name in self.WRITES else value
+        return self._guarded(value) if name in self.writes else value
 
     def _guarded(self, method: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **options: Any) -> Any:

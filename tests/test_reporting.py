@@ -126,18 +126,29 @@ def test_an_owner_tells_its_progress_while_it_learns(said):
     assert all(line.startswith("m: ") and "snapshot" in line for line in progress)
 
 
-def test_who_stands_by_waits_for_a_full_disk_and_the_owner_ends(said):
+@pytest.mark.parametrize("writes", [FullStore.WRITES, ("commit",)], ids=["no lease", "a lease and no commit"])
+def test_who_stands_by_waits_for_a_full_disk(said, writes):
     w = World()
-    w.engine().run(StopAfter(lambda: (c := w.counters_or_none()) is not None and c.records >= 500, w.clock))
     began = w.clock.now
-    full = FullStore(w.store, lambda: w.clock.now < began + 3600)
-    w.engine(store=full).run(w.until_all_read())
+    full = FullStore(w.store, lambda: w.clock.now < began + 3600, writes)
+    engine = w.engine(store=full)
+    waited = []
+
+    def all_read():
+        if w.clock.now < began + 3600:
+            waited.append((engine.parts.pulse.ready()[0], w.counters_or_none()))
+        return w.all_read()
+
+    engine.run(StopAfter(all_read, w.clock))
     assert w.clock.now >= began + 3600
+    assert {counters for _, counters in waited} == {None}
+    assert sum(ready for ready, _ in waited) < len(waited) / 4
     assert w.counters().points == N
     assert w.verify()
-    told = [line for line in said() if "the store is away" in line]
-    assert 55 <= len(told) <= 61
-    assert full.refused > len(told)
+    if writes == FullStore.WRITES:
+        told = [line for line in said() if "the store is away" in line]
+        assert 55 <= len(told) <= 61
+        assert full.refused > len(told)
 
 
 def test_an_owner_whose_disk_fills_ends_when_the_lease_would(said):

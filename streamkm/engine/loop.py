@@ -79,8 +79,8 @@ class Engine:
         BadRecordsError
             Too many bad records. All before them is committed; they are not, and will be met again.
         StoreUnavailableError
-            The store did not take a commit for longer than the lease. All before the last commit is safe. A standby
-            waits for as long as it takes.
+            The store did not take a commit for longer than the lease. All before the last commit is safe. Who has
+            committed nothing yet waits for as long as it takes.
         """
         parts, name = self.parts, self.parts.spec.name
         guards.same_spec(parts.spec, parts.store.create(parts.spec, parts.clock.time()))
@@ -90,9 +90,19 @@ class Engine:
                 return
             parts.metrics.set(LEASE_HELD, 1, model=name)
             parts.pulse.beat("taking over", "owner")
+            tenure: Tenure | None = None
             try:
                 with Tenure(parts, lease) as tenure:
                     tenure.work(stop)
+            except StoreUnavailableError as e:
+                if tenure is not None and tenure.has_committed:
+                    raise
+                # A lease needs less room than a commit. Who took over from an owner that could not write, and cannot
+                # either, goes on standing by.
+                parts.failed("commit")
+                parts.away("store", e)
+                log.warning("%s: the store takes no commit, back to waiting: %s", name, e)
+                stop.wait(min(1.0, parts.options.lease / 4))
             except (LeaseLostError, ConflictError) as e:
                 parts.failed("lease")
                 log.warning("%s: lost the model, back to waiting: %s", name, e)

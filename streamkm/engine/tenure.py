@@ -108,6 +108,7 @@ class Tenure:
         last = self.store.snapshot(self.name) if info.last_snapshot else None
         self.publishing = Publishing(parts, last, self.counters.points)
         self.number, self.total_lag = info.last_snapshot, -1
+        self.has_committed = False
         fate = "it is in the quarantine; others of its kind are counted once a minute"
         self.report = Report(log, self.name, self.clock.monotonic, fate=fate, records=self.counters.records)
         self.glimpse = Glimpse(len(parts.spec.fields))
@@ -353,7 +354,7 @@ class Tenure:
         with span("commit", model=self.name, records=c.records, points=c.points, lag=total_lag) as traced:
             number = self._write(commit, stop)
             traced.set_attribute("snapshot", snapshot is not None)
-        self.committed = progress.position
+        self.committed, self.has_committed = progress.position, True
         self.journal.clear()
         self.lost = ()
         self.quarantine.clear()
