@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from kafka_traffic import Transactions
-from processes import program, run
+from processes import program, run, run_apart
 from streamkm.errors import NotFoundError, StoreUnavailableError
 from streamkm.models import ARITHMETIC
 from streamkm.stores import open_store
@@ -332,7 +332,7 @@ def test_a_recomputation_leaves_the_consumer_alone_survives_kills_and_is_put_in_
                 killed.until(lambda sign=sign: any((tmp_path / "work").glob(sign)))
                 killed.kill()
         pinned = json.loads((tmp_path / "work" / "plan.json").read_text())["stop"]
-        result = run(*command, "--work", work, "--json")
+        result = run_apart(*command, "--work", work, "--json")
         assert result.returncode == 0, result.stderr
         assert "going on with the replay" in result.stderr
         found = json.loads(result.stdout)
@@ -372,7 +372,7 @@ def test_a_recomputation_reads_committed_records_only_to_the_marker_that_ends_th
     with live(tmp_path / "log", bootstrap, name, url) as owner:
         owner.until(lambda: points(url, "m") == 3000)
         assert owner.leave() == 0
-    result = run(
+    result = run_apart(
         "replay", "m", "--from", "beginning", "--to", "now", "--store", url, "--bootstrap", bootstrap, "--json"
     )
     assert result.returncode == 0, result.stderr

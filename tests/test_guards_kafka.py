@@ -12,7 +12,7 @@ import kafka
 import pytest
 
 from kafka_traffic import produce
-from processes import program, run
+from processes import program, run, run_apart
 from streamkm.codecs import make_codec
 from streamkm.engine import Engine, EngineOptions
 from streamkm.engine.inlet import DISCOVERY_SECONDS
@@ -124,7 +124,7 @@ def test_a_topic_made_anew_under_a_running_model_ends_it_and_is_refused_for_ever
             engine(bootstrap, name, store, on_data_loss="skip").run(Until(anew))
         assert counters(store) == Counters(300, 300), "nothing of the new topic"
     for command in (("live", "m", "--on-data-loss", "skip"), ("verify", "m"), ("replay", "m")):
-        refused = run(*command, "--store", url, "--bootstrap", bootstrap)
+        refused = run_apart(*command, "--store", url, "--bootstrap", bootstrap)
         assert refused.returncode == 4, refused.stderr
         assert "this is not the topic that the model has read: the topic's id was" in refused.stderr
         assert "another name" in refused.stderr

@@ -20,7 +20,7 @@ import pytest
 
 from kafka_fixtures import local_broker
 from kafka_traffic import Transactions, produce
-from processes import program, run
+from processes import program, run, run_apart
 from source_checks import by_partition, drain
 from streamkm.broker import LocalBroker
 from streamkm.codecs import make_codec
@@ -323,7 +323,7 @@ def test_a_broken_batch_is_passed_over_where_that_is_wanted_and_is_on_record(
     spoil(directory, topic, b"spoilt")
     at = ("--store", url, "--bootstrap", broker.bootstrap)
     fields = ("--topic", topic, "--fields", "x,y", "--k", "2", "--checkpoint-every", "50ms")
-    ended = run("live", "m", *at, *fields)
+    ended = run_apart("live", "m", *at, *fields)
     assert ended.returncode == 4
     assert "--on-data-loss skip" in ended.stderr
     with contextlib.closing(open_store(url)) as store:
@@ -394,7 +394,7 @@ def test_a_compacted_topic_is_recomputed_from_what_is_left(
                 end = source.end()
                 left = sum(value is not None for value in values(source, end))
         assert owner.leave() == 0
-        result = run("replay", "m", "--from", "beginning", "--to", "now", *at, "--json")
+        result = run_apart("replay", "m", "--from", "beginning", "--to", "now", *at, "--json")
         assert result.returncode == 0, result.stderr
         found = json.loads(result.stdout)
         assert 500 <= found["points"] <= left

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from processes import program, run
+from processes import program, run_apart
 from secured_broker import PASSWORD, Secured, secured
 from source_checks import drain
 from streamkm.errors import BrokerRefusedError, BrokerUnreachableError, SettingsError
@@ -156,7 +156,7 @@ def test_settings_that_no_broker_could_take_are_named_before_one_is_asked(
 
 def test_the_program_ends_with_the_status_of_wrong_settings(tmp_path: Path) -> None:
     at = ("--store", f"sqlite:///{tmp_path}/s.db", "--topic", "t", "--fields", "x")
-    ended = run("live", "m", *at, "--client", "security.protocol=SSL,ssl.key.location=/no/such/key")
+    ended = run_apart("live", "m", *at, "--client", "security.protocol=SSL,ssl.key.location=/no/such/key")
     assert ended.returncode == 2
     assert "/no/such/key cannot be read" in ended.stderr
 
@@ -189,7 +189,7 @@ def test_no_log_of_a_login_holds_the_password_or_unasked_what_libraries_send(
 def test_a_login_that_fails_is_told_without_its_password(secured: Secured, tmp_path: Path) -> None:
     client = ",".join(f"{name}={value}" for name, value in secured.login(**{"sasl.password": "pass-9-word"}).items())
     at = ("--store", f"sqlite:///{tmp_path}/s.db", "--bootstrap", secured.sasl, "--client", client)
-    ended = run("live", "m", *at, "--topic", "points", "--fields", "x", "-vv")
+    ended = run_apart("live", "m", *at, "--topic", "points", "--fields", "x", "-vv")
     assert ended.returncode == 4
     assert "the login failed" in ended.stderr
     assert "pass-9-word" not in ended.stdout + ended.stderr
