@@ -111,6 +111,19 @@ def test_arrays_of_another_length_are_bad_rows(tmp_path, library, name):
         points(tmp_path / name, ["emb[2]"])
 
 
+@pytest.mark.parametrize("name", ["a.parquet", "a.arrow", "stream.arrow"])
+def test_columns_of_other_structure_are_left_out_or_refused(tmp_path, library, name):
+    table = pa.table({"s": [{"x": 1.0}] * 3, "n": [[[1.0]]] * 3, "b": [b"1"] * 3, "x": [1.5, 0.5, 2.5]})
+    WRITERS[name](table, tmp_path / name)
+    files, found = points(tmp_path / name)
+    assert files.fields == ("x",)
+    assert found.n_rows == 3
+    assert [left.column for left in files.left_out] == ["s", "n", "b"]
+    for field in ("s", "n", "b"):
+        with pytest.raises(FileFormatError, match=f"column '{field}': .* is not a number"):
+            points(tmp_path / name, [field])
+
+
 def test_files_of_another_number_of_dimensions_are_refused(tmp_path):
     for i in (2, 3):
         pl.DataFrame({"emb": [[1.0] * i]}).write_parquet(tmp_path / f"{i}.parquet")

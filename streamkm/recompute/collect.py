@@ -133,7 +133,7 @@ class Files:
             raise FileFormatError(
                 f"no column holds numbers to cluster: {said_of(self.left_out[:10])}",
                 where=found.path,
-                hint="Name the columns with --fields A,B,...",
+                hint=_hint(self.left_out),
             )
         return chosen
 
@@ -172,6 +172,12 @@ class Files:
 def said_of(left_out: Sequence[LeftOut]) -> str:
     """Columns that are left out, each with the reason and where it is seen first."""
     return "; ".join(map(_said, left_out))
+
+
+def _hint(left_out: Sequence[LeftOut]) -> str:
+    named = "Name the columns with --fields A,B,..."
+    written = any(left.example and left.reason not in {"text", "true or false"} for left in left_out)
+    return f"{named}, and write numbers with a decimal point and no other sign" if written else named
 
 
 def _said(left: LeftOut) -> str:
@@ -285,7 +291,7 @@ def choose_columns(
         raise FileFormatError(
             f"no column holds numbers to cluster: {said_of(left_out[:10])}",
             where=where,
-            hint="Name the columns with --fields A,B,...",
+            hint=_hint(left_out),
         )
     return chosen, left_out, found.notes
 

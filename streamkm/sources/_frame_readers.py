@@ -72,7 +72,7 @@ class _FrameReader(Counted):
                 raise FileFormatError(
                     f"{kind} is not a number", where=f"{self._path}, column {name!r}", hint="Name the columns to read"
                 )
-        inner = [kind.inner if (kind := schema[name]).is_nested() else kind for name in self._columns]
+        inner = [getattr(schema[name], "inner", schema[name]) for name in self._columns]
         self.single = all(kind in _SINGLE for kind in inner)
 
     def _block(self, start: int, frame: pl.DataFrame) -> Block:
