@@ -540,12 +540,20 @@ def test_no_long_query_is_taken_apart(store, path, query):
     assert answer.json()["where"] == "query"
 
 
+def test_no_long_path_is_looked_for(store):
+    answer = Api(store).get("/v1/models/" + "a" * 1000)
+    assert code(answer) == (414, "too-large")
+    assert answer.json()["where"] == "path"
+
+
 def test_long_values_of_headers_are_not_taken_apart_or_kept(store):
     api = Api(store, local_only=True)
     host = {"Host": "a" * 60_000 + ".localhost"}
     assert code(api.get("/v1/models", headers=host)) == (421, "misdirected")
     local = {"Host": "localhost"}
     assert code(api.get("/v1/models", headers=local | {"Authorization": "Bearer " + "a" * 60_000}))[0] == 401
+    tags = local | {"If-None-Match": '"a",' * 10_000 + "*"}
+    assert api.get("/v1/models/orders/centroids", headers=tags).status_code == 200
     accept = local | {"Accept": "text/csv," * 6000}
     answer = api.request("POST", "/v1/models/orders/predict", headers=accept, json={"points": [[1, 2, 3]]})
     assert code(answer) == (406, "not-acceptable")

@@ -320,8 +320,9 @@ def test_a_slow_store_holds_up_neither_liveness_nor_for_ever_those_who_ask_it():
         release.set()
 
 
-def test_a_body_that_does_not_arrive_is_given_up(api, monkeypatch):
-    monkeypatch.setattr("streamkm.service.bodies.BODY_SECONDS", 0.05)
+@pytest.mark.parametrize("bound", ["BODY_SECONDS", "STALL_SECONDS"])
+def test_a_body_that_does_not_arrive_is_given_up(api, monkeypatch, bound):
+    monkeypatch.setattr(f"streamkm.service.bodies.{bound}", 0.05)
 
     async def never():
         yield b"{"

@@ -12,6 +12,8 @@ from streamkm.service.errors import Problem
 
 BODY_SECONDS = 30
 """How long a body may take to arrive."""
+STALL_SECONDS = 10
+"""How long nothing of it may come."""
 SMALL_BODY = 1 << 16
 """Bytes that any number of clients may have on their way at a time; of larger bodies only `LARGE_AT_A_TIME`."""
 LARGE_AT_A_TIME = 4
@@ -73,15 +75,19 @@ class Bodies:
 
 async def _read(request: Request, limit: int) -> bytes:
     parts, size = [], 0
+    clock = asyncio.get_running_loop().time
+    end = clock() + BODY_SECONDS
     try:
-        async with asyncio.timeout(BODY_SECONDS):
+        async with asyncio.timeout(min(BODY_SECONDS, STALL_SECONDS)) as wait:
             async for part in request.stream():
+                wait.reschedule(min(end, clock() + STALL_SECONDS))
                 parts.append(part)
                 size += len(part)
                 if size > limit:
                     raise _too_large(limit)
     except TimeoutError as e:
-        raise Problem(408, "too-slow", f"did not arrive within {BODY_SECONDS} s", where="body") from e
+        told = f"did not arrive within {BODY_SECONDS} s, or nothing of it in {STALL_SECONDS} s"
+        raise Problem(408, "too-slow", told, where="body") from e
     return b"".join(parts)
 
 

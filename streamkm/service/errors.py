@@ -230,7 +230,7 @@ _DOCUMENTED: Mapping[int, tuple[Code, str, str, str]] = {
         "Accept",
         "Accept application/json, text/csv or application/vnd.apache.arrow.stream",
     ),
-    408: ("too-slow", "body: did not arrive within 30 s", "body", ""),
+    408: ("too-slow", "body: did not arrive within 30 s, or nothing of it in 10 s", "body", ""),
     409: ("warming-up", "orders: warming up, 120 of 800 points", "orders", "Ask again in a moment"),
     413: ("too-large", "body: more than 8388608 bytes", "body", "Send fewer points in one request"),
     415: ("unsupported-media-type", "Content-Type: text/csv is not JSON", "Content-Type", "Send application/json"),

@@ -21,7 +21,8 @@ from streamkm.service.tokens import PREFIX
 WRONG_TOKENS = 10
 """Wrong tokens that an address may send in a second."""
 QUERY_BYTES, QUERY_PARAMETERS = 4096, 100
-"""What an address may ask for; to take more apart would hold others up."""
+PATH_CHARACTERS = 1000
+"""What an address may hold; to take more apart would hold others up."""
 TOKEN_BYTES = 1024
 """Longer ones are wrong, and not worth a digest."""
 _PREFIX = PREFIX.encode()
@@ -162,6 +163,9 @@ class Guard:
                 raise
 
     async def _admit(self, scope: Scope) -> Grant:
+        if len(scope["path"]) > PATH_CHARACTERS:
+            told = f"more than {PATH_CHARACTERS} characters"
+            raise Problem(414, "too-large", told, where="path", hint="/openapi.json lists what there is")
         query = scope.get("query_string", b"")
         if len(query) > QUERY_BYTES or query.count(b"&") >= QUERY_PARAMETERS:
             raise Problem(
