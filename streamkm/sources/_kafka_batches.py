@@ -315,6 +315,8 @@ class BatchRecords:
         name, decode = DECODERS[codec]
         packed = self._packed = Packed(self._room, decode(self._buffer[begin:end]), name)
         try:
+            if batch.left:
+                yield from more(packed)
             while batch.left:
                 status, chunk, at = batch.parse(packed.data, packed.at, packed.end, self._want)
                 packed.go(at)
