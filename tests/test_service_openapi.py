@@ -159,9 +159,8 @@ def test_a_service_with_a_token_says_that_it_needs_one(description):
 
 
 def test_no_page_loads_anything_from_elsewhere(description):
-    api = Api(MemoryStore())
-    for url in ("/docs", "/redoc"):
-        assert api.get(url).status_code == 404
+    # What /docs loads is in test_page; the framework's own pages, which load from elsewhere, are not there.
+    assert Api(MemoryStore()).get("/redoc").status_code == 404
     assert not any(scheme in json.dumps(description) for scheme in ("http:", "https:"))
 
 
