@@ -23,6 +23,7 @@ from streamkm.recompute.outputs import write_labels
 from streamkm.recompute.pointfile import PointFile
 from streamkm.sources.files import expand
 from test_fit import _logs_as_they_are, blobs, fit, frame_of  # noqa: F401  # the first is a fixture
+from waiting import PATIENCE
 from worlds import WORLDS
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -226,7 +227,7 @@ def test_a_fit_that_is_broken_off_leaves_nothing_half_written(tmp_path, number):
     with processes.program(tmp_path / "log", *arguments, env={"TMPDIR": str(temporary)}) as running:
         running.until(lambda: any(_sizes(temporary)))
         running.signal(number)
-        assert running.popen.wait(30) != 0
+        assert running.popen.wait(PATIENCE) != 0
     assert "Traceback" not in running.output()
     assert list(temporary.iterdir()) == list(out.iterdir()) == []
 

@@ -22,6 +22,7 @@ from streamkm.stores import open_store, upkeep
 from streamkm.testing import StopAfter
 from test_engine import N, World
 from test_quarantine import counters, live, produce, values
+from waiting import PATIENCE
 
 
 @pytest.fixture
@@ -212,7 +213,7 @@ def test_a_full_disk_stops_the_consumer_and_with_room_it_goes_on_with_nothing_lo
         room = (tmp_path / "s.db-wal").stat().st_size
         resource.prlimit(owner.popen.pid, resource.RLIMIT_FSIZE, (room, room))
         produce(bootstrap, name, records[1000:])
-        assert owner.popen.wait(60) == 5, owner.output()
+        assert owner.popen.wait(PATIENCE) == 5, owner.output()
         assert "disk" in owner.output().rpartition("error:")[2]
     c = counters(url)
     assert 1000 <= c.points < n
