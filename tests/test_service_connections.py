@@ -86,6 +86,7 @@ def refused(app, *parts):
     return status, problem["code"], problem["where"]
 
 
+CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
 LARGE = b"X-A: " + b"a" * 65_536 + b"\r\n"
 
 
@@ -114,6 +115,16 @@ LARGE = b"X-A: " + b"a" * 65_536 + b"\r\n"
         (POST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", (400, "invalid", "")),
         (GET + b"A: b\r\n folded\r\n\r\n", (400, "invalid", "")),
         (GET + b"A : b\r\n\r\n", (400, "invalid", "")),
+        (GET.replace(b"HTTP/1.1", b"HTTP/2.0") + b"\r\n", (400, "invalid", "")),
+        (GET.replace(b"HTTP/1.1", b"HTTP/0.9") + b"\r\n", (400, "invalid", "")),
+        (CHUNKED.replace(b"HTTP/1.1", b"HTTP/1.0"), (400, "invalid", "Transfer-Encoding")),
+        (GET.replace(b"localhost", b"localhost:80@other.example") + b"\r\n", (400, "invalid", "Host")),
+        (GET.replace(b"localhost", b"[::1].other.example") + b"\r\n", (400, "invalid", "Host")),
+        (GET.replace(b"localhost", b"localhost, other.example") + b"\r\n", (400, "invalid", "Host")),
+        (GET.replace(b"models", b"models#a") + b"\r\n", (400, "invalid", "address")),
+        (CHUNKED + b"0\r\nA: " + b"a" * 81_920, (431, "too-large", "body")),
+        (CHUNKED + b"0\r\n" + b"A: b\r\n" * 13_654, (431, "too-large", "body")),
+        (CHUNKED + b"1;" + b"a" * 81_920, (431, "too-large", "body")),
     ],
 )
 def test_what_is_too_large_or_no_request_is_refused(app, request_, expected):
@@ -129,8 +140,15 @@ def test_the_bound_of_headers_holds_however_they_come_and_does_not_take_what_is_
     assert told(app, GET + b"A: b\r\n" * 99 + b"\r\n")[0] == 200
 
 
+def test_what_stands_behind_a_chunked_body_is_no_header(app):
+    trailers = b"Host: other.example\r\nAuthorization: Bearer wrong\r\nContent-Type: text/csv\r\n"
+    request = CHUNKED + b"%x\r\n%b\r\n0\r\n%b\r\n" % (len(BODY), BODY, trailers)
+    for size in (len(request), len(CHUNKED), 10):
+        assert told(app, *(request[at : at + size] for at in range(0, len(request), size)))[0] == 200
+
+
 def test_requests_in_one_piece_or_byte_by_byte_are_answered_in_order(app):
-    chunked = POST + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)
+    chunked = CHUNKED + b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)
     requests = [GET + b"\r\n", SIZED + BODY, b"\r\n\r\n" + GET + b"\r\n", SIZED + BODY, GET + b"\r\n", chunked]
     stream = b"".join(requests)
     for size in (len(stream), 1, 7, 100):

@@ -20,6 +20,7 @@ from streamkm.service.errors import Problem
 from streamkm.service.headers import completed
 
 _UPGRADE = re.compile(rb"(?i)(?<=\r\n)upgrade[ \t]*:[^\r\n]*\r\n")
+_HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._~-]*)(?::[0-9]{0,5})?")
 _END = b"\r\n\r\n"
 _PIECE = 1 << 14
 """Bytes of a body of unknown length that are parsed at once."""
@@ -36,7 +37,7 @@ class Bounds:
     Attributes
     ----------
     head_bytes
-        Bytes of a request line and headers (431).
+        Bytes of a request line and headers, and of what stands between or behind the chunks of a body (431).
     headers
         Number of headers (431).
     target_bytes
@@ -98,6 +99,7 @@ class Connection(HttpToolsProtocol):
         self._held = bytearray()
         self._in_body = self._whole = False
         self._left: int | None = None  # bytes of the body to come; None: it is chunked
+        self._framing = 0  # bytes of a chunked body since the last that was content: sizes, extensions, trailers
         self._deaf = False  # nothing more is taken from this client
         self._problem: Problem | None = None
         self._wait: Wait = "nothing"
@@ -160,7 +162,8 @@ class Connection(HttpToolsProtocol):
             super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._deaf:
+        # What stands behind a chunked body is no header: the request was judged by those before it.
+        if not self._deaf and not self._in_body:
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
@@ -169,11 +172,12 @@ class Connection(HttpToolsProtocol):
         self._problem = self._wrong()
         if self._problem is not None:
             return
-        self._in_body = True
+        self._in_body, self._framing = True, 0
         self._left = next((int(value) for name, value in self.headers if name == b"content-length"), None)
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
+        self._framing = 0
         if not self._deaf and self._problem is None:
             super().on_body(body)
 
@@ -267,7 +271,13 @@ class Connection(HttpToolsProtocol):
         piece, rest = data[:size], data[size:]
         if self._left is not None:
             self._left -= len(piece)
+        else:
+            self._framing += len(piece)
         self._parse(piece)
+        if self._in_body and self._framing > self.bounds.head_bytes and not self._deaf:
+            # The parser keeps a trailer until it is whole, and copies it with each piece.
+            told = f"more than {self.bounds.head_bytes} bytes around the chunks"
+            self._refuse(Problem(431, "too-large", told, where="body", hint="Send no long extensions or trailers"))
         return rest
 
     def _parse(self, data: bytes) -> None:
@@ -291,13 +301,26 @@ class Connection(HttpToolsProtocol):
 
     def _wrong(self) -> Problem | None:
         """What is wrong with a head whose parts are all well-formed."""
-        hosts = sum(name == b"host" for name, _ in self.headers)
-        if hosts > 1 or (hosts == 0 and self.parser.get_http_version() == "1.1"):
-            return _bad(f"{hosts} of them", "Host", "Send one")
+        version = self.parser.get_http_version()
+        if version not in ("1.0", "1.1"):
+            return _bad("another protocol is asked for", hint="Send requests of HTTP/1.1")
+        if version == "1.0" and any(name == b"transfer-encoding" for name, _ in self.headers):
+            return _bad("HTTP/1.0 has none", "Transfer-Encoding", "Send Content-Length, or a request of HTTP/1.1")
+        return self._wrong_host(version) or self._wrong_target()
+
+    def _wrong_host(self, version: str) -> Problem | None:
+        hosts = [value for name, value in self.headers if name == b"host"]
+        if len(hosts) > 1 or (not hosts and version == "1.1"):
+            return _bad(f"{len(hosts)} of them", "Host", "Send one")
+        if hosts and not _HOST.fullmatch(hosts[0]):
+            return _bad("not a name or address, with or without a port", "Host", "Send the one of the address")
+        return None
+
+    def _wrong_target(self) -> Problem | None:
         if len(self.url) > self.bounds.target_bytes:
             told = f"more than {self.bounds.target_bytes} bytes"
             return Problem(414, "too-large", told, where="address", hint="What is long goes into the body")
-        if not self.url.startswith(b"/") and self.url != b"*":
+        if (not self.url.startswith(b"/") and self.url != b"*") or b"#" in self.url:
             return _bad("not a path", "address", "Ask for /PATH: this is no proxy")
         return None
 
