@@ -82,7 +82,9 @@ _QUOTED_PAIR = re.compile(
     r"""(?P<q>['"])(?P<name>[\w.%\- ]+)(?P=q)\s*[:=]\s*b?(?P<v>['"])(?P<value>(?:\\.|(?!(?P=v)).)+)(?P=v)"""
 )
 _HEADER = re.compile(
-    r"""((?:authorization|cookie|x-api-key)(?:b?['"]\s*[:=,]\s*b?['"]|\s*[:=]\s*(?:b?['"])?)(?:(?:bearer|basic|digest|negotiate)\s+)?)([^\s'"]+)""",
+    r"""((?:authorization|cookie|x-(?:[a-z\-]+-)?(?:key|token|secret|signature))"""
+    r"""(?:b?['"]\s*[:=,]\s*b?['"]|\s*[:=]\s*(?:b?['"])?)(?:(?:bearer|basic|digest|negotiate)\s+)?)"""
+    r"""([^\s'"]+(?:[ \t]+[^\s'"]+)*)""",
     re.IGNORECASE,
 )
 _BEARER = re.compile(r"""(\b(?:bearer|basic)\s+)([^\s'"]+)""", re.IGNORECASE)
@@ -92,7 +94,7 @@ _PEM = re.compile(r"-----BEGIN ([A-Z ]*PRIVATE KEY)-----.*?(?:-----END \1-----|\
 _TOKEN = re.compile(r"[^\s'\"]+")
 _A_POSITION = re.compile(r"[\w.\-]+-\d+@\d+\b")
 _INTERESTING = re.compile(
-    r"://|[=@]|authorization|bearer|basic\s|cookie|x-api-key|whsec_|skm_|PRIVATE KEY|['\"]\s*:", re.IGNORECASE
+    r"://|[=@]|authorization|bearer|basic\s|cookie|x-[a-z\-]|whsec_|skm_|PRIVATE KEY|['\"]\s*:", re.IGNORECASE
 )
 
 _ENDS_A_PART = re.compile(r"[/@:?#&,;=]+")
@@ -370,7 +372,8 @@ def _pairs(text: str, found: list[str]) -> str:
         return match[0][:start] + _mask(match["value"], found) + match["v"]
 
     def header(match: re.Match[str]) -> str:
-        return match[0] if _PROSE.match(match[2]) or match[2] == MASK else match[1] + _mask(match[2], found)
+        first = match[2].split(maxsplit=1)[0]
+        return match[0] if _PROSE.match(first) or first == MASK else match[1] + _mask(match[2], found)
 
     text = _QUOTED_PAIR.sub(quoted, text)
     text = _HEADER.sub(header, text)
