@@ -18,12 +18,12 @@ from fastapi import FastAPI
 
 from consumers import logs
 from consumers.exposure import check_exposure, is_loopback
+from consumers.listening import listen, url_of
 from consumers.options import example, takes, verbose
 from consumers.recompute import child_environment, replay_command
-from streamkm.errors import SettingsError
+from streamkm.connections import DEFAULTS, Bounds, protocol
 from streamkm.metrics import HTTP_REQUESTS, Metrics
 from streamkm.service import ServiceOptions, create_app
-from streamkm.service.connections import DEFAULTS, Bounds, protocol
 from streamkm.service.jobs import Jobs
 from streamkm.settings import ServeSettings
 from streamkm.stores import open_store
@@ -102,9 +102,7 @@ def server_config(
 
     return uvicorn.Config(
         app,
-        http=protocol(
-            bounds, lambda status: metrics.add(HTTP_REQUESTS, method="other", route="none", status=str(status))
-        ),
+        http=protocol(bounds, refused),
         ws="none",
         proxy_headers=bool(trusted_proxies),
         forwarded_allow_ips=[written for proxy in trusted_proxies for written in _as_seen(proxy)],
@@ -129,41 +127,6 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.config.app.state.end_streams()  # type: ignore[union-attr]
         await super().shutdown(sockets)
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that already takes connections, so that its URL can be told to others.
-
-    Raises
-    ------
-    SettingsError
-        The address is not ours, or the port is taken.
-    """
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, kind, protocol, _, address = found[0]
-        # With the protocol left at 0, asyncio would not set TCP_NODELAY, and every answer would wait 40 ms for an ACK.
-        listener = socket.socket(family, kind, protocol)
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address)
-            listener.listen(1024)
-        except OSError:
-            listener.close()
-            raise
-    except OSError as e:
-        raise SettingsError(
-            f"cannot listen on {host} port {port} ({e.strerror})",
-            where="--port",
-            hint="Choose another one, or 0 for any",
-        ) from e
-    return listener
-
-
-def url_of(listener: socket.socket) -> str:
-    """Where a browser finds it."""
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _leave(number: int, _: FrameType | None) -> None:

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import uvicorn
 
+from consumers.listening import listen, url_of
 from consumers.predict import AT_ONCE, PATIENCE, Batches, lines
-from consumers.serve import listen, url_of
 from service_api import Writer
 from streamkm.errors import DataError
 from streamkm.service import create_app

@@ -15,7 +15,8 @@ import httpx
 import pytest
 
 from consumers.exposure import check_exposure
-from consumers.serve import GRACE_SECONDS, listen, url_of
+from consumers.listening import listen, url_of
+from consumers.serve import GRACE_SECONDS
 from processes import run
 from service_api import TOKEN, Writer
 from streamkm.errors import SettingsError

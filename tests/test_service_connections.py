@@ -10,11 +10,14 @@ import threading
 import time
 
 import pytest
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
 
 from service_api import TOKEN
 from service_server import serving
+from streamkm.connections import Bounds, Connection
 from streamkm.metrics import HTTP_REQUESTS
-from streamkm.service.connections import Bounds
 from waiting import PATIENCE, wait_until
 
 GET = b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n"
@@ -304,3 +307,24 @@ def test_x_forwarded_for_is_believed_of_nobody_unless_told_and_walks_around_no_l
         assert 429 in statuses(app, lambda i: b"X-Forwarded-For: 10.9.9.%d, 192.0.2.1\r\n" % i)
         # What is no address counts as one asker, and no long text is kept.
         assert 429 in statuses(app, lambda i: b"X-Forwarded-For: " + b"%d" % i * 5000 + b"\r\n")
+
+
+def attributes_set_in(*functions):
+    return {name for function in functions for name in function.__code__.co_names}
+
+
+def test_uvicorn_has_the_parts_that_the_bounds_are_made_of():
+    """They are none of its interface: if this fails after an upgrade, `streamkm.connections` needs work before it."""
+    hooks = {name for name in vars(Connection) if name.startswith(("on_", "send_", "pause_", "resume_"))}
+    assert len(hooks) == 10
+    assert {name for name in hooks if not hasattr(HttpToolsProtocol, name)} == set()
+    state = {"connections", "cycle", "flow", "headers", "loop", "parser", "server_state", "transport", "url"}
+    assert state - attributes_set_in(HttpToolsProtocol.__init__, HttpToolsProtocol.on_message_begin) == set()
+    cycle = {"disconnected", "keep_alive", "message_event", "response_complete", "response_started"}
+    assert cycle - attributes_set_in(RequestResponseCycle.__init__) == set()
+    assert {"pause_reading", "resume_reading"} <= set(vars(FlowControl))
+    assert {"total_requests", "connections"} <= attributes_set_in(ServerState.__init__)
+    # Each request goes through these, and in this way; what they do not call is not bounded.
+    assert "_start_asgi_task" in attributes_set_in(HttpToolsProtocol.on_headers_complete)
+    assert "on_response_complete" in attributes_set_in(HttpToolsProtocol.on_headers_complete)
+    assert STATUS_LINE[431].startswith(b"HTTP/1.1 431 ")

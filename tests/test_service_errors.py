@@ -13,8 +13,9 @@ import pytest
 
 from service_api import NOW, SPEC, TOKEN, Api, Writer
 from streamkm import errors
+from streamkm.answers import MEDIA_TYPE
 from streamkm.service import ServiceOptions, create_app
-from streamkm.service.errors import MEDIA_TYPE, ProblemBody, from_error
+from streamkm.service.errors import ProblemBody, from_error
 from streamkm.state import ModelSpec
 from streamkm.stores import MemoryStore, open_store
 from waiting import PATIENCE

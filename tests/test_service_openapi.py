@@ -8,8 +8,9 @@ import jsonschema
 import pytest
 
 from service_api import TOKEN, Api, Writer
+from streamkm.answers import MEDIA_TYPE
 from streamkm.service import schemas, schemas_acts, schemas_live
-from streamkm.service.errors import MEDIA_TYPE, Code
+from streamkm.service.errors import Code
 from streamkm.stores import MemoryStore
 
 JSON = "application/json"

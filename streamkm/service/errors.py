@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -14,11 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from streamkm import errors
+from streamkm.answers import MEDIA_TYPE, problem_body, title
 from streamkm.redaction import redact
 
 log = logging.getLogger("streamkm.service")
 
-MEDIA_TYPE = "application/problem+json"
 RETRY_SECONDS = 1
 _MOST_OF_A_PATH = 200
 
@@ -126,18 +125,10 @@ class Problem(Exception):  # noqa: N818 - the RFC's name
 
     def response(self, path: str = "") -> Response:
         """The answer to a request for a path."""
-        detail = f"{self.where}: {self.message}" if self.where else self.message
-        body = {
-            "type": "about:blank",
-            "title": _title(self.status),
-            "status": self.status,
-            "detail": detail,
-            "code": self.code,
-            "where": self.where,
-            "hint": self.hint,
-            **self.more,
-            **({"error": detail} if path.startswith("/v2") else {}),
-        }
+        body = problem_body(self.status, self.code, self.message, where=self.where, hint=self.hint)
+        body.update(self.more)
+        if path.startswith("/v2"):
+            body["error"] = body["detail"]
         return Response(orjson.dumps(body), self.status, self.headers, MEDIA_TYPE)
 
 
@@ -214,11 +205,6 @@ async def _unexpected(request: Request, _: Exception) -> Response:
     return Problem(500, "internal", "the service failed; its log says why").response(request.url.path)
 
 
-def _title(status: int) -> str:
-    # Python 3.13 follows RFC 9110 with 413 and 422; the answer must not depend on the interpreter.
-    return {413: "Content Too Large", 422: "Unprocessable Content"}.get(status) or http.HTTPStatus(status).phrase
-
-
 _DOCUMENTED: Mapping[int, tuple[Code, str, str, str]] = {
     400: ("not-json", "body: unexpected character: line 1 column 13", "body", ""),
     401: ("unauthorized", "this service needs a token", "", "Send it as: Authorization: Bearer TOKEN"),
@@ -266,7 +252,7 @@ def described(
     """OpenAPI's description of one error answer, where a route has one of its own."""
     example: dict[str, Any] = {
         "type": "about:blank",
-        "title": _title(status),
+        "title": title(status),
         "status": status,
         "detail": detail,
         "code": code,
@@ -276,7 +262,7 @@ def described(
     }
     return {
         status: {
-            "description": _title(status),
+            "description": title(status),
             "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}, "example": example}},
         }
     }

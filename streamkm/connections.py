@@ -1,4 +1,4 @@
-"""Connections of the service: what a client may send before anybody looks at it, and how long it may take.
+"""Connections over HTTP: what a client may send before anybody looks at it, and how long it may take.
 
 uvicorn's parser has no bound on the bytes of headers, and its server none on the time that they or a reader may take.
 So the head of a request is kept here until it is whole, and only then parsed; the next request of a connection is not
@@ -11,13 +11,14 @@ import asyncio
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import httptools
+import orjson
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from streamkm.service.errors import Problem
-from streamkm.service.headers import completed
+from streamkm.answers import MEDIA_TYPE, completed, problem_body
+from streamkm.redaction import redact
 
 _UPGRADE = re.compile(rb"(?i)(?<=\r\n)upgrade[ \t]*:[^\r\n]*\r\n")
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._~-]*)(?::[0-9]{0,5})?")
@@ -74,6 +75,30 @@ class Bounds:
 DEFAULTS = Bounds()
 
 
+class Refusal(NamedTuple):
+    """An answer that is given without the application.
+
+    Attributes
+    ----------
+    status, code
+        HTTP status, and the word for machines.
+    message, where, hint
+        What was wrong, the place, and what to do.
+    """
+
+    status: int
+    code: Literal["invalid", "too-large", "too-many", "too-slow"]
+    message: str
+    where: str = ""
+    hint: str = ""
+
+    def body(self) -> bytes:
+        """What is sent: an object as every error answer is one."""
+        return orjson.dumps(
+            problem_body(self.status, self.code, redact(self.message), where=self.where, hint=self.hint)
+        )
+
+
 def protocol(bounds: Bounds = DEFAULTS, refused: Callable[[int], None] = lambda _: None) -> type[asyncio.Protocol]:
     """A class of connections for `uvicorn.Config`.
 
@@ -101,7 +126,7 @@ class Connection(HttpToolsProtocol):
         self._left: int | None = None  # bytes of the body to come; None: it is chunked
         self._framing = 0  # bytes of a chunked body since the last that was content: sizes, extensions, trailers
         self._deaf = False  # nothing more is taken from this client
-        self._problem: Problem | None = None
+        self._problem: Refusal | None = None
         self._wait: Wait = "nothing"
         self._deadline = 0.0
         self._unread: int | None = None  # bytes to be read at the last look
@@ -119,7 +144,7 @@ class Connection(HttpToolsProtocol):
             if waiting:
                 min(waiting, key=lambda c: c._deadline).transport.abort()  # noqa: SLF001 - one of us
             else:
-                self._refuse(Problem(503, "too-many", "too many connections are open", hint="Ask again in a moment"))
+                self._refuse(Refusal(503, "too-many", "too many connections are open", hint="Ask again in a moment"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._timer is not None:
@@ -245,7 +270,7 @@ class Connection(HttpToolsProtocol):
         size = end + len(_END) if end >= 0 else len(self._head)
         if size > self.bounds.head_bytes:
             self._refuse(
-                Problem(431, "too-large", f"more than {self.bounds.head_bytes} bytes", where="headers", hint=_FEWER)
+                Refusal(431, "too-large", f"more than {self.bounds.head_bytes} bytes", where="headers", hint=_FEWER)
             )
             return b""
         if end < 0:
@@ -261,7 +286,7 @@ class Connection(HttpToolsProtocol):
         self._wait, self._whole = "nothing", False
         if head.count(b"\r\n") - 2 > self.bounds.headers:
             told = f"more than {self.bounds.headers} headers"
-            self._refuse(Problem(431, "too-large", told, where="headers", hint=_FEWER))
+            self._refuse(Refusal(431, "too-large", told, where="headers", hint=_FEWER))
             return b""
         self._parse(head)
         return rest
@@ -277,7 +302,7 @@ class Connection(HttpToolsProtocol):
         if self._in_body and self._framing > self.bounds.head_bytes and not self._deaf:
             # The parser keeps a trailer until it is whole, and copies it with each piece.
             told = f"more than {self.bounds.head_bytes} bytes around the chunks"
-            self._refuse(Problem(431, "too-large", told, where="body", hint="Send no long extensions or trailers"))
+            self._refuse(Refusal(431, "too-large", told, where="body", hint="Send no long extensions or trailers"))
         return rest
 
     def _parse(self, data: bytes) -> None:
@@ -299,7 +324,7 @@ class Connection(HttpToolsProtocol):
             elif not self.at_work:
                 self._wait_for(*self._idle())
 
-    def _wrong(self) -> Problem | None:
+    def _wrong(self) -> Refusal | None:
         """What is wrong with a head whose parts are all well-formed."""
         version = self.parser.get_http_version()
         if version not in ("1.0", "1.1"):
@@ -308,7 +333,7 @@ class Connection(HttpToolsProtocol):
             return _bad("HTTP/1.0 has none", "Transfer-Encoding", "Send Content-Length, or a request of HTTP/1.1")
         return self._wrong_host(version) or self._wrong_target()
 
-    def _wrong_host(self, version: str) -> Problem | None:
+    def _wrong_host(self, version: str) -> Refusal | None:
         hosts = [value for name, value in self.headers if name == b"host"]
         if len(hosts) > 1 or (not hosts and version == "1.1"):
             return _bad(f"{len(hosts)} of them", "Host", "Send one")
@@ -316,15 +341,15 @@ class Connection(HttpToolsProtocol):
             return _bad("not a name or address, with or without a port", "Host", "Send the one of the address")
         return None
 
-    def _wrong_target(self) -> Problem | None:
+    def _wrong_target(self) -> Refusal | None:
         if len(self.url) > self.bounds.target_bytes:
             told = f"more than {self.bounds.target_bytes} bytes"
-            return Problem(414, "too-large", told, where="address", hint="What is long goes into the body")
+            return Refusal(414, "too-large", told, where="address", hint="What is long goes into the body")
         if (not self.url.startswith(b"/") and self.url != b"*") or b"#" in self.url:
             return _bad("not a path", "address", "Ask for /PATH: this is no proxy")
         return None
 
-    def _refuse(self, problem: Problem) -> None:
+    def _refuse(self, problem: Refusal) -> None:
         """Answer without the application, and take nothing more."""
         self._deaf = True
         self._head.clear()
@@ -335,10 +360,13 @@ class Connection(HttpToolsProtocol):
                 return
             self.cycle.disconnected = True
             self.cycle.message_event.set()
-        answer = problem.response()
-        headers = completed([*answer.raw_headers, (b"connection", b"close")])
+        body = problem.body()
+        length = str(len(body)).encode()
+        headers = completed(
+            [(b"content-length", length), (b"content-type", MEDIA_TYPE.encode()), (b"connection", b"close")]
+        )
         lines = b"".join(b"%b: %b\r\n" % header for header in headers)
-        self.transport.write(STATUS_LINE[problem.status] + lines + b"\r\n" + bytes(answer.body))
+        self.transport.write(STATUS_LINE[problem.status] + lines + b"\r\n" + body)
         self.refused(problem.status)
         # To close while the client still sends would take the answer away from it.
         if self.transport.can_write_eof():
@@ -379,7 +407,7 @@ class Connection(HttpToolsProtocol):
         waited, self._wait = self._wait, "nothing"
         if waited == "head":
             told = f"did not arrive within {self.bounds.head_seconds:g} s"
-            self._refuse(Problem(408, "too-slow", told, where="headers"))
+            self._refuse(Refusal(408, "too-slow", told, where="headers"))
         elif self.transport.get_write_buffer_size():
             self.transport.abort()
         else:
@@ -400,5 +428,5 @@ class Connection(HttpToolsProtocol):
 _FEWER = "Send fewer or shorter ones"
 
 
-def _bad(message: str, where: str = "", hint: str = "") -> Problem:
-    return Problem(400, "invalid", message, where=where, hint=hint)
+def _bad(message: str, where: str = "", hint: str = "") -> Refusal:
+    return Refusal(400, "invalid", message, where=where, hint=hint)

@@ -1,0 +1,55 @@
+"""Sockets that programs listen on."""
+
+from __future__ import annotations
+
+import socket
+
+from streamkm.errors import SettingsError
+
+
+def listen(
+    host: str, port: int, option: str = "--port", hint: str = "Choose another one, or 0 for any"
+) -> socket.socket:
+    """A socket that already takes connections, so that its URL can be told to others.
+
+    Parameters
+    ----------
+    host
+        Address to listen on.
+    port
+        0: any free one.
+    option
+        What the port was given by.
+    hint
+        What to do if it cannot be had.
+
+    Raises
+    ------
+    SettingsError
+        The address is not ours, or the port is taken.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = found[0]
+        # With the protocol left at 0, asyncio would not set TCP_NODELAY, and every answer would wait 40 ms for an ACK.
+        listener = socket.socket(family, kind, protocol)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(1024)
+        except OSError:
+            listener.close()
+            raise
+    except OSError as e:
+        raise SettingsError(
+            f"cannot listen on {host} port {port} ({e.strerror})",
+            where=option,
+            hint=hint,
+        ) from e
+    return listener
+
+
+def url_of(listener: socket.socket) -> str:
+    """Where a browser finds it."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
