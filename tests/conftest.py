@@ -1,3 +1,5 @@
+import signal
+
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -27,6 +29,17 @@ def nothing_remembered():
     redaction.forget()
     yield
     redaction.forget()
+
+
+HANDLERS = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+
+@pytest.fixture(autouse=True)
+def signals_are_for_the_tests_themselves():
+    """A command that ran in this process takes signals no longer: they end the tests."""
+    yield
+    for number, handler in HANDLERS.items():
+        signal.signal(number, handler)
 
 
 # A busy machine is slow, which is no failure. Everybody's run tries the same examples; for other ones:

@@ -10,10 +10,7 @@ from consumers.signals import stop_on_signals
 
 @pytest.fixture
 def stop():
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    yield stop_on_signals()
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    return stop_on_signals()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -33,3 +30,8 @@ def test_a_signal_that_came_before_is_not_forgotten(stop):
     os.kill(os.getpid(), signal.SIGTERM)
     with pytest.raises(SystemExit), stop.at_once():
         pytest.fail("nothing may begin")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_no_test_before_has_left_its_handler(number):
+    assert signal.getsignal(number) in (signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler)

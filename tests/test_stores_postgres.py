@@ -121,6 +121,24 @@ def test_a_server_that_stands_still_is_not_waited_for(server: PostgresServer, ur
         server.resume()
 
 
+def test_nothing_stays_open_of_attempts_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
+    url = "postgresql://u:x@127.0.0.1/db?sslmode=disable&gssencmode=disable&connect_timeout=2"
+    gc.disable()  # when it comes by is luck
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as deaf:
+            monkeypatch.setenv("PGPORT", str(deaf.getsockname()[1]))
+            with pytest.raises(StoreUnavailableError, match="the server does not answer") as refused:
+                open_store(url)
+            client, _ = deaf.accept()
+            with client:
+                client.settimeout(PATIENCE)
+                while client.recv(1 << 16):
+                    pass  # until it is closed
+        assert refused.value.__cause__ is not None  # the error itself is still there
+    finally:
+        gc.enable()
+
+
 def test_a_server_that_shuts_down_or_restarts_is_told_and_the_next_call_works(
     server: PostgresServer, store: SqlStore, url: str
 ) -> None:
@@ -141,7 +159,6 @@ def test_a_server_that_shuts_down_or_restarts_is_told_and_the_next_call_works(
         refused_with(url, "starting or shutting down")
         last_guest.execute("SELECT 1")
     store.engines.close()  # the last ones
-    gc.collect()  # psycopg's error of a connection that timed out, in an earlier test, keeps its socket open
     server.process.wait(PATIENCE)
     with pytest.raises(StoreUnavailableError, match="no server is there"):
         store.commit(lease, commit_of(2))

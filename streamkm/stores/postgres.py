@@ -6,8 +6,9 @@ Importing this needs psycopg.
 from __future__ import annotations
 
 import re
+import traceback
 from collections.abc import Mapping
-from typing import cast
+from typing import Any, cast
 
 import psycopg
 import sqlalchemy as sa
@@ -123,6 +124,7 @@ def engines(url: str, busy_timeout: float) -> Engines:
         max_overflow=_BEYOND_POOL,
         pool_pre_ping=True,  # connections that a restart of the server ended are replaced without an error
     )
+    sa.event.listen(engine, "do_connect", _connect)
     reader = engine.execution_options(isolation_level="REPEATABLE READ")
     writer, alone = (engine.execution_options(isolation_level="READ COMMITTED") for _ in range(2))
     sa.event.listen(reader, "begin", _read_only)
@@ -130,6 +132,19 @@ def engines(url: str, busy_timeout: float) -> Engines:
     sa.event.listen(alone, "begin", _one_at_a_time)
     glance = engine.execution_options(isolation_level="AUTOCOMMIT")
     return Engines(reader, writer, alone, glance, _shown(named), _explain)
+
+
+def _connect(dialect: sa.Dialect, _: object, arguments: list[Any], named: dict[str, Any]) -> Any:
+    """Connect, and keep nothing of an attempt that failed.
+
+    An error of psycopg holds the connection that it was about, by way of its traceback, and is held by it: the socket
+    would stay open until the garbage collector comes by, and the server would keep a process for it.
+    """
+    try:
+        return dialect.connect(*arguments, **named)
+    except psycopg.Error as error:
+        traceback.clear_frames(error.__traceback__)
+        raise
 
 
 # SQLAlchemy's option for this would leave connections that ask for READ WRITE, which a standby refuses in words of its
