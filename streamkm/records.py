@@ -13,6 +13,8 @@ Bytes = NDArray[np.uint8]
 Headers = tuple[tuple[str, bytes | None], ...]
 KEPT_VALUE_BYTES = 1 << 16
 """Bytes of a bad record's value that are kept; the whole stays in the topic at its offset."""
+HEADER_BYTES = 64
+"""What a header takes beside its name and value, which may both be empty."""
 
 
 class TopicPartition(NamedTuple):
@@ -66,8 +68,8 @@ class RawRecord(NamedTuple):
     @property
     def weight(self) -> int:
         """Bytes that key, value and headers take here."""
-        parts = (self.key, self.value, *(content for _, content in self.headers))
-        return sum(len(part) for part in parts if part) + sum(len(name) for name, _ in self.headers)
+        headers = sum(len(name) + len(content or b"") + HEADER_BYTES for name, content in self.headers)
+        return len(self.key or b"") + len(self.value or b"") + headers
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -145,8 +147,8 @@ class ByteRecords:
         return RawRecord(*place, key, value, headers, None if whole else size)
 
     def kept(self, i: int) -> RawRecord:
-        """Record i as a bad record is kept: no more than the beginning of a long value."""
-        return self.record(i, KEPT_VALUE_BYTES)
+        """Record i as a bad record is kept: no more than `kept_part` of it."""
+        return kept_part(self.record(i, KEPT_VALUE_BYTES))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -218,7 +220,7 @@ def kept_part(record: RawRecord) -> RawRecord:
     """
     headers, left = [], KEPT_VALUE_BYTES
     for name, value in record.headers:
-        left -= len(name.encode("utf-8", "replace")) + len(value or b"")
+        left -= len(name.encode("utf-8", "replace")) + len(value or b"") + HEADER_BYTES
         if left < 0:
             break
         headers.append((name, value))

@@ -255,6 +255,8 @@ def test_of_a_large_record_the_beginning_is_kept_and_its_letter_says_so():
         (RawRecord(TP, 0, 0, b"", b"v" * 70_000), (0, 65_536, 0, 70_000)),
         (RawRecord(TP, 0, 0, b"", b"v" * 65_536, (), 900_000), (0, 65_536, 0, 900_000)),
         (RawRecord(TP, 0, 0, b"", b"v", (("a", b"1"), ("b", b"h" * 70_000), ("c", b"2"))), (0, 1, 1, 1)),
+        (RawRecord(TP, 0, 0, b"", b"v", (("", None),) * 1024), None),
+        (RawRecord(TP, 0, 0, b"", b"v", (("", b""),) * 500_000), (0, 1, 1024, 1)),
     ],
 )
 def test_what_is_kept_of_a_record_is_bounded_in_every_part_and_says_when_it_is_not_all(record, kept):
@@ -263,6 +265,7 @@ def test_what_is_kept_of_a_record_is_bounded_in_every_part_and_says_when_it_is_n
         assert part == record
     else:
         assert (len(part.key), len(part.value), len(part.headers), part.size) == kept
+    assert len(part.headers) <= part.weight <= 3 * KEPT_VALUE_BYTES
 
 
 def test_letters_that_are_too_large_go_at_once_when_the_size_is_known():
