@@ -505,7 +505,7 @@ def check_a_commit_that_adds_trims_the_quarantine_to_rows_and_bytes(store: Store
         (2, (5000, 9000), QuarantineBounds(100, 20_000), [10, 11]),
         (3, (30_000,), QuarantineBounds(100, 20_000), []),
         (4, (10,), None, [30]),
-        (5, (10,), QuarantineBounds(1, 100), [40]),
+        (5, (10,), QuarantineBounds(1, 250), [40]),
     ):
         store.commit(lease, replace(commit_of(seq), quarantine=sized(seq, *sizes), bounds=bounds))
         assert [held.bad.record.offset for held in store.quarantine("m")] == left
