@@ -430,6 +430,7 @@ def test_a_job_runs_no_code_that_lies_in_the_folder_of_the_service(store, tmp_pa
             (tmp_path / name / file).write_text(loud)
     monkeypatch.chdir(tmp_path)
     s = settings(store=f"sqlite:///{tmp_path / 'empty.db'}")
+    open_store(s.store).close()
 
     async def go():
         environment = child_environment(s, dict(os.environ))
