@@ -373,7 +373,10 @@ def test_arrays_that_are_no_start_are_named(fit, table, tmp_path, arrays, messag
 
 def test_json_that_is_nested_too_deeply_is_our_error(fit, table, tmp_path, monkeypatch):
     (tmp_path / "s.json").write_text("[" * 100_000 + "]" * 100_000)
-    with pytest.raises(FileFormatError, match="it holds no centroids"):
+    with pytest.raises(FileFormatError, match=r"it holds no centroids: it nests too deeply\."):
+        fit(table[1], "--init", tmp_path / "s.json")
+    (tmp_path / "s.json").write_text(f"[[1{'0' * 5000}, 1], [2, 3]]")
+    with pytest.raises(FileFormatError, match=r"value has 5001 digits\."):
         fit(table[1], "--init", tmp_path / "s.json")
     monkeypatch.setattr("streamkm.recompute.outputs.MOST_BYTES", 1000)
     with pytest.raises(SettingsError, match="longer than"):

@@ -140,8 +140,9 @@ def read_centroids(path: Path, fields: Sequence[str], k: int | None = None) -> R
     ) as error:
         if isinstance(error, StreamkmError):
             raise
+        said = "it nests too deeply" if isinstance(error, RecursionError) else str(error).partition(";")[0]
         raise FileFormatError(
-            f"it holds no centroids: {error}",
+            f"it holds no centroids: {said}",
             where=str(path),
             hint='Such as {"fields": ["a"], "centroids": [[1], [2]]}',
         ) from error
