@@ -8,6 +8,7 @@ import re
 import socket
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from uvicorn.protocols.http.flow_control import FlowControl
@@ -20,6 +21,7 @@ from streamkm.connections import Bounds, Connection
 from streamkm.metrics import HTTP_REQUESTS
 from waiting import PATIENCE, wait_until
 
+PAGE = Path(__file__).parents[1] / "docs/security.md"
 GET = b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n"
 BODY = b'{"points": [[10, 10, 11]]}'
 POST = b"POST /v1/models/orders/predict HTTP/1.1\r\nHost: localhost\r\n"
@@ -328,3 +330,19 @@ def test_uvicorn_has_the_parts_that_the_bounds_are_made_of():
     assert "_start_asgi_task" in attributes_set_in(HttpToolsProtocol.on_headers_complete)
     assert "on_response_complete" in attributes_set_in(HttpToolsProtocol.on_headers_complete)
     assert STATUS_LINE[431].startswith(b"HTTP/1.1 431 ")
+
+
+def test_the_bounds_are_those_on_the_page_of_security():
+    b = Bounds()
+    for told in (
+        f"{b.head_bytes >> 10} KiB and {b.headers} headers until the head",
+        f"{b.target_bytes >> 10} KiB of address (414)",
+        f"{b.head_seconds:g} s from the first byte",
+        f"{b.idle_seconds:g} s between two requests",
+        f"{b.rest_seconds:g} s for what is left of a body",
+        f"{b.held_bytes >> 20} MiB of others is held",
+        f"less than {b.unread_bytes >> 10} KiB in {b.unread_seconds:g} s is let go",
+        f"more than {b.unread_total >> 20} MiB that wait",
+        f"| {b.connections}; then the one that waits longest",
+    ):
+        assert told in PAGE.read_text(), told
