@@ -20,6 +20,7 @@ from urllib.parse import quote, urlencode
 import psycopg
 from psycopg import sql
 
+from processes import state
 from streamkm.broker.properties import free_ports
 from streamkm.stores.tables import metadata
 from waiting import PATIENCE, pauses, wait_until
@@ -212,7 +213,7 @@ class PostgresServer:
         assert self.process is not None
         postmaster = self.process.pid
         self.process.send_signal(signal.SIGSTOP)  # so that it has no more children, and they have not yet lost it
-        wait_until(lambda: _state(postmaster) in {"T", "Z", ""})
+        wait_until(lambda: state(postmaster) in {"T", "Z", ""})
         children = _children(postmaster)
         self.process.kill()
         for child in children:
@@ -220,7 +221,7 @@ class PostgresServer:
                 os.kill(child, signal.SIGKILL)
         self.process.wait(PATIENCE)
         self.process = None
-        wait_until(lambda: {_state(child) for child in children} <= {"Z", ""}, "the end of PostgreSQL's processes")
+        wait_until(lambda: {state(child) for child in children} <= {"Z", ""}, "the end of PostgreSQL's processes")
 
     def pause(self) -> None:
         """SIGSTOP to all of its processes."""
@@ -253,14 +254,6 @@ def _children(parent: int) -> Sequence[int]:
             if int(rest.rpartition(") ")[2].split()[1]) == parent:
                 found.append(int(pid))
     return found
-
-
-def _state(pid: int) -> str:
-    """The letter that Linux has for the state of a process; nothing for one that is gone."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
-    except OSError:
-        return ""
 
 
 def _account() -> str | None:

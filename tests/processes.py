@@ -21,7 +21,7 @@ from waiting import PATIENCE, wait_until
 # Half of the time that a program needs to start is for its imports. A server that has them forks one for each program,
 # before anything runs in it that a fork would tear apart; what is forked is a process like any other.
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["processes", "preloaded"])
+_SERVER.set_forkserver_preload(["processes", "preloaded", "store_workers"])
 
 
 def _ensure_server() -> None:
@@ -86,6 +86,59 @@ class Forked:
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
+
+
+def _work(target: Callable[..., None], environment: dict[str, str], arguments: Sequence[object]) -> None:
+    """Become a worker."""
+    os.environ.clear()
+    os.environ.update(environment)
+    target(*arguments)
+
+
+class Worker(Forked):
+    """A function that runs in a process; its first argument is a connection to talk with the tests.
+
+    Attributes
+    ----------
+    connection
+        The other end of it. It ends when the process does.
+    """
+
+    def __init__(self, target: Callable[..., None], *arguments: object) -> None:
+        self.connection, theirs = multiprocessing.Pipe()
+        with theirs:
+            super().__init__(_work, target, dict(os.environ), (theirs, *arguments))
+
+    def said(self) -> object:
+        """What it says next."""
+        assert self.connection.poll(PATIENCE), "the process says nothing"
+        return self.connection.recv()
+
+    def ended(self) -> int:
+        """Its exit status, when it has one."""
+        return self.wait(PATIENCE)
+
+    def stopped(self) -> None:
+        """Wait until a SIGSTOP has stopped it."""
+
+        def alive() -> None:
+            assert self.poll() is None, f"left with {self.returncode}"
+
+        wait_until(lambda: state(self.pid) == "T", check=alive)
+
+    def close(self) -> None:
+        """Kill it if it is there."""
+        self.kill()
+        self.wait(PATIENCE)
+        self.connection.close()
+
+
+def state(pid: int) -> str:
+    """The state of a process in one letter, such as T for one that is stopped; empty for one that is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
+    except OSError:
+        return ""
 
 
 class Program:

@@ -1,11 +1,13 @@
-"""What other processes do to a store in the tests: run as ``python store_workers.py TASK URL ...``."""
+"""What other processes do to a store in the tests: a `processes.Worker` that does `work`."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
-import sys
 import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
 from typing import Any
 
 import sqlalchemy as sa
@@ -28,27 +30,25 @@ def _owned(store: Store, owner: str) -> Lease:
     return lease
 
 
-def write(store: Store, size: str, last: str = "1000000000") -> None:
+def write(_: Connection, store: Store, size: int, last: int = 1_000_000_000) -> None:
     """Commit as fast as possible, every second commit with a snapshot, every third with a bad record."""
     lease = _owned(store, "writer")
-    for seq in range(_seq(store.load("m")) + 1, int(last) + 1):
-        store.commit(lease, commit_of(seq, snapshot=seq % 2 == 0, bad=seq % 3 == 0, size=int(size)))
+    for seq in range(_seq(store.load("m")) + 1, last + 1):
+        store.commit(lease, commit_of(seq, snapshot=seq % 2 == 0, bad=seq % 3 == 0, size=size))
 
 
-def die(url: str, points: str) -> None:
+def die(tests: Connection, url: str, points: int) -> None:
     """Die by SIGKILL in a commit that carries everything, once before each of its statements.
 
     The statements of the transaction count from 0; the number after the last is COMMIT, and the one after that is
-    behind COMMIT. Each death is a forked process; before the next one waits for a line of input.
+    behind COMMIT. Each death is a forked process, of which the status is told; before the next one waits for a word.
     """
-    open_store(url).close()  # whatever that imports, the forked processes need not
-    for point in range(int(points)):
+    for point in range(points):
         if os.fork() == 0:
             _die_at(url, point)
         _, status = os.wait()
-        sys.stdout.write(f"{os.waitstatus_to_exitcode(status)}\n")
-        sys.stdout.flush()
-        sys.stdin.readline()
+        tests.send(os.waitstatus_to_exitcode(status))
+        tests.recv()
 
 
 def _die_at(url: str, point: int) -> None:
@@ -70,7 +70,7 @@ def _die_at(url: str, point: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def sleep(store: Store, where: str, thrown_out_after: str = "") -> None:
+def sleep(tests: Connection, store: Store, where: str, thrown_out_after: str = "") -> None:
     """Commit twice, and stop by SIGSTOP between that and the third commit, or inside the third; tell how that ended.
 
     As the engine does, it makes a commit again for which the store was not available. With a time PostgreSQL ends the
@@ -100,37 +100,37 @@ def sleep(store: Store, where: str, thrown_out_after: str = "") -> None:
             how = "unavailable"
         except LeaseLostError:
             how = "lost"
-        sys.stdout.write(f"{how}\n")
+        tests.send(how)
 
 
-def fight(store: Store, owner: str, total: str) -> None:
+def fight(tests: Connection, store: Store, owner: str, total: int) -> None:
     """Take the lease again and again and commit while it lasts, until the model has so many commits."""
     won = lost = 0
     while True:
         lease = store.acquire("m", owner, ttl=0.0, now=time.time())  # it runs out at once: the other may always take it
         seq = _seq(store.load("m"))
-        if seq >= int(total):
+        if seq >= total:
             break
         try:
-            while lease is not None and seq < int(total):
+            while lease is not None and seq < total:
                 seq += 1
                 store.commit(lease, commit_of(seq, snapshot=True))
                 won += 1
         except LeaseLostError:
             lost += 1
-    sys.stdout.write(f"{won} {lost}\n")
+    tests.send((won, lost))
 
 
-def first_open(store: Store) -> None:
+def first_open(_: Connection, store: Store) -> None:
     """Do nothing but open and create."""
     store.create(SPEC, 1.0)
 
 
-if __name__ == "__main__":
-    task, place, *rest = sys.argv[1:]
+def work(tests: Connection, task: str, url: str, *arguments: Any) -> None:
+    """Do one of these tasks on a store."""
     if task == "die":
-        die(place, *rest)
-    else:
-        opened = open_store(place)
-        {"write": write, "fight": fight, "sleep": sleep, "first_open": first_open}[task](opened, *rest)
-        opened.close()
+        die(tests, url, *arguments)
+        return
+    tasks: dict[str, Callable[..., None]] = {"write": write, "fight": fight, "sleep": sleep, "first_open": first_open}
+    with contextlib.closing(open_store(url)) as opened:
+        tasks[task](tests, opened, *arguments)

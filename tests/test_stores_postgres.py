@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import gc
-import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from urllib.parse import quote
 
 import psycopg
@@ -21,6 +18,7 @@ import sqlalchemy as sa
 import store_workers
 from postgres_checks import Opener, all_told, elsewhere, opener, refused_with
 from postgres_server import ENCODED, PASSWORD, USER, Databases, NoPostgresError, PostgresServer, with_parameters
+from processes import Worker
 from store_checks import SPEC, commit_of, owned
 from streamkm.errors import ConflictError, StoreUnavailableError
 from streamkm.stores import SqlStore, open_store
@@ -350,16 +348,16 @@ def test_a_deadlock_with_another_program_is_told_and_the_call_may_be_made_again(
 def test_an_owner_that_is_stopped_inside_a_commit_is_thrown_out_and_a_successor_takes_over(
     store: SqlStore, url: str
 ) -> None:
-    command = [sys.executable, store_workers.__file__, "sleep"]
-    with subprocess.Popen([*command, url, "inside", "100ms"], stdout=subprocess.PIPE, text=True) as owner:
-        os.waitid(os.P_PID, owner.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
-        assert owner.poll() is None
+    owner = Worker(store_workers.work, "sleep", url, "inside", "100ms")
+    with closing(owner):
+        owner.stopped()
         lease = store.acquire("m", "successor", ttl=10.0, now=1e12)
         assert lease is not None
         assert _seq(store) == 2
         store.commit(lease, commit_of(3))
         owner.send_signal(signal.SIGCONT)
-        assert owner.communicate(timeout=PATIENCE)[0] == "unavailable\nlost\n"
+        assert [owner.said(), owner.said()] == ["unavailable", "lost"]
+        assert owner.ended() == 0
     assert _seq(store) == 3
     store.commit(lease, commit_of(4))
 

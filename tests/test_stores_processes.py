@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import os
 import re
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,12 +12,13 @@ import pytest
 import sqlalchemy as sa
 
 import store_workers
+from processes import Worker
 from store_checks import SPEC, commit_of, learning_of, owned, position_of
 from streamkm.errors import LeaseLostError, StoreUnavailableError
 from streamkm.stores import SqlStore, Store, open_store
-from waiting import PATIENCE, wait_until
+from waiting import wait_until
 
-Start = Callable[..., subprocess.Popen[str]]
+Start = Callable[..., Worker]
 # Statements of a commit that carries everything, and the first of them; a test below holds this true. PostgreSQL's
 # driver says BEGIN by itself.
 STATEMENTS = {"sqlite": (12, "BEGIN IMMEDIATE"), "postgresql": (11, "UPDATE streamkm_leases")}
@@ -50,21 +48,18 @@ def store(url: str) -> Iterator[Store]:
 @pytest.fixture
 def start(url: str) -> Iterator[Start]:
     """Starts a worker on the store; none outlives its test."""
-    processes: list[subprocess.Popen[str]] = []
+    workers: list[Worker] = []
 
-    def start(task: str, *arguments: object, on: str = url) -> subprocess.Popen[str]:
-        command = [sys.executable, store_workers.__file__, task, on, *map(str, arguments)]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        processes.append(process)
-        return process
+    def start(task: str, *arguments: object, on: str = url) -> Worker:
+        workers.append(Worker(store_workers.work, task, on, *arguments))
+        return workers[-1]
 
     yield start
-    for process in processes:
-        process.kill()
-        process.communicate()
+    for worker in workers:
+        worker.close()
 
 
-def _until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+def _until(condition: Callable[[], bool], process: Worker) -> None:
     def alive() -> None:
         assert process.poll() is None, "the process ended early"
 
@@ -97,19 +92,15 @@ def test_a_commit_killed_at_any_statement_is_there_whole_or_not_at_all(store: Sq
     statements, _ = STATEMENTS[store.engines.writer.dialect.name]
     points = statements + 2
     process = start("die", points)
-    assert process.stdin is not None
-    assert process.stdout is not None
     expected = 1
     for point in range(points):
-        assert int(process.stdout.readline()) == -signal.SIGKILL
+        assert process.said() == -signal.SIGKILL
         expected += point > statements
         assert _assert_whole(store) == expected, f"killed at statement {point}"
         assert [s.commit_seq for s in store.snapshots("m")] == list(range(expected, 0, -1))
         assert [bad.record.offset for bad in store.quarantined("m")] == [10 * s - 1 for s in range(expected, 0, -1)]
-        process.stdin.write("\n")
-        process.stdin.flush()
-    process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0
+        process.connection.send("next")
+    assert process.ended() == 0
     successor = store.acquire("m", "successor", ttl=1.0, now=1e12)
     assert successor is not None
     assert store.commit(successor, commit_of(3, snapshot=True, bad=True)) == 3
@@ -136,7 +127,7 @@ def test_a_writer_killed_again_and_again_leaves_exactly_a_committed_prefix(store
         process = start("write", 60_000)  # half a megabyte of state: most of the time is inside a commit
         _until(lambda: _seq(store) > before + 3 * round_, process)  # noqa: B023
         process.kill()
-        process.communicate(timeout=PATIENCE)
+        assert process.ended() == -signal.SIGKILL
         n = _assert_whole(store)
         assert n > before
         assert [s.commit_seq for s in store.snapshots("m", limit=10_000)] == list(range(n - n % 2, 0, -2))
@@ -160,8 +151,7 @@ def test_a_second_process_reads_whole_commits_while_the_first_writes(store: Stor
         assert info.last_snapshot == info.progress.commit_seq // 2
         assert store.snapshot("m").commit_seq >= n - n % 2
         seen.add(n)
-    process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0
+    assert process.ended() == 0
     assert len(seen) > 3
     assert _assert_whole(store) == 100
 
@@ -170,26 +160,21 @@ def test_of_two_processes_that_fight_for_a_lease_each_commit_is_one_of_one_owner
     store.create(SPEC, 1.0)
     total = 100
     fighters = [start("fight", name, total) for name in ("one", "two")]
-    scores = [tuple(map(int, fighter.communicate(timeout=PATIENCE)[0].split())) for fighter in fighters]
-    assert [fighter.returncode for fighter in fighters] == [0, 0]
+    scores = [fighter.said() for fighter in fighters]
+    assert [fighter.ended() for fighter in fighters] == [0, 0]
     assert sum(won for won, _ in scores) == total
     assert _assert_whole(store) == total
     assert [s.commit_seq for s in store.snapshots("m", limit=total)] == list(range(total, 0, -1))
 
 
-def _wait_stopped(process: subprocess.Popen[str]) -> None:
-    os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
-    assert process.poll() is None, "the process ended early"
-
-
 def test_an_owner_that_slept_through_its_lease_cannot_write(store: Store, start: Start) -> None:
     process = start("sleep", "between")
-    _wait_stopped(process)
+    process.stopped()
     lease = store.acquire("m", "successor", ttl=10.0, now=1e12)
     assert lease is not None
     store.commit(lease, commit_of(3))
     process.send_signal(signal.SIGCONT)
-    assert process.communicate(timeout=PATIENCE)[0] == "lost\n"
+    assert process.said() == "lost"
     assert _assert_whole(store) == 3
     store.commit(lease, commit_of(4))
 
@@ -198,13 +183,13 @@ def test_an_owner_that_sleeps_inside_a_commit_keeps_others_out_until_the_commit_
     store: Store, url: str, start: Start
 ) -> None:
     process = start("sleep", "inside")
-    _wait_stopped(process)
+    process.stopped()
     impatient = open_store(url, busy_timeout=0.05)
     with pytest.raises(StoreUnavailableError, match="locked by another writer"):
         impatient.acquire("m", "successor", ttl=10.0, now=1e12)
     assert _assert_whole(impatient) == 2
     process.send_signal(signal.SIGCONT)
-    assert process.communicate(timeout=PATIENCE)[0] == "committed\n"
+    assert process.said() == "committed"
     lease = impatient.acquire("m", "successor", ttl=10.0, now=1e12)
     impatient.close()
     assert lease is not None
@@ -215,9 +200,7 @@ def test_an_owner_that_sleeps_inside_a_commit_keeps_others_out_until_the_commit_
 def test_many_processes_may_open_a_new_store_at_once(start: Start, fresh: Callable[[], str]) -> None:
     url = fresh()
     processes = [start("first_open", on=url) for _ in range(3)]
-    for process in processes:
-        process.communicate(timeout=PATIENCE)
-    assert [process.returncode for process in processes] == [0] * 3
+    assert [process.ended() for process in processes] == [0] * 3
     opened = open_store(url)
     assert [info.spec for info in opened.models()] == [SPEC]
     opened.close()
