@@ -267,8 +267,8 @@ def test_a_batch_with_ties_and_one_iteration_of_lloyd_are_the_naive_ones(problem
     expected, expected_stats = naive.learn_batch(rows, weights, 0.5, centroids, stats)
     moved, kept_stats = centroids.copy(), stats.copy()
     learn_batch(
-        frozen(rows), frozen(weights), 0.5, ones, ONES, False, packed, np.zeros(d), moved, kept_stats,  # noqa: FBT003
-        labels, squared, totals,
+        frozen(rows), frozen(weights), weights.sum(), 0.5, ones, ONES, False, packed, np.zeros(d),  # noqa: FBT003
+        moved, kept_stats, labels, squared, totals,
     )  # fmt: skip
     naive_labels = naive.assign(rows, centroids)[0]
     assert labels.tolist() == naive_labels.tolist()

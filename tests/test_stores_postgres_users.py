@@ -171,7 +171,7 @@ def test_a_database_without_an_encoding_keeps_text_as_well(
         ("postgresql://u:sec@ret@host/db", "the password in the URL is not encoded"),
         ("postgresql://u:sec/ret@host/db", "the password in the URL is not encoded"),
         ("postgresql://u:sec?a/ret@host/db", "user and password in the URL cannot be read"),
-        ("PostgreSQL//u:secret@host/db", "this is not the URL of a store"),
+        ("PostgreSQL//u:secret@host/db", "is not the URL of a store"),
     ],
 )
 def test_a_url_that_libpq_cannot_read_is_refused_with_a_hint_and_without_its_password(url: str, message: str) -> None:
