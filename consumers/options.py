@@ -21,6 +21,7 @@ EXIT_CODES: tuple[tuple[type[errors.StreamkmError], int], ...] = (
     (errors.ModelMismatchError, 2),
     (errors.NotFoundError, 3),
     (errors.TopicNotFoundError, 3),
+    (errors.MissingFileError, 3),
     (errors.WriterFencedError, 12),
     (errors.SourceError, 4),
     (errors.StoreError, 5),

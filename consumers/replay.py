@@ -168,7 +168,14 @@ def replay(
             {"source": dict(spec.source), "fields": list(spec.fields), "codec": dict(spec.codec)},
         )
         with bars.progress:
-            kept.fill(span, opener, make_codec(spec.codec), max_bad_ratio=settings.max_bad_ratio, on_progress=bars.read)
+            kept.fill(
+                span,
+                opener,
+                make_codec(spec.codec),
+                max_bad_ratio=settings.max_bad_ratio,
+                skip_lost=settings.on_data_loss == "skip",
+                on_progress=bars.read,
+            )
             number = recompute(
                 store,
                 spec,
@@ -196,6 +203,9 @@ def replay(
     terminal.say(f"snapshot {number}: {found.n_points:,} points, cost {d['cost']:.6g}, {d['iterations']} iterations")
     if d["counts"]["bad"]:
         terminal.say(f"{d['counts']['bad']:,} bad records were left out")
+    for partition, ranges in d["lost"].items():
+        told = ", ".join(f"{start} to {stop - 1}" for start, stop in ranges)
+        terminal.say((f"lost: {partition} could not be read at offsets {told}; the result is without them", "yellow"))
     if d["live"] is not None:
         terminal.say(f"on the same points snapshot {d['live']['snapshot']} costs {d['live']['cost']:.6g}")
     show_clusters(found)

@@ -17,6 +17,7 @@
     │   ├── TopicChangedError               another topic or cluster than the model has read so far
     │   ├── CorruptBatchError               a record batch on the broker cannot be read
     │   ├── WriterFencedError               another process writes the same output now
+    │   ├── MissingFileError (LookupError)  no such file, or none of a known kind in a folder
     │   └── FileFormatError (ValueError)    a file that is not what its name says
     ├── SignatureError (ValueError)         a webhook that does not come from where it says
     ├── BadRecordsError                     too many bad records: the stream itself looks broken
@@ -134,6 +135,10 @@ class CorruptBatchError(SourceError):
 
 class WriterFencedError(SourceError):
     """Another process writes the same output now: write nothing more."""
+
+
+class MissingFileError(SourceError, LookupError):
+    """No file is there, or in a folder none of a kind that is read."""
 
 
 class FileFormatError(SourceError, ValueError):

@@ -257,6 +257,11 @@ class ReplaySettings(StoreSettings, ClusterSettings, ExactSettings):
         metavar="METHOD",
     )
     max_bad_ratio: float = setting(0.5, "Stop when more than this share of the records is bad", between(0, 1))
+    on_data_loss: str = setting(
+        "fail",
+        "When records cannot be read: fail, or skip them, on record as lost",
+        one_of("fail", "skip"),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -504,11 +509,18 @@ def _convert(name: str, hint: Any, raw: Any, origin: str, check: Check | None) -
         value = names_of(raw) if check is field_names and isinstance(raw, str) else _parse(hint, raw)
     except (TypeError, ValueError, OverflowError) as e:
         given = MASK if hint is Secret else repr(raw)
-        raise SettingsError(f"{given} is not a value for {name} ({e})", where=origin) from e
+        of = "" if _is_named_by(origin, name) else f" for {name}"
+        raise SettingsError(f"{given} is not a value{of} ({e})", where=origin) from e
     problem = check(value) if check is not None and value is not None else None
     if problem:
-        raise SettingsError(f"{name}: {problem}", where=origin)
+        raise SettingsError(problem if _is_named_by(origin, name) else f"{name}: {problem}", where=origin)
     return value
+
+
+def _is_named_by(origin: str, name: str) -> bool:
+    """Whether an origin names the setting: an option or a variable does, a file has many."""
+    words = origin.removesuffix("_FILE").replace("-", "_").lower()
+    return words in {f"__{name}", ENV_PREFIX.lower() + name}
 
 
 def _remember(name: str, hint: Any, raw: Any) -> None:

@@ -21,9 +21,9 @@ from streamkm.errors import (
     BadRecordsError,
     DataError,
     FileFormatError,
+    MissingFileError,
     SettingsError,
     StreamkmError,
-    TopicNotFoundError,
 )
 from streamkm.sources import _tables
 
@@ -319,5 +319,5 @@ def test_exit_statuses_tell_errors_apart_and_nothing_is_written(tmp_path):
         assert said in done.stderr
         assert "Traceback" not in done.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["p.csv"]
-    with pytest.raises(TopicNotFoundError):
+    with pytest.raises(MissingFileError):
         fit(tmp_path / "nowhere.csv")

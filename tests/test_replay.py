@@ -13,9 +13,9 @@ from scipy.spatial.distance import cdist
 
 from streamkm.codecs import make_codec
 from streamkm.engine import Engine, EngineOptions
-from streamkm.errors import BadRecordsError, DataError, PositionLostError, SettingsError
+from streamkm.errors import BadRecordsError, CorruptBatchError, DataError, PositionLostError, SettingsError
 from streamkm.models.exact import ExactKMeans
-from streamkm.recompute.archive import Archive
+from streamkm.recompute.archive import Archive, lost_of
 from streamkm.recompute.compare import compare
 from streamkm.recompute.replay import FitChoice, Work, recompute
 from streamkm.recompute.span import Span, pin
@@ -167,6 +167,44 @@ def test_markers_and_holes_end_a_range_as_well_as_records_do(tmp_path):
     archive.fill(span, opened, make_codec(CODEC))
     assert sum(len(rows) for rows in archive.points(span)) == len(holes)
     assert [(p.partition, p.start, p.stop) for p in archive.parts] == [(0, 0, 1600), (1, 0, 1500)]
+
+
+class Spoilt(MemorySource):
+    """Has batches that cannot be read, one of them longer than what an archive reads at a time."""
+
+    spoilt = ((T0, 100, 130), (T1, 20, 990))
+
+    def poll(self, timeout, max_records):
+        at = self.position()
+        for tp, start, stop in self.spoilt:
+            if start <= at.get(tp, -1) < stop:
+                raise CorruptBatchError("checksum", where=f"{tp}@{at[tp]}", lost=(*tp, at[tp], stop))
+        found = []
+        for records in super().poll(timeout, max_records):
+            until = next((a for tp, a, _ in self.spoilt if records.partition == tp and records.start < a), records.stop)
+            if until < records.stop:
+                self.seek({records.partition: until})
+                found.append(records.split(until)[0])
+            else:
+                found.append(records)
+        return found
+
+
+def test_what_cannot_be_read_ends_it_or_is_passed_over_and_kept_on_record(tmp_path, monkeypatch):
+    def opened():
+        return Spoilt(RECORDS, topic="t", partitions=2)
+
+    with pytest.raises(CorruptBatchError):
+        Archive(tmp_path, CONTENTS).fill(whole(), opened, make_codec(CODEC))
+    monkeypatch.setattr("streamkm.recompute.archive.READ_OFFSETS", 256)
+    monkeypatch.setattr("streamkm.recompute.archive.PART_OFFSETS", 512)
+    Archive(tmp_path, CONTENTS).fill(whole(), opened, make_codec(CODEC), skip_lost=True)
+    archive = Archive(tmp_path, CONTENTS)
+    assert lost_of(archive, whole()) == {"t-0": [[100, 130]], "t-1": [[20, 990]]}
+    assert lost_of(archive, Span({T0: 0, T1: 500}, {T0: 110, T1: 600})) == {"t-0": [[100, 110]], "t-1": [[500, 600]]}
+    rows = np.concatenate(list(archive.points(whole())))
+    kept = [*(2 * i for i in range(1500) if not 100 <= i < 130), *(2 * i + 1 for i in range(1500) if not 20 <= i < 990)]
+    np.testing.assert_array_equal(rows, [value(i) for i in kept])
 
 
 def test_an_archive_of_other_points_is_refused(tmp_path):

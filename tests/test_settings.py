@@ -29,12 +29,12 @@ def test_every_setting_survives_being_shown_and_read_again():
 @pytest.mark.parametrize(
     ("name", "text", "says"),
     [
-        ("k", "0", "'0' is not a value for k (neither auto nor a whole number of at least 1)"),
-        ("k", "many", "'many' is not a value for k"),
-        ("fields", "a,,b", "fields: a field name is empty"),
-        ("fields", "a,b,a", "fields: a is named twice"),
-        ("start", "middle", "start: 'middle' is none of beginning, end"),
-        ("half_life", "-3", "half_life: -3 is not more than 0"),
+        ("k", "0", "'0' is not a value (neither auto nor a whole number of at least 1)"),
+        ("k", "many", "'many' is not a value"),
+        ("fields", "a,,b", "STREAMKM_FIELDS: a field name is empty"),
+        ("fields", "a,b,a", "STREAMKM_FIELDS: a is named twice"),
+        ("start", "middle", "STREAMKM_START: 'middle' is none of beginning, end"),
+        ("half_life", "-3", "STREAMKM_HALF_LIFE: -3 is not more than 0"),
         ("half_life", "soon", "not a duration"),
         ("snapshot_every", "10 parsecs", "not a duration"),
         ("max_bad_ratio", "2", "not between 0 and 1"),
@@ -110,7 +110,7 @@ def test_a_setting_given_twice_or_in_a_file_that_is_not_there_is_an_error(tmp_pa
 
 
 def test_a_number_of_very_many_digits_is_refused_at_once():
-    with pytest.raises(SettingsError, match="is not a value for memory"):
+    with pytest.raises(SettingsError, match="is not a value"):
         load(FitSettings, {"memory": "9" * 400}, env={})
-    with pytest.raises(SettingsError, match="is not a value for lease"):
+    with pytest.raises(SettingsError, match="is not a value"):
         load(LiveSettings, {"lease": "1" * 200_000 + "x"}, env={})

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from streamkm.cells import MISSING
 from streamkm.codecs import ColumnsCodec
-from streamkm.errors import FileFormatError, PositionLostError, SettingsError, StreamkmError, TopicNotFoundError
+from streamkm.errors import FileFormatError, MissingFileError, PositionLostError, SettingsError, StreamkmError
 from streamkm.records import TopicPartition
 from streamkm.sources import FileSource, _tables
 
@@ -281,8 +281,8 @@ def test_a_column_that_is_not_there_is_named_with_those_that_are(tmp_path, kind)
     assert list(read(path, fields=["0"])) == ["0"]
 
 
-def test_a_file_that_is_not_there_is_a_topic_that_is_not_there(tmp_path):
-    with pytest.raises(TopicNotFoundError, match="nowhere"):
+def test_a_file_that_is_not_there_is_said_with_what_to_do(tmp_path):
+    with pytest.raises(MissingFileError, match=r"nowhere.*does not exist.* Check the path"):
         FileSource(tmp_path / "nowhere.csv")
 
 

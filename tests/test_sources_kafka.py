@@ -174,6 +174,26 @@ def test_a_committer_sends_the_newest_position_and_tries_again():
     assert sent == [{"a": 2}]
 
 
+@pytest.mark.parametrize(
+    ("warn_after", "why", "warnings"), [(PATIENCE, "", 0), (0.0, "", 1), (PATIENCE, "a share group has the name", 1)]
+)
+def test_only_what_lasts_or_has_a_reason_is_warned_of_once(caplog, warn_after, why, warnings):
+    refused, sent = [], []
+
+    def send(position):
+        if len(refused) < 3:
+            refused.append(position)
+            raise ke.CoordinatorNotAvailableError
+        sent.append(position)
+
+    committer = Committer(send, "test", lambda: why, warn_after)
+    committer.offer({"a": 1})
+    wait_until(lambda: sent)
+    committer.close(PATIENCE)
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * warnings
+    assert why in caplog.text
+
+
 def test_a_committer_never_holds_up_who_offers_or_closes():
     release, entered = threading.Event(), threading.Event()
 

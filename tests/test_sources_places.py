@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from streamkm.codecs import ColumnsCodec
-from streamkm.errors import FileFormatError, SettingsError, SourceError, TopicNotFoundError
+from streamkm.errors import FileFormatError, MissingFileError, SettingsError, SourceError
 from streamkm.sources import FileSource, _tables
 from streamkm.sources.files import expand, numeric_columns
 from streamkm.sources.sql import sql_rows
@@ -77,14 +77,14 @@ def test_a_file_that_is_meant_twice_is_named(folder):
 @pytest.mark.parametrize("prefix", ["", "file://"])
 @pytest.mark.parametrize("path", ["nowhere.csv", "*.parquet", "nowhere/*.csv"])
 def test_what_matches_nothing_is_named(folder, prefix, path):
-    with pytest.raises(TopicNotFoundError) as refused:
+    with pytest.raises(MissingFileError) as refused:
         expand([f"{prefix}{folder}/{path}"])
     assert path.split("/")[0] in refused.value.where
 
 
 def test_a_folder_without_tables_says_what_is_read(tmp_path):
     (tmp_path / "notes.txt").write_text("x")
-    with pytest.raises(TopicNotFoundError, match=r"1 others.*\.parquet"):
+    with pytest.raises(MissingFileError, match=r"1 others.*\.parquet"):
         expand([str(tmp_path)])
 
 

@@ -45,6 +45,8 @@ class Part:
         What its records were.
     newest
         The latest event time of its points, seconds since 1970; None when they have none.
+    lost
+        Ranges of offsets in it that could not be read and were skipped, each as (start, stop).
     """
 
     partition: int
@@ -54,6 +56,7 @@ class Part:
     bad: int
     tombstones: int
     newest: float | None
+    lost: Sequence[Sequence[int]] = ()
 
     @property
     def name(self) -> str:
@@ -95,6 +98,7 @@ class Archive:
             self.parts = [Part(**part) for part in told["parts"]]
             kept = told["contents"]
             numbers = [n for p in self.parts for n in (p.partition, p.start, p.stop, p.points, p.bad, p.tombstones)]
+            numbers += [n for p in self.parts for start, stop in p.lost for n in (start, stop)]
             sound = all(type(n) is int for n in numbers)
         except (ValueError, TypeError, KeyError, RecursionError) as e:
             raise FileFormatError(f"is no index of an archive ({e})", where=str(index)) from e
@@ -114,12 +118,15 @@ class Archive:
         codec: Codec,
         *,
         max_bad_ratio: float = 0.5,
+        skip_lost: bool = False,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> None:
         """Read what is missing of a span, each partition to its pinned end by position.
 
         Parameters
         ----------
+        skip_lost
+            Go on behind record batches that cannot be read, and keep which offsets these were.
         on_progress
             Told offsets done and offsets in all.
 
@@ -127,6 +134,8 @@ class Archive:
         ------
         PositionLostError
             The topic no longer has some of it.
+        CorruptBatchError
+            A batch of it cannot be read.
         BadRecordsError
             More than this share of a part's records is bad.
         """
@@ -136,21 +145,26 @@ class Archive:
         if not missing:
             return
         source = open_source()
+        readers: list[RangeReader] = []
         try:
             for tp, start, stop in missing:
-                reader = RangeReader(source, tp)
+                lost: list[BatchRange] = []
+                reader = RangeReader(source, tp, on_lost=lost.append if skip_lost else None, reopen=open_source)
+                readers.append(reader)
                 for at in range(start, stop, PART_OFFSETS):
                     until = min(at + PART_OFFSETS, stop)
                     batches: list[Batch] = []
+                    lost.clear()
                     for a in range(at, until, READ_OFFSETS):
                         b = min(a + READ_OFFSETS, until)
                         batches += [codec.decode(records) for records in reader.read(BatchRange(tp, a, b))]
                         done += b - a
                         if on_progress is not None:
                             on_progress(done, total)
-                    self._write(tp, at, until, batches, max_bad_ratio)
+                    self._write(tp, at, until, batches, max_bad_ratio, lost)
+                source = reader.source
         finally:
-            source.close()
+            (readers[-1].source if readers else source).close()
 
     def _gaps(self, tp: TopicPartition, start: int, stop: int) -> Iterator[tuple[TopicPartition, int, int]]:
         for part in sorted(self._of(tp), key=lambda p: p.start):
@@ -165,7 +179,15 @@ class Archive:
     def _of(self, tp: TopicPartition) -> list[Part]:
         return [part for part in self.parts if part.partition == tp.partition]
 
-    def _write(self, tp: TopicPartition, start: int, stop: int, batches: Sequence[Batch], max_bad_ratio: float) -> None:
+    def _write(
+        self,
+        tp: TopicPartition,
+        start: int,
+        stop: int,
+        batches: Sequence[Batch],
+        max_bad_ratio: float,
+        lost: Sequence[BatchRange],
+    ) -> None:
         fields: Sequence[str] = self.contents["fields"]
         bad = [b for batch in batches for b in batch.bad]
         points = np.concatenate([batch.points for batch in batches]) if batches else np.empty((0, len(fields)))
@@ -180,7 +202,7 @@ class Archive:
         times = np.concatenate([batch.times for batch in batches]) if batches else np.empty(0)
         offsets = np.concatenate([batch.offsets for batch in batches]) if batches else np.empty(0, np.int64)
         newest = float(np.nanmax(times)) if len(times) and not np.isnan(times).all() else None
-        part = Part(tp.partition, start, stop, len(points), len(bad), tombstones, newest)
+        part = Part(tp.partition, start, stop, len(points), len(bad), tombstones, newest, _joined(lost))
         columns = {"_offset": offsets, "_time": times} | {f: points[:, j] for j, f in enumerate(fields)}
         with replacing(self.folder / part.name) as file:
             pl.DataFrame(columns).write_parquet(file)
@@ -235,6 +257,32 @@ class Archive:
                 return frame.select("_offset", *fields).collect()
         except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as e:
             raise FileFormatError(f"cannot be read ({e})", where=str(path), hint="Remove the archive") from e
+
+
+def _joined(ranges: Sequence[BatchRange]) -> list[list[int]]:
+    """Ranges in the order of offsets, those that meet as one."""
+    found: list[list[int]] = []
+    for _, start, stop in ranges:
+        if found and found[-1][1] == start:
+            found[-1][1] = stop
+        else:
+            found.append([start, stop])
+    return found
+
+
+def lost_of(archive: Archive, span: Span) -> dict[str, list[list[int]]]:
+    """Offsets of a span that could not be read and were skipped: [start, stop] each, by partition."""
+    found: dict[str, list[list[int]]] = {}
+    for tp in sorted(span.start):
+        clipped = [
+            BatchRange(tp, max(start, span.start[tp]), min(stop, span.stop[tp]))
+            for part in archive.within(Span({tp: span.start[tp]}, {tp: span.stop[tp]}))
+            for start, stop in part.lost
+            if start < span.stop[tp] and stop > span.start[tp]
+        ]
+        if clipped:
+            found[str(tp)] = _joined(clipped)
+    return found
 
 
 def counted(archive: Archive, span: Span) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from streamkm.models import Coreset, OnlineKMeans
 from streamkm.models.identity import assign, inherit
 from streamkm.models.populations import overlap
 from streamkm.models.spec import arguments
-from streamkm.recompute.archive import Archive, counted
+from streamkm.recompute.archive import Archive, counted, lost_of
 from streamkm.recompute.fitting import Fitted, Progress, fit_points
 from streamkm.recompute.pointfile import PointFile, replacing
 from streamkm.recompute.span import Span
@@ -205,6 +205,7 @@ def recompute(
         "stopped": fitted.stopped,
         "trace": [{"inertia": i.inertia, "moved": i.moved} for i in fitted.trace],
         "counts": counts,
+        "lost": lost_of(archive, span),
         "versions": {name: version(name) for name in ("streamkm", "numpy", "numba")}
         | {"python": platform.python_version()},
     }

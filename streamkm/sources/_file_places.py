@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from streamkm.errors import SettingsError, SourceError, StreamkmError, TopicNotFoundError
+from streamkm.errors import MissingFileError, SettingsError, SourceError, StreamkmError
 from streamkm.redaction import MASK, redact_remembered, redact_url, remember_url
 
 SUFFIXES = (
@@ -103,7 +103,7 @@ def expand(paths: Sequence[str | Place]) -> list[Place]:
 
     Raises
     ------
-    TopicNotFoundError
+    MissingFileError
         Nothing is there.
     SettingsError
         No path, the same file twice, or a URL without pyarrow.
@@ -134,11 +134,16 @@ def _local(path: str) -> list[str]:
     if _MAGIC.search(path) and not Path(path).exists():
         found = [file for file in glob.glob(path, recursive=True) if Path(file).is_file()]  # noqa: PTH207 -- keeps ./
         if not found:
-            raise TopicNotFoundError("no file is called so", where=path)
+            hint = "Put a glob in quotes and check its folder; ** stands for folders of any depth"
+            raise MissingFileError("no file is called so", where=path, hint=_check(hint, path))
         return found
     if not Path(path).is_file():
-        raise TopicNotFoundError("the file does not exist", where=path)
+        raise MissingFileError("the file does not exist", where=path, hint=_check("Check the path", path))
     return [path]
+
+
+def _check(hint: str, path: str) -> str:
+    return hint if Path(path).is_absolute() else f"{hint}; it is looked for from {Path.cwd()}"
 
 
 def _remote(url: str) -> list[Place]:
@@ -176,7 +181,7 @@ def _remote(url: str) -> list[Place]:
                 return [names[name] for name in _known(shown, list(names))]
             found = places([info])
     if not found:
-        raise TopicNotFoundError("the file does not exist", where=shown)
+        raise MissingFileError("the file does not exist", where=shown, hint="Check the bucket or folder, and the name")
     return found
 
 
@@ -188,7 +193,9 @@ def remote_edge(where: str) -> Iterator[None]:
     except StreamkmError:  # some of ours are ValueErrors too
         raise
     except FileNotFoundError as error:
-        raise TopicNotFoundError("the file does not exist", where=where) from error
+        raise MissingFileError(
+            "the file does not exist", where=where, hint="Check the bucket or folder, and the name"
+        ) from error
     except OSError as error:
         raise SourceError(f"it cannot be read: {str(error).splitlines()[0]}", where=where) from error
     except (ValueError, NotImplementedError) as error:  # pyarrow's ArrowInvalid is a ValueError
@@ -198,7 +205,7 @@ def remote_edge(where: str) -> Iterator[None]:
 def _known(folder: str, names: list[str]) -> list[str]:
     kept = [name for name in names if _suffix(name) in SUFFIXES]
     if not kept:
-        raise TopicNotFoundError(
+        raise MissingFileError(
             f"the folder has no file of a kind that is read here ({len(names)} others)",
             where=folder,
             hint=f"Known are {', '.join(SUFFIXES)}",

@@ -14,6 +14,8 @@ log = logging.getLogger(__name__)
 
 _RETRY_SECONDS = 0.25
 """A coordinator that has just come to a broker says "not yet" for about as long."""
+WARN_SECONDS = 10.0
+"""A first start waits for the coordinator some seconds, and the store is the truth: that is no warning."""
 
 
 class Committer:
@@ -29,16 +31,26 @@ class Committer:
     name
         Whose positions they are, for the log.
     explain
-        Says why the broker may not take them, or nothing; asked once when it does not.
+        Says why the broker may not take them, or nothing; asked when it does not.
+    warn_after
+        Seconds for which it may take none until that is a warning, if there is no such reason.
     """
 
-    def __init__(self, send: Callable[[Position], None], name: str, explain: Callable[[], str] = str) -> None:
+    def __init__(
+        self,
+        send: Callable[[Position], None],
+        name: str,
+        explain: Callable[[], str] = str,
+        warn_after: float = WARN_SECONDS,
+    ) -> None:
         self._send, self._explain = send, explain
         self._name = name
         self._changed = threading.Condition()
         self._next: Position | None = None
         self._deadline: float | None = None
-        self._failing = False
+        self._warn_after = warn_after
+        self._failing_since: float | None = None
+        self._warned = False
         self._thread = threading.Thread(target=self._run, name=f"streamkm-commit-{name}", daemon=True)
         self._thread.start()
 
@@ -75,13 +87,18 @@ class Committer:
         try:
             self._send(position)
         except Exception as error:  # noqa: BLE001  # whatever it was, it must not stop the stream
-            if not self._failing:  # once per outage, not once per checkpoint
+            now = time.monotonic()
+            new = self._failing_since is None
+            since = self._failing_since = now if self._failing_since is None else self._failing_since
+            late = not self._warned and now - since >= self._warn_after
+            if new or late:
                 why = ""
                 with contextlib.suppress(Exception):
                     why = self._explain()
-                said = f"{error}; {why}" if why else error
-                log.warning("The position of %s is not committed to Kafka yet: %s", self._name, said)
-            self._failing = True
+                if why or late:
+                    self._warned = True  # once per outage, not once per checkpoint
+                    said = f"{error}; {why}" if why else error
+                    log.warning("The position of %s is not committed to Kafka yet: %s", self._name, said)
             return False
-        self._failing = False
+        self._failing_since, self._warned = None, False
         return True

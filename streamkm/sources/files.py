@@ -47,7 +47,7 @@ class FileSource:
 
     Raises
     ------
-    TopicNotFoundError
+    MissingFileError
         A file does not exist.
     SettingsError
         No path, a file twice, or a URL without pyarrow.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from streamkm.errors import PositionLostError
+from collections.abc import Callable
+
+from streamkm.errors import CorruptBatchError, PositionLostError
 from streamkm.records import BatchRange, Records, TopicPartition
 from streamkm.sources.base import Source
 
@@ -14,10 +16,36 @@ PATIENCE_SECONDS = 30.0
 
 
 class RangeReader:
-    """Reads ranges of one partition, each after the one before, exactly as the journal cut them."""
+    """Reads ranges of one partition, each after the one before, exactly as the journal cut them.
 
-    def __init__(self, source: Source, partition: TopicPartition, batch: int = 8192) -> None:
+    Parameters
+    ----------
+    source, partition
+        What is read.
+    batch
+        Most records of a poll.
+    on_lost
+        Told each range that cannot be read, which is passed over; if None, it is an error.
+    reopen
+        Opens the source anew: one that has met what it cannot read gives nothing more.
+
+    Attributes
+    ----------
+    source
+        The one that is read now.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        partition: TopicPartition,
+        batch: int = 8192,
+        *,
+        on_lost: Callable[[BatchRange], None] | None = None,
+        reopen: Callable[[], Source] | None = None,
+    ) -> None:
         self.source, self.partition, self.batch = source, partition, batch
+        self._on_lost, self._reopen = on_lost, reopen
         self.rest: Records | None = None
         self.at: int | None = None
 
@@ -28,6 +56,8 @@ class RangeReader:
         ------
         PositionLostError
             The topic no longer has them, or they do not come.
+        CorruptBatchError
+            They cannot be read.
         """
         if self.at != wanted.start:
             self.source.seek({self.partition: wanted.start})
@@ -36,7 +66,11 @@ class RangeReader:
         waited = 0.0
         while self.at < wanted.stop:
             if self.rest is None:
-                polled = self.source.poll(POLL_SECONDS, self.batch)
+                try:
+                    polled = self.source.poll(POLL_SECONDS, self.batch)
+                except CorruptBatchError as error:
+                    self.at = self._behind(error, self.at, wanted.stop)
+                    continue
                 if not polled:
                     waited += POLL_SECONDS
                     if waited > PATIENCE_SECONDS:
@@ -50,3 +84,21 @@ class RangeReader:
             parts.append(taken)
             self.at = taken.stop
         return parts
+
+    def _behind(self, error: CorruptBatchError, at: int, stop: int) -> int:
+        """Where reading goes on behind what cannot be read, `stop` at most."""
+        if (
+            self._on_lost is None
+            or self._reopen is None
+            or error.lost is None
+            or error.lost[:2] != tuple(self.partition)
+        ):
+            raise error
+        until = min(error.lost[3], stop)
+        if until <= at:
+            raise error
+        self._on_lost(BatchRange(self.partition, at, until))
+        self.source.close()
+        self.source = self._reopen()
+        self.source.seek({self.partition: until})
+        return until
