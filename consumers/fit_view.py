@@ -157,7 +157,9 @@ def show(
         which = (
             " (all columns of numbers that are no identifiers)" if result["left_out"] else " (all columns of numbers)"
         )
-    terminal.say(f"fields: {', '.join(collected.fields)}{which}")
+    # As --fields takes them: a name that has a comma is in quotes.
+    names = (f'"{name}"' if "," in name else name for name in collected.fields)
+    terminal.say(f"fields: {', '.join(names)}{which}")
     if result["rows"]["skipped"]:
         rows, example = result["rows"], result["skipped_examples"][0]
         terminal.say(f"skipped {rows['skipped']:,} of {rows['read']:,} rows, such as {example}")
@@ -286,13 +288,13 @@ def _suggestion(trials: Trials) -> str:
 
 
 def _trials_table(trials: Trials) -> Table:
-    table = Table("k", "cost", "silhouette", "Davies-Bouldin", "gap", "iterations", "")
+    table = Table("k", "cost", "silhouette", "Davies Bouldin", "gap", "iterations", "")  # at most 80 columns wide
     for column in table.columns[:-1]:
         column.justify = "right"
     for t in trials.trials:
-        gap = f"{t.gap:.4f} ± {t.gap_error:.4f}" if math.isfinite(t.gap) else "-"
+        gap = f"{t.gap:.3f} ± {t.gap_error:.3f}" if math.isfinite(t.gap) else "-"
         index = f"{t.davies_bouldin:.4f}" if math.isfinite(t.davies_bouldin) else "-"
-        mark = "suggested" if t.k == trials.suggested else ""
+        mark = "◀" if t.k == trials.suggested else ""
         table.add_row(str(t.k), f"{t.cost:.6g}", f"{t.silhouette:.4f}", index, gap, str(t.n_iter), mark)
     return table
 

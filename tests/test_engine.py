@@ -404,6 +404,40 @@ def test_k_is_chosen_from_the_first_points_and_only_proposed_later(monkeypatch):
     assert w.verify(spec)
 
 
+class Held:
+    """A worker whose tasks are done when they are told to be."""
+
+    def __init__(self):
+        self.tasks = []
+
+    def submit(self, work):
+        self.tasks.append(Held.Task(work))
+        return self.tasks[-1]
+
+    class Task:
+        done = False
+
+        def __init__(self, work):
+            self.result = work
+
+
+def test_a_number_of_clusters_that_the_first_points_suggest_is_not_told_of_twice_as_many(monkeypatch, caplog):
+    caplog.set_level("INFO", "streamkm.engine")
+    monkeypatch.setattr(proposals, "WORKER", worker := Held())
+    learner, asked = OnlineKMeans(2, warmup=50, seed=0), proposals.Proposals("m")
+    rng = np.random.default_rng(0)
+    learner.learn_many(rng.normal(size=(300, 2)))
+    asked.look(learner, 0.0)
+    learner.learn_many(rng.normal(90.0, 1.0, (800, 2)))
+    worker.tasks[0].done = True
+    asked.look(learner, 1.0)
+    assert asked.latest is None
+    worker.tasks[1].done = True
+    asked.look(learner, 2.0)
+    assert (asked.latest["suggested"], len(worker.tasks)) == (2, 2)
+    assert not caplog.messages
+
+
 def batch_result(w, n):
     """What a recomputation of the first `n` records is, as a snapshot with a state: clusters far from the live ones."""
     points = np.array([[json.loads(r.value)[f] for f in "xy"] for r in w.records[:n]])

@@ -367,6 +367,16 @@ def test_weights_that_no_model_can_take_are_refused(weights):
         ExactKMeans(2).fit(np.arange(20.0).reshape(10, 2), sample_weight=weights)
 
 
+@pytest.mark.parametrize("value", [1e141, -1e160, 1.7e308])
+def test_values_whose_squares_overflow_are_refused(value):
+    X = np.arange(20.0).reshape(10, 2)
+    model = ExactKMeans(2).fit(X)
+    X[3, 1] = value
+    for asked in (ExactKMeans(2).fit, model.predict, model.transform, model.score):
+        with pytest.raises(DataError, match=r"row 3, column 1: is .* beyond the largest value taken"):
+            asked(X)
+
+
 def test_answers_need_a_fit_and_the_same_columns():
     X = np.arange(20.0).reshape(10, 2)
     with pytest.raises(NotFittedError):

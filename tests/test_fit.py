@@ -222,6 +222,7 @@ def test_limits_stop_a_fit_and_are_named(table):
         ("a,b\n1,2\n3,4\n", ["--k", "5..2"], SettingsError, "from low to high"),
         ("a,b\n1,2\n3,4\n", ["--k", "many"], SettingsError, "neither a number such as 8"),
         ("a,b\n1,2\n3,inf\n", [], BadRecordsError, r"p\.csv, row 1, column 'b': b is infinite"),
+        ("a,b\n1,2\n3,-1e200\n", [], BadRecordsError, r"p\.csv, row 1, column 'b': b is -1e\+200, beyond the largest"),
         ("a,b\n1,2\nnan,4\n", [], BadRecordsError, r"p\.csv, row 1, column 'a': a is missing"),
         ("a,b\n1,2\n,4\n", [], BadRecordsError, r"p\.csv, row 1, column 'a': a is missing"),
         ("a,b\n1,2\n3,4\n5,oops\n", [], BadRecordsError, r"p\.csv, row 2, column 'b': b is not a number: 'oops'"),

@@ -109,7 +109,8 @@ def test_the_command_shows_each_k_and_writes_the_suggested_one(tmp_path):
     assert len(ET.parse(tmp_path / "k.svg").getroot().findall(f".//{SVG}polyline")) == 4  # noqa: S314  # our own
     printed = fit(*arguments, as_json=False)
     assert "suggested: k = 4: " in printed
-    assert printed.count("suggested") >= 2
+    assert [line.split()[1] for line in printed.splitlines() if "◀" in line] == ["4"]
+    assert max(len(line) for line in printed.splitlines() if line[:1] in "┏┃│") <= 80
 
 
 def test_where_criteria_disagree_nothing_is_suggested_and_the_best_guess_is_shown(tmp_path):

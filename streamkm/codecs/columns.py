@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamkm.cells import not_a_number, number
-from streamkm.codecs._fields import checked_fields
+from streamkm.codecs._fields import LARGEST, checked_fields
 from streamkm.codecs._times import checked_unit, from_iso, is_infinity, to_seconds
 from streamkm.errors import FileFormatError, SettingsError
 from streamkm.records import BadRecord, Batch, BatchRange, ColumnRecords, RawRecord, Records
@@ -19,8 +19,8 @@ from streamkm.state import Json
 class ColumnsCodec:
     """Rows of a table as points.
 
-    A row in which one of the columns has no value, an infinite one, or text that is not a number, is a bad record; its
-    neighbours are not. Which rows are bad does not depend on the other rows read with them.
+    A row in which one of the columns has no value, an infinite one, one beyond 1e140, or text that is not a number, is
+    a bad record; its neighbours are not. Which rows are bad does not depend on the other rows read with them.
 
     Parameters
     ----------
@@ -67,6 +67,9 @@ class ColumnsCodec:
         points = np.empty((n, len(self.fields)))
         for j, field in enumerate(self.fields):
             points[:, j] = self._numbers(field, self._column(records, field), flaws)
+            for i in np.flatnonzero(np.isfinite(points[:, j]) & (np.abs(points[:, j]) > LARGEST)).tolist():
+                said = f"{field} is {points[i, j]:g}, beyond the largest value taken, {LARGEST:g}"
+                flaws.setdefault(i, ("out-of-range", field, said))
         times = self._times(records, flaws)
         good = np.ones(n, np.bool_)
         good[list(flaws)] = False

@@ -33,7 +33,7 @@ class Proposals:
     def __init__(self, name: str) -> None:
         self.name = name
         self._task: Task[KProfile] | None = None
-        self._begun_at = float("-inf")
+        self._begun_at, self._begun_with = float("-inf"), 0
         self._told = 0
         self.latest: Json | None = None
         """The profile, as JSON values with the ``running`` k; None before the first."""
@@ -41,18 +41,27 @@ class Proposals:
     def look(self, learner: OnlineKMeans, now: float) -> None:
         """Take in a profile that is done, and begin another one if it is time.
 
+        One that was begun with less than half of the points that are learned by now is outgrown: it is dropped, and
+        another one begun. The first points of a backlog may all be of one partition, or of one hour.
+
         Parameters
         ----------
         now
             Seconds that never jump.
         """
+        outgrown = learner.n_seen > 2 * self._begun_with
         if self._task is not None and self._task.done:
             found, self._task = self._task.result(), None
-            self.latest = {"running": learner.k_, **found.to_json()}
-            if found.suggested not in (None, learner.k_, self._told):
-                log.info("%s: k = %d may be better than %d: %s", self.name, found.suggested, learner.k_, found.reason)
-            self._told = found.suggested or self._told
-        if self._task is None and learner.k_ <= K_MAX and now - self._begun_at >= EVERY_SECONDS:
-            self._begun_at = now
+            if not outgrown:
+                self._take(found, learner.k_)
+        due = outgrown or now - self._begun_at >= EVERY_SECONDS
+        if self._task is None and learner.k_ <= K_MAX and due:
+            self._begun_at, self._begun_with = now, learner.n_seen
             with suppress(NotReadyError):  # nothing that was learned has weight: later, then
                 self._task = WORKER.submit(learner.later_k_profile(K_MAX))
+
+    def _take(self, found: KProfile, running: int) -> None:
+        self.latest = {"running": running, **found.to_json()}
+        if found.suggested not in (None, running, self._told):
+            log.info("%s: k = %d may be better than %d: %s", self.name, found.suggested, running, found.reason)
+        self._told = found.suggested or self._told

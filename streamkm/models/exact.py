@@ -22,6 +22,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data  # type: ign
 from streamkm.errors import DataError
 from streamkm.kernels.exact_finish import all_distances
 from streamkm.kernels.exact_sums import Real
+from streamkm.models import validate
 from streamkm.models.compiling import announced
 from streamkm.models.exact_answers import nearest_labels, scale_for
 from streamkm.models.exact_crew import Crew
@@ -127,7 +128,7 @@ class ExactKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixi
         Parameters
         ----------
         X
-            (n, d) array, or a pandas, polars or Arrow table: finite numbers.
+            (n, d) array, or a pandas, polars or Arrow table: finite numbers, at most 1e140.
         y
             Not used.
         sample_weight
@@ -253,4 +254,7 @@ class ExactKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixi
             )
         except ValueError as e:
             raise DataError(str(e)) from e
-        return np.ascontiguousarray(array)
+        points: Real = np.ascontiguousarray(array)
+        if max(points.max(), -points.min()) > validate.LIMIT:
+            validate.finite(points, ())  # says which; squares of such values overflow
+        return points

@@ -20,6 +20,7 @@ from streamkm.models.exact_points import prepare
 from streamkm.models.exact_runs import Mark, Plan, checked_weights, fit_all
 from streamkm.models.exact_storage import Storage, release
 from streamkm.models.populations import scatter
+from streamkm.models.validate import LIMIT
 from streamkm.recompute import checkpoint as checkpoints
 from streamkm.recompute.pointfile import PointFile, Real
 
@@ -295,8 +296,10 @@ def _contents(points: PointFile | Real, weights: ArrayLike | None) -> tuple[Real
         if X.dtype not in (np.float32, np.float64) or X.ndim != 2 or not X.shape[1]:
             raise DataError(f"points must be (n, d) float32 or float64, not {X.dtype} of shape {X.shape}")
         for start in range(0, len(X), _STRIP):
-            if not np.isfinite(X[start : start + _STRIP]).all():
+            if not np.isfinite(strip := X[start : start + _STRIP]).all():
                 raise DataError("points have values that are not finite")
+            if max(strip.max(initial=0.0), -strip.min(initial=0.0)) > LIMIT:
+                raise DataError(f"points have values beyond the largest that is taken, {LIMIT:g}")
     return X, checked_weights(weights, len(X))
 
 
