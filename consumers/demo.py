@@ -26,6 +26,7 @@ from consumers.options import example
 from consumers.signals import stop_on_signals
 from streamkm.errors import StoreUnavailableError, StreamkmError
 from streamkm.service.tokens import issue
+from streamkm.sources import KafkaWriter
 from streamkm.stores import open_store
 
 MODEL = TOPIC = "shuttle"
@@ -74,7 +75,8 @@ def demo(seconds: float, rate: int, k: int, picture: str | None) -> None:
         service = Service(f"http://127.0.0.1:{port}")
         service.wait(serve)
         service.wait_for_owner(live)
-        stack.enter_context(Producer(broker.bootstrap, TOPIC, rate))
+        writer = stack.enter_context(contextlib.closing(KafkaWriter(broker.bootstrap)))
+        stack.enter_context(Producer(writer, TOPIC, rate))
         terminal.say(f"all up after {time.monotonic() - began:.1f} s")
         terminal.say(f"a page to look at: {service.base}/ (to act, sign in with {_token(store)})")
         rows = [{name: row[name] for name in FIELDS} for row in itertools.islice(shuttle_rows(), 3)]

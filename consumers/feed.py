@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import itertools
@@ -12,20 +13,21 @@ from collections.abc import Iterator
 from typing import Self
 
 import click
-import kafka  # type: ignore[import-untyped]
-import kafka.errors as ke  # type: ignore[import-untyped]
 
 from consumers import logs, terminal
 from consumers.options import example, takes
 from consumers.signals import stop_on_signals
-from streamkm.errors import BrokerUnreachableError
+from streamkm.errors import SourceError, StreamkmError
+from streamkm.records import Outgoing
 from streamkm.settings import SourceSettings
-from streamkm.sources import why_away
+from streamkm.sources import KafkaWriter
 
 PARTITIONS = 3
 FIELDS = ("f1", "f3", "f5", "f7", "f8", "f9")
 """The others are 0, but for a reading of thousands now and then: those few would be clusters of their own."""
 TELL_SECONDS = 10.0
+AT_ONCE = 10_000
+"""Records that are written and waited for together."""
 
 
 @click.command(
@@ -36,7 +38,7 @@ TELL_SECONDS = 10.0
     )
 )
 @click.argument("topic")
-@takes(SourceSettings, only=("bootstrap",))
+@takes(SourceSettings, only=("bootstrap", "client"))
 @click.option("--rate", type=click.IntRange(1, 1_000_000), default=5000, show_default=True, help="Records a second.")
 @click.option("--records", type=click.IntRange(min=0), help="End after so many; 0: only make the topic.")
 def feed(topic: str, settings: SourceSettings, *, rate: int, records: int | None) -> None:
@@ -46,44 +48,44 @@ def feed(topic: str, settings: SourceSettings, *, rate: int, records: int | None
     """
     logs.configure()
     stop = stop_on_signals()
-    make_topic(settings.bootstrap, topic)
-    told = time.monotonic()
-    with Producer(settings.bootstrap, topic, rate, records) as producer:
-        while producer.thread.is_alive() and not stop.wait(0.1):
-            if time.monotonic() - told > TELL_SECONDS:
-                told = time.monotonic()
-                terminal.say(f"{producer.sent:,} records written")
-    if producer.error:
-        raise BrokerUnreachableError(
-            f"a record was not taken ({producer.error}), after {producer.sent:,} of them", where=settings.bootstrap
-        ) from producer.error
+    client = dict(p.split("=", 1) for p in settings.client)
+    with contextlib.closing(KafkaWriter(settings.bootstrap, client=client, leave=stop.is_set)) as writer:
+        writer.make_topic(topic, PARTITIONS)
+        told = time.monotonic()
+        with Producer(writer, topic, rate, records) as producer:
+            while producer.thread.is_alive() and not stop.wait(0.1):
+                if time.monotonic() - told > TELL_SECONDS:
+                    told = time.monotonic()
+                    terminal.say(f"{producer.sent:,} records written")
+    if producer.refused:
+        raise SourceError(
+            f"a record was not taken ({producer.refused}), after {producer.sent:,} of them",
+            where=f"{topic} at {settings.bootstrap}",
+            hint="Is the broker up, and may we write to the topic? --client has what a login needs",
+        )
     terminal.say(f"wrote {producer.sent:,} records into {topic}")
 
 
-def make_topic(bootstrap: str, topic: str) -> None:
-    """Make the topic if it is not there.
-
-    Raises
-    ------
-    BrokerUnreachableError
-        No broker answers.
-    """
-    from streamkm.broker.admin import create_topic
-
-    if why := why_away(bootstrap):
-        raise BrokerUnreachableError(why, where=bootstrap, hint="Is Kafka up, and --bootstrap its address?")
-    create_topic(bootstrap, topic, PARTITIONS, {})
-
-
 class Producer:
-    """Streams the shuttle data into the topic at a steady rate, over and over, from a thread of its own."""
+    """Streams the shuttle data into the topic at a steady rate, over and over, from a thread of its own.
 
-    def __init__(self, bootstrap: str, topic: str, rate: int, records: int | None = None) -> None:
-        self.topic, self.rate, self.records = topic, rate, records
+    Parameters
+    ----------
+    writer
+        Used by the thread alone, until it has ended.
+    topic
+        One that is there.
+    rate
+        Records a second.
+    records
+        How many in all; None: without end.
+    """
+
+    def __init__(self, writer: KafkaWriter, topic: str, rate: int, records: int | None = None) -> None:
+        self.writer, self.topic, self.rate, self.records = writer, topic, rate, records
         self.sent = 0
-        self.error: ke.KafkaError | None = None
+        self.refused = ""
         self.done = threading.Event()
-        self.producer = kafka.KafkaProducer(bootstrap_servers=bootstrap, linger_ms=20, compression_type="lz4")
         self.thread = threading.Thread(target=self._run, name="producer", daemon=True)
 
     def __enter__(self) -> Self:
@@ -93,23 +95,29 @@ class Producer:
     def __exit__(self, *_: object) -> None:
         """Wait until what was sent is written."""
         self.done.set()
-        self.thread.join(5)
-        self.producer.close(timeout=5)
+        self.thread.join(15)
 
     def _run(self) -> None:
-        partitions = len(self.producer.partitions_for(self.topic) or range(PARTITIONS))
+        try:
+            self._write()
+        except StreamkmError as e:
+            self.refused = str(e)
+
+    def _write(self) -> None:
+        partitions = self.writer.partitions(self.topic)
         rows = itertools.cycle([json.dumps(row).encode() for row in shuttle_rows()])
         began = time.monotonic()
         while self.sent != self.records and not self.done.wait(0.05):
             due = int((time.monotonic() - began) * self.rate)
-            due = due if self.records is None else min(due, self.records)
-            for value in itertools.islice(rows, due - self.sent):
-                try:
-                    self.producer.send(self.topic, value, partition=self.sent % partitions)
-                except ke.KafkaError as e:
-                    self.error = e
-                    return
-                self.sent += 1
+            due = min(due if self.records is None else min(due, self.records), self.sent + AT_ONCE)
+            numbers = range(self.sent, due)
+            records = [Outgoing(self.topic, None, next(rows), (), -1, n % partitions) for n in numbers]
+            answers = self.writer.write(records)
+            refused = [answer for answer in answers if answer is not None]
+            self.sent += len(answers) - len(refused)
+            if refused:
+                self.refused = refused[0].message
+                return
 
 
 def shuttle_rows() -> Iterator[dict[str, float]]:

@@ -10,6 +10,9 @@ import kafka
 import pytest
 
 from processes import run
+from secured_broker import Secured, secured
+
+__all__ = ["secured"]
 
 pytestmark = pytest.mark.kafka
 
@@ -45,4 +48,20 @@ def test_a_broker_that_is_not_there_is_said_so():
     done = run("feed", "t", "--bootstrap", "127.0.0.1:1")
     assert done.returncode == 4
     assert "127.0.0.1:1" in done.stderr
-    assert "Is Kafka up" in done.stderr
+    assert "Is it running" in done.stderr
+
+
+def test_it_writes_to_a_broker_that_wants_a_login_and_says_why_one_does_not_let_it_in(secured: Secured, tmp_path):
+    def fed(login):
+        config = tmp_path / "streamkm.toml"
+        config.write_text(f"client = {json.dumps([f'{name}={value}' for name, value in login.items()])}\n")
+        at = ("--bootstrap", secured.sasl, "--config", str(config))
+        return run("feed", "fed", *at, "--records", "10", "--rate", "1000")
+
+    done = fed(secured.login())
+    assert done.returncode == 0, done.stderr
+    assert "wrote 10 records into fed" in done.stdout
+    refused = fed(secured.login(**{"sasl.password": "wrong-password"}))
+    assert refused.returncode == 4
+    assert "login failed" in refused.stderr
+    assert "wrong-password" not in refused.stderr

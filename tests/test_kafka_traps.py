@@ -343,10 +343,10 @@ def test_a_broken_batch_is_passed_over_where_that_is_wanted_and_is_on_record(
     assert (found["equal"], found["points"]) == (True, 3000)
     assert [(gap["start"], gap["stop"]) for gap in found["lost"]] == [(1500, 3000)]
     # So does a replay, which without the option says that there is one.
-    refused = run("replay", "m", *at)
+    refused = run_apart("replay", "m", *at)
     assert refused.returncode == 4
     assert "--on-data-loss skip" in refused.stderr
-    done = run("replay", "m", *at, "--on-data-loss", "skip", "--json")
+    done = run_apart("replay", "m", *at, "--on-data-loss", "skip", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert (found["points"], found["detail"]["lost"]) == (3000, {f"{topic}-0": [[1500, 3000]]})

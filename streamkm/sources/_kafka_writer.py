@@ -82,8 +82,15 @@ class KafkaWriter:
         except Exception as error:
             raise translate(error, doing="connecting", where="producer", bootstrap=bootstrap) from error
 
-    def make_topic(self, topic: str) -> None:
-        """Make a topic of one partition, with the cluster's own replication, unless it is there.
+    def partitions(self, topic: str) -> int:
+        """How many partitions a topic that is there has."""
+        try:
+            return len(self._producer.partitions_for(topic))
+        except Exception as error:
+            raise translate(error, doing="asking for partitions", where=topic, bootstrap=self._bootstrap) from error
+
+    def make_topic(self, topic: str, partitions: int = 1) -> None:
+        """Make a topic, with the cluster's own replication, unless it is there.
 
         Raises
         ------
@@ -95,7 +102,7 @@ class KafkaWriter:
                 (found,) = admin.describe_topics([topic])
                 if ke.for_code(found["error_code"]) is ke.UnknownTopicOrPartitionError:
                     with contextlib.suppress(ke.TopicAlreadyExistsError):
-                        spec = {"num_partitions": 1, "replication_factor": -1}
+                        spec = {"num_partitions": partitions, "replication_factor": -1}
                         admin.create_topics({topic: spec}, wait_for_metadata=True)
         except Exception as error:
             raise translate(error, doing="making the topic", where=topic, bootstrap=self._bootstrap) from error
