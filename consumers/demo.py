@@ -78,7 +78,7 @@ def demo(seconds: float, rate: int, k: int, picture: str | None) -> None:
         writer = stack.enter_context(contextlib.closing(KafkaWriter(broker.bootstrap)))
         stack.enter_context(Producer(writer, TOPIC, rate))
         terminal.say(f"all up after {time.monotonic() - began:.1f} s")
-        terminal.say(f"a page to look at: {service.base}/ (to act, sign in with {_token(store)})")
+        terminal.say(f"a page to look at: {service.base}/ (to act, sign in with {_token(store)})", verbatim=True)
         rows = [{name: row[name] for name in FIELDS} for row in itertools.islice(shuttle_rows(), 3)]
         view = View(urls=_urls(service.base, rows), topic=TOPIC)
         _watch(view, service, (live, serve), rows, stop, seconds)
