@@ -3,17 +3,22 @@
 import numpy as np
 
 
+def norms(X):
+    return np.einsum("ij,ij->i", X, X)
+
+
 def squares(X, C):
-    return (X**2).sum(axis=1)[:, np.newaxis] - 2.0 * X @ C.T + (C**2).sum(axis=1)
+    return norms(X)[:, np.newaxis] - 2.0 * X @ C.T + norms(C)
 
 
 def lloyd(X, w, C, steps=60):
+    weighted = [w * x for x in X.T]
     for _ in range(steps):
-        labels = squares(X, C).argmin(axis=1)
+        labels = (norms(C) - 2.0 * X @ C.T).argmin(axis=1)
         mass = np.bincount(labels, w, len(C))
-        sums = np.array([np.bincount(labels, w * x, len(C)) for x in X.T]).T
+        sums = np.array([np.bincount(labels, wx, len(C)) for wx in weighted]).T
         new = np.where(mass[:, np.newaxis] > 0, sums / np.maximum(mass, 1e-300)[:, np.newaxis], C)
-        if np.allclose(new, C, rtol=0, atol=1e-9):
+        if np.abs(new - C).max() <= 1e-9:
             break
         C = new
     return C, float((w * squares(X, C).min(axis=1)).sum())

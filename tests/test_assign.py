@@ -402,18 +402,25 @@ def read_committed(bootstrap: str, topic: str) -> dict[int, list[Any]]:
         return got
 
 
-def written(bootstrap: str, topic: str) -> int:
+@pytest.fixture
+def looking(setting) -> Iterator[kafka.KafkaConsumer]:
+    """Looks at offsets, as often as a test likes: a consumer for each look costs more than what is looked at."""
+    bootstrap, _, out, _ = setting
+    with contextlib.closing(
+        kafka.KafkaConsumer(bootstrap_servers=bootstrap, group_id=f"streamkm-m-assign:{out}")
+    ) as it:
+        yield it
+
+
+def written(looking: kafka.KafkaConsumer, topic: str) -> int:
     """Offsets of a topic, whatever they hold."""
-    with contextlib.closing(kafka.KafkaConsumer(bootstrap_servers=bootstrap)) as consumer:
-        tps = [kafka.TopicPartition(topic, p) for p in consumer.partitions_for_topic(topic) or ()]
-        return sum(consumer.end_offsets(tps).values())
+    tps = [kafka.TopicPartition(topic, p) for p in looking.partitions_for_topic(topic) or ()]
+    return sum(looking.end_offsets(tps).values())
 
 
-def reached(bootstrap: str, topic: str) -> int:
+def reached(looking: kafka.KafkaConsumer, topic: str) -> int:
     """Records of a topic of two partitions that the group of the assigner has done with."""
-    group = f"streamkm-m-assign:{topic}.out"
-    with contextlib.closing(kafka.KafkaConsumer(bootstrap_servers=bootstrap, group_id=group)) as consumer:
-        return sum(consumer.committed(kafka.TopicPartition(topic, p)) or 0 for p in range(2))
+    return sum(looking.committed(kafka.TopicPartition(topic, p)) or 0 for p in range(2))
 
 
 def fill(bootstrap: str, topic: str, records: int, partitions: int) -> dict[int, list[tuple[int, bytes]]]:
@@ -455,19 +462,19 @@ def setting(bootstrap: str, topic: Any, tmp_path: Path) -> Iterator[tuple[str, s
 
 
 @pytest.mark.kafka
-def test_killed_at_any_moment_each_record_is_assigned_exactly_once(setting, tmp_path):
+def test_killed_at_any_moment_each_record_is_assigned_exactly_once(setting, looking, tmp_path):
     bootstrap, topic, out, command = setting
     records, kills = 50_000, 6
     good = fill(bootstrap, topic, records, 2)
     rng = random.Random(11)
     for n in range(kills):
         with program(tmp_path / "log", *command, "--commit-every", "10ms") as p:
-            so_far = written(bootstrap, out) if n else 0
-            p.until(lambda so_far=so_far: written(bootstrap, out) > so_far + 200)
+            so_far = written(looking, out) if n else 0
+            p.until(lambda so_far=so_far: written(looking, out) > so_far + 200)
             time.sleep(rng.uniform(0.0, 0.3))
             p.kill()
     with program(tmp_path / "log", *command) as p:
-        p.until(lambda: reached(bootstrap, topic) == records)
+        p.until(lambda: reached(looking, topic) == records)
         assert p.leave() == 0
     got = read_committed(bootstrap, out)
     for partition, expected in good.items():
@@ -478,11 +485,11 @@ def test_killed_at_any_moment_each_record_is_assigned_exactly_once(setting, tmp_
 
 
 @pytest.mark.kafka
-def test_a_second_process_shuts_the_first_out(setting, tmp_path):
+def test_a_second_process_shuts_the_first_out(setting, looking, tmp_path):
     bootstrap, topic, out, command = setting
     good = fill(bootstrap, topic, 300, 2)
     with program(tmp_path / "one", *command) as one:
-        one.until(lambda: written(bootstrap, out) > 100)
+        one.until(lambda: written(looking, out) > 100)
         with program(tmp_path / "two", *command) as two:
 
             def left() -> bool:  # it notices when it writes
@@ -500,11 +507,11 @@ def test_a_second_process_shuts_the_first_out(setting, tmp_path):
 
 
 @pytest.mark.kafka
-def test_a_process_that_slept_through_its_successor_writes_nothing(setting, tmp_path):
+def test_a_process_that_slept_through_its_successor_writes_nothing(setting, looking, tmp_path):
     bootstrap, topic, out, command = setting
     good = fill(bootstrap, topic, 20_000, 2)
     with program(tmp_path / "one", *command, "--commit-every", "10ms") as one:
-        one.until(lambda: written(bootstrap, out) > 500)
+        one.until(lambda: written(looking, out) > 500)
         one.signal(signal.SIGSTOP)
         with program(tmp_path / "two", *command) as two:
             wanted = {p: [key for _, key in listed] for p, listed in good.items()}
