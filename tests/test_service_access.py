@@ -36,14 +36,26 @@ def store(request):
 
 
 @pytest.fixture(scope="module", params=["memory", "sqlite"])
-def kept(request, tmp_path_factory):
-    """The same store for tests whose requests change nothing, an application, and a token that may write one model."""
+def kept_store(request, tmp_path_factory):
+    """The same store for tests whose requests change nothing."""
     file = tmp_path_factory.mktemp("kept") / "models.db"
     store = open_store("memory://" if request.param == "memory" else f"sqlite:///{file}")
     Writer(store).commit()
     Writer(store, OTHER).commit()
-    yield Api(store), token(store, right="write", models=("orders",))
+    yield store
     store.close()
+
+
+@pytest.fixture(scope="module")
+def kept(kept_store):
+    """An application on it, and a token that may write one model."""
+    return Api(kept_store), token(kept_store, right="write", models=("orders",))
+
+
+@pytest.fixture(scope="module")
+def guarded(kept_store):
+    """An application on it that nobody may even read without a token."""
+    return Api(kept_store, guarded=True)
 
 
 def token(store, name="reports", right="read", models=()):
@@ -493,15 +505,14 @@ def test_the_json_of_errors_holds_no_markup_of_who_asks(store):
         ("DELETE", "/v1/models/orders", 401),
     ],
 )
-def test_what_is_not_there_is_said_before_a_token_is_asked_for(store, method, path, status):
-    api = Api(store)
-    answer = api.request(method, path)
+def test_what_is_not_there_is_said_before_a_token_is_asked_for(kept, guarded, method, path, status):
+    answer = kept[0].request(method, path)
     assert answer.status_code == status
     if status == 405:
         assert answer.headers["allow"]
     # Who may not even read is told nothing of what is there.
     if path not in {"/", "/livez"}:
-        assert Api(store, guarded=True).request(method, path).status_code == 401
+        assert guarded.request(method, path).status_code == 401
 
 
 def gets(api):
@@ -534,8 +545,8 @@ def test_head_is_answered_as_get_without_a_body_on_every_route(store):
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz", "/", "/v1/models", "/v1/models/orders/history", "/nothing"])
 @pytest.mark.parametrize("query", ["a=1&" * 100, "&" * 100, "a=" + "b" * 4096, "before=" + "1" * 4090])
-def test_no_long_query_is_taken_apart(store, path, query):
-    answer = Api(store).get(f"{path}?{query}")
+def test_no_long_query_is_taken_apart(kept, path, query):
+    answer = kept[0].get(f"{path}?{query}")
     assert code(answer) == (414, "too-large")
     assert answer.json()["where"] == "query"
 
