@@ -24,6 +24,6 @@ if not (database / "url").exists():
     password = secrets.token_urlsafe(24)
     write(database / "password", password)
     write(database / "url", f"postgresql://streamkm:{password}@postgres/streamkm")
-for file in (token / "token", reader / "token", grafana / "password"):
+for file, prefix in ((token / "token", ""), (reader / "token", "skm_"), (grafana / "password", "")):
     if not file.exists():
-        write(file, secrets.token_urlsafe(24))
+        write(file, prefix + secrets.token_urlsafe(32))

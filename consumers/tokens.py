@@ -121,7 +121,9 @@ def _read(file: Path) -> str:
     try:
         return file.read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError) as e:
-        raise SettingsError("no token can be read from it", where=str(file), hint="openssl rand -hex 32 > FILE") from e
+        raise SettingsError(
+            "no token can be read from it", where=str(file), hint="echo skm_$(openssl rand -hex 32) > FILE"
+        ) from e
 
 
 def _json(token: Token) -> dict[str, Any]:

@@ -197,10 +197,12 @@ def test_addresses_of_webhooks_come_from_a_file(tmp_path):
 
 def test_a_token_that_is_in_a_file_is_let_in_and_to_say_so_twice_changes_nothing(sqlite_url, tmp_path):
     token = tmp_path / "token"
-    token.write_text("a" * 31)
+    token.write_text("skm_" + "a" * 31)
     arguments = ("tokens", "create", "prometheus", "--file", str(token), "--store", sqlite_url)
     assert "32 to 512 characters" in said(*arguments)
-    token.write_text("a" * 32 + "\n")
+    token.write_text("a" * 40)
+    assert "it wants skm_ and" in said(*arguments), "the service looks for no other tokens in its store"
+    token.write_text("skm_" + "a" * 32 + "\n")
     for _ in range(2):
         assert f"who has the token in {token} is prometheus" in said(*arguments)
     (one,) = json.loads(said("tokens", "list", "--json", "--store", sqlite_url))

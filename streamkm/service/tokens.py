@@ -17,7 +17,7 @@ OF_THE_ENVIRONMENT = "STREAMKM_TOKEN"
 """Name of the token that is no store's."""
 MOST_MODELS = 100
 _NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
-_TEXT = re.compile(r"[!-~]{32,512}")
+_TEXT = re.compile(PREFIX + r"[!-~]{32,512}")
 _MODEL = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
@@ -79,6 +79,8 @@ def issue(
         text = PREFIX + secrets.token_urlsafe(32)
     elif not _TEXT.fullmatch(text):
         raise SettingsError(
-            "this is no token: it wants 32 to 512 characters without blanks", where=name, hint="openssl rand -hex 32"
+            f"this is no token: it wants {PREFIX} and 32 to 512 characters without blanks",
+            where=name,
+            hint=f"echo {PREFIX}$(openssl rand -hex 32)",
         )
     return text, Token(name, digest(text.encode()), right, tuple(sorted(set(models))), now)
