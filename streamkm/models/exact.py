@@ -255,6 +255,6 @@ class ExactKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixi
         except ValueError as e:
             raise DataError(str(e)) from e
         points: Real = np.ascontiguousarray(array)
-        if max(points.max(), -points.min()) > validate.LIMIT:
+        if float(max(points.max(), -points.min())) > validate.LIMIT:
             validate.finite(points, ())  # says which; squares of such values overflow
         return points

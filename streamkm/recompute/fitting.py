@@ -298,7 +298,7 @@ def _contents(points: PointFile | Real, weights: ArrayLike | None) -> tuple[Real
         for start in range(0, len(X), _STRIP):
             if not np.isfinite(strip := X[start : start + _STRIP]).all():
                 raise DataError("points have values that are not finite")
-            if max(strip.max(initial=0.0), -strip.min(initial=0.0)) > LIMIT:
+            if float(max(strip.max(initial=0.0), -strip.min(initial=0.0))) > LIMIT:
                 raise DataError(f"points have values beyond the largest that is taken, {LIMIT:g}")
     return X, checked_weights(weights, len(X))
 
