@@ -80,6 +80,7 @@ raw_records = st.builds(
     key=st.none() | st.binary(max_size=8),
     value=st.none() | st.binary(max_size=40),
     headers=headers,
+    size=st.none() | st.integers(65_537, INT64),
 )
 bad_records = st.builds(
     BadRecord,
