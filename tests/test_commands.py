@@ -197,6 +197,7 @@ def test_a_closed_standard_input_is_named(store):
 
 
 def test_ctrl_c_leaves_without_a_word():
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what it puts behind without it
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with subprocess.Popen(
