@@ -239,6 +239,7 @@ class Connection(HttpToolsProtocol):
     def _take_held(self) -> None:
         data = bytes(self._held)
         self._held.clear()
+        self.flow.resume_reading()  # what came since the answer was held, too, and stopped the reading again
         self._take(data)
 
     def _hold(self, data: bytes) -> None:
