@@ -56,7 +56,7 @@ ENGINES = {
 
 
 def _streamkm(threads: int) -> Run:
-    from streamkm.models.exact import ExactKMeans
+    from streamkm.models.exact.estimator import ExactKMeans
 
     def run(X: Points, C: Points, iterations: int) -> Result:  # noqa: ARG001
         m = ExactKMeans(len(C), init=C, max_iter=MAX_ITER, n_threads=threads).fit(X)
@@ -67,7 +67,7 @@ def _streamkm(threads: int) -> Run:
 
 def _compile(X: Points, C: Points) -> None:
     """Two iterations, from scattered and from equal starts: all kernels that a fit may come to need."""
-    from streamkm.models.exact import ExactKMeans
+    from streamkm.models.exact.estimator import ExactKMeans
 
     for init in (C, np.repeat(C[:1], len(C), axis=0)):
         ExactKMeans(len(C), init=init, max_iter=2).fit(X)

@@ -145,7 +145,7 @@ def resident(pid):
 def size_of(url):
     """Bytes of a store: an SQLite file with its log, or PostgreSQL's tables with their indexes."""
     from streamkm.stores import open_store
-    from streamkm.stores.tables import metadata
+    from streamkm.stores.sql.schema import metadata
 
     if url.startswith("sqlite:///"):
         file = Path(url.removeprefix("sqlite:///"))

@@ -98,9 +98,9 @@ def scikit_learn(bootstrap, n):
 
 def streamkm(bootstrap, n, url=None, checkpoint_every=1.0):
     from streamkm.codecs import make_codec
+    from streamkm.connectors import KafkaSource
     from streamkm.engine import Engine, EngineOptions
     from streamkm.models import compile_kernels
-    from streamkm.sources import KafkaSource
     from streamkm.state import ModelSpec
     from streamkm.stores import open_store
 

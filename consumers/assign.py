@@ -11,11 +11,11 @@ from consumers.compose import source_opener, transactions_opener
 from consumers.options import example, takes, verbose
 from consumers.signals import stop_on_signals
 from streamkm.codecs import make_codec
+from streamkm.connectors import KafkaSource
+from streamkm.delivery import Assigner, AssignOptions
 from streamkm.engine import same_stream, suited
 from streamkm.errors import SettingsError
 from streamkm.settings import AssignSettings
-from streamkm.sinks import Assigner, AssignOptions
-from streamkm.sources import KafkaSource
 from streamkm.stores import open_store
 
 

@@ -21,7 +21,7 @@ def compile_() -> None:
     from consumers.compose import warm_up
     from streamkm.codecs import make_codec
     from streamkm.models import compile_kernels
-    from streamkm.models.exact_warm import compile_exact
+    from streamkm.models.exact.compile import compile_exact
 
     logs.configure()
     codec = make_codec({"kind": "json", "fields": ["x"], "time_field": "t", "max_bytes": 1000})

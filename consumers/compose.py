@@ -11,12 +11,12 @@ import numpy as np
 
 from streamkm.codecs import Codec, make_codec
 from streamkm.codecs.json import DEFAULT_MAX_BYTES
+from streamkm.connectors import KafkaSource, KafkaTransactions, KafkaWriter, MemorySource
 from streamkm.engine import Engine, EngineOptions
 from streamkm.errors import NotFoundError, SettingsError
 from streamkm.metrics import Metrics
 from streamkm.models import compile_kernels
 from streamkm.settings import AssignSettings, LiveSettings, NotifySettings, ReplaySettings, SourceSettings, given
-from streamkm.sources import KafkaSource, KafkaTransactions, KafkaWriter, MemorySource
 from streamkm.state import Json, ModelSpec
 from streamkm.stores.base import Store
 

@@ -24,9 +24,9 @@ from consumers.demo_view import View, save_picture
 from consumers.feed import FIELDS, PARTITIONS, Producer, shuttle_rows
 from consumers.options import example
 from consumers.signals import stop_on_signals
+from streamkm.connectors import KafkaWriter
 from streamkm.errors import StoreUnavailableError, StreamkmError
-from streamkm.service.tokens import issue
-from streamkm.sources import KafkaWriter
+from streamkm.service.auth import issue
 from streamkm.stores import open_store
 
 MODEL = TOPIC = "shuttle"

@@ -117,13 +117,13 @@ def _kernels() -> Finding:
 
 
 def _store(url: str) -> Finding:
-    from streamkm.stores import open_store, upkeep
+    from streamkm.stores import maintenance, open_store
 
     if url.startswith("sqlite:") and "mode=" not in url:
         url += ("&" if "?" in url else "?") + "mode=ro"  # to look at a store must neither make nor change it
     try:
         with contextlib.closing(open_store(url, create=False)) as store:
-            damage, models = upkeep.damage(store, quick=True), len(store.models())
+            damage, models = maintenance.damage(store, quick=True), len(store.models())
     except StreamkmError as e:
         return Finding("store", ok=False, detail=e.message, fix=e.hint, needed=False)
     if damage:

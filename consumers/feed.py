@@ -17,10 +17,10 @@ import click
 from consumers import logs, terminal
 from consumers.options import example, takes
 from consumers.signals import stop_on_signals
+from streamkm.connectors import KafkaWriter
 from streamkm.errors import SourceError, StreamkmError
 from streamkm.records import Outgoing
 from streamkm.settings import SourceSettings
-from streamkm.sources import KafkaWriter
 
 PARTITIONS = 3
 FIELDS = ("f1", "f3", "f5", "f7", "f8", "f9")

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from consumers import terminal
-from streamkm.effects import LIMIT, telling
+from streamkm.effect_sizes import LIMIT, telling
 
 Reals = NDArray[np.float64]
 
@@ -33,7 +33,7 @@ def fitted(build: Callable[[Sequence[int]], Table], found: Reals, width: int) ->
     build
         Makes the table with the fields at some places.
     found
-        (k, d): how much clusters differ by field, from `streamkm.effects.differences`.
+        (k, d): how much clusters differ by field, from `streamkm.effect_sizes.differences`.
     width
         Characters of a line.
 

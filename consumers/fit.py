@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from consumers import fit_view, logs, terminal
 from consumers.options import example, takes, warn_of_argument
+from streamkm.connectors.files.source import LeftOut, expand
+from streamkm.connectors.sql import sql_rows
 from streamkm.errors import SettingsError
 from streamkm.recompute import outputs
 from streamkm.recompute.collect import (
@@ -35,8 +37,6 @@ from streamkm.recompute.pointfile import replacing
 from streamkm.recompute.scaling import scaled
 from streamkm.redaction import remember_url, secrets_in
 from streamkm.settings import FitSettings
-from streamkm.sources.files import LeftOut, expand
-from streamkm.sources.sql import sql_rows
 from streamkm.values import KRange, names_of
 
 DEFAULT_K = 8

@@ -14,10 +14,10 @@ from rich.progress import BarColumn, SpinnerColumn, TaskProgressColumn, TimeElap
 from rich.table import Table
 
 from consumers import fields, terminal
-from streamkm.effects import differences
+from streamkm.effect_sizes import differences
 from streamkm.errors import SettingsError
-from streamkm.models.exact_lloyd import Iteration
-from streamkm.models.exact_storage import pick
+from streamkm.models.exact.lloyd import Iteration
+from streamkm.models.exact.storage import pick
 from streamkm.recompute import plot
 from streamkm.recompute.collect import Collected
 from streamkm.recompute.fitting import Fitted

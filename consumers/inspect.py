@@ -16,7 +16,7 @@ from consumers import terminal
 from consumers.fields import add_field, fitted
 from consumers.fields import told as told_fields
 from consumers.options import example, takes
-from streamkm.effects import differences
+from streamkm.effect_sizes import differences
 from streamkm.settings import StoreSettings
 from streamkm.state import Event, Snapshot
 from streamkm.stores import open_store

@@ -15,12 +15,12 @@ from consumers.exposure import check_exposure
 from consumers.options import example, takes, verbose
 from consumers.probes import probes
 from consumers.signals import stop_on_signals
+from streamkm.connectors import why_away
 from streamkm.engine import Watchdog
 from streamkm.errors import BrokerUnreachableError
 from streamkm.metrics import Metrics
 from streamkm.models import COMPILING_SECONDS
 from streamkm.settings import LiveSettings
-from streamkm.sources import why_away
 from streamkm.stores import open_store
 
 log = logging.getLogger("streamkm.live")

@@ -13,10 +13,10 @@ from consumers import logs
 from consumers.compose import writer_opener
 from consumers.options import example, takes, verbose, warn_of_argument
 from consumers.signals import stop_on_signals
+from streamkm.delivery import Notifier, NotifyOptions, Target, TopicTarget, WebhookTarget
 from streamkm.errors import SettingsError
 from streamkm.redaction import remember, remember_url, secrets_in
 from streamkm.settings import NotifySettings, from_environment
-from streamkm.sinks import Notifier, NotifyOptions, Target, TopicTarget, WebhookTarget
 from streamkm.stores import open_store
 
 _WEBHOOKS = "STREAMKM_NOTIFY_WEBHOOK"

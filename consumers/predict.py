@@ -23,10 +23,10 @@ from consumers import terminal
 from consumers.options import example, takes
 from streamkm import cells
 from streamkm.client import Client, Prediction
+from streamkm.connectors.files import csv_text
+from streamkm.connectors.files.csv_text import Dialect
 from streamkm.errors import DataError, FileFormatError
 from streamkm.settings import ClientSettings
-from streamkm.sources import csv_text
-from streamkm.sources.csv_text import Dialect
 
 AT_ONCE = 10_000
 """Lines that are asked for at a time."""

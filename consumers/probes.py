@@ -12,10 +12,10 @@ import orjson
 import uvicorn
 
 from consumers.listening import listen
-from streamkm.answers import MEDIA_TYPE, completed, problem_body
-from streamkm.connections import Bounds, protocol
 from streamkm.engine import Pulse
 from streamkm.errors import StoreError
+from streamkm.http.connection import Bounds, protocol
+from streamkm.http.responses import MEDIA_TYPE, completed, problem_body
 from streamkm.metrics import CONTENT_TYPE, Metrics
 from streamkm.values import Secret
 

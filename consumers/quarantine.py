@@ -18,11 +18,11 @@ from consumers import logs, terminal
 from consumers.compose import writer_opener
 from consumers.options import example, takes
 from streamkm.codecs import Codec, make_codec
+from streamkm.connectors import KafkaSource, KafkaWriter, byte_records
 from streamkm.engine import suited
 from streamkm.errors import PartitionStalledError, PositionLostError, SettingsError, SourceError
 from streamkm.records import BadRecord, Outgoing, RawRecord, TopicPartition
 from streamkm.settings import LiveSettings, StoreSettings
-from streamkm.sources import KafkaSource, KafkaWriter, byte_records
 from streamkm.stores import open_store
 from streamkm.stores.base import Held, Place, Store
 

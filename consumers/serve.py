@@ -21,10 +21,10 @@ from consumers.exposure import check_exposure, is_loopback
 from consumers.listening import listen, url_of
 from consumers.options import example, takes, verbose
 from consumers.recompute import child_environment, replay_command
-from streamkm.connections import DEFAULTS, Bounds, protocol
+from streamkm.http.connection import DEFAULTS, Bounds, protocol
 from streamkm.metrics import HTTP_REQUESTS, Metrics
 from streamkm.service import ServiceOptions, create_app
-from streamkm.service.jobs import Jobs
+from streamkm.service.job_runner import Jobs
 from streamkm.settings import ServeSettings
 from streamkm.stores import open_store
 

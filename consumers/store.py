@@ -13,7 +13,7 @@ from consumers.options import EXIT_CODES, example, takes
 from streamkm.engine import audit
 from streamkm.errors import StoreError
 from streamkm.settings import StoreSettings
-from streamkm.stores import open_store, upkeep
+from streamkm.stores import maintenance, open_store
 
 DAMAGED = dict(EXIT_CODES)[StoreError]
 """Exit status when something is wrong with a store."""
@@ -35,7 +35,7 @@ def backup(file: Path, settings: StoreSettings, *, force: bool, as_json: bool) -
     The copy is a store: a consumer that is started on it goes on from there. For PostgreSQL use pg_dump.
     """
     with contextlib.closing(open_store(settings.store, create=False)) as opened:
-        size = upkeep.backup(opened, file, overwrite=force)
+        size = maintenance.backup(opened, file, overwrite=force)
     if as_json:
         terminal.say_json({"file": str(file), "bytes": size}, indent=None)
     else:
@@ -52,7 +52,7 @@ def vacuum(settings: StoreSettings, *, as_json: bool) -> None:
     itself, so this is only for a store that will not grow back. PostgreSQL does it by itself.
     """
     with contextlib.closing(open_store(settings.store, create=False)) as opened:
-        before, after = upkeep.vacuum(opened)
+        before, after = maintenance.vacuum(opened)
     if as_json:
         terminal.say_json({"before": before, "after": after}, indent=None)
     else:
@@ -70,7 +70,7 @@ def check(settings: StoreSettings, *, quick: bool, as_json: bool) -> None:
     and reads the topic for it. Exit status 5 if anything is wrong.
     """
     with contextlib.closing(open_store(settings.store, create=False)) as opened:
-        damaged = upkeep.damage(opened, quick=quick)
+        damaged = maintenance.damage(opened, quick=quick)
         names = [] if damaged else [info.spec.name for info in opened.models()]
         wrong = {name: found for name in names if (found := audit(opened, name))}
     if as_json:

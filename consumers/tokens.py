@@ -64,7 +64,7 @@ def create(
     as_json: bool,
 ) -> None:
     """Make a token called NAME and print it. It is shown once: the store keeps only its SHA-256."""
-    from streamkm.service.tokens import issue
+    from streamkm.service.auth import issue
 
     text, token = issue(name, right, models, time.time(), None if file is None else _read(file))
     with contextlib.closing(open_store(settings.store, create=False)) as store:

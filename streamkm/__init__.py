@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from streamkm.client import AsyncClient, Client
     from streamkm.models import Coreset, OnlineKMeans, k_profile
-    from streamkm.models.exact import ExactKMeans
+    from streamkm.models.exact.estimator import ExactKMeans
 
 __all__ = ["AsyncClient", "Client", "Coreset", "ExactKMeans", "OnlineKMeans", "k_profile"]
-_HOMES = {"AsyncClient": "streamkm.client", "Client": "streamkm.client", "ExactKMeans": "streamkm.models.exact"}
+_HOMES = {
+    "AsyncClient": "streamkm.client",
+    "Client": "streamkm.client",
+    "ExactKMeans": "streamkm.models.exact.estimator",
+}
 
 
 def __getattr__(name: str) -> Any:

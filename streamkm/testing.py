@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
+from streamkm.connectors.base import Source
 from streamkm.errors import StoreUnavailableError, StreamkmError
 from streamkm.records import Position, Records, TopicPartition
-from streamkm.sources.base import Source
 from streamkm.state import Commit, Json
 from streamkm.stores.base import Lease, Store
 

@@ -44,8 +44,8 @@ from numpy.typing import NDArray
 import store_checks as facts
 from streamkm import OnlineKMeans
 from streamkm.errors import StreamkmError
-from streamkm.models.exact_lloyd import Fit, Iteration
-from streamkm.models.exact_runs import Mark
+from streamkm.models.exact.lloyd import Fit, Iteration
+from streamkm.models.exact.runs import Mark
 from streamkm.recompute import checkpoint
 from streamkm.recompute.pointfile import PointFile
 from streamkm.records import BatchRange, TopicPartition

@@ -22,7 +22,7 @@ from psycopg import sql
 
 from processes import state
 from streamkm.broker.properties import free_ports
-from streamkm.stores.tables import metadata
+from streamkm.stores.sql.schema import metadata
 from waiting import PATIENCE, pauses, wait_until
 
 INSTALL = "apt-get install postgresql, or name a server that tests may use: STREAMKM_TEST_POSTGRES=postgresql://..."

@@ -4,5 +4,5 @@ import warnings
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    import streamkm.sources
-    import streamkm.stores.migrate  # noqa: F401
+    import streamkm.connectors
+    import streamkm.stores.sql.migrate  # noqa: F401

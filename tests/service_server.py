@@ -10,7 +10,7 @@ import uvicorn
 
 from consumers.serve import server_config
 from service_api import Writer
-from streamkm.connections import Bounds
+from streamkm.http.connection import Bounds
 from streamkm.service import create_app
 from streamkm.stores import MemoryStore
 from waiting import PATIENCE, wait_until

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import pytest
 
+from streamkm.connectors import Source
 from streamkm.errors import PositionLostError, SourceClosedError
 from streamkm.records import ByteRecords, ColumnRecords, Position, Records, TopicPartition
-from streamkm.sources import Source
 from waiting import PATIENCE
 
 

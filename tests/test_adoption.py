@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from streamkm.models.adoption import STILL, Fit, chance, follow, successors
-from streamkm.models.live import LiveCentroids
+from streamkm.models.acceptance import STILL, Fit, chance, follow, successors
+from streamkm.models.centroids import LiveCentroids
 from streamkm.models.metric import Metric
-from streamkm.models.populations import moved
+from streamkm.models.weighted_rows import moved
 
 
 def live(centroids, weights, costs, ids=None):

@@ -20,7 +20,10 @@ import pytest
 from consumers.cli import cli
 from processes import program
 from service_api import NOW, SPEC, Writer
+from streamkm import assignment
 from streamkm.codecs import make_codec
+from streamkm.connectors import KafkaSource, KafkaTransactions, MemorySource, byte_records
+from streamkm.delivery import Assigner, AssignOptions, assign, assignments
 from streamkm.errors import (
     BrokerUnreachableError,
     PositionLostError,
@@ -30,9 +33,6 @@ from streamkm.errors import (
     WriterFencedError,
 )
 from streamkm.records import Mark, Outgoing, Position, RawRecord, TopicPartition
-from streamkm.service import nearest
-from streamkm.sinks import Assigner, AssignOptions, assign, assignments
-from streamkm.sources import KafkaSource, KafkaTransactions, MemorySource, byte_records
 from streamkm.stores import open_store
 from waiting import PATIENCE, wait_until
 
@@ -198,7 +198,7 @@ def test_assignments_are_what_the_service_answers(distance):
     points = np.vstack(
         [rng.normal(size=(500, 2)), centroids, rng.normal(size=(9, 2)) * (1e200 if distance == "euclidean" else 1e100)]
     )
-    ours, theirs = assign(snapshot, points), nearest.assign(snapshot, points)[:3]
+    ours, theirs = assign(snapshot, points), assignment.assign(snapshot, points)[:3]
     for a, b in zip(ours, theirs, strict=True):
         assert np.array_equal(a, b)
 

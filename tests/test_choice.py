@@ -6,11 +6,11 @@ import pytest
 import naive_choice
 from streamkm import OnlineKMeans
 from streamkm.errors import DataError, SettingsError
-from streamkm.kernels import choice as kernels
-from streamkm.kernels.choice import simplified_silhouette
-from streamkm.models.choice import k_profile
-from streamkm.models.validate import ONES, frozen
-from streamkm.models.valleys import near, several, valley, without_levels
+from streamkm.kernels import silhouette as kernels
+from streamkm.kernels.silhouette import simplified_silhouette
+from streamkm.models.density_valleys import near, several, valley, without_levels
+from streamkm.models.k_selection import k_profile
+from streamkm.models.validation import ONES, frozen
 from worlds import WORLDS
 
 

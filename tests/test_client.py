@@ -19,7 +19,7 @@ import pytest
 import streamkm
 from processes import program, run
 from service_api import CENTROIDS, FIELDS, NOW, Writer
-from streamkm.client import flows, http
+from streamkm.client import http, requests
 from streamkm.errors import (
     DataError,
     NotFoundError,
@@ -70,7 +70,7 @@ def test_models_snapshots_and_events(client):
 
 
 def test_pages_are_followed(client, monkeypatch):
-    monkeypatch.setattr(flows, "PAGE", 1)
+    monkeypatch.setattr(requests, "PAGE", 1)
     assert [s.id for s in client.snapshots("orders")] == [3, 2, 1]
 
 
@@ -108,7 +108,7 @@ def test_points_of_every_kind_are_asked_for(client, points):
 
 
 def test_many_points_go_in_many_requests_and_one_snapshot_answers_for_all(client, monkeypatch):
-    monkeypatch.setattr(flows, "BODY_BYTES", 3 * flows.NUMBER_BYTES * 2)
+    monkeypatch.setattr(requests, "BODY_BYTES", 3 * requests.NUMBER_BYTES * 2)
     asked = []
     send = client._send
     monkeypatch.setattr(client, "_send", lambda call: asked.append(json.loads(call.body)) or send(call))
@@ -158,7 +158,7 @@ def test_errors_are_ours_and_say_what_to_do(service, client):
 
 
 def test_a_part_that_is_refused_is_named(client, monkeypatch):
-    monkeypatch.setattr(flows, "BODY_BYTES", 1)
+    monkeypatch.setattr(requests, "BODY_BYTES", 1)
     sent = iter([client._send, lambda _: (_ for _ in ()).throw(DataError("bad"))])
     monkeypatch.setattr(client, "_send", lambda call, sent=sent: next(sent)(call))
     with pytest.raises(DataError, match=r"^points from 1 on: bad"):

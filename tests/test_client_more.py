@@ -16,7 +16,7 @@ import streamkm
 from processes import program
 from service_api import FIELDS, NOW, P0, Writer
 from streamkm import AsyncClient, Client
-from streamkm.client import arrow, flows, http
+from streamkm.client import arrow, http, requests
 from streamkm.errors import NotFoundError, NotReadyError, ServiceError, ServiceUnreachableError
 from streamkm.records import BadRecord, RawRecord
 from streamkm.state import Event, Recent
@@ -69,7 +69,7 @@ def test_what_a_model_was_is_told_in_arrays(client):
 
 def test_pages_of_lives_are_put_together(client, monkeypatch):
     whole = client.lineage("orders")
-    monkeypatch.setattr(flows, "PAGE", 1)
+    monkeypatch.setattr(requests, "PAGE", 1)
     assert client.lineage("orders") == whole
 
 
@@ -90,13 +90,13 @@ def test_many_points_travel_as_arrow_and_get_the_same_answer(client, monkeypatch
     kinds = []
     send = client._send
     monkeypatch.setattr(client, "_send", lambda call: kinds.append(call.kind) or send(call))
-    monkeypatch.setattr(flows, "ARROW_BYTES", 20_000 * 24)
+    monkeypatch.setattr(requests, "ARROW_BYTES", 20_000 * 24)
     found = client.predict("orders", X, snapshot=2)
-    assert kinds == [flows.JSON, flows.ARROW, flows.ARROW]
+    assert kinds == [requests.JSON, requests.ARROW, requests.ARROW]
     kinds.clear()
     monkeypatch.setattr(arrow, "there", lambda: False)
     plain = client.predict("orders", X, snapshot=2)
-    assert set(kinds) == {flows.JSON}
+    assert set(kinds) == {requests.JSON}
     assert (found.snapshot, plain.snapshot) == (2, 2)
     np.testing.assert_array_equal(found.ids, plain.ids)
     np.testing.assert_array_equal(found.distances, plain.distances)

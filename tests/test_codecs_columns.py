@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamkm.codecs import Codec, ColumnsCodec, make_codec
+from streamkm.connectors import MemorySource
 from streamkm.errors import FileFormatError, SettingsError
 from streamkm.records import ColumnRecords, TopicPartition
-from streamkm.sources import MemorySource
 
 TP = TopicPartition("points.csv", 0)
 

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamkm.codecs import Codec, JsonCodec, compile_scanner, make_codec
+from streamkm.connectors.columns import byte_records
 from streamkm.errors import SettingsError
-from streamkm.kernels import jsonscan
+from streamkm.kernels.decode import json_scan
 from streamkm.records import KEPT_VALUE_BYTES, ColumnRecords, RawRecord, TopicPartition
-from streamkm.sources._columns import byte_records
 from test_codecs_scan import PATHS, records
 
 TP = TopicPartition("t", 3)
@@ -316,7 +316,7 @@ def test_columns_are_not_json():
 
 def test_compiling_ahead_covers_what_records_need():
     compile_scanner()
-    compiled = set(jsonscan.scan_rows.signatures)
+    compiled = set(json_scan.scan_rows.signatures)
     decode([b"[1,2]", None, b'{"x":1,"y":2}'])
     decode([b'{"x":1,"y":2,"t":3}'], time_field="t")
-    assert set(jsonscan.scan_rows.signatures) == compiled
+    assert set(json_scan.scan_rows.signatures) == compiled

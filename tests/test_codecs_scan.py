@@ -16,8 +16,8 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 import naive_scan as naive
-from streamkm.codecs._fields import FieldTree
-from streamkm.kernels.decimal import (
+from streamkm.codecs.fields import FieldTree
+from streamkm.kernels.decode.decimal import (
     MAX_POWER,
     MIN_POWER,
     REFUSED,
@@ -26,8 +26,8 @@ from streamkm.kernels.decimal import (
     nearest,
     parse_number,
 )
-from streamkm.kernels.isotime import days_since_1970, parse_time, two_digits
-from streamkm.kernels.jsonscan import (
+from streamkm.kernels.decode.iso_time import days_since_1970, parse_time, two_digits
+from streamkm.kernels.decode.json_scan import (
     ARRAY,
     DATED,
     NULL,

@@ -13,24 +13,24 @@ import naive_choice
 import naive_exact
 from strategies import common_rows, common_weights
 from streamkm import Coreset
-from streamkm.kernels import exact_layout
-from streamkm.kernels.choice import simplified_silhouette
 from streamkm.kernels.coreset import CERTAIN, admit, calibrate, thin
-from streamkm.kernels.digest import digest
-from streamkm.kernels.neighbours import put_near_together
+from streamkm.kernels.exact import layout
+from streamkm.kernels.kd_order import put_near_together
 from streamkm.kernels.outliers import squares_from, widest_gap
 from streamkm.kernels.random import BLOCK, draw, draw_by_blocks, sum_blocks
-from streamkm.kernels.rows import even_places
+from streamkm.kernels.reductions import even_places
+from streamkm.kernels.representatives import digest
 from streamkm.kernels.search import descend, lay_columns, local_search, nearest_two, prune
 from streamkm.kernels.seed import kmeans_plus_plus
+from streamkm.kernels.silhouette import simplified_silhouette
 from streamkm.kernels.update import learn_batch, lloyd
-from streamkm.models import exact_order
-from streamkm.models.exact_crew import Crew
-from streamkm.models.exact_order import put_in_order
-from streamkm.models.exact_storage import Storage
+from streamkm.models.exact import kd_order
+from streamkm.models.exact.kd_order import put_in_order
+from streamkm.models.exact.storage import Storage
+from streamkm.models.exact.threads import Crew
 from streamkm.models.metric import quantile
-from streamkm.models.populations import masses
-from streamkm.models.validate import ONES, frozen
+from streamkm.models.validation import ONES, frozen
+from streamkm.models.weighted_rows import masses
 
 FIRST_IS_LARGE = np.array([[5.0], *[[0.0]] * 32])
 """The pivot of its k-d tree is its lowest value, and the first row is not."""
@@ -77,7 +77,7 @@ def test_halving_is_a_permutation(rows, data):
     stop = data.draw(st.integers(start + 1, len(rows)))
     half = start + (stop - start) // 2
     before = keys.copy()
-    exact_layout._halve(keys, index, start, stop, half)
+    layout._halve(keys, index, start, stop, half)
     assert sorted(index[start:stop].tolist()) == list(range(start, stop))
     assert index[:start].tolist() == list(range(start))
     assert index[stop:].tolist() == list(range(stop, len(rows)))
@@ -93,14 +93,14 @@ def test_rows_moved_to_the_leaves_of_a_tree_are_a_permutation(rows, levels):
     X = frozen(rows.astype(np.float32))
     n, parts = len(rows), 1 << levels
     axes, cuts = np.zeros(parts, np.uint32), np.zeros(parts, np.float32)
-    exact_layout.split(X, levels, axes, cuts)
+    layout.split(X, levels, axes, cuts)
     leaves, counts = np.empty(n, np.uint16), np.zeros(parts, np.int64)
-    exact_layout.find_leaves(X, 0, n, levels, axes, cuts, leaves, counts)
+    layout.find_leaves(X, 0, n, levels, axes, cuts, leaves, counts)
     assert leaves.tolist() == naive_exact.find_leaves(X, levels, axes, cuts)
     assert counts.tolist() == np.bincount(leaves, minlength=parts).tolist()
     places, moved = np.arange(n, dtype=np.int32), np.full(n, -1, np.int32)
     cursors = np.cumsum(counts) - counts
-    exact_layout.move_rows(places[:, None], moved[:, None], 0, n, leaves, cursors)
+    layout.move_rows(places[:, None], moved[:, None], 0, n, leaves, cursors)
     assert moved.tolist() == naive_exact.move_rows(places, leaves).tolist()
 
 
@@ -120,7 +120,7 @@ def test_points_put_in_order_are_a_permutation(rows, block, small):
 
 
 def test_points_of_few_values_are_put_in_order_in_several_stages(monkeypatch):
-    monkeypatch.setattr(exact_order, "_LEVELS", 2)
+    monkeypatch.setattr(kd_order, "_LEVELS", 2)
     rng = np.random.default_rng(0)
     for rows in (rng.integers(1, 6, (5000, 3)), np.minimum(rng.zipf(1.8, (5000, 2)), 2**20)):
         mine = rows.astype(np.float32)

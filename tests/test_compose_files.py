@@ -15,7 +15,7 @@ from grafana import queries
 from kafka_fixtures import KAFKA_IMAGE
 from postgres_fixtures import POSTGRES_IMAGE
 from streamkm import metrics, settings
-from streamkm.service.tokens import issue
+from streamkm.service.auth import issue
 
 COMPOSE = Path(__file__).parents[1] / "compose"
 KUBERNETES = sorted((COMPOSE / "kubernetes").glob("*.yaml"))

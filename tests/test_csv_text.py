@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from consumers import cli, logs
 from consumers.predict import Batches, Header, csv_rows, lines
 from streamkm.cells import MISSING, number, why_not
+from streamkm.connectors.files import csv_text, tables
+from streamkm.connectors.files.source import expand
 from streamkm.errors import DataError, StreamkmError
 from streamkm.recompute.collect import Files, collect
-from streamkm.service.errors import Problem
+from streamkm.service.problems import Problem
 from streamkm.service.tables import read_csv
-from streamkm.sources import _tables, csv_text
-from streamkm.sources.files import expand
 
 XY = [[1, 10], [2, 20], [3, 30]]
 READ = {
@@ -88,7 +88,7 @@ READERS = {"files": by_files, "service": by_service, "predict": by_predict}
 @pytest.mark.parametrize("reader", READERS.values(), ids=READERS)
 @pytest.mark.parametrize("block", [40, 1 << 22])
 def test_dialects_are_read_alike_by_all(tmp_path, monkeypatch, capsys, text, reader, block):
-    monkeypatch.setattr(_tables, "BLOCK_BYTES", block)
+    monkeypatch.setattr(tables, "BLOCK_BYTES", block)
     assert reader(tmp_path, text.encode(), ["x", "y"]).tolist() == XY
 
 
@@ -152,7 +152,7 @@ def test_rows_are_those_of_pythons_csv_module(tmp_path_factory, rows, block):
     path = tmp_path_factory.mktemp("csv") / "a.csv"
     path.write_text(text)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_tables, "BLOCK_BYTES", block)
+        patch.setattr(tables, "BLOCK_BYTES", block)
         plain = csv_text.Dialect(",", blanks=False, names=("x", "y"), unnamed=(), width=2, first=4, first_line=2)
         patch.setattr(csv_text, "detect", lambda *_, **__: plain)
         try:
@@ -178,7 +178,7 @@ def as_seen(*row):
 
 @pytest.mark.parametrize("memory", [0, 1 << 16])
 def test_a_packed_file_is_read_like_any_other(tmp_path, monkeypatch, memory):
-    monkeypatch.setattr(_tables, "BLOCK_BYTES", 100)
+    monkeypatch.setattr(tables, "BLOCK_BYTES", 100)
     text = "x,y\n" + "".join(f"{i},{i * i}\n" for i in range(500))
     path = tmp_path / "a.csv.gz"
     path.write_bytes(gzip.compress(text.encode()))
@@ -267,11 +267,11 @@ def test_the_first_cell_that_is_no_number_is_said_with_its_line(fit):
 
 
 def test_numbers_are_looked_for_in_the_whole_file_or_the_sample_is_said(fit, monkeypatch):
-    monkeypatch.setattr(_tables, "BLOCK_BYTES", 200)
+    monkeypatch.setattr(tables, "BLOCK_BYTES", 200)
     text = "x,y\n" + "1.5,\n" * 1000 + "1.5,7\n" * 10
     got, said = fit(text, "--bad-rows", "skip")
     assert (got["fields"], got["rows"]) == (["x", "y"], {"read": 1010, "used": 10, "skipped": 1000})
-    monkeypatch.setattr(_tables, "PROFILE_BYTES", 1000)
+    monkeypatch.setattr(tables, "PROFILE_BYTES", 1000)
     got, said = fit(text)
     assert got["fields"] == ["x"]
     assert [one["reason"] for one in got["left_out"]] == ["no value in it"]
@@ -331,7 +331,7 @@ def test_blocks_of_many_sizes_give_the_same_lines(tmp_path, monkeypatch):
     (tmp_path / "a.csv").write_text(text)
     expected = list(itertools.accumulate((2 if i % 3 else 1 for i in range(60)), initial=2))[:-1]
     for block in (20, 77, 1 << 20):
-        monkeypatch.setattr(_tables, "BLOCK_BYTES", block)
+        monkeypatch.setattr(tables, "BLOCK_BYTES", block)
         files = Files(expand([str(tmp_path / "a.csv")]), ["x"])
         (records, *_) = files.rows()
         assert [files.line(records.partition, row) for row in range(60)] == expected

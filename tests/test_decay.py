@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 import naive
 from streamkm import OnlineKMeans
 from streamkm.kernels.decay import OLDEST, decay_by_place, decay_by_time, half_power, lost, pieces
-from streamkm.kernels.rows import weighted_total
-from streamkm.models.validate import frozen
+from streamkm.kernels.reductions import weighted_total
+from streamkm.models.validation import frozen
 
 NONE = frozen(np.empty(0))
 WEIGHTS = st.lists(st.sampled_from([0.0, 1.0, 1.0, 3.0, 0.25]), max_size=40)

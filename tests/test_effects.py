@@ -18,10 +18,10 @@ from consumers.demo_view import View
 from service_api import SPEC, Api, Writer
 from store_checks import snapshot_of
 from streamkm import OnlineKMeans
-from streamkm.effects import LIMIT, differences, telling
+from streamkm.effect_sizes import LIMIT, differences, telling
 from streamkm.engine import compare
-from streamkm.engine.adoption import stand_ins
-from streamkm.models.populations import spreads
+from streamkm.engine.promotion import stand_ins
+from streamkm.models.weighted_rows import spreads
 from streamkm.recompute.fitting import fit_points
 from streamkm.state import ModelState
 from streamkm.stores import MemoryStore, open_store

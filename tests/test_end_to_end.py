@@ -183,8 +183,8 @@ def test_verify_sees_a_snapshot_that_is_not_what_the_records_say(bootstrap, topi
         forged = honest.centroids.copy()
         forged[0, 0] = np.nextafter(forged[0, 0], np.inf)
     from streamkm.codecs import make_codec
+    from streamkm.connectors import KafkaSource
     from streamkm.engine import Rerun, compare
-    from streamkm.sources import KafkaSource
 
     with contextlib.closing(open_store(url)) as store:
         spec = store.model("m").spec

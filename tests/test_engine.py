@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from streamkm.codecs import make_codec
-from streamkm.engine import Engine, EngineOptions, Rerun, compare, from_snapshot, proposals, tenure
-from streamkm.engine.inlet import DISCOVERY_SECONDS
+from streamkm.connectors import MemorySource
+from streamkm.engine import Engine, EngineOptions, Rerun, compare, from_snapshot, session, snapshots
+from streamkm.engine.source_manager import DISCOVERY_SECONDS
 from streamkm.errors import (
     BadRecordsError,
     BrokerUnreachableError,
@@ -22,7 +23,6 @@ from streamkm.errors import (
 from streamkm.models import OnlineKMeans, clusters
 from streamkm.models.background import Task
 from streamkm.records import RawRecord, TopicPartition
-from streamkm.sources import MemorySource
 from streamkm.state import ModelSpec
 from streamkm.stores import Promotion, open_store
 from streamkm.testing import FlakySource, FlakyStore, ManualClock, StopAfter
@@ -236,7 +236,7 @@ def test_bad_records_and_tombstones_are_counted_and_kept():
 
 
 def test_bad_records_that_weigh_much_bring_a_commit_forward(monkeypatch):
-    monkeypatch.setattr(tenure, "KEPT_AT_ONCE", 20_000)
+    monkeypatch.setattr(session, "KEPT_AT_ONCE", 20_000)
     w = World([record(i, b"x" * 5000) for i in range(700)])
     options = dataclasses.replace(OPTIONS, checkpoint_every=1e9, max_bad_ratio=1.0, max_bad_in_a_row=0)
     w.engine(options).run(w.until_all_read())
@@ -386,8 +386,8 @@ def test_the_events_of_a_stream_that_changes_are_stored_and_verified():
 
 
 def test_k_is_chosen_from_the_first_points_and_only_proposed_later(monkeypatch):
-    monkeypatch.setattr(proposals, "EVERY_SECONDS", 0.0)
-    monkeypatch.setattr(proposals, "WORKER", Eager())
+    monkeypatch.setattr(snapshots, "EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(snapshots, "WORKER", Eager())
     spec = dataclasses.replace(SPEC, n_clusters=0, learner={**SPEC.learner, "half_life": None, "warmup": 200})
     corners = [(0.0, 0.0), (9.0, 0.0), (0.0, 9.0), (9.0, 9.0), (40.0, 40.0), (40.0, 0.0)]
     later = []
@@ -423,8 +423,8 @@ class Held:
 
 def test_a_number_of_clusters_that_the_first_points_suggest_is_not_told_of_twice_as_many(monkeypatch, caplog):
     caplog.set_level("INFO", "streamkm.engine")
-    monkeypatch.setattr(proposals, "WORKER", worker := Held())
-    learner, asked = OnlineKMeans(2, warmup=50, seed=0), proposals.Proposals("m")
+    monkeypatch.setattr(snapshots, "WORKER", worker := Held())
+    learner, asked = OnlineKMeans(2, warmup=50, seed=0), snapshots.Proposals("m")
     rng = np.random.default_rng(0)
     learner.learn_many(rng.normal(size=(300, 2)))
     asked.look(learner, 0.0)

@@ -10,8 +10,8 @@ import pytest
 
 from streamkm.codecs import make_codec
 from streamkm.engine import Rerun, compare
-from streamkm.engine.publishing import unusual
 from streamkm.engine.recent import NUMBERS, POINTS, Glimpse
+from streamkm.engine.snapshots import unusual
 from streamkm.errors import BrokerUnreachableError, StoreUnavailableError
 from streamkm.records import TopicPartition
 from streamkm.state import Event

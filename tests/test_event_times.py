@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from streamkm.codecs import make_codec
-from streamkm.engine import EngineOptions, Rerun, compare, find_origins, from_snapshot, tenure
+from streamkm.connectors import MemorySource
+from streamkm.engine import EngineOptions, Rerun, compare, find_origins, from_snapshot, session
 from streamkm.engine.event_times import decode
 from streamkm.errors import NotFoundError
 from streamkm.models import ARITHMETIC, OnlineKMeans
 from streamkm.records import BatchRange, RawRecord, TopicPartition
-from streamkm.sources import MemorySource
 from streamkm.state import EventTimeLimit, Learning, ModelSpec
 from streamkm.stores import journal
 from streamkm.testing import ManualClock
@@ -123,7 +123,7 @@ def test_a_model_whose_clock_ran_ahead_before_forgets_again():
     future = NOW + YEARS
     w = OneWorld(records(3000), spec())
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(tenure, "decays_by_event_time", lambda _: False)  # as before there was a limit
+        patched.setattr(session, "decays_by_event_time", lambda _: False)  # as before there was a limit
         w.records[100] = w.records[100]._replace(timestamp=round(future * 1000))
         w.run()
     assert w.store.load("m").state.params["clock"] == pytest.approx(future)
@@ -204,7 +204,7 @@ def test_timestamps_in_seconds_are_told_once(caplog):
 
 def test_a_store_of_another_arithmetic_goes_on_and_is_proven_from_where_this_one_took_over(monkeypatch):
     w = OneWorld(records(6000), spec())
-    monkeypatch.setattr(tenure, "ARITHMETIC", 1)
+    monkeypatch.setattr(session, "ARITHMETIC", 1)
     w.run()
     before = w.store.snapshot("m")
     monkeypatch.undo()

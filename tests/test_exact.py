@@ -24,9 +24,9 @@ from sklearn.utils.estimator_checks import check_estimator
 import naive_exact as naive
 from strategies import common_rows
 from streamkm.errors import DataError, SettingsError
-from streamkm.models import exact_points
-from streamkm.models.compiling import announced
-from streamkm.models.exact import ExactKMeans
+from streamkm.models.compile_notice import announced
+from streamkm.models.exact import points as exact_points
+from streamkm.models.exact.estimator import ExactKMeans
 
 pytestmark = pytest.mark.filterwarnings("ignore:the fit had not converged")
 

@@ -8,15 +8,18 @@ import numpy as np
 import pytest
 
 import naive_exact as naive
-from streamkm.kernels import exact_finish, exact_init, exact_layout, exact_settle, exact_sums
 from streamkm.kernels._jit import jit
-from streamkm.kernels.exact_tile import GROUP, LANES, below, gather, lowest_bit, narrow, two_nearest, unsettled
-from streamkm.models import exact_crew, exact_order, exact_points
-from streamkm.models.exact_assign import BlockAssigner, RowAssigner, Totals
-from streamkm.models.exact_crew import Crew
-from streamkm.models.exact_order import put_in_order
-from streamkm.models.exact_points import frozen, prepare
-from streamkm.models.exact_storage import Storage
+from streamkm.kernels.exact import distances, layout, relabel, seeding
+from streamkm.kernels.exact import sums as exact_sums
+from streamkm.kernels.exact.simd import GROUP, LANES, below, gather, lowest_bit, narrow, two_nearest, unsettled
+from streamkm.models.exact import kd_order
+from streamkm.models.exact import points as exact_points
+from streamkm.models.exact import threads as exact_crew
+from streamkm.models.exact.assign import BlockAssigner, RowAssigner, Totals
+from streamkm.models.exact.kd_order import put_in_order
+from streamkm.models.exact.points import frozen, prepare
+from streamkm.models.exact.storage import Storage
+from streamkm.models.exact.threads import Crew
 
 MODULES = ["blocks", "finish", "init", "layout", "rows", "settle", "sums", "tile"]
 NONE = frozen(np.empty(0))
@@ -85,7 +88,7 @@ def test_the_nearest_of_some_centroids_and_its_lead_are_the_naive_ones(d, k):
     chosen = np.append(some, np.full(GROUP, 20, np.int32))
     out = np.empty((2, LANES), np.float32)
     slack = np.empty(3)
-    exact_settle.rounding(centroids, 5.0, slack)
+    relabel.rounding(centroids, 5.0, slack)
     run_two_nearest(block, narrowed, chosen, out, -(-k // GROUP), slack[0], slack[1])
     for p in range(LANES):
         winner, lead = naive.two_nearest(block[:, p], centroids[some])
@@ -116,7 +119,7 @@ def test_numbers_below_a_limit_are_the_bits_of_a_mask():
 def test_rounding_bounds_are_the_naive_ones():
     centroids = np.random.default_rng(0).normal(size=(7, 3))
     slack, narrowed, report = np.empty(3), np.empty((8, 3), np.float32), np.ones((2, 3), np.int64)
-    exact_settle.begin_pass(centroids, 2.0, slack, narrowed, report)
+    relabel.begin_pass(centroids, 2.0, slack, narrowed, report)
     expected, narrow_ones = naive.begin_pass(centroids, 2.0)
     np.testing.assert_allclose(slack, expected, rtol=1e-12)
     assert (narrowed == np.array(narrow_ones)).all()
@@ -139,7 +142,7 @@ def test_sums_are_exact_integers_in_any_order(dtype, d):
     for i in range(60):
         exact_sums.add_row(X, i, origin, -0.125 * weights[i], -weights[i], sums, 1)
     assert not sums.any()
-    exact_finish.total(X, origin, 0.125, sums)
+    distances.total(X, origin, 0.125, sums)
     twin = naive.total(X, origin, 0.125)
     assert [int(h) * 2**31 + int(w) for h, w in zip(sums[0, 0], sums[0, 1], strict=True)] == twin
 
@@ -147,7 +150,7 @@ def test_sums_are_exact_integers_in_any_order(dtype, d):
 def test_a_relocated_row_leaves_one_sum_and_joins_the_other():
     X, origin = frozen(np.array([[0.5, 0.25]])), np.zeros(2)
     sums, counts = np.zeros((2, 2, 3), np.int64), np.array([3, 0])
-    exact_finish.relocate(X, 0, origin, 0.5, 0.5, sums, counts, 0, 1)
+    distances.relocate(X, 0, origin, 0.5, 0.5, sums, counts, 0, 1)
     joined = [int(h) * 2**31 + int(w) for h, w in zip(sums[1, 0], sums[1, 1], strict=True)]
     assert joined == naive.relocate(X[0], origin, 0.5, 0.5)
     assert (sums[0] == -sums[1]).all()
@@ -213,7 +216,7 @@ def test_the_nearest_of_some_centroids_in_float64_is_the_naive_one():
     rng = np.random.default_rng(0)
     X, centroids = frozen(rng.integers(-2, 3, (50, 2)).astype(float)), rng.integers(-2, 3, (9, 2)).astype(float)
     everyone = np.arange(9).astype(np.int32)
-    found = [exact_settle.exact_nearest(X, i, centroids, 0.5, everyone, 9) for i in range(50)]
+    found = [relabel.exact_nearest(X, i, centroids, 0.5, everyone, 9) for i in range(50)]
     assert found == [naive.exact_nearest(x, centroids) for x in X]
 
 
@@ -233,8 +236,8 @@ def test_ordered_rows_are_the_same_rows_in_blocks_of_neighbours(n):
     n_blocks = len(offsets) - 1
     ends = np.append(offsets[:-1:4], n)
     boxes, radii = np.empty((n_blocks + len(ends) - 1, 3, 3), np.float32), np.empty(n_blocks + len(ends) - 1)
-    exact_layout.bound_blocks(frozen(rows), offsets, boxes[:n_blocks], radii[:n_blocks])
-    exact_layout.bound_regions(n_blocks, 4, boxes, radii)
+    layout.bound_blocks(frozen(rows), offsets, boxes[:n_blocks], radii[:n_blocks])
+    layout.bound_regions(n_blocks, 4, boxes, radii)
     for g, (low, high) in enumerate(naive.bound_regions(rows, ends)):
         at = n_blocks + g
         np.testing.assert_allclose(boxes[at, :2], [low, high], rtol=1e-6, atol=1e-6)
@@ -259,15 +262,15 @@ def test_a_node_is_split_by_the_medians_of_a_sample(n, levels):
     X = frozen((rng.random((n + 10, 3)) * [1, 5, 2]).astype(np.float32))
     axes, cuts = np.zeros(1 << levels, np.uint32), np.zeros(1 << levels, np.float32)
     sample = X[10 :: max(1, n // (32 << levels))].copy()
-    exact_layout.split(sample, levels, axes, cuts)
+    layout.split(sample, levels, axes, cuts)
     assert (axes[1], cuts[1]) == naive.split(sample)
     leaves, counts = np.empty(n, np.uint16), np.zeros(1 << levels, np.int64)
-    exact_layout.find_leaves(X, 10, n + 10, levels, axes, cuts, leaves, counts)
+    layout.find_leaves(X, 10, n + 10, levels, axes, cuts, leaves, counts)
     assert leaves.tolist() == naive.find_leaves(X[10:], levels, axes, cuts)
     assert counts.tolist() == np.bincount(leaves, minlength=1 << levels).tolist()
     assert counts.max() < 3 * n / len(counts)
     moved, cursors = np.empty_like(X), 10 + np.cumsum(counts) - counts
-    exact_layout.move_rows(X.view(np.int32), moved.view(np.int32), 10, n + 10, leaves, cursors)
+    layout.move_rows(X.view(np.int32), moved.view(np.int32), 10, n + 10, leaves, cursors)
     assert (moved[10:] == naive.move_rows(X[10:], leaves)).all()
     assert (cursors == 10 + np.cumsum(counts)).all()
 
@@ -278,9 +281,7 @@ def test_the_order_is_the_same_out_of_core_and_with_threads_and_all_that_belongs
     dtype, weighted, monkeypatch
 ):
     monkeypatch.setattr(exact_crew, "_WORTH", 0.0)  # however small, every pass is shared
-    monkeypatch.setattr(
-        exact_order, "_LEVELS", 4
-    )  # several stages: nodes that do not fit into memory, and such that do
+    monkeypatch.setattr(kd_order, "_LEVELS", 4)  # several stages: nodes that do not fit into memory, and such that do
     rng = np.random.default_rng(4)
     X = rng.random((60_000, 3)).astype(dtype)
     X[20_000:50_000] = X[0]  # more copies than fit into memory
@@ -308,7 +309,7 @@ def test_rows_of_one_value_make_blocks_too():
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_working_coordinates_are_the_naive_ones(dtype):
     X, rows = (np.random.default_rng(0).normal(size=(20, 3)) + 1e6).astype(dtype), np.empty((20, 3), np.float32)
-    exact_layout.centred(frozen(X), np.full(3, 1e6), 0.25, rows)
+    layout.centred(frozen(X), np.full(3, 1e6), 0.25, rows)
     assert (rows == naive.centred(X, 1e6, 0.25)).all()
 
 
@@ -318,16 +319,16 @@ def test_ranges_distances_and_costs_are_the_naive_ones(dtype):
     X, centroids = frozen(rng.normal(size=(50, 4)).astype(dtype)), rng.normal(size=(6, 4))
     labels, weights = rng.integers(0, 6, 50).astype(np.int32), rng.random(50)
     low, high = np.empty(4), np.empty(4)
-    exact_layout.survey(X, low, high)
+    layout.survey(X, low, high)
     assert ([low, high] == naive.survey(X)).all()
     squares, costs, out = np.empty(40), np.zeros((6, 3), np.int64), np.empty((50, 6))
-    exact_finish.own_squares(0, 1, 10, 50, X, labels, centroids, 0.5, frozen(weights), 2.0**-7, squares, costs)
+    distances.own_squares(0, 1, 10, 50, X, labels, centroids, 0.5, frozen(weights), 2.0**-7, squares, costs)
     twin = naive.own_squares(X, labels, centroids)
     np.testing.assert_allclose(squares, twin[10:] / 4, rtol=1e-13)
     summed = np.bincount(labels[10:], (twin * weights)[10:], 6) / 4
     for (high, middle, low), expected in zip(costs.tolist(), summed, strict=True):
         assert ((high << 62) + (middle << 31) + low) / 2**93 * 2**7 == pytest.approx(expected, rel=1e-13)
-    exact_finish.all_distances(0, 1, X, centroids, 0.5, out)
+    distances.all_distances(0, 1, X, centroids, 0.5, out)
     np.testing.assert_allclose(out, naive.all_distances(X, centroids), rtol=1e-13)
 
 
@@ -341,7 +342,7 @@ def test_candidates_weigh_what_they_would_leave(weighted, monkeypatch):
     nearest, most, costs = np.full(400, 3e38, np.float32), np.full(n_blocks, 3e38, np.float32), np.zeros(n_blocks)
 
     def call(candidates, trial):
-        exact_init.weigh_candidates(
+        seeding.weigh_candidates(
             0, 1, 0, n_blocks, points.rows, points.weights, points.offsets, points.boxes, candidates,
             trial.size == 0, nearest, most, costs, trial,
         )  # fmt: skip
@@ -358,10 +359,10 @@ def test_candidates_weigh_what_they_would_leave(weighted, monkeypatch):
     by_row = nearest * shares
     for share in (0.0, 0.1, 0.5, 0.9, 0.999):
         target = share * costs.sum()
-        found = exact_init.draw_by_cost(points.weights, points.offsets, nearest, costs, target)
+        found = seeding.draw_by_cost(points.weights, points.offsets, nearest, costs, target)
         assert abs(found - naive.draw_by_cost(by_row, target)) <= 1
         assert by_row[found] > 0
-    assert exact_init.draw_by_cost(points.weights, points.offsets, nearest * 0, costs * 0, 0.0) == -1
+    assert seeding.draw_by_cost(points.weights, points.offsets, nearest * 0, costs * 0, 0.0) == -1
     assert naive.draw_by_cost([0.0], 0.0) == -1
 
 

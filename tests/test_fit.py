@@ -17,6 +17,7 @@ from click.testing import CliRunner
 import processes
 from consumers import cli, logs
 from streamkm import ExactKMeans
+from streamkm.connectors.files import tables
 from streamkm.errors import (
     BadRecordsError,
     DataError,
@@ -25,7 +26,6 @@ from streamkm.errors import (
     SettingsError,
     StreamkmError,
 )
-from streamkm.sources import _tables
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs" / "worked-example.md"
@@ -110,8 +110,8 @@ def test_the_trace_of_the_worked_example_is_the_true_one_number_by_number():
 @pytest.mark.parametrize("kind", WRITERS)
 @pytest.mark.parametrize("memory", [None, "2MB"])
 def test_every_kind_of_file_gives_what_the_estimator_gives(tmp_path, kind, memory, monkeypatch):
-    monkeypatch.setattr(_tables, "BLOCK_ROWS", 64)
-    monkeypatch.setattr(_tables, "BLOCK_BYTES", 4000)
+    monkeypatch.setattr(tables, "BLOCK_ROWS", 64)
+    monkeypatch.setattr(tables, "BLOCK_BYTES", 4000)
     X = blobs()
     path = tmp_path / f"points.{kind}"
     WRITERS[kind](frame_of(X), path)
@@ -289,7 +289,7 @@ def test_a_start_of_the_wrong_shape_is_named(tmp_path, name, content, error, mes
 
 
 def test_rows_that_are_skipped_are_counted_shown_and_keep_their_place_in_the_labels(tmp_path, monkeypatch):
-    monkeypatch.setattr(_tables, "BLOCK_BYTES", 12)
+    monkeypatch.setattr(tables, "BLOCK_BYTES", 12)
     (tmp_path / "a.csv").write_text("x,w\n1,1\noops,1\n2,1\n,1\n")
     (tmp_path / "b.csv").write_text("x,w\n9,-1\n9,1\n10,1\ninf,1\n")
     paths = (tmp_path / "a.csv", tmp_path / "b.csv")

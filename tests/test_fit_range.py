@@ -15,13 +15,13 @@ from sklearn.metrics import davies_bouldin_score
 
 import processes
 from streamkm import ExactKMeans
+from streamkm.connectors.files.source import expand
 from streamkm.errors import SettingsError
 from streamkm.recompute import plot
 from streamkm.recompute.collect import Collected, Files, collect
 from streamkm.recompute.k_range import MOST, fit_range
 from streamkm.recompute.outputs import write_labels
 from streamkm.recompute.pointfile import PointFile
-from streamkm.sources.files import expand
 from test_fit import _logs_as_they_are, blobs, fit, frame_of  # noqa: F401  # the first is a fixture
 from waiting import PATIENCE
 from worlds import WORLDS

@@ -13,7 +13,7 @@ import pytest
 
 import fit_process
 from streamkm.errors import DataError, SettingsError, StateError
-from streamkm.models.exact import ExactKMeans
+from streamkm.models.exact.estimator import ExactKMeans
 from streamkm.recompute import fitting
 from streamkm.recompute.fitting import Progress, fit_points
 from streamkm.recompute.pointfile import PointFile

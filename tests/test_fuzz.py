@@ -26,7 +26,10 @@ from fuzzing import Campaign, Family, Range, firing_range
 from service_api import Api, Writer
 from streamkm import OnlineKMeans, settings
 from streamkm.codecs import ColumnsCodec, JsonCodec
-from streamkm.codecs._fields import look_up
+from streamkm.codecs.fields import look_up
+from streamkm.connectors.columns import byte_records
+from streamkm.connectors.files.source import FileSource, Place, numeric_columns
+from streamkm.connectors.kafka.record_batches import BatchRecords, join
 from streamkm.errors import CorruptBatchError, DataError, FileFormatError, SettingsError, StateError, StoreError
 from streamkm.recompute import checkpoint
 from streamkm.recompute.archive import Archive, Part
@@ -34,12 +37,9 @@ from streamkm.recompute.outputs import read_centroids
 from streamkm.recompute.pointfile import PointFile
 from streamkm.recompute.span import Span
 from streamkm.records import Batch, ByteRecords, ColumnRecords, RawRecord, TopicPartition
-from streamkm.sources._columns import byte_records
-from streamkm.sources._kafka_batches import BatchRecords, join
-from streamkm.sources.files import FileSource, Place, numeric_columns
 from streamkm.state import ModelState
 from streamkm.stores import Token, journal, open_store
-from streamkm.stores.tables import metadata
+from streamkm.stores.sql.schema import metadata
 from test_codecs_json import same
 from test_sources_batches import Aborted
 

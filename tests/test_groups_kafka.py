@@ -14,10 +14,10 @@ import pytest
 from kafka_traffic import produce
 from secured_broker import Secured, secured
 from streamkm.codecs import make_codec
+from streamkm.connectors import KafkaSource, KafkaTransactions
+from streamkm.connectors.kafka.metadata import used_by_others
+from streamkm.delivery import Assigner, AssignOptions
 from streamkm.errors import SettingsError
-from streamkm.sinks import Assigner, AssignOptions
-from streamkm.sources import KafkaSource, KafkaTransactions
-from streamkm.sources._kafka_groups import used_by_others
 from streamkm.stores import open_store
 from test_assign import CODEC, published, read_committed, until
 from waiting import wait_until

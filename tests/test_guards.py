@@ -7,13 +7,13 @@ import logging
 
 import pytest
 
+from streamkm.connectors import MemorySource
 from streamkm.engine import Books
-from streamkm.engine.guards import lost, same_spec, same_stream
+from streamkm.engine.source_checks import lost, same_spec, same_stream
 from streamkm.errors import BrokerUnreachableError, ModelMismatchError, PositionLostError, TopicChangedError
 from streamkm.metrics import RECORDS_LOST
 from streamkm.models import clusters
 from streamkm.records import BatchRange, TopicPartition
-from streamkm.sources import MemorySource
 from streamkm.state import Learning
 from streamkm.testing import FlakySource, StopAfter
 from test_engine import OPTIONS, SPEC, Eager, N, World

@@ -14,11 +14,11 @@ import pytest
 from kafka_traffic import produce
 from processes import program, run, run_apart
 from streamkm.codecs import make_codec
+from streamkm.connectors import KafkaSource
 from streamkm.engine import Engine, EngineOptions
-from streamkm.engine.inlet import DISCOVERY_SECONDS
+from streamkm.engine.source_manager import DISCOVERY_SECONDS
 from streamkm.errors import PositionLostError, TopicChangedError, TopicNotFoundError
 from streamkm.records import TopicPartition
-from streamkm.sources import KafkaSource
 from streamkm.state import Counters, ModelSpec
 from streamkm.stores import Store, open_store
 from waiting import PATIENCE, wait_until

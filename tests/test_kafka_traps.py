@@ -24,10 +24,10 @@ from processes import program, run, run_apart
 from source_checks import by_partition, drain
 from streamkm.broker import LocalBroker
 from streamkm.codecs import make_codec
+from streamkm.connectors import KafkaSource, KafkaTransactions
+from streamkm.delivery import Assigner, AssignOptions
 from streamkm.errors import CorruptBatchError, PositionLostError, SettingsError, SourceError, TopicNotFoundError
 from streamkm.records import TopicPartition
-from streamkm.sinks import Assigner, AssignOptions
-from streamkm.sources import KafkaSource, KafkaTransactions
 from streamkm.state import Counters
 from streamkm.stores import open_store
 from test_assign import CODEC, published, until

@@ -7,11 +7,11 @@ import pytest
 import naive
 from streamkm.kernels.assign import assign, assign_accumulate, extent, largest, pack_centroids
 from streamkm.kernels.random import BLOCK, draw, draw_by_blocks, sum_blocks, uniform
-from streamkm.kernels.rows import differences, even_places, weighted_sum
+from streamkm.kernels.reductions import differences, even_places, weighted_sum
 from streamkm.kernels.search import lay_columns
 from streamkm.kernels.seed import kmeans_plus_plus
 from streamkm.kernels.update import learn_batch, lloyd, mean_square, starved
-from streamkm.models.validate import ONES, frozen
+from streamkm.models.validation import ONES, frozen
 
 SHAPES = [(1, 1, 1), (1, 3, 2), (15, 2, 7), (16, 4, 6), (17, 5, 12), (200, 7, 13), (130, 40, 30)]
 TYPES = [np.float32, np.float64]

@@ -3,11 +3,11 @@ import pytest
 
 import naive
 from streamkm.kernels.coreset import CERTAIN, SETTLED, admit, calibrate, thin, threshold
-from streamkm.kernels.digest import digest
-from streamkm.kernels.neighbours import put_near_together
+from streamkm.kernels.kd_order import put_near_together
 from streamkm.kernels.outliers import squares_from, widest_gap, within
+from streamkm.kernels.representatives import digest
 from streamkm.kernels.search import descend, lay_columns, local_search, nearest_two, prune, squares_to
-from streamkm.models.validate import ONES, frozen
+from streamkm.models.validation import ONES, frozen
 
 SHAPES = [(1, 1, 1), (40, 2, 3), (300, 5, 7), (130, 9, 20)]
 TYPES = [np.float32, np.float64]

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import naive
-from streamkm.kernels.wire import OK, TRUNCATED, UNFINISHED, parse_records, read_varint
+from streamkm.kernels.decode.record_batch import OK, TRUNCATED, UNFINISHED, parse_records, read_varint
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from streamkm.codecs import JsonCodec, make_codec
-from streamkm.codecs._fields import LARGEST
-from streamkm.engine import Engine, care, letters, suited
-from streamkm.engine.judging import Judge
+from streamkm.codecs.fields import LARGEST
+from streamkm.connectors import byte_records
+from streamkm.engine import Engine, dead_letters, maintenance, suited
+from streamkm.engine.bad_records import Judge
 from streamkm.errors import BadRecordsError, BrokerUnreachableError, SettingsError
 from streamkm.metrics import LETTERS
-from streamkm.models import validate
+from streamkm.models import validation
 from streamkm.records import (
     KEPT_VALUE_BYTES,
     BadRecord,
@@ -26,7 +27,6 @@ from streamkm.records import (
     TopicPartition,
     kept_part,
 )
-from streamkm.sources import byte_records
 from streamkm.stores import open_store
 from streamkm.stores.base import Held
 from streamkm.testing import StopAfter
@@ -49,8 +49,8 @@ WITH_LETTERS = dataclasses.replace(OPTIONS, dead_letters="dead")
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(letters, "FIRST_BACKOFF", 0.01)
-    monkeypatch.setattr(letters, "LAST_BACKOFF", 0.02)
+    monkeypatch.setattr(dead_letters, "FIRST_BACKOFF", 0.01)
+    monkeypatch.setattr(dead_letters, "LAST_BACKOFF", 0.02)
 
 
 class Mailbox:
@@ -121,7 +121,7 @@ def test_each_kind_of_bad_record_has_its_reason_and_its_neighbours_are_learned()
 
 
 def test_a_value_is_out_of_range_exactly_where_no_model_takes_it():
-    assert LARGEST == validate.LIMIT
+    assert LARGEST == validation.LIMIT
     values = [b"[1,%.17g]" % x for x in (LARGEST, -LARGEST, np.nextafter(LARGEST, np.inf), -1.7e308)]
     records = byte_records(TP, 0, 4, [RawRecord(TP, i, 0, None, v) for i, v in enumerate(values)])
     for strict in (False, True):
@@ -215,7 +215,7 @@ def test_one_partition_that_turns_bad_stops_the_engine_and_what_came_before_is_c
 
 def test_letters_are_the_records_with_the_headers_of_kafka_connect():
     flaw = BadRecord(RawRecord(TP, 7, 1234, b"k", b"v", (("h", b"1"),)), "not-a-number", "x", "x is not a number: é")
-    sent = letters.letter("dead", "m", "json", Held(flaw, 3, None))
+    sent = dead_letters.letter("dead", "m", "json", Held(flaw, 3, None))
     assert (sent.topic, sent.key, sent.value, sent.timestamp, sent.partition) == ("dead", b"k", b"v", 1234, None)
     assert sent.headers == (
         ("h", b"1"),
@@ -339,7 +339,7 @@ def test_letters_never_hold_up_learning(monkeypatch):
     w, mailbox = poisoned(), Mailbox()
     go_on, gone_on = threading.Event(), []
     mailbox.make_topic = lambda _: gone_on.append(go_on.wait(PATIENCE))
-    monkeypatch.setattr(letters, "CLOSE_SECONDS", 0.2)
+    monkeypatch.setattr(dead_letters, "CLOSE_SECONDS", 0.2)
     with_letters(w, mailbox).run(w.until_all_read())
     assert w.counters().points == N - 5
     assert gone_on == [], "all was learned, and the run has ended, while the topic of letters was still waited for"
@@ -395,7 +395,7 @@ def test_care_that_the_store_refuses_is_left_for_later():
     w = World()
     w.engine(store=Full()).run(w.until_all_read())
     assert w.counters().points == N
-    assert care.CARE_SECONDS > 1
+    assert maintenance.CARE_SECONDS > 1
 
 
 def test_memory_and_sql_stores_take_the_same_letters(tmp_path):

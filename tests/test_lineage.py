@@ -6,8 +6,8 @@ import pytest
 
 from lineage_world import World, hexagon, solve
 from streamkm.errors import StateError
-from streamkm.models.lineage import DIGEST, Lineage
-from streamkm.models.populations import cleft, digest, masses, nearest
+from streamkm.models.lineage.tracker import DIGEST, Lineage
+from streamkm.models.weighted_rows import cleft, digest, masses, nearest
 from streamkm.state import Event
 
 

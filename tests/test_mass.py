@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from strategies import common_rows, common_weights
 from streamkm import Coreset, ExactKMeans, OnlineKMeans
 from streamkm.codecs import make_codec
+from streamkm.connectors import MemorySource
 from streamkm.engine import Engine, EngineOptions
 from streamkm.errors import DataError, NotReadyError
 from streamkm.recompute.compare import compare
 from streamkm.records import RawRecord, TopicPartition
-from streamkm.sources import MemorySource
 from streamkm.state import ModelSpec, Snapshot
 from streamkm.stores import open_store
 from streamkm.testing import ManualClock, StopAfter

@@ -9,7 +9,8 @@ import sqlalchemy as sa
 
 from store_checks import SPEC
 from streamkm.state import QuarantineBounds
-from streamkm.stores import migrate, open_store, rows, sqlite
+from streamkm.stores import open_store, serialization
+from streamkm.stores.sql import migrate, sqlite
 
 
 def test_what_an_older_store_keeps_is_not_cut_but_counts(tmp_path):
@@ -26,7 +27,7 @@ def test_what_an_older_store_keeps_is_not_cut_but_counts(tmp_path):
             tx.execute(sa.table(table, *map(sa.column, values)).insert().values(**values))
 
         model = {"name": "m", "created_at": 1.0, "last_snapshot": 0, "numbered": 0, "lost": 0}
-        insert("streamkm_models", id=1, spec=rows.spec_to_text(SPEC), **model)
+        insert("streamkm_models", id=1, spec=serialization.spec_to_text(SPEC), **model)
         record = {"topic": "t", "partition": 0, "record_timestamp": -1, "reason": "x", "field": "", "message": "m"}
         for offset in (0, 1):
             more = {"headers": "[]", "key": None, "value": b"v" * 100_000, "record_offset": offset}

@@ -11,7 +11,8 @@ import sqlalchemy as sa
 from store_checks import SPEC
 from streamkm.records import BatchRange, TopicPartition
 from streamkm.state import Learning
-from streamkm.stores import journal, migrate, open_store, rows, sqlite
+from streamkm.stores import journal, open_store, serialization
+from streamkm.stores.sql import migrate, sqlite
 
 OLD = ("env.py", "versions/v0001_first.py", "versions/v0002_published.py", "versions/v0003_source.py")
 
@@ -32,7 +33,7 @@ def test_snapshots_that_the_journal_or_a_promotion_names_are_pinned(tmp_path, as
             tx.execute(sa.table(table, *map(sa.column, values)).insert().values(**values))
 
         model = {"name": "m", "created_at": 1.0, "last_snapshot": 4, "numbered": 4, "lost": 0}
-        insert("streamkm_models", id=1, spec=rows.spec_to_text(SPEC), **model)
+        insert("streamkm_models", id=1, spec=serialization.spec_to_text(SPEC), **model)
         for number in (1, 2, 3, 4):
             insert("streamkm_snapshots", model_id=1, id=number, **row)
         batch = ((BatchRange(TopicPartition("t", 0), 0, 5),),)

@@ -23,11 +23,11 @@ import pytest
 
 from processes import program, run
 from service_api import NOW, Writer
+from streamkm.delivery import Notifier, NotifyOptions, TopicTarget, WebhookTarget, verify
+from streamkm.delivery.events import KEPT_SECONDS, GivenUpError, Message, NotTakenError
+from streamkm.delivery.webhooks import keys, sign
 from streamkm.errors import BrokerUnreachableError, NotFoundError, SettingsError, SignatureError
 from streamkm.records import Outgoing, Refused
-from streamkm.sinks import Notifier, NotifyOptions, TopicTarget, WebhookTarget, verify
-from streamkm.sinks.events import KEPT_SECONDS, GivenUpError, Message, NotTakenError
-from streamkm.sinks.webhooks import keys, sign
 from streamkm.state import Event
 from streamkm.stores import open_store
 from streamkm.values import Secret

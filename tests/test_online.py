@@ -14,11 +14,11 @@ from streamkm.errors import DataError, NotReadyError, SettingsError, StateError
 from streamkm.kernels.assign import assign, assign_accumulate, extent, largest, pack_centroids
 from streamkm.kernels.coreset import admit, calibrate, thin, threshold
 from streamkm.kernels.decay import decay_by_place, decay_by_time, half_power, lost, pieces
-from streamkm.kernels.digest import digest
-from streamkm.kernels.neighbours import put_near_together
+from streamkm.kernels.kd_order import put_near_together
 from streamkm.kernels.outliers import squares_from, widest_gap, within
 from streamkm.kernels.random import draw, draw_by_blocks, sum_blocks, uniform
-from streamkm.kernels.rows import differences, even_places, weighted_sum, weighted_total
+from streamkm.kernels.reductions import differences, even_places, weighted_sum, weighted_total
+from streamkm.kernels.representatives import digest
 from streamkm.kernels.search import descend, lay_columns, local_search, nearest_two, prune, squares_to
 from streamkm.kernels.seed import kmeans_plus_plus
 from streamkm.kernels.update import learn_batch, lloyd, mean_square, starved

@@ -8,7 +8,7 @@ import pytest
 
 from service_api import Api
 from streamkm.palette import COLOURS
-from streamkm.service.page import POLICY
+from streamkm.service.routes.dashboard import POLICY
 from streamkm.stores import MemoryStore
 
 LINK = re.compile(r"""(?:from |import |src=|href=)["']([./][^"']*)["']""")

@@ -11,7 +11,7 @@ import pytest
 import gallery
 from browser import chromium, opened, serious, until
 from processes import program
-from streamkm.effects import differences
+from streamkm.effect_sizes import differences
 from streamkm.stores import open_store
 
 TABLE = "document.querySelectorAll('#clusters tbody tr').length > 0"

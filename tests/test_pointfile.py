@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamkm.errors import DataError, FileFormatError, SourceClosedError
-from streamkm.models.exact_storage import release
+from streamkm.models.exact.storage import release
 from streamkm.recompute.pointfile import PointFile
 
 

@@ -15,7 +15,7 @@ from streamkm.broker import data_dir
 from streamkm.recompute.archive import Archive
 from streamkm.recompute.pointfile import PointFile, replacing
 from streamkm.recompute.replay import Work
-from streamkm.stores import open_store, upkeep
+from streamkm.stores import maintenance, open_store
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +33,7 @@ def test_a_store_its_log_and_its_backups_are_private(tmp_path):
     with contextlib.closing(open_store(f"sqlite:///{tmp_path}/s.db")) as store:
         lease = owned(store)
         store.commit(lease, commit_of(1, snapshot=True, bad=True))
-        upkeep.backup(store, tmp_path / "backup.db")
+        maintenance.backup(store, tmp_path / "backup.db")
         found = {path.name: mode(path) for path in tmp_path.iterdir()}
     assert set(found) == {"s.db", "s.db-wal", "s.db-shm", "backup.db"}
     assert set(found.values()) == {0o600}

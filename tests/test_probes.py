@@ -13,9 +13,9 @@ import time
 import pytest
 
 from consumers.probes import probes
-from streamkm.connections import Bounds
 from streamkm.engine import Pulse
 from streamkm.errors import StoreUnavailableError
+from streamkm.http.connection import Bounds
 from streamkm.metrics import Metrics
 from streamkm.values import Secret
 from waiting import PATIENCE, wait_until

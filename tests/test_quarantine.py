@@ -21,12 +21,12 @@ from consumers.compose import make_engine
 from consumers.quarantine import _readable, as_text
 from processes import program
 from store_checks import bad_of, commit_of, owned
+from streamkm.connectors import KafkaWriter
 from streamkm.engine import audit
 from streamkm.errors import NotFoundError, SettingsError
 from streamkm.metrics import Metrics
 from streamkm.records import BadRecord, Outgoing, RawRecord, TopicPartition
 from streamkm.settings import LiveSettings, load
-from streamkm.sources import KafkaWriter
 from streamkm.state import Commit, Learning
 from streamkm.stores import open_store
 from streamkm.testing import StopAfter

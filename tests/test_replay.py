@@ -12,15 +12,15 @@ import pytest
 from scipy.spatial.distance import cdist
 
 from streamkm.codecs import make_codec
+from streamkm.connectors import MemorySource
 from streamkm.engine import Engine, EngineOptions
 from streamkm.errors import BadRecordsError, CorruptBatchError, DataError, PositionLostError, SettingsError
-from streamkm.models.exact import ExactKMeans
+from streamkm.models.exact.estimator import ExactKMeans
 from streamkm.recompute.archive import Archive, lost_of
 from streamkm.recompute.compare import compare
 from streamkm.recompute.replay import FitChoice, Work, recompute
 from streamkm.recompute.span import Span, pin
 from streamkm.records import RawRecord, TopicPartition
-from streamkm.sources import MemorySource
 from streamkm.state import ModelSpec
 from streamkm.stores import open_store
 from streamkm.testing import ManualClock, StopAfter

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from consumers import compose
-from streamkm.engine.guards import same_spec
+from streamkm.connectors import MemorySource
+from streamkm.engine.source_checks import same_spec
 from streamkm.errors import ModelMismatchError, SettingsError
 from streamkm.settings import LiveSettings, load
-from streamkm.sources import MemorySource
 from streamkm.stores import MemoryStore
 
 MADE = {"topic": "t", "fields": "a,b", "k": "3", "half_life": "10m", "scale": "standard"}

@@ -18,7 +18,7 @@ from consumers import cli, doctor, logs
 from streamkm import redaction
 from streamkm.client import http
 from streamkm.errors import SettingsError
-from streamkm.service.errors import Problem, from_error
+from streamkm.service.problems import Problem, from_error
 from streamkm.settings import GROUPS, TABLE, holds_secret, resolve, show
 
 _chunk = st.text("QXZWVKJ0123456789", min_size=9, max_size=10).map(lambda t: f"Q{t}Z")

@@ -15,10 +15,10 @@ import pytest
 from processes import program, run_apart
 from secured_broker import PASSWORD, Secured, secured
 from source_checks import drain
+from streamkm.connectors import KafkaSource, KafkaTransactions, KafkaWriter
+from streamkm.connectors.kafka.client import client_settings
+from streamkm.connectors.kafka.security import secured as checked
 from streamkm.errors import BrokerRefusedError, BrokerUnreachableError, SettingsError
-from streamkm.sources import KafkaSource, KafkaTransactions, KafkaWriter
-from streamkm.sources._kafka_client import client_settings
-from streamkm.sources._kafka_security import secured as checked
 
 __all__ = ["secured"]
 

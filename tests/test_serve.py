@@ -20,7 +20,7 @@ from consumers.serve import GRACE_SECONDS
 from processes import run
 from service_api import TOKEN, Writer
 from streamkm.errors import SettingsError
-from streamkm.service.access import FRESH
+from streamkm.service.auth import FRESH
 from streamkm.stores import open_store
 from waiting import PATIENCE, wait_until
 

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from service_api import CENTROIDS, FIELDS, NOW, P0, SPEC, Api, Writer
-from streamkm.service import ServiceOptions, schemas
-from streamkm.service.nearest import nearest
-from streamkm.service.times import iso, parse_time
+from streamkm.assignment import nearest
+from streamkm.service import ServiceOptions
+from streamkm.service.schemas import models as schemas
 from streamkm.state import Event, ModelSpec
 from streamkm.stores import open_store
+from streamkm.times import iso, parse_time
 
 ALWAYS_FRESH = ServiceOptions(freshness=0.0)
 

@@ -13,10 +13,10 @@ import pytest
 
 from service_api import NOW, SPEC, TOKEN, Api, Writer
 from streamkm.errors import SettingsError, StoreUnavailableError
-from streamkm.service import ServiceOptions, access
+from streamkm.service import ServiceOptions, auth
+from streamkm.service.auth import PREFIX, digest, issue
 from streamkm.service.limits import UNKNOWN, Buckets, network
 from streamkm.service.middleware import WRONG_TOKENS, Guard
-from streamkm.service.tokens import PREFIX, digest, issue
 from streamkm.state import ModelSpec
 from streamkm.stores import Job, MemoryStore, open_store
 from streamkm.testing import ManualClock
@@ -125,7 +125,7 @@ def test_every_route_that_changes_something_is_known_to_act(store):
     for path, methods in api.get("/openapi.json").json()["paths"].items():
         for method in methods:
             asks = path.endswith(("/predict", "/infer"))
-            assert access.acts(method.upper(), path.format(model="a", version=1, job_id="b", snapshot_id=1)) == (
+            assert auth.acts(method.upper(), path.format(model="a", version=1, job_id="b", snapshot_id=1)) == (
                 method != "get" and not asks
             ), (method, path)
 
@@ -158,9 +158,9 @@ async def _revoked():
     async def load():
         return store.tokens()
 
-    tokens = access.Tokens(load, None, lambda: now[0])
+    tokens = auth.Tokens(load, None, lambda: now[0])
     grant = await tokens.find(text.encode())
-    assert grant == access.Grant("reports", "read", None, digest(text.encode()))
+    assert grant == auth.Grant("reports", "read", None, digest(text.encode()))
     store.remove_token("reports")
     assert await tokens.find(text.encode()) == grant  # looked up in memory
     now[0] += 4.9
@@ -183,7 +183,7 @@ async def _wrong():
         asked += 1
         return []
 
-    tokens = access.Tokens(load, "own", lambda: 100.0)
+    tokens = auth.Tokens(load, "own", lambda: 100.0)
     for i in range(1000):
         assert await tokens.find(f"{PREFIX}{i}".encode()) is None
     assert asked == 1
@@ -238,7 +238,7 @@ async def _stream():
     async def send(message):
         out.append(message)
 
-    tokens = access.Tokens(load, None, lambda: now[0])
+    tokens = auth.Tokens(load, None, lambda: now[0])
     rights = {"guarded": True, "local_only": False, "rate": 0, "is_there": lambda _: True}
     guard = Guard(app, tokens=tokens, clock=lambda: now[0], **rights)
     headers = [(b"authorization", b"Bearer " + text.encode())]

@@ -8,8 +8,8 @@ import jsonschema
 import pytest
 
 from service_api import NOW, TOKEN, Api, Writer
-from streamkm.answers import MEDIA_TYPE
 from streamkm.errors import NotFoundError
+from streamkm.http.responses import MEDIA_TYPE
 from streamkm.stores import Job, Promotion, open_store
 
 AUTH = {"Authorization": f"Bearer {TOKEN}"}

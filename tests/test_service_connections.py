@@ -17,7 +17,7 @@ from uvicorn.server import ServerState
 
 from service_api import TOKEN
 from service_server import serving
-from streamkm.connections import Bounds, Connection
+from streamkm.http.connection import Bounds, Connection
 from streamkm.metrics import HTTP_REQUESTS
 from waiting import PATIENCE, wait_until
 
@@ -316,7 +316,7 @@ def attributes_set_in(*functions):
 
 
 def test_uvicorn_has_the_parts_that_the_bounds_are_made_of():
-    """They are none of its interface: if this fails after an upgrade, `streamkm.connections` needs work before it."""
+    """They are none of its interface: if this fails after an upgrade, `streamkm.http.connection` needs work before it."""
     hooks = {name for name in vars(Connection) if name.startswith(("on_", "send_", "pause_", "resume_"))}
     assert len(hooks) == 10
     assert {name for name in hooks if not hasattr(HttpToolsProtocol, name)} == set()

@@ -13,9 +13,9 @@ import pytest
 
 from service_api import NOW, SPEC, TOKEN, Api, Writer
 from streamkm import errors
-from streamkm.answers import MEDIA_TYPE
+from streamkm.http.responses import MEDIA_TYPE
 from streamkm.service import ServiceOptions, create_app
-from streamkm.service.errors import ProblemBody, from_error
+from streamkm.service.problems import ProblemBody, from_error
 from streamkm.state import ModelSpec
 from streamkm.stores import MemoryStore, open_store
 from waiting import PATIENCE
@@ -323,7 +323,7 @@ def test_a_slow_store_holds_up_neither_liveness_nor_for_ever_those_who_ask_it():
 
 @pytest.mark.parametrize("bound", ["BODY_SECONDS", "STALL_SECONDS"])
 def test_a_body_that_does_not_arrive_is_given_up(api, monkeypatch, bound):
-    monkeypatch.setattr(f"streamkm.service.bodies.{bound}", 0.05)
+    monkeypatch.setattr(f"streamkm.service.request_body.{bound}", 0.05)
 
     async def never():
         yield b"{"

@@ -17,7 +17,7 @@ from service_api import FIELDS, NOW, P0, Writer
 from streamkm import OnlineKMeans
 from streamkm.records import BadRecord, RawRecord
 from streamkm.service import ServiceOptions, create_app
-from streamkm.service.bodies import ARROW
+from streamkm.service.request_body import ARROW
 from streamkm.state import Event, Recent
 from streamkm.stores import MemoryStore
 from test_service_reading import PROFILE, commit_with

@@ -16,9 +16,9 @@ import pytest
 from consumers.recompute import child_environment, replay_command
 from service_api import NOW, TOKEN, Api, Writer
 from streamkm.errors import SettingsError, StoreUnavailableError
-from streamkm.service import jobs as module
-from streamkm.service.errors import Problem
-from streamkm.service.jobs import GONE, MOST_QUEUED, Jobs, job_json, seen
+from streamkm.service import job_runner as module
+from streamkm.service.job_runner import GONE, MOST_QUEUED, Jobs, job_json, seen
+from streamkm.service.problems import Problem
 from streamkm.settings import ServeSettings, load
 from streamkm.stores import Job, MemoryStore, open_store
 from streamkm.values import Size

@@ -9,7 +9,7 @@ import pytest
 
 from service_api import NOW
 from store_checks import snapshot_of
-from streamkm.service.entries import project
+from streamkm.service.serializers import project
 
 NONE = np.empty((0, 3))
 

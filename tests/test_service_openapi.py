@@ -8,9 +8,10 @@ import jsonschema
 import pytest
 
 from service_api import TOKEN, Api, Writer
-from streamkm.answers import MEDIA_TYPE
-from streamkm.service import schemas, schemas_acts, schemas_live
-from streamkm.service.errors import Code
+from streamkm.http.responses import MEDIA_TYPE
+from streamkm.service.problems import Code
+from streamkm.service.schemas import control, live
+from streamkm.service.schemas import models as schemas
 from streamkm.stores import MemoryStore
 
 JSON = "application/json"
@@ -165,7 +166,7 @@ def test_no_page_loads_anything_from_elsewhere(description):
     assert not any(scheme in json.dumps(description) for scheme in ("http:", "https:"))
 
 
-@pytest.mark.parametrize("module", [schemas, schemas_acts, schemas_live])
+@pytest.mark.parametrize("module", [schemas, control, live])
 def test_examples_of_the_answers_are_answers(module):
     for cls in vars(module).values():
         if isinstance(cls, type) and issubclass(cls, schemas.BaseModel) and cls is not schemas.BaseModel:

@@ -10,10 +10,11 @@ import pytest
 from service_api import FIELDS, NOW, P0, SPEC, Api, Writer
 from streamkm import OnlineKMeans
 from streamkm.records import BadRecord, RawRecord
-from streamkm.service import ServiceOptions, schemas_live
-from streamkm.service.times import iso
+from streamkm.service import ServiceOptions
+from streamkm.service.schemas import live
 from streamkm.state import Event, Recent
 from streamkm.stores import MemoryStore, open_store
+from streamkm.times import iso
 
 MODEL = "/v1/models/orders"
 PROFILE = {
@@ -76,7 +77,7 @@ def test_history_tells_the_clusters_of_every_snapshot_newest_first(api, writer):
         writer.commit(at=NOW + i, weights=[1.0, 3.0], events=(split,) if i == 2 else ())
     seen, before = [], ""
     while True:
-        page = read(api, f"history?limit=2{before}", schemas_live.History)
+        page = read(api, f"history?limit=2{before}", live.History)
         seen += page["snapshots"]
         if page["next"] is None:
             break
@@ -94,7 +95,7 @@ def test_history_leaves_out_what_was_recomputed_and_not_promoted(api, store, wri
     recomputed = dataclasses.replace(store.snapshot("orders"), kind="replay", reason="replay", id=0)
     number = store.add(recomputed, learned)
     writer.commit()
-    assert [s["id"] for s in read(api, "history", schemas_live.History)["snapshots"]] == [3, 1]
+    assert [s["id"] for s in read(api, "history", live.History)["snapshots"]] == [3, 1]
     assert number == 2
 
 
@@ -115,7 +116,7 @@ def test_lineage_tells_where_clusters_came_from_and_what_became_of_them(api, wri
     writer.commit(at=NOW, events=(Event("birth", (), (4,)),))
     writer.commit(at=NOW + 1, events=(Event("split", (4,), (4, 7)),))
     writer.commit(at=NOW + 2, events=(Event("merge", (4, 7), (4,)), Event("death", (9,), ())))
-    told = {c["id"]: c for c in read(api, "lineage", schemas_live.Lineage)["clusters"]}
+    told = {c["id"]: c for c in read(api, "lineage", live.Lineage)["clusters"]}
     assert told[4]["born"]["id"] == 1
     assert (told[7]["born"]["id"], told[7]["ended"]["id"]) == (2, 3)
     assert (told[9]["born"], told[9]["ended"]["id"]) == (None, 3)
@@ -130,12 +131,12 @@ def test_two_snapshots_are_compared_on_what_the_model_remembers(api, writer):
     commit_with(writer, state=learner.state())
     writer.commit(centroids=((0.0, 0.0, 0.0), (20.0, 20.0, 20.0)))
     commit_with(writer, state=learner.state())
-    told = read(api, "diff?a=1&b=2", schemas_live.Difference)
+    told = read(api, "diff?a=1&b=2", live.Difference)
     assert (told["a"], told["b"], told["gone"], told["new"]) == (1, 2, [], [])
     assert [m["id"] for m in told["moved"]] == [7, 4]
     assert told["moved"][0]["distance"] == pytest.approx(300**0.5)
     assert told["cost_b"] > told["cost_a"] > 0
-    same = read(api, "diff?a=1&b=1", schemas_live.Difference)
+    same = read(api, "diff?a=1&b=1", live.Difference)
     assert (same["changed"], same["moved"][0]["distance"]) == (0.0, 0.0)
     assert api.get(f"{MODEL}/diff?a=1&b=99").status_code == 404
     assert api.get(f"{MODEL}/diff?a=1").status_code == 422
@@ -143,7 +144,7 @@ def test_two_snapshots_are_compared_on_what_the_model_remembers(api, writer):
 
 def test_the_choice_of_k_is_that_of_the_newest_snapshot(api, writer):
     writer.commit(detail={"k": PROFILE})
-    told = read(api, "k", schemas_live.ChoiceOfK)
+    told = read(api, "k", live.ChoiceOfK)
     for name in ("running", "suggested", "reason", "ks", "cost", "silhouette", "gap", "davies_bouldin"):
         assert told[name] == PROFILE[name], name
 
@@ -152,7 +153,7 @@ def test_a_sample_is_of_the_last_points_with_their_clusters(api, store, writer):
     rng = np.random.default_rng(1)
     points = np.vstack([rng.normal(size=(40, 3)), rng.normal(size=(60, 3)) + 10])
     commit_with(writer, recent=Recent(points, {P0: 9}))
-    told = read(api, "sample?n=50", schemas_live.Sample)
+    told = read(api, "sample?n=50", live.Sample)
     shown = np.array(told["points"])
     assert shown.shape == (50, 3)
     assert {tuple(p) for p in shown.tolist()} <= {tuple(p) for p in points.tolist()}
@@ -162,10 +163,10 @@ def test_a_sample_is_of_the_last_points_with_their_clusters(api, store, writer):
     assert told["projection"]["explained"][0] == pytest.approx(
         np.var(x) * 50 / (np.var(shown, axis=0).sum() * 50), abs=0.1
     )
-    assert len(read(api, "sample", schemas_live.Sample)["points"]) == 100
+    assert len(read(api, "sample", live.Sample)["points"]) == 100
     writer.commit(centroids=((5.0, 5.0, 5.0),))
-    assert set(read(api, "sample", schemas_live.Sample)["ids"]) == {4}
-    assert read(api, "sample?n=50&snapshot=1", schemas_live.Sample)["ids"] == told["ids"]
+    assert set(read(api, "sample", live.Sample)["ids"]) == {4}
+    assert read(api, "sample?n=50&snapshot=1", live.Sample)["ids"] == told["ids"]
 
 
 @pytest.mark.parametrize(
@@ -173,13 +174,13 @@ def test_a_sample_is_of_the_last_points_with_their_clusters(api, store, writer):
 )
 def test_points_that_have_no_plane_are_shown_all_the_same(api, writer, points):
     commit_with(writer, recent=Recent(points))
-    told = read(api, "sample", schemas_live.Sample)
+    told = read(api, "sample", live.Sample)
     assert np.array(told["projection"]["axes"]).shape == (2, 3)
 
 
 def test_a_model_that_never_showed_points_has_an_empty_sample(api, writer):
     writer.commit()
-    assert read(api, "sample", schemas_live.Sample)["points"] == []
+    assert read(api, "sample", live.Sample)["points"] == []
 
 
 def test_quarantined_records_are_told_as_text_and_cut(api, writer):
@@ -192,13 +193,13 @@ def test_quarantined_records_are_told_as_text_and_cut(api, writer):
         bad(2, "not-json", None),
     )
     commit_with(writer, quarantine=records)
-    told = read(api, "quarantine", schemas_live.Quarantine)
+    told = read(api, "quarantine", live.Quarantine)
     assert (told["total"], told["reasons"]) == (3, {"not-json": 2, "not-a-number": 1})
     found = {r["offset"]: r for r in told["records"]}
     assert (found[0]["value"], found[0]["value_bytes"]) == ("\ufffd{", 2)
     assert (found[1]["value"], found[1]["value_bytes"], found[1]["key"]) == ("é" * 2000, 10_000, "k")
     assert found[2]["value"] is None
-    few = read(api, "quarantine?reason=not-json&limit=1", schemas_live.Quarantine)
+    few = read(api, "quarantine?reason=not-json&limit=1", live.Quarantine)
     assert ([r["reason"] for r in few["records"]], few["total"]) == (["not-json"], 3)
     assert api.get("/v1/models/nobody/quarantine").status_code == 404
 

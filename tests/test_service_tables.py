@@ -14,9 +14,9 @@ import pytest
 
 from service_api import FIELDS, Api, Writer
 from streamkm.service import ServiceOptions, tables
-from streamkm.service.bodies import ARROW, CSV, JSON
-from streamkm.service.errors import Problem, ProblemBody
-from streamkm.service.predict import SNAPSHOT_HEADER, negotiate
+from streamkm.service.problems import Problem, ProblemBody
+from streamkm.service.request_body import ARROW, CSV, JSON
+from streamkm.service.routes.predict import SNAPSHOT_HEADER, negotiate
 from streamkm.stores import MemoryStore
 
 X = np.array([[1.0, 0.0, 0.0], [9.0, 10.0, 10.0], [10.0, 10.0, 12.0]])
@@ -249,7 +249,7 @@ def test_tables_may_be_larger_than_json_and_not_without_bound():
 
 
 def test_more_distances_than_an_answer_may_tell_are_refused(api, monkeypatch):
-    monkeypatch.setattr("streamkm.service.predict.MOST_DISTANCES", 5)
+    monkeypatch.setattr("streamkm.service.routes.predict.MOST_DISTANCES", 5)
     assert problem(ask(api, BODIES["arrow"][1], ARROW, query="?include=distances"), 413, "too-large").hint
 
 

@@ -12,8 +12,8 @@ import pytest
 
 from kafka_traffic import write_everything
 from source_checks import CHECKS, Check, Setting, by_partition, drain
+from streamkm.connectors import FileSource, KafkaSource, MemorySource, Source
 from streamkm.records import RawRecord, TopicPartition
-from streamkm.sources import FileSource, KafkaSource, MemorySource, Source
 
 ROWS = [(i / 4, -i, f"text {i}" if i % 9 == 4 else str(i)) for i in range(60)]
 

@@ -20,13 +20,13 @@ from kafka.record import MemoryRecords
 from kafka.record.default_records import DefaultRecordBatchBuilder
 from kafka.record.legacy_records import LegacyRecordBatchBuilder
 
+from streamkm.connectors.kafka import decompression, oversized
+from streamkm.connectors.kafka import legacy_formats as formats
+from streamkm.connectors.kafka.record_batches import BatchRecords, Columns, compile_parser, join
+from streamkm.connectors.kafka.sockets import VERSIONS
 from streamkm.errors import CorruptBatchError, SettingsError
-from streamkm.kernels import wire
+from streamkm.kernels.decode import record_batch
 from streamkm.records import KEPT_VALUE_BYTES
-from streamkm.sources import _kafka_formats as formats
-from streamkm.sources import _kafka_long, _kafka_room
-from streamkm.sources._kafka_batches import BatchRecords, Columns, compile_parser, join
-from streamkm.sources._kafka_socket import VERSIONS
 
 TP = kafka.TopicPartition("t", 0)
 HEADER = 61
@@ -194,8 +194,8 @@ def small_pieces(m):
     """Room and pieces of a size that small batches go beyond; a record may be 170 bytes long."""
     m.setattr(formats, "PIECE", 50)
     m.setattr(formats, "_FED", 30)
-    m.setattr(_kafka_room, "_ROUND", 20)
-    m.setattr(_kafka_long, "KEPT_VALUE_BYTES", KEPT)
+    m.setattr(decompression, "_ROUND", 20)
+    m.setattr(oversized, "KEPT_VALUE_BYTES", KEPT)
 
 
 def read_pieces(log, aborted, start, level, sizes, room):
@@ -243,7 +243,7 @@ def test_in_pieces_and_with_restarts_inside_of_batches_the_same_is_read(plan, sk
     plain, plain_position = read_plain(log, aborted, start, level, cycle(sizes))
     with pytest.MonkeyPatch.context() as m:
         small_pieces(m)
-        room = _kafka_room.Room(0, MOST_VALUE)
+        room = decompression.Room(0, MOST_VALUE)
         ours, position, most = read_pieces(log, aborted, start, level, cycle(sizes), room)
     assert position == max(plain_position, start)
     assert most <= len(room.data)
@@ -258,7 +258,7 @@ def test_a_batch_is_unpacked_as_far_as_there_is_room(codec):
     # 200 records of 400 kB are 80 MB in all: none of the arrays may be as large, and nothing is unpacked twice.
     records = [(i, b"k%d" % i, b"%09d" % i + bytes(400_000), []) for i in range(200)]
     log = batch_of(10, records, codec=codec)[0]
-    room = _kafka_room.Room(16 << 20)
+    room = decompression.Room(16 << 20)
     part = BatchRecords(10, TP, MemoryRecords(log), room=room)
     read, polls, used = [], 0, 0
     while part:
@@ -287,7 +287,7 @@ def test_of_a_record_that_nobody_takes_the_beginning_is_kept(codec):
         (6, b"d", None, []),
     ]
     log = batch_of(10, records, codec=codec)[0]
-    room = _kafka_room.Room(8 << 20)
+    room = decompression.Room(8 << 20)
     part, found, polls = BatchRecords(10, TP, MemoryRecords(log), room=room), [], 0
     while part:
         room.begin()
@@ -411,9 +411,9 @@ def test_values_of_uncompressed_batches_are_not_copied():
 
 def test_compiling_ahead_covers_what_a_topic_needs():
     compile_parser()
-    compiled = set(wire.parse_records.signatures)
+    compiled = set(record_batch.parse_records.signatures)
     take_all(one_batch(0) + batch_of(15, [(0, None, b"x", [])], codec=1)[0])
-    assert set(wire.parse_records.signatures) == compiled
+    assert set(record_batch.parse_records.signatures) == compiled
 
 
 ENCODERS = {1: codec.gzip_encode, 2: codec.snappy_encode, 3: codec.lz4_encode, 4: codec.zstd_encode}

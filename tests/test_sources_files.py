@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from streamkm.cells import MISSING
 from streamkm.codecs import ColumnsCodec
+from streamkm.connectors import FileSource
+from streamkm.connectors.files import tables
 from streamkm.errors import FileFormatError, MissingFileError, PositionLostError, SettingsError, StreamkmError
 from streamkm.records import TopicPartition
-from streamkm.sources import FileSource, _tables
 
 
 def read(path, fields=None, max_records=1000):
@@ -89,7 +90,7 @@ def test_csv_is_the_same_in_blocks_of_any_size_from_any_row(tmp_path_factory, ro
     path = tmp_path_factory.mktemp("csv") / "a.csv"
     pl.DataFrame(rows, schema={"a": pl.String, "b": pl.String}, orient="row").write_csv(path, quote_style="always")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_tables, "BLOCK_BYTES", block)
+        patch.setattr(tables, "BLOCK_BYTES", block)
         with contextlib.closing(FileSource(path)) as source:
             tp = source.partitions()[0]
             assert source.end() == {tp: len(rows)}
@@ -123,7 +124,7 @@ def test_which_rows_are_bad_does_not_depend_on_where_a_file_was_cut(tmp_path, mo
     path = written(tmp_path, "a\n" + "1.5\n" * 50 + "oops\n" + "2.5\n" * 50 + "inf\n\n3\n")
     expected = None
     for block in (10, 57, 1 << 20):
-        monkeypatch.setattr(_tables, "BLOCK_BYTES", block)
+        monkeypatch.setattr(tables, "BLOCK_BYTES", block)
         source = FileSource(path)
         source.seek(source.beginning())
         batches = []
@@ -173,7 +174,7 @@ def test_npy_arrays_have_columns_by_number_or_by_their_names(tmp_path):
 
 
 def test_rows_come_from_blocks_so_that_memory_stays_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr(_tables, "BLOCK_ROWS", 10)
+    monkeypatch.setattr(tables, "BLOCK_ROWS", 10)
     np.save(tmp_path / "a.npy", np.arange(25.0))
     pl.DataFrame({"0": np.arange(25.0)}).write_parquet(tmp_path / "a.parquet")
     for name in ("a.npy", "a.parquet"):

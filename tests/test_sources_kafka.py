@@ -16,11 +16,11 @@ from kafka.net.selector import NetworkSelector
 
 from kafka_traffic import produce
 from source_checks import drain
+from streamkm.connectors import KafkaSource
+from streamkm.connectors.kafka.background import Committer
+from streamkm.connectors.kafka.client import MEANINGS, admin_settings, client_settings, meaning, translate
+from streamkm.connectors.kafka.sockets import receive
 from streamkm.errors import BrokerUnreachableError, PositionLostError, SettingsError, SourceError, StreamkmError
-from streamkm.sources import KafkaSource
-from streamkm.sources._kafka_client import MEANINGS, admin_settings, client_settings, meaning, translate
-from streamkm.sources._kafka_commit import Committer
-from streamkm.sources._kafka_socket import receive
 from waiting import PATIENCE, wait_until
 
 KAFKA_ERRORS = sorted(

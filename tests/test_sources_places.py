@@ -11,10 +11,11 @@ import polars as pl
 import pytest
 
 from streamkm.codecs import ColumnsCodec
+from streamkm.connectors import FileSource
+from streamkm.connectors.files import tables
+from streamkm.connectors.files.source import expand, numeric_columns
+from streamkm.connectors.sql import sql_rows
 from streamkm.errors import FileFormatError, MissingFileError, SettingsError, SourceError
-from streamkm.sources import FileSource, _tables
-from streamkm.sources.files import expand, numeric_columns
-from streamkm.sources.sql import sql_rows
 
 
 def names(paths):
@@ -141,8 +142,8 @@ def test_a_column_that_neither_file_nor_path_has_is_named_with_those_of_both(tmp
 
 @pytest.mark.parametrize("kind", ["csv", "npy", "npz", "parquet", "arrow"])
 def test_a_file_elsewhere_reads_as_the_same_file_here(tmp_path, kind, monkeypatch):
-    monkeypatch.setattr(_tables, "BLOCK_ROWS", 4)
-    monkeypatch.setattr(_tables, "BLOCK_BYTES", 40)
+    monkeypatch.setattr(tables, "BLOCK_ROWS", 4)
+    monkeypatch.setattr(tables, "BLOCK_BYTES", 40)
     table = np.arange(40, dtype=np.float32).reshape(20, 2) / 4
     path = tmp_path / f"a.{kind}"
     field = "b" if kind == "csv" else "1"
@@ -230,7 +231,7 @@ def database(tmp_path):
 
 
 def test_rows_of_a_database_come_in_blocks_with_numbers_text_and_gaps(database, monkeypatch):
-    monkeypatch.setattr("streamkm.sources.sql.FETCH_ROWS", 4)
+    monkeypatch.setattr("streamkm.connectors.sql.FETCH_ROWS", 4)
     got = list(sql_rows("select a, b, c from t order by rowid", database))
     assert [(r.start, r.stop) for r in got] == [(0, 4), (4, 8), (8, 11)]
     codec = ColumnsCodec(["a", "c"])

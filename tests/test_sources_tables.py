@@ -19,13 +19,14 @@ from click.testing import CliRunner
 
 from consumers import cli, logs
 from streamkm import ExactKMeans, OnlineKMeans
-from streamkm.client.flows import _of_table
+from streamkm.client.requests import _of_table
+from streamkm.connectors import FileSource
+from streamkm.connectors.files import frames, tables
+from streamkm.connectors.files.panics import quiet
+from streamkm.connectors.files.source import expand
 from streamkm.errors import BadRecordsError, DataError, FileFormatError, SettingsError, StreamkmError
 from streamkm.recompute import collect as collecting
 from streamkm.recompute.collect import Files, collect
-from streamkm.sources import FileSource, _frame_readers, _tables
-from streamkm.sources.files import expand
-from streamkm.sources.panics import quiet
 
 X = [[1.5, 2.0, 3.0], [4.0, 5.0, 6.5], [7.0, 8.0, 9.0], [1.0, 0.5, 0.0]]
 
@@ -34,7 +35,7 @@ X = [[1.5, 2.0, 3.0], [4.0, 5.0, 6.5], [7.0, 8.0, 9.0], [1.0, 0.5, 0.0]]
 def library(request, monkeypatch):
     """Both ways to read frames."""
     if request.param == "polars":
-        monkeypatch.setattr(_frame_readers, "find_spec", lambda _: None)
+        monkeypatch.setattr(frames, "find_spec", lambda _: None)
     return request.param
 
 
@@ -155,7 +156,7 @@ def test_text_is_judged_as_in_csv(tmp_path, library, name):
 
 
 def test_rows_of_json_are_found_by_path_and_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(_tables, "BLOCK_BYTES", 60)
+    monkeypatch.setattr(tables, "BLOCK_BYTES", 60)
     path = tmp_path / "a.jsonl"
     path.write_text(
         '\ufeff{"a": {"b": 1, "c.d": 2}, "e": "3"}\n\n{"a": {"b": 4, "c.d": 5}, "e": 6.5}\n'
@@ -205,7 +206,7 @@ def test_lines_that_are_no_json_are_named(tmp_path, content, message):
 
 
 def test_a_panic_is_our_error_and_leaves_nothing_on_standard_error(tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(_frame_readers, "find_spec", lambda _: None)
+    monkeypatch.setattr(frames, "find_spec", lambda _: None)
     pl.DataFrame({"a": [1.5]}).write_parquet(tmp_path / "a.parquet")
 
     def panic(*_, **__):  # as polars does, whose hook writes to the descriptor

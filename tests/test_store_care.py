@@ -18,7 +18,7 @@ from store_checks import SPEC, bad_of, commit_of, owned
 from streamkm.engine import audit
 from streamkm.errors import SettingsError
 from streamkm.state import Counters
-from streamkm.stores import open_store, upkeep
+from streamkm.stores import maintenance, open_store
 from streamkm.testing import StopAfter
 from test_engine import N, World
 from test_quarantine import counters, live, produce, values
@@ -66,7 +66,7 @@ def test_a_copy_made_while_commits_go_on_is_a_whole_store_of_one_moment(store, f
             out = ask("backup", str(copy), "--store", f"sqlite:///{file}", "--json")
             assert json.loads(out)["bytes"] == copy.stat().st_size
             with contextlib.closing(open_store(f"sqlite:///{copy}")) as copied:
-                wrong += [*upkeep.damage(copied), *(audit(copied, "m") if copied.models() else [])]
+                wrong += [*maintenance.damage(copied), *(audit(copied, "m") if copied.models() else [])]
                 checkpoint = copied.load("m")
             seq = checkpoint.progress.commit_seq if checkpoint else 0
             assert checkpoint is None or checkpoint.state.params == {"seq": seq}
@@ -85,28 +85,28 @@ def test_a_copy_takes_no_place_that_is_taken_unless_it_is_told_to(store, file, t
     url, there = f"sqlite:///{file}", tmp_path / "there.db"
     there.write_text("precious")
     with pytest.raises(SettingsError, match="this file exists") as refused:
-        upkeep.backup(store, there)
+        maintenance.backup(store, there)
     assert there.read_text() == "precious"
     assert "--force" in refused.value.hint
     ask("backup", str(there), "--store", url, "--force")
     with contextlib.closing(open_store(f"sqlite:///{there}")) as copied:
         assert copied.snapshot("m").id == 5
     with pytest.raises(SettingsError, match="no such directory"):
-        upkeep.backup(store, tmp_path / "missing" / "x.db")
+        maintenance.backup(store, tmp_path / "missing" / "x.db")
 
 
 def test_where_there_is_no_file_the_tool_that_does_it_is_named(database):
     with pytest.raises(SettingsError, match="forgotten with its process"):
-        upkeep.backup(open_store("memory://"), Path("x"))
+        maintenance.backup(open_store("memory://"), Path("x"))
     with contextlib.closing(open_store(database())) as store:
         filled(store)
         with pytest.raises(SettingsError) as e:
-            upkeep.backup(store, Path("x.sql"))
+            maintenance.backup(store, Path("x.sql"))
         assert "pg_dump --table='streamkm_*' --file=x.sql" in e.value.hint
         with pytest.raises(SettingsError) as e:
-            upkeep.vacuum(store)
+            maintenance.vacuum(store)
         assert "vacuumdb" in e.value.hint
-        assert upkeep.damage(store) == []
+        assert maintenance.damage(store) == []
         assert audit(store, "m") == []
 
 
@@ -170,10 +170,10 @@ def test_a_quarantine_with_more_than_was_counted_is_told(store):
 
 def test_rows_that_belong_to_nothing_and_pages_that_are_broken_are_damage(store, file):
     filled(store)
-    assert upkeep.damage(store) == []
+    assert maintenance.damage(store) == []
     with contextlib.closing(sqlite3.connect(file)) as database, database:
         database.execute("UPDATE streamkm_journal SET model_id = 77 WHERE commit_seq = 1")
-    assert "refers to a streamkm_models that is gone" in upkeep.damage(store)[0]
+    assert "refers to a streamkm_models that is gone" in maintenance.damage(store)[0]
     store.close()
     with contextlib.closing(sqlite3.connect(file)) as database:
         database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -218,7 +218,7 @@ def test_a_full_disk_stops_the_consumer_and_with_room_it_goes_on_with_nothing_lo
     c = counters(url)
     assert 1000 <= c.points < n
     with contextlib.closing(open_store(url)) as store:
-        assert upkeep.damage(store) == audit(store, "m") == []
+        assert maintenance.damage(store) == audit(store, "m") == []
     with live(tmp_path / "log", bootstrap, name, url) as owner:
         owner.until(lambda: counters(url).points == n)
         assert owner.leave() == 0

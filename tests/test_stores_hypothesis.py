@@ -18,7 +18,7 @@ from postgres_server import Databases
 from streamkm.errors import StoreError
 from streamkm.state import Commit, Counters, Learning, ModelSpec, ModelState, Progress
 from streamkm.stores import Lease, SqlStore, Store, journal, open_store
-from streamkm.stores.tables import EscapedText, metadata
+from streamkm.stores.sql.schema import EscapedText, metadata
 
 QUICK = settings(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]

@@ -16,8 +16,9 @@ from postgres_checks import Opener, all_told, elsewhere, opener, refused_with
 from postgres_server import Databases, with_parameters
 from store_checks import SPEC, commit_of, owned
 from streamkm.errors import LeaseLostError, SettingsError, StoreError, StoreUnavailableError
-from streamkm.stores import SqlStore, edge, open_store, postgres
-from streamkm.stores.engines import Engines
+from streamkm.stores import SqlStore, open_store
+from streamkm.stores.sql import errors, postgres
+from streamkm.stores.sql.database import Engines
 
 
 @pytest.fixture
@@ -227,7 +228,7 @@ def test_what_a_server_can_suffer_is_told_with_a_hint(engines: Engines, code: st
     error = psycopg.errors.lookup(code)("as the server puts it\nLINE 1: UPDATE\n        ^")
     with (
         pytest.raises(StoreUnavailableError, match=rf"{message} \(as the server puts it\)") as told,
-        edge.mapped(engines),
+        errors.mapped(engines),
     ):
         raise sa.exc.OperationalError("UPDATE", {}, error)
     assert told.value.hint
@@ -243,7 +244,7 @@ def test_what_a_server_can_suffer_is_told_with_a_hint(engines: Engines, code: st
     ],
 )
 def test_whatever_else_the_database_raises_is_an_error_of_the_store(engines: Engines, error: Any) -> None:
-    with pytest.raises(StoreError, match="the database refused") as told, edge.mapped(engines):
+    with pytest.raises(StoreError, match="the database refused") as told, errors.mapped(engines):
         raise error
     assert not isinstance(told.value, StoreUnavailableError | LeaseLostError)
     assert told.value.__cause__ is error

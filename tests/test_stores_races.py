@@ -23,7 +23,7 @@ from store_checks import P0, SPEC, commit_of, job_of, owned, snapshot_of, state_
 from streamkm.errors import NotFoundError, StoreError
 from streamkm.state import Commit, QuarantineBounds
 from streamkm.stores import Lease, MemoryStore, Promotion, SqlStore, Store, open_store
-from streamkm.stores.tables import metadata
+from streamkm.stores.sql.schema import metadata
 
 Call = Callable[[Store, Lease, str], Any]
 

@@ -19,8 +19,9 @@ from alembic.script import ScriptDirectory
 
 from store_checks import SPEC, commit_of, owned
 from streamkm.errors import SchemaVersionError
-from streamkm.stores import SqlStore, migrate, open_store, postgres, rows, sqlite, tables
-from streamkm.stores.engines import Engines
+from streamkm.stores import SqlStore, open_store, serialization
+from streamkm.stores.sql import migrate, postgres, schema, sqlite
+from streamkm.stores.sql.database import Engines
 
 MAKERS = {"sqlite": sqlite.engines, "postgresql": postgres.engines}
 
@@ -69,7 +70,7 @@ def _revision(engines: Engines) -> str | None:
 def test_migrations_make_the_tables_that_the_store_uses(store: SqlStore) -> None:
     with store.engines.reader.connect() as connection:
         options = {"version_table": migrate.VERSION_TABLE, "compare_type": True}
-        assert compare_metadata(MigrationContext.configure(connection, opts=options), tables.metadata) == []
+        assert compare_metadata(MigrationContext.configure(connection, opts=options), schema.metadata) == []
 
 
 def test_the_newest_migration_is_the_one_that_opening_looks_for() -> None:
@@ -118,7 +119,7 @@ def test_a_store_of_the_first_streamkm_is_brought_up_to_date_with_what_it_holds(
             "weights": np.array([5.0, 6.0]),
             "spreads": np.array([0.5, np.nan]),
         }
-        model = {"id": 3, "name": "m", "created_at": 1.0, "last_snapshot": 7, "spec": rows.spec_to_text(SPEC)}
+        model = {"id": 3, "name": "m", "created_at": 1.0, "last_snapshot": 7, "spec": serialization.spec_to_text(SPEC)}
         snapshot = {"model_id": 3, "id": 7, "commit_seq": 1, "created_at": 2.0, "kind": "live", "reason": "first"}
         more = {"n_points": 20, "fields": '["amount", "lat"]', "position": "[]", "detail": "{}"}
         tx.execute(old.tables["streamkm_models"].insert(), model)
@@ -172,7 +173,7 @@ def test_opening_a_store_that_is_up_to_date_does_not_import_alembic(store: SqlSt
 def test_a_reading_transaction_sees_one_moment(store: SqlStore) -> None:
     lease = owned(store)
     store.commit(lease, commit_of(1))
-    seq = sa.select(tables.checkpoints.c.commit_seq)
+    seq = sa.select(schema.checkpoints.c.commit_seq)
     with store.engines.reader.connect() as reading:
         assert reading.execute(seq).scalar() == 1
         store.commit(lease, commit_of(2))
@@ -193,4 +194,4 @@ def test_no_pickle_comes_near_a_store() -> None:
     folder = Path(migrate.__file__).parent
     for source in itertools.chain(folder.glob("*.py"), folder.glob("migrations/**/*.py")):
         assert "pickle" not in source.read_text().replace("No pickle", "")
-    assert "PickleType" not in {type(c.type).__name__ for t in tables.metadata.tables.values() for c in t.columns}
+    assert "PickleType" not in {type(c.type).__name__ for t in schema.metadata.tables.values() for c in t.columns}

@@ -17,7 +17,8 @@ from store_checks import commit_of, owned
 from streamkm.errors import StoreError, StoreUnavailableError
 from streamkm.records import BatchRange, TopicPartition
 from streamkm.state import Learning
-from streamkm.stores import SqlStore, edge, journal, open_store, tables
+from streamkm.stores import SqlStore, journal, open_store
+from streamkm.stores.sql import errors, schema
 
 
 @pytest.fixture
@@ -148,7 +149,7 @@ def test_a_damaged_database_is_told(store: SqlStore, file: Path) -> None:
 def test_when_all_connections_are_busy_the_caller_is_told(store: SqlStore, file: Path) -> None:
     engine = sa.create_engine(f"sqlite:///{file}", poolclass=sa.QueuePool, pool_size=1, max_overflow=0, pool_timeout=0)
     busy = pytest.raises(StoreUnavailableError, match="all connections are busy")
-    with engine.connect(), busy, edge.mapped(store.engines):
+    with engine.connect(), busy, errors.mapped(store.engines):
         engine.connect()
     engine.dispose()
 
@@ -164,7 +165,7 @@ def test_when_all_connections_are_busy_the_caller_is_told(store: SqlStore, file:
 def test_whatever_else_a_database_raises_is_an_error_of_the_store(
     store: SqlStore, file: Path, error: Exception
 ) -> None:
-    with pytest.raises(StoreError) as mapped, edge.mapped(store.engines):
+    with pytest.raises(StoreError) as mapped, errors.mapped(store.engines):
         raise error
     assert not isinstance(mapped.value, StoreUnavailableError)
     assert mapped.value.__cause__ is error
@@ -175,7 +176,7 @@ def test_damaged_arrays_of_a_snapshot_are_told_with_their_place(store: SqlStore)
     lease = owned(store)
     store.commit(lease, commit_of(1, snapshot=True))
     with store.engines.writer.begin() as tx:
-        tx.execute(sa.update(tables.snapshots).values(arrays=b"123"))
+        tx.execute(sa.update(schema.snapshots).values(arrays=b"123"))
     with pytest.raises(StoreError, match=r"model m, snapshot 1: it is damaged"):
         store.snapshot("m")
 

@@ -21,15 +21,14 @@ from kafka_fixtures import local_broker
 from kafka_traffic import produce
 from processes import program
 from streamkm.broker.properties import free_ports
+from streamkm.connectors import MemorySource
 from streamkm.engine import Pulse, Watchdog
-from streamkm.engine.pulse import LIVE_SECONDS
-from streamkm.engine.stalls import REBUILDS, STALL_SECONDS, Stalls
-from streamkm.engine.watchdog import KILL_SECONDS
+from streamkm.engine.health import KILL_SECONDS, LIVE_SECONDS
+from streamkm.engine.source_manager import REBUILDS, STALL_SECONDS, Stalls
 from streamkm.errors import BrokerUnreachableError, PartitionStalledError, SettingsError, StoreUnavailableError
 from streamkm.metrics import ALARMS, Metrics
 from streamkm.models import clusters
 from streamkm.records import TopicPartition
-from streamkm.sources import MemorySource
 from streamkm.stores import open_store
 from streamkm.testing import FlakySource, FlakyStore, ManualClock, StopAfter
 from test_engine import OPTIONS, Eager, N, World

@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from streamkm import private
+from streamkm import private_files
 from streamkm.broker.properties import NODE_ID, format_properties
 from streamkm.errors import LocalBrokerError
 
@@ -47,8 +47,8 @@ def open_data_dir(where: Path, checkpoint: Path) -> Iterator[int]:
     """
     with contextlib.ExitStack() as stack:
         try:
-            private.make_folder(where)
-            lock = os.open(where / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, private.FILE)
+            private_files.make_folder(where)
+            lock = os.open(where / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, private_files.FILE)
             stack.callback(os.close, lock)
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

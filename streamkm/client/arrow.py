@@ -8,7 +8,7 @@ from importlib.util import find_spec
 import numpy as np
 from numpy.typing import NDArray
 
-from streamkm.client.answers import Prediction
+from streamkm.client.responses import Prediction
 from streamkm.errors import ServiceError
 
 

@@ -12,11 +12,11 @@ from typing import Any, Self, TypeVar
 
 import httpx
 
-from streamkm.client import asks, flows
-from streamkm.client.answers import Centroids, Event, Model, Prediction, Published
+from streamkm.client import requests
 from streamkm.client.async_methods import AsyncMethods
-from streamkm.client.flows import Call, Flow
 from streamkm.client.methods import Methods
+from streamkm.client.requests import Call, Flow
+from streamkm.client.responses import Centroids, Event, Model, Prediction, Published
 from streamkm.errors import ServiceUnreachableError, SettingsError, StreamkmError
 from streamkm.redaction import redact_url, remember, remember_url
 
@@ -61,19 +61,19 @@ class _Base:
     def _listening(self, model: str, after: str | None) -> dict[str, Any]:
         headers = {"Accept": "text/event-stream"} | ({} if after is None else {"Last-Event-ID": after})
         patience = httpx.Timeout(self._timeout, read=SILENCE_SECONDS)
-        return {"url": flows.path_of(model, "events", "stream"), "headers": headers, "timeout": patience}
+        return {"url": requests.path_of(model, "events", "stream"), "headers": headers, "timeout": patience}
 
     def _read(self, answer: httpx.Response) -> Any:
         if not answer.is_success:
-            raise flows.error_of(answer.status_code, answer.content, _place(answer.request))
+            raise requests.error_of(answer.status_code, answer.content, _place(answer.request))
         if answer.status_code == 204:
             return None
-        if answer.headers.get("content-type", "").startswith(flows.ARROW):
+        if answer.headers.get("content-type", "").startswith(requests.ARROW):
             return answer.content
         try:
             return answer.json()
         except ValueError as e:
-            raise flows.error_of(answer.status_code, b"", _place(answer.request)) from e
+            raise requests.error_of(answer.status_code, b"", _place(answer.request)) from e
 
     def _unreachable(self, error: httpx.HTTPError) -> ServiceUnreachableError:
         return ServiceUnreachableError(
@@ -131,11 +131,11 @@ class Client(_Base, Methods):
 
     def models(self) -> list[Model]:
         """All models by name."""
-        return self._run(flows.models())
+        return self._run(requests.models())
 
     def model(self, name: str) -> Model:
         """One model: its status, fields and counters."""
-        return self._run(flows.model(name))
+        return self._run(requests.model(name))
 
     def centroids(
         self, model: str, *, snapshot: int | None = None, at: datetime | float | str | None = None
@@ -147,7 +147,7 @@ class Client(_Base, Methods):
         at
             A datetime, ISO 8601, or seconds since 1970.
         """
-        return self._run(flows.centroids(model, snapshot, at))
+        return self._run(requests.centroids(model, snapshot, at))
 
     def predict(self, model: str, X: Any, *, snapshot: int | None = None) -> Prediction:
         """The cluster of each point.
@@ -160,15 +160,15 @@ class Client(_Base, Methods):
         snapshot
             Which one; the newest if None.
         """
-        return self._run(flows.predict(model, X, snapshot))
+        return self._run(requests.predict(model, X, snapshot))
 
     def snapshots(self, model: str, *, limit: int = 100) -> list[Published]:
         """The newest snapshots, newest first."""
-        return self._run(flows.snapshots(model, limit))
+        return self._run(requests.snapshots(model, limit))
 
     def events(self, model: str, *, limit: int = 100) -> list[Event]:
         """What happened to clusters, newest first."""
-        return self._run(flows.events(model, limit))
+        return self._run(requests.events(model, limit))
 
     def _run(self, flow: Flow[T]) -> T:
         try:
@@ -211,7 +211,7 @@ class Client(_Base, Methods):
                         if answer.status_code not in AGAIN:
                             self._read(answer)
                     else:
-                        reader = asks.read_events()
+                        reader = requests.read_events()
                         next(reader)
                         for line in answer.iter_lines():
                             event = reader.send(line)
@@ -225,7 +225,7 @@ class Client(_Base, Methods):
             if time.monotonic() - began >= STEADY_SECONDS:
                 attempt = 0
             if attempt >= len(FOLLOW_PAUSES):
-                raise flows.error_of(503, b"", _place(answer.request))
+                raise requests.error_of(503, b"", _place(answer.request))
             time.sleep(FOLLOW_PAUSES[attempt])
             attempt += 1
 
@@ -251,29 +251,29 @@ class AsyncClient(_Base, AsyncMethods):
 
     async def models(self) -> list[Model]:
         """All models by name."""
-        return await self._run(flows.models())
+        return await self._run(requests.models())
 
     async def model(self, name: str) -> Model:
         """One model: its status, fields and counters."""
-        return await self._run(flows.model(name))
+        return await self._run(requests.model(name))
 
     async def centroids(
         self, model: str, *, snapshot: int | None = None, at: datetime | float | str | None = None
     ) -> Centroids:
         """The clusters now, of a snapshot by number, or as they were at a moment."""
-        return await self._run(flows.centroids(model, snapshot, at))
+        return await self._run(requests.centroids(model, snapshot, at))
 
     async def predict(self, model: str, X: Any, *, snapshot: int | None = None) -> Prediction:
         """The cluster of each point."""
-        return await self._run(flows.predict(model, X, snapshot))
+        return await self._run(requests.predict(model, X, snapshot))
 
     async def snapshots(self, model: str, *, limit: int = 100) -> list[Published]:
         """The newest snapshots, newest first."""
-        return await self._run(flows.snapshots(model, limit))
+        return await self._run(requests.snapshots(model, limit))
 
     async def events(self, model: str, *, limit: int = 100) -> list[Event]:
         """What happened to clusters, newest first."""
-        return await self._run(flows.events(model, limit))
+        return await self._run(requests.events(model, limit))
 
     async def _run(self, flow: Flow[T]) -> T:
         try:
@@ -323,7 +323,7 @@ class AsyncClient(_Base, AsyncMethods):
                         if answer.status_code not in AGAIN:
                             self._read(answer)
                     else:
-                        reader = asks.read_events()
+                        reader = requests.read_events()
                         next(reader)
                         async for line in answer.aiter_lines():
                             event = reader.send(line)
@@ -337,7 +337,7 @@ class AsyncClient(_Base, AsyncMethods):
             if time.monotonic() - began >= STEADY_SECONDS:
                 attempt = 0
             if attempt >= len(FOLLOW_PAUSES):
-                raise flows.error_of(503, b"", _place(answer.request))
+                raise requests.error_of(503, b"", _place(answer.request))
             await asyncio.sleep(FOLLOW_PAUSES[attempt])
             attempt += 1
 

@@ -6,10 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import TypeVar
 
-from streamkm.client import asks
-from streamkm.client.answers import Event
-from streamkm.client.flows import Flow
-from streamkm.client.told import Difference, Job, KProfile, Life, Me, Past, Quarantine, Sample
+from streamkm.client import requests
+from streamkm.client.requests import Flow
+from streamkm.client.responses import Difference, Event, Job, KProfile, Life, Me, Past, Quarantine, Sample
 
 T = TypeVar("T")
 
@@ -27,27 +26,27 @@ class Methods(ABC):
 
     def history(self, model: str, *, limit: int = 100) -> list[Past]:
         """The newest snapshots that were in charge, with their clusters, newest first."""
-        return self._run(asks.history(model, limit))
+        return self._run(requests.history(model, limit))
 
     def lineage(self, model: str) -> list[Life]:
         """Where each cluster came from, and what became of it, by id."""
-        return self._run(asks.lineage(model))
+        return self._run(requests.lineage(model))
 
     def diff(self, model: str, a: int, b: int) -> Difference:
         """From snapshot `a` to snapshot `b`: what moved how far, and what each costs on the same points."""
-        return self._run(asks.diff(model, a, b))
+        return self._run(requests.diff(model, a, b))
 
     def k(self, model: str) -> KProfile:
         """How many clusters there should be."""
-        return self._run(asks.k(model))
+        return self._run(requests.k(model))
 
     def sample(self, model: str, *, n: int = 300) -> Sample:
         """Some of the last points with their clusters."""
-        return self._run(asks.sample(model, n))
+        return self._run(requests.sample(model, n))
 
     def quarantine(self, model: str, *, limit: int = 100, reason: str | None = None) -> Quarantine:
         """Records that could not be learned: how many and why, and the newest of them."""
-        return self._run(asks.quarantine(model, limit, reason))
+        return self._run(requests.quarantine(model, limit, reason))
 
     def follow_events(self, model: str, *, after: str | None = None) -> Iterator[Event]:
         """What happens to clusters, as it happens, without an end.
@@ -63,7 +62,7 @@ class Methods(ABC):
 
     def me(self) -> Me:
         """Who the service takes one for, and what one may do."""
-        return self._run(asks.me())
+        return self._run(requests.me())
 
     def promote(self, model: str, snapshot: int, *, skip: bool = False) -> None:
         """Ask for a snapshot to be put in charge, which the consumer does at its next checkpoint.
@@ -73,27 +72,27 @@ class Methods(ABC):
         skip
             Leave out the records between it and now; else they are learned again.
         """
-        self._run(asks.promote(model, snapshot, skip=skip))
+        self._run(requests.promote(model, snapshot, skip=skip))
 
     def pause(self, model: str) -> None:
         """Let the consumer read nothing for now."""
-        self._run(asks.pause(model, paused=True))
+        self._run(requests.pause(model, paused=True))
 
     def resume(self, model: str) -> None:
         """Let the consumer read on."""
-        self._run(asks.pause(model, paused=False))
+        self._run(requests.pause(model, paused=False))
 
     def delete(self, model: str) -> None:
         """Remove a model with all that belongs to it, for good; not while a consumer runs it."""
-        self._run(asks.delete(model))
+        self._run(requests.delete(model))
 
     def jobs(self, model: str) -> list[Job]:
         """Recomputations that were asked for, newest first."""
-        return self._run(asks.jobs(model))
+        return self._run(requests.jobs(model))
 
     def job(self, model: str, job: str) -> Job:
         """One of them, by its id."""
-        return self._run(asks.job(model, job))
+        return self._run(requests.job(model, job))
 
     def start_job(
         self,
@@ -118,8 +117,8 @@ class Methods(ABC):
             As for `ExactKMeans`.
         """
         asked = {"from": start, "to": stop, "k": k, "init": init, "n_init": n_init, "max_iter": max_iter}
-        return self._run(asks.start_job(model, asked))
+        return self._run(requests.start_job(model, asked))
 
     def cancel_job(self, model: str, job: str) -> Job:
         """End a job that waits or runs."""
-        return self._run(asks.cancel_job(model, job))
+        return self._run(requests.cancel_job(model, job))

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamkm.cells import not_a_number, number
-from streamkm.codecs._fields import LARGEST, checked_fields
-from streamkm.codecs._times import checked_unit, from_iso, is_infinity, to_seconds
+from streamkm.codecs.fields import LARGEST, checked_fields
+from streamkm.codecs.times import checked_unit, from_iso, is_infinity, to_seconds
 from streamkm.errors import FileFormatError, SettingsError
 from streamkm.records import BadRecord, Batch, BatchRange, ColumnRecords, RawRecord, Records
 from streamkm.state import Json

@@ -12,11 +12,11 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from streamkm.codecs._fields import LARGEST, MISSING, FieldTree, checked_fields, look_up
-from streamkm.codecs._times import checked_unit, from_iso, is_infinity, to_seconds
+from streamkm.codecs.fields import LARGEST, MISSING, FieldTree, checked_fields, look_up
+from streamkm.codecs.times import checked_unit, from_iso, is_infinity, to_seconds
 from streamkm.errors import SettingsError
-from streamkm.kernels import jsonscan
 from streamkm.kernels.assign import largest
+from streamkm.kernels.decode import json_scan
 from streamkm.records import BadRecord, Batch, BatchRange, ByteRecords, Records, TopicPartition
 from streamkm.state import Json
 
@@ -100,12 +100,12 @@ class JsonCodec:
         n, d = len(records), len(self.fields)
         points = np.empty((n, d))
         times = np.full(n, np.nan)
-        kinds = np.where(records.ends < 0, jsonscan.NULL, jsonscan.UNSURE).astype(np.uint8)
+        kinds = np.where(records.ends < 0, json_scan.NULL, json_scan.UNSURE).astype(np.uint8)
         # Step 1: the scanner reads all that is plain.
         if self._scanner and n:
             data = records.data.view()
             data.flags.writeable = False  # one type of array for the kernel, whatever the source gave
-            jsonscan.scan_rows(
+            json_scan.scan_rows(
                 data,
                 records.begins,
                 records.ends,
@@ -120,16 +120,16 @@ class JsonCodec:
             )
         timed = np.zeros(n, np.bool_)
         if self.time_field is not None:
-            kinds[(kinds == jsonscan.OBJECT) & is_infinity(times)] = jsonscan.UNSURE
-            numbered = kinds == jsonscan.OBJECT
+            kinds[(kinds == json_scan.OBJECT) & is_infinity(times)] = json_scan.UNSURE
+            numbered = kinds == json_scan.OBJECT
             times[numbered] = to_seconds(times[numbered], self.time_unit)
-            timed = numbered | (kinds == jsonscan.DATED)
+            timed = numbered | (kinds == json_scan.DATED)
         # Step 2: a strict parser judges the rest, one by one.
         bad: list[BadRecord] = []
-        good = kinds != jsonscan.NULL
+        good = kinds != json_scan.NULL
         if records.cut:  # what is there of such a record may look like one
-            kinds[np.isin(records.offsets, list(records.cut))] = jsonscan.UNSURE
-        for i in np.flatnonzero(kinds == jsonscan.UNSURE).tolist():
+            kinds[np.isin(records.offsets, list(records.cut))] = json_scan.UNSURE
+        for i in np.flatnonzero(kinds == json_scan.UNSURE).tolist():
             size = records.size(i)
             too_large = size > self.max_bytes or int(records.offsets[i]) in records.cut
             found = self._too_large(size) if too_large else self._judge(records.value(i) or b"")
@@ -163,7 +163,7 @@ class JsonCodec:
             times=times,
             offsets=records.offsets[good],
             bad=tuple(bad),
-            tombstones=int(np.count_nonzero(kinds == jsonscan.NULL)),
+            tombstones=int(np.count_nonzero(kinds == json_scan.NULL)),
         )
 
     def _too_large(self, size: int) -> _Flaw:

@@ -1,16 +1,12 @@
 """The live loop (`Engine`), and the proof that it did what it says (`Rerun`)."""
 
-from streamkm.engine.adoption import from_snapshot
-from streamkm.engine.audit import audit
-from streamkm.engine.books import Books
-from streamkm.engine.guards import same_stream
-from streamkm.engine.learning import suited
+from streamkm.engine.context import EngineOptions
+from streamkm.engine.health import Pulse, Watchdog
+from streamkm.engine.learn import suited
 from streamkm.engine.loop import Engine
-from streamkm.engine.options import EngineOptions
-from streamkm.engine.origins import best_origin, find_origins
-from streamkm.engine.pulse import Pulse
-from streamkm.engine.rerun import Rerun, Verdict, compare
-from streamkm.engine.watchdog import Watchdog
+from streamkm.engine.promotion import from_snapshot
+from streamkm.engine.source_checks import same_stream
+from streamkm.engine.verification import Books, Rerun, Verdict, audit, best_origin, compare, find_origins
 
 __all__ = [
     "Books",

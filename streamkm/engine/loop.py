@@ -7,16 +7,15 @@ import time
 from collections.abc import Callable
 
 from streamkm.codecs.base import Codec
-from streamkm.engine import guards
-from streamkm.engine.learning import suited
-from streamkm.engine.options import Clock, EngineOptions, Stop
-from streamkm.engine.parts import Parts
-from streamkm.engine.tenure import Tenure
+from streamkm.connectors.base import Source, Writer
+from streamkm.engine import source_checks
+from streamkm.engine.context import Clock, EngineOptions, Parts, Stop
+from streamkm.engine.learn import suited
+from streamkm.engine.session import Tenure
 from streamkm.errors import ConflictError, LeaseLostError, SettingsError, StoreUnavailableError
 from streamkm.metrics import LEASE_HELD, Metrics
 from streamkm.models.spec import new_learner
 from streamkm.reporting import Report
-from streamkm.sources.base import Source, Writer
 from streamkm.state import ModelSpec
 from streamkm.stores.base import Lease, Store
 
@@ -83,7 +82,7 @@ class Engine:
             committed nothing yet waits for as long as it takes.
         """
         parts, name = self.parts, self.parts.spec.name
-        guards.same_spec(parts.spec, parts.store.create(parts.spec, parts.clock.time()))
+        source_checks.same_spec(parts.spec, parts.store.create(parts.spec, parts.clock.time()))
         while not stop.is_set():
             lease = self._wait_for_lease(stop)
             if lease is None:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamkm.kernels._jit import jit
-from streamkm.kernels._lanes import GROUP, LANES32, LANES64, nearest_in_lanes
+from streamkm.kernels.simd import GROUP, LANES32, LANES64, nearest_in_lanes
 
 Real = NDArray[np.float32] | NDArray[np.float64]
 

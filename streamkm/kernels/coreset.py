@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from streamkm.kernels._jit import jit
 from streamkm.kernels.assign import Real
-from streamkm.kernels.neighbours import put_near_together
+from streamkm.kernels.kd_order import put_near_together
 from streamkm.kernels.random import uniform
 from streamkm.kernels.search import BLOCK, lay_columns
 

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamkm.kernels._jit import jit
-from streamkm.kernels._lanes import GROUP, LANES32, LANES64, nearest_in_lanes, nearest_two_in_lanes
 from streamkm.kernels.assign import Real, pack_centroids
 from streamkm.kernels.random import BLOCK as DRAWN_BLOCK
 from streamkm.kernels.random import draw_by_blocks, sum_blocks
+from streamkm.kernels.simd import GROUP, LANES32, LANES64, nearest_in_lanes, nearest_two_in_lanes
 from streamkm.kernels.update import to_unit_length
 
 CANCELLED = 1e-6

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from streamkm.errors import SettingsError
-from streamkm.models import validate
+from streamkm.models import validation
 from streamkm.models.coreset import Coreset
 from streamkm.models.decay import Unit
 from streamkm.models.metric import Scale
@@ -56,11 +56,11 @@ def check(
     """
     if half_life is not None and not (half_life > 0 and math.isfinite(half_life)):
         raise SettingsError(f"half_life must be positive, not {half_life!r}", hint="Use None for no decay")
-    validate.choice("half_life_unit", half_life_unit, Unit)
-    validate.choice("scale", scale, Scale)
-    validate.choice("distance", distance, Distance)
-    validate.choice("on_drift", on_drift, OnDrift)
-    validate.choice("outliers", outliers, Outliers)
+    validation.choice("half_life_unit", half_life_unit, Unit)
+    validation.choice("scale", scale, Scale)
+    validation.choice("distance", distance, Distance)
+    validation.choice("on_drift", on_drift, OnDrift)
+    validation.choice("outliers", outliers, Outliers)
     if distance == "cosine" and scale != "none":
         raise SettingsError(f"scale={scale!r} does not go with distance='cosine', which has no units")
     most = K_MAX if n_clusters == "auto" else n_clusters

@@ -12,19 +12,19 @@ from numpy.typing import NDArray
 
 from streamkm.errors import NotReadyError
 from streamkm.kernels.assign import Real
-from streamkm.models.adoption import LEAST_GAIN, Fit, chance, follow, successors
+from streamkm.models.acceptance import LEAST_GAIN, Fit, chance, follow, successors
 from streamkm.models.background import WORKER, Task
+from streamkm.models.centroids import Learned, LiveCentroids, array, nearest
 from streamkm.models.coreset import Coreset
 from streamkm.models.decay import Aged
-from streamkm.models.lineage import Lineage
-from streamkm.models.live import Learned, LiveCentroids, array, nearest
+from streamkm.models.lineage.tracker import Lineage
 from streamkm.models.metric import Metric, Scale
 from streamkm.models.outliers import GapRule
-from streamkm.models.populations import deviations, moved, overlap
 from streamkm.models.resolve import LIGHT, Problem, Solution, full, solve
 from streamkm.models.schedule import FORGOTTEN, Schedule
 from streamkm.models.seeding import first_centroids
-from streamkm.models.validate import frozen
+from streamkm.models.validation import frozen
+from streamkm.models.weighted_rows import deviations, moved, overlap
 from streamkm.state import Event, Publication, Snapshot
 
 GAIN_PER_MOVED = 0.25

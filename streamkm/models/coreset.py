@@ -13,13 +13,13 @@ from streamkm.errors import DataError, NotReadyError, SettingsError, StateError
 from streamkm.kernels.assign import Real, largest
 from streamkm.kernels.coreset import SETTLED, admit, calibrate
 from streamkm.kernels.random import uniform
-from streamkm.models import validate
+from streamkm.models import validation
+from streamkm.models.centroids import Learned, LiveCentroids, array, middle
 from streamkm.models.decay import Aged
-from streamkm.models.live import Learned, LiveCentroids, array, middle
 from streamkm.models.metric import Metric
 from streamkm.models.resolve import Problem, full, solve, thinned
 from streamkm.models.seeding import first_centroids
-from streamkm.models.validate import frozen
+from streamkm.models.validation import frozen
 from streamkm.state import ModelState
 
 VERSION = 1
@@ -102,9 +102,9 @@ class Coreset:
         DataError
             Wrong shape, NaN or infinity. Nothing was learned.
         """
-        rows, names = validate.points(X, (), self.n_features)
-        high = validate.finite(rows, names)
-        row_weights = validate.row_weights(weights, len(rows))
+        rows, names = validation.points(X, (), self.n_features)
+        high = validation.finite(rows, names)
+        row_weights = validation.row_weights(weights, len(rows))
         if not len(rows):
             return
         while self._guide is None:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamkm.kernels.decay import decay_by_place, decay_by_time, half_power, pieces
-from streamkm.models.validate import ONES, frozen
+from streamkm.models.validation import ONES, frozen
 
 Unit = Literal["points", "seconds"]
 

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamkm.kernels.choice import simplified_silhouette
+from streamkm.kernels.silhouette import simplified_silhouette
+from streamkm.models.centroids import LiveCentroids, middle
 from streamkm.models.coreset import Coreset
-from streamkm.models.live import LiveCentroids, middle
 from streamkm.models.metric import Metric
 from streamkm.models.seeding import settle
-from streamkm.models.validate import frozen
+from streamkm.models.validation import frozen
 
 MOST_ROWS = 20_000
 """A coreset for hundreds of clusters is judged by a part of its rows, or one look would take seconds."""

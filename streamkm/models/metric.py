@@ -9,8 +9,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from streamkm.kernels.rows import weighted_sum
-from streamkm.models.validate import frozen
+from streamkm.kernels.reductions import weighted_sum
+from streamkm.models.validation import frozen
 
 Scale = Literal["none", "standard", "robust"]
 

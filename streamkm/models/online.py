@@ -11,14 +11,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from streamkm.errors import DataError, StateError
 from streamkm.kernels.assign import Real
-from streamkm.models import validate
-from streamkm.models.answers import Answers
+from streamkm.models import validation
 from streamkm.models.arguments import ARGUMENTS, K_MAX, Outliers, check
-from streamkm.models.choice import suggested_k
+from streamkm.models.centroids import array
 from streamkm.models.clusters import Clusters, Verdict
 from streamkm.models.coreset import Coreset
 from streamkm.models.decay import Aged, Decay, Unit
-from streamkm.models.live import array
+from streamkm.models.inference import Answers
+from streamkm.models.k_selection import suggested_k
 from streamkm.models.metric import Metric, Scale
 from streamkm.models.outliers import GapRule
 from streamkm.models.schedule import OnDrift, Schedule
@@ -183,7 +183,7 @@ class OnlineKMeans(Answers):
         names = self.feature_names
         if not names and self.n_features and len(x) == self.n_features:
             names = tuple(str(name) for name in x)
-        X = validate.row(x, names)
+        X = validation.row(x, names)
         self._learn(X, names or tuple(str(name) for name in x), None if weight == 1.0 else [weight], time)
 
     def learn_many(self, X: Any, weights: ArrayLike | None = None, times: ArrayLike | None = None) -> None:
@@ -206,25 +206,25 @@ class OnlineKMeans(Answers):
             Wrong shape, NaN, infinity, a row of zeros for the cosine distance, or no times where they are needed.
             Nothing was learned.
         """
-        array, names = validate.points(X, self.feature_names, self.n_features)
+        array, names = validation.points(X, self.feature_names, self.n_features)
         self._learn(array, names, weights, times)
 
     def _learn(self, X: Real, names: tuple[str, ...], weights: ArrayLike | None, times: ArrayLike | None) -> None:
         if not len(X):
             return
         # Step 1. Check everything before anything changes.
-        high = validate.finite(X, names)
+        high = validation.finite(X, names)
         if self.distance == "cosine":
-            X, high = validate.directions(X, names), 1.0
-        row_weights = validate.row_weights(weights, len(X))
-        row_times = validate.ONES
+            X, high = validation.directions(X, names), 1.0
+        row_weights = validation.row_weights(weights, len(X))
+        row_times = validation.ONES
         if self._decay.by_time:
             if times is None:
                 raise DataError(
                     "there are no event times, but the half-life is in seconds",
                     hint="Pass times=, or use half_life_unit='points'",
                 )
-            row_times = validate.event_times(times, len(X))
+            row_times = validation.event_times(times, len(X))
         self.n_features = X.shape[1]
         self.feature_names = names
         # Step 2. Fill the warm-up buffer; what it does not take is a batch.
@@ -359,7 +359,7 @@ class OnlineKMeans(Answers):
         else:
             rows, weights = self._buffered()
             arrays = {"buffer": rows, "buffer_weights": weights}
-        return ModelState("OnlineKMeans", VERSION, params, {name: validate.frozen(a) for name, a in arrays.items()})
+        return ModelState("OnlineKMeans", VERSION, params, {name: validation.frozen(a) for name, a in arrays.items()})
 
     @classmethod
     def from_state(cls, state: ModelState) -> OnlineKMeans:

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from streamkm.kernels.assign import Real
 from streamkm.kernels.outliers import squares_from, widest_gap, within
-from streamkm.kernels.rows import even_places
+from streamkm.kernels.reductions import even_places
+from streamkm.models.centroids import array
 from streamkm.models.decay import Aged
-from streamkm.models.live import array
-from streamkm.models.validate import frozen
+from streamkm.models.validation import frozen
 
 TAIL = 0.005
 """Only the outermost rows, with at most this share of the mass, can be outliers."""

@@ -16,13 +16,13 @@ from streamkm.kernels.assign import Real, largest, pack_centroids
 from streamkm.kernels.assign import assign as assign_rows
 from streamkm.kernels.coreset import thin
 from streamkm.kernels.random import uniform
-from streamkm.kernels.rows import differences
+from streamkm.kernels.reductions import differences
 from streamkm.kernels.search import descend, local_search, prune
 from streamkm.kernels.seed import kmeans_plus_plus
-from streamkm.models.live import FLOAT32_RATIO, columns_of, middle, packed_like, power_of_two, shares
+from streamkm.models.centroids import FLOAT32_RATIO, columns_of, middle, packed_like, power_of_two, shares
 from streamkm.models.metric import Metric
-from streamkm.models.populations import masses, moved
-from streamkm.models.validate import ONES, frozen
+from streamkm.models.validation import ONES, frozen
+from streamkm.models.weighted_rows import masses, moved
 
 Kind = Literal["lloyd", "swap", "cold"]
 

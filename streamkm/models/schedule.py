@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from streamkm.models.centroids import Learned
 from streamkm.models.decay import Aged
-from streamkm.models.live import Learned
 
 OnDrift = Literal["ignore", "resolve", "forget"]
 

@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 from streamkm.kernels.assign import largest
 from streamkm.kernels.random import uniform
 from streamkm.kernels.update import COST, WEIGHT, lloyd
-from streamkm.models.live import middle, plan
+from streamkm.models.centroids import middle, plan
 from streamkm.models.metric import Metric
 from streamkm.models.resolve import LIGHT, Problem, solve
-from streamkm.models.validate import frozen
+from streamkm.models.validation import frozen
 
 
 def first_centroids(

@@ -13,15 +13,15 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from streamkm import private
+from streamkm import private_files
 from streamkm.codecs.base import Codec
+from streamkm.connectors.base import Source
+from streamkm.connectors.files.panics import quiet
+from streamkm.connectors.ranges import RangeReader
 from streamkm.errors import BadRecordsError, FileFormatError, SettingsError
 from streamkm.recompute.pointfile import replacing
 from streamkm.recompute.span import Span
 from streamkm.records import Batch, BatchRange, TopicPartition
-from streamkm.sources.base import Source
-from streamkm.sources.panics import quiet
-from streamkm.sources.ranges import RangeReader
 from streamkm.state import Json
 
 PART_OFFSETS = 1 << 20
@@ -89,7 +89,7 @@ class Archive:
         self.folder = folder
         self.contents: Json = json.loads(json.dumps(contents))
         self.parts: list[Part] = []
-        private.make_folder(folder)
+        private_files.make_folder(folder)
         index = folder / "archive.json"
         if not index.exists():
             return

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamkm.errors import StateError
-from streamkm.models.exact_lloyd import Fit, Iteration
-from streamkm.models.exact_points import Points
-from streamkm.models.exact_runs import Mark, Plan
-from streamkm.models.exact_storage import pick
+from streamkm.models.exact.lloyd import Fit, Iteration
+from streamkm.models.exact.points import Points
+from streamkm.models.exact.runs import Mark, Plan
+from streamkm.models.exact.storage import pick
 from streamkm.recompute.pointfile import replacing
 
 _FORMAT = 1

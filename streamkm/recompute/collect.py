@@ -16,10 +16,10 @@ import polars as pl
 from numpy.typing import NDArray
 
 from streamkm.codecs.columns import ColumnsCodec
+from streamkm.connectors.files.source import FileSource, LeftOut, Place, Profile, profile
 from streamkm.errors import BadRecordsError, DataError, FileFormatError, SettingsError
 from streamkm.recompute.pointfile import PointFile, Real
 from streamkm.records import BadRecord, Batch, ColumnRecords, RawRecord, TopicPartition
-from streamkm.sources.files import FileSource, LeftOut, Place, Profile, profile
 
 EXAMPLES = 5
 """Skipped rows that are kept to be shown."""

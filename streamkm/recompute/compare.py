@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamkm.errors import SettingsError
-from streamkm.models.identity import assign
-from streamkm.models.live import shares
+from streamkm.models.centroids import shares
+from streamkm.models.id_matching import assign
 from streamkm.state import Snapshot
 
 

@@ -12,15 +12,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from streamkm.errors import DataError, SettingsError
-from streamkm.models.compiling import announced
-from streamkm.models.exact_answers import nearest_labels, own_distances
-from streamkm.models.exact_crew import Crew
-from streamkm.models.exact_lloyd import Fit, Iteration, Lloyd, Stopped
-from streamkm.models.exact_points import prepare
-from streamkm.models.exact_runs import Mark, Plan, checked_weights, fit_all
-from streamkm.models.exact_storage import Storage, release
-from streamkm.models.populations import scatter
-from streamkm.models.validate import LIMIT
+from streamkm.models.compile_notice import announced
+from streamkm.models.exact.lloyd import Fit, Iteration, Lloyd, Stopped
+from streamkm.models.exact.points import prepare
+from streamkm.models.exact.predict import nearest_labels, own_distances
+from streamkm.models.exact.runs import Mark, Plan, checked_weights, fit_all
+from streamkm.models.exact.storage import Storage, release
+from streamkm.models.exact.threads import Crew
+from streamkm.models.validation import LIMIT
+from streamkm.models.weighted_rows import scatter
 from streamkm.recompute import checkpoint as checkpoints
 from streamkm.recompute.pointfile import PointFile, Real
 

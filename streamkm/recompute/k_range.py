@@ -8,7 +8,7 @@ sample: then it cannot.
 
 **What is computed.** Cost, simplified silhouette and the index of Davies and Bouldin are those of the exact fit on all
 rows. The gap needs the cost of evenly spread data, and the suggestion a rule; both are those of
-`streamkm.models.choice.k_profile` on the same sample. It works on some thousands of rows in memory, and stops its fits
+`streamkm.models.k_selection.k_profile` on the same sample. It works on some thousands of rows in memory, and stops its fits
 early, which is why it does not do the rest too.
 """
 
@@ -23,10 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamkm.errors import SettingsError
-from streamkm.kernels.choice import simplified_silhouette
-from streamkm.models.choice import KProfile, k_profile
-from streamkm.models.exact_storage import pick, release
-from streamkm.models.validate import ONES, frozen
+from streamkm.kernels.silhouette import simplified_silhouette
+from streamkm.models.exact.storage import pick, release
+from streamkm.models.k_selection import KProfile, k_profile
+from streamkm.models.validation import ONES, frozen
 from streamkm.recompute.collect import Collected
 from streamkm.recompute.fitting import Fitted, fit_points
 

@@ -20,11 +20,11 @@ import polars as pl
 from numpy.typing import NDArray
 from polars.io.plugins import register_io_source
 
+from streamkm.connectors.files.source import array_headers, expand
 from streamkm.errors import FileFormatError, SettingsError, StreamkmError
 from streamkm.recompute.collect import Collected, Files, collect
 from streamkm.recompute.fitting import Fitted
 from streamkm.recompute.pointfile import replacing
-from streamkm.sources.files import array_headers, expand
 
 CENTROIDS = (".json", ".csv", ".parquet", ".npz")
 LABELS = (".csv", ".parquet", ".npy")

@@ -18,7 +18,7 @@ from typing import IO, Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from streamkm import private
+from streamkm import private_files
 from streamkm.errors import DataError, FileFormatError, SourceClosedError
 
 Real = NDArray[np.float32] | NDArray[np.float64]
@@ -74,7 +74,7 @@ class PointFile:
         if np.dtype(dtype) not in (np.float32, np.float64):
             raise DataError(f"points are float32 or float64, not {np.dtype(dtype)}", where=str(path))
         new = cls(Path(path), names, np.dtype(dtype))
-        new._out = private.open_file(new._partial, "w+b")
+        new._out = private_files.open_file(new._partial, "w+b")
         new._out.write(new._header(0, weighted=True))  # a header of the final length
         return new
 
@@ -145,7 +145,7 @@ class PointFile:
             raise SourceClosedError("the file is finished", where=str(self.path))
         block, shares = self._checked(points, weights)
         if shares is not None and self._weights_out is None:
-            self._weights_out = private.open_file(self._partial_weights, "w+b")
+            self._weights_out = private_files.open_file(self._partial_weights, "w+b")
             ones = np.ones(min(self._length, _COPY))
             for at in range(0, self._length, _COPY):
                 self._weights_out.write(ones[: self._length - at].data)
@@ -304,7 +304,7 @@ def replacing(path: Path, *, shared: bool = False) -> Iterator[IO[bytes]]:
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with partial.open("wb") if shared else private.open_file(partial, "wb") as file:
+        with partial.open("wb") if shared else private_files.open_file(partial, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamkm import private
+from streamkm import private_files
 from streamkm.errors import DataError, SettingsError
 from streamkm.models import Coreset, OnlineKMeans
-from streamkm.models.identity import assign, inherit
-from streamkm.models.populations import overlap
+from streamkm.models.id_matching import assign, inherit
 from streamkm.models.spec import arguments
+from streamkm.models.weighted_rows import overlap
 from streamkm.recompute.archive import Archive, counted, lost_of
 from streamkm.recompute.fitting import Fitted, Progress, fit_points
 from streamkm.recompute.pointfile import PointFile, replacing
@@ -61,7 +61,7 @@ class Work:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        private.make_folder(folder)
+        private_files.make_folder(folder)
 
     def pinned(self, asked: Json, pin: Callable[[], Span]) -> tuple[Span, bool]:
         """The span of the replay that was begun here with these arguments, and True; else a new one.
@@ -81,7 +81,7 @@ class Work:
                     *({TopicPartition(*key): at for *key, at in told[name]} for name in ("start", "stop"))
                 ), True
             self.clear()
-        private.make_folder(self.folder)
+        private_files.make_folder(self.folder)
         span = pin()
         told = {"asked": asked} | {
             name: [[*tp, at] for tp, at in sorted(getattr(span, name).items())] for name in ("start", "stop")

@@ -9,7 +9,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from streamkm.models.exact_storage import pick, release
+from streamkm.models.exact.storage import pick, release
 from streamkm.models.metric import Scale, quartile_ranges
 from streamkm.recompute.collect import Collected
 from streamkm.recompute.pointfile import PointFile

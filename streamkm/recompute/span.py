@@ -8,9 +8,9 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import NamedTuple, Protocol
 
+from streamkm.connectors.base import Source
 from streamkm.errors import PositionLostError, SettingsError
 from streamkm.records import Position, TopicPartition
-from streamkm.sources.base import Source
 from streamkm.values import duration
 
 HINT = "Write beginning, now, a time (2026-11-01T10:00), how long ago (2h), offset:500, 0:500,1:480 or snapshot:12"

@@ -15,29 +15,18 @@ from starlette.routing import Match
 
 from streamkm.errors import SettingsError
 from streamkm.metrics import Metrics
-from streamkm.service import (
-    acts,
-    errors,
-    health,
-    history,
-    infer,
-    job_routes,
-    page,
-    predict,
-    queries,
-    schemas,
-    schemas_live,
-    stream,
-)
-from streamkm.service.access import OPEN, PROBES, Tokens
-from streamkm.service.access import acts as acts_on
-from streamkm.service.bodies import Bodies
-from streamkm.service.headers import Headers
-from streamkm.service.hub import Hub
-from streamkm.service.jobs import Jobs
-from streamkm.service.middleware import Guard, Heads, Observe
-from streamkm.service.reader import Reader
-from streamkm.service.tracing import Trace
+from streamkm.service import problems
+from streamkm.service.auth import OPEN, PROBES, Tokens
+from streamkm.service.auth import acts as acts_on
+from streamkm.service.broadcast import Hub
+from streamkm.service.job_runner import Jobs
+from streamkm.service.middleware import Guard, Headers, Heads, Observe, Trace
+from streamkm.service.request_body import Bodies
+from streamkm.service.routes import control, dashboard, history, inference_v2, models, operations, predict, streams
+from streamkm.service.routes import jobs as job_routes
+from streamkm.service.schemas import live
+from streamkm.service.schemas import models as schemas
+from streamkm.service.snapshot_cache import Reader
 from streamkm.stores.base import Store
 
 _ABOUT = """What the clusters of your streams are now, what they were, and which one a point belongs to.
@@ -150,17 +139,17 @@ def create_app(
     )
     bodies = Bodies(options.max_body_bytes, options.max_table_bytes)
     app.include_router(predict.router(reader, metrics, bodies))  # first: routes are tried in order
-    app.include_router(infer.router(reader, metrics, bodies))
-    app.include_router(queries.router(reader, options.stale_after))
-    app.include_router(acts.router(reader, bodies, jobs))
+    app.include_router(inference_v2.router(reader, metrics, bodies))
+    app.include_router(models.router(reader, options.stale_after))
+    app.include_router(control.router(reader, bodies, jobs))
     app.include_router(job_routes.router(reader, bodies, jobs))
     app.include_router(history.router(reader))
-    app.include_router(stream.router(reader, hub))
-    app.include_router(health.router(reader, metrics, options.stale_after))
-    app.include_router(page.router())
+    app.include_router(streams.router(reader, hub))
+    app.include_router(operations.router(reader, metrics, options.stale_after))
+    app.include_router(dashboard.router())
     app.state.end_streams = hub.close
     app.state.metrics = metrics
-    errors.install(app)
+    problems.install(app)
     guarded = guarded or token is not None
     app.add_middleware(
         Guard,
@@ -189,13 +178,13 @@ def _describe(app: FastAPI, *, needs_token: bool, local_only: bool) -> None:
         if app.openapi_schema is None:
             description = generate()
             described: dict[str, Any] = description.setdefault("components", {}).setdefault("schemas", {})
-            described["Problem"] = errors.ProblemBody.model_json_schema()
-            for cls in (schemas_live.Now, schemas_live.ClusterEvent):  # messages of streams, which no route returns
+            described["Problem"] = problems.ProblemBody.model_json_schema()
+            for cls in (live.Now, live.ClusterEvent):  # messages of streams, which no route returns
                 schema = cls.model_json_schema(ref_template="#/components/schemas/{model}")
                 described.update(schema.pop("$defs", {}))
                 described[cls.__name__] = schema
             # The framework drops every null, those that belong to an example too.
-            for module in (schemas, schemas_live):
+            for module in (schemas, live):
                 for name in described.keys() & vars(module).keys():
                     described[name] |= {
                         k: v for k, v in vars(module)[name].model_json_schema().items() if k == "examples"
@@ -203,7 +192,7 @@ def _describe(app: FastAPI, *, needs_token: bool, local_only: bool) -> None:
             description["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
             if needs_token:
                 description["security"] = [{"token": []}]
-            everywhere = errors.documented((403, 421, 429) if local_only else (403, 429))
+            everywhere = problems.documented((403, 421, 429) if local_only else (403, 429))
             for path, methods in description["paths"].items():
                 for method, operation in methods.items():
                     if path in OPEN:

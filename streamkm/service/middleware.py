@@ -1,4 +1,6 @@
 """What surrounds every route: who may ask, how often, how long it took."""
+# MERGED """Headers that every answer has, so that no page of another site can make anything of one."""
+# MERGED """Requests as spans: named by route, never by path, which anybody can make up."""
 
 from __future__ import annotations
 
@@ -11,12 +13,26 @@ from collections.abc import Callable
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from streamkm import metrics as names
+from streamkm import tracing
 from streamkm.errors import StreamkmError
+from streamkm.http.responses import completed
 from streamkm.metrics import Metrics
-from streamkm.service.access import KEY, NOBODY, OWNER, PROBES, READER, SAFE, Grant, Tokens, bearer, judge, unauthorized
-from streamkm.service.errors import Problem, from_error
+from streamkm.service.auth import (
+    KEY,
+    NOBODY,
+    OWNER,
+    PREFIX,
+    PROBES,
+    READER,
+    SAFE,
+    Grant,
+    Tokens,
+    bearer,
+    judge,
+    unauthorized,
+)
 from streamkm.service.limits import Buckets, network
-from streamkm.service.tokens import PREFIX
+from streamkm.service.problems import Problem, from_error
 
 WRONG_TOKENS = 10
 """Wrong tokens that an address may send in a second."""
@@ -303,3 +319,66 @@ def _is_loopback(host: bytes) -> bool:
         return ipaddress.ip_address(text).is_loopback
     except ValueError:
         return False
+
+
+class Headers:
+    """Gives each answer the headers it has not."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def complete(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = completed(message["headers"])
+            await send(message)
+
+        await self.app(scope, receive, complete)
+
+
+_HEADERS = (b"traceparent", b"tracestate")
+_KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_SERVER_ERROR = 500
+
+
+class Trace:
+    """Makes a span of each request, where somebody asked for traces.
+
+    Parameters
+    ----------
+    app
+        What answers.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http" or not tracing.enabled():
+            await self.app(scope, receive, send)
+            return
+        headers = {name.decode(): value.decode("latin-1") for name, value in scope["headers"] if name in _HEADERS}
+        method = scope["method"] if scope["method"] in _KNOWN_METHODS else "_OTHER"
+        with tracing.server_span(method, headers, http_request_method=method) as span:
+
+            async def watch(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    status = message["status"]
+                    span.set_attribute("http.response.status_code", status)
+                    if status >= _SERVER_ERROR:
+                        span.set_attribute("error.type", str(status))
+                await send(message)
+
+            try:
+                await self.app(scope, receive, watch)
+            finally:
+                route = getattr(scope.get("route"), "path", None)
+                if route is not None:
+                    span.update_name(f"{method} {route}")
+                    span.set_attribute("http.route", route)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from streamkm.service.errors import Problem
-from streamkm.service.schemas import Status
+from streamkm.service.problems import Problem
+from streamkm.service.schemas.models import Status
 from streamkm.stores.base import ModelInfo
 
 

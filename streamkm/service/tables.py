@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from streamkm import cells
 from streamkm.errors import FileFormatError
-from streamkm.service.errors import Problem
+from streamkm.service.problems import Problem
 
 if TYPE_CHECKING:
-    from streamkm.sources.csv_text import Dialect
+    from streamkm.connectors.files.csv_text import Dialect
 
 Reals = NDArray[np.float64]
 
@@ -51,7 +51,7 @@ def read_csv(body: bytes, fields: Sequence[str]) -> Reals:
     """
     import polars as pl  # noqa: PLC0415 - see above
 
-    from streamkm.sources import csv_text  # noqa: PLC0415 - it imports polars
+    from streamkm.connectors.files import csv_text  # noqa: PLC0415 - it imports polars
 
     if not body.removeprefix(_BOM).strip(b"\r\n"):
         return np.empty((0, len(fields)))

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 
 from streamkm.errors import SettingsError
 from streamkm.redaction import redact_url
-from streamkm.stores import sqlite
 from streamkm.stores.base import Asked, Job, Lease, ModelInfo, Promotion, Store, Token
-from streamkm.stores.engines import Engines
 from streamkm.stores.memory import MemoryStore
-from streamkm.stores.sql import SqlStore
+from streamkm.stores.sql import sqlite
+from streamkm.stores.sql.database import Engines
+from streamkm.stores.sql.store import SqlStore
 
 __all__ = [
     "Asked",
@@ -75,7 +75,7 @@ def open_store(url: str, *, busy_timeout: float = 5.0, create: bool = True) -> S
 
 def _postgres(url: str, busy_timeout: float, create: bool) -> Engines:  # noqa: ARG001 - a database is never made
     try:
-        from streamkm.stores import postgres  # noqa: PLC0415
+        from streamkm.stores.sql import postgres  # noqa: PLC0415
     except ImportError as e:
         hint = "pip install 'streamkm[postgres]'"
         raise SettingsError(f"PostgreSQL's driver is not installed ({e})", hint=hint) from e

@@ -24,8 +24,10 @@ from streamkm.state import (
     Recent,
     Snapshot,
 )
-from streamkm.stores import bases, journal, quarantine, retention, rows, rules
+from streamkm.stores import checkpoints as bases
+from streamkm.stores import checks, journal, retention, serialization
 from streamkm.stores.base import Asked, Held, Job, Lease, ModelInfo, Place, Promotion, Token
+from streamkm.stores.sql import quarantine
 
 
 @dataclass
@@ -70,11 +72,11 @@ class MemoryStore:
         self._tokens: dict[str, Token] = {}
 
     def create(self, spec: ModelSpec, now: float) -> ModelSpec:
-        rules.check_name(spec.name)
+        checks.check_name(spec.name)
         with self._lock:
             self._seats.setdefault(spec.name, _Seat())
-            model = self._models.setdefault(spec.name, _Model(rows.spec_to_text(spec), now))
-            return rows.spec_from_text(model.spec)
+            model = self._models.setdefault(spec.name, _Model(serialization.spec_to_text(spec), now))
+            return serialization.spec_from_text(model.spec)
 
     def models(self) -> Sequence[ModelInfo]:
         with self._lock:
@@ -85,7 +87,7 @@ class MemoryStore:
             model, seat = self._get(name), self._seats[name]
             lease = None if seat.owner is None else Lease(name, seat.owner, seat.epoch, seat.expires_at)
             progress = None if model.progress is None else _copied(model.progress)
-            spec, last = rows.spec_from_text(model.spec), model.last_snapshot
+            spec, last = serialization.spec_from_text(model.spec), model.last_snapshot
             return ModelInfo(spec, model.created_at, progress, last, lease, model.paused)
 
     def delete(self, name: str) -> None:
@@ -129,7 +131,7 @@ class MemoryStore:
             self._fence(lease)
             model = self._models[lease.model]
             seq, position = (model.progress.commit_seq, model.progress.position) if model.progress else (0, {})
-            rules.check_follows(lease.model, commit, seq, position)
+            checks.check_follows(lease.model, commit, seq, position)
             _check_new(lease.model, model.quarantine, commit.quarantine)
             if commit.snapshot is not None:
                 _add_snapshot(model, lease.model, commit.snapshot, progress.commit_seq)
@@ -203,12 +205,12 @@ class MemoryStore:
             for progress, state in self._get(model).bases:
                 if progress.commit_seq == commit_seq:
                     return Checkpoint(ModelState.from_bytes(state), _copied(progress))
-        raise rules.no_base(model, commit_seq)
+        raise checks.no_base(model, commit_seq)
 
     def snapshot(self, model: str, snapshot_id: int | None = None, *, at: float | None = None) -> Snapshot:
         with self._lock:
             there = self._get(model).snapshots
-            in_charge = [s for s in there if s.kind != rules.RECOMPUTED]
+            in_charge = [s for s in there if s.kind != checks.RECOMPUTED]
             if snapshot_id is not None:
                 found = [s for s in there if s.id == snapshot_id]
             elif at is not None:
@@ -218,7 +220,7 @@ class MemoryStore:
                 found = in_charge[-1:]
             if not found:
                 first, last = (there[0].id, there[-1].id) if there else (0, 0)
-                raise rules.no_snapshot(model, snapshot_id, at, first, last)
+                raise checks.no_snapshot(model, snapshot_id, at, first, last)
             return found[0]
 
     def snapshots(
@@ -233,7 +235,7 @@ class MemoryStore:
         with self._lock:
             stored = self._get(model)
             safe = {*stored.pinned, stored.last_snapshot}
-            free = [s for s in stored.snapshots if s.id not in safe and s.kind != rules.RECOMPUTED]
+            free = [s for s in stored.snapshots if s.id not in safe and s.kind != checks.RECOMPUTED]
             gone = set(retention.surplus((retention.Age(s.id, s.created_at, bool(s.events)) for s in free), now))
             gone = set(sorted(gone)[: retention.MOST])
             stored.snapshots[:] = [s for s in stored.snapshots if s.id not in gone]
@@ -252,7 +254,7 @@ class MemoryStore:
             for held in self._get(model).quarantine:
                 if _place(held.bad) == place:
                     return held
-        raise rules.not_held(model, *place)
+        raise checks.not_held(model, *place)
 
     def quarantine(self, model: str) -> Iterator[Held]:
         with self._lock:
@@ -261,7 +263,7 @@ class MemoryStore:
     def waiting(self, model: str, *, limit: int = 500) -> Sequence[Held]:
         with self._lock:
             found = [held for held in self._get(model).quarantine if held.delivered_at is None][: max(0, limit)]
-        sizes = accumulate(rows.kept_bytes(held.bad) for held in found)
+        sizes = accumulate(serialization.kept_bytes(held.bad) for held in found)
         return found[: max(1, bisect_right(list(sizes), quarantine.AT_ONCE_BYTES))]
 
     def reasons(self, model: str) -> Mapping[str, int]:
@@ -298,30 +300,30 @@ class MemoryStore:
     def add_token(self, token: Token) -> None:
         with self._lock:
             if any(token.name == there.name or token.digest == there.digest for there in self._tokens.values()):
-                raise rules.token_taken(token.name)
+                raise checks.token_taken(token.name)
             self._tokens[token.name] = token
 
     def remove_token(self, name: str) -> None:
         with self._lock:
             if self._tokens.pop(name, None) is None:
-                raise rules.no_token(name, self._tokens)
+                raise checks.no_token(name, self._tokens)
 
     def put_job(self, job: Job) -> None:
         with self._lock:
             jobs = self._get(job.model).jobs
             jobs[job.id] = _own_job(job)
-            for old in rules.newest_jobs(jobs.values())[rules.JOBS_KEPT :]:
+            for old in checks.newest_jobs(jobs.values())[checks.JOBS_KEPT :]:
                 del jobs[old.id]
 
     def jobs(self, model: str) -> Sequence[Job]:
         with self._lock:
-            return [_own_job(job) for job in rules.newest_jobs(self._get(model).jobs.values())]
+            return [_own_job(job) for job in checks.newest_jobs(self._get(model).jobs.values())]
 
     def job(self, model: str, job_id: str) -> Job:
         with self._lock:
             found = self._get(model).jobs.get(job_id)
         if found is None:
-            raise rules.no_job(model, job_id)
+            raise checks.no_job(model, job_id)
         return _own_job(found)
 
     def told(self, model: str, target: str) -> int:
@@ -344,21 +346,21 @@ class MemoryStore:
 
     def _get(self, name: str) -> _Model:
         if name not in self._models:
-            raise rules.no_model(name, self._models)
+            raise checks.no_model(name, self._models)
         return self._models[name]
 
     def _fence(self, lease: Lease) -> _Seat:
         seat = self._seats.get(lease.model, _Seat())
         if (seat.epoch, seat.owner) != (lease.epoch, lease.owner):
-            raise rules.lease_lost(lease, seat.epoch if lease.model in self._models else None, seat.owner)
+            raise checks.lease_lost(lease, seat.epoch if lease.model in self._models else None, seat.owner)
         return seat
 
 
 def _add_snapshot(model: _Model, name: str, snapshot: Snapshot, commit_seq: int) -> None:
     model.numbered += 1
-    row = {**rows.snapshot_to_row(snapshot), "id": model.numbered, "commit_seq": commit_seq}
-    model.snapshots.append(rows.snapshot_from_row(name, row))
-    if snapshot.kind != rules.RECOMPUTED:
+    row = {**serialization.snapshot_to_row(snapshot), "id": model.numbered, "commit_seq": commit_seq}
+    model.snapshots.append(serialization.snapshot_from_row(name, row))
+    if snapshot.kind != checks.RECOMPUTED:
         model.last_snapshot = model.numbered
 
 
@@ -381,7 +383,9 @@ def _own(recent: Recent) -> Recent:
 
 
 def _own_job(job: Job) -> Job:
-    asked, progress = (json.loads(json.dumps(value, default=rows.plain)) for value in (job.asked, job.progress))
+    asked, progress = (
+        json.loads(json.dumps(value, default=serialization.plain)) for value in (job.asked, job.progress)
+    )
     return replace(job, asked=asked, progress=progress)
 
 
@@ -389,7 +393,7 @@ def _check_new(model: str, there: Sequence[Held], new: Sequence[BadRecord]) -> N
     seen = {_place(held.bad) for held in there} if new else set()
     for bad in new:
         if _place(bad) in seen:
-            raise rules.twice(f"model {model}", f"the quarantined record {bad.record.partition}@{bad.record.offset}")
+            raise checks.twice(f"model {model}", f"the quarantined record {bad.record.partition}@{bad.record.offset}")
         seen.add(_place(bad))
 
 
@@ -413,14 +417,14 @@ def _cut(bad: BadRecord, most: int) -> BadRecord:
 
 def _trim(there: list[Held], bounds: QuarantineBounds) -> int:
     """Take the oldest records beyond the bounds out of a list; how many went."""
-    rows_over, over = len(there) - bounds.rows, sum(rows.kept_bytes(held.bad) for held in there) - bounds.size
+    rows_over, over = len(there) - bounds.rows, sum(serialization.kept_bytes(held.bad) for held in there) - bounds.size
     gone: set[int] = set()
     for i, held in enumerate(there):
         if (rows_over <= 0 and over <= 0) or len(gone) >= quarantine.MOST:
             break
         if held.delivered_at is not None or not bounds.delivered_only:
             gone.add(i)
-            rows_over, over = rows_over - 1, over - rows.kept_bytes(held.bad)
+            rows_over, over = rows_over - 1, over - serialization.kept_bytes(held.bad)
     there[:] = [held for i, held in enumerate(there) if i not in gone]
     for i, held in enumerate(there):
         record = held.bad.record

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from streamkm.stores import rules
-from streamkm.stores import tables as t
+from streamkm.stores import checks
+from streamkm.stores.sql import schema as t
 
 HOUR, DAY = 3600.0, 86_400.0
 ALL_SECONDS = DAY
@@ -57,7 +57,7 @@ def thin(tx: sa.Connection, model: int, now: float) -> int:
     """Remove what `surplus` names; never the newest, a recomputed one, or one ever asked to be in charge."""
     c = t.snapshots.c
     newest = sa.select(t.models.c.last_snapshot).where(t.models.c.id == model).scalar_subquery()
-    free = (c.model_id == model, c.pinned.is_(sa.false()), c.kind != rules.RECOMPUTED, c.id != newest)
+    free = (c.model_id == model, c.pinned.is_(sa.false()), c.kind != checks.RECOMPUTED, c.id != newest)
     old = sa.select(c.id, c.created_at, c.events != "[]").where(*free, c.created_at <= now - ALL_SECONDS)
     numbers = surplus((Age(*row) for row in tx.execute(old)), now)[:MOST]
     if not numbers:

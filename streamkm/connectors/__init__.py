@@ -1,0 +1,38 @@
+"""Where records come from: Kafka, files, memory."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from streamkm.connectors.base import Source, Writer
+from streamkm.connectors.columns import byte_records
+from streamkm.connectors.kafka.client import why_away
+from streamkm.connectors.kafka.record_batches import compile_parser
+from streamkm.connectors.kafka.source import KafkaSource
+from streamkm.connectors.kafka.transactions import KafkaTransactions
+from streamkm.connectors.kafka.writer import KafkaWriter
+from streamkm.connectors.memory import MemorySource
+
+if TYPE_CHECKING:
+    from streamkm.connectors.files.source import FileSource
+
+__all__ = [
+    "FileSource",
+    "KafkaSource",
+    "KafkaTransactions",
+    "KafkaWriter",
+    "MemorySource",
+    "Source",
+    "Writer",
+    "byte_records",
+    "compile_parser",
+    "why_away",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what reads files when it is asked for: polars takes a while, for which a restart need not wait."""
+    if name == "FileSource":
+        return import_module("streamkm.connectors.files.source").FileSource
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,258 @@
+"""Tables as numpy arrays: npy files and npz archives, mapped into memory."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import shutil
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tokenize import TokenError
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamkm.connectors.files import tables
+from streamkm.connectors.files.places import Place
+from streamkm.connectors.files.tables import Block, Column, Counted, Profile, Wanted
+from streamkm.errors import FileFormatError, SettingsError, StreamkmError
+
+_NUMBERS = "iuf"
+_BROKEN = (
+    *(ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error, TokenError, SyntaxError),
+    *(SystemError, RuntimeError, MemoryError),
+)
+"""What numpy and zipfile raise for a broken file: kinds of compression that are none, texts that are none, lengths."""
+
+
+class NpyReader(Counted):
+    """An array: (n,), (n, d) with columns "0", "1", ..., or structured with named columns."""
+
+    def __init__(self, place: Place, wanted: Wanted) -> None:
+        with place.on_disk() as path, _array_edge(place.name):
+            array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        if not isinstance(array, np.ndarray):
+            raise FileFormatError("it is not an npy array but an archive of them", where=place.name)
+        _check_table(place.name, array.shape, array.dtype)
+        columns = _columns_of(array.shape, array.dtype)
+        self._name, self._kinds = place.name, columns
+        self.names = tuple(wanted.among(place.name, list(columns)))
+        self._array, self._all, self._rows = array, list(columns), len(array)
+        kinds = [array.dtype[name] for name in self.names] if array.dtype.names else [array.dtype]
+        self.single = all(np.can_cast(kind, np.float32) for kind in kinds)
+
+    def block(self, row: int) -> Block:
+        start = row - row % tables.BLOCK_ROWS
+        stop = min(start + tables.BLOCK_ROWS, self._rows)
+        part = self._array[start:stop]
+        with _array_edge(self._name):
+            return Block(start, stop, {name: _column(part, self._all, name) for name in self.names})
+
+    def profile(self) -> Profile:
+        return _profile(self._name, self._kinds, self._rows)
+
+    def close(self) -> None:
+        self._array = np.empty(0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    """An array of an archive, by its header."""
+
+    name: str
+    shape: tuple[int, ...]
+    fortran_order: bool
+    dtype: np.dtype[Any]
+
+    @property
+    def size(self) -> int:
+        """Bytes of its values."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+class NpzReader(Counted):
+    """An archive of arrays: one table, (n, d) or structured, with the arrays (n,) beside it as more columns.
+
+    Without a table the arrays (n,) are the columns. Each array that is read is unpacked on the disk first.
+    """
+
+    def __init__(self, place: Place, wanted: Wanted) -> None:
+        self._name = place.name
+        self._arrays: dict[str, NDArray[Any]] = {}
+        self._stack = contextlib.ExitStack()
+        try:
+            with _array_edge(self._name):
+                path = self._stack.enter_context(place.on_disk())
+                self._zip = self._stack.enter_context(zipfile.ZipFile(path))
+                members = [self._header(name) for name in self._zip.namelist() if name.endswith(".npy")]
+            self._choose(members, wanted)
+        except BaseException:
+            self._stack.close()
+            raise
+
+    def _header(self, name: str) -> _Member:
+        return _member(self._zip, name, self._name)
+
+    def _choose(self, members: list[_Member], wanted: Wanted) -> None:
+        tables = [m for m in members if len(m.shape) == 2 or (len(m.shape) == 1 and m.dtype.names)]
+        if len(tables) > 1:
+            said = ", ".join(m.name[:-4] for m in tables)
+            raise FileFormatError(f"it has several tables: {said}", where=self._name, hint="Save one of them as npy")
+        vectors = [m for m in members if len(m.shape) == 1 and not m.dtype.names]
+        self._columns: dict[str, tuple[_Member, str]] = {}
+        kinds: dict[str, str] = {}
+        if tables:
+            _check_table(self._name, tables[0].shape, tables[0].dtype)
+            columns = _columns_of(tables[0].shape, tables[0].dtype)
+            self._columns = {name: (tables[0], name) for name in columns}
+            kinds = dict(columns)
+            vectors = [m for m in vectors if m.shape[0] == tables[0].shape[0] and m.dtype.kind in _NUMBERS + "U"]
+        elif len({m.shape for m in vectors}) != 1:
+            shapes = ", ".join(f"{m.name[:-4]} {m.shape}" for m in members) or "nothing"
+            raise FileFormatError(f"its arrays make no table: {shapes}", where=self._name)
+        else:
+            for m in vectors:
+                _check_table(f"{self._name}, array {m.name[:-4]!r}", m.shape, m.dtype)
+            kinds = {m.name[:-4]: m.dtype.kind for m in vectors}
+        for m in vectors:
+            self._columns.setdefault(m.name[:-4], (m, "0"))
+        self._kinds = {name: kinds.get(name, "") for name in self._columns}
+        self._rows = (tables or vectors)[0].shape[0]
+        self.names = tuple(wanted.among(self._name, list(self._columns)))
+        types = [m.dtype[n] if m.dtype.names else m.dtype for m, n in map(self._columns.__getitem__, self.names)]
+        self.single = all(np.can_cast(kind, np.float32) for kind in types)
+
+    def block(self, row: int) -> Block:
+        start = row - row % tables.BLOCK_ROWS
+        stop = min(start + tables.BLOCK_ROWS, self._rows)
+        columns = {}
+        for name in self.names:
+            member, column = self._columns[name]
+            part = self._unpacked(member)[start:stop]
+            with _array_edge(self._name):
+                columns[name] = _column(part, list(_columns_of(member.shape, member.dtype)), column)
+        return Block(start, stop, columns)
+
+    def _unpacked(self, member: _Member) -> NDArray[Any]:
+        if member.name not in self._arrays:
+            size = member.size
+            if size > shutil.disk_usage(tempfile.gettempdir()).free:
+                raise SettingsError(
+                    f"array {member.name[:-4]!r} takes {size >> 20:,} MiB unpacked, more than the folder for temporary "
+                    f"files ({tempfile.gettempdir()}) has room for",
+                    where=self._name,
+                    hint="Set TMPDIR to a folder with more room",
+                )
+            with _array_edge(self._name), tempfile.TemporaryFile() as file:
+                with self._zip.open(member.name) as packed:
+                    _read_header(packed)
+                    while size and (piece := packed.read(min(size, 1 << 20))):
+                        file.write(piece)
+                        size -= len(piece)
+                file.flush()
+                if not self._rows:
+                    return np.empty(member.shape, member.dtype)
+                self._arrays[member.name] = np.memmap(
+                    file, member.dtype, "r", 0, member.shape, "F" if member.fortran_order else "C"
+                )
+        return self._arrays[member.name]
+
+    def profile(self) -> Profile:
+        return _profile(self._name, self._kinds, self._rows)
+
+    def close(self) -> None:
+        self._arrays.clear()
+        self._stack.close()
+
+
+def _profile(path: str, kinds: Mapping[str, str], rows: int) -> Profile:
+    """What the columns of arrays hold: their types say it. Arrays are taken whole: no column is an identifier."""
+    found = Profile(path, list(kinds))
+    for facts in found.columns:
+        facts.integers = False
+        if kinds[facts.name] and kinds[facts.name] in _NUMBERS:
+            facts.numbers = max(1, rows)
+        else:
+            facts.others, facts.reason = 1, "text" if kinds[facts.name] else "an array beside the table"
+    found.finish(rows, whole=True)
+    return found
+
+
+def _member(archive: zipfile.ZipFile, name: str, where: str) -> _Member:
+    """Read the header of an array, and check it against the archive's."""
+    with archive.open(name) as file:
+        shape, fortran_order, dtype = _read_header(file)
+        begins = file.tell()
+    if dtype.hasobject:
+        raise FileFormatError("an array of objects is not read", where=f"{where}, array {name[:-4]!r}")
+    member = _Member(name, shape, fortran_order, dtype)
+    has = archive.getinfo(name).file_size - begins
+    if has != member.size:
+        raise FileFormatError(
+            f"array {name[:-4]!r} has {has} bytes where its header tells of {member.size}: it ends in the middle, or "
+            "is another one",
+            where=where,
+        )
+    return member
+
+
+def array_headers(path: Path) -> dict[str, tuple[tuple[int, ...], int]]:
+    """Shape and bytes of each array of an npz archive, of which only headers are read.
+
+    Raises
+    ------
+    FileFormatError
+        It is no such archive.
+    """
+    with _array_edge(str(path)), zipfile.ZipFile(path) as archive:
+        members = [_member(archive, name, str(path)) for name in archive.namelist() if name.endswith(".npy")]
+        return {member.name[:-4]: (member.shape, member.size) for member in members}
+
+
+def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    if np.lib.format.read_magic(file) == (1, 0):
+        return np.lib.format.read_array_header_1_0(file)
+    return np.lib.format.read_array_header_2_0(file)
+
+
+def _columns_of(shape: tuple[int, ...], dtype: np.dtype[Any]) -> dict[str, str]:
+    """Names of an array's columns, each with the kind of its values."""
+    if dtype.names:
+        return {name: dtype[name].kind for name in dtype.names}
+    return {str(i): dtype.kind for i in range(shape[1] if len(shape) == 2 else 1)}
+
+
+def _check_table(where: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    if len(shape) not in {1, 2} or (dtype.names and len(shape) != 1):
+        raise FileFormatError(f"an array of shape {shape} is not a table", where=where)
+    kinds = {name: dtype[name] for name in dtype.names} if dtype.names else {"0": dtype}
+    for name, kind in kinds.items():
+        if kind.kind not in _NUMBERS + "U":
+            raise FileFormatError(f"{kind} is not a number", where=f"{where}, column {name!r}")
+
+
+def _column(part: NDArray[Any], names: list[str], name: str) -> Column:
+    if part.dtype.names:
+        column = part[name]
+    elif part.ndim == 2:
+        column = part[:, names.index(name)]
+    else:
+        column = part
+    return column.astype(object) if column.dtype.kind == "U" else np.array(column)
+
+
+@contextlib.contextmanager
+def _array_edge(path: str) -> Iterator[None]:
+    """Map what numpy and zipfile raise for a broken file."""
+    try:
+        yield
+    except _BROKEN as error:
+        if isinstance(error, StreamkmError):
+            raise
+        kind = "an npz archive" if path.lower().endswith("z") else "an npy array"
+        raise FileFormatError(f"it is not {kind}, or ends in the middle: {error}", where=path) from error

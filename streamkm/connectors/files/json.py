@@ -1,0 +1,228 @@
+"""Lines of JSON objects, read a bounded block at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import os
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import orjson
+import polars as pl
+
+from streamkm.connectors.files import tables
+from streamkm.connectors.files.places import Place
+from streamkm.connectors.files.tables import Block, Chosen, Column, Profile, Wanted
+from streamkm.errors import FileFormatError
+
+_ABSENT = object()
+_DEEPEST = 32
+"""Objects inside of objects in which columns are looked for."""
+
+
+class JsonReader:
+    """A file with a JSON object in each line, in UTF-8; packed by gzip too.
+
+    Columns are the names in the first block of lines; one inside of another object is called ``outer.inner``. An array
+    of numbers is a column of several dimensions. An empty line is no row.
+    """
+
+    counted = False
+    notes: tuple[str, ...] = ()
+
+    def __init__(self, place: Place, wanted: Wanted) -> None:
+        self._path, self.single = place.name, False
+        self._raw = place.open()
+        self._file = gzip.GzipFile(fileobj=self._raw) if place.packed else self._raw
+        # (first row, row after, first byte, byte after, line) of each block seen so far.
+        self._index: list[tuple[int, int, int, int, int]] = []
+        self._complete = False
+        self._at, self._rest, self._line = 0, b"", 1
+        self._cached: tuple[int, list[tuple[int, dict[str, Any]]]] | None = None
+        self._last: Block | None = None
+        try:
+            self._size = self._raw.seek(0, os.SEEK_END)
+            self._raw.seek(0)
+            self._all, self._widths = self._columns()
+            self._chosen: Chosen = wanted.among(self._path, self._all, self._widths)
+            self.names = tuple(self._chosen)
+        except BaseException:
+            self.close()
+            raise
+
+    def _columns(self) -> tuple[list[str], dict[str, int]]:
+        if self.ended(0):
+            raise FileFormatError("there are no rows", where=self._path)
+        names: dict[str, None] = {}
+        widths: dict[str, int] = {}
+        for _, record in self._rows_of(0)[1]:
+            for name, value in _flat(record):
+                names[name] = None
+                if name not in widths and isinstance(value, list) and value and all(map(_is_number, value)):
+                    widths[name] = len(value)
+        return list(names), widths
+
+    def rows(self) -> int:
+        while not self._complete:
+            self._scan()
+        return self._index[-1][1] if self._index else 0
+
+    def ended(self, row: int) -> bool:
+        while not self._complete and (not self._index or self._index[-1][1] <= row):
+            self._scan()
+        return row >= (self._index[-1][1] if self._index else 0)
+
+    def share(self, row: int) -> float:
+        del row
+        return min(1.0, self._raw.tell() / max(1, self._size))
+
+    def line(self, row: int) -> int | None:
+        start, records = self._rows_of(row)
+        return records[row - start][0]
+
+    def block(self, row: int) -> Block:
+        if self._last is None or not self._last.start <= row < self._last.stop:
+            start, records = self._rows_of(row)
+            columns: dict[str, Column] = {}
+            for name, (column, part) in self._chosen.items():
+                values = [_look_up(record, column) for _, record in records]
+                width = self._widths.get(column)
+                columns[name] = _array([_value(value, width if part is not None else None, part) for value in values])
+            self._last = Block(start, start + len(records), columns)
+        return self._last
+
+    def profile(self) -> Profile:
+        found = Profile(self._path, self._all, widths=self._widths)
+        row = 0
+        while not self.ended(row):
+            start, records = self._rows_of(row)
+            for facts in found.columns:
+                if facts.width is None:
+                    values = [_value(_look_up(record, facts.name), None, None) for _, record in records]
+                    array = _array(values)
+                    series = pl.Series(array) if array.dtype != object else pl.Series(array.tolist(), dtype=pl.String)
+                    facts.add(start, series)
+            row = start + len(records)
+            if self._index[-1][3] > tables.PROFILE_BYTES:
+                break
+        found.finish(row, whole=self.ended(row), line=self.line)
+        return found
+
+    def close(self) -> None:
+        self._last = self._cached = None
+        self._file.close()
+        self._raw.close()
+
+    @contextlib.contextmanager
+    def _edge(self) -> Iterator[None]:
+        try:
+            yield
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise FileFormatError(
+                f"it is not packed by gzip, or ends in the middle: {error}", where=self._path
+            ) from error
+
+    def _scan(self) -> None:
+        """Find the next block: whole lines."""
+        start = self._index[-1][1] if self._index else 0
+        begin = self._at - len(self._rest)
+        size = tables.BLOCK_BYTES
+        with self._edge():
+            if self._file.tell() != self._at:
+                self._file.seek(self._at)
+            while True:
+                more = self._file.read(size)
+                self._at += len(more)
+                self._rest += more
+                if len(more) < size:
+                    self._complete = True
+                    data, self._rest = self._rest, b""
+                    break
+                end = self._rest.rfind(b"\n") + 1
+                if end:
+                    data, self._rest = self._rest[:end], self._rest[end:]
+                    break
+                if len(self._rest) > tables.LONGEST_ROW_BYTES:
+                    raise FileFormatError(
+                        f"a line is longer than {tables.LONGEST_ROW_BYTES >> 20} MB",
+                        where=f"{self._path}, line {self._line}",
+                    )
+        records = self._parse(data, self._line)
+        if records:
+            self._index.append((start, start + len(records), begin, begin + len(data), self._line))
+            self._cached = (start, records)
+        self._line += data.count(b"\n")
+
+    def _rows_of(self, row: int) -> tuple[int, list[tuple[int, dict[str, Any]]]]:
+        """The rows of a block, each with its line."""
+        self.ended(row)
+        start, _, begin, end, line = next(entry for entry in reversed(self._index) if entry[0] <= row)
+        if self._cached is None or self._cached[0] != start:
+            with self._edge():
+                self._file.seek(begin)
+                self._cached = (start, self._parse(self._file.read(end - begin), line))
+        return self._cached
+
+    def _parse(self, data: bytes, line: int) -> list[tuple[int, dict[str, Any]]]:
+        records = []
+        for i, text in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), line):
+            if not text.strip():
+                continue
+            try:
+                record = orjson.loads(text)
+            except orjson.JSONDecodeError as error:
+                raise FileFormatError(f"it is not JSON: {error}", where=f"{self._path}, line {i}") from error
+            if not isinstance(record, dict):
+                raise FileFormatError(
+                    f"{text[:40].decode('utf-8', 'replace')} is no JSON object", where=f"{self._path}, line {i}"
+                )
+            records.append((i, record))
+        return records
+
+
+def _flat(record: dict[str, Any], outer: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
+    for name, value in record.items():
+        if isinstance(value, dict) and depth < _DEEPEST:
+            yield from _flat(value, f"{outer}{name}.", depth + 1)
+        else:
+            yield outer + name, value
+
+
+def _look_up(record: dict[str, Any], name: str) -> Any:
+    if name in record:
+        return record[name]
+    at: Any = record
+    for step in name.split("."):
+        at = at.get(step, _ABSENT) if isinstance(at, dict) else _ABSENT
+    return at
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in {int, float}
+
+
+def _value(value: Any, width: int | None, part: int | None) -> float | str:
+    """A value as a number, or as text that is none."""
+    if value is None or value is _ABSENT:
+        return float("nan")
+    if part is not None and isinstance(value, list):
+        if len(value) != width:
+            return f"{len(value)} values, not {width}"
+        value = value[part]
+    if type(value) in {int, float}:
+        return float(value)
+    if isinstance(value, str):
+        return value
+    try:
+        return orjson.dumps(value).decode()
+    except TypeError:  # it reads deeper ones than it writes
+        return f"{'an array' if isinstance(value, list) else 'an object'} of great depth"
+
+
+def _array(values: list[float | str]) -> Column:
+    if all(type(value) is float for value in values):
+        return np.array(values, np.float64)
+    return np.array([None if isinstance(v, float) and np.isnan(v) else str(v) for v in values], dtype=object)

@@ -1,0 +1,116 @@
+"""Opens a table by what its name says, and adds the columns that stand in its path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from streamkm.connectors.files.arrays import NpyReader, NpzReader
+from streamkm.connectors.files.csv import CsvReader
+from streamkm.connectors.files.frames import frame_reader
+from streamkm.connectors.files.json import JsonReader
+from streamkm.connectors.files.places import Place
+from streamkm.connectors.files.tables import Block, Column, Profile, Reader, Wanted
+from streamkm.errors import FileFormatError
+
+__all__ = ["Reader", "open_reader", "profile"]
+
+_MAKERS: dict[str, Callable[[Place, Wanted], Reader]] = {
+    ".csv": CsvReader,
+    ".csv.gz": CsvReader,
+    ".tsv": CsvReader,
+    ".tsv.gz": CsvReader,
+    ".jsonl": JsonReader,
+    ".jsonl.gz": JsonReader,
+    ".ndjson": JsonReader,
+    ".ndjson.gz": JsonReader,
+    ".npy": NpyReader,
+    ".npz": NpzReader,
+    ".parquet": frame_reader,
+    ".pq": frame_reader,
+    ".arrow": frame_reader,
+    ".feather": frame_reader,
+    ".ipc": frame_reader,
+}
+
+
+def open_reader(place: Place, fields: Sequence[str] | None) -> Reader:
+    """Open a file by what its name says.
+
+    Parameters
+    ----------
+    place
+        The file.
+    fields
+        Columns to read, all when None; also those of its path (``year=2026/``), which a column of the file hides.
+
+    Raises
+    ------
+    FileFormatError
+        It is of another kind, or has not the fields asked for.
+    """
+    keys = place.hive_keys()
+    reader = _maker(place)(place, Wanted(fields, elsewhere=tuple(keys)))
+    added = {
+        name: value for name, value in keys.items() if name not in reader.names and (fields is None or name in fields)
+    }
+    return HiveReader(reader, added, fields) if added else reader
+
+
+def profile(place: Place) -> Profile:
+    """Say what the columns of a file hold.
+
+    Raises
+    ------
+    FileFormatError
+        It is not what its name says.
+    """
+    reader = _maker(place)(place, Wanted([]))
+    try:
+        return reader.profile()
+    finally:
+        reader.close()
+
+
+def _maker(place: Place) -> Callable[[Place, Wanted], Reader]:
+    if place.suffix not in _MAKERS:
+        raise FileFormatError(
+            f"{place.suffix or 'a file without suffix'} is not a kind of file that is read here",
+            where=place.name,
+            hint=f"Known are {', '.join(sorted(_MAKERS))}",
+        )
+    return _MAKERS[place.suffix]
+
+
+class HiveReader:
+    """A file with some more columns, the same value in each row."""
+
+    def __init__(self, reader: Reader, added: dict[str, str | None], fields: Sequence[str] | None) -> None:
+        self._reader, self._added, self.single = reader, added, False
+        self.names: tuple[str, ...] = (*reader.names, *added)
+        if fields is not None:
+            own = [name for name in reader.names if name not in added]
+            self.names = tuple(n for f in fields for n in ((f,) if f in added else (o for o in own if _of(o, f))))
+        self.rows, self.ended, self.share, self.close = reader.rows, reader.ended, reader.share, reader.close
+        self.line, self.profile = reader.line, reader.profile
+        self.counted, self.notes = reader.counted, reader.notes
+
+    def block(self, row: int) -> Block:
+        """See `Reader`."""
+        block = self._reader.block(row)
+        n = block.stop - block.start
+        columns = block.columns | {name: _constant(value, n) for name, value in self._added.items()}
+        return Block(block.start, block.stop, {name: columns[name] for name in self.names})
+
+
+def _of(name: str, field: str) -> bool:
+    """Whether a column of a block is what a field asks for: itself, or one of its dimensions."""
+    return name == field or (name.startswith(f"{field}[") and name.endswith("]"))
+
+
+def _constant(value: str | None, n: int) -> Column:
+    try:
+        return np.full(n, np.nan if value is None else float(value))
+    except ValueError:
+        return np.array([value] * n, dtype=object)

@@ -1,0 +1,71 @@
+"""What a client's own refreshes of its metadata say about a topic, for nothing: no request is made for it."""
+# MERGED """Who else uses the name of a consumer group."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from typing import Any
+
+
+def topic_id(value: object) -> str:
+    """A topic's id as text; empty from brokers that have none (before 2.8)."""
+    text = str(value or "")
+    return "" if text == str(uuid.UUID(int=0)) else text
+
+
+class TopicWatch:
+    """Listens to the metadata of a client.
+
+    Parameters
+    ----------
+    cluster
+        kafka-python's metadata of a client that refreshes it by itself.
+    topic
+        Its name.
+
+    Attributes
+    ----------
+    heard
+        (id, partitions) of the topic in the newest metadata, a new object with each; no partitions: the topic is gone,
+        or has a passing trouble. None as long as the client does not read the topic.
+    """
+
+    def __init__(self, cluster: Any, topic: str) -> None:
+        self._topic = topic
+        self._heard_at = time.monotonic()
+        self.heard: tuple[str, frozenset[int]] | None = None
+        cluster.add_listener(self._updated)
+
+    def silent(self) -> float:
+        """Seconds since a broker answered last."""
+        return time.monotonic() - self._heard_at
+
+    def _updated(self, cluster: Any) -> None:
+        # On the client's thread: one assignment, which the reading thread sees whole.
+        self._heard_at = time.monotonic()
+        partitions = cluster.partitions_for_topic(self._topic)
+        if partitions is not None or self.heard is not None:
+            self.heard = topic_id(cluster.topic_id(self._topic)), frozenset(partitions or ())
+
+
+_IDLE = frozenset({"", "Empty", "Dead", "Unknown"})
+
+
+def used_by_others(admin: Any, group: str) -> str:
+    """Who uses a group that nobody of us is a member of, as a sentence; empty if nobody does, or nobody may tell.
+
+    Parameters
+    ----------
+    admin
+        kafka-python's admin client.
+    """
+    for found in admin.list_groups():
+        if found.get("group_id") != group:
+            continue
+        kind, state = str(found.get("group_type") or "").lower(), str(found.get("group_state") or "")
+        if kind == "share" or found.get("protocol_type") == "share":
+            return f"a share group has the name {group}, and those keep no positions for others"
+        if state not in _IDLE:
+            return f"the consumer group {group} has living members (it is {state})"
+    return ""

@@ -1,0 +1,463 @@
+"""Kafka's record batches as columns: what kafka-python's fetcher holds, without a Python object per record.
+
+kafka-python makes a ``ConsumerRecord`` of every record (measured: about 0.2M records/s on one core). Its fetcher hands
+each fetched piece of a partition to a class that it looks up as ``fetcher.PartitionRecords``, asks that object for
+``take(n)`` records, counts them with ``len`` and moves the partition's position to its ``next_fetch_offset``.
+`BatchRecords` is such a class: it gives the same records, at the same positions, as arrays. That hook is private, so it
+is used only with the versions in `_kafka_socket.VERSIONS`, for which a test compares both ways record for record; other
+versions go the plain way.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import crc32c
+import numpy as np
+from numpy.typing import NDArray
+
+from streamkm.connectors.kafka.decompression import Packed, Room
+from streamkm.connectors.kafka.legacy_formats import DECODERS, Legacy
+from streamkm.connectors.kafka.oversized import more, shorten
+from streamkm.connectors.kafka.record_format import WHY, BrokenError, as_record, read_varint, record_details
+from streamkm.errors import CorruptBatchError, SettingsError
+from streamkm.kernels.decode import record_batch
+from streamkm.records import Bytes, Headers, TopicPartition
+
+# Kafka's RecordBatch header: base offset, length, leader epoch, magic, crc, attributes, last offset delta, base
+# timestamp, max timestamp, producer id, producer epoch, base sequence, record count.
+_HEADER = struct.Struct(">qiibIhiqqqhii")
+_PREFIX = struct.Struct(">qi")  # what a batch of any format begins with: offset, length of the rest
+_MAGIC_AT = 16
+_CRC_FROM = 21  # the checksum covers everything from the attributes on
+_CODEC, _APPEND_TIME, _TRANSACTIONAL, _CONTROL = 0x07, 0x08, 0x10, 0x20
+_NO_PRODUCER = -1
+_LAST_OFFSET = (1 << 63) - 1
+_ABORT = 0  # type of an abort marker; a commit marker is 1
+_SHORTEST = 7  # bytes of a record without anything in it
+_NONE_CUT: Mapping[int, int] = MappingProxyType({})
+
+
+class Columns(NamedTuple):
+    """Some consecutive records: row i of each array is a record; ``starts`` is where it begins in ``data``.
+
+    ``cut`` has the offsets of those that are not there whole, and how many bytes they have.
+    """
+
+    data: Bytes
+    starts: NDArray[np.int64]
+    begins: NDArray[np.int64]
+    ends: NDArray[np.int64]
+    offsets: NDArray[np.int64]
+    timestamps: NDArray[np.int64]
+    cut: Mapping[int, int] = _NONE_CUT
+
+    def rows(self, a: int, b: int) -> Columns:
+        """Rows [a, b), as views."""
+        return columns(self.data, (column[a:b] for column in self.table), self.cut)
+
+    @property
+    def table(self) -> tuple[NDArray[np.int64], ...]:
+        """The columns themselves."""
+        return self[1:6]
+
+    def details(self, i: int) -> tuple[bytes | None, Headers]:
+        """Key and headers of row i."""
+        return record_details(self.data, int(self.starts[i]))
+
+
+def columns(data: Bytes, table: Iterable[NDArray[np.int64]], cut: Mapping[int, int] = _NONE_CUT) -> Columns:
+    """Put columns together, in the order that `Columns` has them."""
+    starts, begins, ends, offsets, timestamps = table
+    return Columns(data, starts, begins, ends, offsets, timestamps, cut)
+
+
+class Taken:
+    """What `BatchRecords.take` gives: as long as its records are many, but iterated it gives few `Columns`.
+
+    Parameters
+    ----------
+    parts
+        The records.
+    counts
+        How many of those that were asked for are dealt with; None: as many as there are. kafka-python asks on until
+        that are all, and where the room of a poll is used up, no more can come.
+    """
+
+    def __init__(self, parts: Sequence[Columns], counts: int | None = None) -> None:
+        self.parts = parts
+        self.count = sum(len(part.offsets) for part in parts) if counts is None else counts
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[Columns]:
+        return iter(self.parts)
+
+
+def join(parts: Sequence[Columns]) -> Columns:
+    """Put consecutive pieces of one partition together; bytes are copied only if they lie in several buffers."""
+    if len(parts) == 1:
+        return parts[0]
+    first = parts[0].data
+    cut = {offset: size for part in parts for offset, size in part.cut.items()}
+    if all(part.data is first for part in parts):
+        tables = zip(*(part.table for part in parts), strict=True)
+        return columns(first, map(np.concatenate, tables), cut)
+    size = 0
+    pieces, moved = [], []
+    for part in parts:
+        # Only the bytes of these records: a piece may be a small rest of a large buffer.
+        low = int(part.starts[0])
+        length, high = read_varint(part.data, int(part.starts[-1]))
+        high += length
+        shift = size - low
+        pieces.append(part.data[low:high])
+        ends = np.where(part.ends < 0, part.ends, part.ends + shift)
+        moved.append((part.starts + shift, part.begins + shift, ends, part.offsets, part.timestamps))
+        size += high - low
+    return columns(np.concatenate(pieces), map(np.concatenate, zip(*moved, strict=True)), cut)
+
+
+class BatchRecords:
+    """What one fetch brought for one partition; takes the place of kafka-python's ``Fetcher.PartitionRecords``.
+
+    Attributes that kafka-python reads: ``topic_partition``, ``next_fetch_offset``, ``leader_epoch``, ``bytes_read``,
+    and the truth value (False once all is taken). After an error every `take` raises it again: kafka-python's own class
+    goes silent instead, and its ``poll`` then never returns.
+
+    Compressed batches are unpacked in pieces, so that a position may lie inside of one that is not unpacked whole yet.
+    Which records are read before an error does not depend on how they are taken: all that lie before the first byte
+    that cannot be read, and of a batch whose checksum is wrong none.
+    """
+
+    def __init__(
+        self,
+        fetch_offset: int,
+        tp: Any,
+        records: Any,
+        *,
+        key_deserializer: Any = None,
+        value_deserializer: Any = None,
+        check_crcs: bool = True,
+        isolation_level: int = 0,
+        aborted_transactions: Sequence[Any] | None = None,
+        metric_aggregator: Any = None,
+        on_drain: Callable[[Any], None] = lambda _: None,
+        room: Room | None = None,
+    ) -> None:
+        if key_deserializer is not None or value_deserializer is not None:
+            raise SettingsError("records are read as bytes: deserializers have no place here")
+        self.topic_partition = tp
+        self.fetch_offset = fetch_offset
+        self.next_fetch_offset = fetch_offset
+        self.leader_epoch = -1
+        self.bytes_read = 0
+        self.records_read = 0
+        self._check_crcs = check_crcs
+        self._read_committed = int(isolation_level) == 1
+        self._aborted = deque(sorted(aborted_transactions or (), key=lambda txn: int(txn.first_offset)))
+        self._aborted_producers: set[int] = set()
+        self._metric_aggregator = metric_aggregator
+        self._on_drain = on_drain
+        self._buffer: Any = memoryview(records._buffer)  # noqa: SLF001  # of MemoryRecords, which would copy each batch
+        self._data: Bytes = np.frombuffer(self._buffer, np.uint8)
+        self._data.flags.writeable = False  # one type of array for the kernels, whatever the buffer was
+        self._room = room if room is not None else Room()
+        self._each_take_is_a_poll = room is None
+        self._chunks = self._read()
+        self._want = 0
+        self._next = fetch_offset
+        self._packed: Packed | None = None
+        self._error: Exception | None = None
+        self._drained = False
+
+    def __bool__(self) -> bool:
+        return not self._drained
+
+    def drain(self) -> None:
+        """Give up what is left."""
+        if not self._drained:
+            self._drained = True
+            self._chunks.close()
+            self._packed = None
+            self._data = np.empty(0, np.uint8)
+            if self._metric_aggregator:
+                self._metric_aggregator.record(self.topic_partition, self.bytes_read, self.records_read)
+            self._on_drain(self)
+
+    def take(self, n: int | None = None) -> Taken:
+        """The next `n` records, or fewer: as many as there are, or as the room of this poll holds."""
+        if self._error is not None:
+            raise self._error
+        if self._each_take_is_a_poll:
+            self._room.begin()
+        parts: list[Columns] = []
+        self._want = wanted = n if n is not None else 1 << 62
+        if self._packed is not None and not self._room.full:
+            self._packed.unpark()
+        while self._want > 0 and not self._drained:
+            if self._room.full:
+                break
+            try:
+                chunk = next(self._chunks)
+            except StopIteration:
+                self.drain()
+                break
+            except Exception as error:
+                self._error = error
+                if not parts:
+                    raise
+                break  # what was read before it is good; the next call raises
+            if chunk is None:
+                break
+            parts.append(chunk)
+            self._want -= len(chunk.offsets)
+            self.records_read += len(chunk.offsets)
+            self.next_fetch_offset = self._next
+        if self._packed is not None:
+            self._packed.park()
+        return Taken(parts, wanted if self._room.full else None)
+
+    def _read(self) -> Generator[Columns | None, None, None]:
+        """All records, never more than `_want` at a time; None where the room of a poll is full.
+
+        With each, `_next` becomes the position behind them.
+        """
+        buffer, pos = self._buffer, 0
+        while len(buffer) - pos >= _PREFIX.size:
+            base_offset, length = _PREFIX.unpack_from(buffer, pos)
+            end = pos + _PREFIX.size + length
+            if end > len(buffer):  # the broker cuts the last batch of a fetch anywhere
+                return
+            if end - pos <= _MAGIC_AT:
+                raise self._corrupt(base_offset, base_offset, "it is shorter than its header", end)
+            magic = buffer[pos + _MAGIC_AT]
+            if magic > 2:
+                raise self._corrupt(base_offset, base_offset, f"its format {magic} is unknown", end)
+            yield from (self._legacy if magic < 2 else self._batch)(pos, end)
+            self.bytes_read += end - pos
+            pos = end
+
+    def _pass(self, position: int) -> None:
+        """Go on behind what has no records for us."""
+        self.next_fetch_offset = max(self.next_fetch_offset, position)
+
+    def _batch(self, pos: int, end: int) -> Iterator[Columns | None]:
+        """Read a batch of format 2."""
+        if end - pos < _HEADER.size:
+            base_offset, _ = _PREFIX.unpack_from(self._buffer, pos)
+            raise self._corrupt(base_offset, base_offset, "it is shorter than its header", end)
+        (base, _, epoch, _, crc, attributes, delta, first_time, max_time, producer, _, _, count) = _HEADER.unpack_from(
+            self._buffer, pos
+        )
+        last = base + delta
+        if not 0 <= base <= last < _LAST_OFFSET:
+            raise self._corrupt(base, last, "its offsets are impossible", end)
+        if self._check_crcs and crc32c.crc32c(self._buffer[pos + _CRC_FROM : end]) != crc:
+            raise self._corrupt(base, last, "its checksum does not match", end)
+        self.leader_epoch = epoch
+        control = attributes & _CONTROL
+        if self._read_committed and producer > _NO_PRODUCER:
+            while self._aborted and self._aborted[0].first_offset <= last:
+                self._aborted_producers.add(self._aborted.popleft().producer_id)
+            if not control and attributes & _TRANSACTIONAL and producer in self._aborted_producers:
+                self._pass(last + 1)
+                return
+        if control and not self._read_committed:
+            self._pass(last + 1)
+            return
+        if count < 0:
+            raise self._corrupt(base, last, "its record count is impossible", end)
+        begin = pos + _HEADER.size
+        codec = attributes & _CODEC
+        append_time = max_time if attributes & _APPEND_TIME else -1
+        batch = _Batch(base, last, first_time, append_time, count, 0 if control else self.next_fetch_offset)
+        try:
+            rows = self._packed_rows(batch, codec, begin, end) if codec else self._plain_rows(batch, begin, end)
+            for chunk in rows:
+                if chunk is None or not control:
+                    yield chunk
+                elif _is_abort(chunk):
+                    self._aborted_producers.discard(producer)
+        except BrokenError as broken:
+            raise self._corrupt(base, last, str(broken), end) from broken.__cause__
+        self._pass(last + 1)
+
+    def _plain_rows(self, batch: _Batch, at: int, end: int) -> Iterator[Columns | None]:
+        """Records as they lie in the fetch."""
+        # A record takes 7 bytes at least, so that a wrong count cannot ask for more memory than the batch is large.
+        if batch.left * _SHORTEST > end - at:
+            raise BrokenError("its record count is impossible")
+        while batch.left:
+            status, chunk, stop = batch.parse(self._data, at, end, self._want)
+            self._room.used += stop - at
+            at = stop
+            if chunk is not None:
+                self._next = batch.position(sound=at == end)
+                yield chunk
+            if status != record_batch.OK:
+                raise BrokenError(WHY[status])
+            if batch.left and self._room.full:
+                yield None
+        if at != end:
+            raise BrokenError(WHY[record_batch.TRAILING_BYTES])
+
+    def _packed_rows(self, batch: _Batch, codec: int, begin: int, end: int) -> Iterator[Columns | None]:
+        """Records of a compressed batch, unpacked as far as there is room."""
+        if codec not in DECODERS:
+            raise BrokenError(f"its compression {codec} is unknown")
+        name, decode = DECODERS[codec]
+        packed = self._packed = Packed(self._room, decode(self._buffer[begin:end]), name)
+        try:
+            if batch.left:
+                yield from more(packed)
+            while batch.left:
+                status, chunk, at = batch.parse(packed.data, packed.at, packed.end, self._want)
+                packed.go(at)
+                if chunk is not None:
+                    yield self._given(batch, packed, chunk)
+                if status == record_batch.UNFINISHED:
+                    packed.forget()  # what was read before
+                    length = packed.length()
+                    if length is None or length <= self._room.longest:
+                        yield from more(packed)
+                        continue
+                    size = yield from shorten(packed)
+                    status, chunk, at = batch.parse(packed.data, packed.at, packed.end, 1)
+                    packed.go(at)
+                    if chunk is not None:
+                        cut = {int(chunk.offsets[0]): size} if size else chunk.cut
+                        yield self._given(batch, packed, chunk._replace(cut=cut))
+                if status not in {record_batch.OK, record_batch.UNFINISHED}:
+                    raise BrokenError(WHY[status])
+            if packed.at != packed.end or packed.more():
+                raise BrokenError(WHY[record_batch.TRAILING_BYTES])
+        finally:
+            self._packed = None
+
+    def _given(self, batch: _Batch, packed: Packed, chunk: Columns) -> Columns:
+        """Give a chunk away; behind the last of a sound batch the position is that behind the batch."""
+        packed.give()
+        self._next = batch.position(sound=not batch.left and packed.at == packed.end and not packed.more())
+        return chunk
+
+    def _legacy(self, pos: int, end: int) -> Iterator[Columns]:
+        """Read a message (set) of formats 0 and 1, record by record: such topics are old, and rare."""
+        base_offset, _ = _PREFIX.unpack_from(self._buffer, pos)
+        try:
+            batch = Legacy(self._buffer[pos:end], self._buffer[pos + _MAGIC_AT])
+            sound = not self._check_crcs or batch.validate_crc()
+            found = list(batch) if sound else []
+            sound = sound and (not self._check_crcs or all(record.validate_crc() for record in found))
+        except Exception as error:
+            raise self._corrupt(base_offset, base_offset, f"it cannot be read: {error}", end) from error
+        if not sound:
+            raise self._corrupt(base_offset, base_offset, "its checksum does not match", end)
+        offsets = [record.offset for record in found]
+        if not all(a < b for a, b in pairwise([-1, *offsets, _LAST_OFFSET])):
+            raise self._corrupt(base_offset, base_offset, WHY[record_batch.BAD_OFFSET], end)
+        blob = bytearray()
+        table = np.empty((5, len(found)), np.int64)
+        for i, record in enumerate(found):
+            timestamp = -1 if record.timestamp is None else record.timestamp
+            start = len(blob)
+            blob += as_record(record.key, record.value)
+            value_end = len(blob) - 1  # one byte for "no headers" follows the value
+            null = record.value is None
+            table[:, i] = (
+                start,
+                value_end if null else value_end - len(record.value),
+                -1 if null else value_end,
+                record.offset,
+                timestamp,
+            )
+        chunk = columns(np.frombuffer(bytes(blob), np.uint8), table)
+        at, n = int(np.searchsorted(chunk.offsets, self.next_fetch_offset)), len(found)
+        while at < n:
+            here = chunk.rows(at, min(at + self._want, n))
+            at += len(here.offsets)
+            self._next = int(here.offsets[-1]) + 1
+            yield here
+        self._pass(int(chunk.offsets[-1]) + 1 if found else base_offset + 1)
+
+    def _corrupt(self, base: int, last: int, why: str, end: int) -> CorruptBatchError:
+        """The error for the batch that ends at `end`, which knows what is lost with it."""
+        stop = last + 1
+        if 0 < end <= len(self._buffer) - _PREFIX.size:  # where the next one begins, a damaged header does not change
+            following, _ = _PREFIX.unpack_from(self._buffer, end)
+            stop = following if base < following < _LAST_OFFSET else stop
+        at = max(base, self.next_fetch_offset)
+        tp = TopicPartition(*self.topic_partition)
+        return CorruptBatchError(
+            f"the record batch of offsets {base} to {last} cannot be read: {why}",
+            where=f"{tp}@{at}",
+            hint="Restore the partition from a replica; or give --on-data-loss skip to go on behind it, at "
+            f"offset {stop}, and have these records on record as lost",
+            lost=(*tp, at, stop) if at < stop else None,
+        )
+
+
+class _Batch:
+    """How far a batch of format 2 was read.
+
+    Parameters
+    ----------
+    base, last, base_time, append_time
+        As for `wire.parse_records`.
+    left
+        Records that are still to come.
+    start
+        Records with smaller offsets were read before: the position may lie inside of a batch.
+    """
+
+    def __init__(self, base: int, last: int, base_time: int, append_time: int, left: int, start: int) -> None:
+        self.base, self.last, self.base_time, self.append_time = base, last, base_time, append_time
+        self.left, self.start = left, start
+        self.previous = base - 1
+
+    def position(self, *, sound: bool) -> int:
+        """The position behind what was read; behind the last record of a sound batch that is behind the batch."""
+        return self.last + 1 if sound and not self.left else self.previous + 1
+
+    def parse(self, data: Bytes, at: int, end: int, most: int) -> tuple[int, Columns | None, int]:
+        """Read up to `most` records from ``data[at:end]``: why no more, those not read before, and where it stopped."""
+        n = min(self.left, most, (end - at) // _SHORTEST + 1)
+        table = np.empty((5, n), np.int64)
+        times = self.base_time, self.append_time
+        status, rows, stop = record_batch.parse_records(
+            data, at, end, self.base, self.previous, self.last, *times, *table
+        )
+        status, rows, stop = int(status), int(rows), int(stop)
+        if rows < n // 2:
+            table = table[:, :rows].copy()
+        return status, self._unread(columns(data, table[:, :rows])), stop
+
+    def _unread(self, chunk: Columns) -> Columns | None:
+        n = len(chunk.offsets)
+        if not n:
+            return None
+        self.left -= n
+        self.previous = int(chunk.offsets[-1])
+        if chunk.offsets[0] >= self.start:
+            return chunk
+        first = int(np.searchsorted(chunk.offsets, self.start))
+        return chunk.rows(first, n) if first < n else None
+
+
+def _is_abort(chunk: Columns) -> bool:
+    key, _ = chunk.details(0)
+    return key is not None and len(key) >= 4 and int.from_bytes(key[2:4], "big") == _ABORT
+
+
+def compile_parser() -> None:
+    """Run the parser of record batches once, so that numba's cache on disk holds it before somebody waits for it."""
+    record = np.frombuffer(as_record(b"k", b"v"), np.uint8)
+    record.flags.writeable = False
+    record_batch.parse_records(record, 0, len(record), 0, -1, 0, 0, -1, *np.empty((5, 1), np.int64))
+    record_details(record, 0)

@@ -1,0 +1,73 @@
+"""Single records of Kafka's format 2: their parts, and how to write one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from streamkm.kernels.decode import record_batch
+from streamkm.records import Bytes, Headers
+
+WHY = {
+    record_batch.TRUNCATED: "its records end in the middle",
+    record_batch.UNFINISHED: "its records end in the middle",
+    record_batch.BAD_VARINT: "a record has a number of more than 64 bits",
+    record_batch.BAD_LENGTH: "a record has an impossible length",
+    record_batch.TRAILING_BYTES: "bytes are left after its last record",
+    record_batch.BAD_OFFSET: "its offsets do not increase",
+}
+"""What the status of a walk says of a batch."""
+
+
+class BrokenError(Exception):
+    """Why a batch cannot be read any further."""
+
+
+def read_varint(data: Bytes, pos: int) -> tuple[int, int]:
+    value, pos = record_batch.read_varint(data, pos, len(data))
+    return int(value), int(pos)
+
+
+def record_details(data: Bytes, start: int) -> tuple[bytes | None, Headers]:
+    """Key and headers of the record at `start`, which `wire.parse_records` has found sound."""
+    _, pos = read_varint(data, start)  # length
+    pos += 1  # attributes
+    _, pos = read_varint(data, pos)  # timestamp
+    _, pos = read_varint(data, pos)  # offset
+    key, pos = _field(data, pos)
+    _, pos = _field(data, pos)
+    count, pos = read_varint(data, pos)
+    headers: list[tuple[str, bytes | None]] = []
+    for _ in range(count):
+        name, pos = _field(data, pos)
+        value, pos = _field(data, pos)
+        # Names are UTF-8 by Kafka's definition; a producer that broke it must not hide its record.
+        headers.append(((name or b"").decode("utf-8", "replace"), value))
+    return key, tuple(headers)
+
+
+def _field(data: Bytes, pos: int) -> tuple[bytes | None, int]:
+    size, pos = read_varint(data, pos)
+    return (None, pos) if size < 0 else (data[pos : pos + size].tobytes(), pos + size)
+
+
+def as_record(
+    key: bytes | None, value: bytes | None, headers: Sequence[bytes | None] = (), time_delta: int = 0, delta: int = 0
+) -> bytes:
+    """Write a record of format 2; names and values of headers take turns."""
+    body = b"\0" + _as_varint(time_delta) + _as_varint(delta) + _as_field(key) + _as_field(value)
+    body += _as_varint(len(headers) // 2) + b"".join(map(_as_field, headers))
+    return _as_varint(len(body)) + body
+
+
+def _as_field(field: bytes | None) -> bytes:
+    return _as_varint(-1) if field is None else _as_varint(len(field)) + field
+
+
+def _as_varint(value: int) -> bytes:
+    raw = (value << 1) ^ (value >> 63)
+    out = bytearray()
+    while raw > 0x7F:
+        out.append(0x80 | raw & 0x7F)
+        raw >>= 7
+    out.append(raw)
+    return bytes(out)

@@ -1,0 +1,118 @@
+"""What a Kafka client's settings say of encryption and login, seen to be usable before anybody is asked."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from kafka.net.sasl import SASL_MECHANISMS  # type: ignore[import-untyped]
+
+from streamkm.connectors.kafka.connection_check import BY_PASSWORD
+from streamkm.errors import SettingsError
+from streamkm.values import CLIENT_ALIASES
+
+_PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
+
+
+def secured(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A client's settings, with all that they say of encryption and login seen to be usable.
+
+    Files are read here, once: kafka-python would read them with each connection, and tell nobody what is wrong.
+
+    Raises
+    ------
+    SettingsError
+        A protocol or mechanism is unknown, what it needs is missing, or a file is not what it should be.
+    """
+    out = dict(settings)
+    protocol = str(out.get("security_protocol") or "PLAINTEXT").upper()
+    if protocol not in _PROTOCOLS:
+        raise SettingsError(
+            f"{protocol!r} is no protocol of Kafka",
+            where="security.protocol",
+            hint=f"There are {', '.join(_PROTOCOLS)}",
+        )
+    out["security_protocol"] = protocol
+    _check_login(out, protocol)
+    if protocol.endswith("SSL"):
+        out["ssl_context"] = out.get("ssl_context") or _context(out)
+    return out
+
+
+def _check_login(settings: Mapping[str, Any], protocol: str) -> None:
+    mechanism = settings.get("sasl_mechanism")
+    if not protocol.startswith("SASL"):
+        unused = [name for name in ("sasl_plain_username", "sasl_plain_password") if settings.get(name)]
+        if unused or mechanism:
+            raise SettingsError(
+                f"a login is given, and with {protocol} there is none",
+                where="security.protocol",
+                hint="Give security.protocol=SASL_SSL, or SASL_PLAINTEXT where the network is trusted",
+            )
+        return
+    if mechanism not in SASL_MECHANISMS:
+        said = f"{mechanism!r} is no mechanism that kafka-python knows" if mechanism else "there is no mechanism"
+        raise SettingsError(
+            f"{said} for {protocol}", where="sasl.mechanism", hint=f"It knows {', '.join(sorted(SASL_MECHANISMS))}"
+        )
+    if mechanism in BY_PASSWORD:
+        for key, name in (("sasl_plain_username", "sasl.username"), ("sasl_plain_password", "sasl.password")):
+            if not settings.get(key):
+                raise SettingsError(f"{mechanism} needs it, and it is not given", where=name)
+    if mechanism == "OAUTHBEARER" and not settings.get("sasl_oauth_token_provider"):
+        raise SettingsError(
+            "OAUTHBEARER needs an object that gives tokens, which no text can name",
+            where="sasl.oauth.token.provider",
+            hint="Use another mechanism",
+        )
+    if mechanism == "GSSAPI" and find_spec("gssapi") is None:
+        raise SettingsError("GSSAPI needs the package gssapi", where="sasl.mechanism", hint="pip install gssapi")
+
+
+def _context(settings: Mapping[str, Any]) -> ssl.SSLContext:
+    """What kafka-python would make of the files."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.check_hostname = settings.get("ssl_check_hostname") is not False
+    authority, certificate, key, revoked = (
+        _readable(settings, name) for name in ("ssl_cafile", "ssl_certfile", "ssl_keyfile", "ssl_crlfile")
+    )
+    if key and not certificate:
+        raise SettingsError("there is a key, and no certificate that it belongs to", where="ssl.certificate.location")
+    where = "ssl.ca.location"
+    try:
+        if authority:
+            context.load_verify_locations(authority)
+        else:
+            context.load_default_certs()
+        if certificate:
+            where = "ssl.key.location" if key else "ssl.certificate.location"
+            # Without a password OpenSSL would ask at the terminal.
+            context.load_cert_chain(certificate, key, str(settings.get("ssl_password") or ""))
+        if revoked:
+            where = "ssl.crl.location"
+            context.load_verify_locations(revoked)
+            context.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_LEAF
+    except (OSError, ValueError) as error:
+        said = getattr(error, "reason", None) or str(error)
+        raise SettingsError(
+            f"it cannot be used ({said})", where=where, hint="It has to be PEM, and keys those of their certificates"
+        ) from error
+    return context
+
+
+def _readable(settings: Mapping[str, Any], name: str) -> str | None:
+    file = settings.get(name)
+    if not file:
+        return None
+    try:
+        with Path(file).open("rb"):
+            return str(file)
+    except OSError as error:
+        shown = {ours: theirs for theirs, ours in CLIENT_ALIASES.items()}.get(name, name)
+        raise SettingsError(
+            f"{file} cannot be read ({error.strerror})", where=shown.replace("_", "."), hint="Name a file that is there"
+        ) from error

@@ -1,0 +1,442 @@
+"""Records from a Kafka topic, through kafka-python."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import difflib
+import functools
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, cast
+
+import kafka  # type: ignore[import-untyped]
+import kafka.errors as ke  # type: ignore[import-untyped]
+import numpy as np
+from kafka.structs import OffsetAndMetadata  # type: ignore[import-untyped]
+
+from streamkm.connectors.columns import byte_records
+from streamkm.connectors.kafka.background import Asker, Committer
+from streamkm.connectors.kafka.client import admin_settings, client_settings, start_client, translate
+from streamkm.connectors.kafka.connection_check import knock
+from streamkm.connectors.kafka.decompression import MOST_UNPACKED, MOST_VALUE, Room
+from streamkm.connectors.kafka.metadata import TopicWatch, topic_id, used_by_others
+from streamkm.connectors.kafka.record_batches import BatchRecords, Columns, columns, join
+from streamkm.connectors.kafka.security import secured
+from streamkm.connectors.kafka.sockets import VERSIONS
+from streamkm.connectors.positions import check_position
+from streamkm.errors import (
+    BrokerUnreachableError,
+    CorruptBatchError,
+    PositionLostError,
+    SourceClosedError,
+    SourceError,
+    StreamkmError,
+    TopicChangedError,
+    TopicNotFoundError,
+)
+from streamkm.records import ByteRecords, Position, RawRecord, TopicPartition
+from streamkm.state import Json
+
+log = logging.getLogger(__name__)
+
+_TUNING: dict[str, Any] = {
+    "max_partition_fetch_bytes": 2 << 20,
+    "fetch_max_bytes": 32 << 20,
+    "reconnect_backoff_max_ms": 2000,  # 30 s by default: a broker that is back would stay unread for so long
+    "metadata_max_age_ms": 5000,  # 5 min by default: how long a new partition or another topic may go unnoticed
+    "metrics_enabled": False,
+}
+_CLOSE_SECONDS = 2.0
+_METADATA_SECONDS = 0.05
+_CONFIRM_SECONDS = 5.0
+
+
+class KafkaSource:
+    """A topic as a `Source`.
+
+    Partitions are assigned, never balanced by a consumer group: whoever holds the model's lease reads them all. Only
+    committed transactions are read. Positions are committed to the group `group_id` for the sake of other tools only.
+
+    Parameters
+    ----------
+    bootstrap
+        ``host:port``, several separated by commas.
+    topic
+        Its name; it is never created.
+    group_id
+        Group that `commit` writes to; without one `commit` does nothing.
+    plain
+        Use kafka-python's public interface only: slower by an order, and the same in result. Without it record batches
+        are read as columns, where kafka-python has the version that is known to allow it.
+    request_timeout
+        Seconds after which a broker that does not answer counts as unreachable; while nothing comes, `poll` counts it
+        so after three refreshes of metadata (``metadata.max.age.ms``, 5 s) without an answer.
+    client
+        More properties of the client by their Kafka names (``security.protocol``, ``sasl.mechanism``, ...).
+    most_unpacked
+        Bytes that one poll decompresses, at most; what does not fit comes with the next one. Not with `plain`.
+    most_value
+        Bytes of a value that may be wanted: of a longer one in a compressed batch there may be the beginning only
+        (`ByteRecords.cut`).
+    leave
+        Asked while a first broker is waited for: whether it is time to give up.
+
+    Raises
+    ------
+    BrokerUnreachableError
+        No broker answers at `bootstrap`.
+    BrokerRefusedError
+        One does, and does not let us in.
+    SettingsError
+        A property in `client` is unknown or wrong.
+    """
+
+    def __init__(
+        self,
+        bootstrap: str,
+        topic: str,
+        *,
+        group_id: str | None = None,
+        plain: bool = False,
+        request_timeout: float = 30.0,
+        client: Mapping[str, object] | None = None,
+        most_unpacked: int = MOST_UNPACKED,
+        most_value: int = MOST_VALUE,
+        leave: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._bootstrap = bootstrap
+        self._topic = topic
+        self._group_id = group_id
+        self._timeout_ms = int(request_timeout * 1000)
+        self._settings = {
+            **_TUNING,
+            **secured(client_settings(client or {})),
+            "bootstrap_servers": bootstrap.split(","),
+            "bootstrap_timeout_ms": self._timeout_ms,
+            "request_timeout_ms": self._timeout_ms,
+        }
+        wait = int(self._settings.get("fetch_max_wait_ms", 500))
+        self._settings["fetch_max_wait_ms"] = min(wait, self._timeout_ms // 2)
+        # Metadata is asked for all the time: after three times without an answer nobody is there.
+        self._patience = 3 * int(self._settings["metadata_max_age_ms"]) / 1000
+        self._room = Room(most_unpacked, most_value)
+        self._position: dict[TopicPartition, int] = {}
+        self._topic_id: str | None = None  # as the broker told first
+        self._partitions: frozenset[int] = frozenset()
+        self._looked: object = None
+        self._died: StreamkmError | None = None
+        self._closed = False
+        self._admin_client: Any = None
+        self._admin_lock = threading.Lock()  # the committer's thread may be first to need it
+        self._committer: Committer | None = None
+        self._asker: Asker | None = None
+        self._to_confirm = False
+        self.fast = not plain and kafka.__version__ in VERSIONS
+        with self._edge("connecting"):
+            knock(self._settings, leave)
+            # No group: kafka-python's poll would wait for the group's coordinator before it reads. No deserializers:
+            # one that raises makes the next poll spin for ever.
+            self._consumer = start_client(
+                kafka.KafkaConsumer,
+                wide=self.fast,
+                **self._settings,
+                group_id=None,
+                auto_offset_reset="none",
+                enable_auto_commit=False,
+                isolation_level="read_committed",
+                allow_auto_create_topics=False,
+            )
+        self._watch = TopicWatch(self._consumer._cluster, topic)  # noqa: SLF001  # the version is pinned
+        if self.fast:
+            read = functools.partial(BatchRecords, room=self._room)
+            self._consumer._fetcher.PartitionRecords = read  # noqa: SLF001  # see _kafka_batches
+        elif not plain:
+            log.warning(
+                "kafka-python %s is not one of %s: records are read one by one, which is slower",
+                kafka.__version__,
+                ", ".join(sorted(VERSIONS)),
+            )
+
+    def identity(self) -> Json:
+        self._check()
+        topic = self._describe()
+        with self._edge("describing the cluster"):
+            cluster = self._admin().describe_cluster()
+        return {
+            "kind": "kafka",
+            "topic": self._topic,
+            "topic_id": topic_id(topic.get("topic_id")),
+            "cluster_id": str(cluster.get("cluster_id") or ""),
+        }
+
+    def partitions(self) -> tuple[TopicPartition, ...]:
+        self._check()
+        self._look()
+        return tuple(TopicPartition(self._topic, p) for p in sorted(self._partitions))
+
+    def beginning(self) -> Position:
+        return self._bounds("beginning", self.partitions())
+
+    def end(self) -> Position:
+        return self._bounds("end", self.partitions())
+
+    def offsets_at(self, seconds: float) -> Position:
+        """Offset of the first record at or after a time, seconds since 1970, for each partition; its end if none is."""
+        partitions = self.partitions()
+        asked = {kafka.TopicPartition(*tp): max(0, math.ceil(seconds * 1000)) for tp in partitions}
+        with self._edge("asking for offsets by time"):
+            found = self._consumer.offsets_for_times(asked, timeout_ms=self._timeout_ms)
+        end = self._bounds("end", partitions)
+        at = {tp: found.get(kafka.TopicPartition(*tp)) for tp in partitions}
+        return {tp: end[tp] if o is None or o.offset < 0 else min(int(o.offset), end[tp]) for tp, o in at.items()}
+
+    def seek(self, position: Position) -> None:
+        self._check()
+        if position:
+            self._describe()  # not what it was some seconds ago
+        known = {TopicPartition(self._topic, p) for p in self._partitions}
+        for tp, offset in position.items():
+            if tp not in known:
+                raise PositionLostError(f"offset {offset} is wanted of a partition that is not there", where=str(tp))
+        wanted = sorted(position)
+        beginning, end = self._bounds("beginning", wanted), self._bounds("end", wanted)
+        for tp in wanted:
+            check_position(tp, position[tp], beginning[tp], end[tp])
+        with self._edge("seeking"):
+            self._consumer.assign([kafka.TopicPartition(*tp) for tp in wanted])
+            for tp in wanted:
+                self._consumer.seek(kafka.TopicPartition(*tp), position[tp])
+        self._position = {tp: position[tp] for tp in wanted}
+
+    def poll(self, timeout: float, max_records: int) -> Sequence[ByteRecords]:
+        self._check()
+        if not self._position:
+            time.sleep(max(0.0, timeout))
+            return ()
+        try:
+            self._look()
+            self._to_confirm = False
+            self._room.begin()
+            got = self._consumer.poll(timeout_ms=max(0, int(timeout * 1000)), max_records=max_records)
+            after = {tp: self._offset(tp) for tp in self._position}
+        except Exception as error:
+            # kafka-python may never return from the next poll: nothing is asked of this consumer again.
+            self._died = self._cause_of_death(error)
+            raise self._died from error
+        out = []
+        for tp in self._position:
+            records = got.get(kafka.TopicPartition(*tp))
+            if records or after[tp] != self._position[tp]:
+                make = _from_batches if self.fast else _from_consumer_records
+                out.append(make(tp, self._position[tp], after[tp], records or ()))
+        self._position = after
+        if not out and (silent := self._watch.silent()) > self._patience:
+            silence = ke.KafkaTimeoutError(f"silent for {silent:.0f} s")
+            self._died = translate(silence, doing="reading", where=self._topic, bootstrap=self._bootstrap)
+            raise self._died
+        return out
+
+    def ask(self) -> None:
+        self._check_open()  # a consumer that has died left records behind that want to be confirmed
+        if self._asker is None:
+            self._asker = Asker(self._describe, f"streamkm-ask-{self._topic}")
+        self._asker.ask()
+        self._to_confirm = True
+
+    def confirm(self) -> None:
+        if not self._to_confirm:
+            self.ask()
+        self._to_confirm = False
+        assert self._asker is not None  # noqa: S101  # it was asked
+        if not self._asker.wait(_CONFIRM_SECONDS):
+            raise BrokerUnreachableError(
+                f"no broker at {self._bootstrap} confirmed what was read within {_CONFIRM_SECONDS:g} s",
+                where=self._topic,
+            )
+
+    def position(self) -> Position:
+        self._check_open()
+        return dict(self._position)
+
+    def commit(self, position: Position) -> None:
+        self._check_open()
+        if self._group_id is None or not position:
+            return
+        if self._committer is None:
+            group = self._group_id
+            explain = lambda: used_by_others(self._admin(), group)  # noqa: E731
+            self._committer = Committer(self._send_commit, f"group {group}", explain)
+        self._committer.offer(position)
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        if self._committer is not None:
+            self._committer.close(_CLOSE_SECONDS)
+        if self._asker is not None:
+            self._asker.close()
+        for client in (self._consumer, self._admin_client):
+            if client is not None:
+                # What a client has to say while it is thrown away helps nobody.
+                with contextlib.suppress(Exception):
+                    client.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise SourceClosedError("the source was closed", where=self._topic)
+
+    def _check(self) -> None:
+        self._check_open()
+        if self._died is not None:
+            raise copy.copy(self._died) from self._died
+
+    @contextlib.contextmanager
+    def _edge(self, doing: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            translated = translate(error, doing=doing, where=self._topic, bootstrap=self._bootstrap)
+            if translated is error:
+                raise
+            raise translated from error
+
+    def _admin(self) -> Any:
+        with self._admin_lock:
+            if self._admin_client is None:
+                self._admin_client = start_client(kafka.KafkaAdminClient, **admin_settings(self._settings))
+            return self._admin_client
+
+    def _look(self) -> None:
+        """Ask which partitions there are, if what the client has heard lately differs from what is known."""
+        heard = self._watch.heard
+        if self._partitions and heard is not None:
+            if heard == (self._topic_id, self._partitions) or heard is self._looked:
+                return
+            self._looked = heard  # metadata may be older than the answer: then the next has to differ again
+        self._describe()
+
+    def _describe(self) -> Mapping[str, Any]:
+        with self._edge("describing the topic"):
+            (topic,) = self._admin().describe_topics([self._topic])
+            error = ke.for_code(topic["error_code"])
+            if error in {ke.UnknownTopicOrPartitionError, ke.InvalidTopicError}:
+                names = [name for name in self._admin().list_topics() if not name.startswith("__")]
+                near = difflib.get_close_matches(self._topic, names, n=3) or sorted(names)[:3]
+                raise TopicNotFoundError(
+                    "the topic does not exist",
+                    where=f"{self._topic} on {self._bootstrap}",
+                    hint=f"Did you mean {' or '.join(near)}?" if near else "There is no topic on this broker",
+                )
+            if error is not ke.NoError and not topic["partitions"]:
+                raise error(self._topic)
+            found = topic_id(topic.get("topic_id"))
+            if self._topic_id and found and found != self._topic_id:
+                raise TopicChangedError(
+                    f"the topic was deleted and made anew while it was read (its id was {self._topic_id}, is {found})",
+                    where=self._topic,
+                    hint="Its offsets count from the beginning again: start a new model under another name",
+                )
+            self._topic_id = found
+            self._partitions = frozenset(int(p["partition_index"]) for p in topic["partitions"])
+        return cast("Mapping[str, Any]", topic)
+
+    def _bounds(self, which: str, partitions: Sequence[TopicPartition]) -> Position:
+        if not partitions:
+            return {}
+        ask = self._consumer.beginning_offsets if which == "beginning" else self._consumer.end_offsets
+        deadline = time.monotonic() + self._timeout_ms / 1000
+        with self._edge(f"asking for the {which} offsets"):
+            while True:
+                try:
+                    found = ask([kafka.TopicPartition(*tp) for tp in partitions], timeout_ms=self._timeout_ms)
+                    return {tp: int(found[kafka.TopicPartition(*tp)]) for tp in partitions}
+                except KeyError:
+                    # A partition newer than the consumer's metadata: kafka-python has asked for newer ones, but
+                    # answers without it.
+                    if time.monotonic() > deadline:
+                        raise
+                    time.sleep(_METADATA_SECONDS)
+
+    def _offset(self, tp: TopicPartition) -> int:
+        if self.fast:  # the public way looks at every partition each time
+            return int(self._consumer._subscription.assignment[kafka.TopicPartition(*tp)].position.offset)  # noqa: SLF001
+        return int(self._consumer.position(kafka.TopicPartition(*tp), timeout_ms=self._timeout_ms))
+
+    def _cause_of_death(self, error: Exception) -> StreamkmError:
+        if isinstance(error, CorruptBatchError):
+            return self._within_end(error)
+        if isinstance(error, StreamkmError):
+            return error
+        where = self._topic
+        # Which partition it was, kafka-python says only in private; without that, the topic has to do.
+        part = getattr(getattr(self._consumer, "_fetcher", None), "_next_partition_records", None)
+        if part:
+            where = f"{self._topic}-{part.topic_partition.partition}@{part.next_fetch_offset}"
+        if isinstance(error, ke.OffsetOutOfRangeError):
+            return self._lost(error)
+        if not isinstance(error, ke.KafkaError | OSError):
+            # Each compression library has errors of its own, and nothing but unpacking can raise them here.
+            return CorruptBatchError(
+                f"a record batch cannot be read ({type(error).__name__}: {error})",
+                where=where,
+                hint="Restore the partition from a replica, or go on from an offset behind the batch",
+            )
+        return translate(error, doing="reading", where=where, bootstrap=self._bootstrap)
+
+    def _within_end(self, error: CorruptBatchError) -> CorruptBatchError:
+        """The error, with nothing lost that is not there: the header of a damaged batch may say anything."""
+        if error.lost is not None:
+            topic, partition, start, stop = error.lost
+            tp = TopicPartition(topic, partition)
+            with contextlib.suppress(SourceError):
+                stop = min(stop, self._bounds("end", [tp])[tp])
+                error.lost = (topic, partition, start, stop) if start < stop else None
+        return error
+
+    def _lost(self, error: Exception) -> StreamkmError:
+        """Name the partition and both numbers, if the broker still tells them."""
+        try:
+            beginning, end = self._bounds("beginning", list(self._position)), self._bounds("end", list(self._position))
+            for tp, offset in self._position.items():
+                check_position(tp, offset, beginning[tp], end[tp])
+        except SourceError as found:
+            if isinstance(found, PositionLostError):
+                return found
+        return translate(error, doing="reading", where=self._topic, bootstrap=self._bootstrap)
+
+    def _send_commit(self, position: Position) -> None:
+        offsets = {kafka.TopicPartition(*tp): OffsetAndMetadata(offset, "", -1) for tp, offset in position.items()}
+        for tp, error in self._admin().alter_group_offsets(self._group_id, offsets).items():
+            if error is not ke.NoError:
+                raise error(f"{tp.topic}-{tp.partition}")
+
+
+_EMPTY = columns(np.empty(0, np.uint8), np.empty((5, 0), np.int64))
+
+
+def _from_batches(tp: TopicPartition, start: int, stop: int, parts: Sequence[Columns]) -> ByteRecords:
+    found = join(parts) if parts else _EMPTY
+    data = found.data.view()
+    data.flags.writeable = False
+    return ByteRecords(
+        tp,
+        start,
+        stop,
+        data,
+        found.begins,
+        found.ends,
+        found.offsets,
+        found.timestamps,
+        found.details,
+        found.cut,
+    )
+
+
+def _from_consumer_records(tp: TopicPartition, start: int, stop: int, records: Sequence[Any]) -> ByteRecords:
+    raw = [RawRecord(tp, r.offset, r.timestamp, r.key, r.value, tuple(map(tuple, r.headers))) for r in records]
+    return byte_records(tp, start, stop, raw)

@@ -1,0 +1,151 @@
+"""The way back: records onto a topic, through kafka-python."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import kafka  # type: ignore[import-untyped]
+import kafka.errors as ke  # type: ignore[import-untyped]
+
+from streamkm.connectors.kafka.client import admin_settings, client_settings, translate
+from streamkm.connectors.kafka.connection_check import knock
+from streamkm.connectors.kafka.security import secured
+from streamkm.records import Outgoing, Refused
+
+NULL_HEADERS = "__streamkm.null.headers"
+"""Header that names those whose null became empty: kafka-python writes no null in a header."""
+
+_FOR_GOOD = (ke.MessageSizeTooLargeError, ke.InvalidTimestampError, ke.InvalidRecordError, TypeError, ValueError)
+_CLOSE_SECONDS = 2.0
+
+
+class KafkaWriter:
+    """Writes records to topics of a cluster, and waits until all replicas that are in sync have them.
+
+    Not safe to use from several threads at once.
+
+    Parameters
+    ----------
+    bootstrap
+        ``host:port``, several separated by commas.
+    client
+        More properties of the client by their Kafka names, as for a `KafkaSource`.
+    timeout
+        Seconds after which a record that nobody acknowledged counts as refused.
+
+    leave
+        Asked while a first broker is waited for: whether it is time to give up.
+
+    Raises
+    ------
+    BrokerUnreachableError
+        No broker answers at `bootstrap`.
+    SettingsError
+        A property in `client` is unknown or wrong.
+    """
+
+    def __init__(
+        self,
+        bootstrap: str,
+        *,
+        client: Mapping[str, object] | None = None,
+        timeout: float = 10.0,
+        leave: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._bootstrap, self._timeout = bootstrap, timeout
+        milliseconds = int(timeout * 1000)
+        self._settings = {
+            **secured(client_settings(client or {})),
+            "bootstrap_servers": bootstrap.split(","),
+            "bootstrap_timeout_ms": milliseconds,
+            "request_timeout_ms": milliseconds,
+        }
+        known = kafka.KafkaProducer.DEFAULT_CONFIG
+        try:
+            knock(self._settings, leave)
+            self._producer = kafka.KafkaProducer(
+                **{name: value for name, value in self._settings.items() if name in known},
+                acks="all",
+                # An idempotent producer takes the first record that is too large for its end: all that are under way
+                # with it are refused. What is written here may come twice, and one request at a time keeps the order.
+                enable_idempotence=False,
+                max_in_flight_requests_per_connection=1,
+                delivery_timeout_ms=milliseconds + 1000,
+                max_block_ms=milliseconds,
+                max_request_size=100 << 20,  # what a record may weigh, the topic decides
+                linger_ms=5,
+                metrics_enabled=False,
+            )
+        except Exception as error:
+            raise translate(error, doing="connecting", where="producer", bootstrap=bootstrap) from error
+
+    def partitions(self, topic: str) -> int:
+        """How many partitions a topic that is there has."""
+        try:
+            return len(self._producer.partitions_for(topic))
+        except Exception as error:
+            raise translate(error, doing="asking for partitions", where=topic, bootstrap=self._bootstrap) from error
+
+    def make_topic(self, topic: str, partitions: int = 1) -> None:
+        """Make a topic, with the cluster's own replication, unless it is there.
+
+        Raises
+        ------
+        SourceError
+            It is not there, and the cluster makes none.
+        """
+        try:
+            with contextlib.closing(kafka.KafkaAdminClient(**admin_settings(self._settings))) as admin:
+                (found,) = admin.describe_topics([topic])
+                if ke.for_code(found["error_code"]) is ke.UnknownTopicOrPartitionError:
+                    with contextlib.suppress(ke.TopicAlreadyExistsError):
+                        spec = {"num_partitions": partitions, "replication_factor": -1}
+                        admin.create_topics({topic: spec}, wait_for_metadata=True)
+        except Exception as error:
+            raise translate(error, doing="making the topic", where=topic, bootstrap=self._bootstrap) from error
+
+    def write(self, records: Sequence[Outgoing]) -> list[Refused | None]:
+        """Write records; for each, None once it was acknowledged, or why it was not."""
+        sent = [self._send(record) for record in records]
+        deadline = time.monotonic() + self._timeout + 2.0
+        answers: list[Refused | None] = []
+        for future in sent:
+            if isinstance(future, Refused):
+                answers.append(future)
+                continue
+            try:
+                future.get(timeout=max(0.0, deadline - time.monotonic()))
+                answers.append(None)
+            except Exception as error:  # noqa: BLE001  # whatever it was, the caller is told
+                answers.append(_refused(error))
+        return answers
+
+    def _send(self, record: Outgoing) -> Any:
+        headers = [(_clean(name), value or b"") for name, value in record.headers]
+        null = [_clean(name) for name, value in record.headers if value is None]
+        if null:
+            headers.append((NULL_HEADERS, ",".join(null).encode()))
+        # kafka-python sends nothing that has neither a key nor a value.
+        value = b"" if record.key is None and record.value is None else record.value
+        at = None if record.timestamp < 0 else record.timestamp
+        try:
+            return self._producer.send(record.topic, value, record.key, headers, record.partition, at)
+        except Exception as error:  # noqa: BLE001  # as above
+            return _refused(error)
+
+    def close(self) -> None:
+        """Give back the connections; what was not acknowledged is not waited for."""
+        with contextlib.suppress(Exception):
+            self._producer.close(_CLOSE_SECONDS)
+
+
+def _refused(error: Exception) -> Refused:
+    too_large = isinstance(error, ke.MessageSizeTooLargeError)
+    return Refused(f"{type(error).__name__}: {error}", isinstance(error, _FOR_GOOD), too_large)
+
+
+def _clean(name: str) -> str:
+    return name.encode("utf-8", "replace").decode()

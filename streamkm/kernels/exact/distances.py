@@ -1,0 +1,159 @@
+"""Distances in float64, from raw values: for the cost, for relocating empty clusters, and to answer with."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamkm.kernels._jit import jit
+from streamkm.kernels.exact.sums import LIMB, ROUND, ROUND_BITS, Real, add_row
+
+STRIP = 4096
+"""Rows that a thread takes at a time."""
+
+
+@jit()
+def total(raw: Real, origin: NDArray[np.float64], scale: float, sums: NDArray[np.int64]) -> None:
+    """Sum up all rows.
+
+    Parameters
+    ----------
+    raw, origin
+        As in `add_row`.
+    scale
+        Power of two.
+    sums
+        INOUT (1, 2, d + 1): as in `add_row`.
+    """
+    for i in range(len(raw)):
+        add_row(raw, i, origin, scale, 1.0, sums, 0)
+
+
+@jit()
+def _add_cost(cost: float, costs: NDArray[np.int64], j: int) -> None:
+    """Add a number of at most 1 to a sum of three limbs of 31 bits: more than a float64 has."""
+    rest = cost * LIMB
+    for limb in range(3):
+        shifted = rest + ROUND
+        costs[j, limb] += np.float64(shifted).view(np.int64) - ROUND_BITS
+        rest = (rest - (shifted - ROUND)) * LIMB
+
+
+@jit(fast=True)
+def _square(raw: Real, i: int, raw_centroids: NDArray[np.float64], j: int, scale: float) -> float:
+    """Squared distance of a row to a centroid, times ``scale**2``."""
+    squared = 0.0
+    for t in range(raw.shape[1]):
+        difference = (raw[i, t] - raw_centroids[j, t]) * scale
+        squared += difference * difference
+    return squared
+
+
+@jit()
+def own_squares(
+    part: int,
+    parts: int,
+    first: int,
+    last: int,
+    raw: Real,
+    labels: NDArray[np.int32],
+    raw_centroids: NDArray[np.float64],
+    scale: float,
+    weights: NDArray[np.float64],
+    unit: float,
+    squares: NDArray[np.float64],
+    costs: NDArray[np.int64],
+) -> None:
+    """Compute squared distances of rows to their centroids, and their weighted sums: exact, like those of coordinates.
+
+    Parameters
+    ----------
+    part, parts, first, last
+        Of rows `first` to `last`, this call takes every parts-th strip, from `part` on.
+    raw
+        IN (n, d).
+    labels
+        IN (n,).
+    raw_centroids
+        IN (k, d).
+    scale
+        Power of two by which differences are multiplied.
+    weights
+        IN (n,), at most 1; or (0,) for ones.
+    unit
+        Power of two that brings squares below 1.
+    squares
+        OUT (last - first,): squares, without `unit`; or (0,) if they are not wanted.
+    costs
+        INOUT (k, 3): three limbs of the weighted sum over each cluster, times `unit`.
+    """
+    for start in range(first + part * STRIP, last, parts * STRIP):
+        for i in range(start, min(last, start + STRIP)):
+            j = int(labels[i])
+            squared = _square(raw, i, raw_centroids, j, scale)
+            if len(squares) > 0:
+                squares[i - first] = squared
+            weight = weights[i] if len(weights) > 0 else 1.0
+            _add_cost(squared * weight * unit, costs, j)
+
+
+@jit(allocates=True)
+def all_distances(
+    part: int, parts: int, raw: Real, raw_centroids: NDArray[np.float64], scale: float, out: Real
+) -> None:
+    """Compute the distance of each row to each centroid.
+
+    Parameters
+    ----------
+    part, parts
+        This call takes every parts-th strip, from `part` on.
+    raw, raw_centroids
+        IN (n, d), (k, d).
+    scale
+        Power of two by which differences are multiplied before they are squared.
+    out
+        OUT (n, k).
+    """
+    n, d = raw.shape
+    k = len(raw_centroids)
+    columns = raw_centroids.T.copy()
+    squares = np.empty(k)
+    for start in range(part * STRIP, n, parts * STRIP):
+        for i in range(start, min(n, start + STRIP)):
+            squares[:] = 0.0
+            for t in range(d):
+                x = raw[i, t]
+                for j in range(k):
+                    difference = (x - columns[t, j]) * scale
+                    squares[j] += difference * difference
+            for j in range(k):
+                out[i, j] = np.sqrt(squares[j]) / scale
+
+
+@jit()
+def relocate(
+    raw: Real,
+    row: int,
+    origin: NDArray[np.float64],
+    scale: float,
+    weight: float,
+    sums: NDArray[np.int64],
+    counts: NDArray[np.int64],
+    old: int,
+    new: int,
+) -> None:
+    """Move a row from one cluster's sum to another's.
+
+    Parameters
+    ----------
+    raw, row, origin, scale, weight
+        As in `add_row`, but with the scale without the weight.
+    sums, counts
+        INOUT (k, 2, d + 1), (k,).
+    old, new
+        Labels.
+    """
+    add_row(raw, row, origin, scale * weight, weight, sums, new)
+    add_row(raw, row, origin, -scale * weight, -weight, sums, old)
+    counts[new] += 1
+    counts[old] -= 1

@@ -1,0 +1,368 @@
+"""Centroids that follow every batch, with what each cluster remembers of its points."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamkm.errors import StateError
+from streamkm.kernels.assign import Real, assign, extent, largest, pack_centroids
+from streamkm.kernels.random import draw
+from streamkm.kernels.reductions import weighted_sum, weighted_total
+from streamkm.kernels.search import BLOCK, lay_columns
+from streamkm.kernels.simd import GROUP
+from streamkm.kernels.update import COST, IDLE, WEIGHT, learn_batch, mean_square, starved, to_unit_length
+from streamkm.models.decay import Aged
+from streamkm.models.metric import Metric
+from streamkm.models.validation import ONES, frozen
+
+# float32 resolves 2**-24 of a coordinate; distances are told apart well while the extent stays below 2**16 times the
+# root mean squared distance. Beyond that points are compared in float64.
+FLOAT32_RATIO = 2.0**32
+
+
+FEW = 16
+"""Rows for which no thought is given to how they are compared."""
+
+
+class Learned(NamedTuple):
+    """What learning a batch found out about it, by the centroids before it."""
+
+    labels: NDArray[np.int32]
+    """(n,): index of the nearest centroid."""
+    squared: NDArray[np.float64]
+    """(n,): squared distance to it."""
+    cost: float
+    """Weighted sum of `squared`, by the weights as they were given."""
+    points: float
+    """Sum of the row weights as they were given."""
+    decayed_cost: float
+    """Weighted sum of `squared`, by the age of each row."""
+    decayed_points: float
+    """Sum of the row weights, by the age of each row."""
+    total_cost: float
+    """Decayed cost of all, this batch included."""
+    mass: float
+    """Decayed weight of all, this batch included."""
+    idle: float
+    """Weight of points since the cluster that has waited longest for one got one."""
+    totals: NDArray[np.float64]
+    """(k, d + 2): what each cluster got, as in `assign_accumulate`."""
+    origin: NDArray[np.float64]
+    """(d,): what `totals` is relative to."""
+
+
+class Plan(NamedTuple):
+    """How rows are compared with centroids: see `streamkm.kernels.assign`."""
+
+    scale: NDArray[np.float64]
+    factors: NDArray[np.float64]
+    packed: Real
+
+
+def power_of_two(bound: float) -> float:
+    """Scale that brings `bound` into [0.5, 1); 1 for a bound of zero."""
+    return math.ldexp(1.0, -max(-500, min(500, math.frexp(bound)[1])))
+
+
+def packed_like(k: int, d: int, *, double: bool) -> Real:
+    """Scratch for `pack_centroids`, of the type in which points are to be compared."""
+    shape = (-(-k // GROUP), d, GROUP)
+    return np.empty(shape, np.float64) if double else np.empty(shape, np.float32)
+
+
+def columns_of(
+    rows: NDArray[np.float64], origin: NDArray[np.float64], scale: NDArray[np.float64], *, double: bool
+) -> Real:
+    """Rows laid out by `lay_columns`, of the type in which they are to be compared."""
+    n, d = rows.shape
+    shape = (d, -(-n // BLOCK) * BLOCK)
+    columns: Real = np.empty(shape, np.float64) if double else np.empty(shape, np.float32)
+    lay_columns(rows, origin, scale, columns)
+    return columns
+
+
+@dataclass
+class LiveCentroids:
+    """Centroids, and what each cluster remembers.
+
+    Attributes
+    ----------
+    centroids
+        (k, d) float64, raw units.
+    stats
+        (k, 3) float64 as in `learn_batch`: decayed weight, decayed cost, weight of others' points since an own one.
+    ids
+        (k,) int64, stable.
+    next_id
+        The first id that no cluster ever had.
+    origin
+        (d,) float64: a weighted mean of the centroids, around which points are compared.
+    metric
+        How distances are measured.
+    """
+
+    centroids: NDArray[np.float64]
+    stats: NDArray[np.float64]
+    ids: NDArray[np.int64]
+    next_id: int
+    origin: NDArray[np.float64]
+    metric: Metric
+    _single: Real = field(init=False, repr=False)
+    _few: Plan = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        k, d = self.centroids.shape
+        self._single = packed_like(k, d, double=False)
+        self._few = self._plan_of_few()
+        self._of_one = np.empty(1, np.int32), np.empty(1), np.empty((k, d + 2))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.init}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Scratch is made anew: kernels are compiled for arrays that are read-only where a copy's would not be.
+        self.__dict__.update(state)
+        self.__post_init__()
+
+    def _plan_of_few(self) -> Plan:
+        # Few rows are compared in float64 and in raw units: choosing would take longer than it saves.
+        factors = ONES if self.metric.plain else self.metric.factors
+        return Plan(self.metric.factors.copy(), factors, packed_like(*self.centroids.shape, double=True))
+
+    @classmethod
+    def start(cls, centroids: NDArray[np.float64], stats: NDArray[np.float64], metric: Metric) -> LiveCentroids:
+        """Begin with centroids that have no history."""
+        k = len(centroids)
+        ids = np.arange(k, dtype=np.int64)
+        return cls(centroids, stats, ids, k, middle(centroids, stats[:, WEIGHT]), metric)
+
+    @classmethod
+    def from_arrays(
+        cls, arrays: Mapping[str, NDArray[Any]], k: int, d: int, next_id: int, *, spherical: bool
+    ) -> LiveCentroids:
+        """Undo `arrays`."""
+        return cls(
+            array(arrays, "centroids", np.float64, (k, d)),
+            array(arrays, "stats", np.float64, (k, 3)),
+            array(arrays, "ids", np.int64, (k,)),
+            next_id,
+            array(arrays, "origin", np.float64, (d,)),
+            Metric(array(arrays, "factors", np.float64, (d,)), spherical),
+        )
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Copies of the arrays, by name."""
+        copies = {name: getattr(self, name).copy() for name in ("centroids", "stats", "ids", "origin")}
+        return copies | {"factors": self.metric.factors.copy()}
+
+    def copy(self) -> LiveCentroids:
+        """The same, to go another way."""
+        arrays = self.centroids.copy(), self.stats.copy(), self.ids.copy()
+        return LiveCentroids(*arrays, self.next_id, self.origin.copy(), self.metric)
+
+    def replace(self, centroids: NDArray[np.float64], totals: NDArray[np.float64], metric: Metric) -> None:
+        """Go on from other centroids.
+
+        Parameters
+        ----------
+        totals
+            (k, d + 2): as in `assign_accumulate`: the mass and the cost that each of them has.
+        """
+        d = centroids.shape[1]
+        self.centroids, self.metric = centroids, metric
+        self.stats[:, WEIGHT] = totals[:, d]
+        self.stats[:, COST] = totals[:, d + 1]
+        self.stats[totals[:, d] > 0.0, IDLE] = 0.0
+        self.origin = middle(centroids, totals[:, d])
+        self._few = self._plan_of_few()
+
+    @property
+    def weights(self) -> NDArray[np.float64]:
+        """(k,) float64: decayed weights, a view."""
+        return self.stats[:, WEIGHT]
+
+    def renew(self, indices: NDArray[np.int64]) -> None:
+        """Give some clusters ids that no cluster had."""
+        self.ids[indices] = np.arange(self.next_id, self.next_id + len(indices))
+        self.next_id += len(indices)
+
+    @property
+    def spreads(self) -> NDArray[np.float64]:
+        """(k,) float64: decayed root mean squared distance of each cluster's points; 0 without weight."""
+        return np.sqrt(self.stats[:, COST] / np.where(self.weights > 0.0, self.weights, 1.0))
+
+    @property
+    def mean_square(self) -> float:
+        """Decayed mean squared distance of all points."""
+        return mean_square(self.stats)
+
+    def learn(self, X: Real, aged: Aged, high: float) -> Learned:
+        """Learn one batch. What is returned holds until the next one.
+
+        Parameters
+        ----------
+        X
+            (n, d), from `validate.points`.
+        aged
+            Weights of its rows, and how much older it made what was learned before.
+        high
+            Largest absolute value in X, from `validate.finite`.
+        """
+        scale, factors, packed = self.plan(X, high)
+        if len(X) == 1:
+            labels, squared, totals = self._of_one
+        else:
+            k, d = self.centroids.shape
+            labels, squared, totals = np.empty(len(X), np.int32), np.empty(len(X)), np.empty((k, d + 2))
+        origin = self.origin.copy()
+        points = float(aged.weights.sum()) if len(aged.weights) else float(len(X))
+        decayed_cost, decayed_points, total_cost, mass, waited = learn_batch(
+            X,
+            aged.decayed,
+            points,
+            aged.factor,
+            scale,
+            factors,
+            self.metric.spherical,
+            packed,
+            self.origin,
+            self.centroids,
+            self.stats,
+            labels,
+            squared,
+            totals,
+        )
+        cost = decayed_cost if aged.decayed is aged.weights else weighted_total(squared, aged.weights)
+        return Learned(
+            labels, squared, cost, points, decayed_cost, decayed_points, total_cost, mass, waited, totals, origin
+        )
+
+    def nearest(self, X: Real, high: float) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+        """Index of the nearest centroid of each row, and the squared distance to it. Changes nothing."""
+        return nearest(X, high, self.centroids, self.origin, self.metric, mean_square(self.stats))
+
+    def plan(self, X: Real, high: float) -> Plan:
+        """How to compare rows with the centroids."""
+        if len(X) <= FEW:
+            return self._few
+        return plan(X, high, self.centroids, self.origin, self.metric, mean_square(self.stats), self._single)
+
+    def restart_starved(
+        self,
+        X: Real,
+        row_weights: NDArray[np.float64],
+        learned: Learned,
+        share: float,
+        idle: float,
+        rng: NDArray[np.uint64],
+    ) -> None:
+        """Give each cluster that starves a far row of the batch just learned; `OnlineKMeans` tells the rule."""
+        squared = learned.squared
+        while (j := starved(self.stats, share, idle)) >= 0:
+            i = draw(row_weights, squared, rng)
+            if i < 0 or squared[i] < mean_square(self.stats):
+                break
+            weight = float(row_weights[i]) if len(row_weights) else 1.0
+            if not self._move(X[i].astype(np.float64), weight, float(squared[i]), int(learned.labels[i]), j):
+                break
+            # Rows that are now nearer to the new centroid do not call for another one.
+            gaps = (X - self.centroids[j]) * self.metric.factors
+            squared = np.minimum(squared, (gaps**2).sum(axis=1))
+
+    def _move(self, x: NDArray[np.float64], weight: float, squared: float, donor: int, j: int) -> bool:
+        """Move a row from the cluster that has it to the starved cluster j; False if it is all that cluster has."""
+        rest = self.stats[donor, WEIGHT] - weight
+        if donor == j or not rest > 1e-9 * weight:
+            return False
+        self.centroids[donor] += weight / rest * (self.centroids[donor] - x)
+        self.stats[donor, WEIGHT] = rest
+        self.stats[donor, COST] = max(0.0, self.stats[donor, COST] - weight * squared)
+        self.centroids[j] = x
+        if self.metric.spherical:
+            to_unit_length(self.centroids)
+        self.stats[j] = self.stats[j, WEIGHT] + weight, 0.0, 0.0
+        self.ids[j] = self.next_id
+        self.next_id += 1
+        return True
+
+
+def plan(
+    X: Real,
+    high: float,
+    centroids: NDArray[np.float64],
+    origin: NDArray[np.float64],
+    metric: Metric,
+    mean: float,
+    single: Real | None = None,
+) -> Plan:
+    """Choose the scale and the precision in which rows are compared with centroids.
+
+    Parameters
+    ----------
+    high
+        Largest absolute value in X.
+    origin
+        A mean of the centroids.
+    mean
+        Mean squared distance that is expected.
+    single
+        Scratch of `packed_like` in float32, if there is one.
+    """
+    k, d = centroids.shape
+    factors = metric.factors
+    # The origin is a mean of centroids, so no difference to it exceeds this.
+    bound = (high + 2.0 * largest(frozen(centroids.reshape(-1)))) * largest(factors)
+    limit = FLOAT32_RATIO * mean
+    double = not bound * bound * d <= limit
+    if double:
+        bound = max(extent(X, origin, factors), extent(frozen(centroids), origin, factors))
+        double = not bound * bound * d <= limit
+    scale = factors * power_of_two(bound)
+    packed = single if single is not None and not double else packed_like(k, d, double=double)
+    return Plan(scale, ONES if metric.plain else factors, packed)
+
+
+def nearest(
+    X: Real,
+    high: float,
+    centroids: NDArray[np.float64],
+    origin: NDArray[np.float64],
+    metric: Metric,
+    mean: float,
+) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+    """Index of the nearest centroid of each row, and the squared distance to it; arguments as in `plan`."""
+    scale, factors, packed = plan(X, high, centroids, origin, metric, mean)
+    labels, squared = np.empty(len(X), np.int32), np.empty(len(X))
+    pack_centroids(centroids, origin, scale, packed)
+    assign(X, origin, scale, factors, packed, centroids, labels, squared)
+    return labels, squared
+
+
+def shares(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(n,) weights over their sum; the same for all when none has weight, or their sum is beyond float64."""
+    mass = float(weights.sum())
+    if 0.0 < mass < math.inf:
+        return weights / mass
+    return np.full(len(weights), 1.0 / max(1, len(weights)))
+
+
+def middle(centroids: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(d,) weighted mean of centroids, or of rows; the plain one when none has weight, zeros when there are none."""
+    share = shares(weights)
+    mean = np.empty(centroids.shape[1])
+    weighted_sum(frozen(centroids), frozen(share), mean)
+    return mean
+
+
+def array(arrays: Mapping[str, NDArray[Any]], name: str, dtype: type[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """One array of a state, checked and copied."""
+    copy = np.array(arrays[name], dtype)
+    if copy.shape != shape:
+        raise StateError(f"array {name!r} has the shape {copy.shape}, not {shape}")
+    return copy

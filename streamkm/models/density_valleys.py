@@ -1,0 +1,169 @@
+"""Whether clusters are heaps: whether there are fewer points between two of them than in the sparser of the two.
+
+**The test.** The points of two clusters that are near the line through their centroids are looked at along that line.
+The core of a cluster holds the middle half of its points. If both were parts of one heap, points between the cores
+would lie at least as densely as in the sparser core; a window there that holds clearly fewer is a valley. Nothing in it
+depends on units, on tails, or on how wide or heavy the clusters are in comparison.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamkm.models.weighted_rows import Labels, Reals
+
+CLEAR = 3.5
+"""Standard errors by which a window must hold fewer points than it would."""
+PARTS, WINDOWS = (1.0, 0.5, 0.25), 9
+"""How much of the room between two cores a window takes, at most the width of the sparser core; and its places."""
+FENCE_QUANTILE, FENCE, FAR = 0.05, 3.0, 0.02
+"""Rows are far when they lie so many ranges, from this quantile to that one of the other end, beyond it in some field;
+but never more than this share of them."""
+BESIDE = 0.75
+"""Share of the points of two clusters that are near the line through their centroids."""
+_LEVELS, _LEVEL = 50, 1e-3
+"""A field has levels if it has so few distinct values, told apart by this share of their range, at most."""
+
+Flags = NDArray[np.bool_]
+
+
+def quantiles(values: Reals, weights: Reals, wanted: tuple[float, ...]) -> list[float]:
+    """Weighted quantiles: the lowest values at which so much of the weight is reached."""
+    order = np.argsort(values, kind="stable")
+    reached = np.cumsum(weights[order])
+    places = np.searchsorted(reached, np.array(wanted) * reached[-1])
+    return [float(v) for v in values[order][np.minimum(places, len(values) - 1)]]
+
+
+def near(rows: Reals, weights: Reals) -> Flags:
+    """(n,): all rows but a few that lie far from the others in some field.
+
+    Parameters
+    ----------
+    rows, weights
+        (n, d) and (n,), n at least 1.
+    """
+    inside = np.ones(len(rows), np.bool_)
+    for column in rows.T:
+        low, high = quantiles(column, weights, (FENCE_QUANTILE, 1.0 - FENCE_QUANTILE))
+        reach = FENCE * (high - low)
+        if reach > 0.0:
+            inside &= (column >= low - reach) & (column <= high + reach)
+    return inside if weights[~inside].sum() <= FAR * weights.sum() else np.ones(len(rows), np.bool_)
+
+
+def without_levels(rows: Reals, seed: int) -> Reals:
+    """Rows whose fields with few distinct values are spread between these: gaps between levels are no valleys."""
+    spread = rows.copy()
+    rng = np.random.default_rng(seed)
+    for t, column in enumerate(rows.T):
+        low, high = float(column.min()), float(column.max())
+        if not high > low:
+            continue
+        levels = np.unique(np.round((column - low) / ((high - low) * _LEVEL)))
+        if len(levels) <= _LEVELS:
+            step = float(np.median(np.diff(levels))) * (high - low) * _LEVEL
+            spread[:, t] += rng.uniform(-0.5 * step, 0.5 * step, len(rows))
+    return spread
+
+
+def apart(rows: Reals, weights: Reals, centroids: Reals, labels: Labels) -> bool:
+    """Whether there is a valley between every two clusters.
+
+    Parameters
+    ----------
+    rows, weights
+        (n, d) and (n,), positive.
+    centroids
+        (k, d).
+    labels
+        (n,): nearest centroid of each row.
+    """
+    k = len(centroids)
+    members = [np.flatnonzero(labels == j) for j in range(k)]
+    far = ((centroids[:, np.newaxis] - centroids) ** 2).sum(axis=2)
+    pairs = sorted((float(far[a, b]), a, b) for a in range(k) for b in range(a + 1, k))
+    return all(_pair(rows, weights, centroids[a], centroids[b], members[a], members[b]) for _, a, b in pairs)
+
+
+def _pair(
+    rows: Reals, weights: Reals, first: Reals, second: Reals, own: NDArray[np.int64], others: NDArray[np.int64]
+) -> bool:
+    axis = second - first
+    length = float(np.linalg.norm(axis))
+    if not (length > 0.0 and len(own) and len(others)):
+        return False
+    places = np.concatenate([own, others])
+    offsets = rows[places] - 0.5 * (first + second)
+    along = offsets @ (axis / length)
+    beside = np.square(offsets).sum(axis=1) - along**2
+    # Cells have a waist where they meet, which would look like a valley: far from the line nothing is looked at.
+    seen = beside <= np.quantile(beside, BESIDE)
+    left = np.arange(len(places)) < len(own)
+    return valley(along[seen & left], weights[places][seen & left], along[seen & ~left], weights[places][seen & ~left])
+
+
+def valley(left: Reals, left_weights: Reals, right: Reals, right_weights: Reals) -> bool:
+    """Whether there is a valley between some values and larger ones.
+
+    Parameters
+    ----------
+    left, left_weights
+        (n,) each.
+    right, right_weights
+        (m,) each.
+    """
+    if not (len(left) and len(right)):
+        return False
+    (a_low, a_high), (b_low, b_high) = (
+        quantiles(v, w, (0.25, 0.75)) for v, w in ((left, left_weights), (right, right_weights))
+    )
+    room = b_low - a_high
+    if not room > 0.0:
+        return False
+    # A core of equal values is as wide as can be told.
+    least = 1e-9 * (b_high - a_low)
+    cores = [
+        (max(high - low, least), 0.5 * float(w.sum()), 0.5 * float(w.sum() ** 2 / np.square(w).sum()))
+        for low, high, w in ((a_low, a_high, left_weights), (b_low, b_high, right_weights))
+    ]
+    if min(count for _, _, count in cores) <= CLEAR**2:
+        return False  # so few points may lie together by chance
+    width, mass, count = min(cores, key=lambda core: core[1] / core[0])
+    values, weights = np.concatenate([left, right]), np.concatenate([left_weights, right_weights])
+    for part in PARTS:
+        window = min(width, part * room)
+        starts = np.linspace(a_high, b_low - window, WINDOWS)
+        held = min(float(weights[(values > at) & (values < at + window)].sum()) for at in starts)
+        expected, found = window / width * count, held / mass * count
+        if expected - found > CLEAR * math.sqrt(expected + found):
+            return True
+    return False
+
+
+def several(rows: Reals, weights: Reals) -> list[int]:
+    """Fields that fall into heaps by themselves, whatever the unit of the others.
+
+    Parameters
+    ----------
+    rows, weights
+        (n, d) and (n,), positive.
+    """
+    return [t for t in range(rows.shape[1]) if _in_two(rows[:, t], weights)]
+
+
+def _in_two(values: Reals, weights: Reals) -> bool:
+    """Cut where it lowers the squares most, which is 2-means of one dimension, and look for a valley there."""
+    order = np.argsort(values, kind="stable")
+    x, w = values[order], weights[order]
+    mass, sums = np.cumsum(w)[:-1], np.cumsum(w * x)[:-1]
+    rest, total = w.sum() - mass, float((w * x).sum())
+    if not len(mass):
+        return False
+    rest = np.maximum(rest, 1e-300)  # rounding may leave nothing, or less
+    gain = np.square(sums / mass - (total - sums) / rest) * mass * rest
+    cut = int(gain.argmax()) + 1
+    return valley(x[:cut], w[:cut], x[cut:], w[cut:])

@@ -1,0 +1,276 @@
+"""Lloyd's algorithm, as the text-book has it: assign, update, until nothing changes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamkm.kernels.exact.distances import own_squares, relocate
+from streamkm.kernels.exact.sums import LIMB, move_centroids
+from streamkm.models.exact.assign import Assigner, Totals, first_assignment
+from streamkm.models.exact.points import Points, Window, power_of_two
+from streamkm.models.exact.threads import Crew
+
+log = logging.getLogger(__name__)
+
+ON_IT = 2.0**-100
+"""A point lies on its centroid within this squared distance a dimension, where coordinates are one at most: the mean of
+equal points is one of them but for rounding. Else clusters without points would take them in turns for ever."""
+
+Stopped = Literal["labels", "tol", "max_iter"]
+
+
+@dataclass(frozen=True, eq=False)
+class Iteration:
+    """One iteration of a fit.
+
+    Parameters
+    ----------
+    centroids
+        (k, d) to which points were assigned.
+    sizes
+        (k,) summed weights of the points assigned to each.
+    inertia
+        Weighted sum of squared distances to them.
+    moved
+        Points whose label this iteration changed; all of them in the first.
+    """
+
+    centroids: NDArray[np.float64]
+    sizes: NDArray[np.float64]
+    inertia: float
+    moved: int
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """The end of one run.
+
+    Parameters
+    ----------
+    centroids
+        (k, d).
+    sizes
+        (k,) summed weights of the points nearest to each.
+    costs
+        (k,) weighted sums of their squared distances.
+    inertia
+        Sum of `costs`, rounded once.
+    n_iter
+        Assignments made, the one that changed nothing included.
+    stopped
+        Why: no label changed, no centroid moved more than `tol`, or `max_iter`.
+    trace
+        All iterations, if they were asked for.
+    """
+
+    centroids: NDArray[np.float64]
+    sizes: NDArray[np.float64]
+    costs: NDArray[np.float64]
+    inertia: float
+    n_iter: int
+    stopped: Stopped
+    trace: tuple[Iteration, ...]
+
+
+class Lloyd:
+    """One run from given centroids.
+
+    Parameters
+    ----------
+    points
+        The points.
+    start
+        (k, d) centroids to start from, raw.
+    crew
+        Threads.
+    n_iter, moved
+        To go on where another process stopped: which iteration the start is that of, and how many labels it changed.
+
+    Attributes
+    ----------
+    n_iter
+        Iterations so far.
+    stopped
+        Why it stopped.
+    """
+
+    def __init__(
+        self, points: Points, start: NDArray[np.float64], crew: Crew, *, n_iter: int = 1, moved: int | None = None
+    ) -> None:
+        k, d = start.shape
+        self.points, self.crew, self.k = points, crew, k
+        self.raw_centroids = start.astype(np.float64)
+        self.centroids = points.working(self.raw_centroids)
+        self.totals = Totals(crew.n_threads, k, d)
+        self._drift = np.zeros(k)
+        self.n_iter = n_iter - 1
+        self.stopped: Stopped = "max_iter"
+        self.assigner: Assigner = first_assignment(points, k, self.totals, crew, self.raw_centroids, self.centroids)
+        self._moved = len(self.assigner.labels) if moved is None else moved
+        self.rows_read = len(self.assigner.labels)
+
+    def steps(self, max_iter: int, tol: float) -> Iterator[int]:
+        """Iterate; yield, with points assigned and before centroids are updated, how many labels changed.
+
+        Parameters
+        ----------
+        max_iter
+            Most updates of centroids.
+        tol
+            Stop when no centroid moved more than this, in the unit of the points.
+        """
+        first = True
+        while self.n_iter < max_iter:
+            self.n_iter += 1
+            # Step 1. Assign (the first assignment was made with the run). A full pass, whatever the bounds say,
+            # certifies that nothing changed.
+            if not first:
+                self._moved = self._label(force=False)
+                self.rows_read = self.assigner.read
+                if not self._moved:
+                    self._moved = self._label(force=True)
+                    self.rows_read += self.assigner.read
+            first = False
+            yield self._moved
+            # Step 2. Update, after clusters without points have got the farthest ones.
+            changed = self._moved
+            largest = self._update(may_stay=False)
+            if largest < 0.0:
+                changed += self._relocate_empty()
+                largest = self._update(may_stay=True)
+            if self.n_iter > 1 and not changed:
+                self.stopped = "labels"
+                return
+            if largest <= tol:
+                self.stopped = "tol"
+                break
+        self._label(force=True)  # labels are one update behind
+
+    def finish(self, trace: tuple[Iteration, ...] = ()) -> Fit:
+        """Sum up."""
+        costs, inertia = self.costs()
+        return Fit(self.raw_centroids.copy(), self.sizes(), costs, inertia, self.n_iter, self.stopped, trace)
+
+    def record(self) -> Iteration:
+        """Describe the iteration that `steps` just yielded."""
+        return Iteration(self.raw_centroids.copy(), self.sizes(), self.costs()[1], self._moved)
+
+    def sizes(self) -> NDArray[np.float64]:
+        """(k,) summed weights of clusters."""
+        return self.totals.weights * self.points.weight_unit
+
+    def _label(self, *, force: bool) -> int:
+        return self.assigner.label(self.raw_centroids, self.centroids, force=force)
+
+    def _update(self, *, may_stay: bool) -> float:
+        """Move centroids to their means; return the largest move, or -1 if one has no points and may not stay."""
+        p, t = self.points, self.totals
+        largest = move_centroids(
+            t.sums, t.counts, p.origin, p.scale, p.unit, self.raw_centroids, self.centroids, self._drift, may_stay
+        )
+        if largest > 0.0:
+            self.assigner.moved(self._drift)
+        return largest
+
+    def _relocate_empty(self) -> int:
+        """Move the farthest points to clusters without any, as scikit-learn does; return how many moved.
+
+        The farther point goes first, of equally far ones that with the lower index. A point that lies on its centroid,
+        has no weight or is alone in its cluster stays.
+        """
+        counts = self.totals.counts.sum(axis=0)
+        empty = np.flatnonzero(counts == 0)
+        if not len(empty):
+            return 0
+        p, labels = self.points, self.assigner.labels
+        moved: list[int] = []
+        for row in self._farthest(len(empty) + self.k):  # at most one of a cluster is refused
+            old = int(labels[row])
+            if len(moved) < len(empty) and counts[old] > 1:
+                new = int(empty[len(moved)])
+                weight = float(p.weights[row]) if len(p.weights) else 1.0
+                relocate(p.raw, row, p.origin, p.scale, weight, self.totals.sums[0], self.totals.counts[0], old, new)
+                counts[old] -= 1
+                labels[row] = new
+                moved.append(row)
+        self.assigner.forget(np.array(moved, np.int64))
+        log.debug("%d of %d clusters without points got the farthest ones", len(moved), len(empty))
+        return len(moved)
+
+    def _farthest(self, count: int) -> list[int]:
+        """Rows farthest from their centroids, of equally far ones the first given; none at 0 or without weight."""
+        p = self.points
+        best, far, given = np.empty(0, np.int64), np.empty(0), np.empty(0, np.int64)
+        for window in p.windows:
+            first, last = window.rows
+            squares = np.empty(last - first)
+            self._squares(window, squares)
+            if len(p.weights):
+                squares[p.weights[first:last] == 0.0] = 0.0
+            least = max(float(far[-1]) if len(far) == count else 0.0, _highest(squares, count))
+            rows = first + np.flatnonzero((squares >= least) & (squares > ON_IT * p.raw.shape[1]))
+            best, far = np.append(best, rows), np.append(far, squares[rows - first])
+            given = np.append(given, p.places[rows] if len(p.places) else rows)
+            order = np.lexsort((given, -far))[:count]
+            best, far, given = best[order], far[order], given[order]
+            if len(p.windows) > 1:
+                p.release(window, self.assigner.labels)
+        found: list[int] = best.tolist()
+        return found
+
+    def _squares(self, window: Window, squares: NDArray[np.float64]) -> tuple[NDArray[np.int64], float]:
+        """Squared distances of the rows of a window to their centroids, times ``scale**2``.
+
+        Returns
+        -------
+        tuple
+            Their sums, by clusters in limbs, and in what unit these are.
+        """
+        p = self.points
+        # No row is farther from its centroid than from the one that is nearest to the origin.
+        reach = float(np.abs((self.raw_centroids - p.origin) * p.scale).max(axis=1).min())
+        unit = power_of_two(2.0 * p.raw.shape[1] * (1.0 + reach) ** 2)
+        costs = np.zeros((self.crew.n_threads, self.k, 3), np.int64)
+
+        def work(part: int, parts: int) -> None:
+            own_squares(
+                part, parts, *window.rows, p.raw, self.assigner.labels, self.raw_centroids, p.scale, p.weights, unit,
+                squares, costs[part],
+            )  # fmt: skip
+
+        self.crew.share(work, (window.rows[1] - window.rows[0]) * (p.raw.shape[1] + 4))
+        return costs.sum(axis=0), unit
+
+    def costs(self) -> tuple[NDArray[np.float64], float]:
+        """Sum up squared distances, by clusters and over all: exact sums, rounded once."""
+        p = self.points
+        limbs, unit = np.zeros((self.k, 3), np.int64), 1.0
+        for window in p.windows:
+            some, unit = self._squares(window, np.empty(0))
+            limbs += some
+            if len(p.windows) > 1:
+                p.release(window, self.assigner.labels)
+        whole = [(high << 62) + (middle << 31) + low for high, middle, low in limbs.tolist()]
+        sums = np.array([*(cost / 2**93 for cost in whole), sum(whole) / 2**93])
+        sums = sums / unit * p.weight_unit / p.scale / p.scale
+        return sums[:-1], float(sums[-1])
+
+    def lead(self) -> float:
+        """By how much the inertia exceeds that of all points at the origin, about: it costs no pass."""
+        p, t = self.points, self.totals
+        limbs = t.sums.sum(axis=0)
+        sums = (limbs[:, 0] + limbs[:, 1] / LIMB) / LIMB
+        centroids = (self.raw_centroids - p.origin) * p.scale
+        parts = sums[:, -1:] * centroids**2 - 2.0 * centroids * sums[:, :-1]
+        return float(parts.sum()) * p.weight_unit / p.scale / p.scale
+
+
+def _highest(squares: NDArray[np.float64], count: int) -> float:
+    """The lowest of the highest few."""
+    return float(np.partition(squares, -count)[-count]) if len(squares) > count else 0.0

@@ -1,0 +1,320 @@
+"""Points as the exact algorithm works on them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamkm.kernels.exact.blocks import REGION
+from streamkm.kernels.exact.distances import total
+from streamkm.kernels.exact.layout import bound_blocks, bound_regions, centred, survey
+from streamkm.kernels.exact.sums import LIMB, Real
+from streamkm.models.exact.kd_order import put_in_order
+from streamkm.models.exact.storage import Storage, release
+from streamkm.models.exact.threads import Crew
+
+BLOCK = 512
+"""Rows of a block: measured best of 64 to 1024, the longer lists of large blocks against the smaller overhead."""
+
+_MAX_BLOCK_DIMENSIONS = 16
+_MIN_BLOCK_ROWS = 16 * BLOCK
+_MIN_BLOCK_CENTROIDS = 8
+
+_FAR = 30.0
+"""Float32 points of at most so many times half their range are compared as they are, without a copy."""
+
+_GRID = 2.0**16
+"""Steps of an origin within the largest coordinate."""
+
+_NO_PLACES = np.empty(0, np.int32)
+_NO_WEIGHTS = np.empty(0)
+_NO_BOXES = np.empty((0, 3, 0), np.float32)
+
+
+def frozen(array: NDArray[Any]) -> NDArray[Any]:
+    """View an array as a plain read-only one: the only type that kernels are compiled for."""
+    view = array.view(np.ndarray)
+    view.flags.writeable = False
+    return view
+
+
+@dataclass(frozen=True)
+class Window:
+    """What is looked at before its pages are let go of: a range of regions, as such, in blocks and in rows."""
+
+    regions: tuple[int, int]
+    blocks: tuple[int, int]
+    rows: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Points:
+    """Points in the order in which kernels read them, and how to compare them without losing digits.
+
+    Working coordinates are ``(raw - origin) * unit``, in float32; a power of two, so that only the subtraction rounds.
+
+    Parameters
+    ----------
+    given
+        (n, d) as given, C-contiguous.
+    given_weights
+        (n,) as given; empty for ones.
+    raw
+        The points, perhaps in another order.
+    rows
+        (n, d) the same in working coordinates.
+    places
+        Which of `given` each row is; empty for the same.
+    weights
+        As `raw`, at most 1; empty for ones.
+    weight_unit
+        What a weight of 1 was.
+    origin, scale
+        ``(raw - origin) * scale`` is at most 1 in size; `scale` is a power of two.
+    unit
+        `scale`, or 1 if raw coordinates do.
+    extent
+        The largest norm of a row, in working coordinates.
+    offsets
+        (blocks + 1,) where blocks of rows start.
+    boxes, radii
+        Boxes of blocks, then of regions; empty if blocks are no neighbours.
+    windows
+        All rows, in ranges of what may be in memory.
+    storage
+        Where arrays of one entry a row live.
+    """
+
+    given: Real
+    given_weights: NDArray[np.float64]
+    raw: Real
+    rows: NDArray[np.float32]
+    places: NDArray[np.int32]
+    weights: NDArray[np.float64]
+    weight_unit: float
+    origin: NDArray[np.float64]
+    scale: float
+    unit: float
+    extent: float
+    offsets: NDArray[np.int64]
+    boxes: NDArray[np.float32]
+    radii: NDArray[np.float64]
+    windows: tuple[Window, ...]
+    storage: Storage
+
+    @property
+    def has_blocks(self) -> bool:
+        """Whether blocks are neighbours in space."""
+        return len(self.boxes) > 0
+
+    def working(self, raw: NDArray[Any]) -> NDArray[np.float64]:
+        """Bring centroids or points to working coordinates."""
+        return (raw - self.origin) * self.unit
+
+    def original_labels(self, labels: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Bring labels of `rows` to the order in which the points were given."""
+        if not len(self.places):
+            return labels
+        given = np.empty_like(labels)
+        given[self.places] = labels
+        return given
+
+    def sweep(
+        self, crew: Crew, work: Callable[[int, int, Window], object], nanoseconds: float, *kept: NDArray[Any]
+    ) -> None:
+        """Have threads work through all windows, one after the other.
+
+        Parameters
+        ----------
+        crew
+            The threads.
+        work
+            ``work(part, parts, window)`` calls a kernel.
+        nanoseconds
+            About how long all of it takes on one thread.
+        kept
+            Arrays besides points and weights that it uses, of one entry a row.
+        """
+        for window in self.windows:
+            crew.share(partial(_in_window, work, window), nanoseconds / len(self.windows))
+            if len(self.windows) > 1:
+                self.release(window, *kept)
+
+    def release(self, window: Window, *kept: NDArray[Any]) -> None:
+        """Let go of the pages of a window."""
+        for array in (self.rows, self.raw, self.weights, *kept):
+            if len(array):
+                release(array, *window.rows)
+
+
+def _in_window(work: Callable[[int, int, Window], object], window: Window, part: int, parts: int) -> None:
+    work(part, parts, window)
+
+
+def prepare(
+    X: Real,
+    sample_weight: NDArray[np.float64] | None,
+    n_clusters: int,
+    crew: Crew | None = None,
+    *,
+    blocks: bool | None = None,
+    storage: Storage | None = None,
+) -> Points:
+    """Choose how to compare points, and put neighbours together where that pays.
+
+    Parameters
+    ----------
+    X
+        (n, d) float32 or float64, C-contiguous, finite.
+    sample_weight
+        (n,) not negative, or None.
+    n_clusters
+        How many centroids there will be.
+    crew
+        Threads; None for this one.
+    blocks
+        Whether to put neighbours together; None to decide.
+    storage
+        Where arrays live; None for memory.
+    """
+    n, d = X.shape
+    storage, crew = storage or Storage(), crew or Crew(1)
+    raw = frozen(X)
+    origin, scale, unit, extent = _frame_of(raw, crew, storage)
+    weights, weight_unit = _scaled(sample_weight, storage)
+    if blocks is None:
+        blocks = d <= _MAX_BLOCK_DIMENSIONS and n >= _MIN_BLOCK_ROWS and n_clusters >= _MIN_BLOCK_CENTROIDS
+    places = _NO_PLACES
+    offsets = np.minimum(np.arange(0, n + BLOCK, BLOCK), n)
+    as_given = X.dtype == np.float32 and unit == 1.0 and not origin.any()
+    rows: NDArray[np.float32] = raw
+    if blocks or not as_given:
+        rows = storage.allocate((n, d), np.float32)
+        for a, b in storage.chunks(n, d * (raw.itemsize + 4)):
+            crew.divide(a, b, lambda _, i, j: centred(raw[i:j], origin, unit, rows[i:j]), float((b - a) * d))
+            release(raw, a, b)
+            release(rows, a, b)
+    if blocks:
+        ordered = put_in_order(rows, None if as_given else raw, weights, BLOCK, crew, storage)
+        raw = frozen(rows if ordered.raw is None else ordered.raw)
+        weights, places, offsets = ordered.weights, ordered.places, ordered.offsets
+    regions = np.append(offsets[:-1:REGION], n)
+    windows = _windows(offsets, regions, storage.at_once(4 * d + 16 + (0 if raw is rows else d * raw.itemsize)))
+    boxes, radii = _boxes(rows, offsets, len(regions) - 1, windows, crew) if blocks else (_NO_BOXES, np.empty(0))
+    return Points(
+        given=frozen(X),
+        given_weights=_NO_WEIGHTS if sample_weight is None or not len(weights) else frozen(sample_weight),
+        raw=raw,
+        rows=frozen(rows),
+        places=places,
+        weights=frozen(weights),
+        weight_unit=weight_unit,
+        origin=origin,
+        scale=scale,
+        unit=unit,
+        extent=extent,
+        offsets=offsets,
+        boxes=boxes,
+        radii=radii,
+        windows=windows,
+        storage=storage,
+    )
+
+
+def _windows(offsets: NDArray[np.int64], regions: NDArray[np.int64], at_once: int | None) -> tuple[Window, ...]:
+    """Gather regions until they have as many rows as may be in memory."""
+    n_regions, n_blocks = len(regions) - 1, len(offsets) - 1
+    found, first = [], 0
+    while first < n_regions:
+        last = n_regions
+        if at_once is not None:
+            last = max(first + 1, int(np.searchsorted(regions, regions[first] + at_once, side="right")) - 1)
+        found.append(
+            Window(
+                (first, last),
+                (first * REGION, min(n_blocks, last * REGION)),
+                (int(regions[first]), int(regions[last])),
+            )
+        )
+        first = last
+    return tuple(found)
+
+
+def _boxes(
+    rows: NDArray[np.float32],
+    offsets: NDArray[np.int64],
+    n_regions: int,
+    windows: tuple[Window, ...],
+    crew: Crew,
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Box blocks, then regions."""
+    n_blocks = len(offsets) - 1
+    boxes = np.empty((n_blocks + n_regions, 3, rows.shape[1]), np.float32)
+    radii = np.empty(len(boxes))
+    readable = frozen(rows)
+    for window in windows:
+
+        def work(_: int, a: int, b: int) -> None:
+            bound_blocks(readable, offsets[a : b + 1], boxes[a:b], radii[a:b])
+
+        crew.divide(*window.blocks, work, 2.0 * (window.rows[1] - window.rows[0]) * rows.shape[1])
+        release(rows, *window.rows)
+    bound_regions(n_blocks, REGION, boxes, radii)
+    return boxes, radii
+
+
+def _frame_of(raw: Real, crew: Crew, storage: Storage) -> tuple[NDArray[np.float64], float, float, float]:
+    """Choose origin, scale and unit, whatever the order of rows; the last is the largest norm of a row."""
+    n, d = raw.shape
+    low, high = np.full(d, np.inf), np.full(d, -np.inf)
+    lows, highs = np.full((crew.n_threads, d), np.inf), np.full((crew.n_threads, d), -np.inf)
+    for a, b in storage.chunks(n, d * raw.itemsize):
+        crew.divide(a, b, lambda part, i, j: survey(raw[i:j], lows[part], highs[part]), 0.3 * (b - a) * d)
+        low, high = np.minimum(low, lows.min(axis=0)), np.maximum(high, highs.max(axis=0))
+        release(raw, a, b)
+    middle, reach = low / 2 + high / 2, high / 2 - low / 2
+    size = float(np.maximum(-low, high).max())
+    as_given = raw.dtype == np.float32 and 1e-12 < size < 1e12 and size <= _FAR * float(reach.max())
+    origin = np.zeros(d)
+    if not as_given:
+        sums = np.zeros((crew.n_threads, 1, 2, d + 1), np.int64)
+        scale = power_of_two(float(reach.max()))
+        for a, b in storage.chunks(n, d * raw.itemsize):
+            crew.divide(a, b, lambda part, i, j: total(raw[i:j], middle, scale, sums[part]), 3.0 * (b - a) * d)
+            release(raw, a, b)
+        limbs = sums.sum(axis=0)[0]
+        mean = middle + (limbs[0, :d] + limbs[1, :d] / LIMB) / LIMB / n / scale
+        # A round number, so that subtracting it rounds as little as can be.
+        origin = np.round(mean * scale * _GRID) / _GRID / scale
+    reach = np.maximum(high - origin, origin - low)
+    scale = power_of_two(float(reach.max()))
+    unit = 1.0 if as_given else scale
+    return origin, scale, unit, float(np.sqrt(((reach * unit) ** 2).sum()))
+
+
+def power_of_two(largest: float) -> float:
+    """Find the power of two that brings a number to between a half and 1."""
+    return math.ldexp(1.0, max(-1000, min(1000, -math.frexp(largest)[1]))) if largest > 0 else 1.0
+
+
+def _scaled(sample_weight: NDArray[np.float64] | None, storage: Storage) -> tuple[NDArray[np.float64], float]:
+    """Divide weights by a power of two so that the largest is at most 1; none are needed when all are equal."""
+    if sample_weight is None or not len(sample_weight):
+        return _NO_WEIGHTS, 1.0
+    chunks = list(storage.chunks(len(sample_weight), 16))
+    largest = max(float(sample_weight[a:b].max()) for a, b in chunks)
+    if largest == min(float(sample_weight[a:b].min()) for a, b in chunks) > 0.0:
+        return _NO_WEIGHTS, largest
+    unit = math.ldexp(1.0, math.frexp(largest)[1])
+    weights = storage.allocate(sample_weight.shape, np.float64)
+    for a, b in chunks:
+        np.divide(sample_weight[a:b], unit, out=weights[a:b])
+        release(sample_weight, a, b)
+        release(weights, a, b)
+    return weights, unit

@@ -1,0 +1,67 @@
+"""Answers of given centroids: labels that are those of a plain float64 loop, and distances to the nearest."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamkm.kernels.exact.distances import own_squares
+from streamkm.kernels.exact.sums import Real
+from streamkm.models.exact.assign import Totals, first_assignment
+from streamkm.models.exact.points import frozen, prepare
+from streamkm.models.exact.threads import Crew
+
+
+def nearest_labels(array: Real, centroids: NDArray[np.float64], crew: Crew) -> NDArray[np.int32]:
+    """Find the nearest centroid of each point, the lowest index of several equally near.
+
+    Parameters
+    ----------
+    array
+        (n, d) C-contiguous, finite.
+    centroids
+        (k, d).
+    crew
+        Threads.
+    """
+    k, d = centroids.shape
+    points = prepare(array, None, 1)  # 1: making blocks takes longer than one pass
+    totals = Totals(crew.n_threads, 0, d)
+    return first_assignment(points, k, totals, crew, centroids, points.working(centroids)).labels
+
+
+def own_distances(
+    array: Real, labels: NDArray[np.int32], centroids: NDArray[np.float64], crew: Crew
+) -> NDArray[np.float64]:
+    """Compute the distance of each point to its centroid.
+
+    Parameters
+    ----------
+    array
+        (n, d) C-contiguous, finite.
+    labels
+        (n,).
+    centroids
+        (k, d).
+    crew
+        Threads.
+    """
+    scale = scale_for(array, centroids)
+    squares = np.empty(len(array))
+    costs = np.zeros((crew.n_threads, len(centroids), 3), np.int64)
+    readable = frozen(array)
+
+    def work(part: int, parts: int) -> None:
+        own_squares(
+            part, parts, 0, len(array), readable, labels, centroids, scale, np.empty(0), 1.0, squares, costs[part]
+        )
+
+    crew.share(work, array.size + 4.0 * len(array))
+    distances: NDArray[np.float64] = np.sqrt(squares) / scale
+    return distances
+
+
+def scale_for(array: Real, centroids: NDArray[np.float64]) -> float:
+    """Choose a power of two with which squared differences neither overflow nor vanish."""
+    size = max(float(array.max()), -float(array.min()), float(np.abs(centroids).max())) if array.size else 1.0
+    return float(2.0 ** -np.clip(np.frexp(size)[1], -1000, 1000))

@@ -1,0 +1,229 @@
+"""All runs of a fit, of which the best is kept; step by step, so that it can be watched and gone on with."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from streamkm.errors import DataError, SettingsError
+from streamkm.models.exact.lloyd import Fit, Iteration, Lloyd
+from streamkm.models.exact.points import Points
+from streamkm.models.exact.seeding import seed
+from streamkm.models.exact.storage import release
+from streamkm.models.exact.threads import Crew
+
+METHODS = ("k-means++", "k-means||", "random")
+
+_STRIP = 1 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What is asked for.
+
+    Parameters
+    ----------
+    k
+        How many clusters.
+    init
+        A method of `seed`, or (k, d) centroids.
+    n_init
+        How many runs, if a method is given.
+    max_iter, tol
+        As in `Lloyd.steps`.
+    trace
+        Keep a record of every iteration.
+    """
+
+    k: int
+    init: str | NDArray[np.float64]
+    n_init: int
+    max_iter: int
+    tol: float
+    trace: bool
+
+    @classmethod
+    def checked(
+        cls, n_clusters: int, init: str | ArrayLike, n_init: int, max_iter: int, tol: float, *, trace: bool
+    ) -> Self:
+        """Make one of settings that may be wrong.
+
+        Raises
+        ------
+        SettingsError
+            One is out of its range.
+        """
+        for name, value in (("n_clusters", n_clusters), ("n_init", n_init), ("max_iter", max_iter)):
+            if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
+                raise SettingsError(f"{name} must be an integer of at least 1, not {value!r}")
+        if not isinstance(tol, numbers.Real) or not tol >= 0:
+            raise SettingsError(f"tol must be a number of at least 0, not {tol!r}")
+        if isinstance(init, str) and init not in METHODS:
+            raise SettingsError(f"init must be one of {', '.join(METHODS)} or an array, not {init!r}")
+        start = init if isinstance(init, str) else _start(init)
+        return cls(int(n_clusters), start, int(n_init), int(max_iter), float(tol), bool(trace))
+
+    def check_points(self, shape: tuple[int, ...]) -> None:
+        """Raise if points of this shape cannot be fitted so.
+
+        Raises
+        ------
+        DataError
+            There are fewer points than clusters.
+        SettingsError
+            The start does not fit.
+        """
+        n, d = shape
+        if n < self.k:
+            raise DataError(
+                f"n_samples={n} should be >= n_clusters={self.k}", hint="Ask for fewer clusters, or give more points"
+            )
+        if not isinstance(self.init, str) and self.init.shape != (self.k, d):
+            raise SettingsError(
+                f"The shape of the initial centers {self.init.shape} does not match (n_clusters, n_features) = "
+                f"{(self.k, d)}"
+            )
+
+    @property
+    def n_runs(self) -> int:
+        """One will do from given centroids."""
+        return self.n_init if isinstance(self.init, str) else 1
+
+
+def _start(init: ArrayLike) -> NDArray[np.float64]:
+    """Check given centroids."""
+    try:
+        start = np.ascontiguousarray(init, np.float64)
+    except (TypeError, ValueError) as e:
+        raise SettingsError(f"init cannot be read as numbers ({e})") from e
+    if not np.isfinite(start).all():
+        raise SettingsError("init has values that are not finite")
+    return start
+
+
+def checked_weights(sample_weight: ArrayLike | None, n: int) -> NDArray[np.float64] | None:
+    """Check weights, of which one number stands for n equal ones.
+
+    Raises
+    ------
+    DataError
+        They are no weights, or no point has any.
+    """
+    if sample_weight is None:
+        return None
+    try:
+        weights = np.asarray(sample_weight, np.float64)
+    except (TypeError, ValueError) as e:
+        raise DataError(f"sample_weight cannot be read as numbers ({e})") from e
+    if weights.ndim == 0:
+        weights = np.full(n, float(weights))
+    if weights.shape != (n,):
+        raise DataError(f"sample_weight.shape == {weights.shape}, expected {(n,)}")
+    any_weight = False
+    for start in range(0, n, _STRIP):
+        some = weights[start : start + _STRIP]
+        if not np.isfinite(some).all() or (some < 0).any():
+            raise DataError("sample_weight must be finite and not negative")
+        any_weight |= bool((some > 0).any())
+        release(weights, start, min(n, start + _STRIP))
+    if not any_weight:
+        raise DataError("sample_weight is zero for all points")
+    return weights
+
+
+@dataclass(frozen=True, eq=False)
+class Mark:
+    """Where a fit is: all that it takes to go on from there to the same end.
+
+    Parameters
+    ----------
+    run
+        Which run.
+    n_iter
+        Which iteration of it.
+    centroids
+        (k, d) to which points are assigned in this iteration.
+    moved
+        How many labels that changed.
+    best
+        The best of earlier runs.
+    trace
+        Iterations of this run, with this one; empty if they are not asked for.
+    rng
+        State of the generator, with the start of this run drawn.
+    """
+
+    run: int
+    n_iter: int
+    centroids: NDArray[np.float64]
+    moved: int
+    best: Fit | None
+    trace: tuple[Iteration, ...]
+    rng: Any
+
+
+OnStep = Callable[[Mark, Lloyd], None]
+
+
+def fit_all(
+    points: Points,
+    plan: Plan,
+    rng: np.random.RandomState,
+    crew: Crew,
+    *,
+    on_step: OnStep | None = None,
+    mark: Mark | None = None,
+) -> tuple[Fit, NDArray[np.int32]]:
+    """Make all runs.
+
+    Parameters
+    ----------
+    points
+        The points.
+    plan
+        What to do.
+    rng
+        Where starts come from.
+    crew
+        Threads.
+    on_step
+        Called in every iteration, after points were assigned.
+    mark
+        Where to go on.
+
+    Returns
+    -------
+    tuple
+        The run with the lowest inertia, the first of equal ones, and its labels in the order of the points' rows.
+    """
+    best: Fit | None = mark.best if mark else None
+    labels: NDArray[np.int32] | None = None
+    if mark:
+        rng.set_state(mark.rng)
+    for number in range(mark.run if mark else 0, plan.n_runs):
+        trace: list[Iteration] = []
+        if mark and number == mark.run:
+            run = Lloyd(points, mark.centroids, crew, n_iter=mark.n_iter, moved=mark.moved)
+            trace += mark.trace[:-1]
+        else:
+            start = seed(plan.init, points, plan.k, rng, crew) if isinstance(plan.init, str) else plan.init
+            run = Lloyd(points, start, crew)
+        for moved in run.steps(plan.max_iter, plan.tol):
+            if plan.trace:
+                trace.append(run.record())
+            if on_step is not None:
+                here = Mark(number, run.n_iter, run.raw_centroids.copy(), moved, best, tuple(trace), rng.get_state())
+                on_step(here, run)
+        fit = run.finish(tuple(trace))
+        if best is None or fit.inertia < best.inertia:
+            best, labels = fit, run.assigner.labels
+        del run
+    assert best is not None  # noqa: S101 -- there is at least one run
+    if labels is None:  # the best run was another process's
+        labels = Lloyd(points, best.centroids, crew).assigner.labels
+    return best, labels

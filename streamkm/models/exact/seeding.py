@@ -1,0 +1,234 @@
+"""Where the exact algorithm starts from."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamkm.kernels.exact.seeding import draw_by_cost, weigh_candidates
+from streamkm.kernels.exact.sums import Real
+from streamkm.models.exact.assign import Totals, first_assignment
+from streamkm.models.exact.points import Points, Window, prepare
+from streamkm.models.exact.storage import pick, release
+from streamkm.models.exact.threads import Crew
+
+_ROUNDS = 5
+_OVERSAMPLING = 2.0
+
+_STRIP = 1 << 16
+
+_FEW = 8192
+"""Up to so many points are put in an order of their own before starts are drawn."""
+
+
+def seed(
+    method: str,
+    points: Points,
+    k: int,
+    rng: np.random.RandomState,
+    crew: Crew,
+) -> NDArray[np.float64]:
+    """Choose starting centroids among the points.
+
+    Of few points the choice depends neither on their order nor on whether a point is repeated or has a weight.
+
+    Parameters
+    ----------
+    method
+        ``"random"``, ``"k-means++"`` or ``"k-means||"``.
+    points
+        The points.
+    k
+        How many centroids.
+    rng
+        Where chance comes from.
+    crew
+        Threads.
+
+    Returns
+    -------
+    ndarray
+        (k, d) raw.
+    """
+    if len(points.given) <= _FEW:
+        X, weights = points.given, points.given_weights
+        weights = weights if len(weights) else np.ones(len(X))
+        order = _by_content(X)
+        order = order[weights[order] > 0]
+        points = prepare(X[order], weights[order], 1)
+    if method == "random":
+        return _random(points, k, rng).astype(np.float64)
+    choose = _plus_plus if method == "k-means++" else _parallel
+    return choose(points, k, rng, crew).astype(np.float64)
+
+
+def _by_content(X: Real) -> NDArray[np.int64]:
+    """Order rows by a hash of their values: the same for any order they came in, copies side by side."""
+    bits = (X + 0.0).view(np.uint32 if X.dtype == np.float32 else np.uint64).astype(np.uint64)  # no -0.0
+    bits ^= bits >> np.uint64(29)
+    factors = np.random.default_rng(0).integers(0, 2**64 - 1, bits.shape[1], np.uint64, endpoint=True) | np.uint64(1)
+    return np.argsort((bits * factors).sum(axis=1, dtype=np.uint64), kind="stable")
+
+
+class _Costs:
+    """Squared distances to the nearest of the centroids chosen so far."""
+
+    def __init__(self, points: Points, crew: Crew) -> None:
+        n_blocks = len(points.offsets) - 1
+        self.points, self.crew = points, crew
+        self.nearest = points.storage.allocate((len(points.rows),), np.float32, fill=3e38)
+        self.most = np.full(n_blocks, 3e38, np.float32)
+        self.costs = np.full(n_blocks, 3e38)
+        self._fresh = 1.0  # share of rows that a candidate can change, about
+
+    def _call(self, candidates: NDArray[np.float32], trial: NDArray[np.float64]) -> None:
+        p = self.points
+
+        def work(part: int, parts: int, window: Window) -> None:
+            weigh_candidates(
+                part, parts, *window.blocks, p.rows, p.weights, p.offsets, p.boxes, candidates, trial.size == 0,
+                self.nearest, self.most, self.costs, trial,
+            )  # fmt: skip
+
+        p.sweep(self.crew, work, len(p.rows) * candidates.size * 0.1 * self._fresh, self.nearest)
+
+    def take(self, candidate: NDArray[np.float32]) -> None:
+        """Add a point, (1, d) in working coordinates, to the centroids."""
+        self._call(candidate, np.empty((0, 0)))
+        self._fresh = max(0.1, self._fresh * 0.8) if self.points.has_blocks else 1.0
+
+    def take_best(self, rows: NDArray[np.int64]) -> int:
+        """Add that of some rows that leaves the lowest cost; return it."""
+        trial = np.empty((len(self.costs), len(rows)))
+        candidates = pick(self.points.rows, rows)
+        self._call(candidates, trial)
+        best = int(trial.sum(axis=0).argmin())
+        self.take(candidates[best : best + 1].copy())
+        return int(rows[best])
+
+    @property
+    def total(self) -> float:
+        return float(self.costs.sum())
+
+    def draw(self, share: float) -> int:
+        """Draw a row with probability proportional to its cost; -1 when all costs are zero."""
+        p = self.points
+        return int(draw_by_cost(p.weights, p.offsets, self.nearest, self.costs, share * self.total))
+
+
+class _Urn:
+    """Draws points, by where they were given, with probability proportional to their weights."""
+
+    def __init__(self, points: Points, rng: np.random.RandomState) -> None:
+        self._weights, self._n, self._rng = points.given_weights, len(points.given), rng
+        starts = range(0, len(self._weights), _STRIP)
+        sums = []
+        for a in starts:
+            sums.append(float(self._weights[a : a + _STRIP].sum()))
+            release(self._weights, a, min(a + _STRIP, self._n))
+        self._reached = np.cumsum(sums)
+
+    def draw(self, count: int) -> NDArray[np.int64]:
+        """Draw some points, with replacement."""
+        shares = self._rng.uniform(size=count)
+        if not len(self._weights):
+            return np.minimum((shares * self._n).astype(np.int64), self._n - 1)
+        return np.array([self._find(share * self._reached[-1]) for share in shares], np.int64)
+
+    def _find(self, target: float) -> int:
+        """Find where the running sum of weights passes a target: first the strip, then the point within it."""
+        strip = min(int(np.searchsorted(self._reached, target, side="right")), len(self._reached) - 1)
+        weights = self._weights[strip * _STRIP : (strip + 1) * _STRIP]
+        reached = np.cumsum(weights) + (self._reached[strip - 1] if strip else 0.0)
+        within = int(np.searchsorted(reached, target, side="right"))
+        if within == len(reached):  # rounding
+            within = int(np.flatnonzero(weights)[-1])
+        return strip * _STRIP + within
+
+
+def _random(points: Points, count: int, rng: np.random.RandomState) -> Real:
+    """Draw points that differ, as far as there are so many; then copies."""
+    urn = _Urn(points, rng)
+    chosen: dict[bytes, Real] = {}
+    for _ in range(64):
+        for point in pick(points.given, urn.draw(count)) + 0.0:
+            if len(chosen) < count:
+                chosen.setdefault(point.tobytes(), point)
+        if len(chosen) == count:
+            return np.array(list(chosen.values()))
+    for start in range(0, len(points.given), _STRIP):  # few differ: take the first that do
+        for point in np.unique(points.given[start : start + _STRIP] + 0.0, axis=0):
+            if len(chosen) < count:
+                chosen.setdefault(point.tobytes(), point)
+        release(points.given, start, min(len(points.given), start + _STRIP))
+        if len(chosen) == count:
+            break
+    found: Real = _joined([np.array(list(chosen.values())), pick(points.given, urn.draw(count - len(chosen)))])
+    return found
+
+
+def _joined(parts: list[Any]) -> Any:
+    """Put points below each other."""
+    return np.concatenate(parts)
+
+
+def _first(points: Points, costs: _Costs, rng: np.random.RandomState) -> Real:
+    """Draw the first centroid; (1, d)."""
+    row = int(_Urn(points, rng).draw(1)[0])
+    point = pick(points.given, np.array([row]))
+    costs.take(points.working(point).astype(np.float32))
+    return point
+
+
+def _plus_plus(points: Points, k: int, rng: np.random.RandomState, crew: Crew) -> Real:
+    """Greedy k-means++ (Arthur and Vassilvitskii 2007, section 5): of a few draws the one that costs least."""
+    n_candidates = 2 + int(math.log(k))
+    costs = _Costs(points, crew)
+    chosen = [_first(points, costs, rng)]
+    for _ in range(1, k):
+        rows = np.unique([costs.draw(share) for share in rng.uniform(size=n_candidates)])
+        if rows[0] < 0:  # all points lie on centroids
+            chosen.append(pick(points.given, _Urn(points, rng).draw(1)))
+            continue
+        best = costs.take_best(rows)
+        chosen.append(pick(points.raw, np.array([best])))
+    found: Real = _joined(chosen)
+    return found
+
+
+def _parallel(points: Points, k: int, rng: np.random.RandomState, crew: Crew) -> Real:
+    """k-means|| (Bahmani et al. 2012, algorithm 2): a few rounds of many draws, then k-means++ on those, weighted."""
+    costs = _Costs(points, crew)
+    chosen = [_first(points, costs, rng)]
+    for _ in range(_ROUNDS):
+        total = costs.total
+        if not total > 0.0:
+            break
+        rows = np.concatenate(
+            [_drawn(points, costs.nearest, window, _OVERSAMPLING * k / total, rng) for window in points.windows]
+        )
+        for candidate in pick(points.rows, rows):
+            costs.take(candidate[None])
+        chosen.append(pick(points.raw, rows))
+    candidates = np.unique(_joined(chosen), axis=0)
+    if len(candidates) < k:
+        found: Real = _joined([candidates, _random(points, k - len(candidates), rng)])
+        return found
+    raw = candidates.astype(np.float64)
+    totals = Totals(crew.n_threads, *raw.shape)
+    first_assignment(points, len(raw), totals, crew, raw, points.working(raw))
+    return _plus_plus(prepare(candidates, totals.weights, k), k, rng, crew)
+
+
+def _drawn(
+    points: Points, nearest: NDArray[np.float32], window: Window, factor: float, rng: np.random.RandomState
+) -> NDArray[np.int64]:
+    """Draw each row of a window for itself, with the probability of its share of the cost times a factor."""
+    first, last = window.rows
+    expected = nearest[first:last] * (points.weights[first:last] if len(points.weights) else 1.0) * factor
+    found: NDArray[np.int64] = first + np.flatnonzero(rng.uniform(size=last - first) < expected)
+    release(nearest, first, last)
+    return found

@@ -1,0 +1,42 @@
+"""Which clusters of one solution are those of another: by the points they have in common."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+
+from streamkm.kernels.assign import Real, largest
+from streamkm.models.centroids import nearest
+from streamkm.models.metric import Metric
+from streamkm.models.validation import frozen
+
+KEEP = 0.5
+"""A cluster goes on as another if they share so much of the smaller one."""
+
+
+def assign(rows: Real, centroids: NDArray[np.float64]) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+    """Index of the nearest centroid of each row, and the squared distance to it; both in the units of the distance."""
+    rows = frozen(np.ascontiguousarray(rows))
+    metric = Metric.raw(rows.shape[1])
+    return nearest(rows, largest(rows.reshape(-1)), centroids, centroids.mean(axis=0), metric, 0.0)
+
+
+def inherit(ids: NDArray[np.int64], common: NDArray[np.float64]) -> NDArray[np.int64]:
+    """(k,) ids of new clusters: that of the old one with the greatest overlap, or a new one.
+
+    Parameters
+    ----------
+    ids
+        (m,) of the old clusters.
+    common
+        (m, k): what old cluster i and new cluster j have in common.
+    """
+    old, new = common.sum(axis=1), common.sum(axis=0)
+    found = np.full(common.shape[1], -1, np.int64)
+    for i, j in zip(*linear_sum_assignment(-common), strict=True):
+        if common[i, j] > 0.0 and common[i, j] >= KEEP * min(old[i], new[j]):
+            found[j] = ids[i]
+    fresh = found < 0
+    found[fresh] = int(ids.max(initial=-1)) + 1 + np.arange(int(fresh.sum()))
+    return found

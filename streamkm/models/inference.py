@@ -1,0 +1,259 @@
+"""What a model knows, and what it answers; how it learns is none of its business."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from river import base
+
+from streamkm.errors import NotReadyError
+from streamkm.models import validation
+from streamkm.models.centroids import LiveCentroids
+from streamkm.models.clusters import Clusters, View
+from streamkm.models.coreset import Coreset
+from streamkm.models.evaluation import Evaluation, evaluate
+from streamkm.models.k_selection import KProfile, k_profile
+from streamkm.models.outliers import GapRule
+from streamkm.state import Distance, Publication
+
+
+class Answers(base.Clusterer):
+    """The properties and the questions of `OnlineKMeans`.
+
+    Questions are answered by the published centroids if there are any, else by the live ones; `view` asks for either.
+    """
+
+    n_clusters: int | Literal["auto"]
+    distance: Distance
+    n_seen: int
+    """Rows learned, buffered ones and outliers included."""
+    n_features: int
+    """d; 0 before the first row."""
+    feature_names: tuple[str, ...]
+    """Names of the dimensions in order, from the first dict or data frame; empty while unknown."""
+    _clusters: Clusters | None
+    _need: int
+    """Rows to see before there are centroids."""
+
+    @property
+    def warmup_(self) -> tuple[int, int] | None:
+        """(rows buffered, rows needed) while there are no centroids yet, else None."""
+        return None if self._clusters is not None else (self.n_seen, self._need)
+
+    @property
+    def k_(self) -> int:
+        """Number of clusters; 0 while it is not chosen yet."""
+        if self._clusters is not None:
+            return self._clusters.coreset.n_clusters
+        return 0 if self.n_clusters == "auto" else self.n_clusters
+
+    @property
+    def centers_(self) -> NDArray[np.float64]:
+        """(k, d) float64: live centroids in raw units, a copy."""
+        return self._ready().live.centroids.copy()
+
+    @property
+    def weights_(self) -> NDArray[np.float64]:
+        """(k,) float64: decayed weight of each live cluster's points, a copy."""
+        return self._ready().live.weights.copy()
+
+    @property
+    def ids_(self) -> NDArray[np.int64]:
+        """(k,) int64: stable ids of live clusters, a copy. One that starts anew gets an id that no cluster had."""
+        return self._ready().live.ids.copy()
+
+    @property
+    def spreads_(self) -> NDArray[np.float64]:
+        """(k,) float64: decayed root mean squared distance of each live cluster's points to its centroid.
+
+        In units of `scale`. Each point is judged by the centroid it was assigned to, where that stood before the
+        point's batch; those before the last re-solve by its result. 0 for a cluster without weight.
+        """
+        return self._ready().live.spreads
+
+    @property
+    def coreset_(self) -> Coreset:
+        """The coreset, a copy: weighted rows that stand for the stream."""
+        return copy.deepcopy(self._ready().coreset)
+
+    @property
+    def published_(self) -> Publication | None:
+        """What was published last."""
+        return None if self._clusters is None else self._clusters.published
+
+    @property
+    def prepared_(self) -> bool:
+        """Whether `publish` would not wait for work that `prepare` began; true if it began none."""
+        return self._clusters is None or self._clusters.prepared
+
+    @property
+    def outliers_(self) -> NDArray[np.float64]:
+        """(m, d) float64: the latest outliers, 256 at most, raw units, oldest first, a copy."""
+        rule = self._rule
+        return np.empty((0, self.n_features)) if rule is None else rule.recent.copy()
+
+    @property
+    def n_outliers_(self) -> int:
+        """Number of outliers: rows that were seen, but not learned."""
+        rule = self._rule
+        return 0 if rule is None else rule.count
+
+    @property
+    def _rule(self) -> GapRule | None:
+        return None if self._clusters is None else self._clusters.rule
+
+    @property
+    def centers(self) -> dict[int, dict[str, float]]:
+        """Centroids as river's clustering metrics want them: id -> field -> coordinate; empty during warm-up."""
+        if self._clusters is None:
+            return {}
+        clusters = self._clusters.view(None)
+        names = self.feature_names or tuple(str(t) for t in range(self.n_features))
+        rows = zip(clusters.ids.tolist(), clusters.centroids.tolist(), strict=True)
+        return {j: dict(zip(names, c, strict=True)) for j, c in rows}
+
+    def predict_one(self, x: Mapping[Any, Any], *, view: View | None = None) -> int:
+        """Id of the nearest cluster; -1 while there is none yet, because river asks before it teaches.
+
+        Parameters
+        ----------
+        view
+            As for `predict_many`.
+
+        Raises
+        ------
+        DataError
+            A field is missing, unknown, not a number or not finite.
+        """
+        if self._clusters is None:
+            return -1
+        clusters, labels, _ = self._nearest(validation.row(x, self.feature_names), view)
+        return int(clusters.ids[labels[0]])
+
+    def predict_many(self, X: Any, *, view: View | None = None) -> NDArray[np.int64]:
+        """(n,) int64: id of each row's nearest cluster. Changes nothing.
+
+        Parameters
+        ----------
+        view
+            ``"published"`` or ``"live"`` centroids; None: the published ones if there are any.
+
+        Raises
+        ------
+        NotReadyError
+            There are no centroids yet, or none were published.
+        DataError
+            Wrong shape, NaN or infinity.
+        """
+        return self.assign(X, view=view)[0]
+
+    def assign(self, X: Any, *, view: View | None = None) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Nearest cluster of each row, and how far it is. Changes nothing.
+
+        Parameters
+        ----------
+        view
+            As for `predict_many`.
+
+        Returns
+        -------
+        ids
+            (n,) int64.
+        distances
+            (n,) float64, Euclidean (of rows of length one for the cosine distance), in units of `scale`.
+
+        Raises
+        ------
+        NotReadyError
+            There are no centroids yet, or none were published.
+        DataError
+            Wrong shape, NaN or infinity.
+        """
+        clusters, labels, distances = self._nearest(X, view)
+        return clusters.ids[labels], distances
+
+    def outlier_score(self, X: Any, *, view: View | None = None) -> NDArray[np.float64]:
+        """(n,) float64: how many spreads of its nearest cluster each row is away from it. Changes nothing.
+
+        About 1 is ordinary; how much is much depends on the data: for normal clusters few rows score above 3.
+
+        Parameters
+        ----------
+        view
+            As for `predict_many`.
+
+        Raises
+        ------
+        NotReadyError
+            There are no centroids yet, or none were published.
+        DataError
+            Wrong shape, NaN or infinity.
+        """
+        clusters, labels, distances = self._nearest(X, view)
+        # A cluster of equal points has no spread of its own.
+        spreads = clusters.spreads
+        spreads[spreads == 0.0] = math.sqrt(clusters.mean_square)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            scores = distances / spreads[labels]
+        scores[distances == 0.0] = 0.0
+        return scores
+
+    def evaluate(self) -> Evaluation:
+        """Inertia and silhouette of the live and of the published centroids on the coreset. Changes nothing.
+
+        Raises
+        ------
+        NotReadyError
+            There are no centroids yet.
+        """
+        clusters = self._ready()
+        return evaluate(clusters.coreset, clusters.live, clusters.answers)
+
+    def k_profile(self, k_max: int = 20, k_min: int = 2) -> KProfile:
+        """What each number of clusters would cost and how well it would tell clusters apart. Changes nothing.
+
+        Parameters
+        ----------
+        k_max, k_min
+            The numbers to try.
+
+        Raises
+        ------
+        NotReadyError
+            There are no centroids yet, or nothing that was learned has weight.
+        """
+        return self.later_k_profile(k_max, k_min)()
+
+    def later_k_profile(self, k_max: int = 20, k_min: int = 2) -> Callable[[], KProfile]:
+        """`k_profile` of the model as it is now, as a function that any thread may call while learning goes on."""
+        clusters = self._ready()
+        rows, weights = clusters.coreset.settled()
+        if not weights.sum() > 0.0:
+            raise NotReadyError(
+                "nothing that was learned has a weight", hint="k can be judged once a point has a weight above zero"
+            )
+        return partial(k_profile, rows * clusters.live.metric.factors, weights, k_max, k_min)
+
+    def _nearest(self, X: Any, view: View | None) -> tuple[LiveCentroids, NDArray[np.int32], NDArray[np.float64]]:
+        clusters = self._ready().view(view)
+        rows, names = validation.points(X, self.feature_names, self.n_features)
+        high = validation.finite(rows, names)
+        if self.distance == "cosine":
+            rows, high = validation.directions(rows, names), 1.0
+        labels, squared = clusters.nearest(rows, high)
+        return clusters, labels, np.sqrt(squared)
+
+    def _ready(self) -> Clusters:
+        if self._clusters is None:
+            have, need = self.n_seen, self._need
+            raise NotReadyError(
+                f"the model is warming up: {have} of {need} points seen",
+                hint=f"{need - have} more points make the first centroids",
+            )
+        return self._clusters

@@ -1,0 +1,366 @@
+"""How many clusters? A profile over k, from a coreset or any other few thousand weighted rows.
+
+**What is computed.** For each k a weighted k-means: from the solution for k - 1 and one more row, drawn far from it,
+from k-means++, and from the solution for k + 1 with two clusters put together; the cheapest one counts. From it the
+cost, the simplified silhouette (Hruschka et al. 2004), the index of Davies and Bouldin (1979), and the gap (Tibshirani,
+Walther and Hastie 2001, with the box along the principal axes): by how much the logarithm of the cost is below what
+rows spread evenly in the same box would cost.
+
+A few rows that are far from all others in some field (2 % at most, `valleys.near`) are left out before: squares of one
+far row can outweigh everything else.
+
+**What is suggested**, and only where criteria that have little in common agree, for a wrong suggestion costs more than
+none (`docs/decisions/choice.md` has twenty worlds with what is suggested in each):
+
+1. as many clusters as there are distinct rows, if these are few;
+2. of the k whose clusters all have valleys between them (`valleys.apart`) and whose silhouette is at least 0.8 of the
+   best such: the one that the gap says; else the largest, if its silhouette is the best of all k;
+3. one, if there is no such k, no field alone falls into heaps, and no gap is above that of one cluster by more than
+   0.1 and its error: cutting gains no more than in even data;
+4. else none.
+
+The gap says the smallest k whose gap is the highest within one error, of those whose silhouette is at least 0.8 of the
+best.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from streamkm.errors import DataError, SettingsError
+from streamkm.kernels.assign import assign, extent, pack_centroids
+from streamkm.kernels.random import draw
+from streamkm.kernels.seed import kmeans_plus_plus
+from streamkm.kernels.silhouette import simplified_silhouette
+from streamkm.kernels.update import lloyd
+from streamkm.models import validation
+from streamkm.models.centroids import columns_of, packed_like, power_of_two
+from streamkm.models.density_valleys import apart, near, several, without_levels
+from streamkm.models.metric import Metric, Scale
+from streamkm.models.outliers import GapRule
+
+ITERATIONS, TOLERANCE = 25, 1e-3
+REFERENCES, REFERENCE_ROWS = 4, 2000
+"""Draws of even data, and rows of each."""
+AGREES = 0.8
+"""A gap, or valleys, are believed where the silhouette is at least this share of the best."""
+CLEAR = 0.1
+"""A gap counts as higher than that of one cluster from this difference on."""
+EXACT = 1e-12
+"""A cost below this share of that of one cluster is none."""
+
+Reals = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class KProfile:
+    """What k-means costs, and how well it tells clusters apart, for each k.
+
+    Attributes
+    ----------
+    ks
+        The k that were tried, ascending; fewer than asked for where there are fewer distinct rows.
+    cost
+        (len(ks),): mean squared distance of a row to its centroid.
+    silhouette
+        (len(ks),): simplified silhouette, 0 to 1, higher is better; 0 for k = 1.
+    davies_bouldin
+        (len(ks),): lower is better; NaN for k = 1.
+    gap, gap_error
+        (len(ks),): gap above even data, higher is better, and its standard error.
+    gap_of_one
+        The gap of a single cluster.
+    suggested
+        The k that the rule suggests; 1 for one heap, whatever k were tried; None where criteria disagree.
+    likeliest
+        A k for who needs one: the suggested one, else the best guess.
+    reason
+        Why, a sentence.
+    """
+
+    ks: tuple[int, ...]
+    cost: Reals
+    silhouette: Reals
+    davies_bouldin: Reals
+    gap: Reals
+    gap_error: Reals
+    gap_of_one: float
+    suggested: int | None
+    likeliest: int
+    reason: str
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        columns = {n: getattr(self, n).tolist() for n in ("cost", "silhouette", "gap", "gap_error")}
+        worst = [None if math.isnan(v) else v for v in self.davies_bouldin.tolist()]
+        rest = {"davies_bouldin": worst, "gap_of_one": self.gap_of_one}
+        return {
+            "ks": [*self.ks],
+            **columns,
+            **rest,
+            "suggested": self.suggested,
+            "likeliest": self.likeliest,
+            "reason": self.reason,
+        }
+
+
+def k_profile(
+    rows: ArrayLike, weights: ArrayLike | None = None, k_max: int = 20, k_min: int = 2, seed: int = 0
+) -> KProfile:
+    """Try every k from `k_min` to `k_max`.
+
+    Parameters
+    ----------
+    rows
+        (n, d), some thousands at most, in the space whose distances matter.
+    weights
+        (n,), not negative: a row of weight 3 counts as three equal rows. Ones by default.
+    k_max, k_min
+        The k to try, ``1 <= k_min <= k_max``.
+    seed
+        Equal arguments give equal profiles.
+
+    Raises
+    ------
+    DataError
+        No rows, no weight, wrong shapes, NaN or infinity.
+    SettingsError
+        k out of range.
+    """
+    if not 1 <= k_min <= k_max:
+        raise SettingsError(f"k must run from at least 1 upwards, not from {k_min} to {k_max}")
+    points, _ = validation.points(rows, (), 0)
+    validation.finite(points, ())
+    row_weights = validation.row_weights(weights, len(points))
+    mass = float(row_weights.sum()) if len(row_weights) else float(len(points))
+    if not mass > 0.0:
+        raise DataError("there are no rows with a weight to choose k from")
+    X = np.asarray(points, np.float64)
+    if len(row_weights):
+        kept = row_weights > 0.0
+        X, row_weights = X[kept], validation.frozen(row_weights[kept])
+    close = near(X, row_weights if len(row_weights) else np.ones(len(X)))
+    X, row_weights = X[close], validation.frozen(row_weights[close]) if len(row_weights) else row_weights
+    mass = float(row_weights.sum()) if len(row_weights) else float(len(X))
+    X = _centred(X, row_weights)
+    rng = np.array([seed], np.uint64)
+    solver = _Solver(X, row_weights, rng)
+    solutions = solver.all(k_max)
+    costs = np.array([cost for _, cost in solutions]) / mass
+    gaps, errors = _gaps(X, row_weights, costs, mass, rng)
+    judged = [_judge(X, row_weights, centroids) for centroids, _ in solutions]
+    silhouettes, davies = np.array([s for s, _ in judged]), np.array([b for _, b in judged])
+    distinct = costs[-1] <= EXACT * costs[0]
+    if distinct:
+        suggested: int | None = len(costs)
+        likeliest, reason = len(costs), f"the rows take only {len(costs)} distinct values"
+    else:
+        every = row_weights if len(row_weights) else np.ones(len(X))
+        smooth = without_levels(X, seed)
+        heaps = [k > 1 and apart(smooth, every, c, solver.nearest(c)[0]) for k, (c, _) in enumerate(solutions, 1)]
+        hidden = not any(heaps) and bool(several(smooth, every))
+        suggested, likeliest, reason = _suggest(silhouettes, gaps, errors, heaps, hidden=hidden, k_min=k_min)
+    shown = slice(min(k_min, len(costs)) - 1, len(costs))
+    return KProfile(
+        tuple(range(1, len(costs) + 1))[shown],
+        costs[shown], silhouettes[shown], davies[shown], gaps[shown], errors[shown], float(gaps[0]),
+        suggested, likeliest, reason,
+    )  # fmt: skip
+
+
+def suggested_k(rows: Reals, weights: Reals, k_max: int, scale: Scale, rule: GapRule | None, seed: int) -> int:
+    """The likeliest number of clusters of the first rows of a stream; if none of them has weight, all count alike.
+
+    Parameters
+    ----------
+    rows, weights
+        (n, d) and (n,).
+    k_max
+        Most clusters.
+    scale
+        How the units of distances follow the data.
+    rule
+        A new rule to tell outliers, which are left out.
+    seed
+        Of the random choices.
+    """
+    if not weights.sum() > 0.0:
+        weights = np.ones(len(rows))
+    raw = Metric.raw(rows.shape[1])
+    if rule is not None:
+        inside = rule.look(rows, weights, raw.rescaled(rows, weights, "none" if scale == "none" else "robust").factors)
+        if inside is not None:
+            rows, weights = rows[inside], weights[inside]
+    return k_profile(rows * raw.rescaled(rows, weights, scale).factors, weights, k_max, seed=seed).likeliest
+
+
+def _centred(X: Reals, row_weights: Reals) -> Reals:
+    """Shift and scale so that squares neither overflow nor cancel; nothing that is compared depends on it."""
+    weights = row_weights if len(row_weights) else np.ones(len(X))
+    X = X - X[0]
+    X = X - weights @ X / weights.sum()
+    return validation.frozen(np.ascontiguousarray(X))
+
+
+class _Solver:
+    """Weighted k-means on centred rows for one k after the other."""
+
+    def __init__(self, X: Reals, row_weights: Reals, rng: NDArray[np.uint64]) -> None:
+        self.X, self.row_weights, self.rng = X, row_weights, rng
+        self.origin = np.zeros(X.shape[1])
+        ones = np.ones(X.shape[1])
+        self.scale = ones * power_of_two(extent(X, self.origin, ones))
+        self.columns = columns_of(X, self.origin, self.scale, double=True)
+
+    def descend(self, centroids: Reals) -> tuple[Reals, float]:
+        """Lloyd's algorithm from a start."""
+        k, d = centroids.shape
+        packed, totals = packed_like(k, d, double=True), np.empty((k, d + 2))
+        cost = lloyd(
+            self.X,
+            self.row_weights,
+            self.origin,
+            self.scale,
+            validation.ONES,
+            False,  # noqa: FBT003  # numba takes arguments by position
+            packed,
+            centroids,
+            ITERATIONS,
+            TOLERANCE,
+            np.empty(len(self.X), np.int32),
+            np.empty(len(self.X)),
+            totals,
+        )
+        return centroids, cost
+
+    def nearest(self, centroids: Reals) -> tuple[NDArray[np.int32], Reals]:
+        """Labels and squared distances."""
+        packed = packed_like(*centroids.shape, double=True)
+        labels, squared = np.empty(len(self.X), np.int32), np.empty(len(self.X))
+        pack_centroids(centroids, self.origin, self.scale, packed)
+        assign(self.X, self.origin, self.scale, validation.ONES, packed, centroids, labels, squared)
+        return labels, squared
+
+    def one_more(self, centroids: Reals) -> Reals:
+        """Some centroids and a far row."""
+        _, squared = self.nearest(centroids)
+        return np.concatenate([centroids, self.X[[draw(self.row_weights, squared, self.rng)]]])
+
+    def plus_plus(self, k: int) -> Reals:
+        """Rows chosen by k-means++."""
+        centroids = np.empty((k, self.X.shape[1]))
+        n_candidates = 2 + int(math.log(k))
+        kmeans_plus_plus(self.X, self.row_weights, self.columns, n_candidates, self.rng, centroids)
+        return centroids
+
+    def one_less(self, centroids: Reals) -> Reals:
+        """Some centroids, of which the two that cost least to put together (Ward 1963) became their mean."""
+        labels, _ = self.nearest(centroids)
+        mass = np.bincount(labels, self.row_weights if len(self.row_weights) else None, len(centroids))
+        apart = ((centroids[:, np.newaxis] - centroids) ** 2).sum(axis=2)
+        pairs = mass[:, np.newaxis] + mass
+        price = np.where(pairs > 0.0, mass[:, np.newaxis] * mass / np.where(pairs > 0.0, pairs, 1.0), 0.0) * apart
+        np.fill_diagonal(price, math.inf)
+        i, j = np.unravel_index(int(price.argmin()), price.shape)
+        merged = (mass[i] * centroids[i] + mass[j] * centroids[j]) / pairs[i, j] if pairs[i, j] else centroids[i]
+        fewer = np.delete(centroids, j, axis=0)
+        fewer[i - (j < i)] = merged
+        return fewer
+
+    def all(self, k_max: int) -> list[tuple[Reals, float]]:
+        """Centroids and cost for k = 1, 2, ..., until k_max or until the cost is nothing."""
+        best = [self.descend(np.zeros((1, self.X.shape[1])))]
+        while len(best) < k_max and best[-1][1] > EXACT * best[0][1]:
+            starts = self.one_more(best[-1][0]), self.plus_plus(len(best) + 1)
+            best.append(min(map(self.descend, starts), key=lambda found: found[1]))
+        for k in range(len(best) - 1, 1, -1):
+            best[k - 1] = min(best[k - 1], self.descend(self.one_less(best[k][0])), key=lambda found: found[1])
+        return best
+
+
+def _judge(X: Reals, row_weights: Reals, centroids: Reals) -> tuple[float, float]:
+    """Silhouette, and index of Davies and Bouldin."""
+    k = len(centroids)
+    if k < 2:
+        return 0.0, math.nan
+    scatter = np.empty((k, 2))
+    silhouette = simplified_silhouette(X, row_weights, centroids, scatter)
+    used = scatter[:, 0] > 0.0
+    mean = scatter[used, 1] / scatter[used, 0]
+    apart = np.linalg.norm(centroids[used, np.newaxis] - centroids[used], axis=2)
+    np.fill_diagonal(apart, math.inf)
+    ratio = (mean[:, np.newaxis] + mean) / np.where(apart > 0.0, apart, math.inf)
+    return silhouette, float(ratio.max(axis=1).mean())
+
+
+def _gaps(X: Reals, row_weights: Reals, costs: Reals, mass: float, rng: NDArray[np.uint64]) -> tuple[Reals, Reals]:
+    """Gap and its standard error for each k; infinite where the cost is nothing."""
+    weights = row_weights if len(row_weights) else np.ones(len(X))
+    axes = np.linalg.svd((X * weights[:, np.newaxis]).T @ X)[0]
+    turned = X @ axes
+    low, high = turned.min(axis=0), turned.max(axis=0)
+    n = int(min(REFERENCE_ROWS, max(len(costs) + 1, mass)))
+    even = np.random.default_rng(int(rng[0]))
+    logs = np.full((REFERENCES, len(costs)), math.nan)
+    for r in range(REFERENCES):
+        box = validation.frozen(np.ascontiguousarray(even.uniform(low, high, (n, len(low)))))
+        reference = [cost for _, cost in _Solver(box, validation.ONES, rng).all(len(costs))]
+        logs[r, : len(reference)] = np.log(np.maximum(reference, 1e-300)) - math.log(n)
+    with np.errstate(divide="ignore"):
+        gaps = logs.mean(axis=0) - np.log(costs)
+    errors = logs.std(axis=0) * math.sqrt(1.0 + 1.0 / REFERENCES)
+    nothing = costs <= EXACT * costs[0]
+    return np.where(nothing, math.inf, gaps), np.where(nothing, 0.0, errors)
+
+
+def _suggest(
+    silhouettes: Reals, gaps: Reals, errors: Reals, heaps: list[bool], *, hidden: bool, k_min: int
+) -> tuple[int | None, int, str]:
+    """The rule of the module's docstring, for more than a few distinct rows; index 0 stands for k = 1.
+
+    Parameters
+    ----------
+    heaps
+        Whether all clusters of each k have valleys between them.
+    hidden
+        Whether none have, but some field alone falls into heaps.
+
+    Returns
+    -------
+    tuple
+        The suggested k or None; the likeliest; why.
+    """
+    seen = range(max(2, k_min), len(gaps) + 1)
+    if not seen:
+        return 1, 1, "only one cluster was tried"
+    by_silhouette = max(seen, key=lambda k: silhouettes[k - 1])
+    best = silhouettes[by_silhouette - 1]
+    good = [k for k in seen if silhouettes[k - 1] >= AGREES * best]
+    top = max(good, key=lambda k: gaps[k - 1])
+    by_gap = next(k for k in good if gaps[k - 1] >= gaps[top - 1] - errors[top - 1])
+    told = f"the silhouette is best for {by_silhouette} ({best:.2f}), the gap above even data says {by_gap}"
+    parted = [k for k in seen if heaps[k - 1]]
+    if parted:
+        clearest = max(silhouettes[k - 1] for k in parted)
+        clear = [k for k in parted if silhouettes[k - 1] >= AGREES * clearest]
+        k = by_gap if by_gap in clear else max(clear)
+        own = silhouettes[k - 1]
+        if k in (by_gap, by_silhouette):
+            also = "the gap above even data is largest" if by_gap == k else "the silhouette is best"
+            return k, k, f"there are valleys between all {k}, and {also}; silhouette {own:.2f}"
+        return None, k, f"no clear number: there are valleys between {k} (silhouette {own:.2f}), but {told}"
+    if hidden:
+        units = "some field alone falls into heaps that others hide: in other units (--scale) they may show"
+        return None, by_silhouette, f"no clear number: no k has valleys between all its clusters, but {units}"
+    if not (gaps[1:] - errors[1:] > gaps[0] + CLEAR).any():
+        return (
+            1,
+            1,
+            "one heap: no valley between any clusters, and no k lowers the cost more than in evenly spread data",
+        )
+    return None, by_silhouette, f"no clear number: no k has valleys between all its clusters, but {told}"

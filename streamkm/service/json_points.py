@@ -1,0 +1,206 @@
+"""Points out of a request's body: checked column by column, so that a million numbers cost no Python loop each.
+
+What is wrong is looked for only when something is, and then named exactly: which point, which field.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from operator import itemgetter
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from streamkm.service.problems import Problem
+
+_NUMBERS = {int, float}
+_MEMBERS = ("points", "snapshot")
+_NAMES = {str: "a string", bool: "a boolean", type(None): "null", list: "an array", dict: "an object"}
+MAX_ID = 2**63 - 1
+_SHOWN, _SHOWN_CHARS = 20, 100
+"""How much of a request an error repeats."""
+
+
+def parse(body: bytes) -> tuple[list[Any], int | None]:
+    """The points and the number of the snapshot that a predict request asks for.
+
+    Raises
+    ------
+    Problem
+        400: not JSON. 422: JSON of another shape; NaN or infinity, which JSON does not have but programs write.
+    """
+    request = json_object(body, 'Send {"points": [[1.0, 2.0], ...]}')
+    for name in request:
+        if name not in _MEMBERS:
+            raise Problem(
+                422,
+                "unknown-field",
+                "there is no such member",
+                where=name[:_SHOWN_CHARS],
+                hint="There are: points, snapshot",
+            )
+    points, snapshot = request.get("points"), request.get("snapshot")
+    if "points" not in request:
+        raise Problem(422, "missing-field", "is missing", where="points", hint='Send {"points": [[1.0, 2.0], ...]}')
+    if not isinstance(points, list):
+        raise Problem(422, "invalid", f"{_kind(points)}, not an array of points", where="points")
+    if snapshot is not None and (type(snapshot) is not int or not 1 <= snapshot <= MAX_ID):
+        raise Problem(
+            422, "invalid", "not the number of a snapshot", where="snapshot", hint="Leave it out for the newest"
+        )
+    return points, snapshot
+
+
+def json_object(body: bytes, hint: str) -> dict[str, Any]:
+    """The object that a body is.
+
+    Parameters
+    ----------
+    hint
+        What to send.
+
+    Raises
+    ------
+    Problem
+        400: not JSON. 422: NaN, infinity, or no object.
+    """
+    try:
+        request = orjson.loads(body)
+    except orjson.JSONDecodeError as e:
+        raise _not_json(body, e) from e
+    if not isinstance(request, dict):
+        raise Problem(422, "invalid", f"{_kind(request)}, not an object", where="body", hint=hint)
+    return request
+
+
+def of_matrix(points: NDArray[Any], fields: Sequence[str]) -> NDArray[np.float64]:
+    """A matrix (n, d) of any numbers as the model takes it; what is wrong with it is said as by `to_array`."""
+    array = points.astype(np.float64)
+    right = array.shape[1:] == (len(fields),) and np.isfinite(array).all()
+    return array if right else to_array(array.tolist(), fields)
+
+
+def to_array(points: Sequence[Any], fields: Sequence[str]) -> NDArray[np.float64]:
+    """Points as the model takes them.
+
+    Parameters
+    ----------
+    points
+        Arrays of numbers in the order of `fields`, or objects by field name. A dotted field may also be nested.
+    fields
+        Names of the d dimensions.
+
+    Returns
+    -------
+    points
+        (n, d), all finite.
+
+    Raises
+    ------
+    Problem
+        422: names the first point and field that is wrong.
+    """
+    n, d = len(points), len(fields)
+    kinds = set(map(type, points))
+    depth = max(f.count(".") for f in fields)
+    if depth and dict in kinds:
+        points = [_flat(p, depth) if isinstance(p, dict) else p for p in points]
+    if kinds == {list} and set(map(len, points)) == {d} and set(map(type, chain.from_iterable(points))) <= _NUMBERS:
+        array = np.fromiter(chain.from_iterable(points), np.float64, n * d).reshape(n, d)
+    elif kinds == {dict} and set(map(len, points)) == {d} and _all_numbers(points, fields):
+        array = np.empty((n, d))
+        for j, f in enumerate(fields):
+            array[:, j] = np.fromiter(map(itemgetter(f), points), np.float64, n)
+    else:
+        problem = next(_wrong(points, fields), None)
+        if problem is not None:
+            raise problem
+        # Nothing is wrong: arrays and objects side by side, or no points at all.
+        rows = [p if isinstance(p, list) else [p[f] for f in fields] for p in points]
+        array = np.array(rows, np.float64).reshape(n, d)
+    if not np.isfinite(array).all():
+        raise next(_wrong(points, fields))
+    return array
+
+
+def _all_numbers(points: Sequence[Mapping[str, Any]], fields: Sequence[str]) -> bool:
+    try:
+        return all(set(map(type, map(itemgetter(f), points))) <= _NUMBERS for f in fields)
+    except KeyError:
+        return False
+
+
+def _wrong(points: Sequence[Any], fields: Sequence[str]) -> Iterator[Problem]:
+    """All that is wrong, in order; the slow way."""
+    d = len(fields)
+    listed = ", ".join(fields[:_SHOWN]) + (", ..." if d > _SHOWN else "")
+    has = f"the model has {d} field{'s' if d != 1 else ''} ({listed})"
+    for i, p in enumerate(points):
+        where = f"points[{i}]"
+        if isinstance(p, list):
+            if len(p) != d:
+                yield Problem(422, "wrong-dimension", f"{len(p)} value{'s' if len(p) != 1 else ''}, {has}", where=where)
+            values = [(f"{where}[{j}]", f" (field {f})", x) for j, (f, x) in enumerate(zip(fields, p, strict=False))]
+        elif isinstance(p, dict):
+            for f in p:
+                if f not in fields:
+                    yield Problem(422, "unknown-field", f"unknown field, {has}", where=f"{where}.{f[:_SHOWN_CHARS]}")
+            for f in fields:
+                if f not in p:
+                    yield Problem(422, "missing-field", f"missing, {has}", where=f"{where}.{f}")
+            values = [(f"{where}.{f}", "", p[f]) for f in fields if f in p]
+        else:
+            yield Problem(
+                422, "invalid", f"{_kind(p)}, a point is an array of numbers or an object by field; {has}", where=where
+            )
+            continue
+        for at, field, x in values:
+            if type(x) not in _NUMBERS:
+                yield Problem(422, "not-a-number", f"{_kind(x)}, not a number{field}", where=at)
+            elif not math.isfinite(x):
+                yield Problem(422, "not-finite", f"not a finite number{field}", where=at)
+
+
+def _flat(point: Mapping[str, Any], depth: int, prefix: str = "") -> dict[str, Any]:
+    """``{"a": {"b": 1}}`` as ``{"a.b": 1}``, `depth` levels deep."""
+    result: dict[str, Any] = {}
+    for name, value in point.items():
+        if isinstance(value, dict) and value and depth:
+            result |= _flat(value, depth - 1, f"{prefix}{name}.")
+        else:
+            result[prefix + name] = value
+    return result
+
+
+def _not_json(body: bytes, error: orjson.JSONDecodeError) -> Problem:
+    # Python's own parser takes NaN, Infinity and 1e999, so it can tell where they are.
+    try:
+        where = _not_finite(json.loads(body), "")
+        where.encode()  # which a lone surrogate in a name of theirs does not let an answer do
+    except (ValueError, RecursionError):
+        where = ""
+    if where:
+        return Problem(422, "not-finite", "not a finite number, which JSON cannot carry", where=where)
+    return Problem(400, "not-json", str(error), where="body")
+
+
+def _not_finite(value: Any, where: str) -> str:
+    """Where the first NaN or infinity is, such as ``points[0].amount``."""
+    if isinstance(value, float):
+        return where if not math.isfinite(value) else ""
+    if isinstance(value, dict):
+        inner: Iterator[tuple[str, Any]] = ((f"{where}.{k}" if where else k, v) for k, v in value.items())
+    elif isinstance(value, list):
+        inner = ((f"{where}[{i}]", v) for i, v in enumerate(value))
+    else:
+        return ""
+    return next(filter(None, (_not_finite(v, at) for at, v in inner)), "")
+
+
+def _kind(value: Any) -> str:
+    return _NAMES.get(type(value), "a number")

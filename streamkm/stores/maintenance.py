@@ -1,0 +1,141 @@
+"""Care of a store's database by hand: a copy of it, the room that was given up, and whether it is whole."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
+
+from streamkm import private_files
+from streamkm.errors import SettingsError, StoreError
+from streamkm.stores.base import Store
+from streamkm.stores.sql import errors
+from streamkm.stores.sql.database import Engines
+from streamkm.stores.sql.store import SqlStore
+
+
+def backup(store: Store, file: Path, *, overwrite: bool = False) -> int:
+    """Copy an SQLite store to a file while others read and write it; the copy is the store of one moment.
+
+    The file is there when it is whole, never before.
+
+    Returns
+    -------
+    int
+        Bytes of the copy.
+
+    Raises
+    ------
+    SettingsError
+        The store is no SQLite file, or `file` exists, or its directory does not.
+    StoreUnavailableError
+        It cannot be read, or the copy cannot be written.
+    StoreError
+        The copy is damaged.
+    """
+    engines = _sqlite(store, f"pg_dump --table='streamkm_*' --file={file}")
+    if not file.absolute().parent.is_dir():
+        raise SettingsError("there is no such directory", where=str(file.absolute().parent), hint="Create it")
+    if file.exists() and not overwrite:
+        raise SettingsError("this file exists", where=str(file), hint="Name another one, or give --force")
+    part = file.with_name(file.name + ".part")
+    with errors.mapped(engines):
+        try:
+            private_files.make_file(part)
+            with contextlib.closing(sqlite3.connect(part)) as copy, _raw(engines) as original:
+                # All pages at once: in the log's mode that holds up no writer, and page by page a busy one would make
+                # it begin again and again.
+                original.backup(copy)
+                damaged = [row[0] for row in copy.execute("PRAGMA quick_check")]
+                copy.execute("PRAGMA journal_mode = DELETE")  # one file, without a log beside it
+            if damaged != ["ok"]:
+                raise StoreError(f"the copy is damaged: {damaged[0]}", where=str(file), hint="Run streamkm store check")
+            with part.open("rb+") as written:
+                os.fsync(written.fileno())
+            part.replace(file)
+        finally:
+            part.unlink(missing_ok=True)
+    return file.stat().st_size
+
+
+def vacuum(store: Store) -> tuple[int, int]:
+    """Give the room of removed rows back to the disk; a writer waits meanwhile.
+
+    Returns
+    -------
+    before, after
+        Bytes of the database.
+
+    Raises
+    ------
+    SettingsError
+        The store is no SQLite file.
+    StoreUnavailableError
+        Another process writes for too long, or there is no room for a second copy.
+    """
+    engines = _sqlite(store, "vacuumdb --table='streamkm_*'")
+    with errors.mapped(engines), _raw(engines) as connection:
+        before = _size(connection)
+        connection.execute("VACUUM")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return before, _size(connection)
+
+
+def damage(store: Store, *, quick: bool = False) -> list[str]:
+    """What SQLite finds wrong with its file, or nothing; PostgreSQL keeps checksums itself.
+
+    Parameters
+    ----------
+    store
+        Any.
+    quick
+        Do not compare indexes with their tables: several times as fast.
+
+    Raises
+    ------
+    StoreUnavailableError
+        It cannot be read.
+    """
+    if not isinstance(store, SqlStore) or store.engines.reader.dialect.name != "sqlite":
+        return []
+    with errors.mapped(store.engines), _raw(store.engines) as connection:
+        try:
+            check = "quick_check" if quick else "integrity_check"
+            found = [str(row[0]) for row in connection.execute(f"PRAGMA {check}") if row[0] != "ok"]
+            orphans = [] if found else connection.execute("PRAGMA foreign_key_check").fetchall()
+        except sqlite3.DatabaseError as e:
+            if e.sqlite_errorcode & 0xFF != sqlite3.SQLITE_CORRUPT:
+                raise
+            return [str(e)]  # so damaged that the check itself cannot go on
+    return found + [f"{table}: row {row} refers to a {parent} that is gone" for table, row, parent, _ in orphans]
+
+
+def _size(connection: sqlite3.Connection) -> int:
+    (pages,), (size,) = (connection.execute(f"PRAGMA {name}").fetchone() for name in ("page_count", "page_size"))
+    return int(pages) * int(size)
+
+
+@contextlib.contextmanager
+def _raw(engines: Engines) -> Iterator[sqlite3.Connection]:
+    with engines.glance.connect() as connection:
+        yield cast("sqlite3.Connection", connection.connection.dbapi_connection)
+
+
+def _sqlite(store: Store, instead: str) -> Engines:
+    """The engines of an SQLite store.
+
+    Raises
+    ------
+    SettingsError
+        It is another store; the hint says what does the same there.
+    """
+    if not isinstance(store, SqlStore):
+        raise SettingsError("a store in memory is forgotten with its process", hint="Name one with --store")
+    if store.engines.reader.dialect.name != "sqlite":
+        raise SettingsError(
+            "PostgreSQL has its own tools for this", where=store.engines.where, hint=f"Run {instead} DATABASE"
+        )
+    return store.engines

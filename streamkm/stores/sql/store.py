@@ -1,0 +1,379 @@
+"""The store in a SQL database, through SQLAlchemy Core: the same statements for SQLite and PostgreSQL.
+
+What has to hold of a dialect: a transaction is atomic; a row that one transaction updated or locked cannot be updated
+by another before the first has ended; each statement sees what was committed before it (SQLite's write lock and
+PostgreSQL's READ COMMITTED both give that); a reading transaction sees one moment (SQLite's log does, PostgreSQL needs
+REPEATABLE READ).
+
+Where only rows are locked, two things keep writers apart. What one decides on is read after locking a row that whoever
+changes it locks too. And rows are locked in one order, so that no two writers wait for each other: the lease's, the
+model's, the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import sqlalchemy as sa
+
+from streamkm.errors import ConflictError
+from streamkm.records import BadRecord
+from streamkm.state import (
+    Checkpoint,
+    Commit,
+    Learning,
+    ModelSpec,
+    ModelState,
+    Progress,
+    QuarantineBounds,
+    Snapshot,
+)
+from streamkm.stores import checkpoints as bases
+from streamkm.stores import checks, journal, retention, serialization
+from streamkm.stores.base import Asked, Held, Lease, ModelInfo, Place, Promotion
+from streamkm.stores.sql import admin, errors, migrate, quarantine
+from streamkm.stores.sql import queries as q
+from streamkm.stores.sql import schema as t
+from streamkm.stores.sql.database import Engines
+
+_JOURNAL_PAGE = 256
+_NEWEST = [
+    sa.select(*(c for c in table.c if table is t.snapshots or not isinstance(c.type, sa.LargeBinary)))
+    .order_by(*(c.desc() for c in table.primary_key))
+    .limit(1)
+    for table in t.metadata.sorted_tables
+]
+"""A row of each table, from its root to a leaf; of large ones only that of the snapshot that is asked for most."""
+
+
+class SqlStore(admin.ServiceTables):
+    """A `Store` in a SQL database. The database is brought to this streamkm's schema when it is opened.
+
+    Parameters
+    ----------
+    engines
+        The database. They are closed with the store, or when it cannot be opened.
+    create
+        Make the tables if there are none.
+
+    Raises
+    ------
+    StoreUnavailableError
+        The database cannot be opened, or has no tables of a store and shall get none.
+    SchemaVersionError
+        A newer streamkm wrote it.
+    """
+
+    def __init__(self, engines: Engines, *, create: bool = True) -> None:
+        super().__init__(engines)
+        self._newest: dict[str, tuple[int, Snapshot]] = {}
+        try:
+            with errors.mapped(engines):
+                migrate.upgrade(engines, create=create)
+        except BaseException:
+            self.close()
+            raise
+
+    def create(self, spec: ModelSpec, now: float) -> ModelSpec:
+        checks.check_name(spec.name)
+        try:
+            return self._create(spec, now)
+        except ConflictError:  # another process made it after we had looked
+            return self._create(spec, now)
+
+    def _create(self, spec: ModelSpec, now: float) -> ModelSpec:
+        with self._writing() as tx:
+            known = tx.execute(sa.select(t.models.c.spec).where(t.models.c.name == spec.name)).scalar()
+            if known is not None:
+                return serialization.spec_from_text(known)
+            text = serialization.spec_to_text(spec)
+            tx.execute(
+                sa.insert(t.models),
+                {"name": spec.name, "created_at": now, "last_snapshot": 0, "numbered": 0, "lost": 0, "spec": text},
+            )
+            if tx.execute(sa.select(t.leases.c.epoch).where(t.leases.c.model == spec.name)).scalar() is None:
+                tx.execute(sa.insert(t.leases), {"model": spec.name, "epoch": 0, "owner": None, "expires_at": 0.0})
+            return serialization.spec_from_text(text)
+
+    def models(self) -> Sequence[ModelInfo]:
+        with self._reading() as tx:
+            positions = q.positions(tx)
+            listed = tx.execute(q.LISTED).all()
+        # Not sorted by the database: that would be by the rules of some language.
+        return [q.info(row, positions.get(row.id, {})) for row in sorted(listed, key=lambda row: row.name)]
+
+    def model(self, name: str) -> ModelInfo:
+        with self._reading() as tx:
+            row = tx.execute(q.LISTED_ONE, {"model": name}).one_or_none()
+            if row is None:
+                raise checks.no_model(name, q.names(tx))
+            return q.info(row, q.position(tx, row.id))
+
+    def delete(self, name: str) -> None:
+        with self._writing() as tx:
+            # A lease that is running ends here: its owner's next commit finds no owner.
+            tx.execute(sa.update(t.leases).where(t.leases.c.model == name).values(owner=None, expires_at=0.0))
+            if tx.execute(sa.delete(t.models).where(t.models.c.name == name)).rowcount == 0:
+                raise checks.no_model(name, q.names(tx))
+
+    def acquire(self, model: str, owner: str, ttl: float, now: float) -> Lease | None:
+        with self._writing() as tx:
+            q.model_id(tx, model)
+            free = sa.or_(t.leases.c.owner.is_(None), t.leases.c.owner == owner, t.leases.c.expires_at <= now)
+            taken = tx.execute(
+                sa.update(t.leases)
+                .where(t.leases.c.model == model, free)
+                .values(epoch=t.leases.c.epoch + 1, owner=owner, expires_at=now + ttl)
+            )
+            if taken.rowcount == 0:
+                return None
+            q.model_id(tx, model)  # once more: a delete of the model may have held the row until now
+            epoch = tx.execute(sa.select(t.leases.c.epoch).where(t.leases.c.model == model)).scalar_one()
+            return Lease(model, owner, epoch, now + ttl)
+
+    def renew(self, lease: Lease, ttl: float, now: float) -> Lease:
+        with self._writing() as tx:
+            q.fence(tx, lease, expires_at=now + ttl)
+            return Lease(lease.model, lease.owner, lease.epoch, now + ttl)
+
+    def release(self, lease: Lease) -> None:
+        with self._writing() as tx:
+            tx.execute(sa.update(t.leases).where(*q.held(lease)).values(owner=None, expires_at=0.0))
+
+    def load(self, model: str) -> Checkpoint | None:
+        with self._reading() as tx:
+            model_id = q.model_id(tx, model)
+            row = tx.execute(q.CHECKPOINT, {"model": model_id}).one_or_none()
+            if row is None:
+                return None
+            progress = serialization.progress_from_row(row, q.position(tx, model_id))
+        return Checkpoint(ModelState.from_bytes(row.state), progress)
+
+    def commit(self, lease: Lease, commit: Commit) -> int:
+        """One transaction, in this order; whatever step fails, nothing of it is kept.
+
+        1. Fence: touch the lease's row if it still holds this lease's epoch and owner. That also locks out every other
+           writer of the model until the end.
+        2. Compare the stored position and commit number with what the commit follows.
+        3. Set: checkpoint, where it still has the number compared; position; what was seen last.
+        4. Add: journal, quarantine, snapshot; take away the promotion that it answers, and what the quarantine has too
+           much.
+        """
+        # Serialised before the transaction, which holds locks.
+        state = commit.state.to_bytes()
+        batches = journal.encode(commit.learning)
+        shown = serialization.snapshot_to_row(commit.snapshot) if commit.snapshot is not None else None
+        bad = [serialization.bad_record_to_row(b) for b in commit.quarantine]
+        seen = admin.recent_to_row(commit.recent) if commit.recent is not None else None
+        with self._writing() as tx:
+            # Step 1.
+            q.fence(tx, lease)
+            # Step 2.
+            model_id = q.model_id(tx, lease.model)
+            stored = q.position(tx, model_id)
+            checks.check_follows(lease.model, commit, q.commit_seq(tx, model_id), stored)
+            # Step 3.
+            q.set_checkpoint(tx, model_id, commit.progress, state)
+            q.set_position(tx, model_id, stored, commit.progress.position)
+            if seen is not None:
+                admin.set_recent(tx, model_id, seen)
+            # Step 4.
+            numbers = {"model_id": model_id, "commit_seq": commit.progress.commit_seq}
+            tx.execute(sa.insert(t.journal), {**numbers, "batches": batches})
+            if bad:
+                tx.execute(sa.insert(t.quarantine), [{**numbers, **b} for b in bad])
+                if commit.bounds is not None:
+                    quarantine.trim(tx, model_id, commit.bounds)
+            number = 0 if shown is None else q.add_snapshot(tx, {**numbers, **shown})
+            if commit.learning.adopted:
+                wanted = t.promotions.c
+                answered = (wanted.model_id == model_id, wanted.snapshot == commit.learning.adopted)
+                tx.execute(sa.delete(t.promotions).where(*answered))
+            return number
+
+    def add(self, snapshot: Snapshot, state: ModelState) -> int:
+        row, blob = serialization.snapshot_to_row(snapshot), state.to_bytes()
+        with self._writing() as tx:
+            model_id = q.model_id(tx, snapshot.model, locked=True)
+            number = q.add_snapshot(tx, {**row, "model_id": model_id, "commit_seq": 0})
+            tx.execute(sa.insert(t.states), {"model_id": model_id, "snapshot": number, "state": blob})
+            return number
+
+    def kept(self, model: str, snapshot_id: int) -> ModelState | None:
+        c = t.states.c
+        with self._reading() as tx:
+            of_snapshot = (c.model_id == q.model_id(tx, model), c.snapshot == snapshot_id)
+            blob = tx.execute(sa.select(c.state).where(*of_snapshot)).scalar()
+        return None if blob is None else ModelState.from_bytes(blob)
+
+    def promote(self, model: str, promotion: Promotion | None) -> None:
+        with self._writing() as tx:
+            model_id = q.model_id(tx, model, locked=True)
+            if promotion is not None and not q.pin(tx, model_id, promotion.snapshot):
+                raise checks.no_snapshot(model, promotion.snapshot, None, *q.numbers(tx, model_id))
+            tx.execute(sa.delete(t.promotions).where(t.promotions.c.model_id == model_id))
+            if promotion is not None:
+                tx.execute(sa.insert(t.promotions), {"model_id": model_id, **promotion._asdict()})
+
+    def promotion(self, model: str) -> Promotion | None:
+        with self._reading() as tx:
+            row = tx.execute(q.PROMOTION, {"model": model}).one_or_none()
+        return None if row is None else Promotion(*row)
+
+    def asked(self, model: str) -> Asked:
+        with self._reading() as tx:
+            row = tx.execute(q.ASKED, {"model": model}).one_or_none()
+        if row is None:
+            return Asked(None, paused=False)
+        return Asked(None if row.snapshot is None else Promotion(row.snapshot, row.skip), row.paused)
+
+    def journal(
+        self, model: str, until_seq: int | None = None, *, after_seq: int = 0
+    ) -> Iterator[tuple[int, Learning]]:
+        # Asked now, so that no such model is an error here, and a running writer does not make the iterator endless.
+        of_model = t.journal.c.model_id
+        with self._reading() as tx:
+            model_id = q.model_id(tx, model)
+            last = tx.execute(sa.select(sa.func.max(t.journal.c.commit_seq)).where(of_model == model_id)).scalar() or 0
+        return self._journal_pages(model_id, after_seq, last if until_seq is None else min(last, until_seq))
+
+    def _journal_pages(self, model_id: int, after: int, last: int) -> Iterator[tuple[int, Learning]]:
+        # Entries never change, so each page may be a transaction of its own: one that stayed open for a whole replay
+        # would keep SQLite from ever resetting its log, and PostgreSQL from removing old rows.
+        page = _JOURNAL_PAGE
+        while True:
+            with self._reading() as tx:
+                found = tx.execute(
+                    q.JOURNAL_PAGE, {"model": model_id, "after": after, "last": last, "rows": page}
+                ).all()
+            for row in found:
+                yield row.commit_seq, journal.decode(row.batches)
+            if len(found) < page:
+                return
+            after = found[-1].commit_seq
+
+    def keep_base(self, model: str, now: float, *, always: bool = False) -> bool:
+        with self._reading() as tx:
+            if not always and not bases.due(tx, model, now):
+                return False
+        with self._writing() as tx:
+            # Who commits touches this row first, so checkpoint and position are those of one commit.
+            tx.execute(sa.select(t.leases.c.epoch).where(t.leases.c.model == model).with_for_update())
+            return (always or bases.due(tx, model, now)) and bases.keep(tx, q.model_id(tx, model))
+
+    def bases(self, model: str) -> Sequence[Progress]:
+        with self._reading() as tx:
+            return bases.listed(tx, q.model_id(tx, model))
+
+    def base(self, model: str, commit_seq: int) -> Checkpoint:
+        with self._reading() as tx:
+            found = bases.one(tx, q.model_id(tx, model), commit_seq)
+        if found is None:
+            raise checks.no_base(model, commit_seq)
+        return found
+
+    def snapshot(self, model: str, snapshot_id: int | None = None, *, at: float | None = None) -> Snapshot:
+        if snapshot_id is None and at is None:
+            return self._newest_snapshot(model)
+        with self._reading() as tx:
+            if snapshot_id is not None:
+                found = tx.execute(q.NUMBERED, {"model": model, "number": snapshot_id})
+            else:
+                found = tx.execute(q.AS_OF, {"model": model, "at": at})
+            row = found.mappings().one_or_none()
+            if row is None:
+                raise checks.no_snapshot(model, snapshot_id, at, *q.numbers(tx, q.model_id(tx, model)))
+        return serialization.snapshot_from_row(model, row)
+
+    def _newest_snapshot(self, model: str) -> Snapshot:
+        # Every query of the service asks this. Snapshots never change, so the one decoded last serves until there is a
+        # newer one, and looking whether there is takes a single statement on an index, without a transaction around.
+        with errors.mapped(self.engines), self.engines.glance.connect() as tx:
+            newest = tx.execute(q.NEWEST_NUMBER, {"model": model}).one_or_none()
+        known = self._newest.get(model)
+        if known is not None and newest is not None and (known[0], known[1].id) == tuple(newest):
+            return known[1]
+        with self._reading() as tx:
+            row = tx.execute(q.NEWEST, {"model": model}).mappings().one_or_none()
+            if row is None:
+                raise checks.no_snapshot(model, None, None, *q.numbers(tx, q.model_id(tx, model)))
+        found = serialization.snapshot_from_row(model, row)
+        self._newest[model] = row["model_id"], found
+        return found
+
+    def snapshots(
+        self, model: str, *, before: int | None = None, limit: int = 100, eventful: bool = False
+    ) -> Sequence[Snapshot]:
+        with self._reading() as tx:
+            query = sa.select(t.snapshots).where(t.snapshots.c.model_id == q.model_id(tx, model))
+            if before is not None:
+                query = query.where(t.snapshots.c.id < before)
+            if eventful:
+                query = query.where(t.snapshots.c.events != "[]")
+            found = tx.execute(query.order_by(t.snapshots.c.id.desc()).limit(max(0, limit))).mappings().all()
+        return [serialization.snapshot_from_row(model, row) for row in found]
+
+    def thin(self, model: str, now: float) -> int:
+        with self._writing() as tx:
+            model_id = q.model_id(tx, model, locked=True)
+            return retention.thin(tx, model_id, now) + bases.thin(tx, model_id, now)
+
+    def quarantined(
+        self, model: str, *, limit: int = 100, reason: str | None = None, most: int | None = None
+    ) -> Sequence[BadRecord]:
+        with self._reading() as tx:
+            return [held.bad for held in quarantine.newest(tx, q.model_id(tx, model), limit, reason, most)]
+
+    def held(self, model: str, place: Place) -> Held:
+        with self._reading() as tx:
+            found = quarantine.one(tx, q.model_id(tx, model), place)
+        if found is None:
+            raise checks.not_held(model, *place)
+        return found
+
+    def quarantine(self, model: str) -> Iterator[Held]:
+        with self._reading() as tx:
+            model_id = q.model_id(tx, model)
+            last = quarantine.last(tx, model_id)
+        return self._quarantine_pages(model_id, last)
+
+    def _quarantine_pages(self, model_id: int, last: int) -> Iterator[Held]:
+        after = 0
+        while after < last:
+            with self._reading() as tx:
+                found, after = quarantine.page(tx, model_id, after, last)
+            yield from found
+
+    def waiting(self, model: str, *, limit: int = 500) -> Sequence[Held]:
+        with self._reading() as tx:
+            return quarantine.waiting(tx, q.model_id(tx, model), limit)
+
+    def reasons(self, model: str) -> Mapping[str, int]:
+        with self._reading() as tx:
+            return quarantine.reasons(tx, q.model_id(tx, model))
+
+    def mark_delivered(self, model: str, places: Sequence[Place], now: float) -> None:
+        with self._writing() as tx:
+            quarantine.mark(tx, q.model_id(tx, model, locked=True), places, now)
+
+    def forget(self, model: str, places: Sequence[Place]) -> None:
+        with self._writing() as tx:
+            quarantine.forget(tx, q.model_id(tx, model, locked=True), places)
+
+    def trim(self, model: str, bounds: QuarantineBounds) -> int:
+        with self._writing() as tx:
+            return quarantine.trim(tx, q.model_id(tx, model, locked=True), bounds)
+
+    def ping(self) -> None:
+        with self._reading() as tx:
+            if self.engines.reader.dialect.name == "sqlite":
+                tx.exec_driver_sql("PRAGMA shrink_memory")  # what is remembered of the file says nothing about it
+            migrate.check(tx, self.engines.where)
+            for newest in _NEWEST:
+                tx.execute(newest).first()
+            if self.engines.reader.dialect.name == "sqlite":
+                for table in t.metadata.sorted_tables:  # an index alone says that a table is empty
+                    tx.exec_driver_sql(f"SELECT 1 FROM {table.name} NOT INDEXED LIMIT 1").first()  # noqa: S608 - ours
+
+    def close(self) -> None:
+        self.engines.close()
