@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from streamkm.errors import DataError
 from streamkm.kernels.nearest import look, nearest, scores
-from streamkm.service.problems import Problem
 from streamkm.state import Snapshot
 
 __all__ = ["Assigned", "assign", "nearest"]
@@ -47,14 +47,14 @@ def assign(s: Snapshot, points: NDArray[np.float64], *, second: bool = False, ev
 
     Raises
     ------
-    Problem
-        422: a point of zeros has no direction, which the cosine distance compares.
+    DataError
+        A point is all zeros, so it has no direction for the cosine distance to compare.
     """
     if s.distance == "cosine":
         length = np.linalg.norm(points, axis=1)
         if not length.all():
             where = f"points[{int(np.argmin(length))}]"
-            raise Problem(422, "invalid", "all values are zero: no direction to compare", where=where)
+            raise DataError("all values are zero: no direction to compare", where=where)
         points = points / length[:, None]
     if not (s.factors == 1.0).all():
         points = points * s.factors

@@ -44,9 +44,9 @@ from streamkm.kernels.decode.json_scan import (
 UINT64 = st.integers(0, 2**64 - 1)
 
 
-@pytest.mark.parametrize("module", ["decimal", "isotime", "jsonscan"])
+@pytest.mark.parametrize("module", ["decimal", "iso_time", "json_scan"])
 def test_every_public_kernel_has_a_naive_twin_of_its_name(module):
-    kernels = importlib.import_module(f"streamkm.kernels.{module}")
+    kernels = importlib.import_module(f"streamkm.kernels.decode.{module}")
     names = {
         name
         for name, value in vars(kernels).items()

@@ -21,14 +21,14 @@ from streamkm.models.exact.points import frozen, prepare
 from streamkm.models.exact.storage import Storage
 from streamkm.models.exact.threads import Crew
 
-MODULES = ["blocks", "finish", "init", "layout", "rows", "settle", "sums", "tile"]
+MODULES = ["blocks", "distances", "layout", "relabel", "rows", "seeding", "simd", "sums"]
 NONE = frozen(np.empty(0))
 NO_ORDER = np.empty(0, np.int32)
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_every_public_kernel_has_a_naive_twin_of_its_name(module):
-    home = importlib.import_module(f"streamkm.kernels.exact_{module}")
+    home = importlib.import_module(f"streamkm.kernels.exact.{module}")
     names = {
         name
         for name, value in vars(home).items()

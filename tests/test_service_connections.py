@@ -316,7 +316,7 @@ def attributes_set_in(*functions):
 
 
 def test_uvicorn_has_the_parts_that_the_bounds_are_made_of():
-    """They are none of its interface: if this fails after an upgrade, `streamkm.http.connection` needs work before it."""
+    """They are no part of its interface: if this fails after an upgrade, change `streamkm.http.connection` first."""
     hooks = {name for name in vars(Connection) if name.startswith(("on_", "send_", "pause_", "resume_"))}
     assert len(hooks) == 10
     assert {name for name in hooks if not hasattr(HttpToolsProtocol, name)} == set()

@@ -3,7 +3,6 @@
 A flow yields a `Call`, is sent the answer as plain JSON, and returns the result. So the blocking client and the one
 for asyncio are the same but for how they send.
 """
-# MERGED """Flows of what a model was and saw, and of acting on it; see `flows`."""
 
 from __future__ import annotations
 

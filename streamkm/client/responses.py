@@ -1,5 +1,4 @@
-"""What the client answers with: arrays for many numbers, plain values for few."""
-# MERGED """What the client answers with about what a model was, what it saw, and what it is asked to do."""
+"""Results of the client's methods: arrays for many numbers, plain values for few."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""What the engine is told, and the time it lives in."""
-# MERGED """What an engine is put together from."""
+"""What every part of an engine shares: its options, clock, collaborators and error counters."""
 
 from __future__ import annotations
 

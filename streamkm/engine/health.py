@@ -1,5 +1,4 @@
-"""What the loop of an engine is doing: written by the loop, read by other threads."""
-# MERGED """A thread that looks whether the loop of an engine goes on, says so when it does not, and ends what hangs for good."""
+"""Heartbeat of the engine's loop, and the watchdog thread that reports and finally ends a loop that hangs."""
 
 from __future__ import annotations
 

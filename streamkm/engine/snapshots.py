@@ -1,5 +1,4 @@
-"""The snapshots of one tenure: when the next is due, and what goes into it beside the clusters."""
-# MERGED """Whether another number of clusters would be better: looked into now and then, beside the learning."""
+"""Decides when the next snapshot is due, makes it, and evaluates other numbers of clusters in the background."""
 
 from __future__ import annotations
 

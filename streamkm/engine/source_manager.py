@@ -1,5 +1,4 @@
-"""The source of a tenure: opened, checked, followed as it grows, and opened again when its broker was away."""
-# MERGED """Partitions that have records to read, and do not move."""
+"""Opens and verifies the source, discovers partitions, finds stalled ones, and reconnects after broker outages."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Re-derive a model from its topic by its journal, to prove that what was published is what the records say."""
-# MERGED """Whether a journal accounts for every offset: read once, or recorded as lost. No record is needed for that."""
-# MERGED """Where a re-run of the journal can begin: with the model, or at a checkpoint that was kept."""
-# MERGED """Whether what a store holds of a model agrees with itself; no record of the topic is needed for that."""
+"""Re-derives a model from its topic and journal, and checks that the journal accounts for every offset."""
 
 from __future__ import annotations
 
@@ -22,7 +19,6 @@ from streamkm.models import ARITHMETIC, OnlineKMeans
 from streamkm.models.spec import new_learner
 from streamkm.records import BatchRange, Position, TopicPartition
 from streamkm.state import EventTimeLimit, Learning, MiniBatch, ModelSpec, ModelState, Progress, Snapshot
-from streamkm.stores import Store
 from streamkm.stores.base import ModelInfo, Store
 from streamkm.values import moment
 

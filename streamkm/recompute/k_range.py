@@ -8,8 +8,8 @@ sample: then it cannot.
 
 **What is computed.** Cost, simplified silhouette and the index of Davies and Bouldin are those of the exact fit on all
 rows. The gap needs the cost of evenly spread data, and the suggestion a rule; both are those of
-`streamkm.models.k_selection.k_profile` on the same sample. It works on some thousands of rows in memory, and stops its fits
-early, which is why it does not do the rest too.
+`streamkm.models.k_selection.k_profile` on the same sample. It works on a few thousand rows in memory and stops its
+fits early, which is why it does not compute the rest.
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""Tokens: how they are made, and what of them is kept."""
-# MERGED """Who may do what: tokens, rights, and which models they are for."""
+"""Tokens and their rights: how tokens are made and stored, who may do what, and with which models."""
 
 from __future__ import annotations
 

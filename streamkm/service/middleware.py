@@ -1,6 +1,4 @@
-"""What surrounds every route: who may ask, how often, how long it took."""
-# MERGED """Headers that every answer has, so that no page of another site can make anything of one."""
-# MERGED """Requests as spans: named by route, never by path, which anybody can make up."""
+"""Middleware around every route: access, rate limits, metrics, security headers and traces."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""How stored data becomes what the API answers."""
-# MERGED """How snapshots, samples and quarantined records become JSON where there are many of them: encoded once, by hand."""
+"""Converts stored data to the JSON of the API; large collections are encoded by hand, once."""
 
 from __future__ import annotations
 

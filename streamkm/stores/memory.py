@@ -24,8 +24,7 @@ from streamkm.state import (
     Recent,
     Snapshot,
 )
-from streamkm.stores import checkpoints as bases
-from streamkm.stores import checks, journal, retention, serialization
+from streamkm.stores import checkpoints, checks, journal, retention, serialization
 from streamkm.stores.base import Asked, Held, Job, Lease, ModelInfo, Place, Promotion, Token
 from streamkm.stores.sql import quarantine
 
@@ -191,7 +190,7 @@ class MemoryStore:
             known = [kept.commit_seq for kept, _ in stored.bases]
             if progress is None or progress.commit_seq in known:
                 return False
-            if not always and now - newest < bases.EVERY_SECONDS:
+            if not always and now - newest < checkpoints.EVERY_SECONDS:
                 return False
             stored.bases.append((progress, stored.state))
             return True
@@ -365,7 +364,7 @@ def _add_snapshot(model: _Model, name: str, snapshot: Snapshot, commit_seq: int)
 
 
 def _thin_journal(model: _Model, now: float) -> int:
-    first = bases.first_kept((bases.Age(p.commit_seq, p.committed_at) for p, _ in model.bases), now)
+    first = checkpoints.first_kept((checkpoints.Age(p.commit_seq, p.committed_at) for p, _ in model.bases), now)
     before = len(model.bases) + len(model.journal)
     model.bases[:] = [base for base in model.bases if base[0].commit_seq >= first]
     model.journal[:] = [entry for entry in model.journal if entry[0] > first]

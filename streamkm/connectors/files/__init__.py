@@ -1,0 +1,1 @@
+"""Files of rows: csv, JSON lines, npy, npz, parquet and Arrow."""

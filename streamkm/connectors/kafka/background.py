@@ -1,5 +1,4 @@
-"""A question to the broker that is asked beside the stream, and waited for only when the answer is needed."""
-# MERGED """Commits positions to Kafka's group, for other people's tools, without ever holding up the stream."""
+"""Requests to the broker that run beside the stream: end offsets, and commits of the group's positions."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""What a client's own refreshes of its metadata say about a topic, for nothing: no request is made for it."""
-# MERGED """Who else uses the name of a consumer group."""
+"""Metadata of topics and consumer groups, taken from the client's own refreshes where possible."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ kafka-python makes a ``ConsumerRecord`` of every record (measured: about 0.2M re
 each fetched piece of a partition to a class that it looks up as ``fetcher.PartitionRecords``, asks that object for
 ``take(n)`` records, counts them with ``len`` and moves the partition's position to its ``next_fetch_offset``.
 `BatchRecords` is such a class: it gives the same records, at the same positions, as arrays. That hook is private, so it
-is used only with the versions in `_kafka_socket.VERSIONS`, for which a test compares both ways record for record; other
+is used only with the versions in `sockets.VERSIONS`, for which a test compares both ways record for record; other
 versions go the plain way.
 """
 

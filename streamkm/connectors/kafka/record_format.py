@@ -23,6 +23,7 @@ class BrokenError(Exception):
 
 
 def read_varint(data: Bytes, pos: int) -> tuple[int, int]:
+    """Read one zigzag varint at `pos`: its value, and the position behind it."""
     value, pos = record_batch.read_varint(data, pos, len(data))
     return int(value), int(pos)
 

@@ -3,7 +3,7 @@
 Its input thread reads 4 KB at a time, and has to win the interpreter's lock back after each (measured on a fetch of
 2 MB: a fifth of all CPU time, and up to half of the wall time beside a busy main thread). And a socket whose connection
 fails is left to the garbage collector, so that a consumer that waits for its broker holds more and more of them. Both
-are private matters like those of `_kafka_batches`, and touched in the same versions only.
+are private matters like those of `record_batches`, and touched in the same versions only.
 """
 
 from __future__ import annotations

@@ -153,7 +153,7 @@ class KafkaSource:
         self._watch = TopicWatch(self._consumer._cluster, topic)  # noqa: SLF001  # the version is pinned
         if self.fast:
             read = functools.partial(BatchRecords, room=self._room)
-            self._consumer._fetcher.PartitionRecords = read  # noqa: SLF001  # see _kafka_batches
+            self._consumer._fetcher.PartitionRecords = read  # noqa: SLF001  # see record_batches
         elif not plain:
             log.warning(
                 "kafka-python %s is not one of %s: records are read one by one, which is slower",

@@ -1,0 +1,1 @@
+"""Kernels that decode records: JSON, decimal numbers, times, and Kafka's record batches."""

@@ -2,7 +2,7 @@
 
 A centroid is left out if a bisecting plane has the whole box on the other side (Pelleg and Moore 1999; Kanungo et al.
 2002, there over the nodes of a tree; here over its leaves, 16 rows of SIMD lanes or more each). Rows keep one bound
-each, as in `exact_rows`, but against the moves of the block's own centroids only; a block whose smallest bound holds
+each, as in `rows`, but against the moves of the block's own centroids only; a block whose smallest bound holds
 is not read.
 """
 

@@ -1,0 +1,1 @@
+"""Stable identities of clusters, and what happened to them between two snapshots."""

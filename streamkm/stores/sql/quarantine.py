@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from streamkm.state import QuarantineBounds
-from streamkm.stores import serialization as rows
+from streamkm.stores import serialization
 from streamkm.stores.base import Held, Place
 from streamkm.stores.sql import schema as t
 
@@ -155,4 +155,4 @@ def _of(model: int, place: Place) -> dict[str, Any]:
 
 
 def _held(row: sa.Row[Any]) -> Held:
-    return Held(rows.bad_record_from_row(row), row.commit_seq, row.delivered_at)
+    return Held(serialization.bad_record_from_row(row), row.commit_seq, row.delivered_at)

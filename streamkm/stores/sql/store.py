@@ -28,8 +28,7 @@ from streamkm.state import (
     QuarantineBounds,
     Snapshot,
 )
-from streamkm.stores import checkpoints as bases
-from streamkm.stores import checks, journal, retention, serialization
+from streamkm.stores import checkpoints, checks, journal, retention, serialization
 from streamkm.stores.base import Asked, Held, Lease, ModelInfo, Place, Promotion
 from streamkm.stores.sql import admin, errors, migrate, quarantine
 from streamkm.stores.sql import queries as q
@@ -254,20 +253,20 @@ class SqlStore(admin.ServiceTables):
 
     def keep_base(self, model: str, now: float, *, always: bool = False) -> bool:
         with self._reading() as tx:
-            if not always and not bases.due(tx, model, now):
+            if not always and not checkpoints.due(tx, model, now):
                 return False
         with self._writing() as tx:
             # Who commits touches this row first, so checkpoint and position are those of one commit.
             tx.execute(sa.select(t.leases.c.epoch).where(t.leases.c.model == model).with_for_update())
-            return (always or bases.due(tx, model, now)) and bases.keep(tx, q.model_id(tx, model))
+            return (always or checkpoints.due(tx, model, now)) and checkpoints.keep(tx, q.model_id(tx, model))
 
     def bases(self, model: str) -> Sequence[Progress]:
         with self._reading() as tx:
-            return bases.listed(tx, q.model_id(tx, model))
+            return checkpoints.listed(tx, q.model_id(tx, model))
 
     def base(self, model: str, commit_seq: int) -> Checkpoint:
         with self._reading() as tx:
-            found = bases.one(tx, q.model_id(tx, model), commit_seq)
+            found = checkpoints.one(tx, q.model_id(tx, model), commit_seq)
         if found is None:
             raise checks.no_base(model, commit_seq)
         return found
@@ -316,7 +315,7 @@ class SqlStore(admin.ServiceTables):
     def thin(self, model: str, now: float) -> int:
         with self._writing() as tx:
             model_id = q.model_id(tx, model, locked=True)
-            return retention.thin(tx, model_id, now) + bases.thin(tx, model_id, now)
+            return retention.thin(tx, model_id, now) + checkpoints.thin(tx, model_id, now)
 
     def quarantined(
         self, model: str, *, limit: int = 100, reason: str | None = None, most: int | None = None

@@ -1,4 +1,4 @@
-"""What Alembic runs: the migrations, on the connection and in the transaction that `streamkm.stores.sql.migrate` gives."""
+"""Alembic's environment: runs the migrations on the connection and transaction of `streamkm.stores.sql.migrate`."""
 
 from __future__ import annotations
 
