@@ -7,8 +7,8 @@ import contextlib
 import click
 
 from consumers import logs
-from consumers.compose import source_opener, transactions_opener
-from consumers.options import example, takes, verbose
+from consumers.factories import source_opener, transactions_opener
+from consumers.options import example, verbose, with_settings
 from consumers.signals import stop_on_signals
 from streamkm.codecs import make_codec
 from streamkm.connectors import KafkaSource
@@ -32,7 +32,7 @@ from streamkm.stores import open_store
     type=click.Choice(["beginning", "end", "committed"]),
     help="Where a target begins without a position of ours; the beginning, if it is empty; committed: that of others.",
 )
-@takes(AssignSettings)
+@with_settings(AssignSettings)
 @verbose()
 def assign(model: str, target: str, start: str | None, settings: AssignSettings, *, verbosity: int) -> None:
     """Write the cluster of each record of MODEL's topic to another topic, exactly once.

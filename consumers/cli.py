@@ -103,7 +103,7 @@ def main() -> NoReturn:
     """Entry point of ``streamkm``."""
     terminal.open_streams()
     threading.excepthook = _thread_ended
-    terminal.leave(_status())
+    terminal.exit_with(_status())
 
 
 def _status() -> int:

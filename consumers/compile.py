@@ -18,7 +18,7 @@ def compile_() -> None:
     Takes a minute or two once on a machine, and seconds when all was there. The image of streamkm is built so, and what
     else cannot wait at its first start.
     """
-    from consumers.compose import warm_up
+    from consumers.factories import warm_up
     from streamkm.codecs import make_codec
     from streamkm.models import compile_kernels
     from streamkm.models.exact.compile import compile_exact

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 import click
 
 from consumers import terminal
-from consumers.options import example, takes
+from consumers.options import example, with_settings
 from streamkm.errors import StreamkmError
 from streamkm.settings import StoreSettings
 
@@ -31,7 +31,7 @@ class Finding:
 
 
 @click.command(epilog=example("streamkm doctor", "streamkm doctor --json"))
-@takes(StoreSettings)
+@with_settings(StoreSettings)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def doctor(settings: StoreSettings, *, as_json: bool) -> None:
     """Say what is installed, which broker a test run would use, whether kernels are compiled, and what is missing.

@@ -15,7 +15,7 @@ from typing import Self
 import click
 
 from consumers import logs, terminal
-from consumers.options import example, takes
+from consumers.options import example, with_settings
 from consumers.signals import stop_on_signals
 from streamkm.connectors import KafkaWriter
 from streamkm.errors import SourceError, StreamkmError
@@ -38,7 +38,7 @@ AT_ONCE = 10_000
     )
 )
 @click.argument("topic")
-@takes(SourceSettings, only=("bootstrap", "client"))
+@with_settings(SourceSettings, only=("bootstrap", "client"))
 @click.option("--rate", type=click.IntRange(1, 1_000_000), default=5000, show_default=True, help="Records a second.")
 @click.option("--records", type=click.IntRange(min=0), help="End after so many; 0: only make the topic.")
 def feed(topic: str, settings: SourceSettings, *, rate: int, records: int | None) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from consumers import fit_view, logs, terminal
-from consumers.options import example, takes, warn_of_argument
+from consumers.options import example, warn_of_argument, with_settings
 from streamkm.connectors.files.source import LeftOut, expand
 from streamkm.connectors.sql import sql_rows
 from streamkm.errors import SettingsError
@@ -102,7 +102,7 @@ _file = click.Path(path_type=Path)
     type=_file,
     help="Keep the state of the fit in this file until it is done: the same command, after a kill, goes on from there.",
 )
-@takes(FitSettings)
+@with_settings(FitSettings)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def fit(
     paths: tuple[str, ...],

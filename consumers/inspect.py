@@ -15,7 +15,7 @@ from rich.table import Table
 from consumers import terminal
 from consumers.fields import add_field, fitted
 from consumers.fields import told as told_fields
-from consumers.options import example, takes
+from consumers.options import example, with_settings
 from streamkm.effect_sizes import differences
 from streamkm.settings import StoreSettings
 from streamkm.state import Event, Snapshot
@@ -29,7 +29,7 @@ MOST_TOLD = 20
 
 
 @click.command(epilog=example("streamkm models --store sqlite:///streamkm.db", "streamkm models --json"))
-@takes(StoreSettings)
+@with_settings(StoreSettings)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def models(settings: StoreSettings, *, as_json: bool) -> None:
     """List the models of a store."""
@@ -68,7 +68,7 @@ def _some(names: Sequence[str]) -> str:
 @click.command(epilog=example("streamkm inspect orders", "streamkm inspect orders --snapshot 12 --json"))
 @click.argument("model")
 @click.option("--snapshot", type=int, help="Number of a snapshot; the newest if not given.")
-@takes(StoreSettings)
+@with_settings(StoreSettings)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def inspect(model: str, settings: StoreSettings, *, snapshot: int | None, as_json: bool) -> None:
     """Show MODEL: progress and clusters."""
@@ -128,7 +128,7 @@ def told(event: Event) -> str:
 
 @click.command(epilog=example("streamkm events orders", "streamkm events orders --json"))
 @click.argument("model")
-@takes(StoreSettings)
+@with_settings(StoreSettings)
 @click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="Snapshots at most.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def events(model: str, settings: StoreSettings, *, limit: int, as_json: bool) -> None:
@@ -192,7 +192,7 @@ def cluster_table(s: Snapshot, places: Sequence[int]) -> Table:
 
 @click.command(epilog=example("streamkm snapshots orders", "streamkm snapshots orders --limit 5 --json"))
 @click.argument("model")
-@takes(StoreSettings)
+@with_settings(StoreSettings)
 @click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="At most so many.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def snapshots(model: str, settings: StoreSettings, *, limit: int, as_json: bool) -> None:

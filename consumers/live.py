@@ -10,9 +10,9 @@ import os
 import click
 
 from consumers import logs
-from consumers.compose import make_engine, warm_up
-from consumers.exposure import check_exposure
-from consumers.options import example, takes, verbose
+from consumers.bind_check import check_bind
+from consumers.factories import make_engine, warm_up
+from consumers.options import example, verbose, with_settings
 from consumers.probes import probes
 from consumers.signals import stop_on_signals
 from streamkm.connectors import why_away
@@ -38,7 +38,7 @@ HUNG = 10
     )
 )
 @click.argument("model")
-@takes(LiveSettings)
+@with_settings(LiveSettings)
 @verbose()
 def live(model: str, settings: LiveSettings, *, verbosity: int) -> None:
     """Cluster a topic as its records come, into MODEL.
@@ -47,7 +47,7 @@ def live(model: str, settings: LiveSettings, *, verbosity: int) -> None:
     one dies. SIGTERM and SIGINT finish the mini-batch, commit, publish and leave.
     """
     logs.configure(verbosity)
-    check_exposure(settings.metrics_host, settings.token, "--metrics-host")
+    check_bind(settings.metrics_host, settings.token, "--metrics-host")
     stop = stop_on_signals()
     metrics = Metrics()
     with contextlib.closing(open_store(settings.store)) as store:

@@ -10,8 +10,8 @@ from typing import Literal, cast
 import click
 
 from consumers import logs
-from consumers.compose import writer_opener
-from consumers.options import example, takes, verbose, warn_of_argument
+from consumers.factories import writer_opener
+from consumers.options import example, verbose, warn_of_argument, with_settings
 from consumers.signals import stop_on_signals
 from streamkm.delivery import Notifier, NotifyOptions, Target, TopicTarget, WebhookTarget
 from streamkm.errors import SettingsError
@@ -49,7 +49,7 @@ _AS_GOOD_AS_A_KEY = 16
     show_default=True,
     help="Where a target begins that was never told anything.",
 )
-@takes(NotifySettings)
+@with_settings(NotifySettings)
 @verbose()
 def notify(
     model: str, topic: str | None, webhooks: tuple[str, ...], start: str, settings: NotifySettings, *, verbosity: int

@@ -40,7 +40,7 @@ def exit_code(error: errors.StreamkmError) -> int:
     return next((code for cls, code in EXIT_CODES if isinstance(error, cls)), 1)
 
 
-def takes(cls: type[settings.S], *, only: tuple[str, ...] = ()) -> Callable[[F], F]:
+def with_settings(cls: type[settings.S], *, only: tuple[str, ...] = ()) -> Callable[[F], F]:
     """Give a command an option for each setting of `cls` (or those of `only`), and ``--config``.
 
     The command gets one more argument, ``settings``: an instance of `cls`. The options are plain text here; the table

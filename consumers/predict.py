@@ -20,7 +20,7 @@ import click
 import numpy as np
 
 from consumers import terminal
-from consumers.options import example, takes
+from consumers.options import example, with_settings
 from streamkm import cells
 from streamkm.client import Client, Prediction
 from streamkm.connectors.files import csv_text
@@ -50,7 +50,7 @@ Rows = list[tuple[int, Any]]
     )
 )
 @click.argument("model")
-@takes(ClientSettings)
+@with_settings(ClientSettings)
 @click.option("--snapshot", type=click.IntRange(min=1), help="Ask this one; the newest one if not given.")
 @click.option(
     "--csv", "as_csv", is_flag=True, help="The lines are csv with a header; else each is a JSON object or array."

@@ -15,8 +15,8 @@ import click
 from rich.table import Table
 
 from consumers import logs, terminal
-from consumers.compose import writer_opener
-from consumers.options import example, takes
+from consumers.factories import writer_opener
+from consumers.options import example, with_settings
 from streamkm.codecs import Codec, make_codec
 from streamkm.connectors import KafkaSource, KafkaWriter, byte_records
 from streamkm.engine import suited
@@ -65,7 +65,7 @@ def quarantine() -> None:
     "list", epilog=example("streamkm quarantine list orders", "streamkm quarantine list orders --limit 5 --json")
 )
 @click.argument("model")
-@takes(StoreSettings)
+@with_settings(StoreSettings)
 @click.option("--reason", help="Only those of this reason, such as not-json.")
 @click.option("--limit", type=click.IntRange(1, 100_000), default=20, show_default=True, help="At most so many.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -97,7 +97,7 @@ def list_(model: str, settings: StoreSettings, *, reason: str | None, limit: int
 )
 @click.argument("model")
 @click.argument("record", type=PlaceType(), metavar="TOPIC-PARTITION-OFFSET")
-@takes(StoreSettings)
+@with_settings(StoreSettings)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, key and value whole, in base64 too.")
 def show(model: str, record: Place, settings: StoreSettings, *, as_json: bool) -> None:
     """Show all that is known of one quarantined record of MODEL."""
@@ -205,7 +205,7 @@ def record_json(bad: BadRecord, limit: int | None = _LISTED_BYTES) -> dict[str, 
 )
 @click.argument("model")
 @click.argument("records", type=PlaceType(), metavar="[TOPIC-PARTITION-OFFSET]...", nargs=-1)
-@takes(LiveSettings, only=("store", "bootstrap", "client"))
+@with_settings(LiveSettings, only=("store", "bootstrap", "client"))
 @click.option("--all", "every", is_flag=True, help="All of the quarantine.")
 @click.option("--reason", help="All of this reason, such as too-large.")
 @click.option("--dry-run", is_flag=True, help="Only say which would be tried again.")

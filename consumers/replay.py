@@ -19,9 +19,9 @@ from rich.progress import BarColumn, TimeElapsedColumn
 from rich.table import Table
 
 from consumers import logs, terminal
-from consumers.compose import source_opener
+from consumers.factories import source_opener
 from consumers.inspect import show_clusters, snapshot_json
-from consumers.options import DurationType, example, takes
+from consumers.options import DurationType, example, with_settings
 from streamkm.broker import cache_dir
 from streamkm.codecs import make_codec
 from streamkm.errors import NotReadyError, SettingsError
@@ -115,7 +115,7 @@ class Bars:
 @click.option("--work", type=_folder, help="Folder in which a killed replay goes on; in the cache if not given.")
 @click.option("--trace", is_flag=True, help="Keep cost and moved points of every iteration.")
 @click.option("--promote", "promoted", is_flag=True, help="Put the result in charge at once.")
-@takes(ReplaySettings)
+@with_settings(ReplaySettings)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--progress-json", is_flag=True, help="Tell progress on standard error as JSON lines, for programs.")
 def replay(
@@ -230,7 +230,7 @@ def _k(store: Store, spec: ModelSpec, settings: ReplaySettings) -> int:
 @click.argument("model")
 @click.argument("a", type=int)
 @click.argument("b", type=int)
-@takes(StoreSettings)
+@with_settings(StoreSettings)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def diff(model: str, a: int, b: int, settings: StoreSettings, *, as_json: bool) -> None:
     """Compare snapshots A and B of MODEL: what moved how far, which points change cluster, what each costs.
@@ -279,7 +279,7 @@ def diff(model: str, a: int, b: int, settings: StoreSettings, *, as_json: bool) 
     metavar="DURATION",
     help="For the consumer to do it; 0: not.",
 )
-@takes(StoreSettings)
+@with_settings(StoreSettings)
 def promote(model: str, snapshot: int, settings: StoreSettings, *, skip: bool, wait: float) -> None:
     """Put SNAPSHOT in charge of MODEL, a recomputed one or an older one.
 

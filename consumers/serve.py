@@ -17,10 +17,10 @@ import uvicorn
 from fastapi import FastAPI
 
 from consumers import logs
-from consumers.exposure import check_exposure, is_loopback
+from consumers.bind_check import check_bind, is_loopback
+from consumers.job_command import child_environment, replay_command
 from consumers.listening import listen, url_of
-from consumers.options import example, takes, verbose
-from consumers.recompute import child_environment, replay_command
+from consumers.options import example, verbose, with_settings
 from streamkm.http.connection import DEFAULTS, Bounds, protocol
 from streamkm.metrics import HTTP_REQUESTS, Metrics
 from streamkm.service import ServiceOptions, create_app
@@ -40,7 +40,7 @@ GRACE_SECONDS = 5
         "STREAMKM_TOKEN=$(openssl rand -hex 32) streamkm serve --host 0.0.0.0",
     )
 )
-@takes(ServeSettings)
+@with_settings(ServeSettings)
 @verbose("More log lines, one for each request too")
 def serve(settings: ServeSettings, *, verbosity: int) -> None:
     """Answer queries about the clusters over HTTP.
@@ -55,7 +55,7 @@ def serve(settings: ServeSettings, *, verbosity: int) -> None:
     with contextlib.closing(open_store(settings.store, create=False)) as store:
         local = is_loopback(settings.host)
         if not local:
-            check_exposure(settings.host, settings.token, stored=bool(store.tokens()))
+            check_bind(settings.host, settings.token, stored=bool(store.tokens()))
         app = create_app(
             store,
             metrics=Metrics(process=True),

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from consumers import terminal
-from consumers.options import EXIT_CODES, example, takes
+from consumers.options import EXIT_CODES, example, with_settings
 from streamkm.engine import audit
 from streamkm.errors import StoreError
 from streamkm.settings import StoreSettings
@@ -26,7 +26,7 @@ def store() -> None:
 
 @store.command(epilog=example("streamkm store backup backup.db", "streamkm live orders --store sqlite:///backup.db"))
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-@takes(StoreSettings)
+@with_settings(StoreSettings)
 @click.option("--force", is_flag=True, help="Replace FILE if it exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def backup(file: Path, settings: StoreSettings, *, force: bool, as_json: bool) -> None:
@@ -43,7 +43,7 @@ def backup(file: Path, settings: StoreSettings, *, force: bool, as_json: bool) -
 
 
 @store.command(epilog=example("streamkm store vacuum"))
-@takes(StoreSettings)
+@with_settings(StoreSettings)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def vacuum(settings: StoreSettings, *, as_json: bool) -> None:
     """Give the room of removed snapshots and records back to the disk.
@@ -60,7 +60,7 @@ def vacuum(settings: StoreSettings, *, as_json: bool) -> None:
 
 
 @store.command(epilog=example("streamkm store check", "streamkm store check --json"))
-@takes(StoreSettings)
+@with_settings(StoreSettings)
 @click.option("--quick", is_flag=True, help="Do not compare indexes with their tables.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def check(settings: StoreSettings, *, quick: bool, as_json: bool) -> None:

@@ -245,7 +245,7 @@ def flush() -> None:
     sys.stdout.flush()
 
 
-def leave(status: int) -> NoReturn:
+def exit_with(status: int) -> NoReturn:
     """End the process, when all that was printed is written."""
     try:
         sys.stdout.flush()

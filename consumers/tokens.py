@@ -12,7 +12,7 @@ import click
 from rich.table import Table
 
 from consumers import terminal
-from consumers.options import example, takes
+from consumers.options import example, with_settings
 from streamkm.errors import SettingsError
 from streamkm.settings import StoreSettings
 from streamkm.stores import open_store
@@ -52,7 +52,7 @@ def tokens() -> None:
     type=click.Path(path_type=Path, dir_okay=False),
     help="Let in whoever has the token in this file, instead of making one; to say so again changes nothing.",
 )
-@takes(StoreSettings)
+@with_settings(StoreSettings)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def create(
     name: str,
@@ -84,7 +84,7 @@ def create(
 
 
 @tokens.command("list", epilog=example("streamkm tokens list", "streamkm tokens list --json"))
-@takes(StoreSettings)
+@with_settings(StoreSettings)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_(settings: StoreSettings, *, as_json: bool) -> None:
     """List the tokens there are, without what they are."""
@@ -105,7 +105,7 @@ def list_(settings: StoreSettings, *, as_json: bool) -> None:
 
 @tokens.command(epilog=example("streamkm tokens revoke reports"))
 @click.argument("name")
-@takes(StoreSettings)
+@with_settings(StoreSettings)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def revoke(name: str, settings: StoreSettings, *, as_json: bool) -> None:
     """Let the holder of the token NAME in no more; open streams end too."""

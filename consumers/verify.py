@@ -11,8 +11,8 @@ import click
 from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 
 from consumers import logs, terminal
-from consumers.compose import source_opener
-from consumers.options import example, takes
+from consumers.factories import source_opener
+from consumers.options import example, with_settings
 from streamkm.codecs import make_codec
 from streamkm.engine import Books, Rerun, best_origin, compare, find_origins, from_snapshot, same_stream
 from streamkm.errors import NotFoundError
@@ -30,7 +30,7 @@ DIFFERENT = 9
 @click.command(epilog=example("streamkm verify orders", "streamkm verify orders 12 --json"))
 @click.argument("model")
 @click.argument("snapshot", type=int, required=False)
-@takes(LiveSettings, only=("store", "bootstrap", "client", "max_decompressed"))
+@with_settings(LiveSettings, only=("store", "bootstrap", "client", "max_decompressed"))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def verify(model: str, snapshot: int | None, settings: LiveSettings, *, as_json: bool) -> None:
     """Prove SNAPSHOT of MODEL (the newest if not given).

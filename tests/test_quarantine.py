@@ -17,7 +17,7 @@ from click.testing import CliRunner
 
 from consumers import logs
 from consumers.cli import cli
-from consumers.compose import make_engine
+from consumers.factories import make_engine
 from consumers.quarantine import _readable, as_text
 from processes import program
 from store_checks import bad_of, commit_of, owned

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from consumers import compose
+from consumers import factories
 from streamkm.connectors import MemorySource
 from streamkm.engine.source_checks import same_spec
 from streamkm.errors import ModelMismatchError, SettingsError
@@ -29,7 +29,7 @@ def spec_of(monkeypatch):
     store = MemoryStore()
 
     def find(**given):
-        return compose.model_spec("m", settings(**given), store)[0]
+        return factories.model_spec("m", settings(**given), store)[0]
 
     store.create(find(**MADE), 0.0)
     return find, store.model("m").spec
@@ -81,4 +81,4 @@ def test_what_is_given_otherwise_is_refused_in_words(spec_of, given, says):
 @pytest.mark.parametrize("given", [{}, {"topic": "t"}, {"fields": "a"}], ids=str)
 def test_a_new_model_needs_topic_and_fields(spec_of, given):
     with pytest.raises(SettingsError, match=r"model new: .*--fields"):
-        compose.model_spec("new", settings(**given), MemoryStore())
+        factories.model_spec("new", settings(**given), MemoryStore())

@@ -14,7 +14,7 @@ from typing import Self
 import httpx
 import pytest
 
-from consumers.exposure import check_exposure
+from consumers.bind_check import check_bind
 from consumers.listening import listen, url_of
 from consumers.serve import GRACE_SECONDS
 from processes import run
@@ -188,17 +188,17 @@ def test_a_job_asked_over_http_is_done_by_a_child_that_says_why_it_cannot(url_of
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
 def test_loopback_needs_no_token(host):
-    check_exposure(host, "")
+    check_bind(host, "")
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org", "", "127.0.0.1.example.org"])  # noqa: S104 - the same
 def test_any_other_address_needs_one(host):
     with pytest.raises(SettingsError, match="token"):
-        check_exposure(host, "")
-    check_exposure(host, TOKEN)
-    check_exposure(host, "", stored=True)
+        check_bind(host, "")
+    check_bind(host, TOKEN)
+    check_bind(host, "", stored=True)
     with pytest.raises(SettingsError, match="streamkm tokens create"):
-        check_exposure(host, "", stored=False)
+        check_bind(host, "", stored=False)
 
 
 def test_a_port_that_is_taken_is_told():

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from consumers.recompute import child_environment, replay_command
+from consumers.job_command import child_environment, replay_command
 from service_api import NOW, TOKEN, Api, Writer
 from streamkm.errors import SettingsError, StoreUnavailableError
 from streamkm.service import job_runner as module

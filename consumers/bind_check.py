@@ -17,7 +17,7 @@ def is_loopback(host: str) -> bool:
     return False
 
 
-def check_exposure(host: str, token: str, option: str = "--host", *, stored: bool | None = None) -> None:
+def check_bind(host: str, token: str, option: str = "--host", *, stored: bool | None = None) -> None:
     """Refuse to show the data to a network without a token.
 
     Parameters
