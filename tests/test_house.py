@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -28,6 +29,28 @@ def test_layers_hold():
     )
     assert done.returncode == 0, done.stdout
     assert "0 broken" in done.stdout
+
+
+def test_the_page_of_the_architecture_has_the_layers_as_they_are_checked():
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    table = text[text.index("<!-- layers:") : text.index("## A record")]
+    drawn = [re.findall(r"`(\w+)`", line.split("|")[1]) for line in table.splitlines() if line.startswith("| `")]
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (library,) = (c for c in contracts if c.get("exhaustive"))
+    assert drawn == [["consumers"], *(re.split(r" *\| *", row) for row in library["layers"])]
+
+
+def test_the_files_that_the_docs_name_are_there():
+    pages = [ROOT / name for name in ("README.md", "CONTRIBUTING.md")] + sorted((ROOT / "docs").rglob("*.md"))
+    missing = []
+    for page in pages:
+        for name in re.findall(
+            r"`((?:streamkm/|consumers/|tests/|benchmarks/|\w+/)*[\w/]+\.(?:py|js))(?:::[^`]*)?`", page.read_text()
+        ):
+            homes = (ROOT, ROOT / "streamkm", ROOT / "tests", ROOT / "benchmarks", page.parent)
+            if not any((home / name).exists() for home in homes) and not list((ROOT / "streamkm").rglob(name)):
+                missing.append(f"{page.relative_to(ROOT)}: {name}")
+    assert not missing
 
 
 def test_public_names_are_sorted_and_there():
