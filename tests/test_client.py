@@ -19,7 +19,7 @@ import pytest
 import streamkm
 from processes import program, run
 from service_api import CENTROIDS, FIELDS, NOW, Writer
-from streamkm.client import http, requests
+from streamkm.client import requests, transport
 from streamkm.errors import (
     DataError,
     NotFoundError,
@@ -59,7 +59,7 @@ def client(service):
 def test_models_snapshots_and_events(client):
     (model,) = client.models()
     assert (model.name, model.fields, model.n_clusters, model.snapshot) == ("orders", FIELDS, 2, 3)
-    assert client.model("orders").told["counters"]["records"] == model.points
+    assert client.model("orders").raw["counters"]["records"] == model.points
     assert [s.id for s in client.snapshots("orders")] == [3, 2, 1]
     assert [s.id for s in client.snapshots("orders", limit=2)] == [3, 2]
     assert client.snapshots("orders")[0].created_at == datetime.fromtimestamp(NOW + 20, UTC)
@@ -70,7 +70,7 @@ def test_models_snapshots_and_events(client):
 
 
 def test_pages_are_followed(client, monkeypatch):
-    monkeypatch.setattr(requests, "PAGE", 1)
+    monkeypatch.setattr(requests, "PAGE_SIZE", 1)
     assert [s.id for s in client.snapshots("orders")] == [3, 2, 1]
 
 
@@ -108,7 +108,7 @@ def test_points_of_every_kind_are_asked_for(client, points):
 
 
 def test_many_points_go_in_many_requests_and_one_snapshot_answers_for_all(client, monkeypatch):
-    monkeypatch.setattr(requests, "BODY_BYTES", 3 * requests.NUMBER_BYTES * 2)
+    monkeypatch.setattr(requests, "JSON_BODY_BYTES", 3 * requests.BYTES_PER_NUMBER * 2)
     asked = []
     send = client._send
     monkeypatch.setattr(client, "_send", lambda call: asked.append(json.loads(call.body)) or send(call))
@@ -153,12 +153,12 @@ def test_errors_are_ours_and_say_what_to_do(service, client):
         client.predict("orders", pd.DataFrame({"a": [1.0]}))
     with streamkm.Client(service) as nobody, pytest.raises(ServiceError, match="needs a token"):
         nobody.models()
-    with pytest.raises(SettingsError, match="no address of a service"):
+    with pytest.raises(SettingsError, match="not the URL of a service"):
         streamkm.Client("localhost:8000")
 
 
 def test_a_part_that_is_refused_is_named(client, monkeypatch):
-    monkeypatch.setattr(requests, "BODY_BYTES", 1)
+    monkeypatch.setattr(requests, "JSON_BODY_BYTES", 1)
     sent = iter([client._send, lambda _: (_ for _ in ()).throw(DataError("bad"))])
     monkeypatch.setattr(client, "_send", lambda call, sent=sent: next(sent)(call))
     with pytest.raises(DataError, match=r"^points from 1 on: bad"):
@@ -194,7 +194,7 @@ def moody():
 
 @pytest.mark.parametrize("kind", [streamkm.Client, streamkm.AsyncClient])
 def test_a_service_that_will_be_well_again_is_asked_again(moody, monkeypatch, kind):
-    monkeypatch.setattr(http, "PAUSES", (0.0, 0.0, None))
+    monkeypatch.setattr(transport, "RETRY_DELAYS", (0.0, 0.0))
 
     def models():
         found = kind(f"http://127.0.0.1:{moody.server_port}")
@@ -225,7 +225,7 @@ def test_a_service_that_will_be_well_again_is_asked_again(moody, monkeypatch, ki
 
 @pytest.mark.parametrize("kind", [streamkm.Client, streamkm.AsyncClient])
 def test_nobody_there_is_said_so(monkeypatch, kind):
-    monkeypatch.setattr(http, "PAUSES", (0.0, None))
+    monkeypatch.setattr(transport, "RETRY_DELAYS", (0.0,))
     with HTTPServer(("127.0.0.1", 0), Moody) as server:
         port = server.server_port
     found = kind(f"http://127.0.0.1:{port}")

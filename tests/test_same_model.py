@@ -25,7 +25,7 @@ def spec_of(monkeypatch):
     def opener(topic, *_, **__):
         return lambda: MemorySource.from_values([[]], topic=topic)
 
-    monkeypatch.setattr(compose, "source_opener", opener)
+    monkeypatch.setattr(factories, "source_opener", opener)
     store = MemoryStore()
 
     def find(**given):

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from consumers import cli, doctor, logs
 from streamkm import redaction
-from streamkm.client import http
+from streamkm.client import transport
 from streamkm.errors import SettingsError
 from streamkm.service.problems import Problem, from_error
 from streamkm.settings import GROUPS, TABLE, holds_secret, resolve, show
@@ -48,7 +48,7 @@ def said(*arguments, **environment):
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch, tmp_path):
-    monkeypatch.setattr(http, "PAUSES", (None,))
+    monkeypatch.setattr(transport, "RETRY_DELAYS", ())
     monkeypatch.setattr(logs, "configure", lambda *_: None)
     monkeypatch.chdir(tmp_path)
 

@@ -19,7 +19,7 @@ from click.testing import CliRunner
 
 from consumers import cli, logs
 from streamkm import ExactKMeans, OnlineKMeans
-from streamkm.client.requests import _of_table
+from streamkm.client.requests import points_of_table
 from streamkm.connectors import FileSource
 from streamkm.connectors.files import frames, tables
 from streamkm.connectors.files.panics import quiet
@@ -391,4 +391,4 @@ def test_a_frame_with_two_columns_of_one_name_is_refused():
     with pytest.raises(DataError, match="unique"):
         ExactKMeans(1).fit(frame)
     with pytest.raises(DataError, match="several columns v"):
-        _of_table(frame, ("v",))
+        points_of_table(frame, ("v",))

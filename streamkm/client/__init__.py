@@ -1,40 +1,41 @@
-"""A Python client of ``streamkm serve``: arrays in, arrays out; blocking and asyncio."""
+"""A Python client of ``streamkm serve``, blocking and for asyncio; points, centroids and predictions are arrays."""
 
-from streamkm.client.http import AsyncClient, Client
+from streamkm.client.async_client import AsyncClient
+from streamkm.client.client import Client
 from streamkm.client.responses import (
     Centroids,
-    Difference,
-    Event,
+    ClusterEvent,
+    ClusterLineage,
+    ClusterShift,
+    HistoricalSnapshot,
     Job,
     KProfile,
-    Life,
-    Me,
     Model,
-    Moved,
-    Past,
+    PointSample,
     Prediction,
-    Published,
     Quarantine,
-    Refused,
-    Sample,
+    QuarantineEntry,
+    SnapshotDiff,
+    SnapshotSummary,
+    WhoAmI,
 )
 
 __all__ = [
     "AsyncClient",
     "Centroids",
     "Client",
-    "Difference",
-    "Event",
+    "ClusterEvent",
+    "ClusterLineage",
+    "ClusterShift",
+    "HistoricalSnapshot",
     "Job",
     "KProfile",
-    "Life",
-    "Me",
     "Model",
-    "Moved",
-    "Past",
+    "PointSample",
     "Prediction",
-    "Published",
     "Quarantine",
-    "Refused",
-    "Sample",
+    "QuarantineEntry",
+    "SnapshotDiff",
+    "SnapshotSummary",
+    "WhoAmI",
 ]

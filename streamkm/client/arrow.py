@@ -1,4 +1,4 @@
-"""Points and predictions as Arrow streams, where pyarrow is installed."""
+"""Points and predictions as Arrow IPC streams, if pyarrow is installed."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from streamkm.client.responses import Prediction
 from streamkm.errors import ServiceError
 
 
-def there() -> bool:
-    """Whether pyarrow is."""
+def available() -> bool:
+    """Whether pyarrow is installed."""
     return find_spec("pyarrow") is not None
 
 
 def encode(points: NDArray[np.float64], fields: Sequence[str]) -> bytes:
-    """Points (n, d) as a stream with a column for each field."""
-    import pyarrow as pa  # type: ignore[import-untyped]  # noqa: PLC0415 - an extra
+    """Encode points (n, d) as a stream of one record batch with a column per field."""
+    import pyarrow as pa  # type: ignore[import-untyped]  # noqa: PLC0415 - optional
 
     columns = [pa.array(np.ascontiguousarray(column)) for column in points.T]
     batch = pa.RecordBatch.from_arrays(columns, names=list(fields))
@@ -31,19 +31,19 @@ def encode(points: NDArray[np.float64], fields: Sequence[str]) -> bytes:
 
 
 def decode(model: str, content: bytes) -> Prediction:
-    """The answer to points.
+    """Decode the response to a prediction request.
 
     Raises
     ------
     ServiceError
-        It is none.
+        The content is not a prediction.
     """
-    import pyarrow as pa  # noqa: PLC0415 - an extra
+    import pyarrow as pa  # noqa: PLC0415 - optional
 
     try:
         table = pa.ipc.open_stream(content).read_all()
         snapshot = int(table.schema.metadata[b"snapshot"])
         ids, distances, scores = (table[name].to_numpy() for name in ("id", "distance", "score"))
     except (ValueError, LookupError, TypeError, OSError) as e:
-        raise ServiceError(f"the answer is no prediction ({e})", hint="Is a streamkm service there?") from e
+        raise ServiceError(f"the response is not a prediction ({e})", hint="Is a streamkm service there?") from e
     return Prediction(model, snapshot, ids, distances, scores)

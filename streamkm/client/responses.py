@@ -1,4 +1,4 @@
-"""Results of the client's methods: arrays for many numbers, plain values for few."""
+"""Results of the client's methods."""
 
 from __future__ import annotations
 
@@ -20,24 +20,33 @@ Ints = NDArray[np.int64]
 Reals = NDArray[np.float64]
 
 
+def parse_time(text: str) -> datetime:
+    """Parse an RFC 3339 time; it has a time zone.
+
+    >>> parse_time("2026-11-01T10:00:00Z").isoformat()
+    '2026-11-01T10:00:00+00:00'
+    """
+    return datetime.fromisoformat(text)
+
+
 class _Table(ABC):
-    """What can be looked at as a table."""
+    """A result that can be converted to a table."""
 
     __slots__ = ()
 
     @abstractmethod
     def columns(self) -> dict[str, Any]:
-        """Its columns by name."""
+        """The columns by name, each (n,)."""
 
     def to_pandas(self) -> pd.DataFrame:
-        """As a table of pandas, which has to be installed."""
-        import pandas as pd  # noqa: PLC0415 - not one of our packages
+        """As a pandas table; needs pandas."""
+        import pandas as pd  # noqa: PLC0415 - not a dependency
 
         return pd.DataFrame(self.columns())
 
     def to_polars(self) -> pl.DataFrame:
-        """As a table of polars."""
-        import polars as pl  # noqa: PLC0415 - takes a while to import
+        """As a polars table."""
+        import polars as pl  # noqa: PLC0415 - slow to import
 
         return pl.DataFrame(self.columns())
 
@@ -48,26 +57,32 @@ class Centroids(_Table):
 
     Attributes
     ----------
-    model, snapshot, created_at
-        Whose, its number, and when it was published.
+    model
+        Name of the model.
+    snapshot, created_at
+        Number of the snapshot, and when it was published.
+    inertia
+        Mean squared distance of the points since the snapshot before; None if there were none.
     fields
         Names of the d dimensions.
     ids
-        (k,) stable ids: the same number is the same cluster in every snapshot.
+        (k,) stable ids: a cluster has the same id in every snapshot.
     centroids
         (k, d) in the units of the records.
     weights, shares, spreads
-        (k,) decayed number of points, its part of all, and root mean squared distance of the points to the centroid.
+        (k,) decayed number of points, fraction of the total weight, and root mean squared distance of the points to the
+        centroid.
     deviations
-        (k, d) the same by field, in the units of the records; NaN where it is not known.
+        (k, d) standard deviation by field, in the units of the records; NaN if unknown.
     differences
-        (k, d) how far each centroid is above the mean of all points, in standard deviations within clusters; NaN where
-        it is not known. The fields that differ most tell what a cluster is about.
+        (k, d) centroid minus the mean of all points, in standard deviations within clusters; NaN if unknown. The fields
+        with the largest values characterize a cluster.
     """
 
     model: str
     snapshot: int
     created_at: datetime
+    inertia: float | None
     fields: tuple[str, ...]
     ids: Ints
     centroids: Reals
@@ -78,9 +93,9 @@ class Centroids(_Table):
     differences: Reals
 
     @classmethod
-    def of(cls, answer: Mapping[str, Any]) -> Self:
-        """From the answer of ``/centroids``."""
-        clusters, fields = answer["clusters"], tuple(answer["fields"])
+    def of(cls, content: Mapping[str, Any]) -> Self:
+        """From the response of ``/centroids``."""
+        clusters, fields = content["clusters"], tuple(content["fields"])
 
         def by_field(name: str) -> Reals:
             return np.array([c[name] for c in clusters], np.float64).reshape(len(clusters), len(fields))
@@ -89,9 +104,10 @@ class Centroids(_Table):
             return np.array([c[name] for c in clusters], np.float64)
 
         return cls(
-            answer["model"],
-            answer["snapshot"]["id"],
-            moment(answer["snapshot"]["created_at"]),
+            content["model"],
+            content["snapshot"]["id"],
+            parse_time(content["snapshot"]["created_at"]),
+            content["snapshot"]["inertia"],
             fields,
             np.array([c["id"] for c in clusters], np.int64),
             by_field("values"),
@@ -103,7 +119,7 @@ class Centroids(_Table):
         )
 
     def columns(self) -> dict[str, Any]:
-        """One row for each cluster: id, weight, share, spread, and a column for each field."""
+        """One row per cluster: id, weight, share, spread, and a column per field."""
         own = {"id": self.ids, "weight": self.weights, "share": self.shares, "spread": self.spreads}
         return own | {
             (name if name not in own else f"{name}_"): self.centroids[:, j] for j, name in enumerate(self.fields)
@@ -112,18 +128,18 @@ class Centroids(_Table):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Prediction(_Table):
-    """Where n points belong.
+    """The clusters of n points.
 
     Attributes
     ----------
     model, snapshot
-        Whose clusters, and the number of the snapshot that answered for all of them.
+        Name of the model, and number of the snapshot that predicted all points.
     ids
         (n,) stable ids of the nearest clusters.
     distances
-        (n,) to that centroid; NaN where it is too large for a double.
+        (n,) distances to that centroid; NaN where a distance overflows a double.
     scores
-        (n,) outlier scores: distances in spreads of that cluster; about 1 is ordinary.
+        (n,) outlier scores: distance divided by the spread of the cluster; about 1 is typical.
     """
 
     model: str
@@ -133,24 +149,24 @@ class Prediction(_Table):
     scores: Reals
 
     def columns(self) -> dict[str, Any]:
-        """One row for each point."""
+        """One row per point."""
         return {"id": self.ids, "distance": self.distances, "score": self.scores}
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model as the service tells it.
+    """A model: status, fields and counters.
 
     Attributes
     ----------
     status, why
-        One word, and the reason for it.
+        The status, and the reason for it.
     points, bad, lag
-        Points learned, records in quarantine, and records behind the end of the topic (None if unknown).
+        Points learned, bad records, and records behind the end of the topic (None if unknown).
     snapshot
         Number of the newest snapshot; None while warming up.
-    told
-        The whole answer.
+    raw
+        The JSON object of the response.
     """
 
     name: str
@@ -162,26 +178,26 @@ class Model:
     bad: int
     lag: int | None
     snapshot: int | None
-    told: Mapping[str, Any]
+    raw: Mapping[str, Any]
 
     @classmethod
-    def of(cls, answer: Mapping[str, Any]) -> Self:
-        """From an answer of ``/models``."""
-        newest = answer["snapshot"]
-        same = {name: answer[name] for name in ("name", "status", "why", "n_clusters", "points", "bad", "lag")}
-        return cls(fields=tuple(answer["fields"]), snapshot=newest["id"] if newest else None, told=answer, **same)
+    def of(cls, content: Mapping[str, Any]) -> Self:
+        """From a response of ``/models``."""
+        newest = content["snapshot"]
+        same = {name: content[name] for name in ("name", "status", "why", "n_clusters", "points", "bad", "lag")}
+        return cls(fields=tuple(content["fields"]), snapshot=newest["id"] if newest else None, raw=content, **same)
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
+class SnapshotSummary:
     """A snapshot without its clusters.
 
     Attributes
     ----------
     inertia
-        Mean squared distance of the points before it; None when there were none.
+        Mean squared distance of the points since the snapshot before; None if there were none.
     events
-        How many births, deaths, splits, merges and drifts it tells.
+        Number of events since the snapshot before.
     """
 
     id: int
@@ -194,28 +210,28 @@ class Published:
     events: int
 
     @classmethod
-    def of(cls, answer: Mapping[str, Any]) -> Self:
+    def of(cls, content: Mapping[str, Any]) -> Self:
         """From an entry of ``/snapshots``."""
         rest = ("kind", "reason", "n_clusters", "n_points", "inertia", "events")
-        return cls(answer["id"], moment(answer["created_at"]), *(answer[name] for name in rest))
+        return cls(content["id"], parse_time(content["created_at"]), *(content[name] for name in rest))
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
-    """What happened to clusters.
+class ClusterEvent:
+    """An event in the lineage of clusters.
 
     Attributes
     ----------
     snapshot, created_at
-        Of the snapshot that tells it.
+        Snapshot that the event was published with.
     kind
         birth, death, split, merge, drift, promotion or outliers.
     before, after
-        Ids of the clusters it happened to, and of those that came of it.
+        Ids of the clusters before the event, and of those after it.
     detail
-        What it was judged by.
+        Figures that the event was decided by.
     index
-        Its place among the events of the snapshot, from 0.
+        Position among the events of the snapshot, from 0.
     """
 
     snapshot: int
@@ -228,42 +244,43 @@ class Event:
 
     @property
     def id(self) -> str:
-        """What tells it apart from all others of its model: a stream of events can go on behind it."""
+        """Unique within the model; `Client.follow_events` can resume after it."""
         return f"{self.snapshot}.{self.index}"
 
     @classmethod
-    def of(cls, snapshot: Mapping[str, Any]) -> list[Self]:
-        """From an entry of ``/events``."""
-        at = snapshot["id"], moment(snapshot["created_at"])
-        return [
-            cls(*at, e["kind"], tuple(e["before"]), tuple(e["after"]), e["detail"], i)
-            for i, e in enumerate(snapshot["events"])
-        ]
+    def of(cls, event: Mapping[str, Any], index: int) -> Self:
+        """From the data of an event stream."""
+        return cls(
+            int(event["snapshot"]),
+            parse_time(event["created_at"]),
+            event["kind"],
+            tuple(event["before"]),
+            tuple(event["after"]),
+            event["detail"],
+            index,
+        )
 
-
-def moment(text: str) -> datetime:
-    """A time as the service writes it, with its zone.
-
-    >>> moment("2026-11-01T10:00:00Z").isoformat()
-    '2026-11-01T10:00:00+00:00'
-    """
-    return datetime.fromisoformat(text)
+    @classmethod
+    def all_of(cls, entry: Mapping[str, Any]) -> list[Self]:
+        """All events of an entry of ``/events`` or ``/history``."""
+        snapshot = {"snapshot": entry["id"], "created_at": entry["created_at"]}
+        return [cls.of({**event, **snapshot}, i) for i, event in enumerate(entry["events"])]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Past:
-    """The clusters of one snapshot of the past, in short.
+class HistoricalSnapshot:
+    """An older snapshot with its clusters.
 
     Attributes
     ----------
     inertia
-        Mean squared distance of the points before it; None when there were none.
+        Mean squared distance of the points since the snapshot before; None if there were none.
     ids, shares, spreads
-        (k,) of its clusters.
+        (k,) as in `Centroids`.
     centroids
         (k, d) in the units of the records.
     events
-        What happened since the snapshot before.
+        Events since the snapshot before.
     """
 
     id: int
@@ -276,27 +293,27 @@ class Past:
     shares: Reals
     spreads: Reals
     centroids: Reals
-    events: tuple[Event, ...]
+    events: tuple[ClusterEvent, ...]
 
     @classmethod
-    def of(cls, answer: Mapping[str, Any]) -> Self:
+    def of(cls, content: Mapping[str, Any]) -> Self:
         """From an entry of ``/history``."""
-        told: dict[str, Any] = {name: answer[name] for name in ("id", "kind", "reason", "n_points", "inertia")}
-        told |= {name: np.array(answer[name], np.float64) for name in ("shares", "spreads", "centroids")}
-        at, ids = moment(answer["created_at"]), np.array(answer["ids"], np.int64)
-        return cls(created_at=at, ids=ids, events=tuple(Event.of(answer)), **told)
+        same: dict[str, Any] = {name: content[name] for name in ("id", "kind", "reason", "n_points", "inertia")}
+        same |= {name: np.array(content[name], np.float64) for name in ("shares", "spreads", "centroids")}
+        created_at, ids = parse_time(content["created_at"]), np.array(content["ids"], np.int64)
+        return cls(created_at=created_at, ids=ids, events=tuple(ClusterEvent.all_of(content)), **same)
 
 
 @dataclass(frozen=True, slots=True)
-class Life:
-    """The life of a cluster, as far as the events tell it.
+class ClusterLineage:
+    """Origin and end of a cluster, as far as the stored events go back.
 
     Attributes
     ----------
     born, ended
-        Numbers of the snapshots that tell its beginning and its end; None where none does.
+        Numbers of the snapshots in which it first appeared and in which it ended; None if unknown or not ended.
     origins, successors
-        Ids of the clusters that it came from, and of those that came of it.
+        Ids of the clusters that it came from by a split or merge, and of those that it became.
     """
 
     id: int
@@ -306,15 +323,25 @@ class Life:
     successors: tuple[int, ...]
 
     @classmethod
-    def of(cls, answer: Mapping[str, Any]) -> Self:
+    def of(cls, content: Mapping[str, Any]) -> Self:
         """From an entry of ``/lineage``."""
-        born, ended = (answer[name] and answer[name]["id"] for name in ("born", "ended"))
-        return cls(answer["id"], born, ended, tuple(answer["origins"]), tuple(answer["successors"]))
+        born, ended = (content[name] and content[name]["id"] for name in ("born", "ended"))
+        return cls(content["id"], born, ended, tuple(content["origins"]), tuple(content["successors"]))
 
 
 @dataclass(frozen=True, slots=True)
-class Moved:
-    """A cluster that both of two snapshots have: how far it moved, and its part of the points before and after."""
+class ClusterShift:
+    """A cluster that two snapshots have in common.
+
+    Attributes
+    ----------
+    id
+        Of the cluster.
+    distance, spreads
+        Distance that the centroid moved; the same divided by the spread (None if that is 0).
+    share_before, share_after
+        Fraction of the total weight in each of the two snapshots.
+    """
 
     id: int
     distance: float
@@ -324,26 +351,26 @@ class Moved:
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
-    """From snapshot `a` to snapshot `b`, judged on the points that the model remembers.
+class SnapshotDiff:
+    """Comparison of snapshot `a` with snapshot `b` on the model's weighted sample of its points.
 
     Attributes
     ----------
     moved
-        Clusters that both have, the one that moved farthest first.
+        Clusters in both, the largest shift first.
     gone, new
-        Ids that only one of the two has.
+        Ids of clusters in `a` only, and in `b` only.
     changed
-        Share of the points whose cluster changes.
+        Fraction of the points whose cluster changes.
     cost_a, cost_b
         Mean squared distance of the points to the nearest centroid.
     points
-        Their weight.
+        Total weight of the points.
     """
 
     a: int
     b: int
-    moved: tuple[Moved, ...]
+    moved: tuple[ClusterShift, ...]
     gone: tuple[int, ...]
     new: tuple[int, ...]
     changed: float
@@ -352,28 +379,30 @@ class Difference:
     points: float
 
     @classmethod
-    def of(cls, answer: Mapping[str, Any]) -> Self:
-        """From the answer of ``/diff``."""
+    def of(cls, content: Mapping[str, Any]) -> Self:
+        """From the response of ``/diff``."""
         lists = {
-            "moved": tuple(Moved(**m) for m in answer["moved"]),
-            "gone": tuple(answer["gone"]),
-            "new": tuple(answer["new"]),
+            "moved": tuple(ClusterShift(**m) for m in content["moved"]),
+            "gone": tuple(content["gone"]),
+            "new": tuple(content["new"]),
         }
-        return cls(**{**answer, **lists})
+        return cls(**{**content, **lists})
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class KProfile:
-    """How good each number of clusters is.
+    """Criteria for the number of clusters.
 
     Attributes
     ----------
     running, suggested
-        k of the model, and the k that several criteria agree on; None if they do not, or it was not looked into yet.
+        k of the model, and the k that several criteria agree on; None if they do not, or none was computed yet.
+    reason
+        Why that k is suggested, or none.
     ks
-        (m,) the k that were tried.
+        (m,) values of k that were tried.
     cost, silhouette, gap, davies_bouldin
-        (m,) what each costs, and how well it tells clusters apart; NaN where that has no meaning.
+        (m,) mean squared distance, and criteria of separation; NaN where undefined.
     """
 
     running: int
@@ -386,16 +415,16 @@ class KProfile:
     davies_bouldin: Reals
 
     @classmethod
-    def of(cls, answer: Mapping[str, Any]) -> Self:
-        """From the answer of ``/k``."""
-        told: dict[str, Any] = {name: answer[name] for name in ("running", "suggested", "reason")}
-        names = ("cost", "silhouette", "gap", "davies_bouldin")
-        told |= {name: np.array(answer[name], np.float64) for name in names}
-        return cls(ks=np.array(answer["ks"], np.int64), **told)
+    def of(cls, content: Mapping[str, Any]) -> Self:
+        """From the response of ``/k``."""
+        same: dict[str, Any] = {name: content[name] for name in ("running", "suggested", "reason")}
+        criteria = ("cost", "silhouette", "gap", "davies_bouldin")
+        same |= {name: np.array(content[name], np.float64) for name in criteria}
+        return cls(ks=np.array(content["ks"], np.int64), **same)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Sample:
+class PointSample:
     """Some of the last points with their clusters.
 
     Attributes
@@ -403,11 +432,11 @@ class Sample:
     points
         (n, d) in the units of the records.
     ids, distances, scores
-        (n,) as a prediction has them.
+        (n,) as in `Prediction`.
     mean, axes
-        (d,) and (2, d): ``axes @ (point - mean)`` is where to draw a point.
+        (d,) and (2, d): ``axes @ (point - mean)`` projects a point on the plane of the first two principal components.
     explained
-        (2,) part of the points' variance along each axis.
+        (2,) fraction of the variance along each axis.
     """
 
     snapshot: int
@@ -421,18 +450,18 @@ class Sample:
     explained: Reals
 
     @classmethod
-    def of(cls, answer: Mapping[str, Any]) -> Self:
-        """From the answer of ``/sample``."""
-        fields, plane = tuple(answer["fields"]), answer["projection"]
-        points = np.array(answer["points"], np.float64).reshape(-1, len(fields))
-        columns = (np.array(answer[name], np.float64) for name in ("distances", "scores"))
+    def of(cls, content: Mapping[str, Any]) -> Self:
+        """From the response of ``/sample``."""
+        fields, plane = tuple(content["fields"]), content["projection"]
+        points = np.array(content["points"], np.float64).reshape(-1, len(fields))
+        columns = (np.array(content[name], np.float64) for name in ("distances", "scores"))
         planes = (np.array(plane[name], np.float64) for name in ("mean", "axes", "explained"))
-        return cls(answer["snapshot"]["id"], fields, points, np.array(answer["ids"], np.int64), *columns, *planes)
+        return cls(content["snapshot"]["id"], fields, points, np.array(content["ids"], np.int64), *columns, *planes)
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
-    """A record that could not be learned; key and value as text, cut where they are long."""
+class QuarantineEntry:
+    """A bad record; key and value as text, truncated if long."""
 
     topic: str
     partition: int
@@ -448,32 +477,32 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Quarantine:
-    """How many records are in quarantine, by reason, and the newest of them."""
+    """Number of bad records in quarantine, by reason, and the newest of them."""
 
     total: int
     reasons: Mapping[str, int]
-    records: tuple[Refused, ...]
+    records: tuple[QuarantineEntry, ...]
 
     @classmethod
-    def of(cls, answer: Mapping[str, Any]) -> Self:
-        """From the answer of ``/quarantine``."""
-        return cls(answer["total"], answer["reasons"], tuple(Refused(**r) for r in answer["records"]))
+    def of(cls, content: Mapping[str, Any]) -> Self:
+        """From the response of ``/quarantine``."""
+        return cls(content["total"], content["reasons"], tuple(QuarantineEntry(**r) for r in content["records"]))
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A recomputation.
+    """A recomputation job.
 
     Attributes
     ----------
     state
         queued, running, done, failed or cancelled.
     asked, progress
-        What was asked, and how far it is.
+        Options of the job, and its progress.
     snapshot
-        Number of the snapshot that came of it.
+        Number of the resulting snapshot; None until it is done.
     error
-        Why it failed.
+        Message of the error if it failed.
     """
 
     id: str
@@ -488,25 +517,35 @@ class Job:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more comes of it."""
+        """Whether the job is done, failed or cancelled."""
         return self.state not in {"queued", "running"}
 
     @classmethod
-    def of(cls, answer: Mapping[str, Any]) -> Self:
-        """From an answer of ``/jobs``."""
-        return cls(**{**answer, **{name: moment(answer[name]) for name in ("created_at", "updated_at")}})
+    def of(cls, content: Mapping[str, Any]) -> Self:
+        """From a response of ``/jobs``."""
+        return cls(**{**content, **{name: parse_time(content[name]) for name in ("created_at", "updated_at")}})
 
 
 @dataclass(frozen=True, slots=True)
-class Me:
-    """Who the service takes one for: name of the token, its right (none, read, write), its models (None: all)."""
+class WhoAmI:
+    """Rights of a token.
+
+    Attributes
+    ----------
+    name
+        Of the token; None without one.
+    right
+        none, read or write.
+    models
+        Models that it is restricted to; None for all.
+    """
 
     name: str | None
     right: str
     models: tuple[str, ...] | None
 
     @classmethod
-    def of(cls, answer: Mapping[str, Any]) -> Self:
-        """From the answer of ``/me``."""
-        models = answer["models"]
-        return cls(answer["name"], answer["right"], None if models is None else tuple(models))
+    def of(cls, content: Mapping[str, Any]) -> Self:
+        """From the response of ``/me``."""
+        models = content["models"]
+        return cls(content["name"], content["right"], None if models is None else tuple(models))

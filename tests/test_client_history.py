@@ -16,7 +16,7 @@ import streamkm
 from processes import program
 from service_api import FIELDS, NOW, P0, Writer
 from streamkm import AsyncClient, Client
-from streamkm.client import arrow, http, requests
+from streamkm.client import arrow, requests, transport
 from streamkm.errors import NotFoundError, NotReadyError, ServiceError, ServiceUnreachableError
 from streamkm.records import BadRecord, RawRecord
 from streamkm.state import Event, Recent
@@ -67,9 +67,9 @@ def test_what_a_model_was_is_told_in_arrays(client):
         client.diff("orders", 1, 99)
 
 
-def test_pages_of_lives_are_put_together(client, monkeypatch):
+def test_pages_of_lineage_are_merged(client, monkeypatch):
     whole = client.lineage("orders")
-    monkeypatch.setattr(requests, "PAGE", 1)
+    monkeypatch.setattr(requests, "PAGE_SIZE", 1)
     assert client.lineage("orders") == whole
 
 
@@ -82,21 +82,21 @@ def test_what_a_model_sees_is_told_in_arrays(client):
     assert (quarantine.total, quarantine.reasons) == (1, {"not-json": 1})
     assert (quarantine.records[0].value, quarantine.records[0].offset) == ("{", 3)
     assert not client.quarantine("orders", reason="too-large").records
-    assert client.me() == streamkm.client.Me(client.me().name, "write", None)
+    assert client.me() == streamkm.client.WhoAmI(client.me().name, "write", None)
 
 
 def test_many_points_travel_as_arrow_and_get_the_same_answer(client, monkeypatch):
     X = np.random.default_rng(0).normal(size=(30_000, 3)) * 10
-    kinds = []
+    media_types = []
     send = client._send
-    monkeypatch.setattr(client, "_send", lambda call: kinds.append(call.kind) or send(call))
-    monkeypatch.setattr(requests, "ARROW_BYTES", 20_000 * 24)
+    monkeypatch.setattr(client, "_send", lambda call: media_types.append(call.media_type) or send(call))
+    monkeypatch.setattr(requests, "ARROW_BODY_BYTES", 20_000 * 24)
     found = client.predict("orders", X, snapshot=2)
-    assert kinds == [requests.JSON, requests.ARROW, requests.ARROW]
-    kinds.clear()
-    monkeypatch.setattr(arrow, "there", lambda: False)
+    assert media_types == [requests.JSON, requests.ARROW, requests.ARROW]
+    media_types.clear()
+    monkeypatch.setattr(arrow, "available", lambda: False)
     plain = client.predict("orders", X, snapshot=2)
-    assert set(kinds) == {requests.JSON}
+    assert set(media_types) == {requests.JSON}
     assert (found.snapshot, plain.snapshot) == (2, 2)
     np.testing.assert_array_equal(found.ids, plain.ids)
     np.testing.assert_array_equal(found.distances, plain.distances)
@@ -179,7 +179,7 @@ class Breaking(BaseHTTPRequestHandler):
 
 @pytest.mark.parametrize("kind", [streamkm.Client, streamkm.AsyncClient])
 def test_a_stream_that_breaks_off_is_taken_up_where_it_was(monkeypatch, kind):
-    monkeypatch.setattr(http, "FOLLOW_PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(transport, "RECONNECT_DELAYS", (0.0, 0.0))
     with HTTPServer(("127.0.0.1", 0), Breaking) as server:
         server.moods, server.asked = [200, 503, 200], []
         thread = threading.Thread(target=server.serve_forever)
@@ -207,7 +207,7 @@ def test_a_stream_that_breaks_off_is_taken_up_where_it_was(monkeypatch, kind):
 
 
 def test_a_stream_of_nobody_is_given_up(monkeypatch):
-    monkeypatch.setattr(http, "FOLLOW_PAUSES", (0.0,))
+    monkeypatch.setattr(transport, "RECONNECT_DELAYS", (0.0,))
     with HTTPServer(("127.0.0.1", 0), Breaking) as server:
         port = server.server_port
     with streamkm.Client(f"http://127.0.0.1:{port}") as client, pytest.raises(ServiceUnreachableError):
@@ -275,8 +275,8 @@ async def ask_later(url):
 def test_it_asks_a_bounded_number_of_times_and_says_where_without_secrets(
     monkeypatch, answer, asks, times, path, later
 ):
-    monkeypatch.setattr(http, "FOLLOW_PAUSES", (0.0,) * 3)
-    monkeypatch.setattr(http, "PAUSES", (0.0, 0.0, None))
+    monkeypatch.setattr(transport, "RECONNECT_DELAYS", (0.0,) * 3)
+    monkeypatch.setattr(transport, "RETRY_DELAYS", (0.0, 0.0))
     with contextlib.closing(Faulty(answer)) as service:
         url = f"http://somebody:hunter2@127.0.0.1:{service.port}"
         with pytest.raises((ServiceError, ServiceUnreachableError)) as caught:
@@ -288,7 +288,7 @@ def test_it_asks_a_bounded_number_of_times_and_says_where_without_secrets(
 
 
 def test_the_time_of_an_asynchronous_client_is_for_the_whole_answer(monkeypatch):
-    monkeypatch.setattr(http, "PAUSES", (None,))
+    monkeypatch.setattr(transport, "RETRY_DELAYS", ())
     stop = threading.Event()
 
     def drip(listener):
