@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -21,6 +20,7 @@ from streamkm.settings import StoreSettings
 from streamkm.state import Event, Snapshot
 from streamkm.stores import open_store
 from streamkm.stores.base import ModelInfo
+from streamkm.times import format_age, format_time
 
 MOST_NAMES = 3
 """Fields that the list of models names."""
@@ -55,7 +55,7 @@ def models(settings: StoreSettings, *, as_json: bool) -> None:
             f"{p.counters.bad:,}" if p else "0",
             f"{p.lag:,}" if p and p.lag >= 0 else "?",
             str(m.last_snapshot),
-            ago(p.committed_at) if p else "never",
+            _ago(p.committed_at) if p else "never",
         )
     terminal.show(table)
 
@@ -82,7 +82,10 @@ def inspect(model: str, settings: StoreSettings, *, snapshot: int | None, as_jso
     p = info.progress
     if p is not None:
         lag = f"{p.lag:,}" if p.lag >= 0 else "unknown"
-        terminal.say((model, "bold"), f": {p.counters.points:,} points, lag {lag}, last commit {ago(p.committed_at)}")
+        terminal.say(
+            (model, "bold"),
+            f": {p.counters.points:,} points, lag {lag}, last commit {_ago(p.committed_at)}",
+        )
         if p.counters.lost:
             gone = f"{p.counters.lost:,} records were gone before they could be read, and were skipped"
             terminal.say((gone, "red"))
@@ -91,7 +94,7 @@ def inspect(model: str, settings: StoreSettings, *, snapshot: int | None, as_jso
         have, need = p.warmup if p and p.warmup else (0, 0)
         terminal.say(f"warming up: {have:,} of {need:,} points" if need else "nothing published yet")
         return
-    terminal.say(f"snapshot {published.id}, published {ago(published.created_at)} ({published.reason})")
+    terminal.say(f"snapshot {published.id}, published {_ago(published.created_at)} ({published.reason})")
     show_clusters(published)
     for line in judgement(published):
         terminal.say(line)
@@ -148,13 +151,8 @@ def events(model: str, settings: StoreSettings, *, limit: int, as_json: bool) ->
         table.add_column(name, no_wrap=name in {"snapshot", "points"})
     for s in found:
         for event in s.events:
-            table.add_row(str(s.id), when(s), f"{s.n_points:,}", told(event))
+            table.add_row(str(s.id), format_time(s.created_at, "seconds"), f"{s.n_points:,}", told(event))
     terminal.show(table)
-
-
-def when(s: Snapshot) -> str:
-    """The moment of a snapshot for people."""
-    return f"{datetime.fromtimestamp(s.created_at, UTC):%Y-%m-%d %H:%M:%SZ}"
 
 
 def show_clusters(s: Snapshot) -> None:
@@ -212,7 +210,9 @@ def snapshots(model: str, settings: StoreSettings, *, limit: int, as_json: bool)
     for s in found:
         share = s.weights.max() / (s.weights.sum() or 1.0)
         inertia = f"{s.inertia:.5g}" if np.isfinite(s.inertia) else "-"
-        table.add_row(str(s.id), when(s), s.reason, f"{s.n_points:,}", inertia, f"{share:.1%}")
+        table.add_row(
+            str(s.id), format_time(s.created_at, "seconds"), s.reason, f"{s.n_points:,}", inertia, f"{share:.1%}"
+        )
     terminal.show(table)
 
 
@@ -260,10 +260,6 @@ def snapshot_json(s: Snapshot) -> dict[str, Any]:
     }
 
 
-def ago(then: float) -> str:
-    """How long ago a moment was, for people."""
-    seconds = max(0.0, time.time() - then)
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit} ago"
-    return f"{seconds:.0f} s ago"
+def _ago(then: float) -> str:
+    """How long ago a time was, for people."""
+    return f"{format_age(time.time() - then)} ago"

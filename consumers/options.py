@@ -12,7 +12,7 @@ import click
 from consumers import terminal
 from consumers.terminal import OutputError
 from streamkm import errors, settings
-from streamkm.values import duration
+from streamkm.times import parse_duration
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -97,7 +97,7 @@ class DurationType(click.ParamType[float]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """See click."""
         try:
-            return duration(value)
+            return parse_duration(value)
         except ValueError as e:
             self.fail(str(e), param, ctx)
 

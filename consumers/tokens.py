@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +16,7 @@ from streamkm.errors import SettingsError
 from streamkm.settings import StoreSettings
 from streamkm.stores import open_store
 from streamkm.stores.base import Token
+from streamkm.times import format_time
 
 
 @click.group(
@@ -98,7 +98,7 @@ def list_(settings: StoreSettings, *, as_json: bool) -> None:
         return
     table = Table("name", "right", "models", "made")
     for t in found:
-        made = datetime.fromtimestamp(t.created_at, UTC).isoformat(" ", "seconds")
+        made = format_time(t.created_at, "seconds")
         table.add_row(t.name, t.right, ", ".join(t.models) or "all", made)
     terminal.show(table)
 
@@ -131,5 +131,5 @@ def _json(token: Token) -> dict[str, Any]:
         "name": token.name,
         "right": token.right,
         "models": list(token.models) or None,
-        "created_at": datetime.fromtimestamp(token.created_at, UTC).isoformat(),
+        "created_at": format_time(token.created_at),
     }

@@ -19,7 +19,7 @@ from streamkm.errors import NotFoundError
 from streamkm.models import ARITHMETIC
 from streamkm.settings import LiveSettings
 from streamkm.stores import open_store
-from streamkm.values import moment
+from streamkm.times import format_time
 
 log = logging.getLogger("streamkm.verify")
 
@@ -88,8 +88,8 @@ def verify(model: str, snapshot: int | None, settings: LiveSettings, *, as_json:
         )
         if origin.commit_seq:
             terminal.say(
-                f"learned again from the checkpoint of commit {origin.commit_seq} ({moment(origin.committed_at)}), the "
-                f"oldest of arithmetic {ARITHMETIC} from which the topic still has everything"
+                f"learned again from the checkpoint of commit {origin.commit_seq} "
+                f"({format_time(origin.committed_at)}), the oldest of arithmetic {ARITHMETIC} from which the topic still has everything"
             )
         if books.lost:
             terminal.say(said_of(books))

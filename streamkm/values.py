@@ -1,4 +1,4 @@
-"""What a setting can be, and how one reads and writes it; moments for people."""
+"""Types of settings: how each is read from text, checked, and written."""
 
 from __future__ import annotations
 
@@ -10,48 +10,13 @@ import ipaddress
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Self
 
 from streamkm.redaction import MASK
-
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+from streamkm.times import format_duration, parse_duration
 
 Check = Callable[[Any], str | None]
 """Says what is wrong with a value, or None."""
-
-
-def duration(text: str | float) -> float:
-    """Seconds of a duration such as ``250ms``, ``10s``, ``5m``, ``1h``, ``7d`` or a bare number of seconds.
-
-    >>> duration("1.5m"), duration("250ms"), duration(3)
-    (90.0, 0.25, 3.0)
-    """
-    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?|\.[0-9]+)\s*(ms|s|m|h|d|)\s*", str(text))
-    if match is None:
-        raise ValueError(f"{text!r} is not a duration such as 250ms, 10s, 5m, 1h or 7d")
-    return float(match[1]) * _UNITS.get(match[2], 1.0)
-
-
-def duration_text(seconds: float) -> str:
-    """Seconds as `duration` reads them, in the largest unit of which there is a whole number.
-
-    >>> duration_text(3600.0), duration_text(90), duration_text(0.25), duration_text(0)
-    ('1h', '90s', '250ms', '0s')
-    """
-    for unit in ("d", "h", "m", "s", "ms"):
-        count = round(seconds / _UNITS[unit], 9)
-        if count and count == int(count):
-            return f"{int(count)}{unit}"
-    return f"{float(seconds):.15g}s"
-
-
-def moment(seconds: float) -> str:
-    """Seconds since 1970 for people: ISO 8601 in UTC, or the bare number where a calendar cannot follow."""
-    try:
-        return datetime.fromtimestamp(seconds, UTC).isoformat()
-    except (ValueError, OverflowError, OSError):
-        return str(seconds)
 
 
 @dataclass(frozen=True)
@@ -71,10 +36,10 @@ class HalfLife:
         try:
             return cls(float(text), "points")
         except ValueError:
-            return cls(duration(text), "seconds")
+            return cls(parse_duration(text), "seconds")
 
     def __str__(self) -> str:
-        return duration_text(self.value) if self.unit == "seconds" else f"{self.value:.15g}"
+        return format_duration(self.value) if self.unit == "seconds" else f"{self.value:.15g}"
 
 
 class Seconds(float):
@@ -82,10 +47,10 @@ class Seconds(float):
 
     def __new__(cls, text: str | float) -> Self:
         """Parse with `duration`."""
-        return super().__new__(cls, duration(text))
+        return super().__new__(cls, parse_duration(text))
 
     def __str__(self) -> str:
-        return duration_text(self)
+        return format_duration(self)
 
 
 class ClusterCount(int):

@@ -14,7 +14,7 @@ from streamkm.service import ServiceOptions
 from streamkm.service.schemas import models as schemas
 from streamkm.state import Event, ModelSpec
 from streamkm.stores import open_store
-from streamkm.times import iso, parse_time
+from streamkm.times import format_time, parse_time
 
 ALWAYS_FRESH = ServiceOptions(freshness=0.0)
 
@@ -42,7 +42,7 @@ def test_the_list_shows_each_model_with_status_lag_points_and_newest_snapshot(ap
     assert (first.name, first.status, first.snapshot, first.lag, first.fields) == ("a", "warming-up", None, None, ["x"])
     assert (second.name, second.status, second.n_clusters) == ("orders", "running", 2)
     assert (second.points, second.bad, second.lag) == (100, 2, 7)
-    assert second.snapshot == schemas.SnapshotRef(id=1, created_at=iso(NOW - 1))
+    assert second.snapshot == schemas.SnapshotRef(id=1, created_at=format_time(NOW - 1))
 
 
 def test_a_model_tells_its_position_counters_settings_and_owner(api, store):
@@ -171,11 +171,11 @@ def test_time_travel_by_number_by_iso_time_and_by_seconds(api, store):
         return api.get("/v1/models/orders/centroids", params={"at": text}).json()["snapshot"]["id"]
 
     assert api.get("/v1/models/orders/centroids?snapshot=2").json()["snapshot"]["id"] == 2
-    assert at(iso(NOW - 51)) == 1
+    assert at(format_time(NOW - 51)) == 1
     assert at(str(NOW - 1)) == 2
     assert at("2100-01-01") == 3
     for i, t in enumerate(times, 1):
-        assert at(iso(t)) == i  # what an answer tells is what finds it again
+        assert at(format_time(t)) == i  # what an answer tells is what finds it again
         assert at(repr(t)) == i
 
 
@@ -188,8 +188,8 @@ def test_a_plus_sign_that_the_url_turned_into_a_space_is_understood(api, store):
 def test_times_are_never_told_earlier_than_they_were():
     rng = np.random.default_rng(0)
     for t in (NOW + rng.random(1000)).tolist():
-        assert t <= parse_time(iso(t)) < t + 2e-6
-    assert datetime.fromisoformat(iso(NOW)).timestamp() == NOW
+        assert t <= parse_time(format_time(t)) < t + 2e-6
+    assert datetime.fromisoformat(format_time(NOW)).timestamp() == NOW
 
 
 def test_an_etag_saves_sending_the_same_clusters_again(api, store):
@@ -209,7 +209,7 @@ def test_predict_gives_id_distance_and_the_snapshot_that_answered(api, store):
     answer = api.predict([[1, 0, 0], [9.0, 10.0, 10.0], [10, 10, 12]])
     got = schemas.Prediction.model_validate_json(answer.content)
     assert (got.ids, got.distances) == ([4, 7, 7], [1.0, 1.0, 2.0])
-    assert got.snapshot == schemas.SnapshotRef(id=1, created_at=iso(NOW - 3))
+    assert got.snapshot == schemas.SnapshotRef(id=1, created_at=format_time(NOW - 3))
 
 
 def test_the_score_of_a_point_is_its_distance_in_spreads_of_its_cluster(api, store):

@@ -14,7 +14,7 @@ from streamkm.service import ServiceOptions
 from streamkm.service.schemas import live
 from streamkm.state import Event, Recent
 from streamkm.stores import MemoryStore, open_store
-from streamkm.times import iso
+from streamkm.times import format_time
 
 MODEL = "/v1/models/orders"
 PROFILE = {
@@ -85,7 +85,7 @@ def test_history_tells_the_clusters_of_every_snapshot_newest_first(api, writer):
     assert page["fields"] == list(FIELDS)
     assert [s["id"] for s in seen] == [5, 4, 3, 2, 1]
     assert seen[2]["events"] == [split.to_json()]
-    assert (seen[0]["created_at"], seen[0]["shares"]) == (iso(NOW + 4), [0.25, 0.75])
+    assert (seen[0]["created_at"], seen[0]["shares"]) == (format_time(NOW + 4), [0.25, 0.75])
     assert api.get("/v1/models/nobody/history").status_code == 404
 
 

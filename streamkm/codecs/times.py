@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
-from datetime import UTC, datetime
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamkm.errors import SettingsError
+from streamkm.times import parse_iso
 
 UNITS = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
 # Seconds stay below the first until the year 5138; as milliseconds it is 1973. And so on by thousands.
@@ -57,9 +57,8 @@ def is_infinity(times: NDArray[np.float64]) -> NDArray[np.bool_]:
 
 
 def from_iso(text: str) -> float | None:
-    """Seconds since 1970 of ISO 8601 text, which without a zone is UTC; None if it is none."""
+    """Seconds since 1970 of ISO 8601 text, which is UTC unless it has an offset; None if it is not a time."""
     try:
-        parsed = datetime.fromisoformat(text)
+        return parse_iso(text)
     except ValueError:
         return None
-    return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()

@@ -9,7 +9,7 @@ import numpy as np
 from streamkm.codecs.base import Codec
 from streamkm.records import BadRecord, Batch, ByteRecords, Records
 from streamkm.state import EventTimeLimit, ModelSpec
-from streamkm.values import moment
+from streamkm.times import format_time
 
 OTHER_UNITS = ((1e3, "milliseconds"), (1e6, "microseconds"), (1e9, "nanoseconds"))
 YEAR = 365.25 * 86400.0
@@ -62,12 +62,12 @@ def _message(field: str | None, time: float, reference: float, limit: EventTimeL
     what = f"the event time {field}" if field else "the record's timestamp, its event time,"
     than = "the moment of reading" if reference == limit.read_at else "the record's timestamp"
     said = (
-        f"{what} is {moment(time)}, {time - reference:,.0f} s ahead of {than} ({moment(reference)}); "
+        f"{what} is {format_time(time)}, {time - reference:,.0f} s ahead of {than} ({format_time(reference)}); "
         f"at most {limit.lead:g} s are taken (--max-event-time-lead)"
     )
     for divisor, unit in OTHER_UNITS:
         if abs(time / divisor - reference) < YEAR:
-            return f"{said}. As {unit} it would be {moment(time / divisor)}: is it written in another unit?"
+            return f"{said}. As {unit} it would be {format_time(time / divisor)}: is it written in another unit?"
     return said
 
 

@@ -20,7 +20,7 @@ from streamkm.models.spec import new_learner
 from streamkm.records import BatchRange, Position, TopicPartition
 from streamkm.state import EventTimeLimit, Learning, MiniBatch, ModelSpec, ModelState, Progress, Snapshot
 from streamkm.stores.base import ModelInfo, Store
-from streamkm.values import moment
+from streamkm.times import format_time
 
 TOLD_BY_OWNERS = frozenset({"promotion", "outliers"})
 """Kinds of events that a re-run does not give: they tell of the snapshots between which they stand, not of the points
@@ -240,7 +240,7 @@ def find_origins(store: Store, name: str, until_seq: int) -> tuple[Books, list[O
     begin = oldest(store, name)
     if begin is not None and until_seq <= begin.commit_seq:
         raise NotFoundError(
-            f"the journal begins behind commit {begin.commit_seq} ({moment(begin.committed_at)}), and this needs "
+            f"the journal begins behind commit {begin.commit_seq} ({format_time(begin.committed_at)}), and this needs "
             f"commit {until_seq}",
             where=f"model {name}",
             hint="Take a newer one of those that streamkm snapshots lists: the journal of eight days is kept, or all "

@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import NamedTuple, Protocol
 
 from streamkm.connectors.base import Source
 from streamkm.errors import PositionLostError, SettingsError
 from streamkm.records import Position, TopicPartition
-from streamkm.values import duration
+from streamkm.times import parse_duration, parse_iso
 
 HINT = "Write beginning, now, a time (2026-11-01T10:00), how long ago (2h), offset:500, 0:500,1:480 or snapshot:12"
 
@@ -104,12 +103,7 @@ def _offsets(
             raise SettingsError(f"there is no partition {', '.join(map(str, unknown))}", where=text)
         return {tp: wanted[tp.partition] for tp in end if tp.partition in wanted}
     try:
-        seconds = now - duration(text) if re.fullmatch(r"[\d.]+(ms|s|m|h|d)", text) else _moment(text)
+        seconds = now - parse_duration(text) if re.fullmatch(r"[\d.]+(ms|s|m|h|d)", text) else parse_iso(text)
     except ValueError:
         raise SettingsError(f"{text!r} is no place in a topic", hint=HINT) from None
     return dict(source.offsets_at(seconds))
-
-
-def _moment(text: str) -> float:
-    time_ = datetime.fromisoformat(text)
-    return (time_ if time_.tzinfo else time_.replace(tzinfo=UTC)).timestamp()

@@ -25,7 +25,7 @@ from streamkm.service.snapshot_cache import Reader
 from streamkm.service.status import status
 from streamkm.state import Progress, Recent, Snapshot
 from streamkm.stores.base import Job, ModelInfo
-from streamkm.times import iso
+from streamkm.times import format_time
 
 log = logging.getLogger("streamkm.service")
 
@@ -295,7 +295,7 @@ class Channel:
         word, why = status(info, now, self.stale_after)
         first = self.steps[0] if self.steps else None
         return schemas.Now(
-            at=iso(now),
+            at=format_time(now),
             status=word,
             why=why,
             paused=info.paused,
@@ -303,7 +303,7 @@ class Channel:
             bad=p.counters.bad if p else 0,
             lag=p.lag if p and p.lag >= 0 else None,
             rate=self._rate(now, p.counters.points, first.counters.points) if p and first else None,
-            committed_at=iso(p.committed_at) if p else None,
+            committed_at=format_time(p.committed_at) if p else None,
             snapshot=serializers.ref(newest) if newest else None,
             n_clusters=len(newest.ids) if newest else info.spec.n_clusters,
             inertia=serializers.number(newest.inertia) if newest else None,

@@ -24,7 +24,7 @@ from streamkm.service.problems import Problem
 from streamkm.service.schemas.control import JobProgress
 from streamkm.state import Json
 from streamkm.stores.base import Job, JobState, Store
-from streamkm.times import iso
+from streamkm.times import format_time
 
 log = logging.getLogger("streamkm.service")
 
@@ -63,8 +63,8 @@ def job_json(job: Job) -> dict[str, Any]:
         "progress": {name: job.progress.get(name) for name in _FIELDS},
         "snapshot": job.snapshot or None,
         "error": job.error,
-        "created_at": iso(job.created_at),
-        "updated_at": iso(job.updated_at),
+        "created_at": format_time(job.created_at),
+        "updated_at": format_time(job.updated_at),
     }
 
 

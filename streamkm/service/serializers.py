@@ -18,7 +18,7 @@ from streamkm.service.schemas import live
 from streamkm.service.schemas import models as schemas
 from streamkm.state import Event, Snapshot
 from streamkm.stores.base import ModelInfo
-from streamkm.times import iso
+from streamkm.times import format_time
 
 
 def number(x: float) -> float | None:
@@ -36,14 +36,14 @@ def positions(position: Position) -> list[schemas.PartitionPosition]:
 
 def ref(s: Snapshot) -> schemas.SnapshotRef:
     """Which snapshot it is."""
-    return schemas.SnapshotRef(id=s.id, created_at=iso(s.created_at))
+    return schemas.SnapshotRef(id=s.id, created_at=format_time(s.created_at))
 
 
 def summary(s: Snapshot) -> schemas.SnapshotSummary:
     """The snapshot without its clusters."""
     return schemas.SnapshotSummary(
         id=s.id,
-        created_at=iso(s.created_at),
+        created_at=format_time(s.created_at),
         kind=s.kind,
         reason=s.reason,
         n_clusters=len(s.ids),
@@ -123,11 +123,11 @@ def model_summary(info: ModelInfo, newest: Snapshot | None, status: schemas.Stat
         why=why,
         n_clusters=info.spec.n_clusters or (len(newest.ids) if newest else 0),
         fields=list(info.spec.fields),
-        created_at=iso(info.created_at),
+        created_at=format_time(info.created_at),
         points=p.counters.points if p else 0,
         bad=p.counters.bad if p else 0,
         lag=p.lag if p and p.lag >= 0 else None,
-        committed_at=iso(p.committed_at) if p else None,
+        committed_at=format_time(p.committed_at) if p else None,
         snapshot=ref(newest) if newest else None,
     )
 
@@ -153,7 +153,9 @@ def model_detail(
         position=positions(p.position) if p else [],
         commits=p.commit_seq if p else 0,
         warmup=schemas.Warmup(have=p.warmup[0], need=p.warmup[1]) if p and p.warmup else None,
-        lease=schemas.LeaseOut(owner=lease.owner, epoch=lease.epoch, expires_at=iso(lease.expires_at), live=lease_live)
+        lease=schemas.LeaseOut(
+            owner=lease.owner, epoch=lease.epoch, expires_at=format_time(lease.expires_at), live=lease_live
+        )
         if lease
         else None,
     )
@@ -177,7 +179,7 @@ def entry(s: Snapshot) -> bytes:
     return orjson.dumps(
         {
             "id": s.id,
-            "created_at": iso(s.created_at),
+            "created_at": format_time(s.created_at),
             "kind": s.kind,
             "reason": s.reason,
             "n_points": s.n_points,
@@ -349,7 +351,7 @@ def sample(s: Snapshot, points: NDArray[np.float64], projection: live.Projection
     return orjson.dumps(
         {
             "model": s.model,
-            "snapshot": {"id": s.id, "created_at": iso(s.created_at)},
+            "snapshot": {"id": s.id, "created_at": format_time(s.created_at)},
             "fields": s.fields,
             "points": np.ascontiguousarray(points),
             "ids": [] if found is None else found.ids,

@@ -23,7 +23,7 @@ from streamkm.errors import NotFoundError, StoreUnavailableError
 from streamkm.service.status import not_ready
 from streamkm.state import Snapshot
 from streamkm.stores.base import ModelInfo, Store
-from streamkm.times import iso
+from streamkm.times import format_time
 
 T = TypeVar("T")
 
@@ -47,7 +47,7 @@ class Served:
     def __init__(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
         self.etag = f'"{snapshot.id}-{round(snapshot.created_at * 1e6):x}"'
-        self.created_at = iso(snapshot.created_at)
+        self.created_at = format_time(snapshot.created_at)
         self._bodies: dict[Callable[[Snapshot], BaseModel], bytes] = {}
 
     @property

@@ -7,6 +7,7 @@ from typing import Any
 from streamkm.service.problems import Problem
 from streamkm.service.schemas.models import Status
 from streamkm.stores.base import ModelInfo
+from streamkm.times import format_age
 
 
 def lease_live(info: ModelInfo, now: float) -> bool:
@@ -29,7 +30,9 @@ def status(info: ModelInfo, now: float, stale_after: float) -> tuple[Status, str
     """
     lease = info.lease
     if not lease_live(info, now):
-        gone = f"the lease of {lease.owner} ended {_age(now - lease.expires_at)} ago" if lease else "nobody runs it"
+        gone = (
+            f"the lease of {lease.owner} ended {format_age(now - lease.expires_at)} ago" if lease else "nobody runs it"
+        )
         return "stopped", gone
     if info.paused:
         return "paused", "somebody asked it to read nothing for now"
@@ -43,12 +46,12 @@ def _at_work(info: ModelInfo, now: float, stale_after: float) -> tuple[Status, s
     age = now - p.committed_at
     if age > stale_after and p.lag != 0:
         behind = f"{p.lag} records behind" if p.lag > 0 else "lag unknown"
-        return "stale", f"the last commit was {_age(age)} ago, {behind}"
+        return "stale", f"the last commit was {format_age(age)} ago, {behind}"
     if p.warmup is not None:
         return "warming-up", f"{p.warmup[0]} of {p.warmup[1]} points"
     if info.last_snapshot == 0:
         return "warming-up", "the first snapshot is not published yet"
-    return "running", f"committed {_age(age)} ago" + (", nothing left to read" if p.lag == 0 else "")
+    return "running", f"committed {format_age(age)} ago" + (", nothing left to read" if p.lag == 0 else "")
 
 
 def not_ready(info: ModelInfo, now: float) -> Problem:
@@ -71,12 +74,3 @@ def not_ready(info: ModelInfo, now: float) -> Problem:
     return Problem(
         409, "warming-up", f"warming up, {how_far}", where=info.spec.name, hint=hint, more=more, headers=headers
     )
-
-
-def _age(seconds: float) -> str:
-    if seconds < 10:
-        return f"{max(0.0, seconds):.1f} s"
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"

@@ -9,7 +9,7 @@ from streamkm.errors import ConflictError, LeaseLostError, NotFoundError, Settin
 from streamkm.records import Position, TopicPartition
 from streamkm.state import Commit
 from streamkm.stores.base import Job, Lease
-from streamkm.values import moment
+from streamkm.times import format_time
 
 RECOMPUTED = "replay"
 """Kind of the snapshots that no consumer published: they answer nothing until they are promoted."""
@@ -95,7 +95,7 @@ def no_snapshot(model: str, snapshot_id: int | None, at: float | None, first: in
     if snapshot_id is not None:
         what = f"no snapshot {snapshot_id}"
     elif at is not None:
-        what = f"no snapshot made at or before {moment(at)}"
+        what = f"no snapshot made at or before {format_time(at)}"
     else:
         what = "no snapshot"
     return NotFoundError(what, where=f"model {model}", hint=there)

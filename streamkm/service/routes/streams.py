@@ -20,7 +20,7 @@ from streamkm.service.problems import Problem, documented
 from streamkm.service.routes.models import ModelName, NoQuery
 from streamkm.service.snapshot_cache import Reader
 from streamkm.state import Snapshot
-from streamkm.times import iso
+from streamkm.times import format_time
 
 SILENCE = 15.0
 """Seconds after which a comment says that the stream is still there: proxies cut what is silent."""
@@ -179,7 +179,7 @@ def _events(s: Snapshot) -> list[tuple[tuple[int, int], bytes]]:
                 s.id,
                 i,
                 e.kind.encode(),
-                orjson.dumps({"snapshot": s.id, "created_at": iso(s.created_at), **e.to_json()}),
+                orjson.dumps({"snapshot": s.id, "created_at": format_time(s.created_at), **e.to_json()}),
             ),
         )
         for i, e in enumerate(s.events)
