@@ -89,7 +89,8 @@ def verify(model: str, snapshot: int | None, settings: LiveSettings, *, as_json:
         if origin.commit_seq:
             terminal.say(
                 f"learned again from the checkpoint of commit {origin.commit_seq} "
-                f"({format_time(origin.committed_at)}), the oldest of arithmetic {ARITHMETIC} from which the topic still has everything"
+                f"({format_time(origin.committed_at)}), the oldest of arithmetic {ARITHMETIC} "
+                "from which the topic still has everything"
             )
         if books.lost:
             terminal.say(said_of(books))
