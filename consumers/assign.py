@@ -51,7 +51,7 @@ def assign(model: str, target: str, start: str | None, settings: AssignSettings,
                 where="--to",
                 hint=f"Name another topic, such as {topic}.clusters",
             )
-        open_source = source_opener(topic, settings, spec.codec, leave=stop.is_set)
+        open_source = source_opener(topic, settings, spec.codec, should_stop=stop.is_set)
 
         def same_source() -> KafkaSource:
             source = open_source()

@@ -26,11 +26,11 @@ def source_opener(
     settings: SourceSettings | ReplaySettings | AssignSettings,
     codec: Json,
     group: str | None = None,
-    leave: Callable[[], bool] = lambda: False,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> Callable[[], KafkaSource]:
     """What gives a fresh Kafka source for a codec; without a group nothing is committed to Kafka.
 
-    While it waits for a broker it asks `leave` whether it is time to give up.
+    While it waits for a broker it asks `should_stop` whether it is time to give up.
     """
     return functools.partial(
         KafkaSource,
@@ -38,26 +38,26 @@ def source_opener(
         topic,
         group_id=group,
         client=dict(p.split("=", 1) for p in settings.client),
-        most_unpacked=settings.max_decompressed,
-        most_value=int(codec.get("max_bytes", DEFAULT_MAX_BYTES)),
-        leave=leave,
+        max_decompressed_bytes=settings.max_decompressed,
+        max_value_bytes=int(codec.get("max_bytes", DEFAULT_MAX_BYTES)),
+        should_stop=should_stop,
     )
 
 
 def writer_opener(
-    settings: SourceSettings | NotifySettings, leave: Callable[[], bool] = lambda: False
+    settings: SourceSettings | NotifySettings, should_stop: Callable[[], bool] = lambda: False
 ) -> Callable[[], KafkaWriter]:
     """What gives a fresh writer to the cluster that is read."""
     client = dict(p.split("=", 1) for p in settings.client)
-    return lambda: KafkaWriter(settings.bootstrap, client=client, leave=leave)
+    return lambda: KafkaWriter(settings.bootstrap, client=client, should_stop=should_stop)
 
 
 def transactions_opener(
-    name: str, settings: AssignSettings, leave: Callable[[], bool] = lambda: False
+    name: str, settings: AssignSettings, should_stop: Callable[[], bool] = lambda: False
 ) -> Callable[[], KafkaTransactions]:
     """What gives a fresh writer of transactions to the cluster that is read."""
     client = dict(p.split("=", 1) for p in settings.client)
-    return lambda: KafkaTransactions(settings.bootstrap, name, client=client, leave=leave)
+    return lambda: KafkaTransactions(settings.bootstrap, name, client=client, should_stop=should_stop)
 
 
 def codec_spec(settings: LiveSettings) -> Json:
@@ -90,7 +90,7 @@ _SETTING_OF = {"half_life_unit": "half_life", "max_bytes": "max_record_bytes"}
 
 
 def model_spec(
-    model: str, settings: LiveSettings, store: Store, leave: Callable[[], bool] = lambda: False
+    model: str, settings: LiveSettings, store: Store, should_stop: Callable[[], bool] = lambda: False
 ) -> tuple[ModelSpec, str]:
     """The spec of the model to run, and its topic.
 
@@ -127,7 +127,7 @@ def model_spec(
     )
     spec = asked if stored is None else _as_stored(asked, stored, given(settings))
     # A wrong address is an error now; a broker that goes away later is waited for.
-    source = source_opener(topic, settings, spec.codec, leave=leave)()
+    source = source_opener(topic, settings, spec.codec, should_stop=should_stop)()
     try:
         identity = source.identity()
     finally:
@@ -168,10 +168,10 @@ def warm_up(codec: Codec) -> float:
 
 
 def make_engine(
-    model: str, settings: LiveSettings, store: Store, metrics: Metrics, leave: Callable[[], bool] = lambda: False
+    model: str, settings: LiveSettings, store: Store, metrics: Metrics, should_stop: Callable[[], bool] = lambda: False
 ) -> Engine:
     """The engine that ``streamkm live`` runs."""
-    spec, topic = model_spec(model, settings, store, leave)
+    spec, topic = model_spec(model, settings, store, should_stop)
     if settings.dead_letters == topic:
         raise SettingsError(
             f"{topic} is the topic that is read: each dead letter would come back as a record",
@@ -180,7 +180,7 @@ def make_engine(
         )
     return Engine(
         spec,
-        open_source=source_opener(topic, settings, spec.codec, settings.group or f"streamkm-{model}", leave),
+        open_source=source_opener(topic, settings, spec.codec, settings.group or f"streamkm-{model}", should_stop),
         codec=make_codec(spec.codec),
         store=store,
         options=EngineOptions(
@@ -200,5 +200,5 @@ def make_engine(
             on_data_loss=settings.on_data_loss,
         ),
         metrics=metrics,
-        open_writer=writer_opener(settings, leave),
+        open_writer=writer_opener(settings, should_stop),
     )

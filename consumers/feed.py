@@ -49,7 +49,7 @@ def feed(topic: str, settings: SourceSettings, *, rate: int, records: int | None
     logs.configure()
     stop = stop_on_signals()
     client = dict(p.split("=", 1) for p in settings.client)
-    with contextlib.closing(KafkaWriter(settings.bootstrap, client=client, leave=stop.is_set)) as writer:
+    with contextlib.closing(KafkaWriter(settings.bootstrap, client=client, should_stop=stop.is_set)) as writer:
         writer.make_topic(topic, PARTITIONS)
         told = time.monotonic()
         with Producer(writer, topic, rate, records) as producer:

@@ -18,23 +18,23 @@ from numpy.typing import NDArray
 
 from consumers import fit_view, logs, terminal
 from consumers.options import example, warn_of_argument, with_settings
-from streamkm.connectors.files.source import LeftOut, expand
+from streamkm.connectors.files.source import ExcludedColumn, expand
 from streamkm.connectors.sql import sql_rows
 from streamkm.errors import SettingsError
 from streamkm.recompute import outputs
 from streamkm.recompute.collect import (
-    Collected,
-    Files,
-    check_enough,
-    check_room,
+    CollectedPoints,
+    TableFiles,
+    check_memory,
+    check_point_count,
     choose_columns,
     collect,
-    said_of,
+    describe_excluded,
 )
-from streamkm.recompute.fitting import Fitted, fit_points
+from streamkm.recompute.fitting import FitResult, fit_points
 from streamkm.recompute.k_range import METHODS, Trials, fit_range
-from streamkm.recompute.pointfile import replacing
-from streamkm.recompute.scaling import scaled
+from streamkm.recompute.pointfile import atomic_write
+from streamkm.recompute.scaling import scale_points
 from streamkm.redaction import remember_url, secrets_in
 from streamkm.settings import FitSettings
 from streamkm.values import KRange, names_of
@@ -158,8 +158,8 @@ def fit(
         k, start = _start(settings, collected)
         if k.auto:
             k = KRange(k.low, max(1, min(k.high, len(collected.points))))
-        check_enough(collected, k.high, where)
-        collected, factors = scaled(collected, settings.scale)
+        check_point_count(collected, k.high, where)
+        collected, factors = scale_points(collected, settings.scale)
         if not isinstance(start, str):
             start = start * factors
         drawn = tuple(filter(None, names_of(plot_fields)))
@@ -175,7 +175,7 @@ def fit(
         else:
             bars.say("fitting: finding a start")
             fitted = _fit(collected, k.low, start, settings, bars, trace=trace, checkpoint=checkpoint)
-        fitted = fitted.in_units(factors)
+        fitted = fitted.with_factors(factors)
         result = fit_view.as_json(where, collected, fitted, settings, trials) | about.to_json()
         if settings.scale != "none":
             result["units"] = (1.0 / factors).tolist()
@@ -195,12 +195,12 @@ def fit(
 class About:
     """What was not read of the input, and what was assumed."""
 
-    left_out: Sequence[LeftOut]
+    left_out: Sequence[ExcludedColumn]
     notes: Sequence[str]
 
     def lines(self) -> list[str]:
         """For people."""
-        said = [f"left out: {said_of(self.left_out)}"] if self.left_out else []
+        said = [f"left out: {describe_excluded(self.left_out)}"] if self.left_out else []
         return [*said, *self.notes]
 
     def to_json(self) -> dict[str, Any]:
@@ -210,7 +210,7 @@ class About:
 
 def _collected(
     paths: tuple[str, ...], sql: str | None, settings: FitSettings, file: Path | None, bars: fit_view.Bars
-) -> tuple[Collected, About]:
+) -> tuple[CollectedPoints, About]:
     """Read all rows."""
     more: dict[str, Any] = {
         "weight_field": settings.weight_field,
@@ -218,9 +218,9 @@ def _collected(
         "file": file,
     }
     if sql is None:
-        files = Files(expand(paths), settings.fields, settings.weight_field)
-        check_room(files, limited=settings.memory is not None)
-        found = collect(files.rows(bars.read), files.fields, single=files.single, line_of=files.line, **more)
+        files = TableFiles(expand(paths), settings.fields, settings.weight_field)
+        check_memory(files, limited=settings.memory is not None)
+        found = collect(files.rows(bars.read), files.fields, float32=files.fits_float32, line_of=files.line, **more)
         return found, About(files.left_out, files.notes)
     asked = sql_rows(sql, settings.database)
     first = next(asked)
@@ -231,7 +231,7 @@ def _collected(
     return collect(bars.count(itertools.chain([first], asked)), fields, **more), about
 
 
-def _start(settings: FitSettings, collected: Collected) -> tuple[KRange, Any]:
+def _start(settings: FitSettings, collected: CollectedPoints) -> tuple[KRange, Any]:
     """K, and the method or the centroids to start from.
 
     Raises
@@ -250,7 +250,7 @@ def _start(settings: FitSettings, collected: Collected) -> tuple[KRange, Any]:
 
 
 def _fit(
-    collected: Collected,
+    collected: CollectedPoints,
     k: int,
     start: Any,
     settings: FitSettings,
@@ -258,7 +258,7 @@ def _fit(
     *,
     trace: bool,
     checkpoint: Path | None,
-) -> Fitted:
+) -> FitResult:
     return fit_points(
         collected.points,
         n_clusters=k,
@@ -276,7 +276,7 @@ def _fit(
     )
 
 
-def _fit_range(collected: Collected, k: KRange, settings: FitSettings, bars: fit_view.Bars) -> Trials:
+def _fit_range(collected: CollectedPoints, k: KRange, settings: FitSettings, bars: fit_view.Bars) -> Trials:
     return fit_range(
         collected,
         k.low,
@@ -294,8 +294,8 @@ def _fit_range(collected: Collected, k: KRange, settings: FitSettings, bars: fit
 
 def _write(
     files: Outputs,
-    collected: Collected,
-    fitted: Fitted,
+    collected: CollectedPoints,
+    fitted: FitResult,
     trials: Trials | None,
     result: dict[str, Any],
     pairs: tuple[str, ...],
@@ -304,10 +304,10 @@ def _write(
     if files.out is not None:
         outputs.write_centroids(files.out, result)
     if files.labels is not None:
-        outputs.write_labels(files.labels, outputs.labelled(fitted, collected), collected.n_rows)
+        outputs.write_labels(files.labels, outputs.label_blocks(fitted, collected), collected.n_rows)
     if files.plot is not None:
         for path, picture in fit_view.pictures(files.plot, collected, fitted, trials, pairs, factors):
-            with replacing(path, shared=True) as file:
+            with atomic_write(path, shared=True) as file:
                 file.write(picture.encode())
 
 

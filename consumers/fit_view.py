@@ -19,9 +19,8 @@ from streamkm.errors import SettingsError
 from streamkm.models.exact.lloyd import Iteration
 from streamkm.models.exact.storage import pick
 from streamkm.recompute import plot
-from streamkm.recompute.collect import Collected
-from streamkm.recompute.fitting import Fitted
-from streamkm.recompute.fitting import Progress as FitProgress
+from streamkm.recompute.collect import CollectedPoints
+from streamkm.recompute.fitting import FitProgress, FitResult
 from streamkm.recompute.k_range import Trials
 from streamkm.records import ColumnRecords
 from streamkm.settings import FitSettings
@@ -89,7 +88,7 @@ class Bars:
 
 
 def as_json(
-    where: str, collected: Collected, fitted: Fitted, settings: FitSettings, trials: Trials | None
+    where: str, collected: CollectedPoints, fitted: FitResult, settings: FitSettings, trials: Trials | None
 ) -> dict[str, Any]:
     """The result as JSON values."""
     total = float(fitted.sizes.sum())
@@ -148,7 +147,7 @@ def _known(values: NDArray[np.float64]) -> list[float | None]:
 
 
 def show(
-    result: dict[str, Any], collected: Collected, fitted: Fitted, trials: Trials | None, *, all_fields: bool
+    result: dict[str, Any], collected: CollectedPoints, fitted: FitResult, trials: Trials | None, *, all_fields: bool
 ) -> None:
     """Print the result for people."""
     console = terminal.console(width=None if terminal.is_terminal() else _WIDE)
@@ -166,7 +165,7 @@ def show(
     if trials is not None:
         console.print(_trials_table(trials))
         terminal.say(f"suggested: {_suggestion(trials)}: {trials.reason}")
-        terminal.say(f"(suggestion and gap: from {trials.judged:,} rows; the rest: the exact fit of all rows)")
+        terminal.say(f"(suggestion and gap: from {trials.sampled_rows:,} rows; the rest: the exact fit of all rows)")
         if trials.suggested != result["k"]:
             how = "the nearest one tried" if trials.likeliest != result["k"] else "the best guess"
             terminal.say(f"shown: k = {result['k']}, {how}")
@@ -228,7 +227,12 @@ def check_pairs(pairs: tuple[str, ...], names: tuple[str, ...]) -> None:
 
 
 def pictures(
-    path: Path, collected: Collected, fitted: Fitted, trials: Trials | None, pairs: tuple[str, ...], factors: plot.Reals
+    path: Path,
+    collected: CollectedPoints,
+    fitted: FitResult,
+    trials: Trials | None,
+    pairs: tuple[str, ...],
+    factors: plot.Reals,
 ) -> Iterator[tuple[Path, str]]:
     """Draw a fit: the curves of a range of k, or points by cluster, and each iteration of its trace.
 
@@ -244,7 +248,7 @@ def pictures(
         ]
         yield (
             path,
-            plot.picture_of_ks([t.k for t in rows], curves, trials.suggested, f"suggested: {_suggestion(trials)}"),
+            plot.plot_k_range([t.k for t in rows], curves, trials.suggested, f"suggested: {_suggestion(trials)}"),
         )
         return
     array = collected.array
@@ -255,14 +259,14 @@ def pictures(
     for i, (centroids, target) in enumerate(steps[:MOST_PICTURES], 1):
         title = f"iteration {i}" + (f": {_point_list(centroids)}" if centroids.size <= _SMALL else "")
         labels = _nearest(points * factors, centroids * factors)
-        picture = plot.picture_of_points(
-            points, labels, centroids, collected.fields, pairs=pairs, towards=target, title=title
+        picture = plot.plot_points(
+            points, labels, centroids, collected.fields, pairs=pairs, next_centroids=target, title=title
         )
         yield path.with_name(f"{path.stem}-{i}{path.suffix}"), picture
     title = f"{len(array):,} rows, k = {len(fitted.centroids)}, cost {fitted.inertia:.6g}"
     yield (
         path,
-        plot.picture_of_points(
+        plot.plot_points(
             points,
             _nearest(points * factors, fitted.centroids * factors),
             fitted.centroids,
@@ -318,7 +322,7 @@ def _point_list(centroids: plot.Reals) -> str:
     return " ".join("(" + ", ".join(f"{v:.6g}" for v in row) + ")" for row in centroids)
 
 
-def _stopped(fitted: Fitted, settings: FitSettings) -> str:
+def _stopped(fitted: FitResult, settings: FitSettings) -> str:
     """Why the fit ended."""
     if fitted.stopped == "tol":
         return f"no centroid moved farther than {settings.tol:g}" if settings.tol else "no centroid moved"

@@ -15,7 +15,7 @@ from consumers.factories import make_engine, warm_up
 from consumers.options import example, verbose, with_settings
 from consumers.probes import probes
 from consumers.signals import stop_on_signals
-from streamkm.connectors import why_away
+from streamkm.connectors import connection_error
 from streamkm.engine import Watchdog
 from streamkm.errors import BrokerUnreachableError
 from streamkm.metrics import Metrics
@@ -66,7 +66,7 @@ def live(model: str, settings: LiveSettings, *, verbosity: int) -> None:
         with contextlib.ExitStack() as beside:
             if settings.metrics_port:
                 at = settings.metrics_host, settings.metrics_port
-                reachable = functools.partial(why_away, settings.bootstrap)
+                reachable = functools.partial(connection_error, settings.bootstrap)
                 beside.enter_context(probes(*at, metrics, pulse, reachable, settings.token, ping=store.ping))
             # What hangs holds locks that nobody can take away from it, so it is not asked to leave.
             beside.enter_context(Watchdog(pulse, model, metrics, lambda: os._exit(HUNG)))

@@ -209,9 +209,9 @@ class Header:
         for name in self._fields:
             place = self.place_of(name)
             text = row[place] if place < len(row) else ""
-            value = cells.number(text)
+            value = cells.parse_number(text)
             if value is None or math.isnan(value):
-                said = "is missing" if value is not None else cells.not_a_number(name, text)
+                said = "is missing" if value is not None else cells.non_number_message(name, text)
                 raise DataError(said, where=f"line {line}, field {name}")
             found.append(value)
         return _finite(found, f"line {line}")

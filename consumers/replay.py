@@ -31,7 +31,7 @@ from streamkm.state import ModelSpec
 from streamkm.stores import Promotion, Store, open_store
 
 if TYPE_CHECKING:
-    from streamkm.recompute.fitting import Progress as FitProgress
+    from streamkm.recompute.fitting import FitProgress
 
 log = logging.getLogger("streamkm.replay")
 
@@ -140,8 +140,8 @@ def replay(
     # numba takes a second, which help need not wait for.
     from streamkm.engine import same_stream
     from streamkm.recompute.archive import Archive
-    from streamkm.recompute.replay import FitChoice, Work, recompute
-    from streamkm.recompute.span import pin
+    from streamkm.recompute.replay import ReplayFit, WorkFolder, recompute
+    from streamkm.recompute.span import resolve_span
 
     logs.configure()
     if hasattr(os, "nice"):
@@ -151,15 +151,15 @@ def replay(
         spec = store.model(model).spec
         k = _k(store, spec, settings)
         opener = source_opener(str(spec.source["topic"]), settings, spec.codec)
-        choice = FitChoice(k, settings.init, settings.n_init, settings.max_iter, settings.tol, settings.seed)
+        choice = ReplayFit(k, settings.init, settings.n_init, settings.max_iter, settings.tol, settings.seed)
         asked = {"model": model, "from": start, "to": stop, "archive": str(archive), **asdict(choice)}
         asked |= {"store": as_text(settings.store), "source": dict(spec.source)}
         name = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
-        own = Work(work or cache_dir() / "replay" / f"{model}-{name}")
+        own = WorkFolder(work or cache_dir() / "replay" / f"{model}-{name}")
         with contextlib.closing(opener()) as source:
             same_stream(spec, source.identity())
-            span, resumed = own.pinned(
-                asked, lambda: pin(source, start, stop, lambda i: store.snapshot(model, i).position)
+            span, resumed = own.load_or_create_plan(
+                asked, lambda: resolve_span(source, start, stop, lambda i: store.snapshot(model, i).position)
             )
         if resumed:
             terminal.say(f"going on with the replay that was begun in {own.folder}", err=True)

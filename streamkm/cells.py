@@ -12,7 +12,7 @@ MISSING = frozenset({"", "na", "n/a", "#n/a", "<na>", "nan", "+nan", "-nan", "nu
 # also take "1_000".
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _INFINITE = frozenset({"inf", "infinity"})
-_LONGEST = 400
+_MAX_EXPLAINED = 400
 """Characters of a text of which the reason is looked for."""
 
 _REASONS = (
@@ -31,10 +31,10 @@ _REASONS = (
     ("a date or a time", r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}(?:[T ].*)?|\d{1,2}:\d{2}(?::\d{2}.*)?"),
     ("a number with a unit", r"[+-]?\d[\d.,]*\s?[^\W\d_][\w/^²³µ°]{0,7}"),
 )
-_WHYS = tuple((reason, re.compile(pattern)) for reason, pattern in _REASONS)
+_COMPILED_REASONS = tuple((reason, re.compile(pattern)) for reason, pattern in _REASONS)
 
 
-def number(text: str) -> float | None:
+def parse_number(text: str) -> float | None:
     """Read a cell as a number; blanks around it do not matter.
 
     Returns
@@ -44,7 +44,7 @@ def number(text: str) -> float | None:
 
     Examples
     --------
-    >>> number(" +1e3 "), number("N/A"), number("1,5")
+    >>> parse_number(" +1e3 "), parse_number("N/A"), parse_number("1,5")
     (1000.0, nan, None)
     """
     stripped = text.strip()
@@ -58,21 +58,21 @@ def number(text: str) -> float | None:
     return None
 
 
-def why_not(text: str) -> str:
+def explain_non_number(text: str) -> str:
     """Say why a text is no number, such as "a decimal comma"; "text" where there is nothing more to say.
 
     Examples
     --------
-    >>> why_not("1,5"), why_not("$1.50"), why_not("oops")
+    >>> explain_non_number("1,5"), explain_non_number("$1.50"), explain_non_number("oops")
     ('a decimal comma', 'a currency', 'text')
     """
     stripped = text.strip()
-    if len(stripped) > _LONGEST:
+    if len(stripped) > _MAX_EXPLAINED:
         return "text"
-    return next((reason for reason, pattern in _WHYS if pattern.fullmatch(stripped)), "text")
+    return next((reason for reason, pattern in _COMPILED_REASONS if pattern.fullmatch(stripped)), "text")
 
 
-def not_a_number(field: str, text: str) -> str:
+def non_number_message(field: str, text: str) -> str:
     """The sentence for people about a cell that should be a number."""
-    why = why_not(text)
+    why = explain_non_number(text)
     return f"{field} is not a number: {text.strip()[:40]!r}" + (f" ({why})" if why != "text" else "")

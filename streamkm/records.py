@@ -33,11 +33,11 @@ Position = Mapping[TopicPartition, int]
 Not "last offset + 1": transaction markers and holes of compaction lie between."""
 
 
-class Mark(NamedTuple):
+class CommittedOffset(NamedTuple):
     """A position that was committed to a group of the broker, and the note that its writer left beside it."""
 
     offset: int
-    note: str
+    metadata: str
 
 
 class BatchRange(NamedTuple):

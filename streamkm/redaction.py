@@ -19,11 +19,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 MASK = "********"
-LEAST_CHARACTERS = 6
+MIN_CHARACTERS = 6
 """Shorter secrets are found by their place only: by themselves they would be found in every other word."""
-MOST_REMEMBERED = 1000
+MAX_REMEMBERED = 1000
 """Secrets of one process; the oldest are forgotten."""
-_MOST_OF_A_SECRET = 4096
+_MAX_SECRET_CHARACTERS = 4096
 
 HARMLESS_PARAMETERS = frozenset(
     {
@@ -176,7 +176,7 @@ def remember(*secrets: str) -> None:
     Parameters
     ----------
     secrets
-        Of any length; those (and parts) of less than `LEAST_CHARACTERS` are found by their place only.
+        Of any length; those (and parts) of less than `MIN_CHARACTERS` are found by their place only.
     """
     global _known  # noqa: PLW0603  # one output a process
     forms = [form for secret in secrets for form in _forms(secret)]
@@ -185,7 +185,7 @@ def remember(*secrets: str) -> None:
         if not fresh:
             return
         _remembered.update(dict.fromkeys(fresh))
-        for oldest in list(_remembered)[: max(0, len(_remembered) - MOST_REMEMBERED)]:
+        for oldest in list(_remembered)[: max(0, len(_remembered) - MAX_REMEMBERED)]:
             del _remembered[oldest]
         longest_first = sorted(_remembered, key=len, reverse=True)
         _known = re.compile("(?<![A-Za-z0-9])(?:" + "|".join(map(re.escape, longest_first)) + ")(?![A-Za-z0-9])")
@@ -245,14 +245,14 @@ def redact_remembered(text: str) -> str:
 
 def _forms(secret: str) -> Iterable[str]:
     """A secret as it may be quoted, and the parts into which a parser may have taken it."""
-    secret = str(secret)[:_MOST_OF_A_SECRET]
+    secret = str(secret)[:_MAX_SECRET_CHARACTERS]
     decoded = urllib.parse.unquote(secret)
     written: list[str] = []
     for plain in {secret, decoded, *_ENDS_A_PART.split(secret), *_ENDS_A_PART.split(decoded)}:
         quoted, plus = urllib.parse.quote(plain, safe=""), urllib.parse.quote_plus(plain)
         written += [plain, quoted, plus, quoted.lower(), repr(plain)[1:-1], json.dumps(plain)[1:-1]]
         written += [repr(plain.encode())[2:-1], repr(plain).replace("\\", "\\\\")[1:-1]]
-    return [form for form in dict.fromkeys(written) if len(form) >= LEAST_CHARACTERS and form.lower() not in _COMMON]
+    return [form for form in dict.fromkeys(written) if len(form) >= MIN_CHARACTERS and form.lower() not in _COMMON]
 
 
 def _plain(name: str) -> str:

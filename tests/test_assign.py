@@ -32,7 +32,7 @@ from streamkm.errors import (
     StreamkmError,
     WriterFencedError,
 )
-from streamkm.records import Mark, Outgoing, Position, RawRecord, TopicPartition
+from streamkm.records import CommittedOffset, Outgoing, Position, RawRecord, TopicPartition
 from streamkm.stores import open_store
 from waiting import PATIENCE, wait_until
 
@@ -52,10 +52,10 @@ def published(store: Any, source: dict[str, Any], **how: Any) -> Any:
     return store.snapshot("m")
 
 
-def ours(offset: int, **other: Any) -> Mark:
+def ours(offset: int, **other: Any) -> CommittedOffset:
     """A position as an assigner leaves it."""
     note = {"model": "m", "target": "out", "epoch": 1, "count": 0, "offset": offset} | other
-    return Mark(offset, json.dumps(note))
+    return CommittedOffset(offset, json.dumps(note))
 
 
 class Ledger:
@@ -64,7 +64,7 @@ class Ledger:
     def __init__(self) -> None:
         self.topics: dict[str, int] = {}
         self.records: list[Outgoing] = []
-        self.marks: dict[TopicPartition, Mark] = {}
+        self.marks: dict[TopicPartition, CommittedOffset] = {}
         self.others = ""
         self.opened = self.writes = 0
         self.fail_at: dict[int, StreamkmError] = {}
@@ -80,16 +80,16 @@ class Ledger:
     def position(self) -> dict[TopicPartition, int]:
         return {tp: mark.offset for tp, mark in self.marks.items()}
 
-    def used_by_others(self) -> str:
+    def group_conflict(self) -> str:
         return self.others
 
-    def committed(self, partitions: Any) -> dict[TopicPartition, Mark]:
+    def committed(self, partitions: Any) -> dict[TopicPartition, CommittedOffset]:
         return {tp: self.marks[tp] for tp in partitions if tp in self.marks}
 
     def is_empty(self, topic: str) -> bool:
         return not any(r.topic == topic for r in self.records)
 
-    def write(self, records: Any, position: dict[TopicPartition, Mark]) -> None:
+    def write(self, records: Any, position: dict[TopicPartition, CommittedOffset]) -> None:
         self.writes += 1
         if self.writes in self.fail_at:
             raise self.fail_at[self.writes]
@@ -334,9 +334,9 @@ def test_the_position_of_a_silent_topic_is_written_again():
 
 
 MOVED = {
-    "auto-commit": Mark(4, ""),
-    "a note of somebody else": Mark(4, "mine"),
-    "no object": Mark(4, "[1]"),
+    "auto-commit": CommittedOffset(4, ""),
+    "a note of somebody else": CommittedOffset(4, "mine"),
+    "no object": CommittedOffset(4, "[1]"),
     "went elsewhere": ours(5)._replace(offset=4),
     "another model's": ours(4, model="n"),
     "another target's": ours(4, target="elsewhere"),
@@ -346,7 +346,7 @@ MOVED = {
 @pytest.mark.parametrize("mark", MOVED.values(), ids=MOVED)
 @pytest.mark.parametrize(("start", "first"), [(None, None), ("committed", 4), ("beginning", 0), ("end", 9)])
 def test_a_position_that_somebody_has_moved_is_believed_only_where_that_is_wanted(
-    mark: Mark, start: str | None, first: int | None
+    mark: CommittedOffset, start: str | None, first: int | None
 ) -> None:
     store = open_store("memory://")
     published(store, {"kind": "memory"})
@@ -369,7 +369,7 @@ def test_epochs_and_counts_go_on_and_a_name_in_use_is_refused() -> None:
     store = open_store("memory://")
     published(store, {"kind": "memory"})
     (tp,) = Confirming.from_values([[b"[1, 0]"]]).partitions()
-    marks: dict[TopicPartition, Mark] = {}
+    marks: dict[TopicPartition, CommittedOffset] = {}
     for epoch in (1, 2, 3):
         assigner, ledger = world([[b"[1, 0]"] * 5 * epoch], store)
         ledger.marks = marks
@@ -538,12 +538,12 @@ def test_a_transaction_that_was_aborted_leaves_the_position_alone(bootstrap, top
     out, source = topic(), TopicPartition(topic(), 0)
     with contextlib.closing(KafkaTransactions(bootstrap, f"t-{out}")) as writer:
         assert writer.committed([source]) == {}
-        writer.write([Outgoing(out, b"k", b"1", (), 5, 0)], {source: Mark(0, "zero")})
+        writer.write([Outgoing(out, b"k", b"1", (), 5, 0)], {source: CommittedOffset(0, "zero")})
         with pytest.raises(StreamkmError):
-            writer.write([Outgoing(out, b"k", b"2" * 3_000_000, (), 5, 0)], {source: Mark(1, "one")})
+            writer.write([Outgoing(out, b"k", b"2" * 3_000_000, (), 5, 0)], {source: CommittedOffset(1, "one")})
     with contextlib.closing(KafkaTransactions(bootstrap, f"t-{out}")) as writer:
-        assert writer.committed([source]) == {source: Mark(0, "zero")}
-        writer.write([Outgoing(out, None, b"3", (), -1, 7)], {source: Mark(1, "")})
+        assert writer.committed([source]) == {source: CommittedOffset(0, "zero")}
+        writer.write([Outgoing(out, None, b"3", (), -1, 7)], {source: CommittedOffset(1, "")})
         assert not writer.is_empty(out)
         assert writer.is_empty(source.topic)
     assert [r.value for r in read_committed(bootstrap, out)[0]] == [b"1", b"3"]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from consumers import cli, logs
 from consumers.predict import Batches, Header, csv_rows, lines
-from streamkm.cells import MISSING, number, why_not
+from streamkm.cells import MISSING, explain_non_number, parse_number
 from streamkm.connectors.files import csv_text, tables
 from streamkm.connectors.files.source import expand
 from streamkm.errors import DataError, StreamkmError
@@ -169,7 +169,7 @@ def test_rows_are_those_of_pythons_csv_module(tmp_path_factory, rows, block):
 
 def as_seen(*row):
     """Cells as numbers, None where missing, else text."""
-    values = [None if c is None else number(c) if isinstance(c, str) else float(c) for c in row]
+    values = [None if c is None else parse_number(c) if isinstance(c, str) else float(c) for c in row]
     return tuple(
         c if v is None and c is not None else None if v is None or np.isnan(v) else v
         for c, v in zip(row, values, strict=True)
@@ -209,8 +209,8 @@ def test_a_packed_file_is_read_like_any_other(tmp_path, monkeypatch, memory):
     ],
 )
 def test_why_a_text_is_no_number_is_told(text, reason):
-    assert number(text) is None
-    assert why_not(text) == reason
+    assert parse_number(text) is None
+    assert explain_non_number(text) == reason
 
 
 # What `fit` makes of whole files

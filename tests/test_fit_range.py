@@ -18,7 +18,7 @@ from streamkm import ExactKMeans
 from streamkm.connectors.files.source import expand
 from streamkm.errors import SettingsError
 from streamkm.recompute import plot
-from streamkm.recompute.collect import Collected, Files, collect
+from streamkm.recompute.collect import CollectedPoints, TableFiles, collect
 from streamkm.recompute.k_range import MOST, fit_range
 from streamkm.recompute.outputs import write_labels
 from streamkm.recompute.pointfile import PointFile
@@ -31,7 +31,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 def collected(X, weights=None):
     names = tuple("abcdefgh"[: X.shape[1]])
-    return Collected(np.ascontiguousarray(X), weights, names, len(X), np.empty(0, np.int64), ())
+    return CollectedPoints(np.ascontiguousarray(X), weights, names, len(X), np.empty(0, np.int64), ())
 
 
 @pytest.mark.parametrize("k", [2, 5, 9])
@@ -80,7 +80,7 @@ def test_a_weight_of_two_is_two_rows():
 def test_out_of_core_gives_the_same_trials(tmp_path):
     X = blobs(4, 3, 4, 3000)
     frame_of(X).write_parquet(tmp_path / "p.parquet")
-    files = Files(expand([str(tmp_path / "p.parquet")]), ())
+    files = TableFiles(expand([str(tmp_path / "p.parquet")]), ())
     on_disk = collect(files.rows(), files.fields, file=tmp_path / "points")
     assert isinstance(on_disk.points, PointFile)
     assert fit_range(on_disk, 2, 5, memory=1 << 20).to_json() == fit_range(collected(X), 2, 5).to_json()
@@ -137,7 +137,7 @@ def drawing(d, k=3, n=50, **more):
     labels = rng.integers(0, k, n).astype(np.int32)
     names = [f"<{c}>&" for c in "abcdefgh"[:d]]
     return ET.fromstring(  # noqa: S314  # our own
-        plot.picture_of_points(rng.normal(size=(n, d)), labels, rng.normal(size=(k, d)), names, title="a < b", **more)
+        plot.plot_points(rng.normal(size=(n, d)), labels, rng.normal(size=(k, d)), names, title="a < b", **more)
     )
 
 
@@ -182,7 +182,7 @@ def test_more_clusters_than_colours_get_another_shape():
 def test_any_scale_can_be_drawn(scale):
     X = np.random.default_rng(0).normal(size=(20, 2)) * scale + scale
     root = ET.fromstring(  # noqa: S314  # our own
-        plot.picture_of_points(X, np.zeros(20, np.int32), X[:1], ["a", "b"])
+        plot.plot_points(X, np.zeros(20, np.int32), X[:1], ["a", "b"])
     )
     assert points_drawn(root) == 20
     assert "nan" not in ET.tostring(root, encoding="unicode").lower()

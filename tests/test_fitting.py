@@ -202,7 +202,7 @@ def test_a_killed_fit_goes_on_and_ends_with_the_same_bits(tmp_path, processes):
 
 
 def test_a_fit_that_was_interrupted_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(fitting, "SECONDS", 0.0)
+    monkeypatch.setattr(fitting, "CHECKPOINT_INTERVAL_SECONDS", 0.0)
     X, checkpoint = blobs(9000, 3, 10), tmp_path / "checkpoint"
     whole = fit_points(X, n_clusters=10, trace=True)
     assert whole.n_iter > 4

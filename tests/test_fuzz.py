@@ -26,16 +26,16 @@ from fuzzing import Campaign, Family, Range, firing_range
 from service_api import Api, Writer
 from streamkm import OnlineKMeans, settings
 from streamkm.codecs import ColumnsCodec, JsonCodec
-from streamkm.codecs.fields import look_up
+from streamkm.codecs.fields import resolve_path
 from streamkm.connectors.columns import byte_records
 from streamkm.connectors.files.source import FileSource, Place, numeric_columns
 from streamkm.connectors.kafka.record_batches import BatchRecords, join
 from streamkm.errors import CorruptBatchError, DataError, FileFormatError, SettingsError, StateError, StoreError
 from streamkm.recompute import checkpoint
-from streamkm.recompute.archive import Archive, Part
+from streamkm.recompute.archive import Archive, ArchivePart
 from streamkm.recompute.outputs import read_centroids
 from streamkm.recompute.pointfile import PointFile
-from streamkm.recompute.span import Span
+from streamkm.recompute.span import OffsetSpan
 from streamkm.records import Batch, ByteRecords, ColumnRecords, RawRecord, TopicPartition
 from streamkm.state import ModelState
 from streamkm.stores import Token, journal, open_store
@@ -73,7 +73,9 @@ def json_records(_: Path) -> Campaign:
             if found:
                 with contextlib.suppress(RecursionError):  # Python's own parser takes less depth
                     parsed = json.loads(data.decode(), parse_int=float, parse_constant=int)  # NaN is an error of int's
-                    assert found[11] == (parsed if isinstance(parsed, list) else [look_up(parsed, f) for f in fields])
+                    assert found[11] == (
+                        parsed if isinstance(parsed, list) else [resolve_path(parsed, f) for f in fields]
+                    )
             elif batch.bad[0].reason == "not-json":
                 with pytest.raises(orjson.JSONDecodeError):
                     orjson.loads(data)
@@ -239,7 +241,7 @@ def point_files(folder: Path) -> Campaign:
 
 def archives(folder: Path) -> Campaign:
     contents = {"source": {"topic": "t"}, "fields": ["a"], "codec": {"kind": "json"}}
-    part = Part(3, 0, 4, 4, 0, 0, 5.0)
+    part = ArchivePart(3, 0, 4, 4, 0, 0, 5.0)
     index, rows = folder / "archive.json", folder / part.name
     frame = pl.DataFrame({"_offset": [0, 1, 2, 3], "_time": [1.0, 2.0, 3.0, 5.0], "a": [0.5, 1.5, 2.5, 3.5]})
     told, sound = json.dumps({"contents": contents, "parts": [asdict(part)]}).encode(), real.saved(frame.write_parquet)
@@ -248,7 +250,7 @@ def archives(folder: Path) -> Campaign:
         is_part = data.startswith(b"PAR1")
         index.write_bytes(told if is_part else data)
         rows.write_bytes(data if is_part else sound)
-        for points in Archive(folder, contents).points(Span({TP: 0}, {TP: 3})):
+        for points in Archive(folder, contents).points(OffsetSpan({TP: 0}, {TP: 3})):
             assert (points.ndim, points.dtype) == (2, np.float64)
         return True
 

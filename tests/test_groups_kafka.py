@@ -15,7 +15,7 @@ from kafka_traffic import produce
 from secured_broker import Secured, secured
 from streamkm.codecs import make_codec
 from streamkm.connectors import KafkaSource, KafkaTransactions
-from streamkm.connectors.kafka.metadata import used_by_others
+from streamkm.connectors.kafka.metadata import group_conflict
 from streamkm.delivery import Assigner, AssignOptions
 from streamkm.errors import SettingsError
 from streamkm.stores import open_store
@@ -69,10 +69,10 @@ def test_records_that_a_stranger_has_committed_are_not_left_out_in_silence(secur
             kafka.KafkaConsumer(topic, bootstrap_servers=bootstrap, group_id=group, auto_offset_reset="earliest")
         ) as stranger:
             wait_until(lambda: bool(stranger.poll(500)))
-            assert "living members" in used_by_others(admin, group)
+            assert "living members" in group_conflict(admin, group)
             with pytest.raises(SettingsError, match="living members"):
                 until(assigner(bootstrap, topic, store), lambda: False)
-        wait_until(lambda: not used_by_others(admin, group))  # it has committed, and is gone
+        wait_until(lambda: not group_conflict(admin, group))  # it has committed, and is gone
         with pytest.raises(SettingsError, match=f"somebody else has moved the position: {topic}-0@600"):
             until(assigner(bootstrap, topic, store), lambda: False)
 
@@ -93,7 +93,7 @@ def test_a_share_group_of_the_name_is_named_as_such(secured: Secured, caplog: py
             wait_until(lambda: bool(consumer.poll(100) or consumer.assignment()))  # there is a coordinator now
         for group in (f"streamkm-m-assign:{topic}.out", "streamkm-shared"):
             wait_until(lambda group=group: heartbeat_of_a_share_group(bootstrap, group, topic) == 0)
-            assert used_by_others(admin, group).startswith(f"a share group has the name {group}")
+            assert group_conflict(admin, group).startswith(f"a share group has the name {group}")
     with pytest.raises(SettingsError, match="a share group has the name streamkm-m-assign"):
         until(assigner(bootstrap, topic, store), lambda: False)
     # Nor does it take the positions that are told to it for the sake of other tools: that is said, and nothing stops.

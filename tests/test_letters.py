@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from streamkm.codecs import JsonCodec, make_codec
-from streamkm.codecs.fields import LARGEST
+from streamkm.codecs.fields import MAX_ABS_VALUE
 from streamkm.connectors import byte_records
 from streamkm.engine import Engine, dead_letters, maintenance, suited
 from streamkm.engine.bad_records import Judge
@@ -121,12 +121,12 @@ def test_each_kind_of_bad_record_has_its_reason_and_its_neighbours_are_learned()
 
 
 def test_a_value_is_out_of_range_exactly_where_no_model_takes_it():
-    assert LARGEST == validation.LIMIT
-    values = [b"[1,%.17g]" % x for x in (LARGEST, -LARGEST, np.nextafter(LARGEST, np.inf), -1.7e308)]
+    assert MAX_ABS_VALUE == validation.LIMIT
+    values = [b"[1,%.17g]" % x for x in (MAX_ABS_VALUE, -MAX_ABS_VALUE, np.nextafter(MAX_ABS_VALUE, np.inf), -1.7e308)]
     records = byte_records(TP, 0, 4, [RawRecord(TP, i, 0, None, v) for i, v in enumerate(values)])
     for strict in (False, True):
         batch = JsonCodec(["x", "y"], strict=strict).decode(records)
-        assert batch.points.tolist() == [[1, LARGEST], [1, -LARGEST]]
+        assert batch.points.tolist() == [[1, MAX_ABS_VALUE], [1, -MAX_ABS_VALUE]]
         assert batch.offsets.tolist() == [0, 1]
         assert [(b.record.offset, b.reason, b.field) for b in batch.bad] == [
             (2, "out-of-range", "y"), (3, "out-of-range", "y"),

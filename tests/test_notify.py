@@ -24,7 +24,7 @@ import pytest
 from processes import program, run
 from service_api import NOW, Writer
 from streamkm.delivery import Notifier, NotifyOptions, TopicTarget, WebhookTarget, verify
-from streamkm.delivery.events import KEPT_SECONDS, GivenUpError, Message, NotTakenError
+from streamkm.delivery.events import KEPT_SECONDS, DeliveryFailedError, Message, TargetGoneError
 from streamkm.delivery.webhooks import keys, sign
 from streamkm.errors import BrokerUnreachableError, NotFoundError, SettingsError, SignatureError
 from streamkm.records import Outgoing, Refused
@@ -269,7 +269,7 @@ def test_when_all_targets_are_gone_it_ends(told_world):
     store, writer = told_world
     writer.commit(events=(BIRTH,))
     inbox = Inbox()
-    inbox.fail = [GivenUpError("gone")]
+    inbox.fail = [TargetGoneError("gone")]
     with telling(store, inbox) as thread:
         thread.join(PATIENCE)
         assert not thread.is_alive()
@@ -307,7 +307,7 @@ def test_a_delivery_has_one_time_out_however_its_steps_trickle():
         thread.start()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
         target = WebhookTarget(url, SECRET, timeout=0.5)
-        with contextlib.closing(target), pytest.raises(NotTakenError, match=r"not answered after 0\.5 s"):
+        with contextlib.closing(target), pytest.raises(DeliveryFailedError, match=r"not answered after 0\.5 s"):
             target.deliver(Message("1", "orders", b"{}"))
         assert len(sent) > 1  # no step of it was too slow
         stop.set()
@@ -346,7 +346,7 @@ def test_events_of_one_snapshot_are_not_repeated_because_the_last_one_failed(tol
     writer.commit(events=(BIRTH, MERGE))
     inbox = Inbox()
     deliver = inbox.deliver
-    failures = iter([None, NotTakenError("no"), NotTakenError("no")])
+    failures = iter([None, DeliveryFailedError("no"), DeliveryFailedError("no")])
 
     def second_fails(message: Message) -> None:
         error = next(failures, None)

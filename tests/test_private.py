@@ -13,8 +13,8 @@ import pytest
 from store_checks import commit_of, owned
 from streamkm.broker import data_dir
 from streamkm.recompute.archive import Archive
-from streamkm.recompute.pointfile import PointFile, replacing
-from streamkm.recompute.replay import Work
+from streamkm.recompute.pointfile import PointFile, atomic_write
+from streamkm.recompute.replay import WorkFolder
 from streamkm.stores import maintenance, open_store
 
 
@@ -46,14 +46,14 @@ def test_a_store_that_is_there_stays_as_open_as_it_is(tmp_path):
 
 
 def test_what_recomputations_keep_is_private_and_what_they_were_asked_for_is_not(tmp_path):
-    Work(tmp_path / "below" / "work")
+    WorkFolder(tmp_path / "below" / "work")
     Archive(tmp_path / "archive", {"fields": ["x"]})
     with PointFile.create(tmp_path / "points", ["x"]) as points:
         points.append(np.ones((3, 1)), np.ones(3))
         points.finish()
-    with replacing(tmp_path / "checkpoint") as file:
+    with atomic_write(tmp_path / "checkpoint") as file:
         file.write(b"x")
-    with replacing(tmp_path / "result.csv", shared=True) as file:
+    with atomic_write(tmp_path / "result.csv", shared=True) as file:
         file.write(b"x")
     assert mode(tmp_path / "below") == 0o755
     assert mode(tmp_path / "below" / "work") == mode(tmp_path / "archive") == 0o700

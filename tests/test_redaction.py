@@ -133,10 +133,9 @@ def test_what_is_remembered_is_found_in_any_text_and_in_parts(secret, data):
 
 
 def test_what_is_remembered_is_bounded():
-    redaction.remember(*(f"secret-number-{i}" for i in range(3 * redaction.MOST_REMEMBERED)))
+    redaction.remember(*(f"secret-number-{i}" for i in range(3 * redaction.MAX_REMEMBERED)))
     assert (
-        redact(f"secret-number-{3 * redaction.MOST_REMEMBERED - 1} and secret-number-0")
-        == f"{MASK} and secret-number-0"
+        redact(f"secret-number-{3 * redaction.MAX_REMEMBERED - 1} and secret-number-0") == f"{MASK} and secret-number-0"
     )
 
 

@@ -16,10 +16,10 @@ from streamkm.connectors import MemorySource
 from streamkm.engine import Engine, EngineOptions
 from streamkm.errors import BadRecordsError, CorruptBatchError, DataError, PositionLostError, SettingsError
 from streamkm.models.exact.estimator import ExactKMeans
-from streamkm.recompute.archive import Archive, lost_of
+from streamkm.recompute.archive import Archive, lost_offsets
 from streamkm.recompute.compare import compare
-from streamkm.recompute.replay import FitChoice, Work, recompute
-from streamkm.recompute.span import Span, pin
+from streamkm.recompute.replay import ReplayFit, WorkFolder, recompute
+from streamkm.recompute.span import OffsetSpan, resolve_span
 from streamkm.records import RawRecord, TopicPartition
 from streamkm.state import ModelSpec
 from streamkm.stores import open_store
@@ -30,7 +30,7 @@ SPEC = ModelSpec(
     "m", ("x", "y"), 3, {"kind": "memory"}, {"kind": "OnlineKMeans", "warmup": 50, "half_life": None, "seed": 1}, CODEC
 )
 CONTENTS = {"source": {"kind": "memory"}, "fields": ["x", "y"], "codec": CODEC}
-CHOICE = FitChoice(3, "k-means++", 2, 300, 0.0, 0)
+CHOICE = ReplayFit(3, "k-means++", 2, 300, 0.0, 0)
 T0, T1 = TopicPartition("t", 0), TopicPartition("t", 1)
 N = 3000
 START = 1_700_000_000.0
@@ -55,7 +55,7 @@ def source(records=RECORDS):
 
 
 def whole(n=N):
-    return Span({T0: 0, T1: 0}, {T0: n // 2, T1: n // 2})
+    return OffsetSpan({T0: 0, T1: 0}, {T0: n // 2, T1: n // 2})
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def replay(store, tmp_path, choice=CHOICE, span=None, records=RECORDS, **more):
     archive = Archive(tmp_path / "archive", CONTENTS)
     span = span or whole()
     archive.fill(span, lambda: source(records), make_codec(CODEC))
-    return store.snapshot("m", recompute(store, SPEC, span, archive, Work(tmp_path / "work"), choice, **more))
+    return store.snapshot("m", recompute(store, SPEC, span, archive, WorkFolder(tmp_path / "work"), choice, **more))
 
 
 # Pinning
@@ -82,18 +82,18 @@ def replay(store, tmp_path, choice=CHOICE, span=None, records=RECORDS, **more):
     ("start", "stop", "expected"),
     [
         ("beginning", "now", whole()),
-        ("offset:10", "end", Span({T0: 10, T1: 10}, {T0: 1500, T1: 1500})),
-        ("0:5,1:7", "0:9,1:8", Span({T0: 5, T1: 7}, {T0: 9, T1: 8})),
-        ("1:7", "now", Span({T1: 7}, {T1: 1500})),
-        ("snapshot:1", "now", Span({T0: 500, T1: 480}, {T0: 1500, T1: 1500})),
-        ("beginning", "snapshot:1", Span({T0: 0, T1: 0}, {T0: 500, T1: 480})),
-        ("2023-11-14T22:13:20.100+00:00", "2023-11-14T22:13:21", Span({T0: 50, T1: 50}, {T0: 500, T1: 500})),
-        ("2s", "1s", Span({T0: 500, T1: 500}, {T0: 1000, T1: 1000})),
+        ("offset:10", "end", OffsetSpan({T0: 10, T1: 10}, {T0: 1500, T1: 1500})),
+        ("0:5,1:7", "0:9,1:8", OffsetSpan({T0: 5, T1: 7}, {T0: 9, T1: 8})),
+        ("1:7", "now", OffsetSpan({T1: 7}, {T1: 1500})),
+        ("snapshot:1", "now", OffsetSpan({T0: 500, T1: 480}, {T0: 1500, T1: 1500})),
+        ("beginning", "snapshot:1", OffsetSpan({T0: 0, T1: 0}, {T0: 500, T1: 480})),
+        ("2023-11-14T22:13:20.100+00:00", "2023-11-14T22:13:21", OffsetSpan({T0: 50, T1: 50}, {T0: 500, T1: 500})),
+        ("2s", "1s", OffsetSpan({T0: 500, T1: 500}, {T0: 1000, T1: 1000})),
     ],
 )
 def test_places_are_pinned_to_offsets(start, stop, expected):
     assert datetime.fromtimestamp(START, UTC).isoformat() == "2023-11-14T22:13:20+00:00"
-    found = pin(source(), start, stop, lambda _: {T0: 500, T1: 480}, now=START + 3.0)
+    found = resolve_span(source(), start, stop, lambda _: {T0: 500, T1: 480}, now=START + 3.0)
     assert found == expected
 
 
@@ -108,15 +108,15 @@ def test_places_are_pinned_to_offsets(start, stop, expected):
 )
 def test_what_is_no_place_is_refused(start, stop, message):
     with pytest.raises(SettingsError, match=message):
-        pin(source(), start, stop, lambda _: {}, now=START)
+        resolve_span(source(), start, stop, lambda _: {}, now=START)
 
 
 def test_a_place_that_retention_has_eaten_is_named():
     eaten = source()
     eaten.truncate(T1, 100)
     with pytest.raises(PositionLostError, match=r"t-1.*offset 7 is not between its beginning 100 and its end 1500"):
-        pin(eaten, "offset:7", "now", lambda _: {}, now=START)
-    assert pin(eaten, "beginning", "now", lambda _: {}).start == {T0: 0, T1: 100}
+        resolve_span(eaten, "offset:7", "now", lambda _: {}, now=START)
+    assert resolve_span(eaten, "beginning", "now", lambda _: {}).start == {T0: 0, T1: 100}
 
 
 # Archive
@@ -148,7 +148,7 @@ def test_what_is_in_the_archive_is_not_read_again(tmp_path):
     again.fill(whole(), opened, make_codec(CODEC))
     rows = np.concatenate(list(again.points(whole())))
     np.testing.assert_array_equal(rows, POINTS)
-    part = Span({T0: 10, T1: 700}, {T0: 20, T1: 800})
+    part = OffsetSpan({T0: 10, T1: 700}, {T0: 20, T1: 800})
     rows = np.concatenate(list(again.points(part)))
     np.testing.assert_array_equal(rows, [value(i) for i in (*range(20, 40, 2), *range(1401, 1601, 2))])
 
@@ -161,7 +161,7 @@ def test_markers_and_holes_end_a_range_as_well_as_records_do(tmp_path):
         made.advance(T0, 1600)  # a hundred offsets of markers and aborted records after the last one
         return made
 
-    span = pin(opened(), "beginning", "now", lambda _: {})
+    span = resolve_span(opened(), "beginning", "now", lambda _: {})
     assert span.stop == {T0: 1600, T1: 1500}
     archive = Archive(tmp_path, CONTENTS)
     archive.fill(span, opened, make_codec(CODEC))
@@ -200,8 +200,11 @@ def test_what_cannot_be_read_ends_it_or_is_passed_over_and_kept_on_record(tmp_pa
     monkeypatch.setattr("streamkm.recompute.archive.PART_OFFSETS", 512)
     Archive(tmp_path, CONTENTS).fill(whole(), opened, make_codec(CODEC), skip_lost=True)
     archive = Archive(tmp_path, CONTENTS)
-    assert lost_of(archive, whole()) == {"t-0": [[100, 130]], "t-1": [[20, 990]]}
-    assert lost_of(archive, Span({T0: 0, T1: 500}, {T0: 110, T1: 600})) == {"t-0": [[100, 110]], "t-1": [[500, 600]]}
+    assert lost_offsets(archive, whole()) == {"t-0": [[100, 130]], "t-1": [[20, 990]]}
+    assert lost_offsets(archive, OffsetSpan({T0: 0, T1: 500}, {T0: 110, T1: 600})) == {
+        "t-0": [[100, 110]],
+        "t-1": [[500, 600]],
+    }
     rows = np.concatenate(list(archive.points(whole())))
     kept = [*(2 * i for i in range(1500) if not 100 <= i < 130), *(2 * i + 1 for i in range(1500) if not 20 <= i < 990)]
     np.testing.assert_array_equal(rows, [value(i) for i in kept])
@@ -293,7 +296,7 @@ def test_units_are_those_of_the_model(tmp_path):
     engine.run(StopAfter(lambda: (p := opened.model("m").progress) and p.counters.records == N, clock))
     archive = Archive(tmp_path / "archive", CONTENTS)
     archive.fill(whole(), lambda: source(records), make_codec(CODEC))
-    number = recompute(opened, spec, whole(), archive, Work(tmp_path / "work"), CHOICE)
+    number = recompute(opened, spec, whole(), archive, WorkFolder(tmp_path / "work"), CHOICE)
     found, live = opened.snapshot("m", number), opened.snapshot("m")
     scaled = POINTS * [1.0, 1000.0] * live.factors
     exact = ExactKMeans(3, n_init=2, random_state=0).fit(scaled)
@@ -305,7 +308,7 @@ def test_directions_are_not_recomputed(store, tmp_path):
     spec = dataclasses.replace(SPEC, learner={**SPEC.learner, "distance": "cosine"})
     archive = Archive(tmp_path / "archive", CONTENTS)
     with pytest.raises(SettingsError, match="Euclidean"):
-        recompute(store, spec, whole(), archive, Work(tmp_path / "work"), CHOICE)
+        recompute(store, spec, whole(), archive, WorkFolder(tmp_path / "work"), CHOICE)
 
 
 # Going on after a kill
@@ -316,16 +319,16 @@ class Killed(BaseException):
 
 
 def test_a_killed_replay_goes_on_with_the_span_it_was_begun_with(store, tmp_path):
-    work = Work(tmp_path / "work")
+    work = WorkFolder(tmp_path / "work")
     asked = {"from": "beginning", "k": 3}
-    span, resumed = work.pinned(asked, whole)
+    span, resumed = work.load_or_create_plan(asked, whole)
     assert (span, resumed) == (whole(), False)
     archive = Archive(tmp_path / "archive", CONTENTS)
     with contextlib.suppress(Killed):
         archive.fill(span, lambda: Dying(RECORDS, topic="t", partitions=2), make_codec(CODEC))
     assert 0 < sum(p.points for p in archive.parts) < N
-    again = Work(tmp_path / "work")
-    span, resumed = again.pinned(asked, lambda: pytest.fail("it is pinned"))
+    again = WorkFolder(tmp_path / "work")
+    span, resumed = again.load_or_create_plan(asked, lambda: pytest.fail("it is pinned"))
     assert (span, resumed) == (whole(), True)
     archive = Archive(tmp_path / "archive", CONTENTS)
     archive.fill(span, source, make_codec(CODEC))
@@ -341,18 +344,18 @@ def test_a_killed_replay_goes_on_with_the_span_it_was_begun_with(store, tmp_path
     undisturbed = replay(store, tmp_path / "new")
     np.testing.assert_array_equal(found.centroids, undisturbed.centroids)
     assert found.detail["cost"] == undisturbed.detail["cost"]
-    assert Work(tmp_path / "work").pinned({"other": 1}, lambda: whole(10)) == (whole(10), False)
+    assert WorkFolder(tmp_path / "work").load_or_create_plan({"other": 1}, lambda: whole(10)) == (whole(10), False)
 
 
 def test_nothing_is_left_in_the_end_but_what_others_put_there(store, tmp_path):
     replay(store, tmp_path)
-    work, archive = Work(tmp_path / "work"), Archive(tmp_path / "archive", CONTENTS)
+    work, archive = WorkFolder(tmp_path / "work"), Archive(tmp_path / "archive", CONTENTS)
     (tmp_path / "archive" / ".00000-1-2.parquet.99.partial").touch()  # of a killed process
     (tmp_path / "work" / ".points.99.partial").touch()
     archive.remove()
     work.clear()
     assert list(tmp_path.iterdir()) == []
-    work, archive = Work(tmp_path / "work"), Archive(tmp_path / "archive", CONTENTS)
+    work, archive = WorkFolder(tmp_path / "work"), Archive(tmp_path / "archive", CONTENTS)
     archive.fill(whole(100), source, make_codec(CODEC))
     for folder in ("work", "archive"):
         (tmp_path / folder / "mine.txt").touch()

@@ -17,7 +17,7 @@ from secured_broker import PASSWORD, Secured, secured
 from source_checks import drain
 from streamkm.connectors import KafkaSource, KafkaTransactions, KafkaWriter
 from streamkm.connectors.kafka.client import client_settings
-from streamkm.connectors.kafka.security import secured as checked
+from streamkm.connectors.kafka.security import resolve_security as checked
 from streamkm.errors import BrokerRefusedError, BrokerUnreachableError, SettingsError
 
 __all__ = ["secured"]
@@ -112,7 +112,7 @@ def test_who_waits_for_a_broker_leaves_when_told(deaf: str, protocol: str) -> No
             "t",
             client={"security.protocol": protocol},
             request_timeout=FOR_EVER,
-            leave=lambda: next(looks) == 3,
+            should_stop=lambda: next(looks) == 3,
         )
 
 
@@ -123,7 +123,7 @@ def test_a_program_that_waits_for_its_first_broker_leaves_at_sigterm(tmp_path: P
         with program(tmp_path / "log", "live", "m", *at) as owner:
             connection, _ = server.accept()  # it knocks
             with connection:
-                assert owner.leave() == 0
+                assert owner.should_stop() == 0
     assert "no broker" not in (tmp_path / "log").read_text()
 
 
@@ -177,7 +177,7 @@ def test_no_log_of_a_login_holds_the_password_or_unasked_what_libraries_send(
     at = ("--store", f"sqlite:///{tmp_path}/s.db", "--bootstrap", secured.sasl, "--config", str(config))
     with program(log, "live", "m", *at, "--topic", "points", "--fields", "x", "--k", "2", verbosity) as owner:
         owner.until(lambda: "epoch 1" in log.read_text())
-        assert owner.leave() == 0
+        assert owner.should_stop() == 0
     text = log.read_text()
     lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
     loud = [line for line in lines if line["level"] == "debug" and not line["logger"].startswith("streamkm")]

@@ -22,8 +22,8 @@ from kafka.record.legacy_records import LegacyRecordBatchBuilder
 
 from streamkm.connectors.kafka import decompression, oversized
 from streamkm.connectors.kafka import legacy_formats as formats
-from streamkm.connectors.kafka.record_batches import BatchRecords, Columns, compile_parser, join
-from streamkm.connectors.kafka.sockets import VERSIONS
+from streamkm.connectors.kafka.record_batches import BatchRecords, RecordColumns, compile_parser, join
+from streamkm.connectors.kafka.sockets import SUPPORTED_VERSIONS
 from streamkm.errors import CorruptBatchError, SettingsError
 from streamkm.kernels.decode import record_batch
 from streamkm.records import KEPT_VALUE_BYTES
@@ -58,7 +58,7 @@ plans = st.lists(batch_plans, min_size=1, max_size=6)
 
 
 def test_this_version_of_kafka_python_is_read_as_columns():
-    assert kafka.__version__ in VERSIONS
+    assert kafka.__version__ in SUPPORTED_VERSIONS
 
 
 def patched(batch: bytes, at: int, raw: bytes) -> bytes:
@@ -156,7 +156,7 @@ def read_columns(log, aborted, start, level, sizes):
     return out, part.next_fetch_offset
 
 
-def rows(columns: Columns):
+def rows(columns: RecordColumns):
     for i in range(len(columns.offsets)):
         end = columns.ends[i]
         value = None if end < 0 else columns.data[columns.begins[i] : end].tobytes()
@@ -187,35 +187,40 @@ def test_columns_are_what_kafka_python_reads(plan, skip, level, sizes, cut):
     assert position == max(plain_position, start)
 
 
-KEPT, MOST_VALUE = 10, 120
+KEPT, MAX_VALUE_BYTES = 10, 120
 
 
 def small_pieces(m):
     """Room and pieces of a size that small batches go beyond; a record may be 170 bytes long."""
-    m.setattr(formats, "PIECE", 50)
-    m.setattr(formats, "_FED", 30)
-    m.setattr(decompression, "_ROUND", 20)
+    m.setattr(formats, "CHUNK_BYTES", 50)
+    m.setattr(formats, "_INPUT_BYTES", 30)
+    m.setattr(decompression, "_STEP_BYTES", 20)
     m.setattr(oversized, "KEPT_VALUE_BYTES", KEPT)
 
 
-def read_pieces(log, aborted, start, level, sizes, room):
+def read_pieces(log, aborted, start, level, sizes, buffer):
     """What is read in many polls with little room each, a restart at every third one; and the longest poll in bytes."""
     part, out, position, most, polls = None, [], start, 0, 0
     while True:
         if part is None:
             part = BatchRecords(
-                position, TP, MemoryRecords(log), isolation_level=level, aborted_transactions=list(aborted), room=room
+                position,
+                TP,
+                MemoryRecords(log),
+                isolation_level=level,
+                aborted_transactions=list(aborted),
+                buffer=buffer,
             )
-        room.begin()
+        buffer.reset()
         n = next(sizes)
         taken = part.take(n)
-        most = max(most, room.end)
+        most = max(most, buffer.end)
         polls += 1
         found = [columns for columns in taken if len(columns.offsets)]
         if found:
             columns = join(found)
             assert len(columns.offsets) <= n
-            assert len(taken) == n if room.full else len(columns.offsets)
+            assert len(taken) == n if buffer.full else len(columns.offsets)
             assert position <= columns.offsets[0]
             assert columns.offsets[-1] < part.next_fetch_offset
             for offset, timestamp, key, value, head in rows(columns):
@@ -243,14 +248,14 @@ def test_in_pieces_and_with_restarts_inside_of_batches_the_same_is_read(plan, sk
     plain, plain_position = read_plain(log, aborted, start, level, cycle(sizes))
     with pytest.MonkeyPatch.context() as m:
         small_pieces(m)
-        room = decompression.Room(0, MOST_VALUE)
-        ours, position, most = read_pieces(log, aborted, start, level, cycle(sizes), room)
+        buffer = decompression.DecompressionBuffer(0, MAX_VALUE_BYTES)
+        ours, position, most = read_pieces(log, aborted, start, level, cycle(sizes), buffer)
     assert position == max(plain_position, start)
-    assert most <= len(room.data)
+    assert most <= len(buffer.data)
     assert [row[:3] + row[4:5] for row in ours] == [row[:3] + row[4:5] for row in plain]
     for (*_, value, _, cut), (*_, whole, _) in zip(ours, plain, strict=True):
         assert value == (whole if cut is None else whole[:KEPT])
-        assert cut is None or cut == len(whole) > MOST_VALUE
+        assert cut is None or cut == len(whole) > MAX_VALUE_BYTES
 
 
 @pytest.mark.parametrize("codec", range(1, 5))
@@ -258,14 +263,14 @@ def test_a_batch_is_unpacked_as_far_as_there_is_room(codec):
     # 200 records of 400 kB are 80 MB in all: none of the arrays may be as large, and nothing is unpacked twice.
     records = [(i, b"k%d" % i, b"%09d" % i + bytes(400_000), []) for i in range(200)]
     log = batch_of(10, records, codec=codec)[0]
-    room = decompression.Room(16 << 20)
-    part = BatchRecords(10, TP, MemoryRecords(log), room=room)
+    buffer = decompression.DecompressionBuffer(16 << 20)
+    part = BatchRecords(10, TP, MemoryRecords(log), buffer=buffer)
     read, polls, used = [], 0, 0
     while part:
-        room.begin()
+        buffer.reset()
         taken = part.take(10_000)
         polls += 1
-        used += room.used
+        used += buffer.used
         if len(read) < 200 and taken.parts:
             columns = join(taken.parts)
             assert columns.data.nbytes <= 16 << 20
@@ -287,10 +292,10 @@ def test_of_a_record_that_nobody_takes_the_beginning_is_kept(codec):
         (6, b"d", None, []),
     ]
     log = batch_of(10, records, codec=codec)[0]
-    room = decompression.Room(8 << 20)
-    part, found, polls = BatchRecords(10, TP, MemoryRecords(log), room=room), [], 0
+    buffer = decompression.DecompressionBuffer(8 << 20)
+    part, found, polls = BatchRecords(10, TP, MemoryRecords(log), buffer=buffer), [], 0
     while part:
-        room.begin()
+        buffer.reset()
         taken, polls = part.take(100), polls + 1
         if taken.parts:
             columns = join(taken.parts)
@@ -300,7 +305,7 @@ def test_of_a_record_that_nobody_takes_the_beginning_is_kept(codec):
     assert found[1] == (11, 2, b"b", bytes(KEPT_VALUE_BYTES), (("h", b"v"), ("null", None)), 30_000_000)
     assert found[2] == (12, 3, None, b"two", (), None)
     assert found[3][0] == 13
-    assert found[3][2] == bytes(room.longest)
+    assert found[3][2] == bytes(buffer.max_record_bytes)
     assert found[3][3:5] == (b"long key", (("h", b"v"),))
     assert found[3][5] > 30_000_000
     assert found[4][:5] == (14, 5, b"c", b"three", (("h", b"v"),))
@@ -420,8 +425,8 @@ ENCODERS = {1: codec.gzip_encode, 2: codec.snappy_encode, 3: codec.lz4_encode, 4
 
 
 def unpacked(number: int, data: bytes) -> bytes:
-    pieces = list(formats.DECODERS[number][1](memoryview(data)))
-    assert all(len(piece) <= formats.PIECE for piece in pieces)
+    pieces = list(formats.DECOMPRESSORS[number][1](memoryview(data)))
+    assert all(len(piece) <= formats.CHUNK_BYTES for piece in pieces)
     return b"".join(pieces)
 
 

@@ -17,9 +17,15 @@ from kafka.net.selector import NetworkSelector
 from kafka_traffic import produce
 from source_checks import drain
 from streamkm.connectors import KafkaSource
-from streamkm.connectors.kafka.background import Committer
-from streamkm.connectors.kafka.client import MEANINGS, admin_settings, client_settings, meaning, translate
-from streamkm.connectors.kafka.sockets import receive
+from streamkm.connectors.kafka.background import OffsetCommitter
+from streamkm.connectors.kafka.client import (
+    ERROR_CLASSES,
+    admin_settings,
+    client_settings,
+    error_class,
+    translate_error,
+)
+from streamkm.connectors.kafka.sockets import read_available
 from streamkm.errors import BrokerUnreachableError, PositionLostError, SettingsError, SourceError, StreamkmError
 from waiting import PATIENCE, wait_until
 
@@ -39,17 +45,17 @@ def raised(kind: type[Exception]) -> Exception:
 
 @pytest.mark.parametrize("kind", KAFKA_ERRORS, ids=lambda e: e.__name__)
 def test_every_error_of_kafka_python_has_a_meaning_and_a_sentence(kind):
-    assert meaning(kind) is not None
-    error = translate(raised(kind), doing="reading", where="t-0@5", bootstrap="host:1")
+    assert error_class(kind) is not None
+    error = translate_error(raised(kind), doing="reading", where="t-0@5", bootstrap="host:1")
     assert isinstance(error, SourceError | SettingsError)
     assert error.where == "t-0@5"
-    assert type(error) is meaning(kind)
+    assert type(error) is error_class(kind)
 
 
 def test_there_are_errors_to_translate_and_no_meaning_covers_all():
     assert len(KAFKA_ERRORS) > 100
-    assert ke.KafkaError not in MEANINGS
-    assert meaning(ValueError) is None
+    assert ke.KafkaError not in ERROR_CLASSES
+    assert error_class(ValueError) is None
 
 
 @pytest.mark.parametrize(
@@ -65,7 +71,7 @@ def test_there_are_errors_to_translate_and_no_meaning_covers_all():
     ],
 )
 def test_an_error_says_what_was_being_done_and_what_to_do(error, kind, words):
-    translated = translate(error, doing="reading", where="t", bootstrap="host:1")
+    translated = translate_error(error, doing="reading", where="t", bootstrap="host:1")
     assert type(translated) is kind
     with pytest.raises(StreamkmError, match=f"(?s){words}"):
         raise translated
@@ -73,7 +79,7 @@ def test_an_error_says_what_was_being_done_and_what_to_do(error, kind, words):
 
 def test_our_own_errors_stay_as_they_are():
     error = PositionLostError("x")
-    assert translate(error, doing="", where="", bootstrap="") is error
+    assert translate_error(error, doing="", where="", bootstrap="") is error
 
 
 def test_properties_are_known_by_the_names_of_kafka_java_librdkafka_and_kafka_python():
@@ -166,10 +172,10 @@ def test_a_committer_sends_the_newest_position_and_tries_again():
             raise ke.CoordinatorNotAvailableError
         sent.append(position)
 
-    committer = Committer(send, "test")
-    committer.offer({"a": 1})
+    committer = OffsetCommitter(send, "test")
+    committer.commit({"a": 1})
     wait_until(lambda: refused)
-    committer.offer({"a": 2})
+    committer.commit({"a": 2})
     committer.close(10.0)
     assert sent == [{"a": 2}]
 
@@ -186,8 +192,8 @@ def test_only_what_lasts_or_has_a_reason_is_warned_of_once(caplog, warn_after, w
             raise ke.CoordinatorNotAvailableError
         sent.append(position)
 
-    committer = Committer(send, "test", lambda: why, warn_after)
-    committer.offer({"a": 1})
+    committer = OffsetCommitter(send, "test", lambda: why, warn_after)
+    committer.commit({"a": 1})
     wait_until(lambda: sent)
     committer.close(PATIENCE)
     assert [record.levelname for record in caplog.records] == ["WARNING"] * warnings
@@ -201,10 +207,10 @@ def test_a_committer_never_holds_up_who_offers_or_closes():
         entered.set()
         release.wait(PATIENCE)
 
-    committer = Committer(send, "test")
-    committer.offer({"a": 1})
+    committer = OffsetCommitter(send, "test")
+    committer.commit({"a": 1})
     entered.wait(PATIENCE)
-    committer.offer({"a": 2})
+    committer.commit({"a": 2})
     committer.close(0.05)
     assert committer._thread.is_alive()
     release.set()
@@ -216,8 +222,8 @@ def test_a_committer_gives_up_in_time_when_nobody_takes_it():
     def send(_position):
         raise ke.CoordinatorNotAvailableError
 
-    committer = Committer(send, "test")
-    committer.offer({"a": 1})
+    committer = OffsetCommitter(send, "test")
+    committer.commit({"a": 1})
     committer.close(0.6)
     wait_until(lambda: not committer._thread.is_alive())
 
@@ -261,15 +267,15 @@ def test_a_socket_gives_what_it_has_and_says_when_it_is_closed():
     ours, theirs = socket.socketpair()
     ours.setblocking(False)  # noqa: FBT003
     transport = SimpleNamespace(_sock=ours)
-    assert receive(transport) == (b"", None)
+    assert read_available(transport) == (b"", None)
     theirs.sendall(b"x" * 10_000)
-    assert receive(transport) == (b"x" * 10_000, None)
+    assert read_available(transport) == (b"x" * 10_000, None)
     theirs.sendall(b"last")
     theirs.close()
-    data, error = receive(transport)
+    data, error = read_available(transport)
     assert (data, type(error)) == (b"last", ke.KafkaConnectionError)
     ours.close()
-    data, error = receive(transport)
+    data, error = read_available(transport)
     assert (data, type(error)) == (b"", ke.KafkaConnectionError)
 
 

@@ -26,7 +26,7 @@ from streamkm.connectors.files.panics import quiet
 from streamkm.connectors.files.source import expand
 from streamkm.errors import BadRecordsError, DataError, FileFormatError, SettingsError, StreamkmError
 from streamkm.recompute import collect as collecting
-from streamkm.recompute.collect import Files, collect
+from streamkm.recompute.collect import TableFiles, collect
 
 X = [[1.5, 2.0, 3.0], [4.0, 5.0, 6.5], [7.0, 8.0, 9.0], [1.0, 0.5, 0.0]]
 
@@ -71,7 +71,7 @@ LISTS = {
 
 
 def points(path, fields=(), **options):
-    files = Files(expand([str(path)]), fields)
+    files = TableFiles(expand([str(path)]), fields)
     return files, collect(files.rows(), files.fields, single=files.single, line_of=files.line, **options)
 
 
@@ -225,10 +225,10 @@ def test_a_panic_is_our_error_and_leaves_nothing_on_standard_error(tmp_path, mon
 def test_points_that_do_not_fit_into_memory_are_refused_by_what_headers_tell(tmp_path, monkeypatch):
     np.savez_compressed(tmp_path / "a.npz", np.zeros((100_000, 4)))
     monkeypatch.setattr(collecting, "memory_limit", lambda: 1 << 20)
-    files = Files(expand([str(tmp_path / "a.npz")]), [])
+    files = TableFiles(expand([str(tmp_path / "a.npz")]), [])
     with pytest.raises(SettingsError, match=r"100,000 rows of 4 columns take 3 MiB.*1 MiB.*--memory"):
-        collecting.check_room(files, limited=False)
-    collecting.check_room(files, limited=True)
+        collecting.check_memory(files, limited=False)
+    collecting.check_memory(files, limited=True)
 
 
 def test_an_archive_that_tells_of_other_sizes_than_it_has_is_refused(tmp_path):
@@ -352,7 +352,7 @@ def test_a_start_of_too_many_centroids_is_refused_before_it_is_unpacked(fit, tab
     }[kind]()
     with pytest.raises(SettingsError, match=r"it has 5,000 centroids, and --k is 2"):
         fit(path, "--k", 2, "--init", start)
-    monkeypatch.setattr("streamkm.recompute.outputs.MOST", 4000)
+    monkeypatch.setattr("streamkm.recompute.outputs.MAX_CENTROIDS", 4000)
     with pytest.raises(StreamkmError, match="more than 4,000"):
         fit(path, "--init", start)
 
@@ -379,7 +379,7 @@ def test_json_that_is_nested_too_deeply_is_our_error(fit, table, tmp_path, monke
     (tmp_path / "s.json").write_text(f"[[1{'0' * 5000}, 1], [2, 3]]")
     with pytest.raises(FileFormatError, match=r"value has 5001 digits\."):
         fit(table[1], "--init", tmp_path / "s.json")
-    monkeypatch.setattr("streamkm.recompute.outputs.MOST_BYTES", 1000)
+    monkeypatch.setattr("streamkm.recompute.outputs.MAX_BYTES", 1000)
     with pytest.raises(SettingsError, match="longer than"):
         fit(table[1], "--init", tmp_path / "s.json")
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from streamkm.cells import not_a_number, number
-from streamkm.codecs.fields import LARGEST, checked_fields
-from streamkm.codecs.times import checked_unit, from_iso, is_infinity, to_seconds
+from streamkm.cells import non_number_message, parse_number
+from streamkm.codecs.fields import MAX_ABS_VALUE, validate_fields
+from streamkm.codecs.times import is_debezium_infinity, parse_iso_or_none, to_seconds, validate_unit
 from streamkm.errors import FileFormatError, SettingsError
 from streamkm.records import BadRecord, Batch, BatchRange, ColumnRecords, RawRecord, Records
 from streamkm.state import Json
@@ -38,9 +38,9 @@ class ColumnsCodec:
     """
 
     def __init__(self, fields: Sequence[str], *, time_field: str | None = None, time_unit: str = "auto") -> None:
-        self.fields = checked_fields(fields, time_field, dotted=False)
+        self.fields = validate_fields(fields, time_field, dotted=False)
         self.time_field = time_field
-        self.time_unit = checked_unit(time_unit)
+        self.time_unit = validate_unit(time_unit)
 
     def spec(self) -> Json:
         return {
@@ -63,17 +63,17 @@ class ColumnsCodec:
                 "these records are bytes without columns", where=str(records.partition), hint="Use the json codec"
             )
         n = len(records)
-        flaws: dict[int, tuple[str, str, str]] = {}
+        defects: dict[int, tuple[str, str, str]] = {}
         points = np.empty((n, len(self.fields)))
         for j, field in enumerate(self.fields):
-            points[:, j] = self._numbers(field, self._column(records, field), flaws)
-            for i in np.flatnonzero(np.isfinite(points[:, j]) & (np.abs(points[:, j]) > LARGEST)).tolist():
-                said = f"{field} is {points[i, j]:g}, beyond the largest value taken, {LARGEST:g}"
-                flaws.setdefault(i, ("out-of-range", field, said))
-        times = self._times(records, flaws)
+            points[:, j] = self._numbers(field, self._column(records, field), defects)
+            for i in np.flatnonzero(np.isfinite(points[:, j]) & (np.abs(points[:, j]) > MAX_ABS_VALUE)).tolist():
+                said = f"{field} is {points[i, j]:g}, beyond the largest value taken, {MAX_ABS_VALUE:g}"
+                defects.setdefault(i, ("out-of-range", field, said))
+        times = self._times(records, defects)
         good = np.ones(n, np.bool_)
-        good[list(flaws)] = False
-        bad = tuple(BadRecord(_raw(records, i), *flaws[i]) for i in sorted(flaws))
+        good[list(defects)] = False
+        bad = tuple(BadRecord(_raw(records, i), *defects[i]) for i in sorted(defects))
         return Batch(
             range=BatchRange(records.partition, records.start, records.stop),
             points=points if not bad else np.ascontiguousarray(points[good]),
@@ -94,7 +94,7 @@ class ColumnsCodec:
 
     @staticmethod
     def _numbers(
-        field: str, column: NDArray[np.generic], flaws: dict[int, tuple[str, str, str]]
+        field: str, column: NDArray[np.generic], defects: dict[int, tuple[str, str, str]]
     ) -> NDArray[np.float64]:
         """A column as numbers; rows that are none are noted, the first flaw of a row only."""
         if column.dtype != object:
@@ -102,37 +102,37 @@ class ColumnsCodec:
         else:
             numbers = np.full(len(column), np.nan)
             for i, text in enumerate(column):
-                value = math.nan if text is None else number(str(text))
+                value = math.nan if text is None else parse_number(str(text))
                 if value is None:
-                    flaws.setdefault(i, ("not-a-number", field, not_a_number(field, str(text))))
+                    defects.setdefault(i, ("not-a-number", field, non_number_message(field, str(text))))
                 else:
                     numbers[i] = value
         for i in np.flatnonzero(~np.isfinite(numbers)).tolist():
             said = "is missing" if np.isnan(numbers[i]) else "is infinite"
-            flaws.setdefault(i, ("not-finite", field, f"{field} {said}"))
+            defects.setdefault(i, ("not-finite", field, f"{field} {said}"))
         return numbers
 
-    def _times(self, records: ColumnRecords, flaws: dict[int, tuple[str, str, str]]) -> NDArray[np.float64]:
+    def _times(self, records: ColumnRecords, defects: dict[int, tuple[str, str, str]]) -> NDArray[np.float64]:
         if self.time_field is None:
             return np.where(records.timestamps < 0, np.nan, records.timestamps / 1000.0)
         column = self._column(records, self.time_field)
         if column.dtype != object:
-            numbers = self._numbers(self.time_field, column, flaws)
-            for i in np.flatnonzero(is_infinity(numbers)).tolist():
+            numbers = self._numbers(self.time_field, column, defects)
+            for i in np.flatnonzero(is_debezium_infinity(numbers)).tolist():
                 message = f"{self.time_field} is {numbers[i]:.0f}: infinity, as Debezium writes it"
-                flaws.setdefault(i, ("not-a-time", self.time_field, message))
+                defects.setdefault(i, ("not-a-time", self.time_field, message))
             return to_seconds(numbers, self.time_unit)
         times = np.full(len(column), np.nan)
         for i, text in enumerate(column):
             stripped = "" if text is None else str(text).strip()
-            value = number(stripped)
+            value = parse_number(stripped)
             if value is not None and math.isfinite(value):
                 times[i] = to_seconds(np.array([value]), self.time_unit)[0]
                 continue
-            time = from_iso(stripped)
+            time = parse_iso_or_none(stripped)
             if time is None:
                 message = f"{self.time_field} is not a time: {stripped[:40]!r}"
-                flaws.setdefault(i, ("not-a-time", self.time_field, message))
+                defects.setdefault(i, ("not-a-time", self.time_field, message))
             else:
                 times[i] = time
         return times

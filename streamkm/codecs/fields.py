@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 from streamkm.errors import SettingsError
 
 MISSING = object()
-"""What `look_up` gives for a field that a record does not have."""
+"""What `resolve_path` gives for a field that a record does not have."""
 
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")
 _BRACKETS = re.compile(r"\[(0|[1-9][0-9]{0,8})\]")
 
-LARGEST = 1e140
+MAX_ABS_VALUE = 1e140
 """Largest absolute value of a field: models take no larger one, because its square would not be finite in a sum."""
 
 
-def checked_fields(fields: Sequence[str], time_field: str | None, *, dotted: bool = True) -> tuple[str, ...]:
+def validate_fields(fields: Sequence[str], time_field: str | None, *, dotted: bool = True) -> tuple[str, ...]:
     """The fields, if a codec can work with them; `dotted` if a dot reaches into nested objects.
 
     Raises
@@ -45,7 +45,7 @@ def checked_fields(fields: Sequence[str], time_field: str | None, *, dotted: boo
     return listed
 
 
-def look_up(record: Mapping[str, Any], path: str) -> Any:
+def resolve_path(record: Mapping[str, Any], path: str) -> Any:
     """The value at a path.
 
     At each level a key that is the whole rest of the path comes first, then the step to its first dot. In an array a

@@ -12,8 +12,8 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from streamkm.codecs.fields import LARGEST, MISSING, FieldTree, checked_fields, look_up
-from streamkm.codecs.times import checked_unit, from_iso, is_infinity, to_seconds
+from streamkm.codecs.fields import MAX_ABS_VALUE, MISSING, FieldTree, resolve_path, validate_fields
+from streamkm.codecs.times import is_debezium_infinity, parse_iso_or_none, to_seconds, validate_unit
 from streamkm.errors import SettingsError
 from streamkm.kernels.assign import largest
 from streamkm.kernels.decode import json_scan
@@ -24,7 +24,7 @@ DEFAULT_MAX_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class _Flaw:
+class _Defect:
     """What is wrong with a record."""
 
     reason: str
@@ -72,9 +72,9 @@ class JsonCodec:
         max_bytes: int = DEFAULT_MAX_BYTES,
         strict: bool = False,
     ) -> None:
-        self.fields = checked_fields(fields, time_field)
+        self.fields = validate_fields(fields, time_field)
         self.time_field = time_field
-        self.time_unit = checked_unit(time_unit)
+        self.time_unit = validate_unit(time_unit)
         if max_bytes < 1:
             raise SettingsError(f"{max_bytes} bytes are not enough for any record", where="max_bytes")
         self.max_bytes = max_bytes
@@ -118,12 +118,12 @@ class JsonCodec:
                 times.view(np.uint64),
                 kinds,
             )
-        timed = np.zeros(n, np.bool_)
+        has_time = np.zeros(n, np.bool_)
         if self.time_field is not None:
-            kinds[(kinds == json_scan.OBJECT) & is_infinity(times)] = json_scan.UNSURE
+            kinds[(kinds == json_scan.OBJECT) & is_debezium_infinity(times)] = json_scan.UNSURE
             numbered = kinds == json_scan.OBJECT
             times[numbered] = to_seconds(times[numbered], self.time_unit)
-            timed = numbered | (kinds == json_scan.DATED)
+            has_time = numbered | (kinds == json_scan.DATED)
         # Step 2: a strict parser judges the rest, one by one.
         bad: list[BadRecord] = []
         good = kinds != json_scan.NULL
@@ -132,28 +132,28 @@ class JsonCodec:
         for i in np.flatnonzero(kinds == json_scan.UNSURE).tolist():
             size = records.size(i)
             too_large = size > self.max_bytes or int(records.offsets[i]) in records.cut
-            found = self._too_large(size) if too_large else self._judge(records.value(i) or b"")
-            if isinstance(found, _Flaw):
+            found = self._too_large(size) if too_large else self._decode_strictly(records.value(i) or b"")
+            if isinstance(found, _Defect):
                 good[i] = False
                 bad.append(BadRecord(records.kept(i), found.reason, found.field, found.message))
                 continue
             points[i], time = found
             if time is not None:
-                times[i], timed[i] = time, True
+                times[i], has_time[i] = time, True
         # Step 3: records without a time of their own have the broker's or the producer's.
         stamped = np.where(records.timestamps < 0, np.nan, records.timestamps / 1000.0)
-        times = np.where(timed, times, stamped)
+        times = np.where(has_time, times, stamped)
         if not good.all():
             points, times = np.ascontiguousarray(points[good]), times[good]
         # Step 4: what can be read but not learned. Almost never there is any, so one pass looks for all of it.
         flat = points.reshape(-1)
         flat.flags.writeable = False
-        if not largest(flat) <= LARGEST:
-            fits = np.all(np.abs(points) <= LARGEST, axis=1)
+        if not largest(flat) <= MAX_ABS_VALUE:
+            fits = np.all(np.abs(points) <= MAX_ABS_VALUE, axis=1)
             rows = np.flatnonzero(good)
             for row in np.flatnonzero(~fits).tolist():
-                flaw = self._beyond(points[row])
-                bad.append(BadRecord(records.kept(int(rows[row])), flaw.reason, flaw.field, flaw.message))
+                defect = self._out_of_range(points[row])
+                bad.append(BadRecord(records.kept(int(rows[row])), defect.reason, defect.field, defect.message))
             bad.sort(key=lambda b: b.record.offset)
             good[rows[~fits]] = False
             points, times = np.ascontiguousarray(points[fits]), times[fits]
@@ -166,92 +166,96 @@ class JsonCodec:
             tombstones=int(np.count_nonzero(kinds == json_scan.NULL)),
         )
 
-    def _too_large(self, size: int) -> _Flaw:
+    def _too_large(self, size: int) -> _Defect:
         """What is wrong with a record whose value is too long, or that the source did not give whole."""
         said = f"more than {self.max_bytes}" if size > self.max_bytes else "more than the source gives of one"
-        return _Flaw("too-large", "", f"the record has {size} bytes, {said}")
+        return _Defect("too-large", "", f"the record has {size} bytes, {said}")
 
-    def _judge(self, value: bytes) -> tuple[Sequence[float], float | None] | _Flaw:
+    def _decode_strictly(self, value: bytes) -> tuple[Sequence[float], float | None] | _Defect:
         """What one record is: the point and its time, or what is wrong."""
         try:
             parsed = orjson.loads(value)
         except orjson.JSONDecodeError as error:
             return self._not_json(value, error)
-        return self._point(parsed)
+        return self._to_point(parsed)
 
-    def _point(self, parsed: Any) -> tuple[Sequence[float], float | None] | _Flaw:
+    def _to_point(self, parsed: Any) -> tuple[Sequence[float], float | None] | _Defect:
         if isinstance(parsed, dict):
-            values = [look_up(parsed, field) for field in self.fields]
+            values = [resolve_path(parsed, field) for field in self.fields]
         elif isinstance(parsed, list):
             if len(parsed) != len(self.fields):
-                return _Flaw(
+                return _Defect(
                     "wrong-dimension", "", f"the array has {len(parsed)} values, {len(self.fields)} are expected"
                 )
             values = parsed
         else:
-            return _Flaw("wrong-dimension", "", f"{_said(parsed)} is neither an object nor an array")
+            return _Defect("wrong-dimension", "", f"{_shortened_json(parsed)} is neither an object nor an array")
         point = []
         for field, found in zip(self.fields, values, strict=True):
-            number = _number(field, found)
-            if isinstance(number, _Flaw):
+            number = _to_number(field, found)
+            if isinstance(number, _Defect):
                 return number
             point.append(number)
         if self.time_field is None or not isinstance(parsed, dict):
             return point, None
-        time = self._time(look_up(parsed, self.time_field))
-        return time if isinstance(time, _Flaw) else (point, time)
+        time = self._to_time(resolve_path(parsed, self.time_field))
+        return time if isinstance(time, _Defect) else (point, time)
 
-    def _beyond(self, point: NDArray[np.float64]) -> _Flaw:
+    def _out_of_range(self, point: NDArray[np.float64]) -> _Defect:
         """Say which field of a point is too large for a model."""
-        column = int(np.flatnonzero(~(np.abs(point) <= LARGEST))[0])
+        column = int(np.flatnonzero(~(np.abs(point) <= MAX_ABS_VALUE))[0])
         field = self.fields[column]
-        said = f"{field} is {point[column]:g}, beyond the largest value taken, {LARGEST:g}"
-        return _Flaw("out-of-range", field, said)
+        said = f"{field} is {point[column]:g}, beyond the largest value taken, {MAX_ABS_VALUE:g}"
+        return _Defect("out-of-range", field, said)
 
-    def _time(self, found: Any) -> float | _Flaw:
+    def _to_time(self, found: Any) -> float | _Defect:
         field = self.time_field or ""
         if isinstance(found, str):
-            time = from_iso(found)
-            return _Flaw("not-a-time", field, f"{field} is not a time: {_said(found)}") if time is None else time
-        number = _number(field, found)
-        if isinstance(number, _Flaw):
+            time = parse_iso_or_none(found)
+            return (
+                _Defect("not-a-time", field, f"{field} is not a time: {_shortened_json(found)}")
+                if time is None
+                else time
+            )
+        number = _to_number(field, found)
+        if isinstance(number, _Defect):
             return number
         times = np.array([number])
-        if is_infinity(times).any():
-            return _Flaw("not-a-time", field, f"{field} is {_said(found)}: infinity, as Debezium writes it")
+        if is_debezium_infinity(times).any():
+            return _Defect("not-a-time", field, f"{field} is {_shortened_json(found)}: infinity, as Debezium writes it")
         return float(to_seconds(times, self.time_unit)[0])
 
-    def _not_json(self, value: bytes, error: Exception) -> _Flaw:
+    def _not_json(self, value: bytes, error: Exception) -> _Defect:
         """Say why; a number that is not finite is told apart, because what made it is another mistake."""
         try:
             parsed = json.loads(value.decode())
         except (ValueError, RecursionError):
             parsed = None
         if isinstance(parsed, dict | list):
-            flaw = self._point(parsed)
-            if isinstance(flaw, _Flaw) and flaw.reason == "not-finite":
-                return flaw
+            defect = self._to_point(parsed)
+            if isinstance(defect, _Defect) and defect.reason == "not-finite":
+                return defect
         if value[:1] == b"\0":
-            return _Flaw("not-json", "", "it begins with a zero byte, as records of a schema registry do")
-        return _Flaw("not-json", "", str(error) if value else "the value is empty")
+            return _Defect("not-json", "", "it begins with a zero byte, as records of a schema registry do")
+        return _Defect("not-json", "", str(error) if value else "the value is empty")
 
 
-def _number(field: str, found: Any) -> float | _Flaw:
+def _to_number(field: str, found: Any) -> float | _Defect:
     if found is MISSING:
-        return _Flaw("missing-field", field, f"{field} is missing")
+        return _Defect("missing-field", field, f"{field} is missing")
     if isinstance(found, bool) or not isinstance(found, int | float):
         more = f"; its values are called {field}[0], ..." if isinstance(found, list) else ""
-        return _Flaw("not-a-number", field, f"{field} is not a number: {_said(found)}{more}")
+        return _Defect("not-a-number", field, f"{field} is not a number: {_shortened_json(found)}{more}")
     try:
         number = float(found)
     except OverflowError:
         number = math.inf
     if not math.isfinite(number):
-        return _Flaw("not-finite", field, f"{field} is not finite: {number}")
+        return _Defect("not-finite", field, f"{field} is not finite: {number}")
     return number
 
 
-def _said(value: Any) -> str:
+def _shortened_json(value: Any) -> str:
     """A value as JSON writes it, short."""
     try:
         text = json.dumps(value, ensure_ascii=False)

@@ -22,7 +22,7 @@ _INFINITIES = np.array(
 )
 
 
-def checked_unit(unit: str) -> str:
+def validate_unit(unit: str) -> str:
     """The unit, if there is such a one.
 
     Raises
@@ -48,7 +48,7 @@ def to_seconds(times: NDArray[np.float64], unit: str) -> NDArray[np.float64]:
     return times / scale
 
 
-def is_infinity(times: NDArray[np.float64]) -> NDArray[np.bool_]:
+def is_debezium_infinity(times: NDArray[np.float64]) -> NDArray[np.bool_]:
     """(n,) whether numbers are what Debezium writes for PostgreSQL's ``infinity`` and ``-infinity``, in any unit.
 
     Debezium's reference, PostgreSQL connector, "Temporal types": the largest and the smallest time, in microseconds.
@@ -56,7 +56,7 @@ def is_infinity(times: NDArray[np.float64]) -> NDArray[np.bool_]:
     return np.isin(times, _INFINITIES)
 
 
-def from_iso(text: str) -> float | None:
+def parse_iso_or_none(text: str) -> float | None:
     """Seconds since 1970 of ISO 8601 text, which is UTC unless it has an offset; None if it is not a time."""
     try:
         return parse_iso(text)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from streamkm.connectors.base import Source, Writer
 from streamkm.connectors.columns import byte_records
-from streamkm.connectors.kafka.client import why_away
+from streamkm.connectors.kafka.client import connection_error
 from streamkm.connectors.kafka.record_batches import compile_parser
 from streamkm.connectors.kafka.source import KafkaSource
 from streamkm.connectors.kafka.transactions import KafkaTransactions
@@ -27,7 +27,7 @@ __all__ = [
     "Writer",
     "byte_records",
     "compile_parser",
-    "why_away",
+    "connection_error",
 ]
 
 

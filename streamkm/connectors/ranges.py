@@ -11,7 +11,7 @@ from streamkm.records import BatchRange, Records, TopicPartition
 POLL_SECONDS = 0.2
 """Longest wait for a record at a time."""
 
-PATIENCE_SECONDS = 30.0
+RECORD_TIMEOUT_SECONDS = 30.0
 """How long a record that the journal names may take to come."""
 
 
@@ -73,7 +73,7 @@ class RangeReader:
                     continue
                 if not polled:
                     waited += POLL_SECONDS
-                    if waited > PATIENCE_SECONDS:
+                    if waited > RECORD_TIMEOUT_SECONDS:
                         raise PositionLostError(
                             f"the journal names records up to {wanted.stop}, the topic gives none after {self.at}",
                             where=str(self.partition),

@@ -54,7 +54,7 @@ def sql_rows(query: str, database: str) -> Iterator[ColumnRecords]:
         ) from error
     where = redact_url(database)
     partition = TopicPartition(where, 0)
-    with _sql_edge(where), engine.connect() as connection:
+    with _sql_errors(where), engine.connect() as connection:
         result = connection.execution_options(stream_results=True, max_row_buffer=FETCH_ROWS).execute(sa.text(query))
         if not result.returns_rows:
             raise SourceError("the query gives no rows", where=where, hint="Begin it with SELECT")
@@ -79,7 +79,7 @@ def sql_rows(query: str, database: str) -> Iterator[ColumnRecords]:
 
 
 @contextlib.contextmanager
-def _sql_edge(where: str) -> Iterator[None]:
+def _sql_errors(where: str) -> Iterator[None]:
     """Map what SQLAlchemy and its drivers raise."""
     try:
         yield

@@ -30,7 +30,7 @@ from streamkm.errors import (
     StreamkmError,
 )
 from streamkm.kernels.nearest import nearest, scores
-from streamkm.records import Batch, BatchRange, ByteRecords, Mark, Outgoing, Position, TopicPartition
+from streamkm.records import Batch, BatchRange, ByteRecords, CommittedOffset, Outgoing, Position, TopicPartition
 from streamkm.reporting import Report
 from streamkm.state import Snapshot
 
@@ -159,10 +159,10 @@ def messages(topic: str, s: Snapshot, records: ByteRecords, batch: Batch) -> lis
     return out
 
 
-def _read_note(note: str) -> dict[str, Any]:
+def _read_note(metadata: str) -> dict[str, Any]:
     """What a note says; nothing, if it is not one of ours."""
     try:
-        found = orjson.loads(note)
+        found = orjson.loads(metadata)
     except orjson.JSONDecodeError:
         return {}
     return found if isinstance(found, dict) else {}
@@ -257,7 +257,7 @@ class Assigner:
             writer.close()
 
     def _work(self, source: Reads, writer: Transactions, stop: threading.Event) -> None:
-        if others := writer.used_by_others():
+        if others := writer.group_conflict():
             raise SettingsError(
                 f"{others}: where it reads, the positions of this target would be moved",
                 where=self._target,
@@ -284,10 +284,10 @@ class Assigner:
                 position = dict(reached)
                 self._count(counts)
 
-    def _marks(self, position: Position) -> dict[TopicPartition, Mark]:
+    def _marks(self, position: Position) -> dict[TopicPartition, CommittedOffset]:
         """A position with the note by which it is known again as ours."""
         ours = {"model": self._model, "target": self._target, "epoch": self._epoch, "count": self._total}
-        return {tp: Mark(at, orjson.dumps(ours | {"offset": at}).decode()) for tp, at in position.items()}
+        return {tp: CommittedOffset(at, orjson.dumps(ours | {"offset": at}).decode()) for tp, at in position.items()}
 
     def _known(
         self, writer: Transactions, partitions: Sequence[TopicPartition]
@@ -303,14 +303,18 @@ class Assigner:
         known: dict[TopicPartition, int] = {}
         moved: list[str] = []
         for tp, mark in sorted(found.items()):
-            note = _read_note(mark.note)
-            if (note.get("model"), note.get("target"), note.get("offset")) == (self._model, self._target, mark.offset):
-                self._total = max(self._total, int(note.get("count", 0)))
-                if self._epoch <= int(note.get("epoch", 0)):
-                    self._epoch = int(note["epoch"])
+            metadata = _read_note(mark.metadata)
+            if (metadata.get("model"), metadata.get("target"), metadata.get("offset")) == (
+                self._model,
+                self._target,
+                mark.offset,
+            ):
+                self._total = max(self._total, int(metadata.get("count", 0)))
+                if self._epoch <= int(metadata.get("epoch", 0)):
+                    self._epoch = int(metadata["epoch"])
                 known[tp] = mark.offset
                 continue
-            was = f", {note['offset']} when it was left" if "offset" in note else ""
+            was = f", {metadata['offset']} when it was left" if "offset" in metadata else ""
             moved.append(f"{tp}@{mark.offset}{was}")
             if self._options.start == "committed":
                 known[tp] = mark.offset

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
-from streamkm.records import Batch, Mark, Outgoing, Position, Records, TopicPartition
+from streamkm.records import Batch, CommittedOffset, Outgoing, Position, Records, TopicPartition
 from streamkm.state import Snapshot
 
 
@@ -30,11 +30,11 @@ class Transactions(Protocol):
         """Make a topic unless it is there."""
         ...
 
-    def used_by_others(self) -> str:
+    def group_conflict(self) -> str:
         """Who else uses the name under which positions are kept, as a sentence; empty if nobody does."""
         ...
 
-    def committed(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, Mark]:
+    def committed(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, CommittedOffset]:
         """The position of the last transaction, or of somebody else; without partitions that have none."""
         ...
 
@@ -42,7 +42,7 @@ class Transactions(Protocol):
         """Whether nothing was ever written to a topic that is there."""
         ...
 
-    def write(self, records: Sequence[Outgoing], position: Mapping[TopicPartition, Mark]) -> None:
+    def write(self, records: Sequence[Outgoing], position: Mapping[TopicPartition, CommittedOffset]) -> None:
         """One transaction.
 
         Raises

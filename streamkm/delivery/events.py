@@ -39,11 +39,11 @@ class Message(NamedTuple):
     body: bytes
 
 
-class GivenUpError(Exception):
+class TargetGoneError(Exception):
     """A target wants nothing more."""
 
 
-class NotTakenError(Exception):
+class DeliveryFailedError(Exception):
     """A target did not take a message, this time.
 
     Attributes
@@ -70,9 +70,9 @@ class Target(Protocol):
 
         Raises
         ------
-        NotTakenError
+        DeliveryFailedError
             It has not; that may change.
-        GivenUpError
+        TargetGoneError
             It wants no messages any more.
         """
         ...
@@ -143,10 +143,10 @@ class TopicTarget:
             (refused,) = self._writer.write([Outgoing(self._topic, message.model.encode(), message.body, headers)])
         except StreamkmError as error:
             self.close()
-            raise NotTakenError(str(error)) from error
+            raise DeliveryFailedError(str(error)) from error
         if refused is not None:
             self.close()
-            raise NotTakenError(refused.message)
+            raise DeliveryFailedError(refused.message)
 
     def close(self) -> None:
         if self._writer is not None:
@@ -239,10 +239,10 @@ class Notifier:
                         log.info("%s: %s takes events again", self._model, target.name)
                     backoff, failing = self._options.first_backoff, False
                     stop.wait(self._options.look_every)
-                except GivenUpError as error:
+                except TargetGoneError as error:
                     log.warning("%s: %s is told nothing more: %s", self._model, target.name, error)
                     return
-                except (NotTakenError, StreamkmError) as error:
+                except (DeliveryFailedError, StreamkmError) as error:
                     if not failing:  # once an outage
                         log.warning("%s: events for %s wait in the store: %s", self._model, target.name, error)
                     failing = True

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 import httpx
 
-from streamkm.delivery.events import GivenUpError, Message, NotTakenError
+from streamkm.delivery.events import DeliveryFailedError, Message, TargetGoneError
 from streamkm.errors import SettingsError, SignatureError
 from streamkm.values import Secret
 
@@ -201,14 +201,14 @@ class WebhookTarget:
             ):
                 status, after = response.status_code, response.headers.get("retry-after", "")
         except TimeoutError as error:
-            raise NotTakenError(f"it had not answered after {self._timeout:g} s") from error
+            raise DeliveryFailedError(f"it had not answered after {self._timeout:g} s") from error
         except httpx.HTTPError as error:
-            raise NotTakenError(f"{type(error).__name__}: {error}") from error
+            raise DeliveryFailedError(f"{type(error).__name__}: {error}") from error
         if status == _GONE:
-            raise GivenUpError("it answered 410 Gone")
+            raise TargetGoneError("it answered 410 Gone")
         if not httpx.codes.is_success(status):
             more = " (redirects are not followed)" if httpx.codes.is_redirect(status) else ""
-            raise NotTakenError(f"it answered {status}{more}", float(after) if after.isdecimal() else 0.0)
+            raise DeliveryFailedError(f"it answered {status}{more}", float(after) if after.isdecimal() else 0.0)
 
     def close(self) -> None:
         if self._loop is not None:

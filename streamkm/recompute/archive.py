@@ -16,23 +16,23 @@ from numpy.typing import NDArray
 from streamkm import private_files
 from streamkm.codecs.base import Codec
 from streamkm.connectors.base import Source
-from streamkm.connectors.files.panics import quiet
+from streamkm.connectors.files.panics import suppress_panic_output
 from streamkm.connectors.ranges import RangeReader
 from streamkm.errors import BadRecordsError, FileFormatError, SettingsError
-from streamkm.recompute.pointfile import replacing
-from streamkm.recompute.span import Span
+from streamkm.recompute.pointfile import atomic_write
+from streamkm.recompute.span import OffsetSpan
 from streamkm.records import Batch, BatchRange, TopicPartition
 from streamkm.state import Json
 
 PART_OFFSETS = 1 << 20
 """A file holds the points of at most so many offsets: what a kill costs, and what is in memory at a time."""
 READ_OFFSETS = 1 << 16
-BAD_WINDOW = 1000
+MIN_JUDGED_RECORDS = 1000
 """From so many records on their bad share is judged."""
 
 
 @dataclass(frozen=True)
-class Part:
+class ArchivePart:
     """One file.
 
     Attributes
@@ -88,14 +88,14 @@ class Archive:
     def __init__(self, folder: Path, contents: Json) -> None:
         self.folder = folder
         self.contents: Json = json.loads(json.dumps(contents))
-        self.parts: list[Part] = []
+        self.parts: list[ArchivePart] = []
         private_files.make_folder(folder)
         index = folder / "archive.json"
         if not index.exists():
             return
         try:
             told = json.loads(index.read_text())
-            self.parts = [Part(**part) for part in told["parts"]]
+            self.parts = [ArchivePart(**part) for part in told["parts"]]
             kept = told["contents"]
             numbers = [n for p in self.parts for n in (p.partition, p.start, p.stop, p.points, p.bad, p.tombstones)]
             numbers += [n for p in self.parts for start, stop in p.lost for n in (start, stop)]
@@ -113,7 +113,7 @@ class Archive:
 
     def fill(
         self,
-        span: Span,
+        span: OffsetSpan,
         open_source: Callable[[], Source],
         codec: Codec,
         *,
@@ -139,7 +139,7 @@ class Archive:
         BadRecordsError
             More than this share of a part's records is bad.
         """
-        missing = [gap for tp in sorted(span.start) for gap in self._gaps(tp, span.start[tp], span.stop[tp])]
+        missing = [gap for tp in sorted(span.start) for gap in self._missing_ranges(tp, span.start[tp], span.stop[tp])]
         total = span.offsets
         done = total - sum(stop - start for _, start, stop in missing)
         if not missing:
@@ -166,8 +166,8 @@ class Archive:
         finally:
             (readers[-1].source if readers else source).close()
 
-    def _gaps(self, tp: TopicPartition, start: int, stop: int) -> Iterator[tuple[TopicPartition, int, int]]:
-        for part in sorted(self._of(tp), key=lambda p: p.start):
+    def _missing_ranges(self, tp: TopicPartition, start: int, stop: int) -> Iterator[tuple[TopicPartition, int, int]]:
+        for part in sorted(self._parts_of(tp), key=lambda p: p.start):
             if part.stop <= start or part.start >= stop:
                 continue
             if part.start > start:
@@ -176,7 +176,7 @@ class Archive:
         if start < stop:
             yield tp, start, stop
 
-    def _of(self, tp: TopicPartition) -> list[Part]:
+    def _parts_of(self, tp: TopicPartition) -> list[ArchivePart]:
         return [part for part in self.parts if part.partition == tp.partition]
 
     def _write(
@@ -193,7 +193,7 @@ class Archive:
         points = np.concatenate([batch.points for batch in batches]) if batches else np.empty((0, len(fields)))
         tombstones = sum(batch.tombstones for batch in batches)
         records = len(points) + len(bad) + tombstones
-        if records >= BAD_WINDOW and len(bad) > max_bad_ratio * records:
+        if records >= MIN_JUDGED_RECORDS and len(bad) > max_bad_ratio * records:
             raise BadRecordsError(
                 f"{len(bad) / records:.0%} of the records from {start} to {stop} are bad, such as {bad[0]}",
                 where=str(tp),
@@ -202,12 +202,12 @@ class Archive:
         times = np.concatenate([batch.times for batch in batches]) if batches else np.empty(0)
         offsets = np.concatenate([batch.offsets for batch in batches]) if batches else np.empty(0, np.int64)
         newest = float(np.nanmax(times)) if len(times) and not np.isnan(times).all() else None
-        part = Part(tp.partition, start, stop, len(points), len(bad), tombstones, newest, _joined(lost))
+        part = ArchivePart(tp.partition, start, stop, len(points), len(bad), tombstones, newest, _merge_ranges(lost))
         columns = {"_offset": offsets, "_time": times} | {f: points[:, j] for j, f in enumerate(fields)}
-        with replacing(self.folder / part.name) as file:
+        with atomic_write(self.folder / part.name) as file:
             pl.DataFrame(columns).write_parquet(file)
         parts = [*self.parts, part]
-        with replacing(self.folder / "archive.json") as file:
+        with atomic_write(self.folder / "archive.json") as file:
             told = {"contents": self.contents, "parts": [asdict(p) for p in parts]}
             file.write(json.dumps(told, indent=1).encode())
         self.parts = parts
@@ -220,20 +220,20 @@ class Archive:
         with contextlib.suppress(OSError):
             self.folder.rmdir()
 
-    def within(self, span: Span) -> list[Part]:
+    def parts_within(self, span: OffsetSpan) -> list[ArchivePart]:
         """The parts that overlap a span, partition by partition, in order."""
         return [
             part
             for tp in sorted(span.start)
-            for part in sorted(self._of(tp), key=lambda p: p.start)
+            for part in sorted(self._parts_of(tp), key=lambda p: p.start)
             if part.start < span.stop[tp] and part.stop > span.start[tp]
         ]
 
-    def points(self, span: Span) -> Iterator[NDArray[np.float64]]:
+    def points(self, span: OffsetSpan) -> Iterator[NDArray[np.float64]]:
         """Points of a span in the order of partitions and offsets, (m, d) at a time."""
         fields: Sequence[str] = self.contents["fields"]
         bounds = {tp.partition: (at, span.stop[tp]) for tp, at in span.start.items()}
-        for part in self.within(span):
+        for part in self.parts_within(span):
             low, high = bounds[part.partition]
             frame = self._read(part, fields)
             offsets = frame["_offset"].to_numpy()
@@ -241,10 +241,10 @@ class Archive:
             rows = np.ascontiguousarray(frame.select(fields).to_numpy())
             yield rows if inside.all() else rows[inside]
 
-    def _read(self, part: Part, fields: Sequence[str]) -> pl.DataFrame:
+    def _read(self, part: ArchivePart, fields: Sequence[str]) -> pl.DataFrame:
         path = self.folder / part.name
         try:
-            with quiet():
+            with suppress_panic_output():
                 frame = pl.scan_parquet(path, glob=False, hive_partitioning=False)
                 # Its header tells how many rows it would unpack to.
                 rows = int(frame.select(pl.len()).collect().item())
@@ -259,7 +259,7 @@ class Archive:
             raise FileFormatError(f"cannot be read ({e})", where=str(path), hint="Remove the archive") from e
 
 
-def _joined(ranges: Sequence[BatchRange]) -> list[list[int]]:
+def _merge_ranges(ranges: Sequence[BatchRange]) -> list[list[int]]:
     """Ranges in the order of offsets, those that meet as one."""
     found: list[list[int]] = []
     for _, start, stop in ranges:
@@ -270,24 +270,24 @@ def _joined(ranges: Sequence[BatchRange]) -> list[list[int]]:
     return found
 
 
-def lost_of(archive: Archive, span: Span) -> dict[str, list[list[int]]]:
+def lost_offsets(archive: Archive, span: OffsetSpan) -> dict[str, list[list[int]]]:
     """Offsets of a span that could not be read and were skipped: [start, stop] each, by partition."""
     found: dict[str, list[list[int]]] = {}
     for tp in sorted(span.start):
         clipped = [
             BatchRange(tp, max(start, span.start[tp]), min(stop, span.stop[tp]))
-            for part in archive.within(Span({tp: span.start[tp]}, {tp: span.stop[tp]}))
+            for part in archive.parts_within(OffsetSpan({tp: span.start[tp]}, {tp: span.stop[tp]}))
             for start, stop in part.lost
             if start < span.stop[tp] and stop > span.start[tp]
         ]
         if clipped:
-            found[str(tp)] = _joined(clipped)
+            found[str(tp)] = _merge_ranges(clipped)
     return found
 
 
-def counted(archive: Archive, span: Span) -> dict[str, Any]:
+def part_counts(archive: Archive, span: OffsetSpan) -> dict[str, Any]:
     """Counts of the parts that make up a span; whole parts, so of a little more where an archive was cut otherwise."""
-    parts = archive.within(span)
+    parts = archive.parts_within(span)
     totals = {name: sum(getattr(p, name) for p in parts) for name in ("points", "bad", "tombstones")}
     newest = [p.newest for p in parts if p.newest is not None]
     return {**totals, "newest": max(newest, default=None)}

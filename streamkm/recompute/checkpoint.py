@@ -18,10 +18,10 @@ from streamkm.models.exact.lloyd import Fit, Iteration
 from streamkm.models.exact.points import Points
 from streamkm.models.exact.runs import Mark, Plan
 from streamkm.models.exact.storage import pick
-from streamkm.recompute.pointfile import replacing
+from streamkm.recompute.pointfile import atomic_write
 
 _FORMAT = 1
-_SAMPLE = 1024
+_SAMPLE_ROWS = 1024
 
 _BROKEN = (
     *(LookupError, TypeError, AttributeError, OverflowError, OSError, EOFError),
@@ -41,7 +41,7 @@ def identify(points: Points, plan: Plan, seed: int) -> str:
         Settings.
     """
     n, d = points.given.shape
-    some = np.unique(np.linspace(0, n - 1, _SAMPLE).astype(np.int64))
+    some = np.unique(np.linspace(0, n - 1, _SAMPLE_ROWS).astype(np.int64))
     start = plan.init if isinstance(plan.init, str) else plan.init.tolist()
     settings = [plan.k, start, plan.n_init, plan.max_iter, plan.tol, plan.trace, seed]
     found = hashlib.sha256(json.dumps([_FORMAT, n, d, str(points.given.dtype), settings]).encode())
@@ -85,7 +85,7 @@ def save(path: Path, identity: str, mark: Mark) -> None:
             "best_stopped": np.array(best.stopped),
             **_trace("best_trace", best.trace),
         }
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         np.savez(file, allow_pickle=False, **arrays)
 
 

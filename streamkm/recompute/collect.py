@@ -16,7 +16,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from streamkm.codecs.columns import ColumnsCodec
-from streamkm.connectors.files.source import FileSource, LeftOut, Place, Profile, profile
+from streamkm.connectors.files.source import ExcludedColumn, FileSource, Place, Profile, profile
 from streamkm.errors import BadRecordsError, DataError, FileFormatError, SettingsError
 from streamkm.recompute.pointfile import PointFile, Real
 from streamkm.records import BadRecord, Batch, ColumnRecords, RawRecord, TopicPartition
@@ -27,7 +27,7 @@ _FIRST_ROWS = 1 << 16
 
 
 @dataclass(frozen=True, eq=False)
-class Collected:
+class CollectedPoints:
     """Points, in the order of the rows they came from.
 
     Attributes
@@ -44,7 +44,7 @@ class Collected:
         Numbers of the rows that are no points, counted from 0 over all files, ascending.
     examples
         The first few of them.
-    flaws
+    defect_counts
         How many were skipped for each field and reason.
     """
 
@@ -54,7 +54,7 @@ class Collected:
     n_rows: int
     skipped: NDArray[np.int64]
     examples: tuple[BadRecord, ...]
-    flaws: Mapping[tuple[str, str], int] = dataclasses.field(default_factory=dict)
+    defect_counts: Mapping[tuple[str, str], int] = dataclasses.field(default_factory=dict)
 
     @property
     def array(self) -> Real:
@@ -62,7 +62,7 @@ class Collected:
         return self.points.points if isinstance(self.points, PointFile) else self.points
 
 
-class Files:
+class TableFiles:
     """Files that are read one after the other, sorted by name.
 
     Parameters
@@ -78,7 +78,7 @@ class Files:
     ----------
     fields
         The columns; one of several dimensions is one for each.
-    single
+    fits_float32
         Whether float32 holds all values of these exactly.
     left_out
         Columns that nobody named and that are not read.
@@ -95,18 +95,18 @@ class Files:
 
     def __init__(self, places: Sequence[Place], fields: Sequence[str], weight_field: str = "") -> None:
         self.places = list(places)
-        self.left_out: tuple[LeftOut, ...] = ()
+        self.left_out: tuple[ExcludedColumn, ...] = ()
         self.notes: tuple[str, ...] = ()
         self._asked = tuple(fields) or self._numeric(weight_field)
         self._columns = (*self._asked, *((weight_field,) if weight_field else ()))
         self.fields: tuple[str, ...] = ()
-        self.single = True
+        self.fits_float32 = True
         self._headers: int | None = 0
         for place in self.places:  # a column that the last of many files lacks is better found now
             with contextlib.closing(FileSource(place, fields=self._asked)) as source:
-                self.single = self.single and source.is_single()
+                self.fits_float32 = self.fits_float32 and source.fits_float32()
                 self.notes = tuple(dict.fromkeys((*self.notes, *source.notes())))
-                rows = source.rows_of_headers()
+                rows = source.row_count_of_headers()
                 self._headers = None if rows is None or self._headers is None else self._headers + rows
                 self.fields = self.fields or source.names()
                 if source.names() != self.fields:
@@ -131,14 +131,14 @@ class Files:
         self.notes = tuple(f"{found.path}: {note}" for note in found.notes)
         if not chosen:
             raise FileFormatError(
-                f"no column holds numbers to cluster: {said_of(self.left_out[:10])}",
+                f"no column holds numbers to cluster: {describe_excluded(self.left_out[:10])}",
                 where=found.path,
                 hint=_hint(self.left_out),
             )
         return chosen
 
     @property
-    def rows_of_headers(self) -> int | None:
+    def row_count_of_headers(self) -> int | None:
         """Rows of all files, where their headers tell how many these are."""
         return self._headers
 
@@ -166,21 +166,21 @@ class Files:
                     yield from found
                     n += sum(map(len, found))
                     if on_progress is not None:
-                        on_progress(n, (i + source.share()) / len(self.places))
+                        on_progress(n, (i + source.progress()) / len(self.places))
 
 
-def said_of(left_out: Sequence[LeftOut]) -> str:
+def describe_excluded(left_out: Sequence[ExcludedColumn]) -> str:
     """Columns that are left out, each with the reason and where it is seen first."""
-    return "; ".join(map(_said, left_out))
+    return "; ".join(map(_describe_excluded, left_out))
 
 
-def _hint(left_out: Sequence[LeftOut]) -> str:
+def _hint(left_out: Sequence[ExcludedColumn]) -> str:
     named = "Name the columns with --fields A,B,..."
     written = any(left.example and left.reason not in {"text", "true or false"} for left in left_out)
     return f"{named}, and write numbers with a decimal point and no other sign" if written else named
 
 
-def _said(left: LeftOut) -> str:
+def _describe_excluded(left: ExcludedColumn) -> str:
     at = [] if left.line is None else [f"line {left.line}"]
     if left.line is None and left.row is not None:
         at = [f"row {left.row}"]
@@ -194,12 +194,12 @@ def collect(
     fields: Sequence[str],
     *,
     weight_field: str = "",
-    single: bool = False,
+    float32: bool = False,
     skip_bad: bool = False,
     file: Path | None = None,
     line_of: Callable[[TopicPartition, int], int | None] | None = None,
     most: int | None = None,
-) -> Collected:
+) -> CollectedPoints:
     """Turn rows into points, a block at a time.
 
     Parameters
@@ -210,7 +210,7 @@ def collect(
         Columns in the order of a point's coordinates.
     weight_field
         Column with the weight of each row, not negative; "" for none.
-    single
+    float32
         Keep points as float32.
     skip_bad
         Leave out rows with no value, an infinite one, text, or a negative weight; else the first of these is an error.
@@ -230,18 +230,20 @@ def collect(
     """
     codec = ColumnsCodec((*fields, *((weight_field,) if weight_field else ())))
     d = len(fields)
-    dtype = np.dtype(np.float32 if single else np.float64)
-    sink: _Memory | _Disk = _Memory(d, dtype) if file is None else _Disk(PointFile.create(file, fields, dtype))
+    dtype = np.dtype(np.float32 if float32 else np.float64)
+    sink: _MemorySink | _DiskSink = (
+        _MemorySink(d, dtype) if file is None else _DiskSink(PointFile.create(file, fields, dtype))
+    )
     skipped: list[NDArray[np.int64]] = []
     examples: list[BadRecord] = []
-    flaws: Counter[tuple[str, str]] = Counter()
+    defect_counts: Counter[tuple[str, str]] = Counter()
     n_rows = 0
     with sink:
         for records in rows:
             if most is not None and n_rows + len(records) > most:
                 raise DataError(f"it has more than {most:,} rows", where=records.partition.topic)
             batch = codec.decode(records)
-            good, bad = _weighed(records, batch, d, weight_field)
+            good, bad = _check_weights(records, batch, d, weight_field)
             if bad and not skip_bad:
                 first = bad[0]
                 tp, row = first.record.partition, first.record.offset
@@ -255,26 +257,26 @@ def collect(
                 at = np.fromiter((b.record.offset for b in bad), np.int64, len(bad))
                 skipped.append(np.searchsorted(records.offsets, at) + n_rows)
                 examples += bad[: EXAMPLES - len(examples)]
-                flaws.update((b.field, b.reason) for b in bad)
+                defect_counts.update((b.field, b.reason) for b in bad)
             points = batch.points[good]
             sink.add(points[:, :d], points[:, d] if weight_field else None)
             n_rows += len(records)
         points_, weights = sink.finish()
     none = np.empty(0, np.int64)
-    return Collected(
+    return CollectedPoints(
         points_,
         weights,
         tuple(fields),
         n_rows,
         np.concatenate(skipped) if skipped else none,
         tuple(examples),
-        dict(flaws),
+        dict(defect_counts),
     )
 
 
 def choose_columns(
     records: ColumnRecords, weight_field: str, where: str
-) -> tuple[tuple[str, ...], Sequence[LeftOut], Sequence[str]]:
+) -> tuple[tuple[str, ...], Sequence[ExcludedColumn], Sequence[str]]:
     """Columns to cluster where none is named, by some rows; those left out; and notes.
 
     Raises
@@ -289,14 +291,14 @@ def choose_columns(
     chosen, left_out = found.choose({weight_field})
     if not chosen:
         raise FileFormatError(
-            f"no column holds numbers to cluster: {said_of(left_out[:10])}",
+            f"no column holds numbers to cluster: {describe_excluded(left_out[:10])}",
             where=where,
             hint=_hint(left_out),
         )
     return chosen, left_out, found.notes
 
 
-def check_room(files: Files, *, limited: bool) -> None:
+def check_memory(files: TableFiles, *, limited: bool) -> None:
     """Make sure, before anything is unpacked, that points fit into memory, by what the headers of files tell.
 
     Raises
@@ -304,10 +306,10 @@ def check_room(files: Files, *, limited: bool) -> None:
     SettingsError
         They do not, and they are not to be kept on disk.
     """
-    rows = files.rows_of_headers
+    rows = files.row_count_of_headers
     if rows is None or limited:
         return
-    size = rows * len(files.fields) * (4 if files.single else 8)
+    size = rows * len(files.fields) * (4 if files.fits_float32 else 8)
     most = memory_limit()
     if size > most:
         raise SettingsError(
@@ -326,7 +328,7 @@ def memory_limit() -> int:
     return most
 
 
-def check_enough(collected: Collected, k: int, where: str) -> None:
+def check_point_count(collected: CollectedPoints, k: int, where: str) -> None:
     """Make sure that there are as many points as clusters.
 
     Raises
@@ -337,11 +339,11 @@ def check_enough(collected: Collected, k: int, where: str) -> None:
     n = len(collected.points)
     left = ""
     if len(collected.skipped):
-        field, reason = max(collected.flaws, key=collected.flaws.__getitem__)
+        field, reason = max(collected.defect_counts, key=collected.defect_counts.__getitem__)
         example = next((bad for bad in collected.examples if bad.field == field), collected.examples[0])
         left = (
-            f" ({len(collected.skipped):,} others were skipped, {collected.flaws[field, reason]:,} of them for column "
-            f"{field!r}: {example})"
+            f" ({len(collected.skipped):,} others were skipped, {collected.defect_counts[field, reason]:,} of them for "
+            f"column {field!r}: {example})"
         )
     if n == 0:
         raise DataError(f"there are no rows{left}", where=where)
@@ -355,7 +357,7 @@ def check_enough(collected: Collected, k: int, where: str) -> None:
         raise DataError("all weights are zero", where=where)
 
 
-def _weighed(records: ColumnRecords, batch: Batch, d: int, weight_field: str) -> tuple[Any, list[BadRecord]]:
+def _check_weights(records: ColumnRecords, batch: Batch, d: int, weight_field: str) -> tuple[Any, list[BadRecord]]:
     """Which rows of a batch's points are good, and all bad ones, in order."""
     bad = list(batch.bad)
     good = batch.points[:, d] >= 0.0 if weight_field else np.empty(0, np.bool_)
@@ -368,7 +370,7 @@ def _weighed(records: ColumnRecords, batch: Batch, d: int, weight_field: str) ->
     return good, sorted(bad, key=lambda record: record.record.offset)
 
 
-class _Memory:
+class _MemorySink:
     """Points in arrays that grow."""
 
     def __init__(self, d: int, dtype: np.dtype[Any]) -> None:
@@ -402,7 +404,7 @@ class _Memory:
         return self._points, self._weights if self._weighted else None
 
 
-class _Disk:
+class _DiskSink:
     """Points in a file."""
 
     def __init__(self, file: PointFile) -> None:

@@ -15,7 +15,7 @@ from streamkm.state import Snapshot
 
 
 @dataclass(frozen=True)
-class Moved:
+class MovedCluster:
     """A cluster that both snapshots have.
 
     Attributes
@@ -38,7 +38,7 @@ class Moved:
 
 
 @dataclass(frozen=True)
-class Difference:
+class SnapshotDifference:
     """From snapshot `a` to snapshot `b`.
 
     Attributes
@@ -57,7 +57,7 @@ class Difference:
 
     a: int
     b: int
-    moved: tuple[Moved, ...]
+    moved: tuple[MovedCluster, ...]
     gone: tuple[int, ...]
     new: tuple[int, ...]
     changed: float
@@ -70,7 +70,7 @@ class Difference:
         return asdict(self)
 
 
-def compare(a: Snapshot, b: Snapshot, rows: NDArray[np.float64], weights: NDArray[np.float64]) -> Difference:
+def compare(a: Snapshot, b: Snapshot, rows: NDArray[np.float64], weights: NDArray[np.float64]) -> SnapshotDifference:
     """Compare snapshots on weighted rows, (m, d) raw and (m,), in the units of `a`.
 
     Raises
@@ -92,8 +92,8 @@ def compare(a: Snapshot, b: Snapshot, rows: NDArray[np.float64], weights: NDArra
             j = place[one]
             far = float(np.linalg.norm((b.centroids[j] - a.centroids[i]) * a.factors))
             spreads = far / float(a.spreads[i]) if a.spreads[i] > 0.0 else None
-            moved.append(Moved(one, far, spreads, float(share_a[i]), float(share_b[j])))
-    return Difference(
+            moved.append(MovedCluster(one, far, spreads, float(share_a[i]), float(share_b[j])))
+    return SnapshotDifference(
         a.id,
         b.id,
         tuple(sorted(moved, key=lambda m: -m.distance)),

@@ -24,16 +24,16 @@ from streamkm.models.weighted_rows import scatter
 from streamkm.recompute import checkpoint as checkpoints
 from streamkm.recompute.pointfile import PointFile, Real
 
-_LEAST = 1 << 20
+_MIN_MEMORY_BYTES = 1 << 20
 
-_STRIP = 1 << 20
+_BLOCK_ROWS = 1 << 20
 
-SECONDS = 1.0
+CHECKPOINT_INTERVAL_SECONDS = 1.0
 """Between checkpoints there is at least so much time."""
 
 
 @dataclass(frozen=True)
-class Progress:
+class FitProgress:
     """How far a fit has come; told in every iteration, when points have been assigned.
 
     Parameters
@@ -57,7 +57,7 @@ class Progress:
     rows_read: int
 
 
-class Fitted:
+class FitResult:
     """The end of a fit. It holds on to the points, and to nothing else as large.
 
     Parameters
@@ -85,7 +85,7 @@ class Fitted:
     ) -> None:
         self._points, self._weights, self._fit, self._crew, self._factors = points, weights, fit, crew, factors
 
-    def in_units(self, factors: NDArray[np.float64]) -> Fitted:
+    def with_factors(self, factors: NDArray[np.float64]) -> FitResult:
         """Tell centroids in the units that points had before they were multiplied.
 
         Parameters
@@ -95,7 +95,7 @@ class Fitted:
         """
         if (factors == 1.0).all():
             return self
-        return Fitted(self._points, self._weights, self._fit, self._crew, factors)
+        return FitResult(self._points, self._weights, self._fit, self._crew, factors)
 
     @property
     def centroids(self) -> NDArray[np.float64]:
@@ -151,8 +151,8 @@ class Fitted:
         start, stop, _ = slice(start, stop).indices(len(self._points))
         labels, distances = np.empty(max(0, stop - start), np.int32), np.empty(max(0, stop - start))
         with self._crew as crew:
-            for a in range(start, stop, _STRIP):
-                b = min(stop, a + _STRIP)
+            for a in range(start, stop, _BLOCK_ROWS):
+                b = min(stop, a + _BLOCK_ROWS)
                 rows = self._points[a:b]
                 centroids = self._fit.centroids
                 labels[a - start : b - start] = nearest_labels(rows, centroids, crew)
@@ -164,8 +164,8 @@ class Fitted:
         """(k, d) root mean squared difference of a cluster's points to its centroid, by column: a pass over all."""
         centroids = self._fit.centroids
         squares = np.zeros(centroids.shape)
-        for a in range(0, len(self._points), _STRIP):
-            b = min(len(self._points), a + _STRIP)
+        for a in range(0, len(self._points), _BLOCK_ROWS):
+            b = min(len(self._points), a + _BLOCK_ROWS)
             weights = np.ones(b - a) if self._weights is None else self._weights[a:b]
             squares += scatter(self._points[a:b].astype(np.float64), weights, self.labels(a, b), centroids)
             release(self._points, a, b)
@@ -206,9 +206,9 @@ def fit_points(
     memory: int | None = None,
     n_threads: int | None = None,
     trace: bool = False,
-    on_progress: Callable[[Progress], None] | None = None,
+    on_progress: Callable[[FitProgress], None] | None = None,
     checkpoint: Path | None = None,
-) -> Fitted:
+) -> FitResult:
     """Cluster points; the same result, bit for bit, as `ExactKMeans` in memory.
 
     Parameters
@@ -251,29 +251,29 @@ def fit_points(
         prepared = prepare(X, shares, plan.k, crew, storage=storage)
         identity = checkpoints.identify(prepared, plan, seed) if checkpoint else ""
         mark = checkpoints.load(checkpoint, identity) if checkpoint else None
-        told = _Teller(on_progress)
-        saved = -SECONDS
+        reporter = _ProgressReporter(on_progress)
+        saved = -CHECKPOINT_INTERVAL_SECONDS
 
         def on_step(here: Mark, run: Lloyd) -> None:
             nonlocal saved
-            if checkpoint and time.monotonic() >= saved + SECONDS:
+            if checkpoint and time.monotonic() >= saved + CHECKPOINT_INTERVAL_SECONDS:
                 checkpoints.save(checkpoint, identity, here)
                 saved = time.monotonic()
-            told.tell(here, run)
+            reporter.report(here, run)
 
         watched = on_progress is not None or checkpoint is not None
         fit, _ = fit_all(prepared, plan, rng, crew, on_step=on_step if watched else None, mark=mark)
-    return Fitted(X, shares, fit, Crew(crew.n_threads))
+    return FitResult(X, shares, fit, Crew(crew.n_threads))
 
 
-class _Teller:
+class _ProgressReporter:
     """Tells of progress; the inertia comes from sums, once one pass has found that of all points at the origin."""
 
-    def __init__(self, on_progress: Callable[[Progress], None] | None) -> None:
+    def __init__(self, on_progress: Callable[[FitProgress], None] | None) -> None:
         self._on_progress = on_progress
         self._at_origin: float | None = None
 
-    def tell(self, mark: Mark, run: Lloyd) -> None:
+    def report(self, mark: Mark, run: Lloyd) -> None:
         """Tell of an iteration."""
         if self._on_progress is None:
             return
@@ -283,7 +283,7 @@ class _Teller:
             if self._at_origin is None:
                 self._at_origin = run.costs()[1] - run.lead()
             inertia = max(0.0, self._at_origin + run.lead())
-        self._on_progress(Progress(mark.run, mark.n_iter, inertia, mark.moved, run.rows_read))
+        self._on_progress(FitProgress(mark.run, mark.n_iter, inertia, mark.moved, run.rows_read))
 
 
 def _contents(points: PointFile | Real, weights: ArrayLike | None) -> tuple[Real, NDArray[np.float64] | None]:
@@ -295,8 +295,8 @@ def _contents(points: PointFile | Real, weights: ArrayLike | None) -> tuple[Real
         X = contiguous
         if X.dtype not in (np.float32, np.float64) or X.ndim != 2 or not X.shape[1]:
             raise DataError(f"points must be (n, d) float32 or float64, not {X.dtype} of shape {X.shape}")
-        for start in range(0, len(X), _STRIP):
-            if not np.isfinite(strip := X[start : start + _STRIP]).all():
+        for start in range(0, len(X), _BLOCK_ROWS):
+            if not np.isfinite(strip := X[start : start + _BLOCK_ROWS]).all():
                 raise DataError("points have values that are not finite")
             if float(max(strip.max(initial=0.0), -strip.min(initial=0.0))) > LIMIT:
                 raise DataError(f"points have values beyond the largest that is taken, {LIMIT:g}")
@@ -307,8 +307,8 @@ def _storage(points: PointFile | Real, X: Real, memory: int | None) -> Storage:
     """Keep within the limit, by files where all that a fit makes is larger."""
     if memory is None:
         return Storage()
-    if memory < _LEAST:
-        raise SettingsError(f"memory must be at least {_LEAST} bytes, not {memory}", where="memory")
+    if memory < _MIN_MEMORY_BYTES:
+        raise SettingsError(f"memory must be at least {_MIN_MEMORY_BYTES} bytes, not {memory}", where="memory")
     n, d = X.shape
     needed = n * (d * (3 * X.itemsize + 8) + 40)
     if needed <= memory:

@@ -27,13 +27,13 @@ from streamkm.kernels.silhouette import simplified_silhouette
 from streamkm.models.exact.storage import pick, release
 from streamkm.models.k_selection import KProfile, k_profile
 from streamkm.models.validation import ONES, frozen
-from streamkm.recompute.collect import Collected
-from streamkm.recompute.fitting import Fitted, fit_points
+from streamkm.recompute.collect import CollectedPoints
+from streamkm.recompute.fitting import FitResult, fit_points
 
 METHODS = ("random", "k-means++", "k-means||")
 """Ways to draw a start from the points themselves."""
 SAMPLE = 4000
-MOST = 500
+MAX_K = 500
 """The largest k of a range: a cluster has eight rows of the sample then."""
 _DRAWS = 3
 _SAMPLE_ITERATIONS = 30
@@ -87,7 +87,7 @@ class Trials:
         The suggested k, else the best guess.
     reason
         Why, a sentence.
-    judged
+    sampled_rows
         Rows of the sample that the suggestion and the gap rest on.
     fitted
         The fit for the likeliest k, or for the nearest one tried.
@@ -97,19 +97,19 @@ class Trials:
     suggested: int | None
     likeliest: int
     reason: str
-    judged: int
-    fitted: Fitted
+    sampled_rows: int
+    fitted: FitResult
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values; what is not finite is None."""
         names = ("k", "cost", "n_iter", "silhouette", "davies_bouldin", "gap", "gap_error")
         rows = [{n: v if math.isfinite(v := getattr(t, n)) else None for n in names} for t in self.trials]
         told = {"suggested": self.suggested, "likeliest": self.likeliest, "reason": self.reason}
-        return {"trials": rows, **told, "judged_rows": self.judged}
+        return {"trials": rows, **told, "judged_rows": self.sampled_rows}
 
 
 def fit_range(
-    collected: Collected,
+    collected: CollectedPoints,
     low: int,
     high: int,
     *,
@@ -129,7 +129,7 @@ def fit_range(
     collected
         The points, at least `high`.
     low, high
-        ``1 <= low <= high <= MOST``.
+        ``1 <= low <= high <= MAX_K``.
     init, n_init
         Method and number of the fresh starts on the sample.
     max_iter, tol, seed, memory, n_threads
@@ -146,18 +146,18 @@ def fit_range(
         raise SettingsError(
             f"a range of k cannot start from {init}", where="--init", hint=f"Use one of {', '.join(METHODS)}"
         )
-    if high > MOST:
-        raise SettingsError(f"a range of k goes up to {MOST}, not {high}", where="--k", hint="Fit large k one by one")
+    if high > MAX_K:
+        raise SettingsError(f"a range of k goes up to {MAX_K}, not {high}", where="--k", hint="Fit large k one by one")
     search = _Search(collected, init, n_init, seed)
     profile = k_profile(search.rows, search.weights, k_max=high, k_min=1, seed=seed)
     best_k = min(max(profile.likeliest, low), high)
     trials: list[Trial] = []
-    best: Fitted | None = None
+    best: FitResult | None = None
     for k in range(low, high + 1):
         if on_trial is not None:
             on_trial(k)
 
-        def fit(start: Reals) -> Fitted:
+        def fit(start: Reals) -> FitResult:
             return fit_points(
                 collected.points,
                 n_clusters=len(start),
@@ -174,7 +174,7 @@ def fit_range(
         fitted = fit(search.start(k, before.centroids if before else None))
         if before is not None and fitted.inertia > before.cost:
             fitted = min(fitted, fit(search.farthest(before.centroids)), key=lambda found: found.inertia)
-        trials.append(_judged(collected, fitted, profile))
+        trials.append(_evaluate(collected, fitted, profile))
         if k == best_k:
             best = fitted
     assert best is not None  # noqa: S101 -- best_k is in the range
@@ -184,7 +184,7 @@ def fit_range(
 class _Search:
     """Finds starts on a sample of the rows."""
 
-    def __init__(self, collected: Collected, init: str, n_init: int, seed: int) -> None:
+    def __init__(self, collected: CollectedPoints, init: str, n_init: int, seed: int) -> None:
         n = len(collected.array)
         chosen = np.unique(np.linspace(0, n - 1, min(n, SAMPLE)).round().astype(np.int64))
         self.rows = np.ascontiguousarray(pick(collected.array, chosen), np.float64)
@@ -229,7 +229,7 @@ class _Search:
         return squares if self.weights is None else squares * self.weights
 
 
-def _judged(collected: Collected, fitted: Fitted, profile: KProfile) -> Trial:
+def _evaluate(collected: CollectedPoints, fitted: FitResult, profile: KProfile) -> Trial:
     """Judge a fit on all rows."""
     k = len(fitted.centroids)
     mass = float(fitted.sizes.sum())
@@ -243,7 +243,7 @@ def _judged(collected: Collected, fitted: Fitted, profile: KProfile) -> Trial:
     return Trial(k, fitted.centroids, fitted.inertia, fitted.n_iter, silhouette, davies_bouldin, gap, error)
 
 
-def _silhouette_and_index(collected: Collected, centroids: Reals, mass: float) -> tuple[float, float]:
+def _silhouette_and_index(collected: CollectedPoints, centroids: Reals, mass: float) -> tuple[float, float]:
     """Simplified silhouette, and index of Davies and Bouldin, a block of rows at a time."""
     k = len(centroids)
     scatter, part = np.zeros((k, 2)), np.empty((k, 2))

@@ -22,18 +22,18 @@ from polars.io.plugins import register_io_source
 
 from streamkm.connectors.files.source import array_headers, expand
 from streamkm.errors import FileFormatError, SettingsError, StreamkmError
-from streamkm.recompute.collect import Collected, Files, collect
-from streamkm.recompute.fitting import Fitted
-from streamkm.recompute.pointfile import replacing
+from streamkm.recompute.collect import CollectedPoints, TableFiles, collect
+from streamkm.recompute.fitting import FitResult
+from streamkm.recompute.pointfile import atomic_write
 
 CENTROIDS = (".json", ".csv", ".parquet", ".npz")
 LABELS = (".csv", ".parquet", ".npy")
 PICTURES = (".svg",)
-MOST = 100_000
+MAX_CENTROIDS = 100_000
 """Centroids that a file may have, as many as --k."""
-MOST_BYTES = 256 << 20
+MAX_BYTES = 256 << 20
 """Bytes of a file of JSON, or of the unpacked centroids of an archive."""
-MOST_FIELDS = 1_000_000
+MAX_FIELDS = 1_000_000
 BLOCK = 1 << 17
 """Rows labelled at once."""
 
@@ -70,7 +70,7 @@ def write_centroids(path: Path, result: Mapping[str, Any]) -> None:
         With ``fields`` and ``clusters``, as ``streamkm fit --json`` prints it.
     """
     clusters = result["clusters"]
-    with replacing(path, shared=True) as file:
+    with atomic_write(path, shared=True) as file:
         if path.suffix.lower() == ".json":
             file.write(json.dumps(result, indent=1).encode() + b"\n")
             return
@@ -99,7 +99,7 @@ def read_centroids(path: Path, fields: Sequence[str], k: int | None = None) -> R
     fields
         The columns, in the order of a centroid's coordinates.
     k
-        How many there must be; None for any number up to `MOST`.
+        How many there must be; None for any number up to `MAX_CENTROIDS`.
 
     Returns
     -------
@@ -115,9 +115,9 @@ def read_centroids(path: Path, fields: Sequence[str], k: int | None = None) -> R
     """
     kind = path.suffix.lower()
     if kind not in {".json", ".npz"}:
-        files = Files(expand([str(path)]), fields)
-        _check_number(files.rows_of_headers, k, path)
-        read = collect(files.rows(), fields, line_of=files.line, most=MOST)
+        files = TableFiles(expand([str(path)]), fields)
+        _check_number(files.row_count_of_headers, k, path)
+        read = collect(files.rows(), fields, line_of=files.line, most=MAX_CENTROIDS)
         _check_number(read.n_rows, k, path, exact=True)
         return read.array.astype(np.float64)
     try:
@@ -172,13 +172,13 @@ def _check_number(n: int | None, k: int | None, path: Path, *, exact: bool = Fal
         return
     if k is not None and n != k and (exact or n > k):
         raise SettingsError(f"it has {n:,} centroids, and --k is {k}", where=str(path))
-    if n > MOST:
-        raise SettingsError(f"it has {n:,} centroids, more than {MOST:,}", where=str(path))
+    if n > MAX_CENTROIDS:
+        raise SettingsError(f"it has {n:,} centroids, more than {MAX_CENTROIDS:,}", where=str(path))
 
 
 def _from_json(path: Path) -> tuple[list[str] | None, Any]:
-    if path.stat().st_size > MOST_BYTES:
-        raise SettingsError(f"it is longer than {MOST_BYTES >> 20} MiB", where=str(path), hint="Write it as npz")
+    if path.stat().st_size > MAX_BYTES:
+        raise SettingsError(f"it is longer than {MAX_BYTES >> 20} MiB", where=str(path), hint="Write it as npz")
     content = json.loads(path.read_bytes())
     if isinstance(content, list):
         return None, content
@@ -196,23 +196,23 @@ def _from_npz(path: Path, d: int, k: int | None) -> tuple[list[str] | None, Any]
     (n, width), _ = headers[name]
     _check_number(n, k, path)
     named, size = headers.get("fields", ((), 0))
-    if len(named) > 1 or math.prod(named) > MOST_FIELDS or size > MOST_BYTES:
+    if len(named) > 1 or math.prod(named) > MAX_FIELDS or size > MAX_BYTES:
         raise SettingsError(f"it has {math.prod(named):,} names of fields", where=str(path))
     fields = int(math.prod(named)) if "fields" in headers else width
     if width != fields or width < d:
         raise SettingsError(
             f"its centroids have {width} coordinates and {fields} names, the points {d} fields", where=str(path)
         )
-    if headers[name][1] > MOST_BYTES:
+    if headers[name][1] > MAX_BYTES:
         raise SettingsError(f"its centroids take {headers[name][1] >> 20:,} MiB", where=str(path))
     with np.load(path, allow_pickle=False) as content:
         return (list(map(str, content["fields"])) if "fields" in headers else None), content[name]
 
 
-Labelled = tuple[NDArray[np.int32], Reals]
+LabelBlock = tuple[NDArray[np.int32], Reals]
 
 
-def labelled(fitted: Fitted, collected: Collected) -> Iterator[Labelled]:
+def label_blocks(fitted: FitResult, collected: CollectedPoints) -> Iterator[LabelBlock]:
     """Label all rows in the order of input, a block at a time.
 
     Yields
@@ -233,7 +233,7 @@ def labelled(fitted: Fitted, collected: Collected) -> Iterator[Labelled]:
         yield labels, distances
 
 
-def write_labels(path: Path, blocks: Iterator[Labelled], n_rows: int) -> None:
+def write_labels(path: Path, blocks: Iterator[LabelBlock], n_rows: int) -> None:
     """Write label and distance of each row by what a file's name says.
 
     Parameters
@@ -241,20 +241,20 @@ def write_labels(path: Path, blocks: Iterator[Labelled], n_rows: int) -> None:
     path
         csv, parquet, or npy (a structured array).
     blocks
-        From `labelled`.
+        From `label_blocks`.
     n_rows
         Rows of all blocks.
     """
-    writers: dict[str, Callable[[IO[bytes], Iterator[Labelled], int], None]] = {
+    writers: dict[str, Callable[[IO[bytes], Iterator[LabelBlock], int], None]] = {
         ".csv": _labels_csv,
         ".npy": _labels_npy,
         ".parquet": _labels_parquet,
     }
-    with replacing(path, shared=True) as file:
+    with atomic_write(path, shared=True) as file:
         writers[path.suffix.lower()](file, blocks, n_rows)
 
 
-def _labels_csv(file: IO[bytes], blocks: Iterator[Labelled], n_rows: int) -> None:
+def _labels_csv(file: IO[bytes], blocks: Iterator[LabelBlock], n_rows: int) -> None:
     del n_rows
     file.write(b"label,distance\n")
     for labels, distances in blocks:
@@ -262,7 +262,7 @@ def _labels_csv(file: IO[bytes], blocks: Iterator[Labelled], n_rows: int) -> Non
         frame.write_csv(file, include_header=False)
 
 
-def _labels_npy(file: IO[bytes], blocks: Iterator[Labelled], n_rows: int) -> None:
+def _labels_npy(file: IO[bytes], blocks: Iterator[LabelBlock], n_rows: int) -> None:
     dtype = np.dtype([("label", "<i4"), ("distance", "<f8")])
     header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (n_rows,)}
     np.lib.format.write_array_header_1_0(file, header)
@@ -272,7 +272,7 @@ def _labels_npy(file: IO[bytes], blocks: Iterator[Labelled], n_rows: int) -> Non
         file.write(both.data)
 
 
-def _labels_parquet(file: IO[bytes], blocks: Iterator[Labelled], n_rows: int) -> None:
+def _labels_parquet(file: IO[bytes], blocks: Iterator[LabelBlock], n_rows: int) -> None:
     del n_rows
 
     def frames(*_: object) -> Iterator[pl.DataFrame]:

@@ -28,14 +28,14 @@ def sample_rows(n: int) -> NDArray[np.int64]:
     return np.unique(np.linspace(0, max(0, n - 1), min(n, SAMPLE)).round().astype(np.int64))
 
 
-def picture_of_points(
+def plot_points(
     points: Reals,
     labels: NDArray[np.int32],
     centroids: Reals,
     fields: Sequence[str],
     *,
     pairs: Sequence[str] = (),
-    towards: Reals | None = None,
+    next_centroids: Reals | None = None,
     title: str = "",
 ) -> str:
     """Draw points and centroids, each cluster in its colour, and beyond eight in another shape.
@@ -54,7 +54,7 @@ def picture_of_points(
         Names of the d columns.
     pairs
         Two or more of them: every pair is drawn instead, in a panel of its own.
-    towards
+    next_centroids
         (k, d) where the centroids go next; None for nowhere.
     title
         A line above.
@@ -68,7 +68,7 @@ def picture_of_points(
     if strange or len(pairs) == 1:
         said = f"{', '.join(strange)} is none of the fields {', '.join(fields)}" if strange else "one field is no pair"
         raise SettingsError(said, where="--plot-fields")
-    everything = [points, centroids, centroids if towards is None else towards]
+    everything = [points, centroids, centroids if next_centroids is None else next_centroids]
     panels: list[str] = []
     if pairs:
         for a, b in itertools.combinations(pairs, 2):
@@ -94,7 +94,7 @@ def picture_of_points(
     return _document(panels, title, *size)
 
 
-def picture_of_ks(
+def plot_k_range(
     ks: Sequence[int], curves: Sequence[tuple[str, Sequence[float]]], suggested: int | None, title: str
 ) -> str:
     """Draw numbers over k, one panel each, with the suggested k marked.
@@ -159,13 +159,13 @@ class _Axes:
 
 def _panel(everything: Sequence[Reals], labels: NDArray[np.int32], names: Sequence[str]) -> str:
     """Draw points, centroids, and where these go, in two dimensions."""
-    points, centroids, towards = everything
+    points, centroids, next_centroids = everything
     flat = len(names) == 1
     width, height = (_LINE_WIDTH, _LINE_HEIGHT) if flat else (_SIDE, _SIDE)
     axes = _Axes(np.vstack(everything), names, width, height)
     size = 9 if len(points) <= _FEW else 4
     dots, marks = [], []
-    for j, (centroid, target) in enumerate(zip(centroids.tolist(), towards.tolist(), strict=True)):
+    for j, (centroid, target) in enumerate(zip(centroids.tolist(), next_centroids.tolist(), strict=True)):
         round_ = j // 8 % 2 == 0
         look = f'stroke="{COLOURS[j % 8]}" stroke-linecap="{"round" if round_ else "square"}"'
         at = [axes.place(x, y) for x, y in points[labels == j].tolist()]

@@ -195,7 +195,7 @@ class PointFile:
         os.fsync(self._out.fileno())
         self._partial.replace(self.path)
         self._discard()
-        sync_directory(self.path.parent)
+        fsync_directory(self.path.parent)
         self._map(weighted=weighted)
         return self
 
@@ -284,7 +284,7 @@ class PointFile:
         self.close()
 
 
-def sync_directory(folder: Path) -> None:
+def fsync_directory(folder: Path) -> None:
     """Have the names in a folder on disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -294,7 +294,7 @@ def sync_directory(folder: Path) -> None:
 
 
 @contextmanager
-def replacing(path: Path, *, shared: bool = False) -> Iterator[IO[bytes]]:
+def atomic_write(path: Path, *, shared: bool = False) -> Iterator[IO[bytes]]:
     """Write a small file so that its name always stands for a whole one.
 
     Parameters
@@ -311,4 +311,4 @@ def replacing(path: Path, *, shared: bool = False) -> Iterator[IO[bytes]]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-    sync_directory(path.parent)
+    fsync_directory(path.parent)

@@ -21,10 +21,10 @@ from streamkm.models import Coreset, OnlineKMeans
 from streamkm.models.id_matching import assign, inherit
 from streamkm.models.spec import arguments
 from streamkm.models.weighted_rows import overlap
-from streamkm.recompute.archive import Archive, counted, lost_of
-from streamkm.recompute.fitting import Fitted, Progress, fit_points
-from streamkm.recompute.pointfile import PointFile, replacing
-from streamkm.recompute.span import Span
+from streamkm.recompute.archive import Archive, lost_offsets, part_counts
+from streamkm.recompute.fitting import FitProgress, FitResult, fit_points
+from streamkm.recompute.pointfile import PointFile, atomic_write
+from streamkm.recompute.span import OffsetSpan
 from streamkm.records import TopicPartition
 from streamkm.state import Json, ModelSpec, Snapshot
 from streamkm.stores.base import Store
@@ -33,7 +33,7 @@ BLOCK = 1 << 16
 
 
 @dataclass(frozen=True)
-class FitChoice:
+class ReplayFit:
     """What to fit, as `fit_points` takes it.
 
     Attributes
@@ -50,7 +50,7 @@ class FitChoice:
     seed: int
 
 
-class Work:
+class WorkFolder:
     """A folder in which a replay can be killed and goes on: its plan, points and the state of its fit.
 
     Parameters
@@ -63,30 +63,30 @@ class Work:
         self.folder = folder
         private_files.make_folder(folder)
 
-    def pinned(self, asked: Json, pin: Callable[[], Span]) -> tuple[Span, bool]:
+    def load_or_create_plan(self, asked: Json, resolve_span: Callable[[], OffsetSpan]) -> tuple[OffsetSpan, bool]:
         """The span of the replay that was begun here with these arguments, and True; else a new one.
 
         Parameters
         ----------
         asked
             The arguments, JSON values.
-        pin
+        resolve_span
             Makes a new span.
         """
         plan = self.folder / "plan.json"
         if plan.exists():
             told = json.loads(plan.read_text())
             if told["asked"] == json.loads(json.dumps(asked)):
-                return Span(
+                return OffsetSpan(
                     *({TopicPartition(*key): at for *key, at in told[name]} for name in ("start", "stop"))
                 ), True
             self.clear()
         private_files.make_folder(self.folder)
-        span = pin()
+        span = resolve_span()
         told = {"asked": asked} | {
             name: [[*tp, at] for tp, at in sorted(getattr(span, name).items())] for name in ("start", "stop")
         }
-        with replacing(plan) as file:
+        with atomic_write(plan) as file:
             file.write(json.dumps(told).encode())
         return span, False
 
@@ -109,7 +109,7 @@ class Work:
             self.folder.rmdir()
 
 
-def collect(archive: Archive, span: Span, work: Work, factors: NDArray[np.float64]) -> PointFile:
+def collect(archive: Archive, span: OffsetSpan, work: WorkFolder, factors: NDArray[np.float64]) -> PointFile:
     """Points of a span as one file, multiplied by factors; the one of a replay that was killed if it is whole.
 
     Raises
@@ -129,7 +129,7 @@ def collect(archive: Archive, span: Span, work: Work, factors: NDArray[np.float6
     return PointFile.open(work.points)
 
 
-def start_of(choice: FitChoice, store: Store, model: str, factors: NDArray[np.float64]) -> Any:
+def initial_centroids(choice: ReplayFit, store: Store, model: str, factors: NDArray[np.float64]) -> Any:
     """Method or centroids (in the units of the fit) to start from.
 
     Raises
@@ -149,15 +149,15 @@ def start_of(choice: FitChoice, store: Store, model: str, factors: NDArray[np.fl
 def recompute(
     store: Store,
     spec: ModelSpec,
-    span: Span,
+    span: OffsetSpan,
     archive: Archive,
-    work: Work,
-    choice: FitChoice,
+    work: WorkFolder,
+    choice: ReplayFit,
     *,
     memory: int | None = None,
     threads: int | None = None,
     trace: bool = False,
-    on_progress: Callable[[Progress], None] | None = None,
+    on_progress: Callable[[FitProgress], None] | None = None,
     now: Callable[[], float] = time.time,
 ) -> int:
     """Fit the points of a span, and keep the result as a snapshot of kind ``replay`` that could go on learning.
@@ -183,7 +183,7 @@ def recompute(
     fitted = fit_points(
         points,
         n_clusters=choice.k,
-        init=start_of(choice, store, spec.name, factors),
+        init=initial_centroids(choice, store, spec.name, factors),
         n_init=choice.n_init,
         max_iter=choice.max_iter,
         tol=choice.tol,
@@ -195,7 +195,7 @@ def recompute(
         checkpoint=work.checkpoint,
     )
     ids, live_cost = _ids(points, fitted, live, factors)
-    counts = counted(archive, span)
+    counts = part_counts(archive, span)
     detail = {
         "span": {str(tp): [at, span.stop[tp]] for tp, at in span.start.items()},
         "settings": asdict(choice),
@@ -205,7 +205,7 @@ def recompute(
         "stopped": fitted.stopped,
         "trace": [{"inertia": i.inertia, "moved": i.moved} for i in fitted.trace],
         "counts": counts,
-        "lost": lost_of(archive, span),
+        "lost": lost_offsets(archive, span),
         "versions": {name: version(name) for name in ("streamkm", "numpy", "numba")}
         | {"python": platform.python_version()},
     }
@@ -240,7 +240,7 @@ def _blocks(points: PointFile) -> Iterator[tuple[int, NDArray[Any]]]:
 
 
 def _ids(
-    points: PointFile, fitted: Fitted, live: Snapshot | None, factors: NDArray[np.float64]
+    points: PointFile, fitted: FitResult, live: Snapshot | None, factors: NDArray[np.float64]
 ) -> tuple[NDArray[np.int64], float | None]:
     """Ids of the new clusters, and what the live centroids cost on the same points."""
     k = len(fitted.centroids)
@@ -260,7 +260,7 @@ def _born(ids: NDArray[np.int64], live: Snapshot | None, n: int) -> NDArray[np.i
 
 
 def _coreset(
-    points: PointFile, choice: FitChoice, factors: NDArray[np.float64]
+    points: PointFile, choice: ReplayFit, factors: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Weighted rows that stand for the points, raw units."""
     coreset = Coreset(choice.k, seed=choice.seed)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from streamkm.models.exact.storage import pick, release
 from streamkm.models.metric import Scale, quartile_ranges
-from streamkm.recompute.collect import Collected
+from streamkm.recompute.collect import CollectedPoints
 from streamkm.recompute.pointfile import PointFile
 
 ROWS = 1 << 18
@@ -21,7 +21,7 @@ _BLOCK = 1 << 16
 Reals = NDArray[np.float64]
 
 
-def scaled(collected: Collected, scale: str, file: Path | None = None) -> tuple[Collected, Reals]:
+def scale_points(collected: CollectedPoints, scale: str, file: Path | None = None) -> tuple[CollectedPoints, Reals]:
     """Multiply points by what brings their columns to one unit.
 
     Parameters
@@ -71,7 +71,7 @@ def scaled(collected: Collected, scale: str, file: Path | None = None) -> tuple[
     return collected, factors
 
 
-def _deviations(collected: Collected) -> Reals:
+def _deviations(collected: CollectedPoints) -> Reals:
     """(d,) weighted standard deviations of all points; 1 for a column that does not vary."""
     array, weights = collected.array, collected.weights
     mass, low, high = 0.0, np.full(array.shape[1], np.inf), np.full(array.shape[1], -np.inf)

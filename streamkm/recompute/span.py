@@ -15,7 +15,7 @@ from streamkm.times import parse_duration, parse_iso
 HINT = "Write beginning, now, a time (2026-11-01T10:00), how long ago (2h), offset:500, 0:500,1:480 or snapshot:12"
 
 
-class Timed(Source, Protocol):
+class TimeIndexedSource(Source, Protocol):
     """A source that can be asked where it stood at a time."""
 
     def offsets_at(self, seconds: float) -> Position:
@@ -23,7 +23,7 @@ class Timed(Source, Protocol):
         ...
 
 
-class Span(NamedTuple):
+class OffsetSpan(NamedTuple):
     """Records of each partition from its offset in `start` up to, not including, its offset in `stop`."""
 
     start: Position
@@ -35,7 +35,9 @@ class Span(NamedTuple):
         return sum(self.stop[tp] - at for tp, at in self.start.items())
 
 
-def pin(source: Timed, start: str, stop: str, position_of: Callable[[int], Position], now: float | None = None) -> Span:
+def resolve_span(
+    source: TimeIndexedSource, start: str, stop: str, position_of: Callable[[int], Position], now: float | None = None
+) -> OffsetSpan:
     """Say exactly which records two texts mean now.
 
     Parameters
@@ -62,7 +64,7 @@ def pin(source: Timed, start: str, stop: str, position_of: Callable[[int], Posit
     bounds = [_offsets(source, text, beginning, end, position_of, now) for text in (start, stop)]
     # A partition that one of the two does not name is whole on that side, unless a list names some partitions.
     texts = zip(bounds, (start, stop), strict=True)
-    listed: list[set[TopicPartition]] = [set(b) for b, text in texts if _LIST.fullmatch(text)]
+    listed: list[set[TopicPartition]] = [set(b) for b, text in texts if _OFFSET_LIST.fullmatch(text)]
     partitions = sorted(set(end).intersection(*listed))
     low = {tp: bounds[0].get(tp, beginning[tp]) for tp in partitions}
     high = {tp: bounds[1].get(tp, beginning[tp]) for tp in partitions}
@@ -76,14 +78,14 @@ def pin(source: Timed, start: str, stop: str, position_of: Callable[[int], Posit
                 )
     if all(low[tp] >= high[tp] for tp in partitions):
         raise SettingsError(f"there are no records from {start!r} to {stop!r}", hint=HINT)
-    return Span(low, {tp: max(low[tp], high[tp]) for tp in partitions})
+    return OffsetSpan(low, {tp: max(low[tp], high[tp]) for tp in partitions})
 
 
-_LIST = re.compile(r"\d+:\d+(,\d+:\d+)*")
+_OFFSET_LIST = re.compile(r"\d+:\d+(,\d+:\d+)*")
 
 
 def _offsets(
-    source: Timed,
+    source: TimeIndexedSource,
     text: str,
     beginning: Position,
     end: Position,
@@ -95,7 +97,7 @@ def _offsets(
     kind, _, number = text.partition(":")
     if kind in ("offset", "snapshot") and number.isdigit():
         return dict.fromkeys(end, int(number)) if kind == "offset" else dict(position_of(int(number)))
-    if _LIST.fullmatch(text):
+    if _OFFSET_LIST.fullmatch(text):
         pairs = (pair.split(":") for pair in text.split(","))
         wanted = {int(partition): int(at) for partition, at in pairs}
         unknown = sorted(set(wanted) - {tp.partition for tp in end})

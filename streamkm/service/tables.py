@@ -129,10 +129,10 @@ def _wrong_row(  # noqa: PLR0911 - one for each way to be wrong
     for field, place in zip(fields, places, strict=True):
         if place >= len(row):
             return Problem(422, "wrong-dimension", _counted(len(row), fields), where=where)
-        value = cells.number(row[place])
+        value = cells.parse_number(row[place])
         at = f"{where}, field {field}"
         if value is None:
-            why = cells.why_not(row[place])
+            why = cells.explain_non_number(row[place])
             said = f"{row[place][:_SHOWN_CHARS]!r} is not a number" + (f" ({why})" if why != "text" else "")
             return Problem(422, "not-a-number", said, where=at)
         if np.isnan(value):

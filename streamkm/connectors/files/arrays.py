@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from streamkm.connectors.files import tables
 from streamkm.connectors.files.places import Place
-from streamkm.connectors.files.tables import Block, Column, Counted, Profile, Wanted
+from streamkm.connectors.files.tables import Block, Column, ColumnSelection, KnownRowCount, Profile
 from streamkm.errors import FileFormatError, SettingsError, StreamkmError
 
 _NUMBERS = "iuf"
@@ -30,27 +30,27 @@ _BROKEN = (
 """What numpy and zipfile raise for a broken file: kinds of compression that are none, texts that are none, lengths."""
 
 
-class NpyReader(Counted):
+class NpyReader(KnownRowCount):
     """An array: (n,), (n, d) with columns "0", "1", ..., or structured with named columns."""
 
-    def __init__(self, place: Place, wanted: Wanted) -> None:
-        with place.on_disk() as path, _array_edge(place.name):
+    def __init__(self, place: Place, selection: ColumnSelection) -> None:
+        with place.on_disk() as path, _array_errors(place.name):
             array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
         if not isinstance(array, np.ndarray):
             raise FileFormatError("it is not an npy array but an archive of them", where=place.name)
         _check_table(place.name, array.shape, array.dtype)
         columns = _columns_of(array.shape, array.dtype)
         self._name, self._kinds = place.name, columns
-        self.names = tuple(wanted.among(place.name, list(columns)))
+        self.names = tuple(selection.resolve(place.name, list(columns)))
         self._array, self._all, self._rows = array, list(columns), len(array)
         kinds = [array.dtype[name] for name in self.names] if array.dtype.names else [array.dtype]
-        self.single = all(np.can_cast(kind, np.float32) for kind in kinds)
+        self.fits_float32 = all(np.can_cast(kind, np.float32) for kind in kinds)
 
     def block(self, row: int) -> Block:
         start = row - row % tables.BLOCK_ROWS
         stop = min(start + tables.BLOCK_ROWS, self._rows)
         part = self._array[start:stop]
-        with _array_edge(self._name):
+        with _array_errors(self._name):
             return Block(start, stop, {name: _column(part, self._all, name) for name in self.names})
 
     def profile(self) -> Profile:
@@ -75,22 +75,22 @@ class _Member:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-class NpzReader(Counted):
+class NpzReader(KnownRowCount):
     """An archive of arrays: one table, (n, d) or structured, with the arrays (n,) beside it as more columns.
 
     Without a table the arrays (n,) are the columns. Each array that is read is unpacked on the disk first.
     """
 
-    def __init__(self, place: Place, wanted: Wanted) -> None:
+    def __init__(self, place: Place, selection: ColumnSelection) -> None:
         self._name = place.name
         self._arrays: dict[str, NDArray[Any]] = {}
         self._stack = contextlib.ExitStack()
         try:
-            with _array_edge(self._name):
+            with _array_errors(self._name):
                 path = self._stack.enter_context(place.on_disk())
                 self._zip = self._stack.enter_context(zipfile.ZipFile(path))
                 members = [self._header(name) for name in self._zip.namelist() if name.endswith(".npy")]
-            self._choose(members, wanted)
+            self._choose(members, selection)
         except BaseException:
             self._stack.close()
             raise
@@ -98,7 +98,7 @@ class NpzReader(Counted):
     def _header(self, name: str) -> _Member:
         return _member(self._zip, name, self._name)
 
-    def _choose(self, members: list[_Member], wanted: Wanted) -> None:
+    def _choose(self, members: list[_Member], selection: ColumnSelection) -> None:
         tables = [m for m in members if len(m.shape) == 2 or (len(m.shape) == 1 and m.dtype.names)]
         if len(tables) > 1:
             said = ", ".join(m.name[:-4] for m in tables)
@@ -123,9 +123,9 @@ class NpzReader(Counted):
             self._columns.setdefault(m.name[:-4], (m, "0"))
         self._kinds = {name: kinds.get(name, "") for name in self._columns}
         self._rows = (tables or vectors)[0].shape[0]
-        self.names = tuple(wanted.among(self._name, list(self._columns)))
+        self.names = tuple(selection.resolve(self._name, list(self._columns)))
         types = [m.dtype[n] if m.dtype.names else m.dtype for m, n in map(self._columns.__getitem__, self.names)]
-        self.single = all(np.can_cast(kind, np.float32) for kind in types)
+        self.fits_float32 = all(np.can_cast(kind, np.float32) for kind in types)
 
     def block(self, row: int) -> Block:
         start = row - row % tables.BLOCK_ROWS
@@ -134,7 +134,7 @@ class NpzReader(Counted):
         for name in self.names:
             member, column = self._columns[name]
             part = self._unpacked(member)[start:stop]
-            with _array_edge(self._name):
+            with _array_errors(self._name):
                 columns[name] = _column(part, list(_columns_of(member.shape, member.dtype)), column)
         return Block(start, stop, columns)
 
@@ -148,7 +148,7 @@ class NpzReader(Counted):
                     where=self._name,
                     hint="Set TMPDIR to a folder with more room",
                 )
-            with _array_edge(self._name), tempfile.TemporaryFile() as file:
+            with _array_errors(self._name), tempfile.TemporaryFile() as file:
                 with self._zip.open(member.name) as packed:
                     _read_header(packed)
                     while size and (piece := packed.read(min(size, 1 << 20))):
@@ -209,7 +209,7 @@ def array_headers(path: Path) -> dict[str, tuple[tuple[int, ...], int]]:
     FileFormatError
         It is no such archive.
     """
-    with _array_edge(str(path)), zipfile.ZipFile(path) as archive:
+    with _array_errors(str(path)), zipfile.ZipFile(path) as archive:
         members = [_member(archive, name, str(path)) for name in archive.namelist() if name.endswith(".npy")]
         return {member.name[:-4]: (member.shape, member.size) for member in members}
 
@@ -247,7 +247,7 @@ def _column(part: NDArray[Any], names: list[str], name: str) -> Column:
 
 
 @contextlib.contextmanager
-def _array_edge(path: str) -> Iterator[None]:
+def _array_errors(path: str) -> Iterator[None]:
     """Map what numpy and zipfile raise for a broken file."""
     try:
         yield

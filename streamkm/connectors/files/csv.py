@@ -15,12 +15,12 @@ import polars as pl
 
 from streamkm.connectors.files import csv_text, tables
 from streamkm.connectors.files.places import Place
-from streamkm.connectors.files.tables import Block, Column, Profile, Wanted
+from streamkm.connectors.files.tables import Block, Column, ColumnSelection, Profile
 from streamkm.errors import FileFormatError
 
 
 @dataclass(frozen=True, slots=True)
-class _Piece:
+class _RowBlock:
     """The rows [start, stop) of a file: bytes [begin, end), the first of them in a line counted from 1."""
 
     start: int
@@ -38,17 +38,17 @@ class CsvReader:
     A row is a line outside of quotes; an empty line inside the file is a row without values.
     """
 
-    counted = False
+    row_count_known = False
     notes: tuple[str, ...] = ()
 
-    def __init__(self, place: Place, wanted: Wanted) -> None:
-        self._path, self.single = place.name, False
+    def __init__(self, place: Place, selection: ColumnSelection) -> None:
+        self._path, self.fits_float32 = place.name, False
         self._raw = place.open()
         self._file = gzip.GzipFile(fileobj=self._raw) if place.packed else self._raw
-        self._index: list[_Piece] = []
+        self._index: list[_RowBlock] = []
         self._complete = False
         self._ahead = (0, b"")  # bytes that were read and not used yet, and where they begin
-        self._scanned: tuple[int, bytes, csv_text.Ends | None] = (-1, b"", None)
+        self._scanned: tuple[int, bytes, csv_text.RowEnds | None] = (-1, b"", None)
         self._last: Block | None = None
         self._texts: set[int] = set()
         try:
@@ -58,9 +58,9 @@ class CsvReader:
             names = self.dialect.names or ()
             self.notes = self.dialect.notes
             self.unnamed = self.dialect.unnamed
-            self._chosen = wanted.among(self._path, names, unnamed=self.unnamed)
+            self._chosen = selection.resolve(self._path, names, unnamed=self.unnamed)
             self.names = tuple(self._chosen)
-            self._places = [names.index(column) for column, _ in self._chosen.values()]
+            self._column_indices = [names.index(column) for column, _ in self._chosen.values()]
         except BaseException:
             self.close()
             raise
@@ -75,9 +75,9 @@ class CsvReader:
             if dialect is not None:
                 break
             size *= 4
-            if size > tables.LONGEST_ROW_BYTES:
+            if size > tables.MAX_ROW_BYTES:
                 raise FileFormatError(
-                    f"its header is longer than {tables.LONGEST_ROW_BYTES >> 20} MB", where=f"{self._path}, header"
+                    f"its header is longer than {tables.MAX_ROW_BYTES >> 20} MB", where=f"{self._path}, header"
                 )
         if dialect.names is None:
             shown = head[dialect.first :].split(b"\n", 1)[0].decode("utf-8", "replace").strip()
@@ -89,7 +89,7 @@ class CsvReader:
     def _read_at(self, begin: int, size: int) -> bytes:
         """So many bytes from a place, or all up to the end; what was read before is not read again."""
         at, ahead = self._ahead
-        with self._edge():
+        with self._gzip_errors():
             if not at <= begin <= at + len(ahead):
                 self._file.seek(begin)
                 self._ahead = (begin, b"")
@@ -100,7 +100,7 @@ class CsvReader:
             return ahead[begin - at :] + self._file.read(begin + size - at - len(ahead))
 
     @contextlib.contextmanager
-    def _edge(self) -> Iterator[None]:
+    def _gzip_errors(self) -> Iterator[None]:
         try:
             yield
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
@@ -113,71 +113,73 @@ class CsvReader:
             self._scan()
         return self._index[-1].stop if self._index else 0
 
-    def ended(self, row: int) -> bool:
+    def is_past_end(self, row: int) -> bool:
         while not self._complete and (not self._index or self._index[-1].stop <= row):
             self._scan()
         return row >= (self._index[-1].stop if self._index else 0)
 
-    def share(self, row: int) -> float:
+    def progress(self, row: int) -> float:
         if self._file is not self._raw:
             return min(1.0, self._raw.tell() / max(1, self._size))
-        before = next((piece.end for piece in reversed(self._index) if piece.start < row), self.dialect.first)
+        before = next(
+            (row_block.end for row_block in reversed(self._index) if row_block.start < row), self.dialect.first
+        )
         return before / max(1, self._size)
 
     def block(self, row: int) -> Block:
         if self._last is None or not self._last.start <= row < self._last.stop:
-            piece, found = self._series(row, self._places)
+            row_block, found = self._series(row, self._column_indices)
             columns: dict[str, Column] = {}
             for name, series in zip(self.names, found, strict=True):
                 numbers = series.dtype == pl.Float64
                 columns[name] = series.to_numpy() if numbers else series.to_numpy(allow_copy=True).astype(object)
-            self._last = Block(piece.start, piece.stop, columns)
+            self._last = Block(row_block.start, row_block.stop, columns)
         return self._last
 
-    def _series(self, row: int, places: Sequence[int]) -> tuple[_Piece, list[pl.Series]]:
-        self.ended(row)
-        piece = next(piece for piece in reversed(self._index) if piece.start <= row)
-        data, ends = self._bytes(piece)
+    def _series(self, row: int, places: Sequence[int]) -> tuple[_RowBlock, list[pl.Series]]:
+        self.is_past_end(row)
+        row_block = next(row_block for row_block in reversed(self._index) if row_block.start <= row)
+        data, ends = self._bytes(row_block)
         try:
             found = csv_text.read(data, self.dialect, places, self._texts, ends)
         except csv_text.CsvError as error:
-            at = piece.start + error.row
+            at = row_block.start + error.row
             raise FileFormatError(
                 f"{error.message} (line {self.line(at)})", where=f"{self._path}, row {at}", hint=error.hint
             ) from error
-        if any(len(series) != piece.stop - piece.start for series in found):
-            raise FileFormatError("it changed while it was read", where=f"{self._path}, row {piece.start}")
+        if any(len(series) != row_block.stop - row_block.start for series in found):
+            raise FileFormatError("it changed while it was read", where=f"{self._path}, row {row_block.start}")
         self._texts.update(place for place, series in zip(places, found, strict=True) if series.dtype != pl.Float64)
-        return piece, found
+        return row_block, found
 
-    def _bytes(self, piece: _Piece) -> tuple[bytes, csv_text.Ends | None]:
+    def _bytes(self, row_block: _RowBlock) -> tuple[bytes, csv_text.RowEnds | None]:
         """Bytes of a piece, and the ends of its rows where they are known."""
         begin, data, ends = self._scanned
-        if begin != piece.begin:
-            data, ends = self._read_at(piece.begin, piece.end - piece.begin), None
+        if begin != row_block.begin:
+            data, ends = self._read_at(row_block.begin, row_block.end - row_block.begin), None
         return (data, ends) if data.endswith(b"\n") else (data + b"\n", None)
 
     def line(self, row: int) -> int:
         """Line of the file in which a row begins, from 1."""
-        piece = next(piece for piece in reversed(self._index) if piece.start <= row)
-        data, _ = self._bytes(piece)
+        row_block = next(row_block for row_block in reversed(self._index) if row_block.start <= row)
+        data, _ = self._bytes(row_block)
         ends = csv_text.row_ends(data, self.dialect).ends
-        i = row - piece.start
-        return piece.line + (data.count(b"\n", 0, int(ends[i - 1])) if 0 < i <= len(ends) else 0)
+        i = row - row_block.start
+        return row_block.line + (data.count(b"\n", 0, int(ends[i - 1])) if 0 < i <= len(ends) else 0)
 
     def profile(self) -> Profile:
         """What all columns hold, as far as `PROFILE_BYTES` reach."""
         names = self.dialect.names or ()
         found = Profile(self._path, names, self.unnamed, self.notes)
         row = 0
-        while not self.ended(row):
-            piece, series = self._series(row, range(len(names)))
+        while not self.is_past_end(row):
+            row_block, series = self._series(row, range(len(names)))
             for i, column in enumerate(series):
-                found.columns[i].add(piece.start, column)
-            row = piece.stop
-            if piece.end > tables.PROFILE_BYTES:
+                found.columns[i].add(row_block.start, column)
+            row = row_block.stop
+            if row_block.end > tables.PROFILE_BYTES:
                 break
-        found.finish(row, whole=self.ended(row), line=self.line)
+        found.finish(row, whole=self.is_past_end(row), line=self.line)
         return found
 
     def close(self) -> None:
@@ -224,15 +226,15 @@ class CsvReader:
             if rows:
                 break
             size *= 4
-            if size > tables.LONGEST_ROW_BYTES:
+            if size > tables.MAX_ROW_BYTES:
                 raise FileFormatError(
-                    f"a row is longer than {tables.LONGEST_ROW_BYTES >> 20} MB", where=f"{self._path}, row {start}"
+                    f"a row is longer than {tables.MAX_ROW_BYTES >> 20} MB", where=f"{self._path}, row {start}"
                 )
         if rows:
-            known: csv_text.Ends | None = ends
+            known: csv_text.RowEnds | None = ends
             if used != ends.used:
                 known, lines = None, data.count(b"\n", 0, used)
-            self._index.append(_Piece(start, start + rows, begin, begin + used, line, lines))
+            self._index.append(_RowBlock(start, start + rows, begin, begin + used, line, lines))
             self._scanned = (begin, data[:used], known)
             self._ahead = (begin + used, data[used:])
 

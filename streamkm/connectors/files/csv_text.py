@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 
 HEAD_BYTES = 1 << 16
 """Bytes from the start that tell the dialect, where the header is not longer."""
-INDEX = "index"
+UNNAMED_COLUMN = "index"
 """What a column without a name is called."""
-LONGEST_CELL = 64 << 20
+MAX_CELL_CHARACTERS = 64 << 20
 _SEPARATORS = ",\t;| "
 _SAMPLE_ROWS = 100
-_SHOWN = 60
+_MAX_SHOWN = 60
 _QUOTE, _NEWLINE, _RETURN = ord('"'), ord("\n"), ord("\r")
 _LEADING_SEPARATOR = re.compile(r"sep=(.)\r?\n?")
-_MARKS = (
+_ENCODING_MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
@@ -88,7 +88,7 @@ class Dialect:
         csv.Error
             The text is no csv.
         """
-        csv.field_size_limit(LONGEST_CELL)  # of the process; the module's own limit is 128 KiB
+        csv.field_size_limit(MAX_CELL_CHARACTERS)  # of the process; the module's own limit is 128 KiB
         reader = csv.reader(lines, delimiter=self.separator, skipinitialspace=self.blanks)
         for row in reader:
             if self.trailing and len(row) == self.width + 1 and not row[-1].strip():
@@ -136,7 +136,7 @@ def detect(head: bytes, *, whole: bool, where: str) -> Dialect | None:
     FileFormatError
         There is no header, or nothing at all, or no text in UTF-8.
     """
-    for mark, encoding in _MARKS:
+    for mark, encoding in _ENCODING_MARKS:
         if head.startswith(mark):
             raise FileFormatError(f"it is {encoding.upper()}, not UTF-8 text", where=where, hint=_iconv(encoding))
     begin = len(codecs.BOM_UTF8) if head.startswith(codecs.BOM_UTF8) else 0
@@ -263,7 +263,7 @@ def _always_blank(header: str, sign: str) -> bool:
 
 def _named(dialect: Dialect, header: list[str], sample: list[list[str]], where: str) -> Dialect:
     """Names of the columns, where the first row is one of names."""
-    shown = dialect.separator.join(header)[:_SHOWN]
+    shown = dialect.separator.join(header)[:_MAX_SHOWN]
     names = [name.strip() for name in header]
     notes: list[str] = []
     if not any(names):
@@ -290,10 +290,10 @@ def _named(dialect: Dialect, header: list[str], sample: list[list[str]], where: 
     unnamed = []
     for i, name in enumerate(names):
         if not name:
-            called, n = INDEX, 1
+            called, n = UNNAMED_COLUMN, 1
             while called in names:
                 n += 1
-                called = f"{INDEX}_{n}"
+                called = f"{UNNAMED_COLUMN}_{n}"
             names[i] = called
             unnamed.append(called)
     return replace(
@@ -302,15 +302,15 @@ def _named(dialect: Dialect, header: list[str], sample: list[list[str]], where: 
 
 
 def _number_like(text: str) -> bool:
-    value = cells.number(text)
+    value = cells.parse_number(text)
     return value is not None and text != ""
 
 
 def _all_numbers(texts: Sequence[str]) -> bool:
-    return all(cells.number(text) is not None for text in texts)
+    return all(cells.parse_number(text) is not None for text in texts)
 
 
-class Ends:
+class RowEnds:
     """Where rows end.
 
     Parameters
@@ -357,16 +357,16 @@ def _newlines(data: bytes) -> NDArray[np.int64]:
     return np.flatnonzero(np.frombuffer(data, np.uint8) == _NEWLINE)
 
 
-def row_ends(data: bytes, dialect: Dialect) -> Ends:
+def row_ends(data: bytes, dialect: Dialect) -> RowEnds:
     """Find the ends of rows in a text that begins with one."""
     if b'"' not in data:
-        return Ends(data, None, open_quote=False, simple=True)
+        return RowEnds(data, None, open_quote=False, simple=True)
     raw, newlines = np.frombuffer(data, np.uint8), _newlines(data)
     quotes = np.flatnonzero(raw == _QUOTE)
     if dialect.blanks or not _pair(raw, quotes, ord(dialect.separator)):
         return _ends_by_csv(data, newlines, dialect)
     rows = newlines[np.searchsorted(quotes, newlines) % 2 == 0]
-    return Ends(data, rows + 1, open_quote=len(quotes) % 2 == 1, simple=True)
+    return RowEnds(data, rows + 1, open_quote=len(quotes) % 2 == 1, simple=True)
 
 
 def _pair(raw: NDArray[np.uint8], quotes: NDArray[np.int64], separator: int) -> bool:
@@ -379,7 +379,7 @@ def _pair(raw: NDArray[np.uint8], quotes: NDArray[np.int64], separator: int) -> 
     return bool(opens.all() and (closes | (closing == len(raw) - 1)).all())
 
 
-def _ends_by_csv(data: bytes, newlines: NDArray[np.int64], dialect: Dialect) -> Ends:
+def _ends_by_csv(data: bytes, newlines: NDArray[np.int64], dialect: Dialect) -> RowEnds:
     lines = [line + "\n" for line in data.decode("latin-1").split("\n")[:-1]]
     mark = "\x01"  # whether this is a row of its own tells whether the last one ended before it
     found: list[int] = []
@@ -388,7 +388,7 @@ def _ends_by_csv(data: bytes, newlines: NDArray[np.int64], dialect: Dialect) -> 
         for at, last in dialect.rows([*lines, mark]):  # noqa: B007 -- the last one is looked at below
             found.append(at)
     except csv.Error:
-        return Ends(
+        return RowEnds(
             data, newlines + 1, open_quote=False, simple=False
         )  # the row that is wrong is found when it is read
     open_quote = last != [mark]
@@ -398,11 +398,11 @@ def _ends_by_csv(data: bytes, newlines: NDArray[np.int64], dialect: Dialect) -> 
         with contextlib.suppress(csv.Error):
             rows = [row for _, row in dialect.rows([rest.decode("latin-1"), "\n", mark])]
             open_quote = rows[-1:] != [[mark]]
-    return Ends(data, ends, open_quote=open_quote, simple=False)
+    return RowEnds(data, ends, open_quote=open_quote, simple=False)
 
 
 def read(
-    data: bytes, dialect: Dialect, wanted: Sequence[int], texts: Collection[int] = (), ends: Ends | None = None
+    data: bytes, dialect: Dialect, wanted: Sequence[int], texts: Collection[int] = (), ends: RowEnds | None = None
 ) -> list[pl.Series]:
     """Read whole rows.
 

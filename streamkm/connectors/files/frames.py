@@ -13,13 +13,21 @@ import numpy as np
 import polars as pl
 
 from streamkm.connectors.files import tables
-from streamkm.connectors.files.panics import quiet
-from streamkm.connectors.files.places import Place, remote_edge
-from streamkm.connectors.files.tables import Block, Column, Counted, Facts, Profile, Wanted, from_series
+from streamkm.connectors.files.panics import suppress_panic_output
+from streamkm.connectors.files.places import Place, remote_errors
+from streamkm.connectors.files.tables import (
+    Block,
+    Column,
+    ColumnSelection,
+    ColumnStatistics,
+    KnownRowCount,
+    Profile,
+    from_series,
+)
 from streamkm.errors import FileFormatError
 
 _MAGIC = b"ARROW1"
-_SINGLE = (pl.Float32, pl.Int8, pl.Int16, pl.UInt8, pl.UInt16)
+_FLOAT32_TYPES = (pl.Float32, pl.Int8, pl.Int16, pl.UInt8, pl.UInt16)
 _BROKEN = (
     *(pl.exceptions.PolarsError, pl.exceptions.PanicException),
     *(OSError, ValueError, KeyError, NotImplementedError, MemoryError, StopIteration),
@@ -27,7 +35,7 @@ _BROKEN = (
 """What polars and pyarrow raise for a broken file; the last one where a damaged length asks for too much."""
 _KINDS = {".parquet": "parquet", ".pq": "parquet"}
 _STREAM = "an Arrow IPC stream"
-_FIRST = 1000
+_LIST_SAMPLE_ROWS = 1000
 """Rows that tell how long the lists of a column are."""
 
 
@@ -45,12 +53,12 @@ def kind_of(place: Place) -> str:
     )
 
 
-def frame_reader(place: Place, wanted: Wanted) -> ArrowReader | PolarsReader:
+def frame_reader(place: Place, selection: ColumnSelection) -> ArrowReader | PolarsReader:
     """Open a file by pyarrow, or by polars where that is not installed."""
-    return (PolarsReader if find_spec("pyarrow") is None else ArrowReader)(place, wanted)
+    return (PolarsReader if find_spec("pyarrow") is None else ArrowReader)(place, selection)
 
 
-class _FrameReader(Counted):
+class _FrameReader(KnownRowCount):
     """What both ways to read frames have in common: names and kinds of columns."""
 
     _path: str
@@ -58,22 +66,22 @@ class _FrameReader(Counted):
     _last: Block | None
 
     def _set_columns(
-        self, schema: Mapping[str, Any], names: Sequence[str], wanted: Wanted, first: pl.DataFrame
+        self, schema: Mapping[str, Any], names: Sequence[str], selection: ColumnSelection, first: pl.DataFrame
     ) -> None:
         """Choose columns; `first` has those that hold lists, and rows that tell how long these are."""
         self._schema, self._all = dict(schema), list(names)
         self._widths = _widths(self._schema, first)
-        self._chosen = wanted.among(self._path, self._all, self._widths)
+        self._chosen = selection.resolve(self._path, self._all, self._widths)
         self.names = tuple(self._chosen)
         self._columns = list(dict.fromkeys(column for column, _ in self._chosen.values()))
         for name in self._columns:
             kind = schema[name]
-            if _is_nested(kind) and name not in self._widths and (wanted.fields is None or name in wanted.fields):
+            if _is_nested(kind) and name not in self._widths and (selection.fields is None or name in selection.fields):
                 raise FileFormatError(
                     f"{kind} is not a number", where=f"{self._path}, column {name!r}", hint="Name the columns to read"
                 )
         inner = [getattr(schema[name], "inner", schema[name]) for name in self._columns]
-        self.single = all(kind in _SINGLE for kind in inner)
+        self.fits_float32 = all(kind in _FLOAT32_TYPES for kind in inner)
 
     def _block(self, start: int, frame: pl.DataFrame) -> Block:
         spread: dict[str, list[Column]] = {
@@ -108,7 +116,7 @@ class _FrameReader(Counted):
         found.finish(done or self._rows, whole=not looked or done == self._rows)
         for name in self._all:
             if name not in known:
-                facts = Facts(name)
+                facts = ColumnStatistics(name)
                 facts.others, facts.reason = 1, f"it holds {self._schema[name]}"
                 found.columns.append(facts)
         return found
@@ -132,7 +140,7 @@ def _widths(schema: Mapping[str, Any], first: pl.DataFrame) -> dict[str, int]:
             lengths = first[name].list.len().drop_nulls()
             if len(lengths):
                 found[name] = int(lengths[0])
-    return {name: width for name, width in found.items() if 0 < width <= tables.MOST_DIMENSIONS}
+    return {name: width for name, width in found.items() if 0 < width <= tables.MAX_DIMENSIONS}
 
 
 def _dimensions(series: pl.Series, width: int) -> list[Column]:
@@ -161,9 +169,9 @@ class PolarsReader(_FrameReader):
     Polars ends the process where a damaged file asks for more memory than there is.
     """
 
-    def __init__(self, place: Place, wanted: Wanted) -> None:
+    def __init__(self, place: Place, selection: ColumnSelection) -> None:
         self._path, self._kind = place.name, kind_of(place)
-        with frame_edge(self._path, self._kind), quiet():
+        with frame_errors(self._path, self._kind), suppress_panic_output():
             if self._kind == _STREAM:
                 self._frame = pl.read_ipc_stream(self._path).lazy()
             else:
@@ -172,9 +180,9 @@ class PolarsReader(_FrameReader):
             schema = self._frame.collect_schema()
             self._rows = int(self._frame.select(pl.len()).collect().item())
             lists = [name for name, kind in schema.items() if isinstance(kind, pl.List)]
-            first = self._frame.select(lists).head(_FIRST).collect() if lists else pl.DataFrame()
+            first = self._frame.select(lists).head(_LIST_SAMPLE_ROWS).collect() if lists else pl.DataFrame()
         self._last = None
-        self._set_columns(schema, list(schema), wanted, first)
+        self._set_columns(schema, list(schema), selection, first)
 
     def block(self, row: int) -> Block:
         if self._last is None or not self._last.start <= row < self._last.stop:
@@ -183,7 +191,7 @@ class PolarsReader(_FrameReader):
         return self._last
 
     def _part(self, names: list[str], start: int) -> pl.DataFrame:
-        with frame_edge(self._path, self._kind), quiet():
+        with frame_errors(self._path, self._kind), suppress_panic_output():
             frame = self._frame.select(names).slice(start, tables.BLOCK_ROWS).collect()
         if frame.height != min(tables.BLOCK_ROWS, self._rows - start):
             raise FileFormatError("it changed while it was read", where=f"{self._path}, row {start}")
@@ -200,26 +208,26 @@ class PolarsReader(_FrameReader):
 class ArrowReader(_FrameReader):
     """A file, here or elsewhere, read by pyarrow: no more at a time than a row group (parquet) or a batch (Arrow)."""
 
-    def __init__(self, place: Place, wanted: Wanted) -> None:
+    def __init__(self, place: Place, selection: ColumnSelection) -> None:
         import pyarrow as pa  # type: ignore[import-untyped] # noqa: PLC0415 -- an extra
 
         self._path, self._kind = place.name, kind_of(place)
         if place.filesystem is None:
-            with frame_edge(self._path, self._kind):
+            with frame_errors(self._path, self._kind):
                 self._file: Any = pa.OSFile(place.name)
         else:
-            with remote_edge(self._path):
+            with remote_errors(self._path):
                 self._file = place.filesystem.open_input_file(place.path)
         try:
-            with frame_edge(self._path, self._kind):
+            with frame_errors(self._path, self._kind):
                 sizes, arrow_schema = self._opened()
                 self._starts = [0, *itertools.accumulate(sizes)]
                 self._rows = self._starts[-1]
-                schema = pl.DataFrame(_without_twins(arrow_schema).empty_table()).schema
+                schema = pl.DataFrame(_without_duplicates(arrow_schema).empty_table()).schema
                 lists = [name for name, kind in schema.items() if isinstance(kind, pl.List)]
                 first = self._first(lists) if lists and self._rows else pl.DataFrame()
             self._last = None
-            self._set_columns(schema, arrow_schema.names, wanted, first)
+            self._set_columns(schema, arrow_schema.names, selection, first)
         except BaseException:
             self._file.close()
             raise
@@ -248,7 +256,7 @@ class ArrowReader(_FrameReader):
         part = next(i for i, start in enumerate(self._starts[1:]) if start)
         batch = next(iter(self._batches(part, names)))
         batch.validate(full=True)
-        return pl.DataFrame(batch.slice(0, _FIRST))
+        return pl.DataFrame(batch.slice(0, _LIST_SAMPLE_ROWS))
 
     def block(self, row: int) -> Block:
         if self._last is None or not self._last.start <= row < self._last.stop:
@@ -257,7 +265,7 @@ class ArrowReader(_FrameReader):
             at = (row - first) // tables.BLOCK_ROWS
             start = first + at * tables.BLOCK_ROWS
             stop = min(start + tables.BLOCK_ROWS, self._starts[i + 1])
-            with remote_edge(self._path), frame_edge(self._path, self._kind):
+            with remote_errors(self._path), frame_errors(self._path, self._kind):
                 if self._next != start:
                     self._stream = itertools.islice(self._batches(i, self._columns), at, None)
                 batch = next(self._stream)
@@ -272,7 +280,7 @@ class ArrowReader(_FrameReader):
     def _frames(self, names: list[str]) -> Iterator[tuple[int, pl.DataFrame]]:
         for i, start in enumerate(self._starts[:-1]):
             at = start
-            with remote_edge(self._path), frame_edge(self._path, self._kind):
+            with remote_errors(self._path), frame_errors(self._path, self._kind):
                 for batch in self._batches(i, names):
                     batch.validate(full=True)
                     yield at, pl.DataFrame(batch)
@@ -304,7 +312,7 @@ class ArrowReader(_FrameReader):
         self._file.close()
 
 
-def _without_twins(schema: Any) -> Any:
+def _without_duplicates(schema: Any) -> Any:
     """An Arrow schema in which each name is once: which columns have it twice is told when one is asked for."""
     import pyarrow as pa  # noqa: PLC0415
 
@@ -312,7 +320,7 @@ def _without_twins(schema: Any) -> Any:
 
 
 @contextlib.contextmanager
-def frame_edge(path: str, kind: str) -> Iterator[None]:
+def frame_errors(path: str, kind: str) -> Iterator[None]:
     """Map what polars and pyarrow raise for a broken file."""
     try:
         yield

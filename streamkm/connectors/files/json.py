@@ -15,11 +15,11 @@ import polars as pl
 
 from streamkm.connectors.files import tables
 from streamkm.connectors.files.places import Place
-from streamkm.connectors.files.tables import Block, Chosen, Column, Profile, Wanted
+from streamkm.connectors.files.tables import Block, Column, ColumnSelection, Profile, ResolvedColumns
 from streamkm.errors import FileFormatError
 
 _ABSENT = object()
-_DEEPEST = 32
+_MAX_NESTING = 32
 """Objects inside of objects in which columns are looked for."""
 
 
@@ -30,11 +30,11 @@ class JsonReader:
     of numbers is a column of several dimensions. An empty line is no row.
     """
 
-    counted = False
+    row_count_known = False
     notes: tuple[str, ...] = ()
 
-    def __init__(self, place: Place, wanted: Wanted) -> None:
-        self._path, self.single = place.name, False
+    def __init__(self, place: Place, selection: ColumnSelection) -> None:
+        self._path, self.fits_float32 = place.name, False
         self._raw = place.open()
         self._file = gzip.GzipFile(fileobj=self._raw) if place.packed else self._raw
         # (first row, row after, first byte, byte after, line) of each block seen so far.
@@ -47,19 +47,19 @@ class JsonReader:
             self._size = self._raw.seek(0, os.SEEK_END)
             self._raw.seek(0)
             self._all, self._widths = self._columns()
-            self._chosen: Chosen = wanted.among(self._path, self._all, self._widths)
+            self._chosen: ResolvedColumns = selection.resolve(self._path, self._all, self._widths)
             self.names = tuple(self._chosen)
         except BaseException:
             self.close()
             raise
 
     def _columns(self) -> tuple[list[str], dict[str, int]]:
-        if self.ended(0):
+        if self.is_past_end(0):
             raise FileFormatError("there are no rows", where=self._path)
         names: dict[str, None] = {}
         widths: dict[str, int] = {}
         for _, record in self._rows_of(0)[1]:
-            for name, value in _flat(record):
+            for name, value in _flatten(record):
                 names[name] = None
                 if name not in widths and isinstance(value, list) and value and all(map(_is_number, value)):
                     widths[name] = len(value)
@@ -70,12 +70,12 @@ class JsonReader:
             self._scan()
         return self._index[-1][1] if self._index else 0
 
-    def ended(self, row: int) -> bool:
+    def is_past_end(self, row: int) -> bool:
         while not self._complete and (not self._index or self._index[-1][1] <= row):
             self._scan()
         return row >= (self._index[-1][1] if self._index else 0)
 
-    def share(self, row: int) -> float:
+    def progress(self, row: int) -> float:
         del row
         return min(1.0, self._raw.tell() / max(1, self._size))
 
@@ -97,7 +97,7 @@ class JsonReader:
     def profile(self) -> Profile:
         found = Profile(self._path, self._all, widths=self._widths)
         row = 0
-        while not self.ended(row):
+        while not self.is_past_end(row):
             start, records = self._rows_of(row)
             for facts in found.columns:
                 if facts.width is None:
@@ -108,7 +108,7 @@ class JsonReader:
             row = start + len(records)
             if self._index[-1][3] > tables.PROFILE_BYTES:
                 break
-        found.finish(row, whole=self.ended(row), line=self.line)
+        found.finish(row, whole=self.is_past_end(row), line=self.line)
         return found
 
     def close(self) -> None:
@@ -117,7 +117,7 @@ class JsonReader:
         self._raw.close()
 
     @contextlib.contextmanager
-    def _edge(self) -> Iterator[None]:
+    def _gzip_errors(self) -> Iterator[None]:
         try:
             yield
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
@@ -130,7 +130,7 @@ class JsonReader:
         start = self._index[-1][1] if self._index else 0
         begin = self._at - len(self._rest)
         size = tables.BLOCK_BYTES
-        with self._edge():
+        with self._gzip_errors():
             if self._file.tell() != self._at:
                 self._file.seek(self._at)
             while True:
@@ -145,9 +145,9 @@ class JsonReader:
                 if end:
                     data, self._rest = self._rest[:end], self._rest[end:]
                     break
-                if len(self._rest) > tables.LONGEST_ROW_BYTES:
+                if len(self._rest) > tables.MAX_ROW_BYTES:
                     raise FileFormatError(
-                        f"a line is longer than {tables.LONGEST_ROW_BYTES >> 20} MB",
+                        f"a line is longer than {tables.MAX_ROW_BYTES >> 20} MB",
                         where=f"{self._path}, line {self._line}",
                     )
         records = self._parse(data, self._line)
@@ -158,10 +158,10 @@ class JsonReader:
 
     def _rows_of(self, row: int) -> tuple[int, list[tuple[int, dict[str, Any]]]]:
         """The rows of a block, each with its line."""
-        self.ended(row)
+        self.is_past_end(row)
         start, _, begin, end, line = next(entry for entry in reversed(self._index) if entry[0] <= row)
         if self._cached is None or self._cached[0] != start:
-            with self._edge():
+            with self._gzip_errors():
                 self._file.seek(begin)
                 self._cached = (start, self._parse(self._file.read(end - begin), line))
         return self._cached
@@ -183,10 +183,10 @@ class JsonReader:
         return records
 
 
-def _flat(record: dict[str, Any], outer: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
+def _flatten(record: dict[str, Any], outer: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
     for name, value in record.items():
-        if isinstance(value, dict) and depth < _DEEPEST:
-            yield from _flat(value, f"{outer}{name}.", depth + 1)
+        if isinstance(value, dict) and depth < _MAX_NESTING:
+            yield from _flatten(value, f"{outer}{name}.", depth + 1)
         else:
             yield outer + name, value
 

@@ -12,7 +12,7 @@ import polars as pl
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def suppress_panic_output() -> Iterator[None]:
     """Keep what polars' panics write to standard error, beside the exception, from those who look there.
 
     Its text comes from Rust, to the descriptor itself. What comes without a panic is passed on.

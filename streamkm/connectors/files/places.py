@@ -60,7 +60,7 @@ class Place:
         """Open it for reading at any position."""
         if self.filesystem is None:
             return Path(self.name).open("rb")
-        with remote_edge(self.name):
+        with remote_errors(self.name):
             return cast("BinaryIO", io.BufferedReader(self.filesystem.open_input_file(self.path), 1 << 20))
 
     def size(self) -> int:
@@ -75,7 +75,7 @@ class Place:
             yield self.name
             return
         with tempfile.NamedTemporaryFile(suffix=self.suffix) as copy:
-            with remote_edge(self.name), contextlib.closing(self.open()) as file:
+            with remote_errors(self.name), contextlib.closing(self.open()) as file:
                 shutil.copyfileobj(file, copy, 1 << 20)
             copy.flush()
             yield copy.name
@@ -157,7 +157,7 @@ def _remote(url: str) -> list[Place]:
         ) from error
     remember_url(url)
     shown = _without_secrets(url)
-    with remote_edge(shown):
+    with remote_errors(shown):
         filesystem, path = fs.FileSystem.from_uri(url)
         scheme = url.partition("://")[0]
 
@@ -186,7 +186,7 @@ def _remote(url: str) -> list[Place]:
 
 
 @contextlib.contextmanager
-def remote_edge(where: str) -> Iterator[None]:
+def remote_errors(where: str) -> Iterator[None]:
     """Map what pyarrow's filesystems raise."""
     try:
         yield

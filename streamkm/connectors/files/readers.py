@@ -11,12 +11,12 @@ from streamkm.connectors.files.csv import CsvReader
 from streamkm.connectors.files.frames import frame_reader
 from streamkm.connectors.files.json import JsonReader
 from streamkm.connectors.files.places import Place
-from streamkm.connectors.files.tables import Block, Column, Profile, Reader, Wanted
+from streamkm.connectors.files.tables import Block, Column, ColumnSelection, Profile, Reader
 from streamkm.errors import FileFormatError
 
 __all__ = ["Reader", "open_reader", "profile"]
 
-_MAKERS: dict[str, Callable[[Place, Wanted], Reader]] = {
+_MAKERS: dict[str, Callable[[Place, ColumnSelection], Reader]] = {
     ".csv": CsvReader,
     ".csv.gz": CsvReader,
     ".tsv": CsvReader,
@@ -51,11 +51,11 @@ def open_reader(place: Place, fields: Sequence[str] | None) -> Reader:
         It is of another kind, or has not the fields asked for.
     """
     keys = place.hive_keys()
-    reader = _maker(place)(place, Wanted(fields, elsewhere=tuple(keys)))
+    reader = _maker(place)(place, ColumnSelection(fields, elsewhere=tuple(keys)))
     added = {
         name: value for name, value in keys.items() if name not in reader.names and (fields is None or name in fields)
     }
-    return HiveReader(reader, added, fields) if added else reader
+    return HiveColumnsReader(reader, added, fields) if added else reader
 
 
 def profile(place: Place) -> Profile:
@@ -66,14 +66,14 @@ def profile(place: Place) -> Profile:
     FileFormatError
         It is not what its name says.
     """
-    reader = _maker(place)(place, Wanted([]))
+    reader = _maker(place)(place, ColumnSelection([]))
     try:
         return reader.profile()
     finally:
         reader.close()
 
 
-def _maker(place: Place) -> Callable[[Place, Wanted], Reader]:
+def _maker(place: Place) -> Callable[[Place, ColumnSelection], Reader]:
     if place.suffix not in _MAKERS:
         raise FileFormatError(
             f"{place.suffix or 'a file without suffix'} is not a kind of file that is read here",
@@ -83,18 +83,25 @@ def _maker(place: Place) -> Callable[[Place, Wanted], Reader]:
     return _MAKERS[place.suffix]
 
 
-class HiveReader:
+class HiveColumnsReader:
     """A file with some more columns, the same value in each row."""
 
     def __init__(self, reader: Reader, added: dict[str, str | None], fields: Sequence[str] | None) -> None:
-        self._reader, self._added, self.single = reader, added, False
+        self._reader, self._added, self.fits_float32 = reader, added, False
         self.names: tuple[str, ...] = (*reader.names, *added)
         if fields is not None:
             own = [name for name in reader.names if name not in added]
-            self.names = tuple(n for f in fields for n in ((f,) if f in added else (o for o in own if _of(o, f))))
-        self.rows, self.ended, self.share, self.close = reader.rows, reader.ended, reader.share, reader.close
+            self.names = tuple(
+                n for f in fields for n in ((f,) if f in added else (o for o in own if _belongs_to(o, f)))
+            )
+        self.rows, self.is_past_end, self.progress, self.close = (
+            reader.rows,
+            reader.is_past_end,
+            reader.progress,
+            reader.close,
+        )
         self.line, self.profile = reader.line, reader.profile
-        self.counted, self.notes = reader.counted, reader.notes
+        self.row_count_known, self.notes = reader.row_count_known, reader.notes
 
     def block(self, row: int) -> Block:
         """See `Reader`."""
@@ -104,7 +111,7 @@ class HiveReader:
         return Block(block.start, block.stop, {name: columns[name] for name in self.names})
 
 
-def _of(name: str, field: str) -> bool:
+def _belongs_to(name: str, field: str) -> bool:
     """Whether a column of a block is what a field asks for: itself, or one of its dimensions."""
     return name == field or (name.startswith(f"{field}[") and name.endswith("]"))
 

@@ -14,13 +14,13 @@ from streamkm.connectors.files import readers as file_readers
 from streamkm.connectors.files.arrays import array_headers
 from streamkm.connectors.files.places import Place, expand
 from streamkm.connectors.files.readers import profile
-from streamkm.connectors.files.tables import LeftOut, Profile, Reader
+from streamkm.connectors.files.tables import ExcludedColumn, Profile, Reader
 from streamkm.connectors.positions import check_position
 from streamkm.errors import PositionLostError, SourceClosedError
 from streamkm.records import ColumnRecords, Position, TopicPartition
 from streamkm.state import Json
 
-__all__ = ["FileSource", "LeftOut", "Place", "Profile", "array_headers", "expand", "numeric_columns", "profile"]
+__all__ = ["ExcludedColumn", "FileSource", "Place", "Profile", "array_headers", "expand", "numeric_columns", "profile"]
 
 Path = str | PathLike[str] | Place
 
@@ -104,7 +104,7 @@ class FileSource:
         out = []
         for tp, start in self._position.items():
             reader = self._readers[tp]
-            if max_records <= 0 or reader.ended(start):
+            if max_records <= 0 or reader.is_past_end(start):
                 continue
             block = reader.block(start)
             stop = min(block.stop, start + max_records)
@@ -117,15 +117,15 @@ class FileSource:
         self._position.update({records.partition: records.stop for records in out})
         return out
 
-    def is_single(self) -> bool:
+    def fits_float32(self) -> bool:
         """Whether float32 holds all values of the columns that are read exactly."""
         self._check()
-        return all(reader.single for reader in self._readers.values())
+        return all(reader.fits_float32 for reader in self._readers.values())
 
-    def share(self) -> float:
+    def progress(self) -> float:
         """About which share of the files was read, 0 to 1; for progress."""
         self._check()
-        return sum(self._readers[tp].share(row) for tp, row in self._position.items()) / max(1, len(self._readers))
+        return sum(self._readers[tp].progress(row) for tp, row in self._position.items()) / max(1, len(self._readers))
 
     def names(self) -> tuple[str, ...]:
         """Columns that are read, one for each dimension; those of the first file."""
@@ -140,13 +140,13 @@ class FileSource:
     def line(self, tp: TopicPartition, row: int) -> int | None:
         """In which line of its file a row begins, from 1; None where it has no lines."""
         self._check()
-        return None if self._readers[tp].ended(row) else self._readers[tp].line(row)
+        return None if self._readers[tp].is_past_end(row) else self._readers[tp].line(row)
 
-    def rows_of_headers(self) -> int | None:
+    def row_count_of_headers(self) -> int | None:
         """Rows of all files, where their headers tell how many these are."""
         self._check()
         readers = self._readers.values()
-        return sum(reader.rows() for reader in readers) if all(reader.counted for reader in readers) else None
+        return sum(reader.rows() for reader in readers) if all(reader.row_count_known for reader in readers) else None
 
     def position(self) -> Position:
         self._check()

@@ -19,20 +19,20 @@ Column = NDArray[np.generic]
 
 BLOCK_BYTES = 4 << 20
 """Bytes of a csv file read at once."""
-LONGEST_ROW_BYTES = 64 << 20
+MAX_ROW_BYTES = 64 << 20
 BLOCK_ROWS = 1 << 17
 """Rows of any other file read at once."""
 PROFILE_BYTES = 64 << 20
 """About so much of a file is looked at to say which columns hold numbers."""
-LEAST_IDS = 5
+MIN_ID_ROWS = 5
 """From so many rows on, distinct integers that only rise or only fall are taken for numbers of rows."""
-MOST_DIMENSIONS = 100_000
+MAX_DIMENSIONS = 100_000
 _PART = re.compile(r"(.+?)(?:\[(\d{1,6})\]|\.(\d{1,6}))")
 _ID = re.compile(
     r"(?i:(?:.*[\W_])?(?:id|uuid|guid)|index(?:_\d+)?|row_?names?|row\.names|row_?(?:no|nr|number)|unnamed: ?\d+)"
     r"|.*[a-z]I[dD]"
 )
-Chosen = dict[str, tuple[str, int | None]]
+ResolvedColumns = dict[str, tuple[str, int | None]]
 """Names as they are given on: the column of each, and which of its dimensions."""
 
 
@@ -46,7 +46,7 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ColumnSelection:
     """Which columns of a file are read.
 
     Attributes
@@ -60,9 +60,9 @@ class Wanted:
     fields: Sequence[str] | None = None
     elsewhere: Collection[str] = ()
 
-    def among(
+    def resolve(
         self, path: str, names: Sequence[str], widths: Mapping[str, int] | None = None, unnamed: Collection[str] = ()
-    ) -> Chosen:
+    ) -> ResolvedColumns:
         """Choose among the columns that a file has.
 
         Parameters
@@ -86,7 +86,7 @@ class Wanted:
         asked = self.fields
         if asked is None:
             asked = [name for name in names if name not in unnamed] or list(names)
-        chosen: Chosen = {}
+        chosen: ResolvedColumns = {}
         for name in asked:
             if name in names:
                 if names.count(name) > 1:
@@ -117,7 +117,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class LeftOut:
+class ExcludedColumn:
     """A column that is not read, because nobody named it.
 
     Attributes
@@ -139,7 +139,7 @@ class LeftOut:
     line: int | None = None
 
 
-class Facts:
+class ColumnStatistics:
     """What a column holds."""
 
     def __init__(self, name: str, width: int | None = None) -> None:
@@ -201,7 +201,7 @@ class Facts:
     @property
     def counts_rows(self) -> bool:
         """Whether it is an identifier by what it holds."""
-        return self.integers and (self._rising or self._falling) and self.numbers >= LEAST_IDS
+        return self.integers and (self._rising or self._falling) and self.numbers >= MIN_ID_ROWS
 
 
 class Profile:
@@ -230,7 +230,7 @@ class Profile:
         widths: Mapping[str, int] | None = None,
     ) -> None:
         self.path, self.unnamed, self.notes = path, unnamed, list(notes)
-        self.columns = [Facts(name, (widths or {}).get(name)) for name in names]
+        self.columns = [ColumnStatistics(name, (widths or {}).get(name)) for name in names]
         self.rows = 0
 
     def finish(self, rows: int, *, whole: bool, line: Callable[[int], int | None] | None = None) -> None:
@@ -242,7 +242,7 @@ class Profile:
         if not whole:
             self.notes.append(f"columns of numbers were looked for in the first {rows:,} rows")
 
-    def choose(self, without: Collection[str] = ()) -> tuple[tuple[str, ...], list[LeftOut]]:
+    def choose(self, without: Collection[str] = ()) -> tuple[tuple[str, ...], list[ExcludedColumn]]:
         """Columns to cluster where none is named, and those left out.
 
         Parameters
@@ -250,8 +250,8 @@ class Profile:
         without
             Columns that are used for something else.
         """
-        left: dict[str, LeftOut] = {}
-        kept: list[Facts] = []
+        left: dict[str, ExcludedColumn] = {}
+        kept: list[ColumnStatistics] = []
         names = [facts.name for facts in self.columns]
         for facts in self.columns:
             if facts.name in without:
@@ -263,31 +263,33 @@ class Profile:
                     hint="Rename one of them, or name the columns to read with --fields A,B,...",
                 )
             if facts.name in self.unnamed:
-                left[facts.name] = LeftOut(facts.name, "a column without a name, as R and pandas write row names")
+                left[facts.name] = ExcludedColumn(
+                    facts.name, "a column without a name, as R and pandas write row names"
+                )
             elif facts.width is None and not facts.is_numeric:
                 left[facts.name] = self._no_number(facts)
             elif facts.width is None and facts.is_called_id:
-                left[facts.name] = LeftOut(facts.name, "an identifier by its name")
+                left[facts.name] = ExcludedColumn(facts.name, "an identifier by its name")
             else:
                 kept.append(facts)
         counting = [facts for facts in kept if facts.width is None and facts.counts_rows]
         if len(counting) < len(kept):
             for facts in counting:
-                left[facts.name] = LeftOut(facts.name, "integers that only rise or fall, like an identifier")
+                left[facts.name] = ExcludedColumn(facts.name, "integers that only rise or fall, like an identifier")
                 kept.remove(facts)
         for facts in kept:
             if facts.integers and facts.largest >= 2.0**53:
                 self.notes.append(f"integers of column {facts.name} beyond 2**53 are rounded")
         return tuple(facts.name for facts in kept), [left[name] for name in dict.fromkeys(names) if name in left]
 
-    def _no_number(self, facts: Facts) -> LeftOut:
+    def _no_number(self, facts: ColumnStatistics) -> ExcludedColumn:
         if facts.reason:
-            return LeftOut(facts.name, facts.reason)
+            return ExcludedColumn(facts.name, facts.reason)
         if facts.example is None:
-            return LeftOut(facts.name, "no value in it" if self.rows else "no rows")
+            return ExcludedColumn(facts.name, "no value in it" if self.rows else "no rows")
         row, text = facts.example
-        why = cells.why_not(text)
-        return LeftOut(facts.name, why, text[:40], row, facts.line)
+        why = cells.explain_non_number(text)
+        return ExcludedColumn(facts.name, why, text[:40], row, facts.line)
 
 
 class Reader(Protocol):
@@ -295,9 +297,9 @@ class Reader(Protocol):
 
     names: tuple[str, ...]
     """Columns of its blocks; one of several dimensions is a column for each."""
-    single: bool
+    fits_float32: bool
     """Whether float32 holds all of its values exactly."""
-    counted: bool
+    row_count_known: bool
     """Whether it knows its number of rows from the start."""
     notes: tuple[str, ...]
     """What was assumed of it, or passed over."""
@@ -306,11 +308,11 @@ class Reader(Protocol):
         """How many rows it has."""
         ...
 
-    def ended(self, row: int) -> bool:
+    def is_past_end(self, row: int) -> bool:
         """Whether there is no such row: ``row >= rows()``, without looking further than needed."""
         ...
 
-    def share(self, row: int) -> float:
+    def progress(self, row: int) -> float:
         """About which share of the file lies before this row, 0 to 1; for progress."""
         ...
 
@@ -331,10 +333,10 @@ class Reader(Protocol):
         ...
 
 
-class Counted:
+class KnownRowCount:
     """A reader that knows its number of rows from the start."""
 
-    counted = True
+    row_count_known = True
     notes: tuple[str, ...] = ()
     _rows: int
 
@@ -342,11 +344,11 @@ class Counted:
         """See `Reader`."""
         return self._rows
 
-    def ended(self, row: int) -> bool:
+    def is_past_end(self, row: int) -> bool:
         """See `Reader`."""
         return row >= self._rows
 
-    def share(self, row: int) -> float:
+    def progress(self, row: int) -> float:
         """See `Reader`."""
         return row / max(1, self._rows)
 

@@ -11,22 +11,22 @@ from collections.abc import Callable
 from streamkm.records import Position
 
 
-class Asker:
+class BackgroundCall:
     """A thread that asks when it is told to.
 
     Parameters
     ----------
-    question
+    call
         Returns, or raises; called in the thread.
     name
         Of the thread.
     """
 
-    def __init__(self, question: Callable[[], object], name: str) -> None:
-        self._question = question
+    def __init__(self, call: Callable[[], object], name: str) -> None:
+        self._call = call
         self._changed = threading.Condition()
         self._asked = self._answered = 0
-        self._said: Exception | None = None
+        self._failure: Exception | None = None
         self._closed = False
         threading.Thread(target=self._run, name=name, daemon=True).start()
 
@@ -48,9 +48,9 @@ class Asker:
             wanted = self._asked
             if not self._changed.wait_for(lambda: self._answered >= wanted, timeout):
                 return False
-            said = self._said
-        if said is not None:
-            raise said
+            failure = self._failure
+        if failure is not None:
+            raise failure
         return True
 
     def close(self) -> None:
@@ -66,13 +66,13 @@ class Asker:
                 if self._closed:
                     return
                 asked = self._asked
-            said: Exception | None = None
+            failure: Exception | None = None
             try:
-                self._question()
+                self._call()
             except Exception as error:  # noqa: BLE001  # told to whom waits
-                said = error
+                failure = error
             with self._changed:
-                self._answered, self._said = asked, said
+                self._answered, self._failure = asked, failure
                 self._changed.notify_all()
 
 
@@ -84,11 +84,11 @@ WARN_SECONDS = 10.0
 """A first start waits for the coordinator some seconds, and the store is the truth: that is no warning."""
 
 
-class Committer:
+class OffsetCommitter:
     """A thread that sends the newest position it was given, again and again until the broker has it.
 
     The store is the truth; this is only for looking at. So a slow or missing group coordinator must not delay the
-    stream: `offer` replaces what is not sent yet and returns at once.
+    stream: `commit` replaces what is not sent yet and returns at once.
 
     Parameters
     ----------
@@ -120,7 +120,7 @@ class Committer:
         self._thread = threading.Thread(target=self._run, name=f"streamkm-commit-{name}", daemon=True)
         self._thread.start()
 
-    def offer(self, position: Position) -> None:
+    def commit(self, position: Position) -> None:
         """Commit this position soon, instead of any that still waits."""
         with self._changed:
             self._next = dict(position)
@@ -163,8 +163,8 @@ class Committer:
                     why = self._explain()
                 if why or late:
                     self._warned = True  # once per outage, not once per checkpoint
-                    said = f"{error}; {why}" if why else error
-                    log.warning("The position of %s is not committed to Kafka yet: %s", self._name, said)
+                    failure = f"{error}; {why}" if why else error
+                    log.warning("The position of %s is not committed to Kafka yet: %s", self._name, failure)
             return False
         self._failing_since, self._warned = None, False
         return True

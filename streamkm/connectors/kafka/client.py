@@ -10,8 +10,8 @@ from typing import Any
 import kafka  # type: ignore[import-untyped]
 import kafka.errors as ke  # type: ignore[import-untyped]
 
-from streamkm.connectors.kafka.connection_check import reach
-from streamkm.connectors.kafka.sockets import widen
+from streamkm.connectors.kafka.connection_check import check_reachable
+from streamkm.connectors.kafka.sockets import use_large_reads
 from streamkm.errors import (
     BrokerUnreachableError,
     CorruptBatchError,
@@ -25,7 +25,7 @@ from streamkm.redaction import remember_properties
 from streamkm.values import CLIENT_ALIASES
 
 # What the contract of a source decides; everything else is the user's.
-_OURS = frozenset(
+_RESERVED = frozenset(
     {
         "auto_offset_reset",
         "bootstrap_servers",
@@ -65,7 +65,7 @@ def client_settings(properties: Mapping[str, object]) -> dict[str, Any]:
     for number, (name, value) in enumerate(properties.items(), 1):
         key = name.replace(".", "_").replace("-", "_")
         key = CLIENT_ALIASES.get(key, key)
-        if key in _OURS:
+        if key in _RESERVED:
             raise SettingsError(
                 "this Kafka property is decided by streamkm",
                 where=name,
@@ -77,18 +77,18 @@ def client_settings(properties: Mapping[str, object]) -> dict[str, Any]:
             )
         if key not in known:
             # Its name is not shown: it can be the rest of a password that has a comma.
-            like = difflib.get_close_matches(key, sorted({*known, *CLIENT_ALIASES} - _OURS), 1)
+            like = difflib.get_close_matches(key, sorted({*known, *CLIENT_ALIASES} - _RESERVED), 1)
             raise SettingsError(
                 "kafka-python does not know this Kafka property",
                 where=f"property {number} of the Kafka client",
                 hint=(f"Is {like[0]} meant? " if like else "A value with a comma is given in a TOML list. ")
-                + f"It knows {', '.join(sorted(set(known) - _OURS))}",
+                + f"It knows {', '.join(sorted(set(known) - _RESERVED))}",
             )
-        settings[key] = _typed(name, key, known[key], value)
+        settings[key] = _converted(name, key, known[key], value)
     return settings
 
 
-def _typed(name: str, key: str, default: object, value: object) -> object:
+def _converted(name: str, key: str, default: object, value: object) -> object:
     if not isinstance(value, str):
         return value
     if isinstance(default, bool):
@@ -109,10 +109,10 @@ def admin_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if key in known}
 
 
-def why_away(bootstrap: str, timeout: float = 2.0) -> str:
+def connection_error(bootstrap: str, timeout: float = 2.0) -> str:
     """Why none of the brokers takes connections, or nothing if one does: for probes."""
     try:
-        reach(bootstrap.split(","), timeout)
+        check_reachable(bootstrap.split(","), timeout)
     except (OSError, SettingsError) as error:
         return f"{bootstrap}: {error}"
     return ""
@@ -120,7 +120,7 @@ def why_away(bootstrap: str, timeout: float = 2.0) -> str:
 
 # kafka-python's errors in our words. A class stands for its subclasses, unless they are listed themselves; a test holds
 # that every error kafka-python has comes under one of these.
-_MEANINGS: dict[type[SourceError | SettingsError], tuple[str, ...]] = {
+_ERROR_NAMES: dict[type[SourceError | SettingsError], tuple[str, ...]] = {
     PositionLostError: (
         "LogTruncationError",
         "NoOffsetForPartitionError",
@@ -162,8 +162,8 @@ _MEANINGS: dict[type[SourceError | SettingsError], tuple[str, ...]] = {
         "BrokerResponseError",
     ),
 }
-MEANINGS: dict[type[Exception], type[SourceError | SettingsError]] = {
-    getattr(ke, name): ours for ours, names in _MEANINGS.items() for name in names
+ERROR_CLASSES: dict[type[Exception], type[SourceError | SettingsError]] = {
+    getattr(ke, name): ours for ours, names in _ERROR_NAMES.items() for name in names
 }
 
 _REFUSED = (
@@ -175,14 +175,14 @@ _REFUSED = (
 )
 
 
-def start_client(make: Any, *, wide: bool = False, **settings: Any) -> Any:
+def start_client(make: Any, *, large_reads: bool = False, **settings: Any) -> Any:
     """Make a client; one that finds no broker leaves its thread and sockets behind, so those are closed here."""
     made: list[Any] = []
 
     def client(**configs: Any) -> Any:
         made.append(kafka.KafkaConsumer.DEFAULT_CONFIG["kafka_client"](**configs))
-        if wide:
-            widen(made[-1])
+        if large_reads:
+            use_large_reads(made[-1])
         return made[-1]
 
     try:
@@ -194,16 +194,16 @@ def start_client(make: Any, *, wide: bool = False, **settings: Any) -> Any:
         raise
 
 
-def meaning(error: type[BaseException]) -> type[SourceError | SettingsError] | None:
+def error_class(error: type[BaseException]) -> type[SourceError | SettingsError] | None:
     """Our class for an error of kafka-python, by the nearest of its bases that has one."""
     for base in error.__mro__:
-        found = MEANINGS.get(base)
+        found = ERROR_CLASSES.get(base)
         if found is not None:
             return found
     return None
 
 
-def translate(error: Exception, *, doing: str, where: str, bootstrap: str) -> StreamkmError:  # noqa: PLR0911
+def translate_error(error: Exception, *, doing: str, where: str, bootstrap: str) -> StreamkmError:  # noqa: PLR0911
     """Say an error of kafka-python in our words; raise the result ``from`` it.
 
     Parameters
@@ -220,7 +220,7 @@ def translate(error: Exception, *, doing: str, where: str, bootstrap: str) -> St
     if isinstance(error, StreamkmError):
         return error
     said = str(error) or type(error).__name__
-    ours = meaning(type(error))
+    ours = error_class(type(error))
     if ours is BrokerUnreachableError or isinstance(error, OSError):
         return BrokerUnreachableError(
             f"no broker answered at {bootstrap} while {doing} ({said})",

@@ -21,13 +21,13 @@ from kafka.net.sasl import get_sasl_mechanism  # type: ignore[import-untyped]
 from streamkm.errors import BrokerRefusedError, BrokerUnreachableError, SettingsError
 
 _DEFAULT_PORT = 9092
-_LOOK_SECONDS = 0.2
+_POLL_SECONDS = 0.2
 """How often a wait looks whether it is time to leave."""
 _METADATA, _HANDSHAKE, _API_VERSIONS, _AUTHENTICATE = 3, 17, 18, 36
 """Numbers of requests."""
-_MOST_ANSWERED = 1 << 20
+_MAX_RESPONSE_BYTES = 1 << 20
 _TLS_ALERT = b"\x15\x03"
-BY_PASSWORD = frozenset({"PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"})
+PASSWORD_MECHANISMS = frozenset({"PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"})
 """Mechanisms that need a name and a password, and nothing else."""
 _CHECK_PROTOCOL = "Give security.protocol as the broker's listener has it (PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL)"
 
@@ -36,7 +36,7 @@ class _ClosedError(OSError):
     """The other side closed the connection instead of an answer."""
 
 
-def addresses(servers: list[str]) -> Iterator[tuple[str, str, int]]:
+def parse_servers(servers: list[str]) -> Iterator[tuple[str, str, int]]:
     """Name, host and port of each server.
 
     Raises
@@ -52,7 +52,7 @@ def addresses(servers: list[str]) -> Iterator[tuple[str, str, int]]:
             raise SettingsError(f"{port!r} is not a port", where=f"bootstrap {server}", hint="Give host:port") from None
 
 
-def knock(settings: Mapping[str, Any], leave: Callable[[], bool] = lambda: False) -> None:
+def check_connection(settings: Mapping[str, Any], should_stop: Callable[[], bool] = lambda: False) -> None:
     """See that one of the bootstrap servers lets us in, before a client is made that would try for long.
 
     A client also leaves the socket of each refused connection to the garbage collector.
@@ -61,7 +61,7 @@ def knock(settings: Mapping[str, Any], leave: Callable[[], bool] = lambda: False
     ----------
     settings
         kafka-python's.
-    leave
+    should_stop
         Asked while a broker is waited for: whether it is time to give up.
 
     Raises
@@ -75,10 +75,10 @@ def knock(settings: Mapping[str, Any], leave: Callable[[], bool] = lambda: False
         return
     said: OSError | None = None
     refused: BrokerRefusedError | None = None
-    for server, host, port in addresses(settings["bootstrap_servers"]):
+    for server, host, port in parse_servers(settings["bootstrap_servers"]):
         try:
-            with _Line(server, host, port, settings, leave) as line:
-                line.enter()
+            with _Connection(server, host, port, settings, should_stop) as line:
+                line.handshake()
                 return
         except BrokerRefusedError as error:
             refused = error
@@ -87,7 +87,7 @@ def knock(settings: Mapping[str, Any], leave: Callable[[], bool] = lambda: False
     raise refused or said or OSError("no address was given")
 
 
-def reach(servers: list[str], timeout: float) -> None:
+def check_reachable(servers: list[str], timeout: float) -> None:
     """See that one of the servers takes connections.
 
     Raises
@@ -96,7 +96,7 @@ def reach(servers: list[str], timeout: float) -> None:
         None does: what the last one said.
     """
     said: OSError | None = None
-    for _, host, port in addresses(servers):
+    for _, host, port in parse_servers(servers):
         try:
             socket.create_connection((host, port), timeout).close()
         except OSError as error:
@@ -106,14 +106,14 @@ def reach(servers: list[str], timeout: float) -> None:
     raise said or OSError("no address was given")
 
 
-class _Line:
+class _Connection:
     """A connection to a broker on which one question is asked at a time."""
 
     def __init__(
-        self, server: str, host: str, port: int, settings: Mapping[str, Any], leave: Callable[[], bool]
+        self, server: str, host: str, port: int, settings: Mapping[str, Any], should_stop: Callable[[], bool]
     ) -> None:
         self._server, self._host, self._port = server, host, port
-        self._settings, self._leave = settings, leave
+        self._settings, self._should_stop = settings, should_stop
         self._protocol = str(settings.get("security_protocol") or "PLAINTEXT").upper()
         self._deadline = time.monotonic() + settings["request_timeout_ms"] / 1000
         self._sock: socket.socket | None = None
@@ -125,39 +125,39 @@ class _Line:
         if self._sock is not None:
             self._sock.close()
 
-    def enter(self) -> None:
+    def handshake(self) -> None:
         """Come as far as a client has to."""
         self._connect()
         if self._protocol.endswith("SSL"):
-            self._encrypt()
+            self._start_tls()
         try:
-            versions = self._versions()
+            versions = self._api_versions()
             if self._protocol.startswith("SASL"):
                 self._authenticate()
             elif versions.get(_METADATA, 0) >= 4:
                 # A listener that wants to know who asks tells what it speaks, and closes at any other question.
-                self._ask(_METADATA, 4, bytes(5))  # no topics, and none is made
+                self._request(_METADATA, 4, bytes(5))  # no topics, and none is made
         except _ClosedError:
-            raise self._refused("it closes the connection when it is asked something", self._closed_hint()) from None
+            raise self._refusal("it closes the connection when it is asked something", self._protocol_hint()) from None
         except ssl.SSLError as error:
             said = error.reason or str(error)
             hint = "Does it want a certificate of ours? Give ssl.certificate.location and ssl.key.location"
-            raise self._refused(f"it ends the encrypted connection ({said})", hint) from error
+            raise self._refusal(f"it ends the encrypted connection ({said})", hint) from error
 
-    def _closed_hint(self) -> str:
+    def _protocol_hint(self) -> str:
         if self._protocol == "PLAINTEXT":
             return f"It may want encryption (SSL) or a login (SASL). {_CHECK_PROTOCOL}"
         return _CHECK_PROTOCOL
 
-    def _refused(self, why: str, hint: str) -> BrokerRefusedError:
+    def _refusal(self, why: str, hint: str) -> BrokerRefusedError:
         return BrokerRefusedError(
             f"the broker does not let us in as {self._protocol}: {why}", where=self._server, hint=hint
         )
 
-    def _patiently(self, step: Callable[[], Any]) -> Any:
+    def _until_deadline(self, step: Callable[[], Any]) -> Any:
         """Do what may have to wait, and look now and then whether it is time to leave."""
         while True:
-            if self._leave():
+            if self._should_stop():
                 raise BrokerUnreachableError("asked to leave while waiting for it", where=self._server)
             try:
                 return step()
@@ -170,12 +170,12 @@ class _Line:
         said: OSError | None = None
         for family, kind, protocol, _, address in found:
             sock = socket.socket(family, kind, protocol)
-            sock.settimeout(_LOOK_SECONDS)
+            sock.settimeout(_POLL_SECONDS)
             try:
                 try:
                     sock.connect(address)
                 except TimeoutError:  # it goes on by itself; a peer shows when it is done
-                    self._patiently(partial(sock.send, b""))
+                    self._until_deadline(partial(sock.send, b""))
                 self._sock = sock
             except OSError as error:
                 sock.close()
@@ -184,67 +184,67 @@ class _Line:
                 return
         raise said or OSError(f"{self._host} has no address")
 
-    def _encrypt(self) -> None:
+    def _start_tls(self) -> None:
         context = self._settings["ssl_context"]
         assert self._sock is not None  # noqa: S101  # it is connected
         plain, name = self._sock, self._host.rstrip(".")
         self._sock = encrypted = context.wrap_socket(plain, server_hostname=name, do_handshake_on_connect=False)
         try:
-            self._patiently(encrypted.do_handshake)
+            self._until_deadline(encrypted.do_handshake)
         except ssl.SSLCertVerificationError as error:
             if "match" in error.verify_message or "not valid for" in error.verify_message:
                 hint = "Give --bootstrap by a name that its certificate has"
             else:
                 hint = "Give the certificate of who signed it as ssl.ca.location, or mend it"
-            raise self._refused(f"its certificate is not to be trusted: {error.verify_message}", hint) from error
+            raise self._refusal(f"its certificate is not to be trusted: {error.verify_message}", hint) from error
         except (BrokerUnreachableError, TimeoutError):
             raise
         except OSError as error:
             said = getattr(error, "reason", None) or str(error)
-            raise self._refused(f"it does not speak TLS there ({said})", _CHECK_PROTOCOL) from error
+            raise self._refusal(f"it does not speak TLS there ({said})", _CHECK_PROTOCOL) from error
 
-    def _versions(self) -> dict[int, int]:
+    def _api_versions(self) -> dict[int, int]:
         """The newest version of each request that the broker knows."""
-        answer = self._ask(_API_VERSIONS, 0, b"")
+        answer = self._request(_API_VERSIONS, 0, b"")
         code, count = struct.unpack_from(">hi", answer)
         if code or len(answer) < 6 + 6 * count:
-            raise self._refused("it does not answer as a Kafka broker does", _CHECK_PROTOCOL)
+            raise self._refusal("it does not answer as a Kafka broker does", _CHECK_PROTOCOL)
         return {key: newest for key, _, newest in struct.iter_unpack(">hhh", answer[6 : 6 + 6 * count])}
 
     def _authenticate(self) -> None:
         name = str(self._settings["sasl_mechanism"])
         try:
-            answer = self._ask(_HANDSHAKE, 1, _text(name))
+            answer = self._request(_HANDSHAKE, 1, _encode_string(name))
         except _ClosedError:
-            raise self._refused("it closes the connection when we want to log in", _CHECK_PROTOCOL) from None
+            raise self._refusal("it closes the connection when we want to log in", _CHECK_PROTOCOL) from None
         (code,) = struct.unpack_from(">h", answer)
-        known = _texts(answer[2:])
+        known = _decode_strings(answer[2:])
         if code and known:
             hint = f"Give one of its own as sasl.mechanism: {', '.join(known)}"
-            raise self._refused(f"it does not know the mechanism {name}", hint)
+            raise self._refusal(f"it does not know the mechanism {name}", hint)
         if code:
-            raise self._refused(f"it wants no login there ({for_code(code).__name__})", _CHECK_PROTOCOL)
-        if name not in BY_PASSWORD:  # others ask third parties, which takes time and may be done only once
+            raise self._refusal(f"it wants no login there ({for_code(code).__name__})", _CHECK_PROTOCOL)
+        if name not in PASSWORD_MECHANISMS:  # others ask third parties, which takes time and may be done only once
             return
         mechanism = get_sasl_mechanism(name)(host=self._host, **self._settings)
         while not mechanism.is_done():
             token = mechanism.auth_bytes()
-            answer = self._ask(_AUTHENTICATE, 0, struct.pack(">i", len(token)) + token)
+            answer = self._request(_AUTHENTICATE, 0, struct.pack(">i", len(token)) + token)
             code, size = struct.unpack_from(">hh", answer)
             at = 4 + max(0, size)
             if code:
                 said = answer[4:at].decode("utf-8", "replace") or for_code(code).__name__
-                raise self._refused(
+                raise self._refusal(
                     f"the login failed ({said})", "Check sasl.username and sasl.password, and sasl.mechanism"
                 )
             try:
                 mechanism.receive(answer[at + 4 :])
             except Exception as error:
-                raise self._refused(f"the login failed ({error})", "Is it the broker that is meant?") from error
+                raise self._refusal(f"the login failed ({error})", "Is it the broker that is meant?") from error
         if not mechanism.is_authenticated():
-            raise self._refused("the login failed", "Check sasl.username and sasl.password, and sasl.mechanism")
+            raise self._refusal("the login failed", "Check sasl.username and sasl.password, and sasl.mechanism")
 
-    def _ask(self, key: int, version: int, body: bytes) -> bytes:
+    def _request(self, key: int, version: int, body: bytes) -> bytes:
         """The body of the answer to a request."""
         assert self._sock is not None  # noqa: S101  # it is connected
         request = struct.pack(">hhih", key, version, 1, -1) + body
@@ -252,10 +252,10 @@ class _Line:
             self._sock.sendall(struct.pack(">i", len(request)) + request)
             head = self._receive(4)
             if head[:2] == _TLS_ALERT:
-                raise self._refused("it speaks TLS there", "Give security.protocol=SSL, or SASL_SSL")
+                raise self._refusal("it speaks TLS there", "Give security.protocol=SSL, or SASL_SSL")
             (size,) = struct.unpack(">i", head)
-            if not 4 <= size <= _MOST_ANSWERED:
-                raise self._refused("it does not answer as a Kafka broker does", _CHECK_PROTOCOL)
+            if not 4 <= size <= _MAX_RESPONSE_BYTES:
+                raise self._refusal("it does not answer as a Kafka broker does", _CHECK_PROTOCOL)
             return self._receive(size)[4:]
         except (ConnectionResetError, BrokenPipeError, ssl.SSLEOFError) as error:
             raise _ClosedError(*error.args) from error
@@ -264,19 +264,19 @@ class _Line:
         assert self._sock is not None  # noqa: S101  # it is connected
         sock, got = self._sock, bytearray()
         while len(got) < size:
-            part = self._patiently(partial(sock.recv, size - len(got)))
+            part = self._until_deadline(partial(sock.recv, size - len(got)))
             if not part:
                 raise _ClosedError("closed")
             got += part
         return bytes(got)
 
 
-def _text(text: str) -> bytes:
+def _encode_string(text: str) -> bytes:
     raw = text.encode()
     return struct.pack(">h", len(raw)) + raw
 
 
-def _texts(raw: bytes) -> list[str]:
+def _decode_strings(raw: bytes) -> list[str]:
     """An array of texts."""
     (count,), at, found = struct.unpack_from(">i", raw), 4, []
     for _ in range(count):

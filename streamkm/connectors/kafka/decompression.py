@@ -7,19 +7,19 @@ from collections.abc import Iterator
 import numpy as np
 
 from streamkm.connectors.kafka import legacy_formats as formats
-from streamkm.connectors.kafka.record_format import BrokenError
+from streamkm.connectors.kafka.record_format import InvalidBatchError
 from streamkm.kernels.decode import record_batch
 from streamkm.records import Bytes
 
-MOST_UNPACKED = 64 << 20
+MAX_DECOMPRESSED_BYTES = 64 << 20
 """Bytes that one poll decompresses, at most, where nothing else is said."""
-MOST_VALUE = 1 << 20
+MAX_VALUE_BYTES = 1 << 20
 """Bytes of a value beyond which only its beginning is kept, where nothing else is said."""
-_ROUND = 1 << 18
+_STEP_BYTES = 1 << 18
 """Bytes that are unpacked before records are looked for, if there are so many."""
 
 
-class Room:
+class DecompressionBuffer:
     """Where one poll unpacks what is compressed, and how much it may unpack.
 
     A poll is bounded by records and by what was fetched, but a byte of a fetch can become thousands. So all that a poll
@@ -29,27 +29,27 @@ class Room:
     Parameters
     ----------
     most
-        Bytes that are decompressed between two calls of `begin`; not fewer than some of the longest records take.
-    most_value
+        Bytes that are decompressed between two calls of `reset`; not fewer than some of the longest records take.
+    max_value_bytes
         Bytes of a value beyond which nobody wants more than its beginning.
 
     Attributes
     ----------
-    longest
+    max_record_bytes
         Bytes of a record beyond which it is not looked at as a whole.
     end, used
         Bytes that lie here, and that were decompressed for it.
     """
 
-    def __init__(self, most: int = MOST_UNPACKED, most_value: int = MOST_VALUE) -> None:
-        self.most_value = most_value
-        self.longest = max(most_value, formats.PIECE) + formats.PIECE
-        self._spare = 3 * self.longest + 4 * formats.PIECE
-        self._most = max(most - self._spare, 2 * formats.PIECE)
+    def __init__(self, most: int = MAX_DECOMPRESSED_BYTES, max_value_bytes: int = MAX_VALUE_BYTES) -> None:
+        self.max_value_bytes = max_value_bytes
+        self.max_record_bytes = max(max_value_bytes, formats.CHUNK_BYTES) + formats.CHUNK_BYTES
+        self._spare = 3 * self.max_record_bytes + 4 * formats.CHUNK_BYTES
+        self._most = max(most - self._spare, 2 * formats.CHUNK_BYTES)
         self._data: Bytes | None = None
-        self.begin()
+        self.reset()
 
-    def begin(self) -> None:
+    def reset(self) -> None:
         """A new poll: all that was unpacked belongs to those who have it."""
         self._data = None
         self.end = self.used = 0
@@ -76,10 +76,10 @@ class Room:
         self._data[at : self.end] = np.frombuffer(piece, np.uint8) if isinstance(piece, bytes) else piece
 
 
-class Packed:
-    """The records of a compressed batch, unpacked piece by piece into a `Room`.
+class CompressedBatch:
+    """The records of a compressed batch, unpacked piece by piece into a `DecompressionBuffer`.
 
-    ``room.data[at:room.end]`` is what was unpacked and not read yet; from `mark` on lies what nobody has been given.
+    ``buffer.data[at:buffer.end]`` is decompressed and not parsed yet; records before `retained` were returned.
     Between two polls that little lies elsewhere, so that the room is not held.
 
     Parameters
@@ -90,83 +90,83 @@ class Packed:
         Of its compression.
     """
 
-    def __init__(self, room: Room, pieces: Iterator[bytes], name: str) -> None:
-        self.room, self._pieces, self._name = room, pieces, name
-        self._parked: Bytes | None = None
-        self._error: BrokenError | None = None
+    def __init__(self, buffer: DecompressionBuffer, pieces: Iterator[bytes], name: str) -> None:
+        self.buffer, self._pieces, self._name = buffer, pieces, name
+        self._suspended: Bytes | None = None
+        self._error: InvalidBatchError | None = None
         self.read = 0
-        self.at = self.mark = room.end
+        self.at = self.retained = buffer.end
 
-    def park(self) -> None:
+    def suspend(self) -> None:
         """Leave the room, before its poll ends."""
-        if self._parked is None:
-            self._parked = self.data[self.at : self.end].copy()
+        if self._suspended is None:
+            self._suspended = self.data[self.at : self.end].copy()
 
-    def unpark(self) -> None:
+    def resume(self) -> None:
         """Come back, into the room of another poll."""
-        if self._parked is not None:
-            self.at = self.mark = self.room.end
-            self.room.put(self.at, self._parked)
-            self._parked = None
+        if self._suspended is not None:
+            self.at = self.retained = self.buffer.end
+            self.buffer.put(self.at, self._suspended)
+            self._suspended = None
 
     @property
     def data(self) -> Bytes:
         """The room's bytes."""
-        return self.room.data
+        return self.buffer.data
 
     @property
     def end(self) -> int:
         """Where they end."""
-        return self.room.end
+        return self.buffer.end
 
-    def go(self, at: int) -> None:
+    def advance(self, at: int) -> None:
         """What lies before `at` is read."""
         self.read += at - self.at
         self.at = at
 
-    def give(self) -> None:
+    def retain(self) -> None:
         """What is read was given to somebody."""
-        self.mark = self.at
+        self.retained = self.at
 
-    def forget(self) -> None:
+    def discard(self) -> None:
         """What is read is not needed: its place is free again."""
-        if self.at > self.mark:
-            self.room.put(self.mark, self.data[self.at : self.end].copy())
-            self.at = self.mark
+        if self.at > self.retained:
+            self.buffer.put(self.retained, self.data[self.at : self.end].copy())
+            self.at = self.retained
 
-    def instead(self, record: bytes) -> None:
+    def replace(self, record: bytes) -> None:
         """Put `record` in the place of all that is read and was given to nobody; it is the next to be read."""
         rest = self.data[self.at : self.end].copy()
-        self.room.put(self.mark, record)
-        self.room.put(self.end, rest)
-        self.at = self.mark
+        self.buffer.put(self.retained, record)
+        self.buffer.put(self.end, rest)
+        self.at = self.retained
 
     def length(self) -> int | None:
         """How long the next record says to be, if enough of it is there to tell."""
         value, at = record_batch.read_varint(self.data, self.at, self.end)
         return int(value) if at > 0 else None
 
-    def more(self) -> bool:
+    def decompress_more(self) -> bool:
         """Unpack some more; False at the end.
 
         Raises
         ------
-        BrokenError
+        InvalidBatchError
             What the decompressor says; all that it gave before comes first.
         """
         got = 0
-        while got < _ROUND and self._error is None:
+        while got < _STEP_BYTES and self._error is None:
             try:
                 piece = next(self._pieces, None)
             except Exception as error:  # noqa: BLE001  # each codec has errors of its own
-                self._error = BrokenError(f"its {self._name} data cannot be decompressed: {error}")
+                self._error = InvalidBatchError(f"its {self._name} data cannot be decompressed: {error}")
                 self._error.__cause__ = error
                 break
             if piece is None:
                 return got > 0
             got += len(piece)
-            self.room.used += len(piece)
-            self.room.put(self.room.end, piece)
+            self.buffer.used += len(piece)
+            self.buffer.put(self.buffer.end, piece)
         if not got and self._error is not None:
             raise self._error
         return True

@@ -13,7 +13,7 @@ def topic_id(value: object) -> str:
     return "" if text == str(uuid.UUID(int=0)) else text
 
 
-class TopicWatch:
+class TopicMetadata:
     """Listens to the metadata of a client.
 
     Parameters
@@ -25,33 +25,33 @@ class TopicWatch:
 
     Attributes
     ----------
-    heard
+    latest
         (id, partitions) of the topic in the newest metadata, a new object with each; no partitions: the topic is gone,
         or has a passing trouble. None as long as the client does not read the topic.
     """
 
     def __init__(self, cluster: Any, topic: str) -> None:
         self._topic = topic
-        self._heard_at = time.monotonic()
-        self.heard: tuple[str, frozenset[int]] | None = None
+        self._updated_at = time.monotonic()
+        self.latest: tuple[str, frozenset[int]] | None = None
         cluster.add_listener(self._updated)
 
-    def silent(self) -> float:
+    def seconds_since_update(self) -> float:
         """Seconds since a broker answered last."""
-        return time.monotonic() - self._heard_at
+        return time.monotonic() - self._updated_at
 
     def _updated(self, cluster: Any) -> None:
         # On the client's thread: one assignment, which the reading thread sees whole.
-        self._heard_at = time.monotonic()
+        self._updated_at = time.monotonic()
         partitions = cluster.partitions_for_topic(self._topic)
-        if partitions is not None or self.heard is not None:
-            self.heard = topic_id(cluster.topic_id(self._topic)), frozenset(partitions or ())
+        if partitions is not None or self.latest is not None:
+            self.latest = topic_id(cluster.topic_id(self._topic)), frozenset(partitions or ())
 
 
-_IDLE = frozenset({"", "Empty", "Dead", "Unknown"})
+_INACTIVE_STATES = frozenset({"", "Empty", "Dead", "Unknown"})
 
 
-def used_by_others(admin: Any, group: str) -> str:
+def group_conflict(admin: Any, group: str) -> str:
     """Who uses a group that nobody of us is a member of, as a sentence; empty if nobody does, or nobody may tell.
 
     Parameters
@@ -65,6 +65,6 @@ def used_by_others(admin: Any, group: str) -> str:
         kind, state = str(found.get("group_type") or "").lower(), str(found.get("group_state") or "")
         if kind == "share" or found.get("protocol_type") == "share":
             return f"a share group has the name {group}, and those keep no positions for others"
-        if state not in _IDLE:
+        if state not in _INACTIVE_STATES:
             return f"the consumer group {group} has living members (it is {state})"
     return ""

@@ -7,92 +7,92 @@ from __future__ import annotations
 
 from collections.abc import Generator
 
-from streamkm.connectors.kafka.decompression import Packed
-from streamkm.connectors.kafka.record_format import WHY, BrokenError, as_record
+from streamkm.connectors.kafka.decompression import CompressedBatch
+from streamkm.connectors.kafka.record_format import STATUS_MESSAGES, InvalidBatchError, encode_record
 from streamkm.kernels.decode import record_batch
 from streamkm.records import KEPT_VALUE_BYTES
 
 _LONGEST_VARINT = 10
 
 
-def more(packed: Packed) -> Generator[None, None, None]:
+def decompress_more(batch: CompressedBatch) -> Generator[None, None, None]:
     """Unpack some more, in the next poll if this one has no room."""
-    while packed.room.full:
+    while batch.buffer.full:
         yield None
-    if not packed.more():
-        raise BrokenError(WHY[record_batch.UNFINISHED])
+    if not batch.decompress_more():
+        raise InvalidBatchError(STATUS_MESSAGES[record_batch.UNFINISHED])
 
 
-def shorten(packed: Packed) -> Generator[None, None, int]:
-    """Put a short record in the place of the next one, which is longer than `Room.longest`.
+def truncate_record(batch: CompressedBatch) -> Generator[None, None, int]:
+    """Put a short record in the place of the next one, which is longer than `DecompressionBuffer.max_record_bytes`.
 
-    Its value is whole if that has `Room.most_value` bytes or fewer, else `KEPT_VALUE_BYTES` of it are there. A key or
-    headers of more than `Room.longest` bytes are cut as well; nobody has use for those.
+    A value of at most `DecompressionBuffer.max_value_bytes` bytes is kept whole, of a longer one `KEPT_VALUE_BYTES`.
+    A key or headers of more than `DecompressionBuffer.max_record_bytes` bytes are truncated as well.
 
     Returns
     -------
     int
         How many bytes the value has, if it was cut, or the record, if that was; 0 if all that counts is there.
     """
-    room = packed.room
-    length = yield from _number(packed)
-    stop = packed.read + length
-    yield from _field(packed, 1, 1, stop)  # attributes: unused by Kafka
-    time_delta = yield from _number(packed)
-    delta = yield from _number(packed)
-    size = yield from _number(packed)
-    key = yield from _field(packed, size, room.longest, stop)
-    cut = length if size > room.longest else 0
-    size = yield from _number(packed)
-    kept = size if size <= room.most_value else KEPT_VALUE_BYTES
-    value = yield from _field(packed, size, kept, stop)
+    buffer = batch.buffer
+    length = yield from _read_varint(batch)
+    stop = batch.read + length
+    yield from _read_field(batch, 1, 1, stop)  # attributes: unused by Kafka
+    time_delta = yield from _read_varint(batch)
+    delta = yield from _read_varint(batch)
+    size = yield from _read_varint(batch)
+    key = yield from _read_field(batch, size, buffer.max_record_bytes, stop)
+    cut = length if size > buffer.max_record_bytes else 0
+    size = yield from _read_varint(batch)
+    kept = size if size <= buffer.max_value_bytes else KEPT_VALUE_BYTES
+    value = yield from _read_field(batch, size, kept, stop)
     cut = size if size > kept else cut
-    count = yield from _number(packed)
+    count = yield from _read_varint(batch)
     headers: list[bytes | None] = []
-    left = room.longest
+    left = buffer.max_record_bytes
     for _ in range(count):
         pair = []
         for _ in range(2):
-            size = yield from _number(packed)
+            size = yield from _read_varint(batch)
             left -= max(0, size) + 1
-            pair.append((yield from _field(packed, size, max(0, left), stop)))
+            pair.append((yield from _read_field(batch, size, max(0, left), stop)))
         if left < 0:
             cut = cut or length
-            yield from _field(packed, stop - packed.read, 0, stop)
+            yield from _read_field(batch, stop - batch.read, 0, stop)
             break
         headers += pair
-    if packed.read != stop or count < 0:
-        raise BrokenError(WHY[record_batch.BAD_LENGTH])
-    packed.instead(as_record(key, value, headers, time_delta, delta))
+    if batch.read != stop or count < 0:
+        raise InvalidBatchError(STATUS_MESSAGES[record_batch.BAD_LENGTH])
+    batch.replace(encode_record(key, value, headers, time_delta, delta))
     return cut
 
 
-def _number(packed: Packed) -> Generator[None, None, int]:
+def _read_varint(batch: CompressedBatch) -> Generator[None, None, int]:
     """The next varint."""
-    while packed.end - packed.at < _LONGEST_VARINT:
-        while packed.room.full:
+    while batch.end - batch.at < _LONGEST_VARINT:
+        while batch.buffer.full:
             yield None
-        if not packed.more():
+        if not batch.decompress_more():
             break
-    value, at = record_batch.read_varint(packed.data, packed.at, packed.end)
+    value, at = record_batch.read_varint(batch.data, batch.at, batch.end)
     if at < 0:
-        raise BrokenError(WHY[-int(at)])
-    packed.go(int(at))
+        raise InvalidBatchError(STATUS_MESSAGES[-int(at)])
+    batch.advance(int(at))
     return int(value)
 
 
-def _field(packed: Packed, size: int, kept: int, stop: int) -> Generator[None, None, bytes | None]:
+def _read_field(batch: CompressedBatch, size: int, kept: int, stop: int) -> Generator[None, None, bytes | None]:
     """Read `size` bytes, of which the first `kept` are returned; None for a size below 0."""
-    if size > stop - packed.read:
-        raise BrokenError(WHY[record_batch.BAD_LENGTH])
+    if size > stop - batch.read:
+        raise InvalidBatchError(STATUS_MESSAGES[record_batch.BAD_LENGTH])
     found, left = bytearray(), size
     while left > 0:
-        here = min(left, packed.end - packed.at)
+        here = min(left, batch.end - batch.at)
         wanted = min(here, kept - len(found))
-        found += packed.data[packed.at : packed.at + wanted].tobytes()
-        packed.go(packed.at + here)
+        found += batch.data[batch.at : batch.at + wanted].tobytes()
+        batch.advance(batch.at + here)
         left -= here
         if left:
-            packed.forget()
-            yield from more(packed)
+            batch.discard()
+            yield from decompress_more(batch)
     return None if size < 0 else bytes(found)

@@ -4,8 +4,8 @@ kafka-python makes a ``ConsumerRecord`` of every record (measured: about 0.2M re
 each fetched piece of a partition to a class that it looks up as ``fetcher.PartitionRecords``, asks that object for
 ``take(n)`` records, counts them with ``len`` and moves the partition's position to its ``next_fetch_offset``.
 `BatchRecords` is such a class: it gives the same records, at the same positions, as arrays. That hook is private, so it
-is used only with the versions in `sockets.VERSIONS`, for which a test compares both ways record for record; other
-versions go the plain way.
+is used only with the versions in `sockets.SUPPORTED_VERSIONS`, for which a test compares both ways record for record;
+other versions use the public API.
 """
 
 from __future__ import annotations
@@ -21,10 +21,16 @@ import crc32c
 import numpy as np
 from numpy.typing import NDArray
 
-from streamkm.connectors.kafka.decompression import Packed, Room
-from streamkm.connectors.kafka.legacy_formats import DECODERS, Legacy
-from streamkm.connectors.kafka.oversized import more, shorten
-from streamkm.connectors.kafka.record_format import WHY, BrokenError, as_record, read_varint, record_details
+from streamkm.connectors.kafka.decompression import CompressedBatch, DecompressionBuffer
+from streamkm.connectors.kafka.legacy_formats import DECOMPRESSORS, LegacyMessages
+from streamkm.connectors.kafka.oversized import decompress_more, truncate_record
+from streamkm.connectors.kafka.record_format import (
+    STATUS_MESSAGES,
+    InvalidBatchError,
+    encode_record,
+    read_varint,
+    record_details,
+)
 from streamkm.errors import CorruptBatchError, SettingsError
 from streamkm.kernels.decode import record_batch
 from streamkm.records import Bytes, Headers, TopicPartition
@@ -39,11 +45,11 @@ _CODEC, _APPEND_TIME, _TRANSACTIONAL, _CONTROL = 0x07, 0x08, 0x10, 0x20
 _NO_PRODUCER = -1
 _LAST_OFFSET = (1 << 63) - 1
 _ABORT = 0  # type of an abort marker; a commit marker is 1
-_SHORTEST = 7  # bytes of a record without anything in it
-_NONE_CUT: Mapping[int, int] = MappingProxyType({})
+_MIN_RECORD_BYTES = 7  # bytes of a record without anything in it
+_NOT_TRUNCATED: Mapping[int, int] = MappingProxyType({})
 
 
-class Columns(NamedTuple):
+class RecordColumns(NamedTuple):
     """Some consecutive records: row i of each array is a record; ``starts`` is where it begins in ``data``.
 
     ``cut`` has the offsets of those that are not there whole, and how many bytes they have.
@@ -55,9 +61,9 @@ class Columns(NamedTuple):
     ends: NDArray[np.int64]
     offsets: NDArray[np.int64]
     timestamps: NDArray[np.int64]
-    cut: Mapping[int, int] = _NONE_CUT
+    cut: Mapping[int, int] = _NOT_TRUNCATED
 
-    def rows(self, a: int, b: int) -> Columns:
+    def rows(self, a: int, b: int) -> RecordColumns:
         """Rows [a, b), as views."""
         return columns(self.data, (column[a:b] for column in self.table), self.cut)
 
@@ -71,14 +77,14 @@ class Columns(NamedTuple):
         return record_details(self.data, int(self.starts[i]))
 
 
-def columns(data: Bytes, table: Iterable[NDArray[np.int64]], cut: Mapping[int, int] = _NONE_CUT) -> Columns:
-    """Put columns together, in the order that `Columns` has them."""
+def columns(data: Bytes, table: Iterable[NDArray[np.int64]], cut: Mapping[int, int] = _NOT_TRUNCATED) -> RecordColumns:
+    """Put columns together, in the order that `RecordColumns` has them."""
     starts, begins, ends, offsets, timestamps = table
-    return Columns(data, starts, begins, ends, offsets, timestamps, cut)
+    return RecordColumns(data, starts, begins, ends, offsets, timestamps, cut)
 
 
-class Taken:
-    """What `BatchRecords.take` gives: as long as its records are many, but iterated it gives few `Columns`.
+class FetchedRecords:
+    """What `BatchRecords.take` gives: as long as its records are many, but iterated it gives few `RecordColumns`.
 
     Parameters
     ----------
@@ -89,18 +95,18 @@ class Taken:
         that are all, and where the room of a poll is used up, no more can come.
     """
 
-    def __init__(self, parts: Sequence[Columns], counts: int | None = None) -> None:
+    def __init__(self, parts: Sequence[RecordColumns], counts: int | None = None) -> None:
         self.parts = parts
         self.count = sum(len(part.offsets) for part in parts) if counts is None else counts
 
     def __len__(self) -> int:
         return self.count
 
-    def __iter__(self) -> Iterator[Columns]:
+    def __iter__(self) -> Iterator[RecordColumns]:
         return iter(self.parts)
 
 
-def join(parts: Sequence[Columns]) -> Columns:
+def join(parts: Sequence[RecordColumns]) -> RecordColumns:
     """Put consecutive pieces of one partition together; bytes are copied only if they lie in several buffers."""
     if len(parts) == 1:
         return parts[0]
@@ -149,7 +155,7 @@ class BatchRecords:
         aborted_transactions: Sequence[Any] | None = None,
         metric_aggregator: Any = None,
         on_drain: Callable[[Any], None] = lambda _: None,
-        room: Room | None = None,
+        buffer: DecompressionBuffer | None = None,
     ) -> None:
         if key_deserializer is not None or value_deserializer is not None:
             raise SettingsError("records are read as bytes: deserializers have no place here")
@@ -168,12 +174,12 @@ class BatchRecords:
         self._buffer: Any = memoryview(records._buffer)  # noqa: SLF001  # of MemoryRecords, which would copy each batch
         self._data: Bytes = np.frombuffer(self._buffer, np.uint8)
         self._data.flags.writeable = False  # one type of array for the kernels, whatever the buffer was
-        self._room = room if room is not None else Room()
-        self._each_take_is_a_poll = room is None
+        self._decompression = buffer if buffer is not None else DecompressionBuffer()
+        self._each_take_is_a_poll = buffer is None
         self._chunks = self._read()
-        self._want = 0
+        self._limit = 0
         self._next = fetch_offset
-        self._packed: Packed | None = None
+        self._compressed: CompressedBatch | None = None
         self._error: Exception | None = None
         self._drained = False
 
@@ -185,24 +191,24 @@ class BatchRecords:
         if not self._drained:
             self._drained = True
             self._chunks.close()
-            self._packed = None
+            self._compressed = None
             self._data = np.empty(0, np.uint8)
             if self._metric_aggregator:
                 self._metric_aggregator.record(self.topic_partition, self.bytes_read, self.records_read)
             self._on_drain(self)
 
-    def take(self, n: int | None = None) -> Taken:
+    def take(self, n: int | None = None) -> FetchedRecords:
         """The next `n` records, or fewer: as many as there are, or as the room of this poll holds."""
         if self._error is not None:
             raise self._error
         if self._each_take_is_a_poll:
-            self._room.begin()
-        parts: list[Columns] = []
-        self._want = wanted = n if n is not None else 1 << 62
-        if self._packed is not None and not self._room.full:
-            self._packed.unpark()
-        while self._want > 0 and not self._drained:
-            if self._room.full:
+            self._decompression.reset()
+        parts: list[RecordColumns] = []
+        self._limit = wanted = n if n is not None else 1 << 62
+        if self._compressed is not None and not self._decompression.full:
+            self._compressed.resume()
+        while self._limit > 0 and not self._drained:
+            if self._decompression.full:
                 break
             try:
                 chunk = next(self._chunks)
@@ -217,15 +223,15 @@ class BatchRecords:
             if chunk is None:
                 break
             parts.append(chunk)
-            self._want -= len(chunk.offsets)
+            self._limit -= len(chunk.offsets)
             self.records_read += len(chunk.offsets)
             self.next_fetch_offset = self._next
-        if self._packed is not None:
-            self._packed.park()
-        return Taken(parts, wanted if self._room.full else None)
+        if self._compressed is not None:
+            self._compressed.suspend()
+        return FetchedRecords(parts, wanted if self._decompression.full else None)
 
-    def _read(self) -> Generator[Columns | None, None, None]:
-        """All records, never more than `_want` at a time; None where the room of a poll is full.
+    def _read(self) -> Generator[RecordColumns | None, None, None]:
+        """All records, never more than `_limit` at a time; None where the room of a poll is full.
 
         With each, `_next` becomes the position behind them.
         """
@@ -244,11 +250,11 @@ class BatchRecords:
             self.bytes_read += end - pos
             pos = end
 
-    def _pass(self, position: int) -> None:
+    def _skip_to(self, position: int) -> None:
         """Go on behind what has no records for us."""
         self.next_fetch_offset = max(self.next_fetch_offset, position)
 
-    def _batch(self, pos: int, end: int) -> Iterator[Columns | None]:
+    def _batch(self, pos: int, end: int) -> Iterator[RecordColumns | None]:
         """Read a batch of format 2."""
         if end - pos < _HEADER.size:
             base_offset, _ = _PREFIX.unpack_from(self._buffer, pos)
@@ -267,91 +273,93 @@ class BatchRecords:
             while self._aborted and self._aborted[0].first_offset <= last:
                 self._aborted_producers.add(self._aborted.popleft().producer_id)
             if not control and attributes & _TRANSACTIONAL and producer in self._aborted_producers:
-                self._pass(last + 1)
+                self._skip_to(last + 1)
                 return
         if control and not self._read_committed:
-            self._pass(last + 1)
+            self._skip_to(last + 1)
             return
         if count < 0:
             raise self._corrupt(base, last, "its record count is impossible", end)
         begin = pos + _HEADER.size
         codec = attributes & _CODEC
         append_time = max_time if attributes & _APPEND_TIME else -1
-        batch = _Batch(base, last, first_time, append_time, count, 0 if control else self.next_fetch_offset)
+        batch = _BatchCursor(base, last, first_time, append_time, count, 0 if control else self.next_fetch_offset)
         try:
-            rows = self._packed_rows(batch, codec, begin, end) if codec else self._plain_rows(batch, begin, end)
+            rows = self._compressed_rows(batch, codec, begin, end) if codec else self._plain_rows(batch, begin, end)
             for chunk in rows:
                 if chunk is None or not control:
                     yield chunk
                 elif _is_abort(chunk):
                     self._aborted_producers.discard(producer)
-        except BrokenError as broken:
+        except InvalidBatchError as broken:
             raise self._corrupt(base, last, str(broken), end) from broken.__cause__
-        self._pass(last + 1)
+        self._skip_to(last + 1)
 
-    def _plain_rows(self, batch: _Batch, at: int, end: int) -> Iterator[Columns | None]:
+    def _plain_rows(self, batch: _BatchCursor, at: int, end: int) -> Iterator[RecordColumns | None]:
         """Records as they lie in the fetch."""
         # A record takes 7 bytes at least, so that a wrong count cannot ask for more memory than the batch is large.
-        if batch.left * _SHORTEST > end - at:
-            raise BrokenError("its record count is impossible")
+        if batch.left * _MIN_RECORD_BYTES > end - at:
+            raise InvalidBatchError("its record count is impossible")
         while batch.left:
-            status, chunk, stop = batch.parse(self._data, at, end, self._want)
-            self._room.used += stop - at
+            status, chunk, stop = batch.parse(self._data, at, end, self._limit)
+            self._decompression.used += stop - at
             at = stop
             if chunk is not None:
                 self._next = batch.position(sound=at == end)
                 yield chunk
             if status != record_batch.OK:
-                raise BrokenError(WHY[status])
-            if batch.left and self._room.full:
+                raise InvalidBatchError(STATUS_MESSAGES[status])
+            if batch.left and self._decompression.full:
                 yield None
         if at != end:
-            raise BrokenError(WHY[record_batch.TRAILING_BYTES])
+            raise InvalidBatchError(STATUS_MESSAGES[record_batch.TRAILING_BYTES])
 
-    def _packed_rows(self, batch: _Batch, codec: int, begin: int, end: int) -> Iterator[Columns | None]:
+    def _compressed_rows(self, batch: _BatchCursor, codec: int, begin: int, end: int) -> Iterator[RecordColumns | None]:
         """Records of a compressed batch, unpacked as far as there is room."""
-        if codec not in DECODERS:
-            raise BrokenError(f"its compression {codec} is unknown")
-        name, decode = DECODERS[codec]
-        packed = self._packed = Packed(self._room, decode(self._buffer[begin:end]), name)
+        if codec not in DECOMPRESSORS:
+            raise InvalidBatchError(f"its compression {codec} is unknown")
+        name, decode = DECOMPRESSORS[codec]
+        compressed = self._compressed = CompressedBatch(self._decompression, decode(self._buffer[begin:end]), name)
         try:
             if batch.left:
-                yield from more(packed)
+                yield from decompress_more(compressed)
             while batch.left:
-                status, chunk, at = batch.parse(packed.data, packed.at, packed.end, self._want)
-                packed.go(at)
+                status, chunk, at = batch.parse(compressed.data, compressed.at, compressed.end, self._limit)
+                compressed.advance(at)
                 if chunk is not None:
-                    yield self._given(batch, packed, chunk)
+                    yield self._emit(batch, compressed, chunk)
                 if status == record_batch.UNFINISHED:
-                    packed.forget()  # what was read before
-                    length = packed.length()
-                    if length is None or length <= self._room.longest:
-                        yield from more(packed)
+                    compressed.discard()  # what was read before
+                    length = compressed.length()
+                    if length is None or length <= self._decompression.max_record_bytes:
+                        yield from decompress_more(compressed)
                         continue
-                    size = yield from shorten(packed)
-                    status, chunk, at = batch.parse(packed.data, packed.at, packed.end, 1)
-                    packed.go(at)
+                    size = yield from truncate_record(compressed)
+                    status, chunk, at = batch.parse(compressed.data, compressed.at, compressed.end, 1)
+                    compressed.advance(at)
                     if chunk is not None:
                         cut = {int(chunk.offsets[0]): size} if size else chunk.cut
-                        yield self._given(batch, packed, chunk._replace(cut=cut))
+                        yield self._emit(batch, compressed, chunk._replace(cut=cut))
                 if status not in {record_batch.OK, record_batch.UNFINISHED}:
-                    raise BrokenError(WHY[status])
-            if packed.at != packed.end or packed.more():
-                raise BrokenError(WHY[record_batch.TRAILING_BYTES])
+                    raise InvalidBatchError(STATUS_MESSAGES[status])
+            if compressed.at != compressed.end or compressed.decompress_more():
+                raise InvalidBatchError(STATUS_MESSAGES[record_batch.TRAILING_BYTES])
         finally:
-            self._packed = None
+            self._compressed = None
 
-    def _given(self, batch: _Batch, packed: Packed, chunk: Columns) -> Columns:
+    def _emit(self, batch: _BatchCursor, compressed: CompressedBatch, chunk: RecordColumns) -> RecordColumns:
         """Give a chunk away; behind the last of a sound batch the position is that behind the batch."""
-        packed.give()
-        self._next = batch.position(sound=not batch.left and packed.at == packed.end and not packed.more())
+        compressed.retain()
+        self._next = batch.position(
+            sound=not batch.left and compressed.at == compressed.end and not compressed.decompress_more()
+        )
         return chunk
 
-    def _legacy(self, pos: int, end: int) -> Iterator[Columns]:
+    def _legacy(self, pos: int, end: int) -> Iterator[RecordColumns]:
         """Read a message (set) of formats 0 and 1, record by record: such topics are old, and rare."""
         base_offset, _ = _PREFIX.unpack_from(self._buffer, pos)
         try:
-            batch = Legacy(self._buffer[pos:end], self._buffer[pos + _MAGIC_AT])
+            batch = LegacyMessages(self._buffer[pos:end], self._buffer[pos + _MAGIC_AT])
             sound = not self._check_crcs or batch.validate_crc()
             found = list(batch) if sound else []
             sound = sound and (not self._check_crcs or all(record.validate_crc() for record in found))
@@ -361,13 +369,13 @@ class BatchRecords:
             raise self._corrupt(base_offset, base_offset, "its checksum does not match", end)
         offsets = [record.offset for record in found]
         if not all(a < b for a, b in pairwise([-1, *offsets, _LAST_OFFSET])):
-            raise self._corrupt(base_offset, base_offset, WHY[record_batch.BAD_OFFSET], end)
+            raise self._corrupt(base_offset, base_offset, STATUS_MESSAGES[record_batch.BAD_OFFSET], end)
         blob = bytearray()
         table = np.empty((5, len(found)), np.int64)
         for i, record in enumerate(found):
             timestamp = -1 if record.timestamp is None else record.timestamp
             start = len(blob)
-            blob += as_record(record.key, record.value)
+            blob += encode_record(record.key, record.value)
             value_end = len(blob) - 1  # one byte for "no headers" follows the value
             null = record.value is None
             table[:, i] = (
@@ -380,11 +388,11 @@ class BatchRecords:
         chunk = columns(np.frombuffer(bytes(blob), np.uint8), table)
         at, n = int(np.searchsorted(chunk.offsets, self.next_fetch_offset)), len(found)
         while at < n:
-            here = chunk.rows(at, min(at + self._want, n))
+            here = chunk.rows(at, min(at + self._limit, n))
             at += len(here.offsets)
             self._next = int(here.offsets[-1]) + 1
             yield here
-        self._pass(int(chunk.offsets[-1]) + 1 if found else base_offset + 1)
+        self._skip_to(int(chunk.offsets[-1]) + 1 if found else base_offset + 1)
 
     def _corrupt(self, base: int, last: int, why: str, end: int) -> CorruptBatchError:
         """The error for the batch that ends at `end`, which knows what is lost with it."""
@@ -403,7 +411,7 @@ class BatchRecords:
         )
 
 
-class _Batch:
+class _BatchCursor:
     """How far a batch of format 2 was read.
 
     Parameters
@@ -425,9 +433,9 @@ class _Batch:
         """The position behind what was read; behind the last record of a sound batch that is behind the batch."""
         return self.last + 1 if sound and not self.left else self.previous + 1
 
-    def parse(self, data: Bytes, at: int, end: int, most: int) -> tuple[int, Columns | None, int]:
+    def parse(self, data: Bytes, at: int, end: int, most: int) -> tuple[int, RecordColumns | None, int]:
         """Read up to `most` records from ``data[at:end]``: why no more, those not read before, and where it stopped."""
-        n = min(self.left, most, (end - at) // _SHORTEST + 1)
+        n = min(self.left, most, (end - at) // _MIN_RECORD_BYTES + 1)
         table = np.empty((5, n), np.int64)
         times = self.base_time, self.append_time
         status, rows, stop = record_batch.parse_records(
@@ -438,7 +446,7 @@ class _Batch:
             table = table[:, :rows].copy()
         return status, self._unread(columns(data, table[:, :rows])), stop
 
-    def _unread(self, chunk: Columns) -> Columns | None:
+    def _unread(self, chunk: RecordColumns) -> RecordColumns | None:
         n = len(chunk.offsets)
         if not n:
             return None
@@ -450,14 +458,14 @@ class _Batch:
         return chunk.rows(first, n) if first < n else None
 
 
-def _is_abort(chunk: Columns) -> bool:
+def _is_abort(chunk: RecordColumns) -> bool:
     key, _ = chunk.details(0)
     return key is not None and len(key) >= 4 and int.from_bytes(key[2:4], "big") == _ABORT
 
 
 def compile_parser() -> None:
     """Run the parser of record batches once, so that numba's cache on disk holds it before somebody waits for it."""
-    record = np.frombuffer(as_record(b"k", b"v"), np.uint8)
+    record = np.frombuffer(encode_record(b"k", b"v"), np.uint8)
     record.flags.writeable = False
     record_batch.parse_records(record, 0, len(record), 0, -1, 0, 0, -1, *np.empty((5, 1), np.int64))
     record_details(record, 0)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from streamkm.kernels.decode import record_batch
 from streamkm.records import Bytes, Headers
 
-WHY = {
+STATUS_MESSAGES = {
     record_batch.TRUNCATED: "its records end in the middle",
     record_batch.UNFINISHED: "its records end in the middle",
     record_batch.BAD_VARINT: "a record has a number of more than 64 bits",
@@ -18,7 +18,7 @@ WHY = {
 """What the status of a walk says of a batch."""
 
 
-class BrokenError(Exception):
+class InvalidBatchError(Exception):
     """Why a batch cannot be read any further."""
 
 
@@ -51,20 +51,20 @@ def _field(data: Bytes, pos: int) -> tuple[bytes | None, int]:
     return (None, pos) if size < 0 else (data[pos : pos + size].tobytes(), pos + size)
 
 
-def as_record(
+def encode_record(
     key: bytes | None, value: bytes | None, headers: Sequence[bytes | None] = (), time_delta: int = 0, delta: int = 0
 ) -> bytes:
     """Write a record of format 2; names and values of headers take turns."""
-    body = b"\0" + _as_varint(time_delta) + _as_varint(delta) + _as_field(key) + _as_field(value)
-    body += _as_varint(len(headers) // 2) + b"".join(map(_as_field, headers))
-    return _as_varint(len(body)) + body
+    body = b"\0" + _encode_varint(time_delta) + _encode_varint(delta) + _encode_field(key) + _encode_field(value)
+    body += _encode_varint(len(headers) // 2) + b"".join(map(_encode_field, headers))
+    return _encode_varint(len(body)) + body
 
 
-def _as_field(field: bytes | None) -> bytes:
-    return _as_varint(-1) if field is None else _as_varint(len(field)) + field
+def _encode_field(field: bytes | None) -> bytes:
+    return _encode_varint(-1) if field is None else _encode_varint(len(field)) + field
 
 
-def _as_varint(value: int) -> bytes:
+def _encode_varint(value: int) -> bytes:
     raw = (value << 1) ^ (value >> 63)
     out = bytearray()
     while raw > 0x7F:

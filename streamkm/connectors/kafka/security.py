@@ -10,14 +10,14 @@ from typing import Any
 
 from kafka.net.sasl import SASL_MECHANISMS  # type: ignore[import-untyped]
 
-from streamkm.connectors.kafka.connection_check import BY_PASSWORD
+from streamkm.connectors.kafka.connection_check import PASSWORD_MECHANISMS
 from streamkm.errors import SettingsError
 from streamkm.values import CLIENT_ALIASES
 
 _PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 
 
-def secured(settings: Mapping[str, Any]) -> dict[str, Any]:
+def resolve_security(settings: Mapping[str, Any]) -> dict[str, Any]:
     """A client's settings, with all that they say of encryption and login seen to be usable.
 
     Files are read here, once: kafka-python would read them with each connection, and tell nobody what is wrong.
@@ -38,7 +38,7 @@ def secured(settings: Mapping[str, Any]) -> dict[str, Any]:
     out["security_protocol"] = protocol
     _check_login(out, protocol)
     if protocol.endswith("SSL"):
-        out["ssl_context"] = out.get("ssl_context") or _context(out)
+        out["ssl_context"] = out.get("ssl_context") or _ssl_context(out)
     return out
 
 
@@ -58,7 +58,7 @@ def _check_login(settings: Mapping[str, Any], protocol: str) -> None:
         raise SettingsError(
             f"{said} for {protocol}", where="sasl.mechanism", hint=f"It knows {', '.join(sorted(SASL_MECHANISMS))}"
         )
-    if mechanism in BY_PASSWORD:
+    if mechanism in PASSWORD_MECHANISMS:
         for key, name in (("sasl_plain_username", "sasl.username"), ("sasl_plain_password", "sasl.password")):
             if not settings.get(key):
                 raise SettingsError(f"{mechanism} needs it, and it is not given", where=name)
@@ -72,13 +72,13 @@ def _check_login(settings: Mapping[str, Any], protocol: str) -> None:
         raise SettingsError("GSSAPI needs the package gssapi", where="sasl.mechanism", hint="pip install gssapi")
 
 
-def _context(settings: Mapping[str, Any]) -> ssl.SSLContext:
+def _ssl_context(settings: Mapping[str, Any]) -> ssl.SSLContext:
     """What kafka-python would make of the files."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.check_hostname = settings.get("ssl_check_hostname") is not False
     authority, certificate, key, revoked = (
-        _readable(settings, name) for name in ("ssl_cafile", "ssl_certfile", "ssl_keyfile", "ssl_crlfile")
+        _checked_file(settings, name) for name in ("ssl_cafile", "ssl_certfile", "ssl_keyfile", "ssl_crlfile")
     )
     if key and not certificate:
         raise SettingsError("there is a key, and no certificate that it belongs to", where="ssl.certificate.location")
@@ -104,7 +104,7 @@ def _context(settings: Mapping[str, Any]) -> ssl.SSLContext:
     return context
 
 
-def _readable(settings: Mapping[str, Any], name: str) -> str | None:
+def _checked_file(settings: Mapping[str, Any], name: str) -> str | None:
     file = settings.get(name)
     if not file:
         return None

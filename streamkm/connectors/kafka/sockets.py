@@ -17,15 +17,15 @@ from kafka.errors import KafkaConnectionError  # type: ignore[import-untyped]
 from kafka.net.inet import KafkaNetSocket  # type: ignore[import-untyped]
 from kafka.net.transport import KafkaTCPTransport  # type: ignore[import-untyped]
 
-VERSIONS = frozenset({"3.0.12"})
+SUPPORTED_VERSIONS = frozenset({"3.0.12"})
 """Versions of kafka-python whose private parts are known here."""
 
 _READ_BYTES = 1 << 20
-_ROUND_BYTES = 8 << 20
+_MAX_READ_BYTES = 8 << 20
 """After so much the other connections of the thread get their turn."""
 
 
-def widen(client: Any) -> None:
+def use_large_reads(client: Any) -> None:
     """Make the client's future connections read in large pieces; encrypted ones stay as they are."""
     manager = client._manager  # noqa: SLF001
     build = manager._build_transport  # noqa: SLF001
@@ -33,18 +33,18 @@ def widen(client: Any) -> None:
     async def build_wide(*args: Any, **kwargs: Any) -> Any:
         transport = await build(*args, **kwargs)
         if type(transport) is KafkaTCPTransport:
-            transport._sock_recv = functools.partial(receive, transport)  # noqa: SLF001
+            transport._sock_recv = functools.partial(read_available, transport)  # noqa: SLF001
         return transport
 
     manager._build_transport = build_wide  # noqa: SLF001
 
 
-def receive(transport: Any) -> tuple[bytes, Exception | None]:
+def read_available(transport: Any) -> tuple[bytes, Exception | None]:
     """What the socket has, and the error that ended it; in place of ``KafkaTCPTransport._sock_recv``."""
     parts: list[bytes] = []
     size = 0
     error: Exception | None = None
-    while size < _ROUND_BYTES:
+    while size < _MAX_READ_BYTES:
         try:
             data = transport._sock.recv(_READ_BYTES)  # noqa: SLF001
         except (BlockingIOError, InterruptedError):
@@ -76,5 +76,5 @@ async def connect(
         raise
 
 
-if kafka.__version__ in VERSIONS:
+if kafka.__version__ in SUPPORTED_VERSIONS:
     KafkaNetSocket.connect = connect

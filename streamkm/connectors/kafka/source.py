@@ -19,14 +19,14 @@ import numpy as np
 from kafka.structs import OffsetAndMetadata  # type: ignore[import-untyped]
 
 from streamkm.connectors.columns import byte_records
-from streamkm.connectors.kafka.background import Asker, Committer
-from streamkm.connectors.kafka.client import admin_settings, client_settings, start_client, translate
-from streamkm.connectors.kafka.connection_check import knock
-from streamkm.connectors.kafka.decompression import MOST_UNPACKED, MOST_VALUE, Room
-from streamkm.connectors.kafka.metadata import TopicWatch, topic_id, used_by_others
-from streamkm.connectors.kafka.record_batches import BatchRecords, Columns, columns, join
-from streamkm.connectors.kafka.security import secured
-from streamkm.connectors.kafka.sockets import VERSIONS
+from streamkm.connectors.kafka.background import BackgroundCall, OffsetCommitter
+from streamkm.connectors.kafka.client import admin_settings, client_settings, start_client, translate_error
+from streamkm.connectors.kafka.connection_check import check_connection
+from streamkm.connectors.kafka.decompression import MAX_DECOMPRESSED_BYTES, MAX_VALUE_BYTES, DecompressionBuffer
+from streamkm.connectors.kafka.metadata import TopicMetadata, group_conflict, topic_id
+from streamkm.connectors.kafka.record_batches import BatchRecords, RecordColumns, columns, join
+from streamkm.connectors.kafka.security import resolve_security
+from streamkm.connectors.kafka.sockets import SUPPORTED_VERSIONS
 from streamkm.connectors.positions import check_position
 from streamkm.errors import (
     BrokerUnreachableError,
@@ -43,7 +43,7 @@ from streamkm.state import Json
 
 log = logging.getLogger(__name__)
 
-_TUNING: dict[str, Any] = {
+_CLIENT_DEFAULTS: dict[str, Any] = {
     "max_partition_fetch_bytes": 2 << 20,
     "fetch_max_bytes": 32 << 20,
     "reconnect_backoff_max_ms": 2000,  # 30 s by default: a broker that is back would stay unread for so long
@@ -77,12 +77,12 @@ class KafkaSource:
         so after three refreshes of metadata (``metadata.max.age.ms``, 5 s) without an answer.
     client
         More properties of the client by their Kafka names (``security.protocol``, ``sasl.mechanism``, ...).
-    most_unpacked
+    max_decompressed_bytes
         Bytes that one poll decompresses, at most; what does not fit comes with the next one. Not with `plain`.
-    most_value
+    max_value_bytes
         Bytes of a value that may be wanted: of a longer one in a compressed batch there may be the beginning only
         (`ByteRecords.cut`).
-    leave
+    should_stop
         Asked while a first broker is waited for: whether it is time to give up.
 
     Raises
@@ -104,17 +104,17 @@ class KafkaSource:
         plain: bool = False,
         request_timeout: float = 30.0,
         client: Mapping[str, object] | None = None,
-        most_unpacked: int = MOST_UNPACKED,
-        most_value: int = MOST_VALUE,
-        leave: Callable[[], bool] = lambda: False,
+        max_decompressed_bytes: int = MAX_DECOMPRESSED_BYTES,
+        max_value_bytes: int = MAX_VALUE_BYTES,
+        should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self._bootstrap = bootstrap
         self._topic = topic
         self._group_id = group_id
         self._timeout_ms = int(request_timeout * 1000)
         self._settings = {
-            **_TUNING,
-            **secured(client_settings(client or {})),
+            **_CLIENT_DEFAULTS,
+            **resolve_security(client_settings(client or {})),
             "bootstrap_servers": bootstrap.split(","),
             "bootstrap_timeout_ms": self._timeout_ms,
             "request_timeout_ms": self._timeout_ms,
@@ -122,27 +122,27 @@ class KafkaSource:
         wait = int(self._settings.get("fetch_max_wait_ms", 500))
         self._settings["fetch_max_wait_ms"] = min(wait, self._timeout_ms // 2)
         # Metadata is asked for all the time: after three times without an answer nobody is there.
-        self._patience = 3 * int(self._settings["metadata_max_age_ms"]) / 1000
-        self._room = Room(most_unpacked, most_value)
+        self._max_silence = 3 * int(self._settings["metadata_max_age_ms"]) / 1000
+        self._decompression = DecompressionBuffer(max_decompressed_bytes, max_value_bytes)
         self._position: dict[TopicPartition, int] = {}
         self._topic_id: str | None = None  # as the broker told first
         self._partitions: frozenset[int] = frozenset()
-        self._looked: object = None
-        self._died: StreamkmError | None = None
+        self._checked_metadata: object = None
+        self._failure: StreamkmError | None = None
         self._closed = False
         self._admin_client: Any = None
         self._admin_lock = threading.Lock()  # the committer's thread may be first to need it
-        self._committer: Committer | None = None
-        self._asker: Asker | None = None
-        self._to_confirm = False
-        self.fast = not plain and kafka.__version__ in VERSIONS
-        with self._edge("connecting"):
-            knock(self._settings, leave)
+        self._committer: OffsetCommitter | None = None
+        self._identity_check: BackgroundCall | None = None
+        self._check_pending = False
+        self.fast = not plain and kafka.__version__ in SUPPORTED_VERSIONS
+        with self._translated_errors("connecting"):
+            check_connection(self._settings, should_stop)
             # No group: kafka-python's poll would wait for the group's coordinator before it reads. No deserializers:
             # one that raises makes the next poll spin for ever.
             self._consumer = start_client(
                 kafka.KafkaConsumer,
-                wide=self.fast,
+                large_reads=self.fast,
                 **self._settings,
                 group_id=None,
                 auto_offset_reset="none",
@@ -150,21 +150,21 @@ class KafkaSource:
                 isolation_level="read_committed",
                 allow_auto_create_topics=False,
             )
-        self._watch = TopicWatch(self._consumer._cluster, topic)  # noqa: SLF001  # the version is pinned
+        self._topic_metadata = TopicMetadata(self._consumer._cluster, topic)  # noqa: SLF001  # the version is pinned
         if self.fast:
-            read = functools.partial(BatchRecords, room=self._room)
+            read = functools.partial(BatchRecords, buffer=self._decompression)
             self._consumer._fetcher.PartitionRecords = read  # noqa: SLF001  # see record_batches
         elif not plain:
             log.warning(
                 "kafka-python %s is not one of %s: records are read one by one, which is slower",
                 kafka.__version__,
-                ", ".join(sorted(VERSIONS)),
+                ", ".join(sorted(SUPPORTED_VERSIONS)),
             )
 
     def identity(self) -> Json:
         self._check()
         topic = self._describe()
-        with self._edge("describing the cluster"):
+        with self._translated_errors("describing the cluster"):
             cluster = self._admin().describe_cluster()
         return {
             "kind": "kafka",
@@ -175,7 +175,7 @@ class KafkaSource:
 
     def partitions(self) -> tuple[TopicPartition, ...]:
         self._check()
-        self._look()
+        self._refresh_partitions()
         return tuple(TopicPartition(self._topic, p) for p in sorted(self._partitions))
 
     def beginning(self) -> Position:
@@ -188,7 +188,7 @@ class KafkaSource:
         """Offset of the first record at or after a time, seconds since 1970, for each partition; its end if none is."""
         partitions = self.partitions()
         asked = {kafka.TopicPartition(*tp): max(0, math.ceil(seconds * 1000)) for tp in partitions}
-        with self._edge("asking for offsets by time"):
+        with self._translated_errors("asking for offsets by time"):
             found = self._consumer.offsets_for_times(asked, timeout_ms=self._timeout_ms)
         end = self._bounds("end", partitions)
         at = {tp: found.get(kafka.TopicPartition(*tp)) for tp in partitions}
@@ -206,7 +206,7 @@ class KafkaSource:
         beginning, end = self._bounds("beginning", wanted), self._bounds("end", wanted)
         for tp in wanted:
             check_position(tp, position[tp], beginning[tp], end[tp])
-        with self._edge("seeking"):
+        with self._translated_errors("seeking"):
             self._consumer.assign([kafka.TopicPartition(*tp) for tp in wanted])
             for tp in wanted:
                 self._consumer.seek(kafka.TopicPartition(*tp), position[tp])
@@ -218,15 +218,15 @@ class KafkaSource:
             time.sleep(max(0.0, timeout))
             return ()
         try:
-            self._look()
-            self._to_confirm = False
-            self._room.begin()
+            self._refresh_partitions()
+            self._check_pending = False
+            self._decompression.reset()
             got = self._consumer.poll(timeout_ms=max(0, int(timeout * 1000)), max_records=max_records)
             after = {tp: self._offset(tp) for tp in self._position}
         except Exception as error:
             # kafka-python may never return from the next poll: nothing is asked of this consumer again.
-            self._died = self._cause_of_death(error)
-            raise self._died from error
+            self._failure = self._poll_error(error)
+            raise self._failure from error
         out = []
         for tp in self._position:
             records = got.get(kafka.TopicPartition(*tp))
@@ -234,25 +234,25 @@ class KafkaSource:
                 make = _from_batches if self.fast else _from_consumer_records
                 out.append(make(tp, self._position[tp], after[tp], records or ()))
         self._position = after
-        if not out and (silent := self._watch.silent()) > self._patience:
+        if not out and (silent := self._topic_metadata.seconds_since_update()) > self._max_silence:
             silence = ke.KafkaTimeoutError(f"silent for {silent:.0f} s")
-            self._died = translate(silence, doing="reading", where=self._topic, bootstrap=self._bootstrap)
-            raise self._died
+            self._failure = translate_error(silence, doing="reading", where=self._topic, bootstrap=self._bootstrap)
+            raise self._failure
         return out
 
     def ask(self) -> None:
         self._check_open()  # a consumer that has died left records behind that want to be confirmed
-        if self._asker is None:
-            self._asker = Asker(self._describe, f"streamkm-ask-{self._topic}")
-        self._asker.ask()
-        self._to_confirm = True
+        if self._identity_check is None:
+            self._identity_check = BackgroundCall(self._describe, f"streamkm-ask-{self._topic}")
+        self._identity_check.ask()
+        self._check_pending = True
 
     def confirm(self) -> None:
-        if not self._to_confirm:
+        if not self._check_pending:
             self.ask()
-        self._to_confirm = False
-        assert self._asker is not None  # noqa: S101  # it was asked
-        if not self._asker.wait(_CONFIRM_SECONDS):
+        self._check_pending = False
+        assert self._identity_check is not None  # noqa: S101  # it was asked
+        if not self._identity_check.wait(_CONFIRM_SECONDS):
             raise BrokerUnreachableError(
                 f"no broker at {self._bootstrap} confirmed what was read within {_CONFIRM_SECONDS:g} s",
                 where=self._topic,
@@ -268,9 +268,9 @@ class KafkaSource:
             return
         if self._committer is None:
             group = self._group_id
-            explain = lambda: used_by_others(self._admin(), group)  # noqa: E731
-            self._committer = Committer(self._send_commit, f"group {group}", explain)
-        self._committer.offer(position)
+            explain = lambda: group_conflict(self._admin(), group)  # noqa: E731
+            self._committer = OffsetCommitter(self._send_commit, f"group {group}", explain)
+        self._committer.commit(position)
 
     def close(self) -> None:
         if self._closed:
@@ -278,8 +278,8 @@ class KafkaSource:
         self._closed = True
         if self._committer is not None:
             self._committer.close(_CLOSE_SECONDS)
-        if self._asker is not None:
-            self._asker.close()
+        if self._identity_check is not None:
+            self._identity_check.close()
         for client in (self._consumer, self._admin_client):
             if client is not None:
                 # What a client has to say while it is thrown away helps nobody.
@@ -292,15 +292,15 @@ class KafkaSource:
 
     def _check(self) -> None:
         self._check_open()
-        if self._died is not None:
-            raise copy.copy(self._died) from self._died
+        if self._failure is not None:
+            raise copy.copy(self._failure) from self._failure
 
     @contextlib.contextmanager
-    def _edge(self, doing: str) -> Iterator[None]:
+    def _translated_errors(self, doing: str) -> Iterator[None]:
         try:
             yield
         except Exception as error:
-            translated = translate(error, doing=doing, where=self._topic, bootstrap=self._bootstrap)
+            translated = translate_error(error, doing=doing, where=self._topic, bootstrap=self._bootstrap)
             if translated is error:
                 raise
             raise translated from error
@@ -311,17 +311,17 @@ class KafkaSource:
                 self._admin_client = start_client(kafka.KafkaAdminClient, **admin_settings(self._settings))
             return self._admin_client
 
-    def _look(self) -> None:
+    def _refresh_partitions(self) -> None:
         """Ask which partitions there are, if what the client has heard lately differs from what is known."""
-        heard = self._watch.heard
-        if self._partitions and heard is not None:
-            if heard == (self._topic_id, self._partitions) or heard is self._looked:
+        latest = self._topic_metadata.latest
+        if self._partitions and latest is not None:
+            if latest == (self._topic_id, self._partitions) or latest is self._checked_metadata:
                 return
-            self._looked = heard  # metadata may be older than the answer: then the next has to differ again
+            self._checked_metadata = latest  # metadata may be older than the answer: then the next has to differ again
         self._describe()
 
     def _describe(self) -> Mapping[str, Any]:
-        with self._edge("describing the topic"):
+        with self._translated_errors("describing the topic"):
             (topic,) = self._admin().describe_topics([self._topic])
             error = ke.for_code(topic["error_code"])
             if error in {ke.UnknownTopicOrPartitionError, ke.InvalidTopicError}:
@@ -350,7 +350,7 @@ class KafkaSource:
             return {}
         ask = self._consumer.beginning_offsets if which == "beginning" else self._consumer.end_offsets
         deadline = time.monotonic() + self._timeout_ms / 1000
-        with self._edge(f"asking for the {which} offsets"):
+        with self._translated_errors(f"asking for the {which} offsets"):
             while True:
                 try:
                     found = ask([kafka.TopicPartition(*tp) for tp in partitions], timeout_ms=self._timeout_ms)
@@ -367,9 +367,9 @@ class KafkaSource:
             return int(self._consumer._subscription.assignment[kafka.TopicPartition(*tp)].position.offset)  # noqa: SLF001
         return int(self._consumer.position(kafka.TopicPartition(*tp), timeout_ms=self._timeout_ms))
 
-    def _cause_of_death(self, error: Exception) -> StreamkmError:
+    def _poll_error(self, error: Exception) -> StreamkmError:
         if isinstance(error, CorruptBatchError):
-            return self._within_end(error)
+            return self._clip_lost(error)
         if isinstance(error, StreamkmError):
             return error
         where = self._topic
@@ -378,7 +378,7 @@ class KafkaSource:
         if part:
             where = f"{self._topic}-{part.topic_partition.partition}@{part.next_fetch_offset}"
         if isinstance(error, ke.OffsetOutOfRangeError):
-            return self._lost(error)
+            return self._position_lost(error)
         if not isinstance(error, ke.KafkaError | OSError):
             # Each compression library has errors of its own, and nothing but unpacking can raise them here.
             return CorruptBatchError(
@@ -386,9 +386,9 @@ class KafkaSource:
                 where=where,
                 hint="Restore the partition from a replica, or go on from an offset behind the batch",
             )
-        return translate(error, doing="reading", where=where, bootstrap=self._bootstrap)
+        return translate_error(error, doing="reading", where=where, bootstrap=self._bootstrap)
 
-    def _within_end(self, error: CorruptBatchError) -> CorruptBatchError:
+    def _clip_lost(self, error: CorruptBatchError) -> CorruptBatchError:
         """The error, with nothing lost that is not there: the header of a damaged batch may say anything."""
         if error.lost is not None:
             topic, partition, start, stop = error.lost
@@ -398,7 +398,7 @@ class KafkaSource:
                 error.lost = (topic, partition, start, stop) if start < stop else None
         return error
 
-    def _lost(self, error: Exception) -> StreamkmError:
+    def _position_lost(self, error: Exception) -> StreamkmError:
         """Name the partition and both numbers, if the broker still tells them."""
         try:
             beginning, end = self._bounds("beginning", list(self._position)), self._bounds("end", list(self._position))
@@ -407,7 +407,7 @@ class KafkaSource:
         except SourceError as found:
             if isinstance(found, PositionLostError):
                 return found
-        return translate(error, doing="reading", where=self._topic, bootstrap=self._bootstrap)
+        return translate_error(error, doing="reading", where=self._topic, bootstrap=self._bootstrap)
 
     def _send_commit(self, position: Position) -> None:
         offsets = {kafka.TopicPartition(*tp): OffsetAndMetadata(offset, "", -1) for tp, offset in position.items()}
@@ -419,7 +419,7 @@ class KafkaSource:
 _EMPTY = columns(np.empty(0, np.uint8), np.empty((5, 0), np.int64))
 
 
-def _from_batches(tp: TopicPartition, start: int, stop: int, parts: Sequence[Columns]) -> ByteRecords:
+def _from_batches(tp: TopicPartition, start: int, stop: int, parts: Sequence[RecordColumns]) -> ByteRecords:
     found = join(parts) if parts else _EMPTY
     data = found.data.view()
     data.flags.writeable = False

@@ -11,17 +11,17 @@ import kafka  # type: ignore[import-untyped]
 import kafka.errors as ke  # type: ignore[import-untyped]
 from kafka.structs import OffsetAndMetadata  # type: ignore[import-untyped]
 
-from streamkm.connectors.kafka.client import admin_settings, client_settings, start_client, translate
-from streamkm.connectors.kafka.connection_check import knock
-from streamkm.connectors.kafka.metadata import used_by_others
-from streamkm.connectors.kafka.security import secured
-from streamkm.connectors.kafka.sockets import VERSIONS
+from streamkm.connectors.kafka.client import admin_settings, client_settings, start_client, translate_error
+from streamkm.connectors.kafka.connection_check import check_connection
+from streamkm.connectors.kafka.metadata import group_conflict
+from streamkm.connectors.kafka.security import resolve_security
+from streamkm.connectors.kafka.sockets import SUPPORTED_VERSIONS
 from streamkm.errors import BrokerUnreachableError, SourceError, WriterFencedError
-from streamkm.records import Mark, Outgoing, TopicPartition
+from streamkm.records import CommittedOffset, Outgoing, TopicPartition
 
 _CLOSE_SECONDS = 2.0
 _FENCED = (ke.ProducerFencedError, ke.InvalidProducerEpochError)
-_FORGOTTEN = (ke.UnknownProducerIdError, ke.InvalidProducerIdMappingError, ke.OutOfOrderSequenceNumberError)
+_PRODUCER_STATE_LOST = (ke.UnknownProducerIdError, ke.InvalidProducerIdMappingError, ke.OutOfOrderSequenceNumberError)
 """The cluster lost what it knew of the writer, as after days without a record: a new one goes on."""
 
 
@@ -42,7 +42,7 @@ class KafkaTransactions:
     timeout
         Seconds that the cluster may take for one step of a transaction.
 
-    leave
+    should_stop
         Asked while a first broker is waited for: whether it is time to give up.
 
     Raises
@@ -60,13 +60,13 @@ class KafkaTransactions:
         *,
         client: Mapping[str, object] | None = None,
         timeout: float = 30.0,
-        leave: Callable[[], bool] = lambda: False,
+        should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self._bootstrap, self._name, self._timeout = bootstrap, name, timeout
         self._partitions: dict[str, int] = {}
         milliseconds = int(timeout * 1000)
         self._settings = {
-            **secured(client_settings(client or {})),
+            **resolve_security(client_settings(client or {})),
             "bootstrap_servers": bootstrap.split(","),
             "bootstrap_timeout_ms": milliseconds,
             "request_timeout_ms": milliseconds,
@@ -74,8 +74,8 @@ class KafkaTransactions:
         }
         known = kafka.KafkaProducer.DEFAULT_CONFIG
         self._producer: Any = None
-        with self._edge("connecting"):
-            knock(self._settings, leave)
+        with self._translated_errors("connecting"):
+            check_connection(self._settings, should_stop)
             self._producer = start_client(
                 kafka.KafkaProducer,
                 **{key: value for key, value in self._settings.items() if key in known},
@@ -94,7 +94,7 @@ class KafkaTransactions:
             # takes it for the end, as it is.
             self._producer._transaction_manager._supports_epoch_bump = lambda: False  # noqa: SLF001
             try:
-                self._within("becoming the writer", self._producer.init_transactions)
+                self._with_timeout("becoming the writer", self._producer.init_transactions)
             except Exception:
                 self.close()
                 raise
@@ -108,7 +108,7 @@ class KafkaTransactions:
             It is not there, and the cluster makes none.
         """
         with (
-            self._edge("making the topic", topic),
+            self._translated_errors("making the topic", topic),
             contextlib.closing(start_client(kafka.KafkaAdminClient, **admin_settings(self._settings))) as admin,
         ):
             (found,) = admin.describe_topics([topic])
@@ -119,7 +119,7 @@ class KafkaTransactions:
 
     def is_empty(self, topic: str) -> bool:
         """Whether nothing was ever written to a topic that is there."""
-        with self._edge("asking for the end", topic):
+        with self._translated_errors("asking for the end", topic):
             consumer = start_client(kafka.KafkaConsumer, **self._settings, group_id=None)
             try:
                 tps = [kafka.TopicPartition(topic, p) for p in consumer.partitions_for_topic(topic) or ()]
@@ -128,19 +128,19 @@ class KafkaTransactions:
                 with contextlib.suppress(Exception):
                     consumer.close(autocommit=False)
 
-    def used_by_others(self) -> str:
+    def group_conflict(self) -> str:
         """Who else uses the group, as a sentence; empty if nobody does."""
         with (
-            self._edge("looking at the group"),
+            self._translated_errors("looking at the group"),
             contextlib.closing(start_client(kafka.KafkaAdminClient, **admin_settings(self._settings))) as admin,
         ):
-            return used_by_others(admin, self._name)
+            return group_conflict(admin, self._name)
 
-    def committed(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, Mark]:
+    def committed(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, CommittedOffset]:
         """The group's position, without the partitions that it has none for. Ends of transactions are waited for."""
         ours = [kafka.TopicPartition(*tp) for tp in partitions]
         milliseconds = int(self._timeout * 1000)
-        with self._edge("asking for the group's position"):
+        with self._translated_errors("asking for the group's position"):
             # An admin client does not wait for transactions that are about to end; a read-committed consumer does.
             consumer = start_client(
                 kafka.KafkaConsumer,
@@ -150,7 +150,7 @@ class KafkaTransactions:
                 isolation_level="read_committed",
             )
             try:
-                if kafka.__version__ in VERSIONS:  # one question for all of them
+                if kafka.__version__ in SUPPORTED_VERSIONS:  # one question for all of them
                     found = consumer._coordinator.fetch_committed_offsets(ours, timeout_ms=milliseconds)  # noqa: SLF001
                 else:
                     found = {tp: consumer.committed(tp, metadata=True, timeout_ms=milliseconds) for tp in ours}
@@ -158,12 +158,12 @@ class KafkaTransactions:
                 with contextlib.suppress(Exception):
                     consumer.close(autocommit=False)
         return {
-            TopicPartition(tp.topic, tp.partition): Mark(int(at.offset), str(at.metadata or ""))
+            TopicPartition(tp.topic, tp.partition): CommittedOffset(int(at.offset), str(at.metadata or ""))
             for tp, at in found.items()
             if at is not None and at.offset >= 0
         }
 
-    def write(self, records: Sequence[Outgoing], position: Mapping[TopicPartition, Mark]) -> None:
+    def write(self, records: Sequence[Outgoing], position: Mapping[TopicPartition, CommittedOffset]) -> None:
         """Write records and the group's position in one transaction.
 
         Parameters
@@ -183,7 +183,7 @@ class KafkaTransactions:
         """
         producer = self._producer
         try:
-            with self._edge("writing"):
+            with self._translated_errors("writing"):
                 producer.begin_transaction()
                 sent = [
                     producer.send(
@@ -191,7 +191,7 @@ class KafkaTransactions:
                         r.value,
                         r.key,
                         [(name, value or b"") for name, value in r.headers],
-                        None if r.partition is None else r.partition % self._count(r.topic),
+                        None if r.partition is None else r.partition % self._partition_count(r.topic),
                         None if r.timestamp < 0 else r.timestamp,
                     )
                     for r in records
@@ -201,15 +201,18 @@ class KafkaTransactions:
                     if not future.succeeded():
                         raise future.exception or ke.KafkaTimeoutError("a record was not acknowledged")
                 offsets = {
-                    kafka.TopicPartition(*tp): OffsetAndMetadata(at.offset, at.note, -1) for tp, at in position.items()
+                    kafka.TopicPartition(*tp): OffsetAndMetadata(at.offset, at.metadata, -1)
+                    for tp, at in position.items()
                 }
-                self._within("sending positions", lambda: producer.send_offsets_to_transaction(offsets, self._name))
-                self._within("committing", producer.commit_transaction)
+                self._with_timeout(
+                    "sending positions", lambda: producer.send_offsets_to_transaction(offsets, self._name)
+                )
+                self._with_timeout("committing", producer.commit_transaction)
         except BrokerUnreachableError:
             raise  # nobody would answer; the next writer of this name aborts it
         except SourceError:
             with contextlib.suppress(Exception):
-                self._within("aborting", producer.abort_transaction)
+                self._with_timeout("aborting", producer.abort_transaction)
             raise
 
     def close(self) -> None:
@@ -218,7 +221,7 @@ class KafkaTransactions:
             with contextlib.suppress(Exception):
                 self._producer.close(_CLOSE_SECONDS)
 
-    def _count(self, topic: str) -> int:
+    def _partition_count(self, topic: str) -> int:
         if topic not in self._partitions:
             found = self._producer.partitions_for(topic)
             if not found:
@@ -226,7 +229,7 @@ class KafkaTransactions:
             self._partitions[topic] = len(found)
         return self._partitions[topic]
 
-    def _within(self, doing: str, call: Callable[[], object]) -> None:
+    def _with_timeout(self, doing: str, call: Callable[[], object]) -> None:
         """Make a call that kafka-python lets wait for ever; after the time we do not wait with it."""
         raised: list[Exception] = []
         done = threading.Event()
@@ -248,7 +251,7 @@ class KafkaTransactions:
             raise raised[0]
 
     @contextlib.contextmanager
-    def _edge(self, doing: str, where: str = "") -> Iterator[None]:
+    def _translated_errors(self, doing: str, where: str = "") -> Iterator[None]:
         try:
             yield
         except Exception as error:
@@ -262,12 +265,12 @@ class KafkaTransactions:
                     where=self._name,
                     hint="One at a time writes. Leave this one stopped, or stop the other one first",
                 ) from error
-            if isinstance(cause, _FORGOTTEN):
+            if isinstance(cause, _PRODUCER_STATE_LOST):
                 raise BrokerUnreachableError(
                     f"the cluster has forgotten this writer ({type(cause).__name__})", where=self._name
                 ) from error
             told = cause if isinstance(cause, Exception) else error
-            translated = translate(told, doing=doing, where=where or self._name, bootstrap=self._bootstrap)
+            translated = translate_error(told, doing=doing, where=where or self._name, bootstrap=self._bootstrap)
             if translated is error:
                 raise
             raise translated from error

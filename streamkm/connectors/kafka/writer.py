@@ -10,15 +10,15 @@ from typing import Any
 import kafka  # type: ignore[import-untyped]
 import kafka.errors as ke  # type: ignore[import-untyped]
 
-from streamkm.connectors.kafka.client import admin_settings, client_settings, translate
-from streamkm.connectors.kafka.connection_check import knock
-from streamkm.connectors.kafka.security import secured
+from streamkm.connectors.kafka.client import admin_settings, client_settings, translate_error
+from streamkm.connectors.kafka.connection_check import check_connection
+from streamkm.connectors.kafka.security import resolve_security
 from streamkm.records import Outgoing, Refused
 
 NULL_HEADERS = "__streamkm.null.headers"
 """Header that names those whose null became empty: kafka-python writes no null in a header."""
 
-_FOR_GOOD = (ke.MessageSizeTooLargeError, ke.InvalidTimestampError, ke.InvalidRecordError, TypeError, ValueError)
+_PERMANENT = (ke.MessageSizeTooLargeError, ke.InvalidTimestampError, ke.InvalidRecordError, TypeError, ValueError)
 _CLOSE_SECONDS = 2.0
 
 
@@ -36,7 +36,7 @@ class KafkaWriter:
     timeout
         Seconds after which a record that nobody acknowledged counts as refused.
 
-    leave
+    should_stop
         Asked while a first broker is waited for: whether it is time to give up.
 
     Raises
@@ -53,19 +53,19 @@ class KafkaWriter:
         *,
         client: Mapping[str, object] | None = None,
         timeout: float = 10.0,
-        leave: Callable[[], bool] = lambda: False,
+        should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self._bootstrap, self._timeout = bootstrap, timeout
         milliseconds = int(timeout * 1000)
         self._settings = {
-            **secured(client_settings(client or {})),
+            **resolve_security(client_settings(client or {})),
             "bootstrap_servers": bootstrap.split(","),
             "bootstrap_timeout_ms": milliseconds,
             "request_timeout_ms": milliseconds,
         }
         known = kafka.KafkaProducer.DEFAULT_CONFIG
         try:
-            knock(self._settings, leave)
+            check_connection(self._settings, should_stop)
             self._producer = kafka.KafkaProducer(
                 **{name: value for name, value in self._settings.items() if name in known},
                 acks="all",
@@ -80,14 +80,16 @@ class KafkaWriter:
                 metrics_enabled=False,
             )
         except Exception as error:
-            raise translate(error, doing="connecting", where="producer", bootstrap=bootstrap) from error
+            raise translate_error(error, doing="connecting", where="producer", bootstrap=bootstrap) from error
 
     def partitions(self, topic: str) -> int:
         """How many partitions a topic that is there has."""
         try:
             return len(self._producer.partitions_for(topic))
         except Exception as error:
-            raise translate(error, doing="asking for partitions", where=topic, bootstrap=self._bootstrap) from error
+            raise translate_error(
+                error, doing="asking for partitions", where=topic, bootstrap=self._bootstrap
+            ) from error
 
     def make_topic(self, topic: str, partitions: int = 1) -> None:
         """Make a topic, with the cluster's own replication, unless it is there.
@@ -105,7 +107,7 @@ class KafkaWriter:
                         spec = {"num_partitions": partitions, "replication_factor": -1}
                         admin.create_topics({topic: spec}, wait_for_metadata=True)
         except Exception as error:
-            raise translate(error, doing="making the topic", where=topic, bootstrap=self._bootstrap) from error
+            raise translate_error(error, doing="making the topic", where=topic, bootstrap=self._bootstrap) from error
 
     def write(self, records: Sequence[Outgoing]) -> list[Refused | None]:
         """Write records; for each, None once it was acknowledged, or why it was not."""
@@ -120,12 +122,12 @@ class KafkaWriter:
                 future.get(timeout=max(0.0, deadline - time.monotonic()))
                 answers.append(None)
             except Exception as error:  # noqa: BLE001  # whatever it was, the caller is told
-                answers.append(_refused(error))
+                answers.append(_delivery_error(error))
         return answers
 
     def _send(self, record: Outgoing) -> Any:
-        headers = [(_clean(name), value or b"") for name, value in record.headers]
-        null = [_clean(name) for name, value in record.headers if value is None]
+        headers = [(_valid_utf8(name), value or b"") for name, value in record.headers]
+        null = [_valid_utf8(name) for name, value in record.headers if value is None]
         if null:
             headers.append((NULL_HEADERS, ",".join(null).encode()))
         # kafka-python sends nothing that has neither a key nor a value.
@@ -134,7 +136,7 @@ class KafkaWriter:
         try:
             return self._producer.send(record.topic, value, record.key, headers, record.partition, at)
         except Exception as error:  # noqa: BLE001  # as above
-            return _refused(error)
+            return _delivery_error(error)
 
     def close(self) -> None:
         """Give back the connections; what was not acknowledged is not waited for."""
@@ -142,10 +144,10 @@ class KafkaWriter:
             self._producer.close(_CLOSE_SECONDS)
 
 
-def _refused(error: Exception) -> Refused:
+def _delivery_error(error: Exception) -> Refused:
     too_large = isinstance(error, ke.MessageSizeTooLargeError)
-    return Refused(f"{type(error).__name__}: {error}", isinstance(error, _FOR_GOOD), too_large)
+    return Refused(f"{type(error).__name__}: {error}", isinstance(error, _PERMANENT), too_large)
 
 
-def _clean(name: str) -> str:
+def _valid_utf8(name: str) -> str:
     return name.encode("utf-8", "replace").decode()
