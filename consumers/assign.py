@@ -71,7 +71,7 @@ def assign(model: str, target: str, start: str | None, settings: AssignSettings,
             codec=suited(make_codec(spec.codec), spec),
             store=store,
             options=AssignOptions(
-                commit_every=settings.commit_every,
+                commit_interval=settings.commit_every,
                 start=start,
                 skip_lost=settings.on_data_loss == "skip",
             ),
@@ -79,4 +79,4 @@ def assign(model: str, target: str, start: str | None, settings: AssignSettings,
         try:
             assigner.run(stop)
         finally:
-            assigner.end()
+            assigner.log_summary()

@@ -2,19 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import ipaddress
-
 from streamkm.errors import SettingsError
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach an address."""
-    if host == "localhost":
-        return True
-    with contextlib.suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return False
+from streamkm.values import is_loopback
 
 
 def check_bind(host: str, token: str, option: str = "--host", *, stored: bool | None = None) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from streamkm.codecs import Codec, make_codec
 from streamkm.codecs.json import DEFAULT_MAX_BYTES
-from streamkm.connectors import KafkaSource, KafkaTransactions, KafkaWriter, MemorySource
+from streamkm.connectors import KafkaSource, KafkaTransactionalWriter, KafkaWriter, MemorySource
 from streamkm.engine import Engine, EngineOptions
 from streamkm.errors import NotFoundError, SettingsError
 from streamkm.metrics import Metrics
@@ -54,10 +54,10 @@ def writer_opener(
 
 def transactions_opener(
     name: str, settings: AssignSettings, should_stop: Callable[[], bool] = lambda: False
-) -> Callable[[], KafkaTransactions]:
+) -> Callable[[], KafkaTransactionalWriter]:
     """What gives a fresh writer of transactions to the cluster that is read."""
     client = dict(p.split("=", 1) for p in settings.client)
-    return lambda: KafkaTransactions(settings.bootstrap, name, client=client, should_stop=should_stop)
+    return lambda: KafkaTransactionalWriter(settings.bootstrap, name, client=client, should_stop=should_stop)
 
 
 def codec_spec(settings: LiveSettings) -> Json:

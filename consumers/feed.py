@@ -50,7 +50,7 @@ def feed(topic: str, settings: SourceSettings, *, rate: int, records: int | None
     stop = stop_on_signals()
     client = dict(p.split("=", 1) for p in settings.client)
     with contextlib.closing(KafkaWriter(settings.bootstrap, client=client, should_stop=stop.is_set)) as writer:
-        writer.make_topic(topic, PARTITIONS)
+        writer.create_topic(topic, PARTITIONS)
         told = time.monotonic()
         with Producer(writer, topic, rate, records) as producer:
             while producer.thread.is_alive() and not stop.wait(0.1):

@@ -17,7 +17,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from consumers import logs
-from consumers.bind_check import check_bind, is_loopback
+from consumers.bind_check import check_bind
 from consumers.job_command import child_environment, replay_command
 from consumers.listening import listen, url_of
 from consumers.options import example, verbose, with_settings
@@ -27,6 +27,7 @@ from streamkm.service import ServiceOptions, create_app
 from streamkm.service.job_runner import Jobs
 from streamkm.settings import ServeSettings
 from streamkm.stores import open_store
+from streamkm.values import is_loopback
 
 log = logging.getLogger("streamkm.serve")
 

@@ -226,6 +226,19 @@ def is_client_property(name: str) -> bool:
     return CLIENT_ALIASES.get(key, key) in kafka.KafkaConsumer.DEFAULT_CONFIG or key == "sasl_jaas_config"
 
 
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine: ``localhost``, or a loopback address. Other names are not resolved.
+
+    >>> [is_loopback(host) for host in ("localhost", "LOCALHOST.", "127.0.0.2", "::1", "10.0.0.1", "example.com")]
+    [True, True, True, True, False, False]
+    """
+    name = host.lower().rstrip(".")
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return name == "localhost"
+
+
 def networks(texts: tuple[str, ...]) -> str | None:
     """A check: each is an address, or a network such as 10.0.0.0/8."""
     for text in texts:

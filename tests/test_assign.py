@@ -20,10 +20,10 @@ import pytest
 from consumers.cli import cli
 from processes import program
 from service_api import NOW, SPEC, Writer
-from streamkm import assignment
+from streamkm.assignment import assign
 from streamkm.codecs import make_codec
-from streamkm.connectors import KafkaSource, KafkaTransactions, MemorySource, byte_records
-from streamkm.delivery import Assigner, AssignOptions, assign, assignments
+from streamkm.connectors import KafkaSource, KafkaTransactionalWriter, MemorySource, byte_records
+from streamkm.delivery import Assigner, AssignOptions, assignments
 from streamkm.errors import (
     BrokerUnreachableError,
     PositionLostError,
@@ -32,7 +32,7 @@ from streamkm.errors import (
     StreamkmError,
     WriterFencedError,
 )
-from streamkm.records import CommittedOffset, Outgoing, Position, RawRecord, TopicPartition
+from streamkm.records import Batch, BatchRange, CommittedOffset, Outgoing, Position, RawRecord, TopicPartition
 from streamkm.stores import open_store
 from waiting import PATIENCE, wait_until
 
@@ -73,7 +73,7 @@ class Ledger:
         self.opened += 1
         return self
 
-    def make_topic(self, topic: str, partitions: int) -> None:
+    def create_topic(self, topic: str, partitions: int = 1) -> None:
         self.topics.setdefault(topic, partitions)
 
     @property
@@ -105,10 +105,10 @@ class Confirming(MemorySource):
 
     begins: Position | None = None
 
-    def ask(self) -> None:
+    def begin_identity_check(self) -> None:
         pass
 
-    def confirm(self) -> None:
+    def confirm_identity(self) -> None:
         pass
 
     def beginning(self) -> Position:
@@ -124,7 +124,7 @@ def world(values: list[list[bytes | None]], store: Any, **options: Any) -> tuple
         open_writer=ledger.open,
         codec=make_codec(CODEC),
         store=store,
-        options=AssignOptions(freshness=0.0, commit_every=0.0, **options),
+        options=AssignOptions(max_snapshot_age=0.0, commit_interval=0.0, **options),
     )
     return assigner, ledger
 
@@ -153,7 +153,7 @@ def until(assigner: Assigner, condition: Any) -> None:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(assignments, "FIRST_BACKOFF", 0.01)
+    monkeypatch.setattr(assignments, "INITIAL_BACKOFF", 0.01)
     monkeypatch.setattr(assignments, "POLL_SECONDS", 0.01)
 
 
@@ -181,7 +181,7 @@ def test_key_and_timestamp_are_those_of_the_record():
     snapshot = published(store, {"kind": "memory"})
     raw = [RawRecord(TP, 5, 1234, b"k", b"[1, 2]"), RawRecord(TP, 6, -1, None, b"[3, 4]")]
     records = byte_records(TP, 5, 7, raw)
-    out = assignments.messages("out", snapshot, records, make_codec(CODEC).decode(records))
+    out = assignments.assignment_records("out", snapshot, records, make_codec(CODEC).decode(records))
     assert [(r.key, r.timestamp) for r in out] == [(b"k", 1234), (None, -1)]
 
 
@@ -198,15 +198,19 @@ def test_assignments_are_what_the_service_answers(distance):
     points = np.vstack(
         [rng.normal(size=(500, 2)), centroids, rng.normal(size=(9, 2)) * (1e200 if distance == "euclidean" else 1e100)]
     )
-    ours, theirs = assign(snapshot, points), assignment.assign(snapshot, points)[:3]
-    for a, b in zip(ours, theirs, strict=True):
-        assert np.array_equal(a, b)
+    n = len(points)
+    records = byte_records(TP, 0, n, [RawRecord(TP, i, 0, None, b"") for i in range(n)])
+    batch = Batch(BatchRange(TP, 0, n), points, np.full(n, np.nan), np.arange(n))
+    written = [json.loads(r.value) for r in assignments.assignment_records("out", snapshot, records, batch)]
+    found = assign(snapshot, points)
+    for name, expected in (("id", found.ids), ("distance", found.distances), ("score", found.scores)):
+        assert [one[name] for one in written] == [x if np.isfinite(x) else None for x in expected.tolist()]
 
 
 def test_it_waits_for_the_first_snapshot_and_takes_each_newer_one():
     store = open_store("memory://")
     writer = Writer(store, spec_of({"kind": "memory"}))
-    assigner, ledger = world([[b"[0, 1]"] * 3], store, batch=1)
+    assigner, ledger = world([[b"[0, 1]"] * 3], store, batch_size=1)
     asked, plain = [], store.snapshot
 
     def snapshot(*arguments: Any, **named: Any) -> Any:
@@ -225,7 +229,7 @@ def test_it_waits_for_the_first_snapshot_and_takes_each_newer_one():
 def test_after_an_error_it_goes_on_from_the_last_whole_transaction():
     store = open_store("memory://")
     published(store, {"kind": "memory"})
-    assigner, ledger = world([[b"[%d, 0]" % i for i in range(100)]], store, batch=7)
+    assigner, ledger = world([[b"[%d, 0]" % i for i in range(100)]], store, batch_size=7)
     ledger.fail_at = {4: BrokerUnreachableError("away"), 9: BrokerUnreachableError("away again")}
     until(assigner, lambda: sum(ledger.position.values()) == 100)
     assert [json.loads(r.value)["offset"] for r in ledger.records] == list(range(100))
@@ -245,14 +249,14 @@ def test_a_store_that_is_away_does_not_stop_it():
                 raise StoreUnavailableError("away")
             return store.snapshot(model, snapshot_id, at=at)
 
-    assigner, ledger = world([[b"[1, 0]"] * 50], Away(), batch=5)
+    assigner, ledger = world([[b"[1, 0]"] * 50], Away(), batch_size=5)
     until(assigner, lambda: len(ledger.records) == 50)
 
 
 def test_one_that_is_shut_out_leaves():
     store = open_store("memory://")
     published(store, {"kind": "memory"})
-    assigner, ledger = world([[b"[1, 0]"] * 50], store, batch=5)
+    assigner, ledger = world([[b"[1, 0]"] * 50], store, batch_size=5)
     ledger.fail_at = {3: WriterFencedError("another")}
     with pytest.raises(WriterFencedError):
         until(assigner, lambda: False)
@@ -275,7 +279,7 @@ def test_lost_records_are_an_error_or_counted():
         assigner._open_source = from_ten
         ledger.marks = {tp: ours(4)}
         if not skip:
-            with pytest.raises(PositionLostError, match="6 records are gone") as lost:
+            with pytest.raises(PositionLostError, match="6 records were deleted") as lost:
                 until(assigner, lambda: False)
             assert "--on-data-loss skip" in lost.value.hint
         else:
@@ -317,7 +321,7 @@ def test_a_position_that_was_forgotten_is_not_taken_for_the_beginning():
         assigner, ledger = world(values, store, start=start)
         ledger.records = [Outgoing("out", None, b"old", ())]
         if start is None:
-            with pytest.raises(SettingsError, match="nobody knows how far") as e:
+            with pytest.raises(SettingsError, match="no committed position says how far") as e:
                 until(assigner, lambda: False)
             assert "--start end" in e.value.hint
         else:
@@ -328,7 +332,7 @@ def test_a_position_that_was_forgotten_is_not_taken_for_the_beginning():
 def test_the_position_of_a_silent_topic_is_written_again():
     store = open_store("memory://")
     published(store, {"kind": "memory"})
-    assigner, ledger = world([[b"[1, 0]"]], store, refresh_every=0.05)
+    assigner, ledger = world([[b"[1, 0]"]], store, position_refresh_interval=0.05)
     until(assigner, lambda: ledger.writes > 4)
     assert len(ledger.records) == 1
 
@@ -354,7 +358,7 @@ def test_a_position_that_somebody_has_moved_is_believed_only_where_that_is_wante
     (tp,) = Confirming.from_values([[b"[1, 0]"] * 9]).partitions()
     ledger.marks = {tp: mark}
     if first is None:
-        with pytest.raises(SettingsError, match=r"somebody else has moved the position: .*-0@4") as refused:
+        with pytest.raises(SettingsError, match=r"another program has changed the .*position: .*-0@4") as refused:
             until(assigner, lambda: False)
         assert "--start committed" in refused.value.hint
         assert ledger.marks == {tp: mark}
@@ -536,12 +540,12 @@ def test_a_process_that_slept_through_its_successor_writes_nothing(setting, look
 @pytest.mark.kafka
 def test_a_transaction_that_was_aborted_leaves_the_position_alone(bootstrap, topic):
     out, source = topic(), TopicPartition(topic(), 0)
-    with contextlib.closing(KafkaTransactions(bootstrap, f"t-{out}")) as writer:
+    with contextlib.closing(KafkaTransactionalWriter(bootstrap, f"t-{out}")) as writer:
         assert writer.committed([source]) == {}
         writer.write([Outgoing(out, b"k", b"1", (), 5, 0)], {source: CommittedOffset(0, "zero")})
         with pytest.raises(StreamkmError):
             writer.write([Outgoing(out, b"k", b"2" * 3_000_000, (), 5, 0)], {source: CommittedOffset(1, "one")})
-    with contextlib.closing(KafkaTransactions(bootstrap, f"t-{out}")) as writer:
+    with contextlib.closing(KafkaTransactionalWriter(bootstrap, f"t-{out}")) as writer:
         assert writer.committed([source]) == {source: CommittedOffset(0, "zero")}
         writer.write([Outgoing(out, None, b"3", (), -1, 7)], {source: CommittedOffset(1, "")})
         assert not writer.is_empty(out)
@@ -551,4 +555,4 @@ def test_a_transaction_that_was_aborted_leaves_the_position_alone(bootstrap, top
 
 def test_where_no_broker_is_nothing_hangs():
     with pytest.raises(BrokerUnreachableError):
-        KafkaTransactions("127.0.0.1:1", "x", timeout=1.0)
+        KafkaTransactionalWriter("127.0.0.1:1", "x", timeout=1.0)

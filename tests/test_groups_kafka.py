@@ -14,7 +14,7 @@ import pytest
 from kafka_traffic import produce
 from secured_broker import Secured, secured
 from streamkm.codecs import make_codec
-from streamkm.connectors import KafkaSource, KafkaTransactions
+from streamkm.connectors import KafkaSource, KafkaTransactionalWriter
 from streamkm.connectors.kafka.metadata import group_conflict
 from streamkm.delivery import Assigner, AssignOptions
 from streamkm.errors import SettingsError
@@ -33,7 +33,7 @@ def assigner(bootstrap: str, topic: str, store: Any, start: str | None = None) -
         "m",
         f"{topic}.out",
         open_source=lambda: KafkaSource(bootstrap, topic),
-        open_writer=lambda: KafkaTransactions(bootstrap, f"streamkm-m-assign:{topic}.out"),
+        open_writer=lambda: KafkaTransactionalWriter(bootstrap, f"streamkm-m-assign:{topic}.out"),
         codec=make_codec(CODEC),
         store=store,
         options=AssignOptions(start=start),
@@ -73,7 +73,7 @@ def test_records_that_a_stranger_has_committed_are_not_left_out_in_silence(secur
             with pytest.raises(SettingsError, match="living members"):
                 until(assigner(bootstrap, topic, store), lambda: False)
         wait_until(lambda: not group_conflict(admin, group))  # it has committed, and is gone
-        with pytest.raises(SettingsError, match=f"somebody else has moved the position: {topic}-0@600"):
+        with pytest.raises(SettingsError, match=f"another program has changed the committed position: {topic}-0@600"):
             until(assigner(bootstrap, topic, store), lambda: False)
 
         again = assigner(bootstrap, topic, store, "beginning")

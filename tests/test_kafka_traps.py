@@ -24,7 +24,7 @@ from processes import program, run, run_apart
 from source_checks import by_partition, drain
 from streamkm.broker import LocalBroker
 from streamkm.codecs import make_codec
-from streamkm.connectors import KafkaSource, KafkaTransactions
+from streamkm.connectors import KafkaSource, KafkaTransactionalWriter
 from streamkm.delivery import Assigner, AssignOptions
 from streamkm.errors import CorruptBatchError, PositionLostError, SettingsError, SourceError, TopicNotFoundError
 from streamkm.records import TopicPartition
@@ -58,7 +58,7 @@ def own_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Local
         yield broker, directory
 
 
-def make_topic(bootstrap: str, partitions: int = 1, **configs: str) -> str:
+def create_topic(bootstrap: str, partitions: int = 1, **configs: str) -> str:
     name = f"trap-{uuid.uuid4().hex[:8]}"
     with contextlib.closing(kafka.KafkaAdminClient(bootstrap_servers=bootstrap)) as admin:
         dotted = {key.replace("_", "."): value for key, value in configs.items()}
@@ -103,7 +103,7 @@ def spoil(directory: Path, topic: str, needle: bytes) -> None:
 
 def test_a_poll_after_a_broken_batch_never_spins(own_broker: tuple[LocalBroker, Path], open_source: Open) -> None:
     broker, directory = own_broker
-    topic = make_topic(broker.bootstrap)
+    topic = create_topic(broker.bootstrap)
     for value in (b"good-1", b"spoilt", b"good-2"):
         produce(broker.bootstrap, topic, [value] * 3)
     spoil(directory, topic, b"spoilt")
@@ -150,7 +150,7 @@ except kafka.errors.CorruptRecordError:
 def test_kafka_python_itself_spins_after_a_broken_batch(own_broker: tuple[LocalBroker, Path]) -> None:
     """Once it does no longer, the guard against it can go."""
     broker, directory = own_broker
-    topic = make_topic(broker.bootstrap)
+    topic = create_topic(broker.bootstrap)
     produce(broker.bootstrap, topic, [b"spoilt"])
     spoil(directory, topic, b"spoilt")
     # In a process of its own: a thread that spins would slow down all tests after it.
@@ -281,7 +281,7 @@ def test_new_partitions_are_noticed(bootstrap: str, topic: Any, admin: Any, open
 
 def test_a_compacted_log_is_read_over_its_holes(own_broker: tuple[LocalBroker, Path], open_source: Open) -> None:
     broker, _ = own_broker
-    topic = make_topic(
+    topic = create_topic(
         broker.bootstrap,
         cleanup_policy="compact",
         segment_bytes="1048576",
@@ -316,7 +316,7 @@ def test_a_broken_batch_is_passed_over_where_that_is_wanted_and_is_on_record(
     own_broker: tuple[LocalBroker, Path], tmp_path: Path
 ) -> None:
     broker, directory = own_broker
-    topic, url = make_topic(broker.bootstrap), f"sqlite:///{tmp_path}/s.db"
+    topic, url = create_topic(broker.bootstrap), f"sqlite:///{tmp_path}/s.db"
     for word in (b"good-1", b"spoilt", b"good-2"):
         points = [b'{"x": %d, "y": %d, "word": "%b"}' % (i % 7, 50 * (i % 2), word) for i in range(1500)]
         produce(broker.bootstrap, topic, points, linger_ms=1000, batch_size=1 << 20)
@@ -357,7 +357,7 @@ def test_a_broken_batch_is_passed_over_where_that_is_wanted_and_is_on_record(
         "m",
         f"{topic}.out",
         open_source=lambda: KafkaSource(broker.bootstrap, topic),
-        open_writer=lambda: KafkaTransactions(broker.bootstrap, f"assign:{topic}"),
+        open_writer=lambda: KafkaTransactionalWriter(broker.bootstrap, f"assign:{topic}"),
         codec=make_codec(CODEC),
         store=memory,
         options=AssignOptions(skip_lost=True),
@@ -370,7 +370,7 @@ def test_a_compacted_topic_is_recomputed_from_what_is_left(
     own_broker: tuple[LocalBroker, Path], tmp_path: Path
 ) -> None:
     broker, _ = own_broker
-    topic = make_topic(
+    topic = create_topic(
         broker.bootstrap,
         cleanup_policy="compact",
         segment_bytes="1048576",
@@ -415,7 +415,7 @@ def test_a_compacted_topic_is_recomputed_from_what_is_left(
 
 def test_reading_goes_on_when_the_broker_comes_back(own_broker: tuple[LocalBroker, Path]) -> None:
     broker, _ = own_broker
-    topic = make_topic(broker.bootstrap)
+    topic = create_topic(broker.bootstrap)
     produce(broker.bootstrap, topic, [b"before"] * 3)
     with contextlib.closing(KafkaSource(broker.bootstrap, topic)) as source:
         source.seek(source.beginning())

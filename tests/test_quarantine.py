@@ -210,7 +210,7 @@ def test_records_that_can_be_decoded_after_all_are_tried_again_and_learned(boots
 def test_a_writer_tells_what_was_not_written_and_why(bootstrap, topic):
     name = topic(configs={"max.message.bytes": "2000"})
     with contextlib.closing(KafkaWriter(bootstrap, timeout=PATIENCE)) as writer:
-        writer.make_topic(name)
+        writer.create_topic(name)
         answers = writer.write(
             [
                 Outgoing(name, None, None, (("null", None), ("empty", b"")), 5),

@@ -15,7 +15,7 @@ import pytest
 from processes import program, run_apart
 from secured_broker import PASSWORD, Secured, secured
 from source_checks import drain
-from streamkm.connectors import KafkaSource, KafkaTransactions, KafkaWriter
+from streamkm.connectors import KafkaSource, KafkaTransactionalWriter, KafkaWriter
 from streamkm.connectors.kafka.client import client_settings
 from streamkm.connectors.kafka.security import resolve_security as checked
 from streamkm.errors import BrokerRefusedError, BrokerUnreachableError, SettingsError
@@ -78,7 +78,7 @@ def test_writers_say_it_too_and_the_second_of_two_brokers_may_let_us_in(secured:
     with pytest.raises(BrokerRefusedError, match="login failed"):
         KafkaWriter(secured.sasl, client=wrong, timeout=FOR_EVER)
     with pytest.raises(BrokerRefusedError, match="login failed"):
-        KafkaTransactions(secured.sasl, "t", client=wrong, timeout=FOR_EVER)
+        KafkaTransactionalWriter(secured.sasl, "t", client=wrong, timeout=FOR_EVER)
     both = f"{secured.plain},{secured.sasl}"
     with contextlib.closing(KafkaSource(both, "points", client=secured.login())) as source:
         assert source.identity()["topic"] == "points"

@@ -10,7 +10,7 @@ from streamkm.connectors.columns import byte_records
 from streamkm.connectors.kafka.client import connection_error
 from streamkm.connectors.kafka.record_batches import compile_parser
 from streamkm.connectors.kafka.source import KafkaSource
-from streamkm.connectors.kafka.transactions import KafkaTransactions
+from streamkm.connectors.kafka.transactions import KafkaTransactionalWriter
 from streamkm.connectors.kafka.writer import KafkaWriter
 from streamkm.connectors.memory import MemorySource
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FileSource",
     "KafkaSource",
-    "KafkaTransactions",
+    "KafkaTransactionalWriter",
     "KafkaWriter",
     "MemorySource",
     "Source",

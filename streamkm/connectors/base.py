@@ -1,66 +1,39 @@
-"""The contract of a source of records."""
+"""Protocols of sources and writers of records."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
-from streamkm.records import Outgoing, Position, Records, Refused, TopicPartition
+from streamkm.records import CommittedOffset, Outgoing, Position, Records, Refused, TopicPartition
 from streamkm.state import Json
-
-
-@runtime_checkable
-class Confirms(Protocol):
-    """A source that can tell afterwards whether what it gave came from the topic that `Source.seek` found.
-
-    Kafka's fetches name a topic, not its id: one that is deleted and made anew while it is read gives its new records
-    under the old offsets. Ids never come back. So an id that is asked for after a poll, and is the old one, vouches for
-    all that was polled before.
-    """
-
-    def ask(self) -> None:
-        """Ask, beside the stream, whether it is still the same topic; returns at once."""
-        ...
-
-    def confirm(self) -> None:
-        """Wait for the answer; asks itself when nobody did since the last poll.
-
-        Raises
-        ------
-        TopicChangedError, TopicNotFoundError
-            What was polled since the last `confirm` may be from another topic.
-        BrokerUnreachableError
-            Nobody answers: that cannot be told now.
-        """
-        ...
 
 
 @runtime_checkable
 class Source(Protocol):
     """Partitions of records, read forward from a position.
 
-    A source belongs to one thread. Nothing is read before `seek`: the caller says where to start, always, so no
-    default ("latest") can lose records.
+    A source is used by one thread. Nothing is read before `seek`: there is no default start position that could skip
+    records.
 
-    What may block: `poll` up to its timeout; `partitions`, `beginning`, `end`, `seek`, `commit` and `identity` may ask
-    the broker and take up to the source's request timeout, after which they raise `BrokerUnreachableError`. `position`
-    and `close` never block for long.
+    Blocking calls: `poll` waits up to its timeout. `partitions`, `beginning`, `end`, `seek`, `commit` and `identity`
+    may send requests to the broker and take up to the source's request timeout, after which they raise
+    `BrokerUnreachableError`. `position` and `close` return at once.
 
-    What a position means: for each partition the offset of the next record to read. It is the source's own position,
-    not the last record's offset plus one: a transaction marker, an aborted record or a hole of compaction moves it on
-    without giving a record. A range is read to its end when ``position >= end``, never when a record with the last
-    offset was seen, because there may be none.
+    A position is, for each partition, the offset of the next record to read. It is not the last record's offset plus
+    one: transaction markers, aborted records and offsets removed by compaction advance it without a record. A range is
+    read completely when ``position >= end``; a record with the last offset may not exist.
 
-    After an error out of `poll` the source is unusable: close it and make a new one at the last committed position.
-    After `close` every method but `close` raises `SourceClosedError`; `close` may be called again.
+    After `poll` has raised an error the source cannot be used any more: close it, and open a new one at the last
+    committed position. After `close` every method but `close` raises `SourceClosedError`.
     """
 
     def identity(self) -> Json:
-        """What is being read, for the model's `ModelSpec.source`: kind, topic, and ids that tell a topic made anew."""
+        """Describe what is read, for `ModelSpec.source`: kind, topic, and the ids that change when it is recreated."""
         ...
 
     def partitions(self) -> tuple[TopicPartition, ...]:
-        """The partitions there are now, sorted. May grow.
+        """Current partitions, sorted; their number may grow.
 
         Raises
         ------
@@ -70,72 +43,157 @@ class Source(Protocol):
         ...
 
     def beginning(self) -> Position:
-        """The first offset that can still be read, for each partition there is now."""
+        """The first available offset of each partition."""
         ...
 
     def end(self) -> Position:
-        """The offset after the last readable record now, for each partition.
+        """The offset after the last readable record of each partition.
 
-        Under read-committed that is the last stable offset: open transactions do not count as lag.
+        For read-committed sources this is the last stable offset: records of open transactions are not included.
         """
         ...
 
     def seek(self, position: Position) -> None:
-        """Read exactly these partitions from exactly these offsets on. What was buffered is dropped.
+        """Read exactly these partitions, from exactly these offsets. Buffered records are discarded.
 
         Raises
         ------
         PositionLostError
-            An offset lies below the beginning or above the end of its partition. The message names both.
+            An offset is outside of its partition's range. The message has both.
         """
         ...
 
     def poll(self, timeout: float, max_records: int) -> Sequence[Records]:
-        """What can be read now: at most one `Records` a partition, sorted by partition, `max_records` in all.
+        """Read the records that are available: at most one `Records` per partition, sorted by partition.
 
-        Waits up to `timeout` seconds for the first record; returns an empty sequence when there is none. Each
-        `Records` starts where the one before in that partition stopped, so their ranges tile the partition. Reading
-        the same range again gives the same records.
+        Each `Records` starts where the previous one of its partition stopped, so that their ranges tile the partition.
+        Reading a range again gives the same records.
+
+        Parameters
+        ----------
+        timeout
+            Maximum wait for the first record, s.
+        max_records
+            Maximum number of records over all partitions.
+
+        Returns
+        -------
+        sequence of Records
+            Empty if no record came in time.
 
         Raises
         ------
         PositionLostError
-            Retention removed the position while reading.
+            Retention has deleted records at the position.
         CorruptBatchError
-            A batch cannot be read; the message says where.
+            A record batch cannot be read.
         """
         ...
 
     def position(self) -> Position:
-        """Where the next `poll` reads on."""
+        """Offsets from which the next `poll` reads."""
         ...
 
     def commit(self, position: Position) -> None:
-        """Tell the broker's group how far we are, for other people's tools. Best effort: never raises for a broker."""
+        """Commit offsets to the broker's group, for monitoring tools only. Never raises for an unavailable broker."""
         ...
 
     def close(self) -> None:
-        """Give back connections and files."""
+        """Close connections and files."""
         ...
 
 
-class Writer(Protocol):
-    """Writes records to topics. Belongs to one thread."""
+@runtime_checkable
+class IdentityCheck(Protocol):
+    """Verifies after a poll that the records came from the topic that `Source.seek` found.
 
-    def make_topic(self, topic: str) -> None:
-        """Make a topic unless it is there.
+    Fetch requests name a topic, not its id: a topic that is deleted and recreated while it is read returns its new
+    records under old offsets. Topic ids are never reused. So an id that is requested after a poll, and has not changed,
+    proves that everything polled before came from the same topic.
+    """
+
+    def begin_identity_check(self) -> None:
+        """Request the topic's id in the background; returns at once."""
+        ...
+
+    def confirm_identity(self) -> None:
+        """Wait for the result; requests it first if `begin_identity_check` was not called since the last poll.
+
+        Raises
+        ------
+        TopicChangedError, TopicNotFoundError
+            Records polled since the last `confirm_identity` may come from another topic.
+        BrokerUnreachableError
+            The broker does not answer, so the identity is unknown.
+        """
+        ...
+
+
+class VerifiableSource(Source, IdentityCheck, Protocol):
+    """A source with `IdentityCheck`."""
+
+
+class Writer(Protocol):
+    """Writes records to topics. Used by one thread."""
+
+    def create_topic(self, topic: str, partitions: int = 1) -> None:
+        """Create a topic with the cluster's default replication, unless it exists.
 
         Raises
         ------
         SourceError
-            It is not there, and cannot be made.
+            It does not exist, and cannot be created.
         """
         ...
 
     def write(self, records: Sequence[Outgoing]) -> Sequence[Refused | None]:
-        """Write records; for each, None once it was acknowledged, or why it was not."""
+        """Write records and wait for the acknowledgements.
+
+        Returns
+        -------
+        sequence
+            For each record None if it was acknowledged, else the reason.
+        """
         ...
 
     def close(self) -> None:
-        """Give back connections."""
+        """Close the connections."""
+        ...
+
+
+class TransactionalWriter(Protocol):
+    """Writes records, and the source position that they were made from, in one transaction. Used by one thread."""
+
+    def create_topic(self, topic: str, partitions: int = 1) -> None:
+        """See `Writer.create_topic`."""
+        ...
+
+    def group_conflict(self) -> str:
+        """Describe other users of the group that holds the position; empty if there are none."""
+        ...
+
+    def committed(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, CommittedOffset]:
+        """The group's committed position, without partitions that have none."""
+        ...
+
+    def is_empty(self, topic: str) -> bool:
+        """Whether an existing topic has never had a record."""
+        ...
+
+    def write(self, records: Sequence[Outgoing], position: Mapping[TopicPartition, CommittedOffset]) -> None:
+        """Write records and commit a position, all or nothing.
+
+        Raises
+        ------
+        WriterFencedError
+            Another writer with the same name has taken over.
+        SourceError
+            Nothing was written.
+        BrokerUnreachableError
+            The outcome is unknown: the group's position tells.
+        """
+        ...
+
+    def close(self) -> None:
+        """Close the connections."""
         ...

@@ -1,20 +1,17 @@
-"""Where results go: assignments onto a topic, events of clusters onto a topic and to webhooks."""
+"""Delivers results: assignments to a topic, cluster events to a topic and to webhooks."""
 
-from streamkm.delivery.assignments import Assigner, AssignOptions, assign
-from streamkm.delivery.base import Transactions
-from streamkm.delivery.events import Message, Notifier, NotifyOptions, Target, TopicTarget
+from streamkm.delivery.assignments import Assigner, AssignOptions
+from streamkm.delivery.events import EventMessage, Notifier, NotifyOptions, Target, TopicTarget
 from streamkm.delivery.webhooks import WebhookTarget, verify
 
 __all__ = [
     "AssignOptions",
     "Assigner",
-    "Message",
+    "EventMessage",
     "Notifier",
     "NotifyOptions",
     "Target",
     "TopicTarget",
-    "Transactions",
     "WebhookTarget",
-    "assign",
     "verify",
 ]

@@ -1,8 +1,7 @@
-"""Each record of a model's topic with the cluster it belongs to, onto another topic, exactly once.
+"""Writes the cluster of each record of a model's topic to another topic, exactly once.
 
-A transaction of the broker holds the assignments of some records and the position behind them. So whoever goes on after
-a death, wherever it happened, reads on from where the last whole transaction ended, and those who read committed
-records only see each assignment once.
+One Kafka transaction holds the assignments of a number of records and the source position behind them. After a crash
+the next process continues from the last committed transaction, so read-committed consumers see each assignment once.
 """
 
 from __future__ import annotations
@@ -12,13 +11,14 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import orjson
-from numpy.typing import NDArray
 
-from streamkm.delivery.base import Decodes, Reads, Snapshots, Transactions
+from streamkm.assignment import assign
+from streamkm.codecs.base import Codec
+from streamkm.connectors.base import TransactionalWriter, VerifiableSource
 from streamkm.errors import (
     BrokerUnreachableError,
     CorruptBatchError,
@@ -29,29 +29,28 @@ from streamkm.errors import (
     StoreUnavailableError,
     StreamkmError,
 )
-from streamkm.kernels.nearest import nearest, scores
 from streamkm.records import Batch, BatchRange, ByteRecords, CommittedOffset, Outgoing, Position, TopicPartition
 from streamkm.reporting import Report
 from streamkm.state import Snapshot
+from streamkm.stores.base import Store
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.25
-FIRST_BACKOFF, LAST_BACKOFF = 1.0, 30.0
-
-
-class Assigned(NamedTuple):
-    """What a snapshot says about n points; arrays (n,)."""
-
-    ids: NDArray[np.int64]
-    distances: NDArray[np.float64]
-    scores: NDArray[np.float64]
-    """Distances in spreads of the cluster, as `OnlineKMeans.outlier_score`."""
+"""Longest wait for the first records of a transaction, s."""
+INITIAL_BACKOFF, MAX_BACKOFF = 1.0, 30.0
+"""Delays between attempts while the broker or the store is unavailable, s; doubled with each failure."""
+_MAX_SHOWN = 5
+"""Partitions that an error message lists."""
 
 
 @dataclass
-class Counts:
-    """Records read: ``records == assigned + bad + tombstones``; `lost` were gone before they could be read."""
+class AssignmentCounts:
+    """Number of records read, by outcome.
+
+    ``records == assigned + bad + tombstones``. Records counted in `lost` were deleted or unreadable and are in none of
+    the others.
+    """
 
     records: int = 0
     assigned: int = 0
@@ -59,72 +58,69 @@ class Counts:
     tombstones: int = 0
     lost: int = 0
 
+    def add(self, other: AssignmentCounts) -> None:
+        """Add the counts of a transaction."""
+        self.records += other.records
+        self.assigned += other.assigned
+        self.bad += other.bad
+        self.tombstones += other.tombstones
+
 
 @dataclass(frozen=True)
 class AssignOptions:
-    """How an `Assigner` works.
+    """Settings of an `Assigner`.
 
     Attributes
     ----------
-    batch
-        Most records in a transaction.
-    commit_every
-        Seconds after which a transaction ends, however few it has.
+    batch_size
+        Maximum number of records in a transaction.
+    commit_interval
+        Maximum duration of a transaction, s.
     start
-        ``beginning`` or ``end``: where a target that has no position of ours starts; None: at the beginning if it has
-        no records either. ``committed``: at the position that is there, whoever put it there. Partitions that are new
-        later are read from their beginning.
+        Where reading starts when the target has no position of this program. ``beginning`` or ``end`` of the topic;
+        ``committed``: at the group's position, whoever committed it; None: at the beginning, provided that the target
+        is empty. Partitions added later are read from their beginning.
     skip_lost
-        Go on behind records that are gone before they were read, or cannot be read, instead of leaving with an error.
-    freshness
-        Seconds for which the newest snapshot is taken to be the newest.
-    look_every
-        Seconds between two looks for new partitions.
-    refresh_every
-        Seconds after which the position is written again though nothing came: a broker forgets that of a silent group
-        (``offsets.retention.minutes``, 7 days).
+        Skip records that were deleted or cannot be read, instead of raising an error.
+    max_snapshot_age
+        Seconds for which a loaded snapshot is used before the store is asked for a newer one.
+    partition_check_interval
+        Seconds between two checks for new partitions.
+    position_refresh_interval
+        Seconds after which the position of an idle stream is committed again: a broker deletes the offsets of inactive
+        groups (``offsets.retention.minutes``, 7 days by default).
     """
 
-    batch: int = 10_000
-    commit_every: float = 0.1
+    batch_size: int = 10_000
+    commit_interval: float = 0.1
     start: str | None = None
     skip_lost: bool = False
-    freshness: float = 1.0
-    look_every: float = 10.0
-    refresh_every: float = 3600.0
+    max_snapshot_age: float = 1.0
+    partition_check_interval: float = 10.0
+    position_refresh_interval: float = 3600.0
 
 
 DEFAULTS = AssignOptions()
 
 
-def assign(s: Snapshot, points: NDArray[np.float64]) -> Assigned:
-    """Find the cluster of each point, by the snapshot's way to measure distances.
-
-    Parameters
-    ----------
-    points
-        (n, d), finite; for the cosine distance none of zeros only.
-    """
-    if s.distance == "cosine":
-        points = points / np.linalg.norm(points, axis=1)[:, None]
-    index, distances = nearest(s.centroids * s.factors, points * s.factors)
-    return Assigned(s.ids[index], distances, scores(distances, index, s.spreads, s.weights))
-
-
-def messages(topic: str, s: Snapshot, records: ByteRecords, batch: Batch) -> list[Outgoing]:
-    """The assignments of a batch as records.
+def assignment_records(topic: str, s: Snapshot, records: ByteRecords, batch: Batch) -> list[Outgoing]:
+    """Serialize the assignments of a batch.
 
     Parameters
     ----------
     topic
-        Where they go; each into the partition of the number it came from.
-    records, batch
-        What was read, and the points in it.
+        Target topic. Each assignment goes to the partition with the number of its source partition.
+    s
+        Snapshot that assigns.
+    records
+        Records that were read.
+    batch
+        Points decoded from `records`.
 
     Returns
     -------
-    list
-        One for each point, in the order of the offsets. A score that is no finite number is null.
+    list of Outgoing
+        One JSON record per point, in the order of offsets. A score that is not finite is written as null.
     """
     if not len(batch):
         return []
@@ -159,8 +155,8 @@ def messages(topic: str, s: Snapshot, records: ByteRecords, batch: Batch) -> lis
     return out
 
 
-def _read_note(metadata: str) -> dict[str, Any]:
-    """What a note says; nothing, if it is not one of ours."""
+def _parse_metadata(metadata: str) -> dict[str, Any]:
+    """Parse the metadata of a committed offset; empty unless it is a JSON object."""
     try:
         found = orjson.loads(metadata)
     except orjson.JSONDecodeError:
@@ -169,20 +165,29 @@ def _read_note(metadata: str) -> dict[str, Any]:
 
 
 class Assigner:
-    """Reads a model's topic and writes each record's cluster to another.
+    """Reads a model's topic and writes the cluster of each record to a target topic.
 
     Parameters
     ----------
-    model, target
-        Name of the model; topic that the assignments go to, made with as many partitions as are read.
+    model
+        Name of the model.
+    target
+        Topic to write to; created with the number of partitions of the source if it does not exist.
     open_source, open_writer
-        Give a fresh one; called again after an error.
-    codec, store
-        Of the model.
+        Open a new source and a new writer; called at the start and after each error.
+    codec
+        Codec of the model.
+    store
+        Store that has the model's snapshots.
     options
-        How.
+        Settings.
     clock
-        Seconds of a clock that does not go back.
+        Monotonic clock, s.
+
+    Attributes
+    ----------
+    counts
+        Outcomes of all records read so far.
     """
 
     def __init__(
@@ -190,19 +195,19 @@ class Assigner:
         model: str,
         target: str,
         *,
-        open_source: Callable[[], Reads],
-        open_writer: Callable[[], Transactions],
-        codec: Decodes,
-        store: Snapshots,
+        open_source: Callable[[], VerifiableSource],
+        open_writer: Callable[[], TransactionalWriter],
+        codec: Codec,
+        store: Store,
         options: AssignOptions = DEFAULTS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.counts = Counts()
+        self.counts = AssignmentCounts()
         self._model, self._target, self._options, self._clock = model, target, options, clock
         self._open_source, self._open_writer = open_source, open_writer
         self._codec, self._store = codec, store
         self._snapshot: Snapshot | None = None
-        self._asked_at = -float("inf")
+        self._loaded_at = -float("inf")
         self._report = Report(
             log, model, clock, fate="it gets no assignment; others of its kind are counted once a minute"
         )
@@ -211,18 +216,22 @@ class Assigner:
         self._unreadable: BatchRange | None = None
 
     def run(self, stop: threading.Event) -> None:
-        """Work until `stop` is set; a broker or store that is away is waited for.
+        """Work until `stop` is set. While the broker or the store is unavailable, try again with a growing delay.
 
         Raises
         ------
         WriterFencedError
-            Another process writes the same now.
+            Another process with the same model and target has taken over.
         PositionLostError
-            Records are gone that were not read yet.
-        TopicNotFoundError, TopicChangedError, CorruptBatchError, SettingsError
-            It cannot be read, or not as the topic it was; or the position is not the one that was left there.
+            Records were deleted before they were read, and `AssignOptions.skip_lost` is not set.
+        CorruptBatchError
+            Records cannot be read, and `AssignOptions.skip_lost` is not set.
+        TopicNotFoundError, TopicChangedError
+            The source topic does not exist, or was deleted and created again.
+        SettingsError
+            Another program uses or has changed the group's position.
         """
-        backoff = FIRST_BACKOFF
+        backoff = INITIAL_BACKOFF
         while not stop.is_set():
             before = self.counts.records
             try:
@@ -236,111 +245,110 @@ class Assigner:
                 log.warning("%s: %d records get no assignment: %s", self._model, until - first, error)
             except (BrokerUnreachableError, StoreUnavailableError) as error:
                 if self.counts.records > before:
-                    backoff = FIRST_BACKOFF
+                    backoff = INITIAL_BACKOFF
                 log.warning("%s: trying again in %.0f s: %s", self._model, backoff, error)
                 stop.wait(backoff)
-                backoff = min(2 * backoff, LAST_BACKOFF)
+                backoff = min(2 * backoff, MAX_BACKOFF)
 
     def _session(self, stop: threading.Event) -> None:
-        """From a fresh writer and source to an error, or `stop`."""
+        """Open a writer and a source, and work until an error or `stop`."""
         if not self._wait_for_snapshot(stop):
             return
-        # The writer first: it ends what a dead one left open, and only then does the position stand still.
+        # The writer first: it ends open transactions of a dead process, so that the group's position is final.
         writer = self._open_writer()
         try:
             source = self._open_source()
             try:
-                self._work(source, writer, stop)
+                self._assign_all(source, writer, stop)
             finally:
                 source.close()
         finally:
             writer.close()
 
-    def _work(self, source: Reads, writer: Transactions, stop: threading.Event) -> None:
-        if others := writer.group_conflict():
+    def _assign_all(self, source: VerifiableSource, writer: TransactionalWriter, stop: threading.Event) -> None:
+        if conflict := writer.group_conflict():
             raise SettingsError(
-                f"{others}: where it reads, the positions of this target would be moved",
+                f"{conflict}: where it reads, the positions of this target would be moved",
                 where=self._target,
                 hint="End it, or have it use another name; or choose another target",
             )
         partitions = source.partitions()
-        writer.make_topic(self._target, len(partitions))
+        writer.create_topic(self._target, len(partitions))
         self._epoch = 0
-        position = self._start(source, writer, partitions)
-        looked = written = self._clock()
+        position = self._seek(source, writer, partitions)
+        checked_at = committed_at = self._clock()
         while not stop.is_set():
-            self._report.look(self.counts.records, self.report)
-            if self._clock() - looked > self._options.look_every:
-                looked = self._clock()
+            self._report.look(self.counts.records, self.describe)
+            if self._clock() - checked_at > self._options.partition_check_interval:
+                checked_at = self._clock()
                 if set(source.partitions()) - set(position):
-                    position = self._start(source, writer, source.partitions())
-            out, counts = self._gather(source, stop)
+                    position = self._seek(source, writer, source.partitions())
+            out, counts = self._next_transaction(source, stop)
             reached = source.position()
-            if reached != position or self._clock() - written > self._options.refresh_every:
-                written = self._clock()
-                source.confirm()  # else the records may be of a topic that was made anew under this name
+            if reached != position or self._clock() - committed_at > self._options.position_refresh_interval:
+                committed_at = self._clock()
+                source.confirm_identity()  # else the records may come from a topic recreated under this name
                 self._total += len(out)
-                writer.write(out, self._marks(reached))
+                writer.write(out, self._with_metadata(reached))
                 position = dict(reached)
-                self._count(counts)
+                self.counts.add(counts)
 
-    def _marks(self, position: Position) -> dict[TopicPartition, CommittedOffset]:
-        """A position with the note by which it is known again as ours."""
-        ours = {"model": self._model, "target": self._target, "epoch": self._epoch, "count": self._total}
-        return {tp: CommittedOffset(at, orjson.dumps(ours | {"offset": at}).decode()) for tp, at in position.items()}
+    def _with_metadata(self, position: Position) -> dict[TopicPartition, CommittedOffset]:
+        """Add the metadata by which a later session recognizes the position as its own."""
+        own = {"model": self._model, "target": self._target, "epoch": self._epoch, "count": self._total}
+        return {tp: CommittedOffset(at, orjson.dumps(own | {"offset": at}).decode()) for tp, at in position.items()}
 
-    def _known(
-        self, writer: Transactions, partitions: Sequence[TopicPartition]
+    def _committed(
+        self, writer: TransactionalWriter, partitions: Sequence[TopicPartition]
     ) -> tuple[dict[TopicPartition, int], bool]:
-        """The position that a session before this one left, and whether somebody else has put some of it there.
+        """The group's position, and whether another program has changed any of it.
 
         Raises
         ------
         SettingsError
-            Somebody else has, and nobody said that it is to be gone on from.
+            Another program has changed it, and `AssignOptions.start` is not set.
         """
         found = writer.committed(partitions)
-        known: dict[TopicPartition, int] = {}
-        moved: list[str] = []
-        for tp, mark in sorted(found.items()):
-            metadata = _read_note(mark.metadata)
-            if (metadata.get("model"), metadata.get("target"), metadata.get("offset")) == (
-                self._model,
-                self._target,
-                mark.offset,
-            ):
+        own: dict[TopicPartition, int] = {}
+        changed: list[str] = []
+        for tp, committed in sorted(found.items()):
+            metadata = _parse_metadata(committed.metadata)
+            names = metadata.get("model"), metadata.get("target"), metadata.get("offset")
+            if names == (self._model, self._target, committed.offset):
                 self._total = max(self._total, int(metadata.get("count", 0)))
                 if self._epoch <= int(metadata.get("epoch", 0)):
                     self._epoch = int(metadata["epoch"])
-                known[tp] = mark.offset
+                own[tp] = committed.offset
                 continue
             was = f", {metadata['offset']} when it was left" if "offset" in metadata else ""
-            moved.append(f"{tp}@{mark.offset}{was}")
+            changed.append(f"{tp}@{committed.offset}{was}")
             if self._options.start == "committed":
-                known[tp] = mark.offset
-        if moved and self._options.start is None:
+                own[tp] = committed.offset
+        if changed and self._options.start is None:
+            more = f" and {len(changed) - _MAX_SHOWN} more" if len(changed) > _MAX_SHOWN else ""
             raise SettingsError(
-                f"somebody else has moved the position: {', '.join(moved[:5])}"
-                f"{f' and {len(moved) - 5} more' if len(moved) > 5 else ''}. "
-                "Going on there could leave records out, or repeat them",
+                f"another program has changed the committed position: {', '.join(changed[:_MAX_SHOWN])}{more}. "
+                "Continuing there could skip or repeat records",
                 where=self._target,
-                hint="End what uses this consumer group, and say where to go on: --start committed at that position, "
-                "--start beginning (which may repeat) or --start end (which may leave out)",
+                hint="Stop the program that uses this consumer group, and choose where to continue: --start committed "
+                "at that position, --start beginning (may repeat records) or --start end (may skip records)",
             )
-        return known, bool(moved)
+        return own, bool(changed)
 
-    def _start(self, source: Reads, writer: Transactions, partitions: Sequence[TopicPartition]) -> Position:
-        """Seek to the group's position, and to where a partition that has none begins."""
+    def _seek(
+        self, source: VerifiableSource, writer: TransactionalWriter, partitions: Sequence[TopicPartition]
+    ) -> Position:
+        """Seek to the group's position, and to the start of partitions that have none."""
         first = not self._epoch
-        committed, moved = self._known(writer, partitions)
+        committed, changed = self._committed(writer, partitions)
         if first:
             self._epoch += 1
         if not committed and self._options.start is None and not writer.is_empty(self._target):
             raise SettingsError(
-                "the target has records, and nobody knows how far they reach: the broker has forgotten it (as it does "
-                "7 days after the last one), or they are of somebody else",
+                "the target has records, and no committed position says how far they reach: the broker has deleted it "
+                "(by default 7 days after the last commit), or another program wrote them",
                 where=self._target,
-                hint="Say where to go on: --start end leaves out what is in the topic, --start beginning may repeat it",
+                hint="Choose where to start: --start end skips what is in the topic, --start beginning may repeat it",
             )
         beginning = source.beginning()
         fresh = source.end() if self._options.start == "end" and not committed else beginning
@@ -349,90 +357,85 @@ class Assigner:
         if lost and not self._options.skip_lost:
             tp = min(lost)
             raise PositionLostError(
-                f"{sum(lost.values())} records are gone that have no assignment yet: {tp} begins at {beginning[tp]}",
+                f"{sum(lost.values())} records were deleted before they were assigned: {tp} begins at {beginning[tp]}",
                 where=f"{tp}@{position[tp]}",
-                hint="Give --on-data-loss skip to go on behind them",
+                hint="Give --on-data-loss skip to continue behind them",
             )
         if lost:
-            log.warning("%s: %d records are gone and get no assignment", self._model, sum(lost.values()))
+            log.warning("%s: %d records were deleted and get no assignment", self._model, sum(lost.values()))
             self.counts.lost += sum(lost.values())
             position |= {tp: beginning[tp] for tp in lost}
         unreadable, self._unreadable = self._unreadable, None
         if unreadable is not None and position.get(unreadable.partition, unreadable.stop) < unreadable.stop:
             position[unreadable.partition] = unreadable.stop
-        if moved or position != committed:
-            # Once it is written, a start at the end stays where it was, and the position is ours.
-            writer.write((), self._marks(position))
+        if changed or position != committed:
+            # Committed at once: a start at the end then stays where it was, and the position carries our metadata.
+            writer.write((), self._with_metadata(position))
         source.seek(position)
         return position
 
-    def _gather(self, source: Reads, stop: threading.Event) -> tuple[list[Outgoing], Counts]:
-        """Assign what comes until a transaction is full or old enough."""
+    def _next_transaction(
+        self, source: VerifiableSource, stop: threading.Event
+    ) -> tuple[list[Outgoing], AssignmentCounts]:
+        """Read and assign records until a transaction is full or has lasted `AssignOptions.commit_interval`."""
         options = self._options
         out: list[Outgoing] = []
-        counts = Counts()
-        polled = list(source.poll(POLL_SECONDS, options.batch))
-        deadline = self._clock() + options.commit_every
+        counts = AssignmentCounts()
+        polled = list(source.poll(POLL_SECONDS, options.batch_size))
+        deadline = self._clock() + options.commit_interval
         while polled:
-            source.ask()  # answered while we work
-            snapshot = self._newest()
+            source.begin_identity_check()  # runs in the background while records are assigned
+            snapshot = self._current_snapshot()
             for records in polled:
                 if not isinstance(records, ByteRecords):
                     raise SourceError("these records have no bytes", where=str(records.partition))
                 batch = self._codec.decode(records)
                 self._report.bad(batch.bad)
-                out += messages(self._target, snapshot, records, batch)
+                out += assignment_records(self._target, snapshot, records, batch)
                 counts.records += len(records)
                 counts.assigned += len(batch)
                 counts.bad += len(batch.bad)
                 counts.tombstones += batch.tombstones
             left = deadline - self._clock()
-            if counts.records >= options.batch or left <= 0 or stop.is_set():
+            if counts.records >= options.batch_size or left <= 0 or stop.is_set():
                 break
             try:
-                polled = list(source.poll(left, options.batch - counts.records))
+                polled = list(source.poll(left, options.batch_size - counts.records))
             except CorruptBatchError:
-                break  # what came before it is written first; the next poll raises it again
+                break  # records read before it are written first; the next poll raises it again
         return out, counts
 
-    def _count(self, more: Counts) -> None:
-        c = self.counts
-        c.records += more.records
-        c.assigned += more.assigned
-        c.bad += more.bad
-        c.tombstones += more.tombstones
-
-    def report(self) -> str:
-        """What became of the records so far, and by which snapshot, as a sentence."""
+    def describe(self) -> str:
+        """Outcomes of the records so far and the snapshot in use, for the log."""
         c = self.counts
         by = f"by snapshot {self._snapshot.id}" if self._snapshot is not None else "no snapshot yet"
         lost = f", {c.lost:,} lost" if c.lost else ""
         return f"{c.assigned:,} assigned, {c.bad:,} bad, {c.tombstones:,} tombstones{lost}, {by}"
 
-    def end(self) -> None:
-        """Say how it ended."""
-        self._report.end(self.counts.records, self.report())
+    def log_summary(self) -> None:
+        """Log the outcomes of the whole run."""
+        self._report.end(self.counts.records, self.describe())
 
     def _wait_for_snapshot(self, stop: threading.Event) -> bool:
-        said = False
+        logged = False
         while not stop.is_set():
             try:
-                self._newest()
+                self._current_snapshot()
             except NotFoundError:
-                if not said:
+                if not logged:
                     log.info("%s: waiting for its first snapshot", self._model)
-                said = True
-                stop.wait(self._options.freshness)
+                logged = True
+                stop.wait(self._options.max_snapshot_age)
             else:
                 return True
         return False
 
-    def _newest(self) -> Snapshot:
-        """The newest snapshot, or that of a moment ago."""
+    def _current_snapshot(self) -> Snapshot:
+        """The newest snapshot in charge, at most `AssignOptions.max_snapshot_age` old."""
         now = self._clock()
-        if self._snapshot is not None and now - self._asked_at < self._options.freshness:
+        if self._snapshot is not None and now - self._loaded_at < self._options.max_snapshot_age:
             return self._snapshot
-        self._asked_at = now
+        self._loaded_at = now
         try:
             self._snapshot = self._store.snapshot(self._model)
             self._store_away = False
@@ -440,6 +443,6 @@ class Assigner:
             if self._snapshot is None or not isinstance(error, StoreUnavailableError):
                 raise
             if not self._store_away:
-                log.warning("%s: going on with snapshot %d: %s", self._model, self._snapshot.id, error)
+                log.warning("%s: continuing with snapshot %d: %s", self._model, self._snapshot.id, error)
             self._store_away = True
         return self._snapshot

@@ -1,7 +1,7 @@
-"""What happened to clusters, told to others: each event at least once, in order, with an id that never changes.
+"""Delivers cluster events: each at least once, in order, with an id that never changes.
 
-The snapshots with events are the outbox, and how far each target was told is in the store. A target that does not take
-them holds up nobody else.
+The snapshots with events are the outbox, and the store keeps how far each target has received them. A target that fails
+delays no other.
 """
 
 from __future__ import annotations
@@ -16,23 +16,40 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import orjson
 
+from streamkm.connectors.base import Writer
 from streamkm.errors import NotFoundError, StreamkmError
-from streamkm.records import Outgoing, Refused
+from streamkm.records import Outgoing
 from streamkm.reporting import Report
 from streamkm.state import Snapshot
+from streamkm.stores.base import Store
 
 log = logging.getLogger(__name__)
 
-KEPT_SECONDS = 8 * 86400.0
-"""Retention removes no snapshot with events that is younger."""
-FIRST_BACKOFF, LAST_BACKOFF = 1.0, 300.0
-LOOK_SECONDS = 1.0
-AT_ONCE = 100
+EVENT_RETENTION_SECONDS = 8 * 86400.0
+"""Minimum age of a snapshot with events before retention may delete it, s."""
+INITIAL_BACKOFF, MAX_BACKOFF = 1.0, 300.0
+"""Delays between delivery attempts, s."""
+POLL_SECONDS = 1.0
+"""Time between two checks for new events, s."""
+PAGE_SIZE = 100
+"""Snapshots read from the store at a time."""
 ID_HEADER = "id"
+_JOIN_SECONDS = 15.0
+"""Wait for the delivery threads at the end, s; longer than a delivery takes."""
 
 
-class Message(NamedTuple):
-    """One event as it is told."""
+class EventMessage(NamedTuple):
+    """One event, serialized for delivery.
+
+    Attributes
+    ----------
+    id
+        ``model/snapshot/index``: the same for every attempt.
+    model
+        Name of the model.
+    body
+        The event as JSON.
+    """
 
     id: str
     model: str
@@ -40,65 +57,46 @@ class Message(NamedTuple):
 
 
 class TargetGoneError(Exception):
-    """A target wants nothing more."""
+    """The target accepts no more messages, permanently."""
 
 
 class DeliveryFailedError(Exception):
-    """A target did not take a message, this time.
+    """A message was not delivered; a later attempt may succeed.
 
     Attributes
     ----------
-    after
-        Seconds that it asks us to wait.
+    retry_after
+        Minimum delay before the next attempt that the target asks for, s.
     """
 
-    def __init__(self, why: str, after: float = 0.0) -> None:
-        super().__init__(why)
-        self.after = after
+    def __init__(self, message: str, retry_after: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class Target(Protocol):
-    """Somebody who is told. Belongs to one thread."""
+    """A receiver of events. Used by one thread."""
 
     @property
     def name(self) -> str:
-        """Under which the store keeps how far it was told; without secrets."""
+        """Key under which the store keeps the delivery progress; contains no secrets."""
         ...
 
-    def deliver(self, message: Message) -> None:
-        """Return once it has the message.
+    def deliver(self, message: EventMessage) -> None:
+        """Send a message, and return once the target has acknowledged it.
 
         Raises
         ------
         DeliveryFailedError
-            It has not; that may change.
+            It was not acknowledged.
         TargetGoneError
-            It wants no messages any more.
+            The target accepts no more messages.
         """
         ...
 
     def close(self) -> None:
-        """Give back connections."""
+        """Close the connections."""
         ...
-
-
-class Outbox(Protocol):
-    """What is needed of a store; see `stores.base.Store`."""
-
-    def snapshot(self, model: str, snapshot_id: int | None = None, *, at: float | None = None) -> Snapshot: ...
-    def snapshots(
-        self, model: str, *, before: int | None = None, limit: int = 100, eventful: bool = False
-    ) -> Sequence[Snapshot]: ...
-    def told(self, model: str, target: str) -> int: ...
-    def tell(self, model: str, target: str, expected: int, snapshot: int) -> bool: ...
-
-
-class Writes(Protocol):
-    """What is needed of a writer of records; see `sources.Writer`."""
-
-    def make_topic(self, topic: str) -> None: ...
-    def write(self, records: Sequence[Outgoing]) -> Sequence[Refused | None]: ...
-    def close(self) -> None: ...
 
 
 def event_json(s: Snapshot, index: int) -> dict[str, Any]:
@@ -112,33 +110,33 @@ def event_json(s: Snapshot, index: int) -> dict[str, Any]:
     }
 
 
-def messages(s: Snapshot) -> list[Message]:
+def event_messages(s: Snapshot) -> list[EventMessage]:
     """The events of a snapshot, in order."""
-    told = (event_json(s, i) for i in range(len(s.events)))
-    return [Message(e["id"], s.model, orjson.dumps(e, option=orjson.OPT_SERIALIZE_NUMPY)) for e in told]
+    events = (event_json(s, i) for i in range(len(s.events)))
+    return [EventMessage(e["id"], s.model, orjson.dumps(e, option=orjson.OPT_SERIALIZE_NUMPY)) for e in events]
 
 
 class TopicTarget:
-    """A topic: the key is the model, the id a header.
+    """Writes events to a Kafka topic: the key is the model's name, the header ``id`` the event's id.
 
     Parameters
     ----------
     topic
-        Its name; made with one partition if it is not there.
+        Name of the topic; created with one partition if it does not exist.
     open_writer
-        Gives a fresh writer; called again after an error.
+        Opens a new writer; called at the first message and after each error.
     """
 
-    def __init__(self, topic: str, open_writer: Callable[[], Writes]) -> None:
+    def __init__(self, topic: str, open_writer: Callable[[], Writer]) -> None:
         self.name = f"topic:{topic}"
         self._topic, self._open_writer = topic, open_writer
-        self._writer: Writes | None = None
+        self._writer: Writer | None = None
 
-    def deliver(self, message: Message) -> None:
+    def deliver(self, message: EventMessage) -> None:
         try:
             if self._writer is None:
                 self._writer = self._open_writer()
-                self._writer.make_topic(self._topic)
+                self._writer.create_topic(self._topic)
             headers = ((ID_HEADER, message.id.encode()),)
             (refused,) = self._writer.write([Outgoing(self._topic, message.model.encode(), message.body, headers)])
         except StreamkmError as error:
@@ -156,49 +154,54 @@ class TopicTarget:
 
 @dataclass(frozen=True)
 class NotifyOptions:
-    """How targets are told.
+    """Settings of a `Notifier`.
 
     Attributes
     ----------
     start
-        Where a target begins that was never told: ``now``, or ``beginning``: with the oldest event kept.
-    look_every
-        Seconds between two looks for new events.
-    first_backoff, last_backoff
-        Seconds before the first attempt after a failure, doubled with each up to the last; half to one and a half
-        times that are waited.
+        Where a new target begins: ``now``, or ``beginning`` with the oldest event kept.
+    poll_interval
+        Time between two checks for new events, s.
+    initial_backoff, max_backoff
+        Delay before the next attempt after the first failure, and its maximum, s; doubled with each failure. The
+        actual delay is drawn uniformly from 0.5 to 1.5 times that.
     """
 
     start: Literal["now", "beginning"] = "now"
-    look_every: float = LOOK_SECONDS
-    first_backoff: float = FIRST_BACKOFF
-    last_backoff: float = LAST_BACKOFF
+    poll_interval: float = POLL_SECONDS
+    initial_backoff: float = INITIAL_BACKOFF
+    max_backoff: float = MAX_BACKOFF
 
 
 DEFAULTS = NotifyOptions()
 
 
 class Notifier:
-    """Tells the events of a model to targets, each in a thread of its own.
+    """Delivers the events of a model to targets, each in its own thread.
 
     Parameters
     ----------
     model
-        Its name.
+        Name of the model.
     store
-        Where its snapshots are.
+        Store that has the model's snapshots.
     targets
-        Who is told; closed by the notifier.
+        Receivers; closed at the end.
     options
-        How.
+        Settings.
     clock
-        Seconds since 1970.
+        Time since the epoch, s.
+
+    Attributes
+    ----------
+    delivered
+        Number of messages delivered, by target name.
     """
 
     def __init__(
         self,
         model: str,
-        store: Outbox,
+        store: Store,
         targets: Sequence[Target],
         *,
         options: NotifyOptions = DEFAULTS,
@@ -207,63 +210,63 @@ class Notifier:
         self._model, self._store, self._options, self._clock = model, store, options, clock
         self._targets = targets
         self.delivered: dict[str, int] = dict.fromkeys((t.name for t in targets), 0)
-        """Messages delivered so far, by target."""
 
     def run(self, stop: threading.Event) -> None:
-        """Tell until `stop` is set or no target is left."""
+        """Deliver until `stop` is set or no target is left."""
         threads = [
-            threading.Thread(target=self._tell, args=(target, stop), name=f"streamkm-{target.name}", daemon=True)
+            threading.Thread(target=self._serve, args=(target, stop), name=f"streamkm-{target.name}", daemon=True)
             for target in self._targets
         ]
         for thread in threads:
             thread.start()
-        report = Report(log, self._model, self._clock, unit="events told")
+        report = Report(log, self._model, self._clock, unit="events delivered")
         while any(thread.is_alive() for thread in threads) and not stop.wait(0.1):
             report.look(sum(self.delivered.values()), lambda: describe(self.delivered))
         for thread in threads:
-            thread.join(15.0)  # longer than a delivery takes
+            thread.join(_JOIN_SECONDS)
         report.end(sum(self.delivered.values()), describe(self.delivered))
 
-    def _tell(self, target: Target, stop: threading.Event) -> None:
-        backoff, first, failing = self._options.first_backoff, True, False
-        sent: set[str] = set()  # ids of the snapshot under way that the target has
+    def _serve(self, target: Target, stop: threading.Event) -> None:
+        """Deliver to one target, with retries, until `stop` is set or the target is gone."""
+        backoff, registered, failing = self._options.initial_backoff, False, False
+        sent: set[str] = set()  # ids of messages of the current snapshot that the target has acknowledged
         before = 0
         try:
             while not stop.is_set():
                 try:
-                    if first:
-                        self._begin(target)
-                        first = False
-                    self._round(target, sent, stop)
+                    if not registered:
+                        self._register(target)
+                        registered = True
+                    self._deliver_pending(target, sent, stop)
                     if failing:
-                        log.info("%s: %s takes events again", self._model, target.name)
-                    backoff, failing = self._options.first_backoff, False
-                    stop.wait(self._options.look_every)
+                        log.info("%s: %s accepts events again", self._model, target.name)
+                    backoff, failing = self._options.initial_backoff, False
+                    stop.wait(self._options.poll_interval)
                 except TargetGoneError as error:
-                    log.warning("%s: %s is told nothing more: %s", self._model, target.name, error)
+                    log.warning("%s: no more events are delivered to %s: %s", self._model, target.name, error)
                     return
                 except (DeliveryFailedError, StreamkmError) as error:
-                    if not failing:  # once an outage
+                    if not failing:  # one log line per outage
                         log.warning("%s: events for %s wait in the store: %s", self._model, target.name, error)
                     failing = True
                     if self.delivered[target.name] > before:
-                        before, backoff = self.delivered[target.name], self._options.first_backoff
-                    asked = min(getattr(error, "after", 0.0), self._options.last_backoff)
-                    stop.wait(max(asked, backoff * random.uniform(0.5, 1.5)))
-                    backoff = min(2 * backoff, self._options.last_backoff)
+                        before, backoff = self.delivered[target.name], self._options.initial_backoff
+                    retry_after = min(getattr(error, "retry_after", 0.0), self._options.max_backoff)
+                    stop.wait(max(retry_after, backoff * random.uniform(0.5, 1.5)))
+                    backoff = min(2 * backoff, self._options.max_backoff)
         except Exception:
-            log.exception("%s: %s is told nothing more, until the next start", self._model, target.name)
+            log.exception("%s: no more events are delivered to %s until the next start", self._model, target.name)
         finally:
             target.close()
 
-    def _begin(self, target: Target) -> None:
-        """Start a new target, or say what an old one has missed."""
-        told = self._store.told(self._model, target.name)
-        if told:
-            lost = self._lost(told)
+    def _register(self, target: Target) -> None:
+        """Set the start of a new target, or log how many events a known one has missed."""
+        delivered_until = self._store.told(self._model, target.name)
+        if delivered_until:
+            lost = self._count_lost(delivered_until)
             if lost:
                 log.warning(
-                    "%s: retention removed %d snapshots before %s was told of them: their events are lost",
+                    "%s: retention deleted %d snapshots before their events were delivered to %s: they are lost",
                     self._model,
                     lost,
                     target.name,
@@ -272,58 +275,63 @@ class Notifier:
             try:
                 newest = self._store.snapshot(self._model).id
             except NotFoundError:
-                return  # nothing has happened yet, so that all is new
+                return  # there are no events yet, so all of them will be new
             self._store.tell(self._model, target.name, 0, newest)
 
-    def _lost(self, told: int) -> int:
-        """How many snapshots after `told` are gone that may have had events."""
-        old = self._clock() - KEPT_SECONDS
+    def _count_lost(self, delivered_until: int) -> int:
+        """Number of deleted snapshots after `delivered_until` that may have had events."""
+        old = self._clock() - EVENT_RETENTION_SECONDS
         lost, above = 0, None
-        for s in self._pages(told - 1, eventful=False):
+        for s in self._snapshots_above(delivered_until - 1, eventful=False):
             if above is not None and above[1] < old:
                 lost += above[0] - s.id - 1
-            if s.id == told:
+            if s.id == delivered_until:
                 return lost
             above = s.id, s.created_at
         if above is not None and above[1] < old:
-            lost += above[0] - told - 1
+            lost += above[0] - delivered_until - 1
         return lost
 
-    def _pages(self, above: int, *, eventful: bool) -> Iterator[Snapshot]:
-        """Snapshots with numbers above `above`, the newest first."""
+    def _snapshots_above(self, above: int, *, eventful: bool) -> Iterator[Snapshot]:
+        """Snapshots with numbers greater than `above`, newest first."""
         before: int | None = None
-        while page := self._store.snapshots(self._model, before=before, limit=AT_ONCE, eventful=eventful):
+        while page := self._store.snapshots(self._model, before=before, limit=PAGE_SIZE, eventful=eventful):
             for s in page:
                 if s.id <= above:
                     return
                 yield s
             before = page[-1].id
 
-    def _round(self, target: Target, sent: set[str], stop: threading.Event) -> None:
-        """Tell all that there is to tell."""
-        told = self._store.told(self._model, target.name)
-        waiting = [s.id for s in self._pages(told, eventful=True)]
-        for number in reversed(waiting):
+    def _deliver_pending(self, target: Target, sent: set[str], stop: threading.Event) -> None:
+        """Deliver all events that the target has not received."""
+        delivered_until = self._store.told(self._model, target.name)
+        pending = [s.id for s in self._snapshots_above(delivered_until, eventful=True)]
+        for number in reversed(pending):
             try:
                 s = self._store.snapshot(self._model, number)
             except NotFoundError:
-                log.warning("%s: retention removed snapshot %d before %s was told", self._model, number, target.name)
+                log.warning(
+                    "%s: retention deleted snapshot %d before its events were delivered to %s",
+                    self._model,
+                    number,
+                    target.name,
+                )
                 continue
-            for message in messages(s):
+            for message in event_messages(s):
                 if stop.is_set():
                     return
                 if message.id not in sent:
                     target.deliver(message)
                     sent.add(message.id)
                     self.delivered[target.name] += 1
-            if not self._store.tell(self._model, target.name, told, number):
-                log.info("%s: another process tells %s too", self._model, target.name)
-                told = self._store.told(self._model, target.name)
+            if self._store.tell(self._model, target.name, delivered_until, number):
+                delivered_until = number
             else:
-                told = number
+                log.info("%s: another process delivers to %s too", self._model, target.name)
+                delivered_until = self._store.told(self._model, target.name)
             sent.clear()
 
 
 def describe(delivered: Mapping[str, int]) -> str:
-    """The deliveries as a sentence."""
+    """Numbers of deliveries by target, for the log."""
     return ", ".join(f"{count:,} to {name}" for name, count in delivered.items())

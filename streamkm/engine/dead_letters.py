@@ -175,7 +175,7 @@ class Letters:
         """Send letters, and note those that arrived."""
         if self._writer is None:
             self._writer = self._open_writer()
-            self._writer.make_topic(self._topic)
+            self._writer.create_topic(self._topic)
         letters = [letter(self._topic, self._model, self._decoder, held) for held in waiting]
         # What is known to be too large goes reduced at once, with the others.
         letters = [reduced(full) if _weight(full) >= self._too_large else full for full in letters]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 
-from streamkm.connectors.base import Confirms, Source
+from streamkm.connectors.base import IdentityCheck, Source
 from streamkm.engine import source_checks
 from streamkm.engine.context import Parts, Stop
 from streamkm.errors import BrokerUnreachableError, PartitionStalledError, SourceClosedError, SourceError
@@ -143,13 +143,13 @@ class Inlet:
 
     def ask(self) -> None:
         """Begin to confirm what was polled: a commit is due when it is learned."""
-        if isinstance(self._source, Confirms):
-            self._source.ask()
+        if isinstance(self._source, IdentityCheck):
+            self._source.begin_identity_check()
 
     def confirm(self) -> None:
         """Return if all that was polled came from the topic that the model has read; else raise."""
-        if not self._confirmed and isinstance(self._source, Confirms):
-            self._source.confirm()
+        if not self._confirmed and isinstance(self._source, IdentityCheck):
+            self._source.confirm_identity()
         self._confirmed = True
 
     def rest(self) -> None:

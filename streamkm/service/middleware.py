@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import ipaddress
 import math
 import time
 from collections.abc import Callable
@@ -31,6 +30,7 @@ from streamkm.service.auth import (
 )
 from streamkm.service.limits import Buckets, network
 from streamkm.service.problems import Problem, from_error
+from streamkm.values import is_loopback
 
 WRONG_TOKENS = 10
 """Wrong tokens that an address may send in a second."""
@@ -300,7 +300,7 @@ def _from_elsewhere(method: str, host: bytes, origin: bytes, site: bytes, mode: 
 
 def _is_local(host: bytes) -> bool:
     """Whether a Host header, with or without a port, is a name of loopback."""
-    return len(host) <= _LONGEST_HOST and _is_loopback(host)
+    return len(host) <= _LONGEST_HOST and _names_loopback(host)
 
 
 _LONGEST_HOST = 300
@@ -308,15 +308,10 @@ _LONGEST_HOST = 300
 
 
 @functools.lru_cache(256)
-def _is_loopback(host: bytes) -> bool:
+def _names_loopback(host: bytes) -> bool:
     name = host[1 : host.find(b"]")] if host.startswith(b"[") else host.partition(b":")[0]
     text = name.decode("latin-1").lower().rstrip(".")
-    if text == "localhost" or text.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(text).is_loopback
-    except ValueError:
-        return False
+    return text.endswith(".localhost") or is_loopback(text)
 
 
 class Headers:

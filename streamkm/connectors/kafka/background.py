@@ -25,15 +25,15 @@ class BackgroundCall:
     def __init__(self, call: Callable[[], object], name: str) -> None:
         self._call = call
         self._changed = threading.Condition()
-        self._asked = self._answered = 0
+        self._requested = self._completed = 0
         self._failure: Exception | None = None
         self._closed = False
         threading.Thread(target=self._run, name=name, daemon=True).start()
 
-    def ask(self) -> None:
+    def start(self) -> None:
         """Ask soon; return at once."""
         with self._changed:
-            self._asked += 1
+            self._requested += 1
             self._changed.notify_all()
 
     def wait(self, timeout: float) -> bool:
@@ -45,8 +45,8 @@ class BackgroundCall:
             What the question raised.
         """
         with self._changed:
-            wanted = self._asked
-            if not self._changed.wait_for(lambda: self._answered >= wanted, timeout):
+            wanted = self._requested
+            if not self._changed.wait_for(lambda: self._completed >= wanted, timeout):
                 return False
             failure = self._failure
         if failure is not None:
@@ -62,17 +62,17 @@ class BackgroundCall:
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._closed or self._asked > self._answered)
+                self._changed.wait_for(lambda: self._closed or self._requested > self._completed)
                 if self._closed:
                     return
-                asked = self._asked
+                requested = self._requested
             failure: Exception | None = None
             try:
                 self._call()
             except Exception as error:  # noqa: BLE001  # told to whom waits
                 failure = error
             with self._changed:
-                self._answered, self._failure = asked, failure
+                self._completed, self._failure = requested, failure
                 self._changed.notify_all()
 
 

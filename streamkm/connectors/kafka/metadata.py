@@ -1,10 +1,17 @@
-"""Metadata of topics and consumer groups, taken from the client's own refreshes where possible."""
+"""Metadata of topics and consumer groups, and creation of topics."""
 
 from __future__ import annotations
 
+import contextlib
 import time
 import uuid
+from collections.abc import Mapping
 from typing import Any
+
+import kafka  # type: ignore[import-untyped]
+import kafka.errors as ke  # type: ignore[import-untyped]
+
+from streamkm.connectors.kafka.client import admin_settings, start_client, translate_error
 
 
 def topic_id(value: object) -> str:
@@ -68,3 +75,35 @@ def group_conflict(admin: Any, group: str) -> str:
         if state not in _INACTIVE_STATES:
             return f"the consumer group {group} has living members (it is {state})"
     return ""
+
+
+def create_topic(settings: Mapping[str, Any], topic: str, partitions: int) -> None:
+    """Create a topic with the cluster's default replication, unless it exists.
+
+    Parameters
+    ----------
+    settings
+        Settings of a kafka-python client; those that an admin client does not have are ignored.
+    topic
+        Name of the topic.
+    partitions
+        Number of partitions.
+
+    Raises
+    ------
+    SourceError
+        It does not exist, and cannot be created.
+    """
+    try:
+        with contextlib.closing(start_client(kafka.KafkaAdminClient, **admin_settings(settings))) as admin:
+            (found,) = admin.describe_topics([topic])
+            if ke.for_code(found["error_code"]) is ke.UnknownTopicOrPartitionError:
+                with contextlib.suppress(ke.TopicAlreadyExistsError):
+                    spec = {"num_partitions": partitions, "replication_factor": -1}
+                    admin.create_topics({topic: spec}, wait_for_metadata=True)
+    except Exception as error:
+        bootstrap = ",".join(settings["bootstrap_servers"])
+        translated = translate_error(error, doing="creating the topic", where=topic, bootstrap=bootstrap)
+        if translated is error:
+            raise
+        raise translated from error

@@ -240,16 +240,16 @@ class KafkaSource:
             raise self._failure
         return out
 
-    def ask(self) -> None:
+    def begin_identity_check(self) -> None:
         self._check_open()  # a consumer that has died left records behind that want to be confirmed
         if self._identity_check is None:
             self._identity_check = BackgroundCall(self._describe, f"streamkm-ask-{self._topic}")
-        self._identity_check.ask()
+        self._identity_check.start()
         self._check_pending = True
 
-    def confirm(self) -> None:
+    def confirm_identity(self) -> None:
         if not self._check_pending:
-            self.ask()
+            self.begin_identity_check()
         self._check_pending = False
         assert self._identity_check is not None  # noqa: S101  # it was asked
         if not self._identity_check.wait(_CONFIRM_SECONDS):
@@ -348,12 +348,12 @@ class KafkaSource:
     def _bounds(self, which: str, partitions: Sequence[TopicPartition]) -> Position:
         if not partitions:
             return {}
-        ask = self._consumer.beginning_offsets if which == "beginning" else self._consumer.end_offsets
+        fetch = self._consumer.beginning_offsets if which == "beginning" else self._consumer.end_offsets
         deadline = time.monotonic() + self._timeout_ms / 1000
         with self._translated_errors(f"asking for the {which} offsets"):
             while True:
                 try:
-                    found = ask([kafka.TopicPartition(*tp) for tp in partitions], timeout_ms=self._timeout_ms)
+                    found = fetch([kafka.TopicPartition(*tp) for tp in partitions], timeout_ms=self._timeout_ms)
                     return {tp: int(found[kafka.TopicPartition(*tp)]) for tp in partitions}
                 except KeyError:
                     # A partition newer than the consumer's metadata: kafka-python has asked for newer ones, but

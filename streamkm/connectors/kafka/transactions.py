@@ -13,7 +13,7 @@ from kafka.structs import OffsetAndMetadata  # type: ignore[import-untyped]
 
 from streamkm.connectors.kafka.client import admin_settings, client_settings, start_client, translate_error
 from streamkm.connectors.kafka.connection_check import check_connection
-from streamkm.connectors.kafka.metadata import group_conflict
+from streamkm.connectors.kafka.metadata import create_topic, group_conflict
 from streamkm.connectors.kafka.security import resolve_security
 from streamkm.connectors.kafka.sockets import SUPPORTED_VERSIONS
 from streamkm.errors import BrokerUnreachableError, SourceError, WriterFencedError
@@ -25,7 +25,7 @@ _PRODUCER_STATE_LOST = (ke.UnknownProducerIdError, ke.InvalidProducerIdMappingEr
 """The cluster lost what it knew of the writer, as after days without a record: a new one goes on."""
 
 
-class KafkaTransactions:
+class KafkaTransactionalWriter:
     """Writes records, and the position of a group in what they were made of, all or nothing.
 
     Two with one name cannot both write: making the second ends an open transaction of the first and shuts it out. After
@@ -99,23 +99,8 @@ class KafkaTransactions:
                 self.close()
                 raise
 
-    def make_topic(self, topic: str, partitions: int) -> None:
-        """Make a topic with the cluster's own replication, unless it is there.
-
-        Raises
-        ------
-        SourceError
-            It is not there, and the cluster makes none.
-        """
-        with (
-            self._translated_errors("making the topic", topic),
-            contextlib.closing(start_client(kafka.KafkaAdminClient, **admin_settings(self._settings))) as admin,
-        ):
-            (found,) = admin.describe_topics([topic])
-            if ke.for_code(found["error_code"]) is ke.UnknownTopicOrPartitionError:
-                with contextlib.suppress(ke.TopicAlreadyExistsError):
-                    spec = {"num_partitions": partitions, "replication_factor": -1}
-                    admin.create_topics({topic: spec}, wait_for_metadata=True)
+    def create_topic(self, topic: str, partitions: int = 1) -> None:
+        create_topic(self._settings, topic, partitions)
 
     def is_empty(self, topic: str) -> bool:
         """Whether nothing was ever written to a topic that is there."""

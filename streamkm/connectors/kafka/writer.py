@@ -10,8 +10,9 @@ from typing import Any
 import kafka  # type: ignore[import-untyped]
 import kafka.errors as ke  # type: ignore[import-untyped]
 
-from streamkm.connectors.kafka.client import admin_settings, client_settings, translate_error
+from streamkm.connectors.kafka.client import client_settings, translate_error
 from streamkm.connectors.kafka.connection_check import check_connection
+from streamkm.connectors.kafka.metadata import create_topic
 from streamkm.connectors.kafka.security import resolve_security
 from streamkm.records import Outgoing, Refused
 
@@ -91,23 +92,8 @@ class KafkaWriter:
                 error, doing="asking for partitions", where=topic, bootstrap=self._bootstrap
             ) from error
 
-    def make_topic(self, topic: str, partitions: int = 1) -> None:
-        """Make a topic, with the cluster's own replication, unless it is there.
-
-        Raises
-        ------
-        SourceError
-            It is not there, and the cluster makes none.
-        """
-        try:
-            with contextlib.closing(kafka.KafkaAdminClient(**admin_settings(self._settings))) as admin:
-                (found,) = admin.describe_topics([topic])
-                if ke.for_code(found["error_code"]) is ke.UnknownTopicOrPartitionError:
-                    with contextlib.suppress(ke.TopicAlreadyExistsError):
-                        spec = {"num_partitions": partitions, "replication_factor": -1}
-                        admin.create_topics({topic: spec}, wait_for_metadata=True)
-        except Exception as error:
-            raise translate_error(error, doing="making the topic", where=topic, bootstrap=self._bootstrap) from error
+    def create_topic(self, topic: str, partitions: int = 1) -> None:
+        create_topic(self._settings, topic, partitions)
 
     def write(self, records: Sequence[Outgoing]) -> list[Refused | None]:
         """Write records; for each, None once it was acknowledged, or why it was not."""
