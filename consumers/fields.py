@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from consumers import terminal
-from streamkm.effect_sizes import LIMIT, telling
+from streamkm.effect_sizes import LIMIT, most_distinctive
 
 Reals = NDArray[np.float64]
 
@@ -47,9 +47,9 @@ def fitted(build: Callable[[Sequence[int]], Table], found: Reals, width: int) ->
     d = found.shape[1]
     endless = terminal.console(width=_ENDLESS)
     shown = min(d, 1)
-    best = build(telling(found, shown))
+    best = build(most_distinctive(found, shown))
     while shown < d:
-        more = build(telling(found, shown + 1))
+        more = build(most_distinctive(found, shown + 1))
         if endless.measure(more).maximum > width:
             break
         best, shown = more, shown + 1

@@ -17,7 +17,7 @@ from consumers import fields, terminal
 from streamkm.effect_sizes import differences
 from streamkm.errors import SettingsError
 from streamkm.models.exact.lloyd import Iteration
-from streamkm.models.exact.storage import pick
+from streamkm.models.exact.storage import copy_rows
 from streamkm.recompute import plot
 from streamkm.recompute.collect import CollectedPoints
 from streamkm.recompute.fitting import FitProgress, FitResult
@@ -253,7 +253,7 @@ def pictures(
         return
     array = collected.array
     chosen = plot.sample_rows(len(array))
-    points = pick(array, chosen).astype(np.float64) / factors
+    points = copy_rows(array, chosen).astype(np.float64) / factors
     after = [step.centroids for step in fitted.trace[1:]] + [fitted.centroids]
     steps = [(step.centroids, target) for step, target in zip(fitted.trace, after, strict=bool(fitted.trace))]
     for i, (centroids, target) in enumerate(steps[:MOST_PICTURES], 1):

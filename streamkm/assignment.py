@@ -11,10 +11,10 @@ from streamkm.errors import DataError
 from streamkm.kernels.nearest import look, nearest, scores
 from streamkm.state import Snapshot
 
-__all__ = ["Assigned", "assign", "nearest"]
+__all__ = ["Assignment", "assign", "nearest"]
 
 
-class Assigned(NamedTuple):
+class Assignment(NamedTuple):
     """What a snapshot says about n points.
 
     Attributes
@@ -35,7 +35,7 @@ class Assigned(NamedTuple):
     every: NDArray[np.float64] | None = None
 
 
-def assign(s: Snapshot, points: NDArray[np.float64], *, second: bool = False, every: bool = False) -> Assigned:
+def assign(s: Snapshot, points: NDArray[np.float64], *, second: bool = False, every: bool = False) -> Assignment:
     """Find the cluster of each point, by the snapshot's way to measure distances.
 
     Parameters
@@ -65,4 +65,4 @@ def assign(s: Snapshot, points: NDArray[np.float64], *, second: bool = False, ev
         there = found.second >= 0
         second_ids = np.where(there, s.ids[found.second], -1)
         second_distances = np.where(there, found.second_distance, np.nan)
-    return Assigned(s.ids[found.first], found.distance, judged, second_ids, second_distances, found.every)
+    return Assignment(s.ids[found.first], found.distance, judged, second_ids, second_distances, found.every)

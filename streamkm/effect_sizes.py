@@ -53,7 +53,7 @@ def differences(centroids: Reals, weights: Reals, deviations: Reals | None) -> R
     return found
 
 
-def telling(found: Reals, most: int) -> list[int]:
+def most_distinctive(found: Reals, most: int) -> list[int]:
     """Places of the fields that differ most between some clusters and all points, as many as wanted, in their order.
 
     Parameters

@@ -44,8 +44,8 @@ from numpy.typing import NDArray
 import store_checks as facts
 from streamkm import OnlineKMeans
 from streamkm.errors import StreamkmError
-from streamkm.models.exact.lloyd import Fit, Iteration
-from streamkm.models.exact.runs import Mark
+from streamkm.models.exact.lloyd import Iteration, LloydResult
+from streamkm.models.exact.runs import FitCheckpoint
 from streamkm.recompute import checkpoint
 from streamkm.recompute.pointfile import PointFile
 from streamkm.records import BatchRange, TopicPartition
@@ -359,9 +359,9 @@ def mark_families(path: Path, identity: str) -> list[Family]:
     """Checkpoints of a fit, in its first run and in a later one."""
     rng, marks = np.random.RandomState(0), []
     step = Iteration(rng.normal(size=(2, 3)), np.array([4, 5]), 1.5, 2)
-    best = Fit(step.centroids, np.array([4, 5]), np.array([1.0, 2.0]), 3.0, 7, "converged", (step,))
+    best = LloydResult(step.centroids, np.array([4, 5]), np.array([1.0, 2.0]), 3.0, 7, "converged", (step,))
     for kept, trace in ((None, ()), (best, (step, step))):
-        checkpoint.save(path, identity, Mark(1, 3, rng.normal(size=(2, 3)), 5, kept, trace, rng.get_state()))
+        checkpoint.save(path, identity, FitCheckpoint(1, 3, rng.normal(size=(2, 3)), 5, kept, trace, rng.get_state()))
         marks.append(path.read_bytes())
     return zip_families(marks)
 

@@ -284,7 +284,7 @@ def thin(labels, squared, k, size, rows, weights, origin, state, order):
     return *calibrate(kept, kept_weights, strata, origin, sums), state
 
 
-def digest(weights, labels, squared, k, share):
+def pick_representatives(weights, labels, squared, k, share):
     """(indices, weights)."""
     kept, picked = [], []
     for j in range(k):

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from streamkm.models.acceptance import STILL, Fit, chance, follow, successors
+from streamkm.models.acceptance import HOLD_VARIANCES, CoresetFit, match_clusters, sampling_gain, shrink_moves
 from streamkm.models.centroids import LiveCentroids
 from streamkm.models.metric import Metric
-from streamkm.models.weighted_rows import moved
+from streamkm.models.weighted_rows import moved_share
 
 
 def live(centroids, weights, costs, ids=None):
@@ -30,10 +30,10 @@ def test_what_fitting_a_sample_saves_on_it_is_mostly_within_chance(blobs):
     for _ in range(20):
         rows, weights = draw(800), np.full(800, 500.0)
         guide = live(centers, np.full(8, 5e4), np.full(8, 1.5e5))
-        old = Fit.of(rows, weights, centers, guide, guide.metric)
-        new = Fit.of(rows, weights, centers, guide, guide.metric, steps=20)
-        assert 0.0 < 1.0 - new.cost / old.cost < 1.5 * chance(new, old, weights) < 0.05
-        within.append(1.0 - new.cost / old.cost < chance(new, old, weights))
+        old = CoresetFit.of(rows, weights, centers, guide, guide.metric)
+        new = CoresetFit.of(rows, weights, centers, guide, guide.metric, steps=20)
+        assert 0.0 < 1.0 - new.cost / old.cost < 1.5 * sampling_gain(new, old, weights) < 0.05
+        within.append(1.0 - new.cost / old.cost < sampling_gain(new, old, weights))
     assert sum(within) >= 15
 
 
@@ -43,24 +43,24 @@ def test_what_is_truly_better_is_beyond_chance(blobs):
     guide = live(centers, np.full(8, 5e4), np.full(8, 1.5e5))
     fused = centers.copy()
     fused[0] = centers[1] + 0.5
-    old, new = (Fit.of(rows, weights, c, guide, guide.metric) for c in (fused, centers))
-    assert 1.0 - new.cost / old.cost > 2.0 * chance(new, old, weights)
-    assert chance(new, new, weights) < 0.02
+    old, new = (CoresetFit.of(rows, weights, c, guide, guide.metric) for c in (fused, centers))
+    assert 1.0 - new.cost / old.cost > 2.0 * sampling_gain(new, old, weights)
+    assert sampling_gain(new, new, weights) < 0.02
 
 
 def test_without_cost_nothing_is_gained_by_chance():
     rows = np.zeros((4, 1))
     guide = live([[0.0]], [4.0], [0.0])
-    fit = Fit.of(rows, np.ones(4), guide.centroids, guide, guide.metric)
-    assert chance(fit, fit, np.ones(4)) == 0.0
+    fit = CoresetFit.of(rows, np.ones(4), guide.centroids, guide, guide.metric)
+    assert sampling_gain(fit, fit, np.ones(4)) == 0.0
 
 
 def test_a_published_centroid_stays_within_noise_and_follows_beyond_it():
     published = live([[0.0], [100.0], [200.0]], [1e4] * 3, [1e4] * 3)
-    noise = np.sqrt(STILL / 1e4)
+    noise = np.sqrt(HOLD_VARIANCES / 1e4)
     moves = np.array([0.9 * noise, 3.0 * noise, 5.0])
     now = live(published.centroids + moves[:, np.newaxis], [1e4] * 3, [1e4] * 3)
-    went = (follow(published, now) - published.centroids)[:, 0]
+    went = (shrink_moves(published, now) - published.centroids)[:, 0]
     assert went[0] == 0.0
     assert 0.0 < went[1] < moves[1]
     assert went[2] == pytest.approx(5.0, abs=0.01)
@@ -69,7 +69,7 @@ def test_a_published_centroid_stays_within_noise_and_follows_beyond_it():
 def test_a_place_that_was_given_to_another_cluster_is_taken_as_it_is():
     published = live([[0.0], [100.0]], [1e4] * 2, [1e4] * 2)
     now = live([[1e-3], [100.001]], [1e4] * 2, [1e4] * 2, ids=[0, 7])
-    np.testing.assert_array_equal(follow(published, now), [[0.0], [100.001]])
+    np.testing.assert_array_equal(shrink_moves(published, now), [[0.0], [100.001]])
 
 
 def test_directions_stay_directions():
@@ -77,19 +77,19 @@ def test_directions_stay_directions():
     angle = 0.4
     now = live([[np.cos(angle), np.sin(angle)], [0.0, 1.0]], [10.0] * 2, [1.0] * 2)
     now.metric = Metric.raw(2, spherical=True)
-    np.testing.assert_allclose(np.linalg.norm(follow(published, now), axis=1), 1.0)
+    np.testing.assert_allclose(np.linalg.norm(shrink_moves(published, now), axis=1), 1.0)
 
 
 def test_moved_counts_mass_and_not_the_order_of_clusters():
     old, weights = np.array([0, 0, 1, 1, 2], np.int32), np.array([1.0, 1.0, 2.0, 2.0, 4.0])
-    assert moved(old, np.array([2, 2, 0, 0, 1], np.int32), weights, 3) == 0.0
-    assert moved(old, np.array([0, 1, 1, 1, 2], np.int32), weights, 3) == pytest.approx(0.1)
-    assert moved(old, old, np.zeros(5), 3) == 0.0
+    assert moved_share(old, np.array([2, 2, 0, 0, 1], np.int32), weights, 3) == 0.0
+    assert moved_share(old, np.array([0, 1, 1, 1, 2], np.int32), weights, 3) == pytest.approx(0.1)
+    assert moved_share(old, old, np.zeros(5), 3) == 0.0
 
 
 def test_successors_hand_places_on_and_say_which_are_others():
-    heirs, renewed = successors(np.array([[0.0, 5.0, 0.0], [5.0, 0.0, 0.0], [4.0, 0.0, 1.0]]))
+    heirs, renewed = match_clusters(np.array([[0.0, 5.0, 0.0], [5.0, 0.0, 0.0], [4.0, 0.0, 1.0]]))
     assert heirs.tolist() == [1, 0, 2]
     assert renewed.tolist() == []
-    heirs, renewed = successors(np.array([[5.0, 5.0, 0.0], [0.0, 0.0, 1.0], [0.0, 0.0, 3.0]]))
+    heirs, renewed = match_clusters(np.array([[5.0, 5.0, 0.0], [0.0, 0.0, 1.0], [0.0, 0.0, 3.0]]))
     assert len(renewed) == 1

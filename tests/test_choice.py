@@ -8,7 +8,7 @@ from streamkm import OnlineKMeans
 from streamkm.errors import DataError, SettingsError
 from streamkm.kernels import silhouette as kernels
 from streamkm.kernels.silhouette import simplified_silhouette
-from streamkm.models.density_valleys import near, several, valley, without_levels
+from streamkm.models.density_valleys import has_valley, inlier_mask, jitter_discrete_fields, multimodal_fields
 from streamkm.models.k_selection import k_profile
 from streamkm.models.validation import ONES, frozen
 from worlds import WORLDS
@@ -113,25 +113,27 @@ def test_where_another_unit_would_show_heaps_the_reason_says_so():
     ],
 )
 def test_there_is_a_valley_where_fewer_points_lie_than_in_the_sparser_of_both(left, right, expected):
-    assert valley(left, np.ones(len(left)), right, np.ones(len(right))) is expected
+    assert has_valley(left, np.ones(len(left)), right, np.ones(len(right))) is expected
     # A weight says for how many points a row stands, not how certain that is.
-    assert valley(left * 1e9 + 1e12, np.full(len(left), 7.0), right * 1e9 + 1e12, np.full(len(right), 7.0)) is expected
+    assert (
+        has_valley(left * 1e9 + 1e12, np.full(len(left), 7.0), right * 1e9 + 1e12, np.full(len(right), 7.0)) is expected
+    )
 
 
 def test_far_rows_are_left_out_if_they_are_few_and_a_field_of_one_value_has_none():
     rng = np.random.default_rng(0)
     rows = np.column_stack([rng.normal(size=1000), np.zeros(1000)])
     rows[:15, 0], rows[15:18, 1] = 1e6, 5.0
-    assert np.flatnonzero(~near(rows, np.ones(1000))).tolist() == list(range(15))
+    assert np.flatnonzero(~inlier_mask(rows, np.ones(1000))).tolist() == list(range(15))
     weights = np.ones(1000)
     weights[:15] = 2.0
-    assert near(rows, weights).all(), "they are more than 2 %"
+    assert inlier_mask(rows, weights).all(), "they are more than 2 %"
 
 
 def test_gaps_between_levels_are_no_valleys():
     counts = np.random.default_rng(0).poisson(1.0, (3000, 2)).astype(float)
-    assert several(counts, np.ones(3000)) != []
-    assert several(without_levels(counts, 0), np.ones(3000)) == []
+    assert multimodal_fields(counts, np.ones(3000)) != []
+    assert multimodal_fields(jitter_discrete_fields(counts, 0), np.ones(3000)) == []
     assert k_profile(counts, k_max=6).suggested in {1, None}
 
 

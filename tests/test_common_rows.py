@@ -19,15 +19,15 @@ from streamkm.kernels.kd_order import put_near_together
 from streamkm.kernels.outliers import squares_from, widest_gap
 from streamkm.kernels.random import BLOCK, draw, draw_by_blocks, sum_blocks
 from streamkm.kernels.reductions import even_places
-from streamkm.kernels.representatives import digest
+from streamkm.kernels.representatives import pick_representatives
 from streamkm.kernels.search import descend, lay_columns, local_search, nearest_two, prune
 from streamkm.kernels.seed import kmeans_plus_plus
 from streamkm.kernels.silhouette import simplified_silhouette
 from streamkm.kernels.update import learn_batch, lloyd
 from streamkm.models.exact import kd_order
-from streamkm.models.exact.kd_order import put_in_order
+from streamkm.models.exact.kd_order import sort_by_kd_tree
 from streamkm.models.exact.storage import Storage
-from streamkm.models.exact.threads import Crew
+from streamkm.models.exact.threads import ThreadTeam
 from streamkm.models.metric import quantile
 from streamkm.models.validation import ONES, frozen
 from streamkm.models.weighted_rows import masses
@@ -109,11 +109,11 @@ def test_rows_moved_to_the_leaves_of_a_tree_are_a_permutation(rows, levels):
 def test_points_put_in_order_are_a_permutation(rows, block, small):
     given_rows, weights = rows.astype(np.float32), np.arange(1.0, len(rows) + 1)
     mine = given_rows.copy()
-    found = put_in_order(mine, rows, weights, block, Crew(1), Storage(1 << 14 if small else None))
-    assert sorted(found.places.tolist()) == list(range(len(rows)))
-    assert (mine == given_rows[found.places]).all()
-    assert (found.raw == rows[found.places]).all()
-    assert (found.weights == weights[found.places]).all()
+    found = sort_by_kd_tree(mine, rows, weights, block, ThreadTeam(1), Storage(1 << 14 if small else None))
+    assert sorted(found.permutation.tolist()) == list(range(len(rows)))
+    assert (mine == given_rows[found.permutation]).all()
+    assert (found.raw == rows[found.permutation]).all()
+    assert (found.weights == weights[found.permutation]).all()
     assert found.offsets[0] == 0
     assert found.offsets[-1] == len(rows)
     assert 0 < np.diff(found.offsets).min() <= np.diff(found.offsets).max() <= block + block // 2
@@ -124,9 +124,9 @@ def test_points_of_few_values_are_put_in_order_in_several_stages(monkeypatch):
     rng = np.random.default_rng(0)
     for rows in (rng.integers(1, 6, (5000, 3)), np.minimum(rng.zipf(1.8, (5000, 2)), 2**20)):
         mine = rows.astype(np.float32)
-        found = put_in_order(mine, None, np.empty(0), 8, Crew(1), Storage())
-        assert sorted(found.places.tolist()) == list(range(5000))
-        assert (mine == rows[found.places]).all()
+        found = sort_by_kd_tree(mine, None, np.empty(0), 8, ThreadTeam(1), Storage())
+        assert sorted(found.permutation.tolist()) == list(range(5000))
+        assert (mine == rows[found.permutation]).all()
 
 
 # Mass
@@ -208,12 +208,12 @@ def test_light_rows_beside_heavy_ones_stay_where_they_are():
 
 @PLAIN
 @given(problems(), st.sampled_from([1.0, 3.0, 40.0]))
-def test_a_digest_has_the_mass_of_each_cluster(problem, share):
+def test_representatives_have_the_mass_of_each_cluster(problem, share):
     rows, weights, centroids = problem
     k = len(centroids)
     labels, squared = naive.assign(rows, centroids)
     kept, picked = np.empty(len(rows), np.int64), np.empty(len(rows))
-    n = digest(frozen(weights), labels.astype(np.int32), squared, k, share, kept, picked)
+    n = pick_representatives(frozen(weights), labels.astype(np.int32), squared, k, share, kept, picked)
     assert len(set(kept[:n].tolist())) == n
     had, has = masses(labels, weights, k), masses(labels[kept[:n]], picked[:n], k)
     np.testing.assert_allclose(has, had, rtol=1e-9)

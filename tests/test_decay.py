@@ -128,8 +128,8 @@ def test_inertia_counts_every_point_alike():
     X -= 100 * np.arange(9000)[:, np.newaxis] / 9000
     for size in (100, 3000):
         model = learned(X, size, times=times, half_life=60.0, half_life_unit="seconds")
-        assert model.n_judged_ == len(X) - size
-        assert model.cost_ / model.n_judged_ == pytest.approx(1.0, rel=0.2)
+        assert model.n_evaluated_ == len(X) - size
+        assert model.cost_ / model.n_evaluated_ == pytest.approx(1.0, rel=0.2)
 
 
 def test_a_clock_beyond_a_limit_is_taken_back():
@@ -138,6 +138,6 @@ def test_a_clock_beyond_a_limit_is_taken_back():
         X, 1000, times=np.where(np.arange(6000) == 900, times + 2e9, times), half_life=60.0, half_life_unit="seconds"
     )
     assert model.weights_.sum() == pytest.approx(1.0)
-    model.hold_clock(times[-1])
+    model.cap_clock(times[-1])
     model.learn_many(X[:1000], times=times[-1])
     assert model.weights_.sum() == pytest.approx(1001.0)

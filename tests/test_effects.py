@@ -18,7 +18,7 @@ from consumers.demo_view import View
 from service_api import SPEC, Api, Writer
 from store_checks import snapshot_of
 from streamkm import OnlineKMeans
-from streamkm.effect_sizes import LIMIT, differences, telling
+from streamkm.effect_sizes import LIMIT, differences, most_distinctive
 from streamkm.engine import compare
 from streamkm.engine.promotion import stand_ins
 from streamkm.models.weighted_rows import spreads
@@ -70,7 +70,7 @@ def test_differences_of_a_stream_are_those_of_all_its_points(scale):
     assert (found[:, 4] == 0.0).all(), "a constant field tells nothing"
     if scale == "none":
         assert np.abs(found[:, 1]).max() < 0.2, "noise tells nothing"
-        assert telling(found, 1) == [0]
+        assert most_distinctive(found, 1) == [0]
     np.testing.assert_allclose(((p.deviations * p.factors) ** 2).sum(axis=1), p.spreads**2, rtol=1e-9)
 
 
@@ -97,10 +97,10 @@ def test_differences_where_they_are_easy_to_see_and_where_there_are_none(centroi
 
 def test_the_fields_that_differ_most_are_chosen_and_unknown_ones_come_last():
     found = np.array([[0.1, -7.0, np.nan, 2.0], [0.2, 1.0, np.nan, -3.0]])
-    assert telling(found, 2) == [1, 3]
-    assert telling(found, 4) == [0, 1, 2, 3]
-    assert telling(np.full((2, 3), np.nan), 2) == [0, 1]
-    assert telling(found, 0) == telling(np.empty((0, 0)), 3) == []
+    assert most_distinctive(found, 2) == [1, 3]
+    assert most_distinctive(found, 4) == [0, 1, 2, 3]
+    assert most_distinctive(np.full((2, 3), np.nan), 2) == [0, 1]
+    assert most_distinctive(found, 0) == most_distinctive(np.empty((0, 0)), 3) == []
 
 
 def test_a_state_keeps_what_was_published_and_an_older_one_has_nothing_to_keep():

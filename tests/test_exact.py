@@ -24,7 +24,7 @@ from sklearn.utils.estimator_checks import check_estimator
 import naive_exact as naive
 from strategies import common_rows
 from streamkm.errors import DataError, SettingsError
-from streamkm.models.compile_notice import announced
+from streamkm.models.compile_notice import log_compilation
 from streamkm.models.exact import points as exact_points
 from streamkm.models.exact.estimator import ExactKMeans
 
@@ -127,7 +127,7 @@ def test_compiling_is_announced_and_loading_is_not(caplog):
     fresh = numba.njit(lambda x: x + 1)
     for expected in (["compiling the exact algorithm: once on this machine, ten seconds or so", "compiled"], []):
         caplog.clear()
-        with announced():
+        with log_compilation():
             fresh(1)
         assert [message.split(",")[0] for message in caplog.messages] == [e.split(",")[0] for e in expected]
 

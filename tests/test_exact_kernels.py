@@ -15,11 +15,11 @@ from streamkm.kernels.exact.simd import GROUP, LANES, below, gather, lowest_bit,
 from streamkm.models.exact import kd_order
 from streamkm.models.exact import points as exact_points
 from streamkm.models.exact import threads as exact_crew
-from streamkm.models.exact.assign import BlockAssigner, RowAssigner, Totals
-from streamkm.models.exact.kd_order import put_in_order
+from streamkm.models.exact.assign import BlockAssigner, ClusterSums, RowAssigner
+from streamkm.models.exact.kd_order import sort_by_kd_tree
 from streamkm.models.exact.points import frozen, prepare
 from streamkm.models.exact.storage import Storage
-from streamkm.models.exact.threads import Crew
+from streamkm.models.exact.threads import ThreadTeam
 
 MODULES = ["blocks", "distances", "layout", "relabel", "rows", "seeding", "simd", "sums"]
 NONE = frozen(np.empty(0))
@@ -199,7 +199,7 @@ def test_labels_stay_the_naive_ones_while_centroids_move(dtype, assigner, monkey
     X = np.round(rng.normal(size=(300, 3)), 1).astype(dtype)  # rounded, so that some are equally near
     raw = np.round(rng.normal(size=(10, 3)), 1)
     points = prepare(X, None, 10, blocks=True)
-    keeper = assigner(points, 10, Totals(1, 10, 3), Crew(1))
+    keeper = assigner(points, 10, ClusterSums(1, 10, 3), ThreadTeam(1))
     keeper.label(raw, points.working(raw), force=True)
     for step in (0.3, 0.3, 0.01, 0.0, 0.001, 1.0, 0.1, 0.02, 0.0, 0.3):
         twin = naive.settle(X, raw)
@@ -208,7 +208,7 @@ def test_labels_stay_the_naive_ones_while_centroids_move(dtype, assigner, monkey
         moved = raw + rng.normal(size=raw.shape) * step * (rng.random((10, 1)) < 0.5)
         drift = np.sqrt(((points.working(moved) - points.working(raw)) ** 2).sum(axis=1)) * (1 + 1e-12) + 1e-14
         raw = moved
-        keeper.moved(drift)
+        keeper.centroids_moved(drift)
         keeper.label(raw, points.working(raw), force=False)
 
 
@@ -226,10 +226,10 @@ def test_ordered_rows_are_the_same_rows_in_blocks_of_neighbours(n):
     X = rng.random((n, 3), dtype=np.float32)
     X[n // 2 :] = np.round(X[n // 2 :], 1)  # with many copies
     rows = X.copy()
-    ordered = put_in_order(rows, None, np.empty(0), 32, Crew(1), Storage())
+    ordered = sort_by_kd_tree(rows, None, np.empty(0), 32, ThreadTeam(1), Storage())
     offsets = ordered.offsets
-    assert sorted(ordered.places.tolist()) == list(range(n))
-    assert (rows == X[ordered.places]).all()
+    assert sorted(ordered.permutation.tolist()) == list(range(n))
+    assert (rows == X[ordered.permutation]).all()
     assert offsets[0] == 0
     assert offsets[-1] == n
     assert 0 < np.diff(offsets).min() <= np.diff(offsets).max() <= 48
@@ -290,19 +290,19 @@ def test_the_order_is_the_same_out_of_core_and_with_threads_and_all_that_belongs
     for threads, storage in ((1, Storage()), (3, Storage()), (1, Storage(1 << 20)), (2, Storage(1 << 20))):
         mine = storage.allocate(X.shape, np.float32)
         mine[:] = rows
-        ordered = put_in_order(mine, X if dtype == np.float64 else None, weights, 32, Crew(threads), storage)
-        found.append((mine, ordered.places, ordered.weights, ordered.offsets, ordered.raw))
-        assert sorted(ordered.places.tolist()) == list(range(60_000))
-        assert (mine == rows[ordered.places]).all()
-        assert (ordered.weights == weights[ordered.places]).all() if weighted else not len(ordered.weights)
-        assert (ordered.raw is None) if dtype == np.float32 else (ordered.raw == X[ordered.places]).all()
+        ordered = sort_by_kd_tree(mine, X if dtype == np.float64 else None, weights, 32, ThreadTeam(threads), storage)
+        found.append((mine, ordered.permutation, ordered.weights, ordered.offsets, ordered.raw))
+        assert sorted(ordered.permutation.tolist()) == list(range(60_000))
+        assert (mine == rows[ordered.permutation]).all()
+        assert (ordered.weights == weights[ordered.permutation]).all() if weighted else not len(ordered.weights)
+        assert (ordered.raw is None) if dtype == np.float32 else (ordered.raw == X[ordered.permutation]).all()
     for others in found[1:]:
         for one, other in zip(found[0], others, strict=True):
             assert (one is None and other is None) or (one == other).all()
 
 
 def test_rows_of_one_value_make_blocks_too():
-    offsets = put_in_order(np.ones((500, 2), np.float32), None, np.empty(0), 32, Crew(1), Storage()).offsets
+    offsets = sort_by_kd_tree(np.ones((500, 2), np.float32), None, np.empty(0), 32, ThreadTeam(1), Storage()).offsets
     assert np.diff(offsets).max() <= 48
 
 
@@ -375,8 +375,8 @@ def test_a_sum_of_thirds_is_a_third_of_the_sum():
 @pytest.mark.parametrize("n", [0, 1, 2, 100])
 def test_a_crew_divides_a_range_without_gaps(threads, n):
     seen = []
-    with Crew(threads) as crew:
-        crew.divide(5, 5 + n, lambda part, first, last: seen.append((part, first, last)), 1e9)
+    with ThreadTeam(threads) as team:
+        team.divide(5, 5 + n, lambda part, first, last: seen.append((part, first, last)), 1e9)
     assert [row for _, first, last in sorted(seen) for row in range(first, last)] == list(range(5, 5 + n))
     assert all(first < last for _, first, last in seen)
 
@@ -385,8 +385,8 @@ def test_points_are_prepared_alike_by_any_number_of_threads():
     X = np.random.default_rng(0).normal(size=(400_000, 3)) + 1e4
     found = []
     for threads in (1, 3):
-        with Crew(threads) as crew:
-            found.append(prepare(X, None, 10, crew))
+        with ThreadTeam(threads) as team:
+            found.append(prepare(X, None, 10, team))
     for name in ("rows", "raw", "places", "offsets", "boxes", "radii", "origin"):
         np.testing.assert_array_equal(getattr(found[0], name), getattr(found[1], name))
     assert found[0].extent == found[1].extent

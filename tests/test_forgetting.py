@@ -5,7 +5,7 @@ import pytest
 
 from streamkm import ExactKMeans, OnlineKMeans
 from streamkm.models.clusters import Clusters
-from streamkm.models.schedule import FORGOTTEN
+from streamkm.models.schedule import FORGET_FACTOR
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_after_an_abrupt_change_it_recovers_before_a_model_that_does_not_forget(
         if number:
             assert needed["forget"] <= 2.0 * half_life
             assert needed["forget"] < 0.6 * needed["resolve"]
-        assert forgotten == [FORGOTTEN] * number
+        assert forgotten == [FORGET_FACTOR] * number
 
 
 def test_a_stream_with_centroids_enough_for_all_its_turns_forgets_nothing(forgotten):

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 
 import naive
-from streamkm.kernels.coreset import CERTAIN, SETTLED, admit, calibrate, thin, threshold
+from streamkm.kernels.coreset import CALIBRATED, CERTAIN, admit, calibrate, thin, threshold
 from streamkm.kernels.kd_order import put_near_together
 from streamkm.kernels.outliers import squares_from, widest_gap, within
-from streamkm.kernels.representatives import digest
+from streamkm.kernels.representatives import pick_representatives
 from streamkm.kernels.search import descend, lay_columns, local_search, nearest_two, prune, squares_to
 from streamkm.models.validation import ONES, frozen
 
@@ -106,7 +106,7 @@ def test_calibration_gives_each_stratum_its_exact_mass_and_mean(n, d, k):
     expected = naive.calibrate(rows, weights, strata, origin, sums)
     np.testing.assert_allclose(out_rows[:filled], expected[0], rtol=1e-12)
     np.testing.assert_allclose(out_weights[:filled], expected[1], rtol=1e-12)
-    assert (out_strata[:filled] == SETTLED).all()
+    assert (out_strata[:filled] == CALIBRATED).all()
     assert not totals.any()
     certain = weights[strata == CERTAIN].sum()
     assert out_weights[:filled].sum() == pytest.approx(certain + sums[:, -1].sum())
@@ -114,7 +114,7 @@ def test_calibration_gives_each_stratum_its_exact_mass_and_mean(n, d, k):
 
 def test_rows_before_the_first_are_not_calibrated_again():
     rows, weights, strata = buffer(4, 1)
-    rows[:2], weights[:2], strata[:2] = [[1.0], [2.0]], 1.0, [SETTLED, 0]
+    rows[:2], weights[:2], strata[:2] = [[1.0], [2.0]], 1.0, [CALIBRATED, 0]
     filled = calibrate(1, 2, rows, weights, strata, np.zeros(1), np.array([[12.0, 4.0]]))
     assert rows[:filled].tolist() == [[1.0], [3.0]]
     assert weights[:filled].tolist() == [1.0, 4.0]
@@ -156,13 +156,13 @@ def test_thinning_keeps_the_naive_rows(n, d, k, share):
 
 @pytest.mark.parametrize("share", [0.7, 3.0, 40.0, 1e6])
 @pytest.mark.parametrize(("n", "d", "k"), SHAPES[1:])
-def test_a_digest_has_the_naive_rows(n, d, k, share):
+def test_representatives_are_the_naive_ones(n, d, k, share):
     rows, weights, centroids = problem(n, d, k)
     labels, squared = naive.assign(rows, centroids)
     weights[::7] = 0.0
     kept, picked = np.empty(n, np.int64), np.empty(n)
-    m = digest(frozen(weights), labels.astype(np.int32), squared, k, share, kept, picked)
-    expected = naive.digest(weights, labels, squared, k, share)
+    m = pick_representatives(frozen(weights), labels.astype(np.int32), squared, k, share, kept, picked)
+    expected = naive.pick_representatives(weights, labels, squared, k, share)
     assert kept[:m].tolist() == expected[0]
     np.testing.assert_allclose(picked[:m], expected[1])
 

@@ -6,14 +6,14 @@ import pytest
 
 from lineage_world import World, hexagon, solve
 from streamkm.errors import StateError
-from streamkm.models.lineage.tracker import DIGEST, Lineage
-from streamkm.models.weighted_rows import cleft, digest, masses, nearest
+from streamkm.models.lineage.tracker import REPRESENTATIVES, LineageTracker
+from streamkm.models.weighted_rows import masses, nearest, pick_representatives, separation
 from streamkm.state import Event
 
 
 def follow(world, steps, lineage=None):
     """(ids, events) of each publication."""
-    lineage = lineage or Lineage()
+    lineage = lineage or LineageTracker()
     published = []
     for n, centers, *shares in steps:
         arguments, kept = world.run(n, centers, shares=shares[0] if shares else None)
@@ -114,12 +114,12 @@ def test_one_cluster_more_than_k_is_a_birth_and_a_merge(half_life):
 def test_with_one_centroid_more_a_cluster_splits_and_with_one_less_two_merge():
     rng = np.random.default_rng(0)
     rows = np.concatenate([rng.normal(c, 1, (500, 2)) for c in hexagon(0)])
-    weights, lineage = np.ones(len(rows)), Lineage()
+    weights, lineage = np.ones(len(rows)), LineageTracker()
     events = []
     for t in range(30):
         k = 6 if 6 <= t < 18 else 5
         centroids = solve(rows, weights, k, None, np.random.default_rng(t))
-        events += lineage.publish(centroids, rows, weights, 3000.0, kept=0.9)[1]
+        events += lineage.publish(centroids, rows, weights, 3000.0, decay=0.9)[1]
     assert [e.kind for e in events] == ["split", "merge"]
 
 
@@ -136,10 +136,10 @@ def test_going_there_and_back_between_two_solutions_is_no_event_and_ids_come_bac
     one = np.array([[0.4, 0.0], [-0.4, 0.0], [20.0, 0.0], [24.0, 0.0]])
     thirds = 2 * np.pi / 3 * np.arange(3)
     other = np.concatenate([0.5 * np.stack([np.cos(thirds), np.sin(thirds)], axis=1), [[22.0, 0.0]]])
-    lineage, mass, seen = Lineage(), 3000.0, {0: set(), 1: set()}
+    lineage, mass, seen = LineageTracker(), 3000.0, {0: set(), 1: set()}
     for t in range(30):
         which = t // period % 2
-        ids, events = lineage.publish(other if which else one, rows, np.ones(3000), mass, kept=kept)
+        ids, events = lineage.publish(other if which else one, rows, np.ones(3000), mass, decay=kept)
         mass += 100.0 if kept == 1.0 else 0.0
         assert events == ()
         seen[which].add(tuple(ids.tolist()))
@@ -152,11 +152,11 @@ def test_points_that_are_the_same_and_cut_otherwise_for_good_are_no_event(kept):
     rng = np.random.default_rng(1)
     one = np.array([[0.0, 0.0], [3.0, 0.0], [40.0, 0.0]])
     other = np.array([[1.5, 0.0], [40.0, -3.0], [40.0, 3.0]])
-    lineage, mass, seen = Lineage(), 4000.0, set()
+    lineage, mass, seen = LineageTracker(), 4000.0, set()
     for t in range(60):
         middles = np.array([[0.0, 0.0], [3.0, 0.0], [40.0, 3.0], [40.0, -3.0]])
         rows = np.concatenate([rng.normal(c, 0.6, (1000, 2)) for c in middles])
-        ids, events = lineage.publish(other if t >= 5 else one, rows, np.ones(4000), mass, kept=kept)
+        ids, events = lineage.publish(other if t >= 5 else one, rows, np.ones(4000), mass, decay=kept)
         mass *= 1.1 if kept == 1.0 else 1.0
         assert events == ()
         seen.add(tuple(ids.tolist()))
@@ -168,7 +168,7 @@ def test_points_that_are_the_same_and_cut_otherwise_for_good_are_no_event(kept):
 
 def test_first_ids_count_from_zero_and_an_order_of_centroids_means_nothing():
     rows = np.concatenate([np.random.default_rng(0).normal(c, 1, (50, 2)) for c in hexagon(0)])
-    weights, lineage, centers = np.ones(len(rows)), Lineage(), hexagon(0)
+    weights, lineage, centers = np.ones(len(rows)), LineageTracker(), hexagon(0)
     assert lineage.publish(centers, rows, weights, 300.0)[0].tolist() == [0, 1, 2, 3, 4, 5]
     order = np.array([3, 1, 5, 0, 2, 4])
     assert lineage.publish(centers[order], rows, weights, 300.0) == (pytest.approx(order), ())
@@ -176,12 +176,12 @@ def test_first_ids_count_from_zero_and_an_order_of_centroids_means_nothing():
 
 def test_ids_that_the_caller_took_go_to_the_clusters_it_took_them_for_and_none_is_given_twice():
     rows = np.array([[0.0], [10.0]])
-    lineage = Lineage()
+    lineage = LineageTracker()
     lineage.publish(rows, rows, np.ones(2), 200.0)
     taken = lineage.new_id()
     assert taken == 2
     here = np.array([[0.0], [10.0], [50.0]])
-    ids, events = lineage.publish(here, here, np.ones(3), 300.0, kept=0.1, offered=np.array([0, 1, taken]))
+    ids, events = lineage.publish(here, here, np.ones(3), 300.0, decay=0.1, current_ids=np.array([0, 1, taken]))
     assert ids.tolist() == [0, 1, 2]
     assert events == (Event("birth", (), (2,), {"share": pytest.approx(1 / 3)}),)
     ids, _ = lineage.publish(np.array([[0.0], [90.0], [50.0]]), np.array([[0.0], [90.0], [50.0]]), np.ones(3), 990.0)
@@ -191,7 +191,7 @@ def test_ids_that_the_caller_took_go_to_the_clusters_it_took_them_for_and_none_i
 def test_a_handful_of_points_is_no_birth():
     rows = np.array([[0.0], [10.0]])
     for mass, expected in ((40.0, []), (400.0, ["birth"])):
-        lineage = Lineage()
+        lineage = LineageTracker()
         lineage.publish(rows, rows, np.array([9.0, 1.0]), mass)
         here = np.array([[0.0], [10.0], [50.0]])
         ids, events = lineage.publish(here, here, np.array([8.0, 1.0, 1.0]), mass)
@@ -200,16 +200,16 @@ def test_a_handful_of_points_is_no_birth():
 
 def test_what_the_caller_offers_that_was_published_before_is_not_taken_for_new():
     here = np.array([[0.0], [10.0]])
-    lineage = Lineage()
+    lineage = LineageTracker()
     lineage.publish(here, here, np.ones(2), 2.0)
-    ids, _ = lineage.publish(here[::-1], here, np.ones(2), 3.0, offered=np.array([0, 1]))
+    ids, _ = lineage.publish(here[::-1], here, np.ones(2), 3.0, current_ids=np.array([0, 1]))
     assert ids.tolist() == [1, 0]
 
 
 def test_a_cluster_that_grows_a_hundredfold_keeps_its_id():
     rng = np.random.default_rng(0)
     large, small = rng.normal(0, 1, (990, 2)), rng.normal(20, 1, (10, 2))
-    lineage, centers = Lineage(), np.array([[0.0, 0], [20, 20]])
+    lineage, centers = LineageTracker(), np.array([[0.0, 0], [20, 20]])
     lineage.publish(centers, np.concatenate([large, small]), np.ones(1000), 1000.0)
     more = np.concatenate([large, rng.normal(20, 1, (5000, 2))])
     assert lineage.publish(centers, more, np.ones(len(more)), 6000.0) == (pytest.approx([0, 1]), ())
@@ -217,7 +217,7 @@ def test_a_cluster_that_grows_a_hundredfold_keeps_its_id():
 
 def test_empty_clusters_stay_who_they_are_and_are_no_events():
     rows = np.repeat([[0.0], [5.0]], 20, axis=0)
-    lineage, centers = Lineage(), np.array([[0.0], [5.0], [5.0], [5.0]])
+    lineage, centers = LineageTracker(), np.array([[0.0], [5.0], [5.0], [5.0]])
     for mass in (40.0, 80.0, 400.0):
         ids, events = lineage.publish(centers, rows, np.ones(40), mass)
         assert (sorted(ids.tolist()), events) == ([0, 1, 2, 3], ())
@@ -230,20 +230,20 @@ def test_empty_clusters_stay_who_they_are_and_are_no_events():
 
 def test_one_cluster_of_equal_rows_lives_on():
     rows = np.ones((5, 3))
-    lineage = Lineage()
+    lineage = LineageTracker()
     for mass in (5.0, 10.0, 50.0):
         assert lineage.publish(rows[:1], rows, np.ones(5), mass) == (pytest.approx([0]), ())
 
 
 def test_without_a_row_that_has_weight_centroids_stand_for_themselves():
     centers = np.array([[0.0], [5.0]])
-    lineage = Lineage()
+    lineage = LineageTracker()
     for _ in range(2):
         assert lineage.publish(centers, np.empty((0, 1)), np.empty(0), 0.0) == (pytest.approx([0, 1]), ())
 
 
 def test_a_change_of_scale_is_followed():
-    world, lineage, factors = World(0, 6, 8000), Lineage(), np.array([1000.0, 0.5])
+    world, lineage, factors = World(0, 6, 8000), LineageTracker(), np.array([1000.0, 0.5])
     for t in range(6):
         (centroids, rows, weights, mass), kept = world.run(4096, hexagon(0))
         if t == 3:
@@ -257,54 +257,54 @@ def test_a_change_of_scale_is_followed():
 
 
 def test_a_lineage_restored_at_any_publication_goes_on_as_if_nothing_had_happened():
-    world, whole, parts = World(1, 6, 8000), Lineage(), Lineage()
+    world, whole, parts = World(1, 6, 8000), LineageTracker(), LineageTracker()
     for n, centers, shares in moving_together(1):
         (centroids, rows, weights, mass), kept = world.run(n, centers, shares=shares)
         expected = whole.publish(centroids, rows, weights, mass, **kept)
         ids, events = parts.publish(centroids, rows, weights, mass, **kept)
         np.testing.assert_array_equal(ids, expected[0])
         assert events == expected[1]
-        parts = Lineage.from_parts(json.loads(json.dumps(parts.params())), parts.arrays())
+        parts = LineageTracker.from_parts(json.loads(json.dumps(parts.params())), parts.arrays())
         assert parts.params() == whole.params()
         for name, array in whole.arrays().items():
             np.testing.assert_array_equal(parts.arrays()[name], array)
 
 
 def test_a_damaged_state_is_refused():
-    lineage = Lineage()
+    lineage = LineageTracker()
     centers = np.array([[0.0], [5.0]])
     lineage.publish(centers, centers, np.ones(2), 2.0)
     for name in ("digest", "lives_spreads", "lives_anchors"):
         with pytest.raises(StateError, match="shape"):
-            Lineage.from_parts(lineage.params(), lineage.arrays() | {name: np.ones((7, 3))})
+            LineageTracker.from_parts(lineage.params(), lineage.arrays() | {name: np.ones((7, 3))})
 
 
 def test_a_lineage_before_its_first_publication_has_no_ids_and_can_be_saved():
-    lineage = Lineage.from_parts(Lineage().params(), Lineage().arrays())
+    lineage = LineageTracker.from_parts(LineageTracker().params(), LineageTracker().arrays())
     assert lineage.ids.tolist() == []
     assert lineage.new_id() == 0
 
 
 def test_memory_is_bounded_by_k():
-    rng, lineage = np.random.default_rng(0), Lineage()
+    rng, lineage = np.random.default_rng(0), LineageTracker()
     for _ in range(40):  # other random centroids each time: the worst there can be
         rows = rng.normal(size=(6000, 3))
-        lineage.publish(rng.normal(size=(8, 3)), rows, np.ones(6000), 6000.0, kept=0.97)
+        lineage.publish(rng.normal(size=(8, 3)), rows, np.ones(6000), 6000.0, decay=0.97)
         arrays = lineage.arrays()
         assert len(arrays["resting_ids"]) <= 8
-        assert len(arrays["digest"]) <= DIGEST + 8
+        assert len(arrays["digest"]) <= REPRESENTATIVES + 8
     assert len(set(lineage.ids.tolist())) == 8
 
 
 # Populations
 
 
-def test_a_digest_keeps_the_mass_of_each_cluster_and_its_far_rows():
+def test_representatives_keep_the_mass_of_each_cluster_and_its_far_rows():
     rng = np.random.default_rng(0)
     rows = np.concatenate([rng.normal(0, 1, (9000, 2)), rng.normal(30, 1, (50, 2)), [[9.0, -9.0]]])
     weights = rng.uniform(0.5, 2.0, len(rows))
     centers = np.array([[0.0, 0], [30, 30]])
-    few, picked = digest(rows, weights, *nearest(rows, centers), 2, 500)
+    few, picked = pick_representatives(rows, weights, *nearest(rows, centers), 2, 500)
     assert 250 < len(few) <= 502
     labels, _ = nearest(few, centers)
     np.testing.assert_allclose(masses(labels, picked, 2), masses(nearest(rows, centers)[0], weights, 2))
@@ -312,9 +312,9 @@ def test_a_digest_keeps_the_mass_of_each_cluster_and_its_far_rows():
     np.testing.assert_allclose(picked @ few / picked.sum(), weights @ rows / weights.sum(), atol=0.15)
 
 
-def test_a_digest_of_few_rows_is_these_rows():
+def test_representatives_of_few_rows_are_these_rows():
     rows = np.random.default_rng(0).normal(size=(20, 2))
-    few, picked = digest(rows, np.ones(20), *nearest(rows, rows[:3]), 3, 500)
+    few, picked = pick_representatives(rows, np.ones(20), *nearest(rows, rows[:3]), 3, 500)
     np.testing.assert_array_equal(few, rows)
     np.testing.assert_allclose(picked, 1.0)
 
@@ -323,11 +323,11 @@ def test_two_heaps_stand_apart_and_two_halves_of_one_do_not():
     rng = np.random.default_rng(0)
     one = rng.normal(size=(4000, 3))
     two = one + np.array([3.0, 3.0, 3.0]) * rng.integers(0, 2, (4000, 1))
-    assert cleft(one, np.ones(4000), one[:, 0] > 0) == pytest.approx(1.32, abs=0.05)
-    assert cleft(two, np.ones(4000), two.sum(axis=1) > 4.5) > 2.0
-    assert cleft(np.array([[0.0], [1.0]]), np.ones(2), np.array([True, False])) == np.inf
-    assert cleft(one, np.ones(4000), np.zeros(4000, bool)) == 0.0
-    assert cleft(np.zeros((2, 1)), np.ones(2), np.array([True, False])) == 0.0
+    assert separation(one, np.ones(4000), one[:, 0] > 0) == pytest.approx(1.32, abs=0.05)
+    assert separation(two, np.ones(4000), two.sum(axis=1) > 4.5) > 2.0
+    assert separation(np.array([[0.0], [1.0]]), np.ones(2), np.array([True, False])) == np.inf
+    assert separation(one, np.ones(4000), np.zeros(4000, bool)) == 0.0
+    assert separation(np.zeros((2, 1)), np.ones(2), np.array([True, False])) == 0.0
 
 
 def test_an_event_survives_json():

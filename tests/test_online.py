@@ -18,7 +18,7 @@ from streamkm.kernels.kd_order import put_near_together
 from streamkm.kernels.outliers import squares_from, widest_gap, within
 from streamkm.kernels.random import draw, draw_by_blocks, sum_blocks, uniform
 from streamkm.kernels.reductions import differences, even_places, weighted_sum, weighted_total
-from streamkm.kernels.representatives import digest
+from streamkm.kernels.representatives import pick_representatives
 from streamkm.kernels.search import descend, lay_columns, local_search, nearest_two, prune, squares_to
 from streamkm.kernels.seed import kmeans_plus_plus
 from streamkm.kernels.update import learn_batch, lloyd, mean_square, starved
@@ -97,7 +97,7 @@ def test_the_rate_of_a_centroid_is_its_share_of_the_batch_in_its_weight():
     # w = 2 + 2; rate 2 / 4; 1 + (5.5 - 1) / 2
     assert model.centers_[order].ravel().tolist() == [3.25, 101.0]
     assert model.weights_[order].tolist() == [4.0, 2.0]
-    assert (model.cost_, model.n_judged_) == (3.0**2 + 6.0**2, 2.0)
+    assert (model.cost_, model.n_evaluated_) == (3.0**2 + 6.0**2, 2.0)
 
 
 def test_a_half_life_in_points_halves_what_was_learned_before():
@@ -184,7 +184,7 @@ def test_a_row_weight_equals_repetition(half_life):
         np.testing.assert_allclose(weighted.weights_, repeated.weights_, rtol=1e-9)
         np.testing.assert_allclose(weighted.spreads_, repeated.spreads_, rtol=1e-6)
     assert weighted.cost_ == pytest.approx(repeated.cost_)
-    assert weighted.n_judged_ == repeated.n_judged_
+    assert weighted.n_evaluated_ == repeated.n_evaluated_
 
 
 def test_zero_and_huge_weights_stay_finite():
@@ -216,7 +216,7 @@ def test_before_there_are_centroids_it_says_how_far_it_is():
     model.learn_many(blobs(70))
     assert model.warmup_ is None
     assert model.weights_.sum() == 100
-    assert (model.cost_, model.n_judged_) == (0.0, 0.0)
+    assert (model.cost_, model.n_evaluated_) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize(("k", "need"), [(1, 20), (8, 160), (50, 1000), (256, 1024), (400, 1600)])
@@ -417,7 +417,16 @@ def test_input_is_never_written_to_and_may_be_read_only():
 
 
 KERNELS = (
-    *(descend, differences, digest, draw_by_blocks, even_places, weighted_sum, put_near_together, sum_blocks),
+    *(
+        descend,
+        differences,
+        pick_representatives,
+        draw_by_blocks,
+        even_places,
+        weighted_sum,
+        put_near_together,
+        sum_blocks,
+    ),
     *(admit, assign, assign_accumulate, calibrate, draw, extent, kmeans_plus_plus, largest, lay_columns, learn_batch),
     *(
         lloyd,
@@ -482,13 +491,13 @@ def test_asking_changes_nothing():
 def test_the_cost_judges_each_point_before_it_is_learned():
     X = blobs(400)
     model = fitted(X[:200], warmup=100)
-    judged = model.n_judged_
+    judged = model.n_evaluated_
     assert judged == 100
     expected = model.cost_
     for batch in (X[200:300], X[300:]):
         expected += cost(batch, model.centers_)
         model.learn_many(batch)
-    assert model.n_judged_ == judged + 200
+    assert model.n_evaluated_ == judged + 200
     assert model.cost_ == pytest.approx(expected)
 
 

@@ -192,7 +192,7 @@ def test_spikes_are_counted_and_shown_and_kept_out_of_the_centroids():
     assert {tuple(x) for x in model.outliers_} <= {tuple(x) for x in X[bad]}
     assert model.published_.weights.sum() == pytest.approx(40_000 - model.n_outliers_, abs=1.0)
     assert model.n_seen == 40_000
-    assert model.cost_ / model.n_judged_ < 100 or model.n_outliers_ < bad.sum()
+    assert model.cost_ / model.n_evaluated_ < 100 or model.n_outliers_ < bad.sum()
 
 
 @pytest.mark.parametrize("scale", ["none", "standard", "robust"])

@@ -32,7 +32,7 @@ def learn(learner: OnlineKMeans, batches: Sequence[Batch], limit: EventTimeLimit
     if not batches:
         return 0
     if limit is not None:
-        learner.hold_clock(limit.read_at + limit.lead)
+        learner.cap_clock(limit.read_at + limit.lead)
     one = len(batches) == 1
     points = batches[0].points if one else np.concatenate([b.points for b in batches])
     times = batches[0].times if one else np.concatenate([b.times for b in batches])

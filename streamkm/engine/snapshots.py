@@ -113,7 +113,7 @@ class Publishing:
         p = learner.publish(as_is=self.adopted > 0)
         # The model that was put in charge has counted for itself.
         before: Json = {} if self.last is None or self.adopted else self.last.detail
-        cost, points = learner.cost_ - before.get("cost", 0.0), learner.n_judged_ - before.get("judged", 0)
+        cost, points = learner.cost_ - before.get("cost", 0.0), learner.n_evaluated_ - before.get("judged", 0)
         return Snapshot(
             model=self.parts.spec.name,
             created_at=now,
@@ -135,7 +135,7 @@ class Publishing:
                 "owner": lease.owner,
                 "epoch": lease.epoch,
                 "cost": learner.cost_,
-                "judged": learner.n_judged_,
+                "judged": learner.n_evaluated_,
                 "outliers": learner.n_outliers_,
                 "evaluation": self._evaluation,
                 "points": counters.points,
@@ -211,7 +211,7 @@ class Proposals:
         if self._task is None and learner.k_ <= K_MAX and due:
             self._begun_at, self._begun_with = now, learner.n_seen
             with suppress(NotReadyError):  # nothing that was learned has weight: later, then
-                self._task = WORKER.submit(learner.later_k_profile(K_MAX))
+                self._task = WORKER.submit(learner.deferred_k_profile(K_MAX))
 
     def _take(self, found: KProfile, running: int) -> None:
         self.latest = {"running": running, **found.to_json()}

@@ -19,7 +19,7 @@ from streamkm.kernels.search import BLOCK, lay_columns
 FAR, EVEN = 0.5, 0.4
 """Shares of the sample that go to rows by their distance and to clusters evenly; the rest goes to rows by weight."""
 
-CERTAIN, SETTLED = -1, -2
+CERTAIN, CALIBRATED = -1, -2
 """Strata of rows that stand for themselves only, and of rows that were calibrated."""
 
 
@@ -169,7 +169,7 @@ def calibrate(
         Rows of [first, filled) are calibrated.
     rows, weights, strata
         INOUT (capacity, d), (capacity,), (capacity,): the buffer, with room for k more rows: a stratum of which nothing
-        was sampled gets one, its mean. Afterwards all strata are `SETTLED`.
+        was sampled gets one, its mean. Afterwards all strata are `CALIBRATED`.
     origin
         IN (d,): what `sums` is relative to.
     sums
@@ -213,7 +213,7 @@ def calibrate(
             for t in range(d):
                 rows[i, t] += shifts[j, t]
     for i in range(first, end):
-        strata[i] = SETTLED
+        strata[i] = CALIBRATED
     if end > first:  # without room for a row its mean is lost, its mass is not
         weights[end - 1] += left
     sums.fill(0.0)

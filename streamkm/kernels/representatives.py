@@ -11,7 +11,7 @@ from streamkm.kernels._jit import jit
 
 
 @jit(allocates=True)
-def digest(
+def pick_representatives(
     weights: NDArray[np.float64],
     labels: NDArray[np.int32],
     squared: NDArray[np.float64],

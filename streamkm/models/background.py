@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 T = TypeVar("T")
 
 
-class _Running:
+class _RunningTasks:
     """Counts tasks that are being run, and lets a process fork between tasks only.
 
     A task may be holding locks of others, numba's while it loads a kernel, say. Its thread would be missing in the new
@@ -40,7 +40,7 @@ class _Running:
             self._changed.notify_all()
 
 
-_RUNNING = _Running()
+_RUNNING_TASKS = _RunningTasks()
 
 
 class Task(Generic[T]):
@@ -78,7 +78,7 @@ class Task(Generic[T]):
 
     def run(self) -> None:
         """Run the function, unless it was begun."""
-        with _RUNNING:
+        with _RUNNING_TASKS:
             with self._lock:
                 work, self._work = self._work, None
             if work is None:

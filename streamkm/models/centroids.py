@@ -17,7 +17,7 @@ from streamkm.kernels.reductions import weighted_sum, weighted_total
 from streamkm.kernels.search import BLOCK, lay_columns
 from streamkm.kernels.simd import GROUP
 from streamkm.kernels.update import COST, IDLE, WEIGHT, learn_batch, mean_square, starved, to_unit_length
-from streamkm.models.decay import Aged
+from streamkm.models.decay import AgedWeights
 from streamkm.models.metric import Metric
 from streamkm.models.validation import ONES, frozen
 
@@ -26,11 +26,11 @@ from streamkm.models.validation import ONES, frozen
 FLOAT32_RATIO = 2.0**32
 
 
-FEW = 16
+SMALL_BATCH_ROWS = 16
 """Rows for which no thought is given to how they are compared."""
 
 
-class Learned(NamedTuple):
+class BatchResult(NamedTuple):
     """What learning a batch found out about it, by the centroids before it."""
 
     labels: NDArray[np.int32]
@@ -57,7 +57,7 @@ class Learned(NamedTuple):
     """(d,): what `totals` is relative to."""
 
 
-class Plan(NamedTuple):
+class DistancePlan(NamedTuple):
     """How rows are compared with centroids: see `streamkm.kernels.assign`."""
 
     scale: NDArray[np.float64]
@@ -113,14 +113,14 @@ class LiveCentroids:
     next_id: int
     origin: NDArray[np.float64]
     metric: Metric
-    _single: Real = field(init=False, repr=False)
-    _few: Plan = field(init=False, repr=False)
+    _packed_float32: Real = field(init=False, repr=False)
+    _small_plan: DistancePlan = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         k, d = self.centroids.shape
-        self._single = packed_like(k, d, double=False)
-        self._few = self._plan_of_few()
-        self._of_one = np.empty(1, np.int32), np.empty(1), np.empty((k, d + 2))
+        self._packed_float32 = packed_like(k, d, double=False)
+        self._small_plan = self._small_batch_plan()
+        self._one_row_buffers = np.empty(1, np.int32), np.empty(1), np.empty((k, d + 2))
 
     def __getstate__(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in fields(self) if f.init}
@@ -130,17 +130,17 @@ class LiveCentroids:
         self.__dict__.update(state)
         self.__post_init__()
 
-    def _plan_of_few(self) -> Plan:
+    def _small_batch_plan(self) -> DistancePlan:
         # Few rows are compared in float64 and in raw units: choosing would take longer than it saves.
         factors = ONES if self.metric.plain else self.metric.factors
-        return Plan(self.metric.factors.copy(), factors, packed_like(*self.centroids.shape, double=True))
+        return DistancePlan(self.metric.factors.copy(), factors, packed_like(*self.centroids.shape, double=True))
 
     @classmethod
     def start(cls, centroids: NDArray[np.float64], stats: NDArray[np.float64], metric: Metric) -> LiveCentroids:
         """Begin with centroids that have no history."""
         k = len(centroids)
         ids = np.arange(k, dtype=np.int64)
-        return cls(centroids, stats, ids, k, middle(centroids, stats[:, WEIGHT]), metric)
+        return cls(centroids, stats, ids, k, weighted_mean(centroids, stats[:, WEIGHT]), metric)
 
     @classmethod
     def from_arrays(
@@ -148,12 +148,12 @@ class LiveCentroids:
     ) -> LiveCentroids:
         """Undo `arrays`."""
         return cls(
-            array(arrays, "centroids", np.float64, (k, d)),
-            array(arrays, "stats", np.float64, (k, 3)),
-            array(arrays, "ids", np.int64, (k,)),
+            checked_array(arrays, "centroids", np.float64, (k, d)),
+            checked_array(arrays, "stats", np.float64, (k, 3)),
+            checked_array(arrays, "ids", np.int64, (k,)),
             next_id,
-            array(arrays, "origin", np.float64, (d,)),
-            Metric(array(arrays, "factors", np.float64, (d,)), spherical),
+            checked_array(arrays, "origin", np.float64, (d,)),
+            Metric(checked_array(arrays, "factors", np.float64, (d,)), spherical),
         )
 
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -179,15 +179,15 @@ class LiveCentroids:
         self.stats[:, WEIGHT] = totals[:, d]
         self.stats[:, COST] = totals[:, d + 1]
         self.stats[totals[:, d] > 0.0, IDLE] = 0.0
-        self.origin = middle(centroids, totals[:, d])
-        self._few = self._plan_of_few()
+        self.origin = weighted_mean(centroids, totals[:, d])
+        self._small_plan = self._small_batch_plan()
 
     @property
     def weights(self) -> NDArray[np.float64]:
         """(k,) float64: decayed weights, a view."""
         return self.stats[:, WEIGHT]
 
-    def renew(self, indices: NDArray[np.int64]) -> None:
+    def assign_new_ids(self, indices: NDArray[np.int64]) -> None:
         """Give some clusters ids that no cluster had."""
         self.ids[indices] = np.arange(self.next_id, self.next_id + len(indices))
         self.next_id += len(indices)
@@ -202,7 +202,7 @@ class LiveCentroids:
         """Decayed mean squared distance of all points."""
         return mean_square(self.stats)
 
-    def learn(self, X: Real, aged: Aged, high: float) -> Learned:
+    def learn(self, X: Real, aged: AgedWeights, high: float) -> BatchResult:
         """Learn one batch. What is returned holds until the next one.
 
         Parameters
@@ -214,9 +214,9 @@ class LiveCentroids:
         high
             Largest absolute value in X, from `validate.finite`.
         """
-        scale, factors, packed = self.plan(X, high)
+        scale, factors, packed = self.distance_plan(X, high)
         if len(X) == 1:
-            labels, squared, totals = self._of_one
+            labels, squared, totals = self._one_row_buffers
         else:
             k, d = self.centroids.shape
             labels, squared, totals = np.empty(len(X), np.int32), np.empty(len(X)), np.empty((k, d + 2))
@@ -239,7 +239,7 @@ class LiveCentroids:
             totals,
         )
         cost = decayed_cost if aged.decayed is aged.weights else weighted_total(squared, aged.weights)
-        return Learned(
+        return BatchResult(
             labels, squared, cost, points, decayed_cost, decayed_points, total_cost, mass, waited, totals, origin
         )
 
@@ -247,17 +247,19 @@ class LiveCentroids:
         """Index of the nearest centroid of each row, and the squared distance to it. Changes nothing."""
         return nearest(X, high, self.centroids, self.origin, self.metric, mean_square(self.stats))
 
-    def plan(self, X: Real, high: float) -> Plan:
+    def distance_plan(self, X: Real, high: float) -> DistancePlan:
         """How to compare rows with the centroids."""
-        if len(X) <= FEW:
-            return self._few
-        return plan(X, high, self.centroids, self.origin, self.metric, mean_square(self.stats), self._single)
+        if len(X) <= SMALL_BATCH_ROWS:
+            return self._small_plan
+        return distance_plan(
+            X, high, self.centroids, self.origin, self.metric, mean_square(self.stats), self._packed_float32
+        )
 
     def restart_starved(
         self,
         X: Real,
         row_weights: NDArray[np.float64],
-        learned: Learned,
+        learned: BatchResult,
         share: float,
         idle: float,
         rng: NDArray[np.uint64],
@@ -292,15 +294,15 @@ class LiveCentroids:
         return True
 
 
-def plan(
+def distance_plan(
     X: Real,
     high: float,
     centroids: NDArray[np.float64],
     origin: NDArray[np.float64],
     metric: Metric,
     mean: float,
-    single: Real | None = None,
-) -> Plan:
+    scratch: Real | None = None,
+) -> DistancePlan:
     """Choose the scale and the precision in which rows are compared with centroids.
 
     Parameters
@@ -311,7 +313,7 @@ def plan(
         A mean of the centroids.
     mean
         Mean squared distance that is expected.
-    single
+    scratch
         Scratch of `packed_like` in float32, if there is one.
     """
     k, d = centroids.shape
@@ -324,8 +326,8 @@ def plan(
         bound = max(extent(X, origin, factors), extent(frozen(centroids), origin, factors))
         double = not bound * bound * d <= limit
     scale = factors * power_of_two(bound)
-    packed = single if single is not None and not double else packed_like(k, d, double=double)
-    return Plan(scale, ONES if metric.plain else factors, packed)
+    packed = scratch if scratch is not None and not double else packed_like(k, d, double=double)
+    return DistancePlan(scale, ONES if metric.plain else factors, packed)
 
 
 def nearest(
@@ -336,15 +338,15 @@ def nearest(
     metric: Metric,
     mean: float,
 ) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-    """Index of the nearest centroid of each row, and the squared distance to it; arguments as in `plan`."""
-    scale, factors, packed = plan(X, high, centroids, origin, metric, mean)
+    """Index of the nearest centroid of each row, and the squared distance to it; arguments as in `distance_plan`."""
+    scale, factors, packed = distance_plan(X, high, centroids, origin, metric, mean)
     labels, squared = np.empty(len(X), np.int32), np.empty(len(X))
     pack_centroids(centroids, origin, scale, packed)
     assign(X, origin, scale, factors, packed, centroids, labels, squared)
     return labels, squared
 
 
-def shares(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+def normalized(weights: NDArray[np.float64]) -> NDArray[np.float64]:
     """(n,) weights over their sum; the same for all when none has weight, or their sum is beyond float64."""
     mass = float(weights.sum())
     if 0.0 < mass < math.inf:
@@ -352,15 +354,17 @@ def shares(weights: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.full(len(weights), 1.0 / max(1, len(weights)))
 
 
-def middle(centroids: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+def weighted_mean(centroids: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
     """(d,) weighted mean of centroids, or of rows; the plain one when none has weight, zeros when there are none."""
-    share = shares(weights)
+    share = normalized(weights)
     mean = np.empty(centroids.shape[1])
     weighted_sum(frozen(centroids), frozen(share), mean)
     return mean
 
 
-def array(arrays: Mapping[str, NDArray[Any]], name: str, dtype: type[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+def checked_array(
+    arrays: Mapping[str, NDArray[Any]], name: str, dtype: type[Any], shape: tuple[int, ...]
+) -> NDArray[Any]:
     """One array of a state, checked and copied."""
     copy = np.array(arrays[name], dtype)
     if copy.shape != shape:

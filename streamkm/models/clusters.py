@@ -12,31 +12,31 @@ from numpy.typing import NDArray
 
 from streamkm.errors import NotReadyError
 from streamkm.kernels.assign import Real
-from streamkm.models.acceptance import LEAST_GAIN, Fit, chance, follow, successors
+from streamkm.models.acceptance import MIN_GAIN, CoresetFit, match_clusters, sampling_gain, shrink_moves
 from streamkm.models.background import WORKER, Task
-from streamkm.models.centroids import Learned, LiveCentroids, array, nearest
+from streamkm.models.centroids import BatchResult, LiveCentroids, checked_array, nearest
 from streamkm.models.coreset import Coreset
-from streamkm.models.decay import Aged
-from streamkm.models.lineage.tracker import Lineage
+from streamkm.models.decay import AgedWeights
+from streamkm.models.lineage.tracker import LineageTracker
 from streamkm.models.metric import Metric, Scale
 from streamkm.models.outliers import GapRule
-from streamkm.models.resolve import LIGHT, Problem, Solution, full, solve
-from streamkm.models.schedule import FORGOTTEN, Schedule
-from streamkm.models.seeding import first_centroids
+from streamkm.models.resolve import LIGHT_EFFORT, ResolveProblem, Solution, full_effort, solve
+from streamkm.models.schedule import FORGET_FACTOR, ResolveSchedule
+from streamkm.models.seeding import initial_centroids
 from streamkm.models.validation import frozen
-from streamkm.models.weighted_rows import deviations, moved, overlap
+from streamkm.models.weighted_rows import deviations, moved_share, overlap
 from streamkm.state import Event, Publication, Snapshot
 
-GAIN_PER_MOVED = 0.25
+MOVE_PENALTY = 0.25
 """Once ids are published, it must be so by this much times the share of the mass that would change its id; a solution
 that moves a tenth of the points has to save 2.5 % of the cost."""
 
-Verdict = Literal["keep", "lloyd", "swap", "cold"]
+ResolveOutcome = Literal["keep", "lloyd", "swap", "cold"]
 View = Literal["published", "live"]
 
 
 @dataclass
-class Pending:
+class PendingSolution:
     """A solution that is on its way.
 
     Attributes
@@ -90,56 +90,56 @@ class Clusters:
     """
 
     def __init__(
-        self, coreset: Coreset, metric: Metric, scale: Scale, schedule: Schedule, rule: GapRule | None
+        self, coreset: Coreset, metric: Metric, scale: Scale, schedule: ResolveSchedule, rule: GapRule | None
     ) -> None:
         self.coreset, self.scale, self.schedule, self.rule = coreset, scale, schedule, rule
-        self.lineage = Lineage()
+        self.lineage = LineageTracker()
         self.published: Publication | None = None
-        self.answers: LiveCentroids | None = None
+        self.published_centroids: LiveCentroids | None = None
         """The centroids that were published last; live ones have moved on, and may have been ahead of them then."""
-        self._pending: Pending | None = None
-        self._prepared: Pending | None = None
+        self._pending: PendingSolution | None = None
+        self._prepared: PendingSolution | None = None
         self._born: dict[int, int] = {}
         self._published_at = 0.0  # weight ever learned then
-        self._flat = False  # clusters were adopted without a trace of how their points spread
+        self._spreads_unknown = False  # clusters were adopted without a trace of how their points spread
         self.live: LiveCentroids
         self._metric = metric
 
-    def begin(self, rows: NDArray[np.float64], weights: NDArray[np.float64]) -> None:
+    def initialize(self, rows: NDArray[np.float64], weights: NDArray[np.float64]) -> None:
         """Make the first centroids of weighted rows."""
         metric, k = self._metric, self.coreset.n_clusters
         if self.rule is not None:
-            inside = self.rule.look(rows, weights, self._units(metric, rows, weights))
+            inside = self.rule.refit(rows, weights, self._outlier_units(metric, rows, weights))
             if inside is not None:
                 rows, weights = rows[inside], weights[inside]
         metric = metric.rescaled(rows, weights, self.scale)
-        centroids, stats = first_centroids(rows, weights, k, self.coreset.rng, metric)
+        centroids, stats = initial_centroids(rows, weights, k, self.coreset.rng, metric)
         self.live = LiveCentroids.start(centroids, stats, metric)
-        self.coreset.fill(rows, weights, self.live)
+        self.coreset.add_rows(rows, weights, self.live)
         self.schedule.learned = float(weights.sum())
-        self.schedule.solved(self.schedule.learned)
+        self.schedule.resolve_started(self.schedule.learned)
 
-    def adopt(self, s: Snapshot, rows: NDArray[np.float64], weights: NDArray[np.float64]) -> None:
-        """Go on from clusters that are known, instead of `begin`; weighted rows stand for their points."""
+    def initialize_from_snapshot(self, s: Snapshot, rows: NDArray[np.float64], weights: NDArray[np.float64]) -> None:
+        """Go on from clusters that are known, instead of `initialize`; weighted rows stand for their points."""
         metric = Metric(s.factors.copy(), self._metric.spherical)
         stats = np.zeros((len(s.ids), 3))
         stats[:, 0], stats[:, 1] = s.weights, s.weights * s.spreads**2
         self.live = LiveCentroids.start(s.centroids.copy(), stats, metric)
         self.live.ids[:], self.live.next_id = s.ids, int(s.ids.max()) + 1
-        self.coreset.fill(rows, weights, self.live)
-        self._flat = len(rows) <= len(s.ids)
+        self.coreset.add_rows(rows, weights, self.live)
+        self._spreads_unknown = len(rows) <= len(s.ids)
         self._born = dict(zip(s.ids.tolist(), s.born.tolist(), strict=True))
         self.schedule.learned = self._published_at = float(s.weights.sum())
-        self.schedule.solved(self.schedule.learned)
+        self.schedule.resolve_started(self.schedule.learned)
 
     def learn(
         self,
         X: Real,
-        aged: Aged,
+        aged: AgedWeights,
         high: float,
         n_seen: int,
         starved: tuple[float, float],
-    ) -> Learned:
+    ) -> BatchResult:
         """Learn one batch.
 
         Parameters
@@ -156,62 +156,64 @@ class Clusters:
         if self._pending is not None and n_seen >= self._pending.due:
             pending, self._pending = self._pending, None
             self.coreset.calibrate()
-            self._judge(pending.solution(), pending.metric, *self.coreset.settled(), steps=1)
+            self._apply_if_better(pending.solution(), pending.metric, *self.coreset.calibrated(), steps=1)
         # Step 2. Leave outliers out.
         if self.rule is not None and self.rule.found:
-            X, aged = self.rule.leave_out(X, aged)
+            X, aged = self.rule.remove_outliers(X, aged)
         # Step 3. Learn the batch, sample it, and give starving clusters a new start.
         live = self.live
         learned = live.learn(X, aged, high)
-        self.coreset.follow(X, aged, learned, live)
+        self.coreset.sample_batch(X, aged, learned, live)
         share, idle = starved
         if learned.idle >= idle:
             live.restart_starved(X, aged.decayed, learned, share, idle, self.coreset.rng)
         # Step 4. Begin a re-solve if one is due.
-        why = self.schedule.after(learned, n_seen + n, n, aged)
+        why = self.schedule.after_batch(learned, n_seen + n, n, aged)
         if why == "jump" or (why and self._pending is None and self._prepared is None):
-            self._start(n_seen + n, why, X, aged.weights, high)
+            self._start_resolve(n_seen + n, why, X, aged.weights, high)
         return learned
 
-    def _start(self, n_seen: int, why: str, X: Real, row_weights: NDArray[np.float64], high: float) -> None:
+    def _start_resolve(self, n_seen: int, why: str, X: Real, row_weights: NDArray[np.float64], high: float) -> None:
         due = n_seen + (0 if why == "jump" else self.schedule.lag)
         problem, task = self._problem(), None
-        if why == "jump" and self.schedule.doubts:
+        if why == "jump" and self.schedule.may_forget:
             # Not in the background: whether the past is in the way is known when the solution is.
-            task = solve(problem, LIGHT)
+            task = solve(problem, LIGHT_EFFORT)
             _, squared = nearest(X, high, task.centroids, problem.origin, problem.metric, 0.0)
             row_weights = row_weights if len(row_weights) else np.ones(len(X))
             mass = float(self.live.weights.sum())
-            if self.schedule.forgets(float(row_weights @ squared), float(row_weights.sum()), mass):
-                self._forget(FORGOTTEN)
+            if self.schedule.should_forget(float(row_weights @ squared), float(row_weights.sum()), mass):
+                self._forget(FORGET_FACTOR)
                 problem, task = self._problem(), None
-        self.schedule.solved(float(self.live.weights.sum()))
-        self._pending = Pending(task or WORKER.submit(partial(solve, problem, LIGHT)), due, problem.metric)
+        self.schedule.resolve_started(float(self.live.weights.sum()))
+        self._pending = PendingSolution(
+            task or WORKER.submit(partial(solve, problem, LIGHT_EFFORT)), due, problem.metric
+        )
 
     def _forget(self, factor: float) -> None:
         """Let all that was learned count less."""
         self.live.stats[:, :2] *= factor
         self.coreset.decay(factor)
-        self.schedule.kept *= factor
+        self.schedule.decay_since_publication *= factor
         if self.rule is not None:
             self.rule.decay(factor)
 
-    def _problem(self) -> Problem:
+    def _problem(self) -> ResolveProblem:
         """The coreset as it is now, without the outliers that are in it."""
         self.coreset.calibrate()
-        rows, weights = self.coreset.settled()
+        rows, weights = self.coreset.calibrated()
         k = len(self.live.ids)
         if self.rule is not None:
-            inside = self.rule.look(rows, weights, self._units(self.live.metric, rows, weights))
+            inside = self.rule.refit(rows, weights, self._outlier_units(self.live.metric, rows, weights))
             if inside is not None:
                 # Spikes have drawn centroids: they begin anew.
-                self.coreset.keep(inside)
+                self.coreset.filter_rows(inside)
                 rows, weights = rows[inside], weights[inside]
                 metric = self.live.metric.rescaled(rows, weights, self.scale)
-                centroids, _ = first_centroids(rows, weights, k, self.coreset.rng, metric)
-                self._judge(Solution(centroids, "cold"), metric, rows, weights, force=True)
+                centroids, _ = initial_centroids(rows, weights, k, self.coreset.rng, metric)
+                self._apply_if_better(Solution(centroids, "cold"), metric, rows, weights, force=True)
         metric = self.live.metric.rescaled(rows, weights, self.scale)
-        return Problem(
+        return ResolveProblem(
             rows=frozen(rows),
             weights=frozen(weights),
             live=self.live.centroids.copy(),
@@ -219,16 +221,18 @@ class Clusters:
             origin=self.live.origin.copy(),
             metric=metric,
             mean=self.live.mean_square if metric is self.live.metric else 0.0,
-            move_price=0.0 if self.answers is None else GAIN_PER_MOVED,
+            move_penalty=0.0 if self.published_centroids is None else MOVE_PENALTY,
             seed=self.coreset.draw_seed(),
-            held=None if self.answers is None else self.answers.centroids,
+            published=None if self.published_centroids is None else self.published_centroids.centroids,
         )
 
-    def _units(self, metric: Metric, rows: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _outlier_units(
+        self, metric: Metric, rows: NDArray[np.float64], weights: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
         """Units in which to look for outliers: robust ones, if units follow the data at all."""
         return metric.rescaled(rows, weights, "none" if self.scale == "none" else "robust").factors
 
-    def _judge(
+    def _apply_if_better(
         self,
         solution: Solution,
         metric: Metric,
@@ -237,52 +241,54 @@ class Clusters:
         *,
         steps: int = 0,
         force: bool = False,
-    ) -> tuple[Verdict, Fit]:
+    ) -> tuple[ResolveOutcome, CoresetFit]:
         """Let a solution replace the live centroids if it is worth it; the coreset tells weights and costs.
 
         Returns
         -------
-        verdict
+        outcome
             What the live centroids are now.
         fit
             Theirs.
         """
         live, k = self.live, len(self.live.ids)
-        new = Fit.of(rows, weights, solution.centroids, live, metric, steps)
-        old = Fit.of(rows, weights, live.centroids, live, metric)
+        new = CoresetFit.of(rows, weights, solution.centroids, live, metric, steps)
+        old = CoresetFit.of(rows, weights, live.centroids, live, metric)
         if metric is not live.metric:
             self.lineage.rescale(metric.factors / live.metric.factors)
-        heirs, renewed = successors(overlap(old.labels, new.labels, weights, (k, k)))
-        needed = LEAST_GAIN
-        if self.answers is not None:
-            held = Fit.of(rows, weights, self.answers.centroids, live, metric)
-            more = moved(held.labels, new.labels, weights, k) - moved(held.labels, old.labels, weights, k)
-            needed = max(needed, chance(new, old, weights) + GAIN_PER_MOVED * more)
+        order, replaced = match_clusters(overlap(old.labels, new.labels, weights, (k, k)))
+        needed = MIN_GAIN
+        if self.published_centroids is not None:
+            published = CoresetFit.of(rows, weights, self.published_centroids.centroids, live, metric)
+            more = moved_share(published.labels, new.labels, weights, k) - moved_share(
+                published.labels, old.labels, weights, k
+            )
+            needed = max(needed, sampling_gain(new, old, weights) + MOVE_PENALTY * more)
         if not new.cost < old.cost * (1.0 - needed) and not force:
             live.replace(live.centroids, old.totals, metric)
             return "keep", old
-        self.schedule.helped()
-        live.renew(renewed)
-        new = new.take(heirs)
+        self.schedule.resolve_improved()
+        live.assign_new_ids(replaced)
+        new = new.take(order)
         live.replace(new.centroids, new.totals, metric)
         return solution.kind, new
 
-    def resolve(self) -> tuple[Verdict, Fit]:
+    def resolve(self) -> tuple[ResolveOutcome, CoresetFit]:
         """Solve now, and let it take effect; says which candidate won, and how the live centroids fit."""
         self._pending = None
         p = self._problem()
-        effort = full(self.schedule.learned - self._published_at, p.n_clusters)
-        verdict, fit = self._judge(solve(p, effort), p.metric, p.rows, p.weights)
-        self.schedule.solved(float(self.live.weights.sum()))
-        return verdict, fit
+        effort = full_effort(self.schedule.learned - self._published_at, p.n_clusters)
+        outcome, fit = self._apply_if_better(solve(p, effort), p.metric, p.rows, p.weights)
+        self.schedule.resolve_started(float(self.live.weights.sum()))
+        return outcome, fit
 
     def prepare(self) -> None:
         """Begin to solve for the next publication, in the background."""
         self._pending = None
         problem = self._problem()
-        effort = full(self.schedule.learned - self._published_at, problem.n_clusters)
-        self.schedule.solved(float(self.live.weights.sum()))
-        self._prepared = Pending(WORKER.submit(partial(solve, problem, effort)), 0, problem.metric)
+        effort = full_effort(self.schedule.learned - self._published_at, problem.n_clusters)
+        self.schedule.resolve_started(float(self.live.weights.sum()))
+        self._prepared = PendingSolution(WORKER.submit(partial(solve, problem, effort)), 0, problem.metric)
 
     @property
     def prepared(self) -> bool:
@@ -291,20 +297,22 @@ class Clusters:
 
     def publish(self, n_seen: int, *, as_is: bool = False) -> Publication:
         """Publish what was prepared, or what solving now gives, under ids that go on from the last publication."""
-        verdict: Verdict = "keep"
+        outcome: ResolveOutcome = "keep"
         live = self.live
         if as_is:
             self._prepared = None
-            fit = Fit.of(*self.coreset.settled(), live.centroids, live, live.metric)
+            fit = CoresetFit.of(*self.coreset.calibrated(), live.centroids, live, live.metric)
         elif self._prepared is None:
-            verdict, fit = self.resolve()
+            outcome, fit = self.resolve()
         else:
             prepared, self._prepared = self._prepared, None
             self.coreset.calibrate()
-            verdict, fit = self._judge(prepared.solution(), prepared.metric, *self.coreset.settled(), steps=1)
+            outcome, fit = self._apply_if_better(
+                prepared.solution(), prepared.metric, *self.coreset.calibrated(), steps=1
+            )
         answers, factors = live.copy(), live.metric.factors
-        if self.answers is not None:
-            fit = Fit.of(fit.rows, fit.weights, follow(self.answers, live), live, live.metric)
+        if self.published_centroids is not None:
+            fit = CoresetFit.of(fit.rows, fit.weights, shrink_moves(self.published_centroids, live), live, live.metric)
             answers.replace(fit.centroids, fit.totals, live.metric)
         self.lineage.next_id = max(self.lineage.next_id, live.next_id)
         ids, events = self.lineage.publish(
@@ -312,15 +320,15 @@ class Clusters:
             fit.rows if live.metric.plain else fit.rows * factors,
             fit.weights,
             float(live.weights.sum()),
-            kept=self.schedule.kept,
-            offered=live.ids,
+            decay=self.schedule.decay_since_publication,
+            current_ids=live.ids,
             assigned=(fit.labels, fit.squared),
         )
         live.ids, live.next_id = ids, self.lineage.next_id
         answers.ids, answers.next_id = ids.copy(), self.lineage.next_id
-        self.schedule.kept, self._published_at = 1.0, self.schedule.learned
-        detail = {"resolve": verdict, "coreset_rows": len(fit.rows), "cost": float(answers.stats[:, 1].sum())}
-        within = None if self._flat else deviations(fit.rows, fit.weights, fit.labels, answers.centroids)
+        self.schedule.decay_since_publication, self._published_at = 1.0, self.schedule.learned
+        detail = {"resolve": outcome, "coreset_rows": len(fit.rows), "cost": float(answers.stats[:, 1].sum())}
+        within = None if self._spreads_unknown else deviations(fit.rows, fit.weights, fit.labels, answers.centroids)
         self._publish(answers, n_seen, tuple(events), detail, within)
         return self.published  # type: ignore[return-value]  # just made
 
@@ -332,7 +340,7 @@ class Clusters:
         detail: Mapping[str, Any],
         within: NDArray[np.float64] | None,
     ) -> None:
-        self.answers = a
+        self.published_centroids = a
         self._born = {i: self._born.get(i, n_seen) for i in a.ids.tolist()}
         self.published = Publication(
             ids=frozen(a.ids),
@@ -355,11 +363,11 @@ class Clusters:
         NotReadyError
             Published ones are wanted, and there are none.
         """
-        if view == "live" or (view is None and self.answers is None):
+        if view == "live" or (view is None and self.published_centroids is None):
             return self.live
-        if self.answers is None:
+        if self.published_centroids is None:
             raise NotReadyError("nothing was published yet", hint="Call publish(), or ask with view='live'")
-        return self.answers
+        return self.published_centroids
 
     # Saving
 
@@ -368,8 +376,8 @@ class Clusters:
         arrays = self.coreset.arrays() | self.live.arrays() | self.lineage.arrays()
         if self.rule is not None:
             arrays |= self.rule.arrays()
-        if self.answers is not None:
-            arrays |= {f"published_{name}": a for name, a in self.answers.arrays().items()}
+        if self.published_centroids is not None:
+            arrays |= {f"published_{name}": a for name, a in self.published_centroids.arrays().items()}
         if self.published is not None and self.published.deviations is not None:
             arrays["published_deviations"] = self.published.deviations.copy()
         for name, pending in (("pending", self._pending), ("prepared", self._prepared)):
@@ -386,14 +394,14 @@ class Clusters:
         )
         return {
             "next_id": self.live.next_id,
-            "coreset": self.coreset.numbers(),
-            "schedule": self.schedule.numbers(),
+            "coreset": self.coreset.scalars(),
+            "schedule": self.schedule.scalars(),
             "lineage": self.lineage.params(),
-            "rule": None if self.rule is None else self.rule.numbers(),
+            "rule": None if self.rule is None else self.rule.scalars(),
             "pending": pending,
             "prepared": prepared,
             "published_at": self._published_at,
-            "flat": self._flat,
+            "flat": self._spreads_unknown,
             "published": None
             if published is None
             else {
@@ -409,10 +417,10 @@ class Clusters:
         k, spherical = self.coreset.n_clusters, self._metric.spherical
         self.coreset.restore(arrays, params["coreset"])
         self.live = LiveCentroids.from_arrays(arrays, k, d, params["next_id"], spherical=spherical)
-        self.schedule = Schedule.restore(self.schedule.on_drift, params["schedule"])
-        self.lineage = Lineage.from_parts(params["lineage"], arrays)
+        self.schedule = ResolveSchedule.restore(self.schedule.on_drift, params["schedule"])
+        self.lineage = LineageTracker.from_parts(params["lineage"], arrays)
         self._published_at = float(params["published_at"])
-        self._flat = bool(params.get("flat", False))
+        self._spreads_unknown = bool(params.get("flat", False))
         if self.rule is not None:
             self.rule = GapRule.restore(arrays, params["rule"], d)
         if params["published"] is not None:
@@ -421,17 +429,17 @@ class Clusters:
             answers = LiveCentroids.from_arrays(own, k, d, params["next_id"], spherical=spherical)
             self._born = dict(zip(answers.ids.tolist(), told["born"], strict=True))
             events = tuple(Event.from_json(e) for e in told["events"])
-            within = array(own, "deviations", np.float64, (k, d)) if "deviations" in own else None
+            within = checked_array(own, "deviations", np.float64, (k, d)) if "deviations" in own else None
             self._publish(answers, told["n_seen"], events, told["detail"], within)
         self._pending, self._prepared = (self._restored(name, arrays, params[name]) for name in ("pending", "prepared"))
 
     def _restored(
         self, name: str, arrays: Mapping[str, NDArray[Any]], params: Mapping[str, Any] | None
-    ) -> Pending | None:
+    ) -> PendingSolution | None:
         if params is None:
             return None
-        centroids = array(arrays, f"{name}_centroids", np.float64, self.live.centroids.shape)
-        factors = array(arrays, f"{name}_factors", np.float64, self.live.metric.factors.shape)
+        centroids = checked_array(arrays, f"{name}_centroids", np.float64, self.live.centroids.shape)
+        factors = checked_array(arrays, f"{name}_factors", np.float64, self.live.metric.factors.shape)
         same = np.array_equal(factors, self.live.metric.factors)
         metric = self.live.metric if same else Metric(factors, self.live.metric.spherical)
-        return Pending(Solution(centroids, params["kind"]), params["due"], metric)
+        return PendingSolution(Solution(centroids, params["kind"]), params["due"], metric)

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import DTypeLike
 
-from streamkm.models.compile_notice import seldom_collected
+from streamkm.models.compile_notice import reduced_gc
 from streamkm.models.metric import Metric
 from streamkm.models.online import OnlineKMeans
-from streamkm.models.resolve import Problem, full, solve
+from streamkm.models.resolve import ResolveProblem, full_effort, solve
 from streamkm.models.validation import frozen
 
 COMPILING_SECONDS = 4.0
@@ -32,7 +32,7 @@ def compile_kernels(dtypes: Sequence[DTypeLike] = (np.float32, np.float64)) -> f
         Seconds it took: 20 to 45 when nothing was compiled, one when all was.
     """
     start = time.perf_counter()
-    with seldom_collected():
+    with reduced_gc():
         _run_all(dtypes)
     return time.perf_counter() - start
 
@@ -62,5 +62,5 @@ def _run_all(dtypes: Sequence[DTypeLike]) -> None:
             model.learn_many(points, times=0.0)
     X, metric = rng.normal(size=(400, 2)), Metric.raw(2)
     for mean in (0.0, 1.0):  # in float64, and in float32
-        problem = Problem(frozen(X), frozen(np.ones(400)), X[:2].copy(), 2, np.zeros(2), metric, mean, 0.0, 0)
-        solve(problem, full(0.0, 2))
+        problem = ResolveProblem(frozen(X), frozen(np.ones(400)), X[:2].copy(), 2, np.zeros(2), metric, mean, 0.0, 0)
+        solve(problem, full_effort(0.0, 2))

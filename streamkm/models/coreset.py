@@ -11,27 +11,27 @@ from numpy.typing import ArrayLike, NDArray
 
 from streamkm.errors import DataError, NotReadyError, SettingsError, StateError
 from streamkm.kernels.assign import Real, largest
-from streamkm.kernels.coreset import SETTLED, admit, calibrate
+from streamkm.kernels.coreset import CALIBRATED, admit, calibrate
 from streamkm.kernels.random import uniform
 from streamkm.models import validation
-from streamkm.models.centroids import Learned, LiveCentroids, array, middle
-from streamkm.models.decay import Aged
+from streamkm.models.centroids import BatchResult, LiveCentroids, checked_array, weighted_mean
+from streamkm.models.decay import AgedWeights
 from streamkm.models.metric import Metric
-from streamkm.models.resolve import Problem, full, solve, thinned
-from streamkm.models.seeding import first_centroids
+from streamkm.models.resolve import ResolveProblem, full_effort, solve, thin_rows
+from streamkm.models.seeding import initial_centroids
 from streamkm.models.validation import frozen
 from streamkm.state import ModelState
 
 VERSION = 1
 """Version of the state that `Coreset.state` writes."""
 
-LARGEST, LARGEST_PER_CLUSTER = 8000, 200
+DEFAULT_SIZE, DEFAULT_SIZE_PER_CLUSTER = 8000, 200
 """Rows at most, whichever is more, unless a size is given."""
 
-KEPT = 0.625
+THINNED_SHARE = 0.625
 """Share of the largest number of rows that is left when there are more."""
 
-SMALLEST_SCALE = 1e-60
+MIN_SCALE = 1e-60
 """Decay is kept as one factor for all rows down to here; then it is multiplied in."""
 
 
@@ -75,13 +75,13 @@ class Coreset:
         if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**64:
             raise SettingsError(f"seed must be an integer from 0 to 2**64 - 1, not {seed!r}")
         self.n_clusters = int(n_clusters)
-        self.size = max(LARGEST, LARGEST_PER_CLUSTER * self.n_clusters) if size is None else int(size)
+        self.size = max(DEFAULT_SIZE, DEFAULT_SIZE_PER_CLUSTER * self.n_clusters) if size is None else int(size)
         self.seed = int(seed)
         self.n_features = 0
         """d; 0 before the first row."""
-        self._kept = int(KEPT * self.size)
+        self._thinned_size = int(THINNED_SHARE * self.size)
         self.rng = np.array([self.seed], np.uint64)
-        self._filled = self._first = 0
+        self._n_rows = self._first_uncalibrated = 0
         self._scale = 1.0
         self._guide: LiveCentroids | None = None
 
@@ -108,21 +108,21 @@ class Coreset:
         if not len(rows):
             return
         while self._guide is None:
-            room = self.size - self._filled
+            room = self.size - self._n_rows
             head = row_weights[:room] if len(row_weights) else np.ones(min(room, len(rows)))
-            self.fill(rows[:room].astype(np.float64), head)
+            self.add_rows(rows[:room].astype(np.float64), head)
             rows, row_weights = frozen(rows[room:]), frozen(row_weights[room:])
-            if self._filled == self.size:
+            if self._n_rows == self.size:
                 self._guide = self._new_guide()
             if not len(rows):
                 return
-        aged = Aged(row_weights, row_weights)
-        self.follow(rows, aged, self._guide.learn(rows, aged, high), self._guide)
+        aged = AgedWeights(row_weights, row_weights)
+        self.sample_batch(rows, aged, self._guide.learn(rows, aged, high), self._guide)
 
     def _new_guide(self) -> LiveCentroids:
-        rows, weights = self.settled()
+        rows, weights = self.calibrated()
         metric = Metric.raw(rows.shape[1])
-        return LiveCentroids.start(*first_centroids(rows, weights, self.n_clusters, self.rng, metric), metric)
+        return LiveCentroids.start(*initial_centroids(rows, weights, self.n_clusters, self.rng, metric), metric)
 
     def solve(self, n_clusters: int | None = None) -> NDArray[np.float64]:
         """(k, d) float64: centroids of the rows so far; `n_clusters` may be given anew. Changes nothing.
@@ -132,26 +132,26 @@ class Coreset:
         NotReadyError
             There are no rows.
         """
-        rows, weights = self.settled()
+        rows, weights = self.calibrated()
         if not len(rows):
             raise NotReadyError("the coreset has no rows yet")
         k = self.n_clusters if n_clusters is None else n_clusters
-        origin = middle(rows, weights)
-        problem = Problem(rows, weights, None, k, origin, Metric.raw(rows.shape[1]), 0.0, 0.0, self.seed)
-        return solve(problem, full(math.inf, k)).centroids
+        origin = weighted_mean(rows, weights)
+        problem = ResolveProblem(rows, weights, None, k, origin, Metric.raw(rows.shape[1]), 0.0, 0.0, self.seed)
+        return solve(problem, full_effort(math.inf, k)).centroids
 
     @property
     def rows_(self) -> NDArray[np.float64]:
         """(m, d) float64: the rows, calibrated, raw units, a copy."""
-        return self.settled()[0]
+        return self.calibrated()[0]
 
     @property
     def weights_(self) -> NDArray[np.float64]:
         """(m,) float64: how many rows of the stream each one stands for, decayed, a copy."""
-        return self.settled()[1]
+        return self.calibrated()[1]
 
     def __len__(self) -> int:
-        return self._filled
+        return self._n_rows
 
     @classmethod
     def merge(cls, coresets: Sequence[Coreset]) -> Coreset:
@@ -166,14 +166,14 @@ class Coreset:
             raise DataError("there are no coresets to merge")
         first = coresets[0]
         whole = cls(first.n_clusters, size=first.size, seed=first.seed)
-        parts = [c.settled() for c in coresets if len(c)]
+        parts = [c.calibrated() for c in coresets if len(c)]
         if len({rows.shape[1] for rows, _ in parts}) > 1:
             raise DataError("the coresets have rows of different lengths")
         if not parts:
             return whole
         whole.rng[0] = np.bitwise_xor.reduce([c.rng[0] for c in coresets if len(c)])
         rows, weights = (np.concatenate(p) for p in zip(*parts, strict=True))
-        whole.fill(rows, weights)
+        whole.add_rows(rows, weights)
         if len(whole) > whole.size:
             whole._guide = whole._new_guide()
             whole._thin(whole._guide)
@@ -181,7 +181,9 @@ class Coreset:
 
     # Used by a model whose centroids are the guide
 
-    def fill(self, rows: NDArray[np.float64], weights: NDArray[np.float64], guide: LiveCentroids | None = None) -> None:
+    def add_rows(
+        self, rows: NDArray[np.float64], weights: NDArray[np.float64], guide: LiveCentroids | None = None
+    ) -> None:
         """Take rows as they are; with a guide they are thinned if there are too many.
 
         Parameters
@@ -193,20 +195,20 @@ class Coreset:
         if not there.all():
             rows, weights = rows[there], weights[there]
         if not self.n_features:
-            self._make_room(rows.shape[1], len(rows))
-        end = self._filled + len(rows)
+            self._allocate(rows.shape[1], len(rows))
+        end = self._n_rows + len(rows)
         if end > len(self._weights):
             self._grow(end)
-        self._rows[self._filled : end] = rows
-        self._weights[self._filled : end] = weights / self._scale
-        self._strata[self._filled : end] = SETTLED
-        self._filled = self._first = end
+        self._rows[self._n_rows : end] = rows
+        self._weights[self._n_rows : end] = weights / self._scale
+        self._strata[self._n_rows : end] = CALIBRATED
+        self._n_rows = self._first_uncalibrated = end
         if len(rows):
-            self._origin = middle(self._rows[:end], self._weights[:end])
-        if guide is not None and self._filled > self.size:
+            self._origin = weighted_mean(self._rows[:end], self._weights[:end])
+        if guide is not None and self._n_rows > self.size:
             self._thin(guide)
 
-    def follow(self, X: Real, aged: Aged, learned: Learned, guide: LiveCentroids) -> None:
+    def sample_batch(self, X: Real, aged: AgedWeights, learned: BatchResult, guide: LiveCentroids) -> None:
         """Sample a batch that the guide has just learned.
 
         Parameters
@@ -218,7 +220,7 @@ class Coreset:
         """
         if aged.half_lives:
             self.decay(aged.factor)
-        self._filled = admit(
+        self._n_rows = admit(
             X,
             aged.decayed,
             learned.labels,
@@ -227,52 +229,52 @@ class Coreset:
             guide.stats,
             learned.origin,
             self._origin,
-            float(self._kept),
+            float(self._thinned_size),
             1.0 / self._scale,
-            self._filled,
+            self._n_rows,
             self._rows,
             self._weights,
             self._strata,
             self._sums,
             self.rng,
         )
-        if self._filled > self.size:
+        if self._n_rows > self.size:
             self.calibrate()
             self._thin(guide)
 
     def decay(self, factor: float) -> None:
         """Multiply all weights."""
         self._scale *= factor
-        if self._scale < SMALLEST_SCALE:
-            self._weights[: self._filled] *= self._scale
+        if self._scale < MIN_SCALE:
+            self._weights[: self._n_rows] *= self._scale
             self._sums *= self._scale
             self._scale = 1.0
-            self.keep(self._weights[: self._filled] > 0.0)
+            self.filter_rows(self._weights[: self._n_rows] > 0.0)
 
-    def keep(self, mask: NDArray[np.bool_]) -> None:
+    def filter_rows(self, mask: NDArray[np.bool_]) -> None:
         """Drop the rows that are not in the (m,) mask."""
         if mask.all():
             return
-        n, before = int(mask.sum()), int(mask[: self._first].sum())
+        n, before = int(mask.sum()), int(mask[: self._first_uncalibrated].sum())
         for buffer in (self._rows, self._weights, self._strata):
-            buffer[:n] = buffer[: self._filled][mask]
-        self._filled, self._first = n, before
+            buffer[:n] = buffer[: self._n_rows][mask]
+        self._n_rows, self._first_uncalibrated = n, before
 
     def calibrate(self) -> None:
         """Bring what was sampled since the last time to the exact mass and mean of its strata."""
-        self._filled = calibrate(
-            self._first, self._filled, self._rows, self._weights, self._strata, self._origin, self._sums
+        self._n_rows = calibrate(
+            self._first_uncalibrated, self._n_rows, self._rows, self._weights, self._strata, self._origin, self._sums
         )
-        self._first = self._filled
+        self._first_uncalibrated = self._n_rows
 
-    def settled(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def calibrated(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Calibrated copies of the rows (m, d) and their decayed weights (m,). Changes nothing."""
-        n, k = self._filled, self.n_clusters
+        n, k = self._n_rows, self.n_clusters
         if not self.n_features:
             return np.empty((0, 0)), np.empty(0)
         rows, weights, strata = np.empty((n + k, self.n_features)), np.empty(n + k), np.empty(n + k, np.int32)
         rows[:n], weights[:n], strata[:n] = self._rows[:n], self._weights[:n], self._strata[:n]
-        m = calibrate(self._first, n, rows, weights, strata, self._origin, self._sums.copy())
+        m = calibrate(self._first_uncalibrated, n, rows, weights, strata, self._origin, self._sums.copy())
         return rows[:m], weights[:m] * self._scale
 
     def draw_seed(self) -> int:
@@ -281,65 +283,67 @@ class Coreset:
         return int(self.rng[0])
 
     def _thin(self, guide: LiveCentroids) -> None:
-        rows, weights = frozen(self._rows[: self._filled]), frozen(self._weights[: self._filled])
+        rows, weights = frozen(self._rows[: self._n_rows]), frozen(self._weights[: self._n_rows])
         labels, squared = guide.nearest(rows, largest(rows.reshape(-1)))
         k, factors = len(guide.stats), guide.metric.factors
-        kept, kept_weights = thinned(rows, weights, labels, squared, factors, k, self._kept, self._origin, self.rng)
-        n = self._filled = self._first = len(kept)
-        self._rows[:n], self._weights[:n], self._strata[:n] = kept, kept_weights, SETTLED
+        kept, kept_weights = thin_rows(
+            rows, weights, labels, squared, factors, k, self._thinned_size, self._origin, self.rng
+        )
+        n = self._n_rows = self._first_uncalibrated = len(kept)
+        self._rows[:n], self._weights[:n], self._strata[:n] = kept, kept_weights, CALIBRATED
 
-    def _make_room(self, d: int, at_least: int) -> None:
+    def _allocate(self, d: int, at_least: int) -> None:
         self.n_features = d
         # A batch adds as many rows as are kept at most, one for its start, and calibration one for each stratum.
-        capacity = max(self.size, at_least) + self._kept + self.n_clusters + 8
+        capacity = max(self.size, at_least) + self._thinned_size + self.n_clusters + 8
         self._rows, self._weights = np.empty((capacity, d)), np.empty(capacity)
         self._strata = np.empty(capacity, np.int32)
         self._sums, self._origin = np.zeros((self.n_clusters, d + 1)), np.zeros(d)
 
     def _grow(self, at_least: int) -> None:
-        n, rows, weights, strata = self._filled, self._rows, self._weights, self._strata
+        n, rows, weights, strata = self._n_rows, self._rows, self._weights, self._strata
         sums, origin = self._sums, self._origin
-        self._make_room(self.n_features, at_least)
+        self._allocate(self.n_features, at_least)
         self._sums, self._origin = sums, origin
         self._rows[:n], self._weights[:n], self._strata[:n] = rows[:n], weights[:n], strata[:n]
 
     # Saving
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Copies of the arrays, by name; with `numbers` all there is but the guide."""
-        n = self._filled
+        """Copies of the arrays, by name; with `scalars` all there is but the guide."""
+        n = self._n_rows
         if not self.n_features:
             return {"coreset_rng": self.rng.copy()}
         return {
             "coreset_rows": self._rows[:n].copy(),
             "coreset_weights": self._weights[:n].copy(),
-            "coreset_strata": self._strata[self._first : n].copy(),
+            "coreset_strata": self._strata[self._first_uncalibrated : n].copy(),
             "coreset_sums": self._sums.copy(),
             "coreset_origin": self._origin.copy(),
             "coreset_rng": self.rng.copy(),
         }
 
-    def numbers(self) -> dict[str, float]:
+    def scalars(self) -> dict[str, float]:
         """Scalars, by name."""
         return {"n_features": self.n_features, "scale": self._scale}
 
-    def restore(self, arrays: Any, numbers: Any) -> None:
-        """Undo `arrays` and `numbers` on a new coreset."""
-        self.rng = array(arrays, "coreset_rng", np.uint64, (1,))
-        d = int(numbers["n_features"])
+    def restore(self, arrays: Any, scalars: Any) -> None:
+        """Undo `arrays` and `scalars` on a new coreset."""
+        self.rng = checked_array(arrays, "coreset_rng", np.uint64, (1,))
+        d = int(scalars["n_features"])
         if not d:
             return
         rows, strata = arrays["coreset_rows"], arrays["coreset_strata"]
         n = len(rows)
-        self._make_room(d, n)
-        self._filled, self._first = n, n - len(strata)
-        self._rows[:n] = array(arrays, "coreset_rows", np.float64, (n, d))
-        self._weights[:n] = array(arrays, "coreset_weights", np.float64, (n,))
-        self._strata[:n] = SETTLED
-        self._strata[self._first : n] = strata
-        self._sums = array(arrays, "coreset_sums", np.float64, (self.n_clusters, d + 1))
-        self._origin = array(arrays, "coreset_origin", np.float64, (d,))
-        self._scale = float(numbers["scale"])
+        self._allocate(d, n)
+        self._n_rows, self._first_uncalibrated = n, n - len(strata)
+        self._rows[:n] = checked_array(arrays, "coreset_rows", np.float64, (n, d))
+        self._weights[:n] = checked_array(arrays, "coreset_weights", np.float64, (n,))
+        self._strata[:n] = CALIBRATED
+        self._strata[self._first_uncalibrated : n] = strata
+        self._sums = checked_array(arrays, "coreset_sums", np.float64, (self.n_clusters, d + 1))
+        self._origin = checked_array(arrays, "coreset_origin", np.float64, (d,))
+        self._scale = float(scalars["scale"])
 
     def state(self) -> ModelState:
         """Capture all of it, as a copy that later learning does not touch."""
@@ -351,7 +355,7 @@ class Coreset:
             "size": self.size,
             "seed": self.seed,
             "next_id": 0 if guide is None else guide.next_id,
-            **self.numbers(),
+            **self.scalars(),
         }
         return ModelState("Coreset", VERSION, params, {name: frozen(a) for name, a in arrays.items()})
 

@@ -13,14 +13,14 @@ from streamkm.models.validation import ONES, frozen
 
 Unit = Literal["points", "seconds"]
 
-PIECE = 0.5
+PIECE_HALF_LIVES = 0.5
 """A batch is learned in pieces of about this many half-lives: over longer ones clusters may have moved far."""
 
-LEAST_PIECE = 16
+MIN_PIECE_ROWS = 16
 """Rows of a piece at least."""
 
 
-class Aged(NamedTuple):
+class AgedWeights(NamedTuple):
     """The weights of a batch's rows once the whole batch is there."""
 
     weights: NDArray[np.float64]
@@ -35,11 +35,11 @@ class Aged(NamedTuple):
         """Factor on the weight of what was learned before."""
         return half_power(self.half_lives) if self.half_lives else 1.0
 
-    def take(self, mask: NDArray[np.bool_]) -> Aged:
+    def take(self, mask: NDArray[np.bool_]) -> AgedWeights:
         """Those of some rows, by a mask (n,)."""
         weights = frozen(self.weights[mask]) if len(self.weights) else self.weights
         decayed = weights if self.decayed is self.weights else frozen(self.decayed[mask])
-        return Aged(weights, decayed, self.half_lives)
+        return AgedWeights(weights, decayed, self.half_lives)
 
 
 class Decay:
@@ -82,15 +82,15 @@ class Decay:
         list
             The end of each piece; the last one is n.
         """
-        if self.half_life is None or n <= LEAST_PIECE:
+        if self.half_life is None or n <= MIN_PIECE_ROWS:
             return [n]
         stops = np.empty(n, np.int64)
         times = times if self.by_time else ONES
         clock = math.nan if self.clock is None else self.clock
-        count = pieces(weights, times, clock, self.half_life, PIECE, LEAST_PIECE, stops)
+        count = pieces(weights, times, clock, self.half_life, PIECE_HALF_LIVES, MIN_PIECE_ROWS, stops)
         return cast("list[int]", stops[:count].tolist())
 
-    def age(self, weights: NDArray[np.float64], times: NDArray[np.float64], n: int) -> Aged:
+    def age(self, weights: NDArray[np.float64], times: NDArray[np.float64], n: int) -> AgedWeights:
         """Let n rows come, and say how much each of them and all before them count now.
 
         Parameters
@@ -101,19 +101,21 @@ class Decay:
             (n,): event times from `validate.event_times`; not looked at unless `by_time`.
         """
         if self.half_life is None:
-            return Aged(weights, weights)
+            return AgedWeights(weights, weights)
         if not self.by_time and n == 1 and not len(weights):
-            return Aged(weights, weights, 1.0 / self.half_life)
+            return AgedWeights(weights, weights, 1.0 / self.half_life)
         decayed = np.empty(n)
         if not self.by_time:
-            return Aged(weights, frozen(decayed), decay_by_place(weights, self.half_life, decayed) / self.half_life)
+            return AgedWeights(
+                weights, frozen(decayed), decay_by_place(weights, self.half_life, decayed) / self.half_life
+            )
         before = math.nan if self.clock is None else self.clock
         newest = decay_by_time(weights, times, before, self.half_life, decayed)
         self.clock = None if math.isnan(newest) else newest
         elapsed = newest - before
-        return Aged(weights, frozen(decayed), elapsed / self.half_life if elapsed > 0.0 else 0.0)
+        return AgedWeights(weights, frozen(decayed), elapsed / self.half_life if elapsed > 0.0 else 0.0)
 
-    def hold_clock(self, limit: float) -> None:
+    def cap_clock(self, limit: float) -> None:
         """Take back a clock that lies beyond a limit: no time before it would ever count as new."""
         if self.clock is not None and self.clock > limit:
             self.clock = limit

@@ -15,16 +15,16 @@ from numpy.typing import NDArray
 
 from streamkm.models.weighted_rows import Labels, Reals
 
-CLEAR = 3.5
+MIN_STANDARD_ERRORS = 3.5
 """Standard errors by which a window must hold fewer points than it would."""
-PARTS, WINDOWS = (1.0, 0.5, 0.25), 9
+WINDOW_WIDTHS, WINDOW_POSITIONS = (1.0, 0.5, 0.25), 9
 """How much of the room between two cores a window takes, at most the width of the sparser core; and its places."""
-FENCE_QUANTILE, FENCE, FAR = 0.05, 3.0, 0.02
+FENCE_QUANTILE, FENCE_RANGES, MAX_FAR_SHARE = 0.05, 3.0, 0.02
 """Rows are far when they lie so many ranges, from this quantile to that one of the other end, beyond it in some field;
 but never more than this share of them."""
-BESIDE = 0.75
+NEAR_LINE_SHARE = 0.75
 """Share of the points of two clusters that are near the line through their centroids."""
-_LEVELS, _LEVEL = 50, 1e-3
+_MAX_LEVELS, _LEVEL_RESOLUTION = 50, 1e-3
 """A field has levels if it has so few distinct values, told apart by this share of their range, at most."""
 
 Flags = NDArray[np.bool_]
@@ -38,7 +38,7 @@ def quantiles(values: Reals, weights: Reals, wanted: tuple[float, ...]) -> list[
     return [float(v) for v in values[order][np.minimum(places, len(values) - 1)]]
 
 
-def near(rows: Reals, weights: Reals) -> Flags:
+def inlier_mask(rows: Reals, weights: Reals) -> Flags:
     """(n,): all rows but a few that lie far from the others in some field.
 
     Parameters
@@ -49,13 +49,13 @@ def near(rows: Reals, weights: Reals) -> Flags:
     inside = np.ones(len(rows), np.bool_)
     for column in rows.T:
         low, high = quantiles(column, weights, (FENCE_QUANTILE, 1.0 - FENCE_QUANTILE))
-        reach = FENCE * (high - low)
+        reach = FENCE_RANGES * (high - low)
         if reach > 0.0:
             inside &= (column >= low - reach) & (column <= high + reach)
-    return inside if weights[~inside].sum() <= FAR * weights.sum() else np.ones(len(rows), np.bool_)
+    return inside if weights[~inside].sum() <= MAX_FAR_SHARE * weights.sum() else np.ones(len(rows), np.bool_)
 
 
-def without_levels(rows: Reals, seed: int) -> Reals:
+def jitter_discrete_fields(rows: Reals, seed: int) -> Reals:
     """Rows whose fields with few distinct values are spread between these: gaps between levels are no valleys."""
     spread = rows.copy()
     rng = np.random.default_rng(seed)
@@ -63,14 +63,14 @@ def without_levels(rows: Reals, seed: int) -> Reals:
         low, high = float(column.min()), float(column.max())
         if not high > low:
             continue
-        levels = np.unique(np.round((column - low) / ((high - low) * _LEVEL)))
-        if len(levels) <= _LEVELS:
-            step = float(np.median(np.diff(levels))) * (high - low) * _LEVEL
+        levels = np.unique(np.round((column - low) / ((high - low) * _LEVEL_RESOLUTION)))
+        if len(levels) <= _MAX_LEVELS:
+            step = float(np.median(np.diff(levels))) * (high - low) * _LEVEL_RESOLUTION
             spread[:, t] += rng.uniform(-0.5 * step, 0.5 * step, len(rows))
     return spread
 
 
-def apart(rows: Reals, weights: Reals, centroids: Reals, labels: Labels) -> bool:
+def all_separated(rows: Reals, weights: Reals, centroids: Reals, labels: Labels) -> bool:
     """Whether there is a valley between every two clusters.
 
     Parameters
@@ -86,10 +86,10 @@ def apart(rows: Reals, weights: Reals, centroids: Reals, labels: Labels) -> bool
     members = [np.flatnonzero(labels == j) for j in range(k)]
     far = ((centroids[:, np.newaxis] - centroids) ** 2).sum(axis=2)
     pairs = sorted((float(far[a, b]), a, b) for a in range(k) for b in range(a + 1, k))
-    return all(_pair(rows, weights, centroids[a], centroids[b], members[a], members[b]) for _, a, b in pairs)
+    return all(_separated(rows, weights, centroids[a], centroids[b], members[a], members[b]) for _, a, b in pairs)
 
 
-def _pair(
+def _separated(
     rows: Reals, weights: Reals, first: Reals, second: Reals, own: NDArray[np.int64], others: NDArray[np.int64]
 ) -> bool:
     axis = second - first
@@ -101,12 +101,17 @@ def _pair(
     along = offsets @ (axis / length)
     beside = np.square(offsets).sum(axis=1) - along**2
     # Cells have a waist where they meet, which would look like a valley: far from the line nothing is looked at.
-    seen = beside <= np.quantile(beside, BESIDE)
+    near_line = beside <= np.quantile(beside, NEAR_LINE_SHARE)
     left = np.arange(len(places)) < len(own)
-    return valley(along[seen & left], weights[places][seen & left], along[seen & ~left], weights[places][seen & ~left])
+    return has_valley(
+        along[near_line & left],
+        weights[places][near_line & left],
+        along[near_line & ~left],
+        weights[places][near_line & ~left],
+    )
 
 
-def valley(left: Reals, left_weights: Reals, right: Reals, right_weights: Reals) -> bool:
+def has_valley(left: Reals, left_weights: Reals, right: Reals, right_weights: Reals) -> bool:
     """Whether there is a valley between some values and larger ones.
 
     Parameters
@@ -130,21 +135,21 @@ def valley(left: Reals, left_weights: Reals, right: Reals, right_weights: Reals)
         (max(high - low, least), 0.5 * float(w.sum()), 0.5 * float(w.sum() ** 2 / np.square(w).sum()))
         for low, high, w in ((a_low, a_high, left_weights), (b_low, b_high, right_weights))
     ]
-    if min(count for _, _, count in cores) <= CLEAR**2:
+    if min(count for _, _, count in cores) <= MIN_STANDARD_ERRORS**2:
         return False  # so few points may lie together by chance
     width, mass, count = min(cores, key=lambda core: core[1] / core[0])
     values, weights = np.concatenate([left, right]), np.concatenate([left_weights, right_weights])
-    for part in PARTS:
+    for part in WINDOW_WIDTHS:
         window = min(width, part * room)
-        starts = np.linspace(a_high, b_low - window, WINDOWS)
-        held = min(float(weights[(values > at) & (values < at + window)].sum()) for at in starts)
-        expected, found = window / width * count, held / mass * count
-        if expected - found > CLEAR * math.sqrt(expected + found):
+        starts = np.linspace(a_high, b_low - window, WINDOW_POSITIONS)
+        inside = min(float(weights[(values > at) & (values < at + window)].sum()) for at in starts)
+        expected, found = window / width * count, inside / mass * count
+        if expected - found > MIN_STANDARD_ERRORS * math.sqrt(expected + found):
             return True
     return False
 
 
-def several(rows: Reals, weights: Reals) -> list[int]:
+def multimodal_fields(rows: Reals, weights: Reals) -> list[int]:
     """Fields that fall into heaps by themselves, whatever the unit of the others.
 
     Parameters
@@ -152,10 +157,10 @@ def several(rows: Reals, weights: Reals) -> list[int]:
     rows, weights
         (n, d) and (n,), positive.
     """
-    return [t for t in range(rows.shape[1]) if _in_two(rows[:, t], weights)]
+    return [t for t in range(rows.shape[1]) if _is_multimodal(rows[:, t], weights)]
 
 
-def _in_two(values: Reals, weights: Reals) -> bool:
+def _is_multimodal(values: Reals, weights: Reals) -> bool:
     """Cut where it lowers the squares most, which is 2-means of one dimension, and look for a valley there."""
     order = np.argsort(values, kind="stable")
     x, w = values[order], weights[order]
@@ -166,4 +171,4 @@ def _in_two(values: Reals, weights: Reals) -> bool:
     rest = np.maximum(rest, 1e-300)  # rounding may leave nothing, or less
     gain = np.square(sums / mass - (total - sums) / rest) * mass * rest
     cut = int(gain.argmax()) + 1
-    return valley(x[:cut], w[:cut], x[cut:], w[cut:])
+    return has_valley(x[:cut], w[:cut], x[cut:], w[cut:])

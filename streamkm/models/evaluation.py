@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamkm.kernels.silhouette import simplified_silhouette
-from streamkm.models.centroids import LiveCentroids, middle
+from streamkm.models.centroids import LiveCentroids, weighted_mean
 from streamkm.models.coreset import Coreset
 from streamkm.models.metric import Metric
-from streamkm.models.seeding import settle
+from streamkm.models.seeding import run_lloyd
 from streamkm.models.validation import frozen
 
-MOST_ROWS = 20_000
+MAX_ROWS = 20_000
 """A coreset for hundreds of clusters is judged by a part of its rows, or one look would take seconds."""
 
 
@@ -56,23 +56,23 @@ class Evaluation:
 
 def evaluate(coreset: Coreset, live: LiveCentroids, published: LiveCentroids | None) -> Evaluation:
     """Judge live and published centroids by the same rows and the live metric; changes nothing."""
-    rows, weights = coreset.settled()
+    rows, weights = coreset.calibrated()
     there = weights > 0.0
-    step = 1 + len(rows) // MOST_ROWS
+    step = 1 + len(rows) // MAX_ROWS
     rows, weights = rows[there][::step], weights[there][::step]
-    now = _judge(rows, weights, live.centroids, live.metric)
-    then = (None, None) if published is None else _judge(rows, weights, published.centroids, live.metric)
+    now = _score(rows, weights, live.centroids, live.metric)
+    then = (None, None) if published is None else _score(rows, weights, published.centroids, live.metric)
     return Evaluation(*now, *then)
 
 
-def _judge(
+def _score(
     rows: NDArray[np.float64], weights: NDArray[np.float64], centroids: NDArray[np.float64], metric: Metric
 ) -> tuple[float, float]:
     """Inertia and silhouette."""
     if not len(rows):
         return 0.0, 0.0
-    origin = middle(rows, weights)
-    *_, cost = settle(rows, weights, centroids.copy(), origin, metric)
+    origin = weighted_mean(rows, weights)
+    *_, cost = run_lloyd(rows, weights, centroids.copy(), origin, metric)
     k = len(centroids)
     silhouette = 0.0
     if k > 1:

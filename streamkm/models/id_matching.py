@@ -11,7 +11,7 @@ from streamkm.models.centroids import nearest
 from streamkm.models.metric import Metric
 from streamkm.models.validation import frozen
 
-KEEP = 0.5
+MIN_SHARED = 0.5
 """A cluster goes on as another if they share so much of the smaller one."""
 
 
@@ -22,7 +22,7 @@ def assign(rows: Real, centroids: NDArray[np.float64]) -> tuple[NDArray[np.int32
     return nearest(rows, largest(rows.reshape(-1)), centroids, centroids.mean(axis=0), metric, 0.0)
 
 
-def inherit(ids: NDArray[np.int64], common: NDArray[np.float64]) -> NDArray[np.int64]:
+def inherit_ids(ids: NDArray[np.int64], common: NDArray[np.float64]) -> NDArray[np.int64]:
     """(k,) ids of new clusters: that of the old one with the greatest overlap, or a new one.
 
     Parameters
@@ -35,7 +35,7 @@ def inherit(ids: NDArray[np.int64], common: NDArray[np.float64]) -> NDArray[np.i
     old, new = common.sum(axis=1), common.sum(axis=0)
     found = np.full(common.shape[1], -1, np.int64)
     for i, j in zip(*linear_sum_assignment(-common), strict=True):
-        if common[i, j] > 0.0 and common[i, j] >= KEEP * min(old[i], new[j]):
+        if common[i, j] > 0.0 and common[i, j] >= MIN_SHARED * min(old[i], new[j]):
             found[j] = ids[i]
     fresh = found < 0
     found[fresh] = int(ids.max(initial=-1)) + 1 + np.arange(int(fresh.sum()))

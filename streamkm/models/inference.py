@@ -23,7 +23,7 @@ from streamkm.models.outliers import GapRule
 from streamkm.state import Distance, Publication
 
 
-class Answers(base.Clusterer):
+class ClusterInference(base.Clusterer):
     """The properties and the questions of `OnlineKMeans`.
 
     Questions are answered by the published centroids if there are any, else by the live ones; `view` asks for either.
@@ -38,13 +38,13 @@ class Answers(base.Clusterer):
     feature_names: tuple[str, ...]
     """Names of the dimensions in order, from the first dict or data frame; empty while unknown."""
     _clusters: Clusters | None
-    _need: int
+    _warmup_rows: int
     """Rows to see before there are centroids."""
 
     @property
     def warmup_(self) -> tuple[int, int] | None:
         """(rows buffered, rows needed) while there are no centroids yet, else None."""
-        return None if self._clusters is not None else (self.n_seen, self._need)
+        return None if self._clusters is not None else (self.n_seen, self._warmup_rows)
 
     @property
     def k_(self) -> int:
@@ -213,7 +213,7 @@ class Answers(base.Clusterer):
             There are no centroids yet.
         """
         clusters = self._ready()
-        return evaluate(clusters.coreset, clusters.live, clusters.answers)
+        return evaluate(clusters.coreset, clusters.live, clusters.published_centroids)
 
     def k_profile(self, k_max: int = 20, k_min: int = 2) -> KProfile:
         """What each number of clusters would cost and how well it would tell clusters apart. Changes nothing.
@@ -228,12 +228,12 @@ class Answers(base.Clusterer):
         NotReadyError
             There are no centroids yet, or nothing that was learned has weight.
         """
-        return self.later_k_profile(k_max, k_min)()
+        return self.deferred_k_profile(k_max, k_min)()
 
-    def later_k_profile(self, k_max: int = 20, k_min: int = 2) -> Callable[[], KProfile]:
+    def deferred_k_profile(self, k_max: int = 20, k_min: int = 2) -> Callable[[], KProfile]:
         """`k_profile` of the model as it is now, as a function that any thread may call while learning goes on."""
         clusters = self._ready()
-        rows, weights = clusters.coreset.settled()
+        rows, weights = clusters.coreset.calibrated()
         if not weights.sum() > 0.0:
             raise NotReadyError(
                 "nothing that was learned has a weight", hint="k can be judged once a point has a weight above zero"
@@ -251,7 +251,7 @@ class Answers(base.Clusterer):
 
     def _ready(self) -> Clusters:
         if self._clusters is None:
-            have, need = self.n_seen, self._need
+            have, need = self.n_seen, self._warmup_rows
             raise NotReadyError(
                 f"the model is warming up: {have} of {need} points seen",
                 hint=f"{need - have} more points make the first centroids",

@@ -1,26 +1,27 @@
-"""How many clusters? A profile over k, from a coreset or any other few thousand weighted rows.
+"""Selection of the number of clusters: a profile over k, from a coreset or a few thousand other weighted rows.
 
-**What is computed.** For each k a weighted k-means: from the solution for k - 1 and one more row, drawn far from it,
-from k-means++, and from the solution for k + 1 with two clusters put together; the cheapest one counts. From it the
-cost, the simplified silhouette (Hruschka et al. 2004), the index of Davies and Bouldin (1979), and the gap (Tibshirani,
-Walther and Hastie 2001, with the box along the principal axes): by how much the logarithm of the cost is below what
-rows spread evenly in the same box would cost.
+**Computation.** For each k, a weighted k-means starts from the solution for k - 1 and one more row drawn far from it,
+from k-means++, and from the solution for k + 1 with two clusters merged; the cheapest result counts. It gives the cost,
+the simplified silhouette (Hruschka et al. 2004), the Davies-Bouldin index (1979), and the gap statistic (Tibshirani,
+Walther and Hastie 2001, with the box along the principal axes): how far the logarithm of the cost is below the cost of
+uniform data in the same box.
 
-A few rows that are far from all others in some field (2 % at most, `valleys.near`) are left out before: squares of one
-far row can outweigh everything else.
+Rows far from all others in some field (at most 2 %, `density_valleys.inlier_mask`) are left out first: the squares of
+one far row can outweigh all others.
 
-**What is suggested**, and only where criteria that have little in common agree, for a wrong suggestion costs more than
-none (`docs/decisions/choice.md` has twenty worlds with what is suggested in each):
+**Suggestion.** A k is suggested only where criteria that have little in common agree, because a wrong suggestion costs
+more than none (`docs/decisions/choice.md` has twenty data sets with the suggestion for each):
 
 1. as many clusters as there are distinct rows, if these are few;
-2. of the k whose clusters all have valleys between them (`valleys.apart`) and whose silhouette is at least 0.8 of the
-   best such: the one that the gap says; else the largest, if its silhouette is the best of all k;
-3. one, if there is no such k, no field alone falls into heaps, and no gap is above that of one cluster by more than
-   0.1 and its error: cutting gains no more than in even data;
+2. of the k whose clusters all have density valleys between them (`density_valleys.all_separated`) and whose silhouette
+   is at least 0.8 of the best such one: the k of the gap statistic; else the largest, if its silhouette is the best of
+   all k;
+3. one, if there is no such k, no single field is multimodal, and no gap exceeds that of one cluster by more than 0.1
+   and its standard error: clustering gains no more than in uniform data;
 4. else none.
 
-The gap says the smallest k whose gap is the highest within one error, of those whose silhouette is at least 0.8 of the
-best.
+The k of the gap statistic is the smallest whose gap is within one standard error of the highest, among those whose
+silhouette is at least 0.8 of the best.
 """
 
 from __future__ import annotations
@@ -40,18 +41,18 @@ from streamkm.kernels.silhouette import simplified_silhouette
 from streamkm.kernels.update import lloyd
 from streamkm.models import validation
 from streamkm.models.centroids import columns_of, packed_like, power_of_two
-from streamkm.models.density_valleys import apart, near, several, without_levels
+from streamkm.models.density_valleys import all_separated, inlier_mask, jitter_discrete_fields, multimodal_fields
 from streamkm.models.metric import Metric, Scale
 from streamkm.models.outliers import GapRule
 
 ITERATIONS, TOLERANCE = 25, 1e-3
 REFERENCES, REFERENCE_ROWS = 4, 2000
 """Draws of even data, and rows of each."""
-AGREES = 0.8
+MIN_SILHOUETTE_RATIO = 0.8
 """A gap, or valleys, are believed where the silhouette is at least this share of the best."""
-CLEAR = 0.1
+MIN_GAP_DIFFERENCE = 0.1
 """A gap counts as higher than that of one cluster from this difference on."""
-EXACT = 1e-12
+NEGLIGIBLE_COST = 1e-12
 """A cost below this share of that of one cluster is none."""
 
 Reals = NDArray[np.float64]
@@ -144,7 +145,7 @@ def k_profile(
     if len(row_weights):
         kept = row_weights > 0.0
         X, row_weights = X[kept], validation.frozen(row_weights[kept])
-    close = near(X, row_weights if len(row_weights) else np.ones(len(X)))
+    close = inlier_mask(X, row_weights if len(row_weights) else np.ones(len(X)))
     X, row_weights = X[close], validation.frozen(row_weights[close]) if len(row_weights) else row_weights
     mass = float(row_weights.sum()) if len(row_weights) else float(len(X))
     X = _centred(X, row_weights)
@@ -152,19 +153,21 @@ def k_profile(
     solver = _Solver(X, row_weights, rng)
     solutions = solver.all(k_max)
     costs = np.array([cost for _, cost in solutions]) / mass
-    gaps, errors = _gaps(X, row_weights, costs, mass, rng)
-    judged = [_judge(X, row_weights, centroids) for centroids, _ in solutions]
-    silhouettes, davies = np.array([s for s, _ in judged]), np.array([b for _, b in judged])
-    distinct = costs[-1] <= EXACT * costs[0]
+    gaps, errors = _gap_statistics(X, row_weights, costs, mass, rng)
+    qualities = [_quality(X, row_weights, centroids) for centroids, _ in solutions]
+    silhouettes, davies = np.array([s for s, _ in qualities]), np.array([b for _, b in qualities])
+    distinct = costs[-1] <= NEGLIGIBLE_COST * costs[0]
     if distinct:
         suggested: int | None = len(costs)
         likeliest, reason = len(costs), f"the rows take only {len(costs)} distinct values"
     else:
         every = row_weights if len(row_weights) else np.ones(len(X))
-        smooth = without_levels(X, seed)
-        heaps = [k > 1 and apart(smooth, every, c, solver.nearest(c)[0]) for k, (c, _) in enumerate(solutions, 1)]
-        hidden = not any(heaps) and bool(several(smooth, every))
-        suggested, likeliest, reason = _suggest(silhouettes, gaps, errors, heaps, hidden=hidden, k_min=k_min)
+        smooth = jitter_discrete_fields(X, seed)
+        separated = [
+            k > 1 and all_separated(smooth, every, c, solver.nearest(c)[0]) for k, (c, _) in enumerate(solutions, 1)
+        ]
+        hidden = not any(separated) and bool(multimodal_fields(smooth, every))
+        suggested, likeliest, reason = _suggest(silhouettes, gaps, errors, separated, hidden=hidden, k_min=k_min)
     shown = slice(min(k_min, len(costs)) - 1, len(costs))
     return KProfile(
         tuple(range(1, len(costs) + 1))[shown],
@@ -193,7 +196,7 @@ def suggested_k(rows: Reals, weights: Reals, k_max: int, scale: Scale, rule: Gap
         weights = np.ones(len(rows))
     raw = Metric.raw(rows.shape[1])
     if rule is not None:
-        inside = rule.look(rows, weights, raw.rescaled(rows, weights, "none" if scale == "none" else "robust").factors)
+        inside = rule.refit(rows, weights, raw.rescaled(rows, weights, "none" if scale == "none" else "robust").factors)
         if inside is not None:
             rows, weights = rows[inside], weights[inside]
     return k_profile(rows * raw.rescaled(rows, weights, scale).factors, weights, k_max, seed=seed).likeliest
@@ -275,7 +278,7 @@ class _Solver:
     def all(self, k_max: int) -> list[tuple[Reals, float]]:
         """Centroids and cost for k = 1, 2, ..., until k_max or until the cost is nothing."""
         best = [self.descend(np.zeros((1, self.X.shape[1])))]
-        while len(best) < k_max and best[-1][1] > EXACT * best[0][1]:
+        while len(best) < k_max and best[-1][1] > NEGLIGIBLE_COST * best[0][1]:
             starts = self.one_more(best[-1][0]), self.plus_plus(len(best) + 1)
             best.append(min(map(self.descend, starts), key=lambda found: found[1]))
         for k in range(len(best) - 1, 1, -1):
@@ -283,7 +286,7 @@ class _Solver:
         return best
 
 
-def _judge(X: Reals, row_weights: Reals, centroids: Reals) -> tuple[float, float]:
+def _quality(X: Reals, row_weights: Reals, centroids: Reals) -> tuple[float, float]:
     """Silhouette, and index of Davies and Bouldin."""
     k = len(centroids)
     if k < 2:
@@ -298,7 +301,9 @@ def _judge(X: Reals, row_weights: Reals, centroids: Reals) -> tuple[float, float
     return silhouette, float(ratio.max(axis=1).mean())
 
 
-def _gaps(X: Reals, row_weights: Reals, costs: Reals, mass: float, rng: NDArray[np.uint64]) -> tuple[Reals, Reals]:
+def _gap_statistics(
+    X: Reals, row_weights: Reals, costs: Reals, mass: float, rng: NDArray[np.uint64]
+) -> tuple[Reals, Reals]:
     """Gap and its standard error for each k; infinite where the cost is nothing."""
     weights = row_weights if len(row_weights) else np.ones(len(X))
     axes = np.linalg.svd((X * weights[:, np.newaxis]).T @ X)[0]
@@ -314,18 +319,18 @@ def _gaps(X: Reals, row_weights: Reals, costs: Reals, mass: float, rng: NDArray[
     with np.errstate(divide="ignore"):
         gaps = logs.mean(axis=0) - np.log(costs)
     errors = logs.std(axis=0) * math.sqrt(1.0 + 1.0 / REFERENCES)
-    nothing = costs <= EXACT * costs[0]
+    nothing = costs <= NEGLIGIBLE_COST * costs[0]
     return np.where(nothing, math.inf, gaps), np.where(nothing, 0.0, errors)
 
 
 def _suggest(
-    silhouettes: Reals, gaps: Reals, errors: Reals, heaps: list[bool], *, hidden: bool, k_min: int
+    silhouettes: Reals, gaps: Reals, errors: Reals, separated: list[bool], *, hidden: bool, k_min: int
 ) -> tuple[int | None, int, str]:
     """The rule of the module's docstring, for more than a few distinct rows; index 0 stands for k = 1.
 
     Parameters
     ----------
-    heaps
+    separated
         Whether all clusters of each k have valleys between them.
     hidden
         Whether none have, but some field alone falls into heaps.
@@ -340,27 +345,27 @@ def _suggest(
         return 1, 1, "only one cluster was tried"
     by_silhouette = max(seen, key=lambda k: silhouettes[k - 1])
     best = silhouettes[by_silhouette - 1]
-    good = [k for k in seen if silhouettes[k - 1] >= AGREES * best]
+    good = [k for k in seen if silhouettes[k - 1] >= MIN_SILHOUETTE_RATIO * best]
     top = max(good, key=lambda k: gaps[k - 1])
     by_gap = next(k for k in good if gaps[k - 1] >= gaps[top - 1] - errors[top - 1])
-    told = f"the silhouette is best for {by_silhouette} ({best:.2f}), the gap above even data says {by_gap}"
-    parted = [k for k in seen if heaps[k - 1]]
-    if parted:
-        clearest = max(silhouettes[k - 1] for k in parted)
-        clear = [k for k in parted if silhouettes[k - 1] >= AGREES * clearest]
+    comparison = f"the silhouette is best for {by_silhouette} ({best:.2f}), the gap above even data says {by_gap}"
+    separated_ks = [k for k in seen if separated[k - 1]]
+    if separated_ks:
+        clearest = max(silhouettes[k - 1] for k in separated_ks)
+        clear = [k for k in separated_ks if silhouettes[k - 1] >= MIN_SILHOUETTE_RATIO * clearest]
         k = by_gap if by_gap in clear else max(clear)
         own = silhouettes[k - 1]
         if k in (by_gap, by_silhouette):
             also = "the gap above even data is largest" if by_gap == k else "the silhouette is best"
             return k, k, f"there are valleys between all {k}, and {also}; silhouette {own:.2f}"
-        return None, k, f"no clear number: there are valleys between {k} (silhouette {own:.2f}), but {told}"
+        return None, k, f"no clear number: there are valleys between {k} (silhouette {own:.2f}), but {comparison}"
     if hidden:
         units = "some field alone falls into heaps that others hide: in other units (--scale) they may show"
         return None, by_silhouette, f"no clear number: no k has valleys between all its clusters, but {units}"
-    if not (gaps[1:] - errors[1:] > gaps[0] + CLEAR).any():
+    if not (gaps[1:] - errors[1:] > gaps[0] + MIN_GAP_DIFFERENCE).any():
         return (
             1,
             1,
             "one heap: no valley between any clusters, and no k lowers the cost more than in evenly spread data",
         )
-    return None, by_silhouette, f"no clear number: no k has valleys between all its clusters, but {told}"
+    return None, by_silhouette, f"no clear number: no k has valleys between all its clusters, but {comparison}"

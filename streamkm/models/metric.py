@@ -14,13 +14,13 @@ from streamkm.models.validation import frozen
 
 Scale = Literal["none", "standard", "robust"]
 
-SAME_SCALE = 0.02
+MAX_SAME_SCALE_DIFFERENCE = 0.02
 """Scales that all differ by less than this share are the same: adopting them would move points for nothing."""
 
 IQR_OF_NORMAL = 1.3489795003921634
 """Interquartile range of the standard normal distribution."""
 
-FLAT, NOTHING = 0.03, 1e-12
+NEGLIGIBLE_IQR, NEGLIGIBLE_DEVIATION_SHARE = 0.03, 1e-12
 """Of a column whose quartiles are so near each other, one value is most of it: shares of the range that the middle nine
 tenths have, and of the deviation."""
 
@@ -62,7 +62,7 @@ class Metric:
         if scale == "none" or not weights.sum() > 0.0:
             return self
         factors = 1.0 / (deviations(rows, weights) if scale == "standard" else quartile_ranges(rows, weights))
-        if np.all(np.abs(factors - self.factors) <= SAME_SCALE * self.factors):
+        if np.all(np.abs(factors - self.factors) <= MAX_SAME_SCALE_DIFFERENCE * self.factors):
             return self
         return replace(self, factors=factors)
 
@@ -86,13 +86,13 @@ def quartile_ranges(rows: NDArray[np.float64], weights: NDArray[np.float64]) -> 
 
     A column most of which is one value has none: its unit is the median distance of its other values from that one. The
     deviation would be small where they are rare, and each of them far away for being rare. 1 if there are no others.
-    Equal values differ a little in a coreset, whose strata were shifted to their means: `FLAT` of the range that most
-    values have, or `NOTHING` of the deviation, are no difference.
+    Equal values differ a little in a coreset, whose strata were shifted to their means: `NEGLIGIBLE_IQR` of the range
+    values have, or `NEGLIGIBLE_DEVIATION_SHARE` of the deviation, are no difference.
     """
     lowest, low, high, highest = (quantile(rows, weights, share) for share in (0.05, 0.25, 0.75, 0.95))
     spread = (high - low) / IQR_OF_NORMAL
-    none = np.maximum(FLAT * (highest - lowest), 1e-12 * np.maximum(np.abs(low), np.abs(high)))
-    none = np.maximum(none, NOTHING * deviations(rows, weights) * (np.ptp(rows, axis=0) > 0.0))
+    none = np.maximum(NEGLIGIBLE_IQR * (highest - lowest), 1e-12 * np.maximum(np.abs(low), np.abs(high)))
+    none = np.maximum(none, NEGLIGIBLE_DEVIATION_SHARE * deviations(rows, weights) * (np.ptp(rows, axis=0) > 0.0))
     for t in np.flatnonzero(high - low <= none):
         away = np.abs(rows[:, t] - low[t])
         others = (away > none[t]) & (weights > 0.0)

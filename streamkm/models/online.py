@@ -13,15 +13,15 @@ from streamkm.errors import DataError, StateError
 from streamkm.kernels.assign import Real
 from streamkm.models import validation
 from streamkm.models.arguments import ARGUMENTS, K_MAX, Outliers, check
-from streamkm.models.centroids import array
-from streamkm.models.clusters import Clusters, Verdict
+from streamkm.models.centroids import checked_array
+from streamkm.models.clusters import Clusters, ResolveOutcome
 from streamkm.models.coreset import Coreset
-from streamkm.models.decay import Aged, Decay, Unit
-from streamkm.models.inference import Answers
+from streamkm.models.decay import AgedWeights, Decay, Unit
+from streamkm.models.inference import ClusterInference
 from streamkm.models.k_selection import suggested_k
 from streamkm.models.metric import Metric, Scale
 from streamkm.models.outliers import GapRule
-from streamkm.models.schedule import OnDrift, Schedule
+from streamkm.models.schedule import OnDrift, ResolveSchedule
 from streamkm.state import Distance, ModelState, Publication, Snapshot
 
 VERSION = 2
@@ -35,14 +35,14 @@ ARITHMETIC = 2
 SEED_ROWS = 8192
 """The first centroids are made from no more rows than this, or than the warm-up needs if that is more."""
 
-CHOICE_ROWS = 2000
+K_SELECTION_ROWS = 2000
 """k is chosen from so many rows, which takes less than a second."""
 
 STARVED_SHARE = 1e-6
 """With a half-life, a cluster has forgotten its points when its weight is below this share of the largest."""
 
 
-class OnlineKMeans(Answers):
+class OnlineKMeans(ClusterInference):
     """K-Means that learns from a stream, one mini-batch after the other, and is about as good as Lloyd on all of it.
 
     **Live centroids** follow every batch. The first rows fill a warm-up buffer; k-means++, local search and Lloyd turn
@@ -150,13 +150,13 @@ class OnlineKMeans(Answers):
 
         self.n_seen, self.n_features, self.feature_names = 0, 0, ()
         self._clusters = None
-        enough = CHOICE_ROWS if n_clusters == "auto" else max(4 * most, min(1000, 20 * most))
-        self._need = self.warmup if self.warmup is not None else enough
-        self._starved = (0.0 if half_life is None else STARVED_SHARE, float(self._need))
+        enough = K_SELECTION_ROWS if n_clusters == "auto" else max(4 * most, min(1000, 20 * most))
+        self._warmup_rows = self.warmup if self.warmup is not None else enough
+        self._starved = (0.0 if half_life is None else STARVED_SHARE, float(self._warmup_rows))
         self.cost_: float = 0.0
         """Sum of weighted squared distances of all points judged so far, each before it was learned; never decayed. The
-        difference of two readings over that of `n_judged_` is the prequential inertia between them."""
-        self.n_judged_: float = 0.0
+        difference of two readings over that of `n_evaluated_` is the prequential inertia between them."""
+        self.n_evaluated_: float = 0.0
         """Weight of the points judged so far: all but outliers and those of the warm-up."""
         self._buffer: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = []
         self._decay = Decay(self.half_life, self.half_life_unit)
@@ -229,7 +229,7 @@ class OnlineKMeans(Answers):
         self.feature_names = names
         # Step 2. Fill the warm-up buffer; what it does not take is a batch.
         if self._clusters is None:
-            taken = min(len(X), max(self._need, SEED_ROWS) - self.n_seen)
+            taken = min(len(X), max(self._warmup_rows, SEED_ROWS) - self.n_seen)
             self._warm_up(X[:taken], self._decay.age(row_weights[:taken], row_times[:taken], taken))
             if taken == len(X):
                 return
@@ -241,26 +241,26 @@ class OnlineKMeans(Answers):
             self._learn_piece(X[start:stop], aged, high)
             start = stop
 
-    def _learn_piece(self, X: Real, aged: Aged, high: float) -> None:
+    def _learn_piece(self, X: Real, aged: AgedWeights, high: float) -> None:
         learned = self._ready().learn(X, aged, high, self.n_seen, self._starved)
         self.cost_ += learned.cost
-        self.n_judged_ += learned.points
+        self.n_evaluated_ += learned.points
         self.n_seen += len(X)
 
-    def _warm_up(self, X: Real, aged: Aged) -> None:
+    def _warm_up(self, X: Real, aged: AgedWeights) -> None:
         decay = aged.factor
         if decay != 1.0:
             self._buffer = [(rows, weights * decay) for rows, weights in self._buffer]
         self._buffer.append((X.astype(np.float64), aged.decayed.copy() if len(aged.decayed) else np.ones(len(X))))
         self.n_seen += len(X)
-        if self.n_seen >= self._need:
+        if self.n_seen >= self._warmup_rows:
             rows, weights = self._buffered()
             k = self.n_clusters
             if k == "auto":
                 rule = self._new_rule()
-                k = suggested_k(rows[:CHOICE_ROWS], weights[:CHOICE_ROWS], K_MAX, self.scale, rule, self.seed)
+                k = suggested_k(rows[:K_SELECTION_ROWS], weights[:K_SELECTION_ROWS], K_MAX, self.scale, rule, self.seed)
             clusters = self._new_clusters(k)
-            clusters.begin(rows, weights)
+            clusters.initialize(rows, weights)
             self._clusters, self._buffer = clusters, []
 
     def _new_clusters(self, k: int) -> Clusters:
@@ -268,7 +268,7 @@ class OnlineKMeans(Answers):
             Coreset(k, size=self.coreset_size, seed=self.seed),
             Metric.raw(self.n_features, spherical=self.distance == "cosine"),
             self.scale,
-            Schedule(self.on_drift),
+            ResolveSchedule(self.on_drift),
             self._new_rule(),
         )
 
@@ -280,7 +280,7 @@ class OnlineKMeans(Answers):
         weights = [w for _, w in self._buffer] or [np.empty(0)]
         return np.concatenate(rows), np.concatenate(weights)
 
-    def hold_clock(self, limit: float) -> None:
+    def cap_clock(self, limit: float) -> None:
         """Take the event time back that everything's age counts from, if it lies beyond a limit.
 
         Parameters
@@ -288,11 +288,11 @@ class OnlineKMeans(Answers):
         limit
             Seconds since 1970.
         """
-        self._decay.hold_clock(limit)
+        self._decay.cap_clock(limit)
 
     # Publishing
 
-    def resolve(self) -> Verdict:
+    def resolve(self) -> ResolveOutcome:
         """Solve the coreset now, with all effort, and let the live centroids be the result if that is cheaper.
 
         Returns
@@ -351,7 +351,7 @@ class OnlineKMeans(Answers):
             "feature_names": list(self.feature_names),
             "clock": self._decay.clock,
             "cost": self.cost_,
-            "n_judged": self.n_judged_,
+            "n_judged": self.n_evaluated_,
             "clusters": None if self._clusters is None else self._clusters.params(),
         }
         if self._clusters is not None:
@@ -384,14 +384,14 @@ class OnlineKMeans(Answers):
             model.n_features = d = index(p["n_features"])
             model.feature_names = tuple(map(str, p["feature_names"]))
             model._decay.clock = None if p["clock"] is None else float(p["clock"])
-            model.cost_, model.n_judged_ = float(p["cost"]), float(p["n_judged"])
+            model.cost_, model.n_evaluated_ = float(p["cost"]), float(p["n_judged"])
             if p["clusters"] is not None:
                 clusters = model._new_clusters(p["k"])
                 clusters.restore(a, p["clusters"], d)
                 model._clusters = clusters
             elif model.n_seen:
-                rows = array(a, "buffer", np.float64, (model.n_seen, d))
-                weights = array(a, "buffer_weights", np.float64, (model.n_seen,))
+                rows = checked_array(a, "buffer", np.float64, (model.n_seen, d))
+                weights = checked_array(a, "buffer_weights", np.float64, (model.n_seen,))
                 model._buffer = [(rows, weights)]
         except (LookupError, TypeError, ValueError, OverflowError, AttributeError, MemoryError) as e:
             raise StateError(f"the state is damaged: {e}") from e
@@ -423,7 +423,7 @@ class OnlineKMeans(Answers):
         model.n_seen, model.n_features = snapshot.n_points, len(snapshot.fields)
         model.feature_names, model._decay.clock = snapshot.fields, clock
         clusters = model._new_clusters(len(snapshot.ids))
-        clusters.adopt(snapshot, rows, weights)
+        clusters.initialize_from_snapshot(snapshot, rows, weights)
         model._clusters = clusters
         return model
 

@@ -12,23 +12,23 @@ from numpy.typing import NDArray
 from streamkm.kernels.assign import Real
 from streamkm.kernels.outliers import squares_from, widest_gap, within
 from streamkm.kernels.reductions import even_places
-from streamkm.models.centroids import array
-from streamkm.models.decay import Aged
+from streamkm.models.centroids import checked_array
+from streamkm.models.decay import AgedWeights
 from streamkm.models.validation import frozen
 
-TAIL = 0.005
+MAX_TAIL_MASS = 0.005
 """Only the outermost rows, with at most this share of the mass, can be outliers."""
 
-GAP = 100.0
+MIN_GAP_RATIO = 100.0
 """A gap: the squared distance from the median grows by this factor from one row to the next."""
 
 MEDIAN_ROWS = 255
 """The median is that of so many rows, picked evenly."""
 
-RECENT = 256
+MAX_RECENT = 256
 """The latest outliers are remembered."""
 
-WINDOW, TOO_MANY = 2000.0, 0.02
+MIN_WINDOW_POINTS, MAX_OUTLIER_SHARE = 2000.0, 0.02
 """Over at least so many points, at most this share can be outliers; more are a cluster, and the rule is lifted until a
 re-solve finds a gap again, with the outliers so far among the rows."""
 
@@ -53,16 +53,16 @@ class GapRule:
         self.limit = math.inf
         self.count = 0
         self.recent: NDArray[np.float64] = np.empty((0, d))
-        self._middle, self._factors = np.zeros(d), np.ones(d)
+        self._median, self._factors = np.zeros(d), np.ones(d)
         self._mass = 0.0
-        self._points = self._out = 0.0
+        self._window_points = self._window_outliers = 0.0
 
     @property
     def found(self) -> bool:
         """Whether there ever was an outlier."""
         return self.count > 0
 
-    def leave_out(self, X: Real, aged: Aged) -> tuple[Real, Aged]:
+    def remove_outliers(self, X: Real, aged: AgedWeights) -> tuple[Real, AgedWeights]:
         """Take a batch into account; what is returned of it are no outliers.
 
         Parameters
@@ -73,26 +73,26 @@ class GapRule:
         row_weights, decayed = aged.weights, aged.decayed
         weighted = len(row_weights) > 0
         self._mass *= aged.factor
-        self._points += float(row_weights.sum()) if weighted else float(len(X))
+        self._window_points += float(row_weights.sum()) if weighted else float(len(X))
         inside = np.empty(len(X), np.bool_)
-        if self.limit < math.inf and within(X, self._middle, self._factors, self.limit, inside) < len(X):
+        if self.limit < math.inf and within(X, self._median, self._factors, self.limit, inside) < len(X):
             outside = ~inside
             self.count += int(outside.sum())
             self._mass += float(decayed[outside].sum()) if len(decayed) else float(outside.sum())
-            self._out += float(row_weights[outside].sum()) if weighted else float(outside.sum())
-            self.recent = np.concatenate([self.recent, X[outside].astype(np.float64)])[-RECENT:]
+            self._window_outliers += float(row_weights[outside].sum()) if weighted else float(outside.sum())
+            self.recent = np.concatenate([self.recent, X[outside].astype(np.float64)])[-MAX_RECENT:]
             X, aged = frozen(X[inside]), aged.take(inside)
-        if self._points >= WINDOW:
-            if self._out > TOO_MANY * self._points:
+        if self._window_points >= MIN_WINDOW_POINTS:
+            if self._window_outliers > MAX_OUTLIER_SHARE * self._window_points:
                 self.limit = math.inf
-            self._points = self._out = 0.0
+            self._window_points = self._window_outliers = 0.0
         return X, aged
 
     def decay(self, factor: float) -> None:
         """Let what was seen before count less."""
         self._mass *= factor
 
-    def look(
+    def refit(
         self, rows: NDArray[np.float64], weights: NDArray[np.float64], factors: NDArray[np.float64]
     ) -> NDArray[np.bool_] | None:
         """Find the gap anew in a coreset and the latest outliers, or find that there is none (any more).
@@ -115,41 +115,46 @@ class GapRule:
             all_weights = np.concatenate([weights, np.full(len(self.recent), self._mass / len(self.recent))])
         if not all_weights.sum() > 0.0:
             return None
-        self._middle, self._factors = robust_middle(all_rows, all_weights), factors.copy()
+        self._median, self._factors = coordinate_median(all_rows, all_weights), factors.copy()
         squared = np.empty(len(all_rows))
-        squares_from(frozen(all_rows), self._middle, self._factors, squared)
-        self.limit = widest_gap(squared, all_weights, TAIL, GAP)
+        squares_from(frozen(all_rows), self._median, self._factors, squared)
+        self.limit = widest_gap(squared, all_weights, MAX_TAIL_MASS, MIN_GAP_RATIO)
         inside: NDArray[np.bool_] = squared[: len(rows)] <= self.limit
         if inside.all():
             return None
         self.count += round(float(weights[~inside].sum()))
         self._mass += float(weights[~inside].sum())
-        self.recent = np.concatenate([rows[~inside], self.recent])[-RECENT:]
+        self.recent = np.concatenate([rows[~inside], self.recent])[-MAX_RECENT:]
         return inside
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Copies of the arrays, by name."""
-        return {"gap_middle": self._middle.copy(), "gap_factors": self._factors.copy(), "outliers": self.recent.copy()}
+        return {"gap_middle": self._median.copy(), "gap_factors": self._factors.copy(), "outliers": self.recent.copy()}
 
-    def numbers(self) -> dict[str, Any]:
+    def scalars(self) -> dict[str, Any]:
         """Scalars, by name."""
         limit = None if self.limit == math.inf else self.limit
-        return {"limit": limit, "count": self.count, "mass": self._mass, "window": [self._points, self._out]}
+        return {
+            "limit": limit,
+            "count": self.count,
+            "mass": self._mass,
+            "window": [self._window_points, self._window_outliers],
+        }
 
     @classmethod
-    def restore(cls, arrays: Mapping[str, NDArray[Any]], numbers: Mapping[str, Any], d: int) -> GapRule:
-        """Undo `arrays` and `numbers`."""
+    def restore(cls, arrays: Mapping[str, NDArray[Any]], scalars: Mapping[str, Any], d: int) -> GapRule:
+        """Undo `arrays` and `scalars`."""
         rule = cls(d)
-        rule.limit = math.inf if numbers["limit"] is None else float(numbers["limit"])
-        rule.count, rule._mass = int(numbers["count"]), float(numbers["mass"])
-        rule._points, rule._out = map(float, numbers["window"])
-        rule._middle = array(arrays, "gap_middle", np.float64, (d,))
-        rule._factors = array(arrays, "gap_factors", np.float64, (d,))
-        rule.recent = array(arrays, "outliers", np.float64, (len(arrays["outliers"]), d))
+        rule.limit = math.inf if scalars["limit"] is None else float(scalars["limit"])
+        rule.count, rule._mass = int(scalars["count"]), float(scalars["mass"])
+        rule._window_points, rule._window_outliers = map(float, scalars["window"])
+        rule._median = checked_array(arrays, "gap_middle", np.float64, (d,))
+        rule._factors = checked_array(arrays, "gap_factors", np.float64, (d,))
+        rule.recent = checked_array(arrays, "outliers", np.float64, (len(arrays["outliers"]), d))
         return rule
 
 
-def robust_middle(rows: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+def coordinate_median(rows: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
     """(d,) median of each coordinate, over rows that stand for equal shares of the weight."""
     places = np.empty(MEDIAN_ROWS, np.int64)
     even_places(frozen(weights), places)

@@ -19,10 +19,10 @@ from streamkm.kernels.random import uniform
 from streamkm.kernels.reductions import differences
 from streamkm.kernels.search import descend, local_search, prune
 from streamkm.kernels.seed import kmeans_plus_plus
-from streamkm.models.centroids import FLOAT32_RATIO, columns_of, middle, packed_like, power_of_two, shares
+from streamkm.models.centroids import FLOAT32_RATIO, columns_of, normalized, packed_like, power_of_two, weighted_mean
 from streamkm.models.metric import Metric
 from streamkm.models.validation import ONES, frozen
-from streamkm.models.weighted_rows import masses, moved
+from streamkm.models.weighted_rows import masses, moved_share
 
 Kind = Literal["lloyd", "swap", "cold"]
 
@@ -32,13 +32,13 @@ SAMPLE_ROWS = 1500
 COLD_GAIN = 0.005
 """A candidate from scratch must be so much cheaper than the one from the live centroids, whose ids it would end."""
 
-UNLIKELY = 0.02
+MAX_SAMPLE_EXCESS = 0.02
 """A candidate that is so much dearer than the best on the sample is not tried on all rows: it would not win there."""
 
 TIE = 1e-4
 """Starts from scratch that differ by less than this share are equal: rounding must not decide between them."""
 
-COARSE = 1e-3
+SAMPLE_TOLERANCE = 1e-3
 """On a sample, Lloyd stops when an iteration saves less than this share of the cost."""
 
 
@@ -52,7 +52,7 @@ class Effort:
         Rows a cluster of the sample on which candidates are found.
     starts
         Starts from scratch: each gets k-means++ and one round of local search and Lloyd.
-    children
+    offspring
         Candidates that are bred of two others: of all their centroids, those that are missed least are dropped.
     finalists
         The best of these compete on all rows, with the candidates from the live centroids. 0: none compete, the best on
@@ -69,7 +69,7 @@ class Effort:
 
     sample: int
     starts: int
-    children: int
+    offspring: int
     finalists: int
     rounds: int
     steps: int
@@ -77,35 +77,35 @@ class Effort:
     tolerance: float
 
 
-TRIAL = 4
+FINALIST_ITERATIONS = 4
 """Iterations of Lloyd on all rows before finalists are compared."""
 
-LIGHT = Effort(sample=20, starts=1, children=0, finalists=0, rounds=1, steps=5, polish=4, tolerance=1e-3)
+LIGHT_EFFORT = Effort(sample=20, starts=1, offspring=0, finalists=0, rounds=1, steps=5, polish=4, tolerance=1e-3)
 """For a re-solve while the stream runs."""
 
 
-MUCH = 100_000
+LARGE_GROWTH = 100_000
 """Points that take so long to learn that solving longer is worth it."""
 
 
-def full(mass_grown: float, k: int) -> Effort:
+def full_effort(mass_grown: float, k: int) -> Effort:
     """For a publication: more candidates the more the stream has grown since the last one, and the fewer clusters."""
-    much = mass_grown > MUCH
+    large = mass_grown > LARGE_GROWTH
     starts = max(2 if k <= 16 else 3, min(8, int(min(mass_grown, 1e6) / 25_000), 400 // k))
     return Effort(
-        sample=80 if much else 40,
+        sample=80 if large else 40,
         starts=starts,
-        children=2 * starts - 2,
+        offspring=2 * starts - 2,
         finalists=2,
         rounds=2,
         steps=10,
-        polish=16 if much else 8,
+        polish=16 if large else 8,
         tolerance=1e-4,
     )
 
 
 @dataclass(frozen=True)
-class Problem:
+class ResolveProblem:
     """A coreset to solve; arrays are not written to.
 
     Attributes
@@ -122,12 +122,12 @@ class Problem:
         How distances are measured.
     mean
         Mean squared distance to the live centroids, about; 0 compares in float64.
-    move_price
+    move_penalty
         Share of the cost that a solution must save for each share of the mass that it moves to another cluster of
-        `held`; 0: ids need no protection.
+        `published`; 0: ids need no protection.
     seed
         Of the random choices.
-    held
+    published
         (k, d) float64 raw: the centroids whose ids are known to somebody; with a price only.
     """
 
@@ -138,9 +138,9 @@ class Problem:
     origin: NDArray[np.float64]
     metric: Metric
     mean: float
-    move_price: float
+    move_penalty: float
     seed: int
-    held: NDArray[np.float64] | None = None
+    published: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ class Solution:
     kind: Kind
 
 
-class Rows:
+class ScaledRows:
     """Weighted rows brought near one around zero, ready for the kernels.
 
     Parameters
@@ -213,13 +213,15 @@ class Rows:
         swapped = False
         cost = self.lloyd(centroids, 0, 0.0)
         for _ in range(rounds):
-            if not local_search(self.rows, self.weights, self.columns, max(16, k), COARSE / k, centroids, rng):
+            if not local_search(
+                self.rows, self.weights, self.columns, max(16, k), SAMPLE_TOLERANCE / k, centroids, rng
+            ):
                 break
             swapped = True
-            cost = self.lloyd(centroids, steps, COARSE)
+            cost = self.lloyd(centroids, steps, SAMPLE_TOLERANCE)
         return cost, swapped
 
-    def breed(
+    def crossover(
         self, first: NDArray[np.float64], second: NDArray[np.float64], prices: NDArray[np.float64] | None = None
     ) -> NDArray[np.float64]:
         """As many centroids as each of two solutions has, those of both that are missed most.
@@ -238,15 +240,17 @@ class Rows:
         prune(self.weights, self.columns, np.concatenate([first, second]), both, child)
         return child
 
-    def sample(self, centroids: NDArray[np.float64], size: int, rng: NDArray[np.uint64], *, careful: bool) -> Rows:
+    def sample(
+        self, centroids: NDArray[np.float64], size: int, rng: NDArray[np.uint64], *, careful: bool
+    ) -> ScaledRows:
         """A sample of the rows by their sensitivities to centroids, a careful one with some of each neighbourhood."""
         labels, squared = self.assign(centroids)
         factors = self.ones if careful else ONES
-        some = thinned(self.rows, self.weights, labels, squared, factors, len(centroids), size, self.zeros, rng)
-        return Rows(*some, double=self.double, spherical=self.spherical)
+        some = thin_rows(self.rows, self.weights, labels, squared, factors, len(centroids), size, self.zeros, rng)
+        return ScaledRows(*some, double=self.double, spherical=self.spherical)
 
 
-def thinned(
+def thin_rows(
     rows: NDArray[np.float64],
     weights: NDArray[np.float64],
     labels: NDArray[np.int32],
@@ -264,7 +268,7 @@ def thinned(
     return kept[:n], kept_weights[:n]
 
 
-def solve(problem: Problem, effort: Effort) -> Solution:
+def solve(problem: ResolveProblem, effort: Effort) -> Solution:
     """Find better centroids of a coreset."""
     rng = np.array([problem.seed], np.uint64)
     k, spherical = problem.n_clusters, problem.metric.spherical
@@ -272,7 +276,7 @@ def solve(problem: Problem, effort: Effort) -> Solution:
     n, d = problem.rows.shape
     if not n and problem.live is not None:  # nothing that was learned has weight
         return Solution(problem.live.copy(), "lloyd")
-    weights = shares(problem.weights)
+    weights = normalized(problem.weights)
     origin = np.zeros_like(problem.origin) if spherical else problem.origin
     scaled = np.empty((n, d))
     differences(frozen(problem.rows), origin, problem.metric.factors, scaled)
@@ -281,37 +285,39 @@ def solve(problem: Problem, effort: Effort) -> Solution:
     scale = problem.metric.factors * power
     reach = high * high * d / FLOAT32_RATIO
     scaled *= power
-    rows = Rows(scaled, weights, double=not reach <= problem.mean, spherical=spherical)
+    rows = ScaledRows(scaled, weights, double=not reach <= problem.mean, spherical=spherical)
     live = None if problem.live is None else (problem.live - origin) * scale
     # Step 2. Candidates, on a sample.
     size = max(SAMPLE_ROWS, effort.sample * k)
     sample = rows
     if size < 0.7 * n:
-        some = middle(rows.rows, rows.weights)[np.newaxis] if live is None else live
+        some = weighted_mean(rows.rows, rows.weights)[np.newaxis] if live is None else live
         sample = rows.sample(some, size, rng, careful=effort.finalists > 0)
     candidates = _from_live(sample, live, effort, rng) if live is not None else []
     cold = _from_scratch(sample, k, effort, rng)
-    if problem.held is not None and live is not None:
+    if problem.published is not None and live is not None:
         # The old centroids with only those of the new that they miss most: as good, and fewer points move.
-        prices = problem.move_price * masses(sample.assign(live)[0], sample.weights, k)
+        prices = problem.move_penalty * masses(sample.assign(live)[0], sample.weights, k)
         warm = candidates[-1]
-        children = [sample.breed(warm.centroids, other.centroids) for other in cold]
-        children += [sample.breed(live, other.centroids, prices * other.cost) for other in [*candidates[1:], *cold]]
-        for child in children:
-            candidates.append(Candidate(child, "swap", sample.lloyd(child, effort.steps, COARSE)))
+        offspring = [sample.crossover(warm.centroids, other.centroids) for other in cold]
+        offspring += [
+            sample.crossover(live, other.centroids, prices * other.cost) for other in [*candidates[1:], *cold]
+        ]
+        for child in offspring:
+            candidates.append(Candidate(child, "swap", sample.lloyd(child, effort.steps, SAMPLE_TOLERANCE)))
     lowest = min((c.cost for c in candidates), default=np.inf)
     if live is None and reach * power**2 <= cold[0].cost:
-        rows = Rows(rows.rows, weights, double=False, spherical=spherical)
+        rows = ScaledRows(rows.rows, weights, double=False, spherical=spherical)
     # As long as no ids were published, a start from scratch is as good as any.
-    least = COLD_GAIN if problem.move_price > 0.0 or not effort.finalists else 0.0
+    least = COLD_GAIN if problem.move_penalty > 0.0 or not effort.finalists else 0.0
     candidates += [c for c in cold if live is None or c.cost < lowest * (1.0 - least)]
     # Step 3. The best of each kind compete on all rows, and the winner is polished.
-    if problem.held is None:
+    if problem.published is None:
         lowest = min(c.cost for c in candidates)
-        candidates = [c for c in candidates if c.cost <= lowest * (1.0 + UNLIKELY)]
-    if effort.finalists or problem.held is not None:
-        held = None if problem.held is None else rows.assign((problem.held - origin) * scale)[0]
-        best = _contest(rows, candidates, held, problem.move_price, effort)
+        candidates = [c for c in candidates if c.cost <= lowest * (1.0 + MAX_SAMPLE_EXCESS)]
+    if effort.finalists or problem.published is not None:
+        published = None if problem.published is None else rows.assign((problem.published - origin) * scale)[0]
+        best = _best_on_all_rows(rows, candidates, published, problem.move_penalty, effort)
     else:
         best = min(candidates, key=lambda c: c.cost)
     rows.lloyd(best.centroids, effort.polish, effort.tolerance)
@@ -333,10 +339,12 @@ class Candidate:
     cost: float
 
 
-def _from_live(sample: Rows, live: NDArray[np.float64], effort: Effort, rng: NDArray[np.uint64]) -> list[Candidate]:
+def _from_live(
+    sample: ScaledRows, live: NDArray[np.float64], effort: Effort, rng: NDArray[np.uint64]
+) -> list[Candidate]:
     """Plain Lloyd, and swaps if they are better; neither has moved off the sample yet."""
     plain = live.copy()
-    cost = sample.lloyd(plain, effort.steps, COARSE)
+    cost = sample.lloyd(plain, effort.steps, SAMPLE_TOLERANCE)
     warm = plain.copy()
     warm_cost, swapped = sample.improve(warm, effort.rounds, effort.steps, rng)
     found = [Candidate(live.copy(), "lloyd", cost)]
@@ -345,7 +353,7 @@ def _from_live(sample: Rows, live: NDArray[np.float64], effort: Effort, rng: NDA
     return found
 
 
-def _from_scratch(sample: Rows, k: int, effort: Effort, rng: NDArray[np.uint64]) -> list[Candidate]:
+def _from_scratch(sample: ScaledRows, k: int, effort: Effort, rng: NDArray[np.uint64]) -> list[Candidate]:
     """The best starts from scratch and their offspring, best first.
 
     Breeding two solutions, each good in other places, and dropping what is missed least finds better ones than as many
@@ -354,17 +362,19 @@ def _from_scratch(sample: Rows, k: int, effort: Effort, rng: NDArray[np.uint64])
     found = []
     for _ in range(effort.starts):
         centroids = sample.seed(k, rng)
-        sample.lloyd(centroids, 2, COARSE)
-        cost, _ = sample.improve(centroids, 1, LIGHT.steps, rng)
+        sample.lloyd(centroids, 2, SAMPLE_TOLERANCE)
+        cost, _ = sample.improve(centroids, 1, LIGHT_EFFORT.steps, rng)
         found.append(Candidate(centroids, "cold", cost))
     found = _ranked(found)
-    for _ in range(effort.children):
+    for _ in range(effort.offspring):
         # Of two drawn at random the better one is a parent; the list is in order.
         first, second = (min(int(uniform(rng) * len(found)) for _ in range(2)) for _ in range(2))
         if first == second:
             second = (first + 1) % len(found)
-        child = sample.breed(found[first].centroids, found[second].centroids)
-        found = _ranked([*found, Candidate(child, "cold", sample.lloyd(child, 2 * LIGHT.steps, COARSE))])
+        child = sample.crossover(found[first].centroids, found[second].centroids)
+        found = _ranked(
+            [*found, Candidate(child, "cold", sample.lloyd(child, 2 * LIGHT_EFFORT.steps, SAMPLE_TOLERANCE))]
+        )
         found = found[: max(4, effort.starts)]
     return found[: max(1, effort.finalists)]
 
@@ -377,17 +387,17 @@ def _ranked(candidates: list[Candidate]) -> list[Candidate]:
     return sorted(candidates, key=lambda c: c.cost if c.cost > lowest * (1.0 + TIE) else lowest)
 
 
-def _contest(
-    rows: Rows, candidates: list[Candidate], held: NDArray[np.int32] | None, price: float, effort: Effort
+def _best_on_all_rows(
+    rows: ScaledRows, candidates: list[Candidate], published: NDArray[np.int32] | None, penalty: float, effort: Effort
 ) -> Candidate:
     """Compare on all rows; whoever would end ids must save the price of the mass it moves."""
     best, lowest = candidates[0], np.inf
     for candidate in candidates:
-        cost = rows.lloyd(candidate.centroids, TRIAL, effort.tolerance)
-        if held is not None:
+        cost = rows.lloyd(candidate.centroids, FINALIST_ITERATIONS, effort.tolerance)
+        if published is not None:
             labels, _ = rows.assign(candidate.centroids)
-            cost *= 1.0 + price * moved(held, labels, rows.weights, len(candidate.centroids))
-        needed = COLD_GAIN if held is not None and candidate.kind == "cold" != best.kind else 0.0
+            cost *= 1.0 + penalty * moved_share(published, labels, rows.weights, len(candidate.centroids))
+        needed = COLD_GAIN if published is not None and candidate.kind == "cold" != best.kind else 0.0
         if cost < lowest * (1.0 - needed):
             best, lowest = candidate, cost
     return best

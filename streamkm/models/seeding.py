@@ -8,13 +8,13 @@ from numpy.typing import NDArray
 from streamkm.kernels.assign import largest
 from streamkm.kernels.random import uniform
 from streamkm.kernels.update import COST, WEIGHT, lloyd
-from streamkm.models.centroids import middle, plan
+from streamkm.models.centroids import distance_plan, weighted_mean
 from streamkm.models.metric import Metric
-from streamkm.models.resolve import LIGHT, Problem, solve
+from streamkm.models.resolve import LIGHT_EFFORT, ResolveProblem, solve
 from streamkm.models.validation import frozen
 
 
-def first_centroids(
+def initial_centroids(
     rows: NDArray[np.float64], row_weights: NDArray[np.float64], k: int, rng: NDArray[np.uint64], metric: Metric
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Run k-means++, local search and Lloyd: what a coreset is begun with, and a re-solve will soon do better.
@@ -40,9 +40,9 @@ def first_centroids(
         (k, 3) as in `learn_batch`; the weights sum to that of all rows. Clusters without rows have weight 0.
     """
     uniform(rng)
-    origin = middle(rows, row_weights)
-    solution = solve(Problem(rows, row_weights, None, k, origin, metric, 0.0, 0.0, int(rng[0])), LIGHT)
-    totals = settle(rows, row_weights, solution.centroids, origin, metric)[0]
+    origin = weighted_mean(rows, row_weights)
+    solution = solve(ResolveProblem(rows, row_weights, None, k, origin, metric, 0.0, 0.0, int(rng[0])), LIGHT_EFFORT)
+    totals = run_lloyd(rows, row_weights, solution.centroids, origin, metric)[0]
     d = rows.shape[1]
     stats = np.zeros((k, 3))
     stats[:, WEIGHT] = totals[:, d]
@@ -50,7 +50,7 @@ def first_centroids(
     return solution.centroids, stats
 
 
-def settle(
+def run_lloyd(
     rows: NDArray[np.float64],
     row_weights: NDArray[np.float64],
     centroids: NDArray[np.float64],
@@ -82,7 +82,7 @@ def settle(
     rows, row_weights = frozen(rows), frozen(row_weights)
     k, d = centroids.shape
     high = largest(rows.reshape(-1))
-    scale, factors, packed = plan(rows, high, centroids, origin, metric, mean)
+    scale, factors, packed = distance_plan(rows, high, centroids, origin, metric, mean)
     labels, squared, totals = np.empty(len(rows), np.int32), np.empty(len(rows)), np.empty((k, d + 2))
     cost = lloyd(
         rows,

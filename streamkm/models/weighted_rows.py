@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from streamkm.kernels.assign import largest
-from streamkm.kernels.representatives import digest as pick
-from streamkm.models.centroids import middle
+from streamkm.kernels.representatives import pick_representatives as pick
 from streamkm.models.centroids import nearest as nearest_centroids
+from streamkm.models.centroids import weighted_mean
 from streamkm.models.metric import Metric
 from streamkm.models.validation import frozen
 
@@ -40,11 +40,11 @@ def overlap(a: Labels, b: Labels, weights: Reals, shape: tuple[int, int]) -> Rea
     return masses(pairs, weights, shape[0] * shape[1]).reshape(shape)
 
 
-def moved(old: NDArray[np.int32], new: NDArray[np.int32], weights: NDArray[np.float64], k: int) -> float:
+def moved_share(old: NDArray[np.int32], new: NDArray[np.int32], weights: NDArray[np.float64], k: int) -> float:
     """Share of the mass that changes its cluster, however clusters are matched."""
-    kin = overlap(old, new, weights, (k, k))
-    mass = kin.sum()
-    return 1.0 - float(kin[linear_sum_assignment(-kin)].sum() / mass) if mass > 0.0 else 0.0
+    overlaps = overlap(old, new, weights, (k, k))
+    mass = overlaps.sum()
+    return 1.0 - float(overlaps[linear_sum_assignment(-overlaps)].sum() / mass) if mass > 0.0 else 0.0
 
 
 def spreads(labels: Labels, squared: Reals, weights: Reals, k: int) -> Reals:
@@ -59,11 +59,11 @@ def deviations(rows: Reals, weights: Reals, labels: Labels, centroids: Reals) ->
     With factors, the root of its squared sum over the fields is what `spreads` gives.
     """
     mass = masses(labels, weights, len(centroids))
-    squares = scatter(rows, weights, labels, centroids)
+    squares = squared_deviations(rows, weights, labels, centroids)
     return np.sqrt(squares / np.where(mass > 0.0, mass, 1.0)[:, np.newaxis])
 
 
-def scatter(rows: Reals, weights: Reals, labels: Labels, centroids: Reals) -> Reals:
+def squared_deviations(rows: Reals, weights: Reals, labels: Labels, centroids: Reals) -> Reals:
     """(k, d) sum of the weighted squared differences of each label's rows to its centroid, by field."""
     found = np.empty(centroids.shape)
     with np.errstate(over="ignore"):
@@ -72,7 +72,7 @@ def scatter(rows: Reals, weights: Reals, labels: Labels, centroids: Reals) -> Re
     return found
 
 
-def cleft(rows: Reals, weights: Reals, first: NDArray[np.bool_]) -> float:
+def separation(rows: Reals, weights: Reals, first: NDArray[np.bool_]) -> float:
     """How far two groups of rows stand apart on the line through their means.
 
     The distance of the means over the sum of the two standard deviations along that line: 1.3 for the two halves of a
@@ -95,7 +95,7 @@ def cleft(rows: Reals, weights: Reals, first: NDArray[np.bool_]) -> float:
         mass = weights[group].sum()
         if not mass > 0.0:
             return 0.0
-        ends.append((group, mass, middle(rows[group], weights[group])))
+        ends.append((group, mass, weighted_mean(rows[group], weights[group])))
     axis = ends[0][2] - ends[1][2]
     length = float(np.linalg.norm(axis))
     if length == 0.0:
@@ -107,7 +107,9 @@ def cleft(rows: Reals, weights: Reals, first: NDArray[np.bool_]) -> float:
     return length / deviation if deviation > 0.0 else np.inf
 
 
-def digest(rows: Reals, weights: Reals, labels: Labels, squared: Reals, k: int, size: int) -> tuple[Reals, Reals]:
+def pick_representatives(
+    rows: Reals, weights: Reals, labels: Labels, squared: Reals, k: int, size: int
+) -> tuple[Reals, Reals]:
     """Pick some of the rows to stand for all: about equally many of each cluster, its far rows more likely.
 
     The mass of each cluster stays exact. There is nothing random in it: a cluster's rows are gone through in order.

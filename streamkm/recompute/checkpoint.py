@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamkm.errors import StateError
-from streamkm.models.exact.lloyd import Fit, Iteration
+from streamkm.models.exact.lloyd import Iteration, LloydResult
 from streamkm.models.exact.points import Points
-from streamkm.models.exact.runs import Mark, Plan
-from streamkm.models.exact.storage import pick
+from streamkm.models.exact.runs import FitCheckpoint, FitParams
+from streamkm.models.exact.storage import copy_rows
 from streamkm.recompute.pointfile import atomic_write
 
 _FORMAT = 1
@@ -30,29 +30,33 @@ _BROKEN = (
 """What numpy and zipfile raise for a file that is damaged, besides ValueError."""
 
 
-def identify(points: Points, plan: Plan, seed: int) -> str:
+def identify(points: Points, params: FitParams, seed: int) -> str:
     """Name points and settings by a hash: a checkpoint of others is refused.
 
     Parameters
     ----------
     points
         The points; some of them are looked at.
-    plan, seed
+    params, seed
         Settings.
     """
     n, d = points.given.shape
     some = np.unique(np.linspace(0, n - 1, _SAMPLE_ROWS).astype(np.int64))
-    start = plan.init if isinstance(plan.init, str) else plan.init.tolist()
-    settings = [plan.k, start, plan.n_init, plan.max_iter, plan.tol, plan.trace, seed]
+    start = params.init if isinstance(params.init, str) else params.init.tolist()
+    settings = [params.k, start, params.n_init, params.max_iter, params.tol, params.trace, seed]
     found = hashlib.sha256(json.dumps([_FORMAT, n, d, str(points.given.dtype), settings]).encode())
-    for array in (pick(points.given, some), points.origin, np.array([points.scale, points.extent, points.weight_unit])):
+    for array in (
+        copy_rows(points.given, some),
+        points.origin,
+        np.array([points.scale, points.extent, points.weight_unit]),
+    ):
         found.update(array.tobytes())
     if len(points.given_weights):
-        found.update(pick(points.given_weights, some).tobytes())
+        found.update(copy_rows(points.given_weights, some).tobytes())
     return found.hexdigest()
 
 
-def save(path: Path, identity: str, mark: Mark) -> None:
+def save(path: Path, identity: str, checkpoint: FitCheckpoint) -> None:
     """Put a mark in the place of the one before, which stays whole until then.
 
     Parameters
@@ -61,21 +65,21 @@ def save(path: Path, identity: str, mark: Mark) -> None:
         Where to.
     identity
         From `identify`.
-    mark
+    checkpoint
         What to keep.
     """
-    name, keys, position, has_gauss, gauss = mark.rng
+    name, keys, position, has_gauss, gauss = checkpoint.rng
     arrays: dict[str, NDArray[Any]] = {
-        "head": np.array([mark.run, mark.n_iter, mark.moved, position, has_gauss]),
+        "head": np.array([checkpoint.run, checkpoint.n_iter, checkpoint.moved, position, has_gauss]),
         "identity": np.array(identity),
-        "centroids": mark.centroids,
+        "centroids": checkpoint.centroids,
         "rng_name": np.array(name),
         "rng_keys": keys,
         "rng_gauss": np.array(gauss),
-        **_trace("trace", mark.trace),
+        **_trace("trace", checkpoint.trace),
     }
-    if mark.best is not None:
-        best = mark.best
+    if checkpoint.best is not None:
+        best = checkpoint.best
         arrays |= {
             "best_centroids": best.centroids,
             "best_sizes": best.sizes,
@@ -89,7 +93,7 @@ def save(path: Path, identity: str, mark: Mark) -> None:
         np.savez(file, allow_pickle=False, **arrays)
 
 
-def load(path: Path, identity: str) -> Mark | None:
+def load(path: Path, identity: str) -> FitCheckpoint | None:
     """Read a mark.
 
     Parameters
@@ -118,7 +122,7 @@ def load(path: Path, identity: str) -> Mark | None:
             )
         best = None
         if "best_centroids" in arrays:
-            best = Fit(
+            best = LloydResult(
                 arrays["best_centroids"],
                 arrays["best_sizes"],
                 arrays["best_costs"],
@@ -132,7 +136,7 @@ def load(path: Path, identity: str) -> Mark | None:
         np.random.RandomState().set_state(rng)
         if arrays["centroids"].ndim != 2:
             raise ValueError(f"its centroids have shape {arrays['centroids'].shape}")  # noqa: TRY301
-        return Mark(run, n_iter, arrays["centroids"], moved, best, _iterations("trace", arrays), rng)
+        return FitCheckpoint(run, n_iter, arrays["centroids"], moved, best, _iterations("trace", arrays), rng)
     except FileNotFoundError:
         return None
     except (

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamkm.errors import SettingsError
-from streamkm.models.centroids import shares
+from streamkm.models.centroids import normalized
 from streamkm.models.id_matching import assign
 from streamkm.state import Snapshot
 
@@ -83,7 +83,7 @@ def compare(a: Snapshot, b: Snapshot, rows: NDArray[np.float64], weights: NDArra
     scaled = rows * a.factors
     own_a, squared_a = assign(scaled, a.centroids * a.factors)
     own_b, squared_b = assign(scaled, b.centroids * a.factors)
-    share = shares(weights)
+    share = normalized(weights)
     share_a, share_b = (np.bincount(own, share, len(s.ids)) for own, s in ((own_a, a), (own_b, b)))
     place = {i: j for j, i in enumerate(b.ids.tolist())}
     moved = []

@@ -12,15 +12,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from streamkm.errors import DataError, SettingsError
-from streamkm.models.compile_notice import announced
-from streamkm.models.exact.lloyd import Fit, Iteration, Lloyd, Stopped
+from streamkm.models.compile_notice import log_compilation
+from streamkm.models.exact.lloyd import Iteration, Lloyd, LloydResult, Stopped
 from streamkm.models.exact.points import prepare
 from streamkm.models.exact.predict import nearest_labels, own_distances
-from streamkm.models.exact.runs import Mark, Plan, checked_weights, fit_all
+from streamkm.models.exact.runs import FitCheckpoint, FitParams, checked_weights, fit_all
 from streamkm.models.exact.storage import Storage, release
-from streamkm.models.exact.threads import Crew
+from streamkm.models.exact.threads import ThreadTeam
 from streamkm.models.validation import LIMIT
-from streamkm.models.weighted_rows import scatter
+from streamkm.models.weighted_rows import squared_deviations
 from streamkm.recompute import checkpoint as checkpoints
 from streamkm.recompute.pointfile import PointFile, Real
 
@@ -68,7 +68,7 @@ class FitResult:
         (n,) of them; None: ones.
     fit
         The run that was kept.
-    crew
+    team
         Threads to answer with.
     factors
         (d,) what points were multiplied by before the fit; None for nothing. Centroids are told in the units before,
@@ -79,11 +79,11 @@ class FitResult:
         self,
         points: Real,
         weights: NDArray[np.float64] | None,
-        fit: Fit,
-        crew: Crew,
+        fit: LloydResult,
+        team: ThreadTeam,
         factors: NDArray[np.float64] | None = None,
     ) -> None:
-        self._points, self._weights, self._fit, self._crew, self._factors = points, weights, fit, crew, factors
+        self._points, self._weights, self._fit, self._team, self._factors = points, weights, fit, team, factors
 
     def with_factors(self, factors: NDArray[np.float64]) -> FitResult:
         """Tell centroids in the units that points had before they were multiplied.
@@ -95,7 +95,7 @@ class FitResult:
         """
         if (factors == 1.0).all():
             return self
-        return FitResult(self._points, self._weights, self._fit, self._crew, factors)
+        return FitResult(self._points, self._weights, self._fit, self._team, factors)
 
     @property
     def centroids(self) -> NDArray[np.float64]:
@@ -150,13 +150,13 @@ class FitResult:
         """
         start, stop, _ = slice(start, stop).indices(len(self._points))
         labels, distances = np.empty(max(0, stop - start), np.int32), np.empty(max(0, stop - start))
-        with self._crew as crew:
+        with self._team as team:
             for a in range(start, stop, _BLOCK_ROWS):
                 b = min(stop, a + _BLOCK_ROWS)
                 rows = self._points[a:b]
                 centroids = self._fit.centroids
-                labels[a - start : b - start] = nearest_labels(rows, centroids, crew)
-                distances[a - start : b - start] = own_distances(rows, labels[a - start : b - start], centroids, crew)
+                labels[a - start : b - start] = nearest_labels(rows, centroids, team)
+                distances[a - start : b - start] = own_distances(rows, labels[a - start : b - start], centroids, team)
                 release(self._points, a, b)
         return labels, distances
 
@@ -167,7 +167,7 @@ class FitResult:
         for a in range(0, len(self._points), _BLOCK_ROWS):
             b = min(len(self._points), a + _BLOCK_ROWS)
             weights = np.ones(b - a) if self._weights is None else self._weights[a:b]
-            squares += scatter(self._points[a:b].astype(np.float64), weights, self.labels(a, b), centroids)
+            squares += squared_deviations(self._points[a:b].astype(np.float64), weights, self.labels(a, b), centroids)
             release(self._points, a, b)
         found: NDArray[np.float64] = np.sqrt(squares / np.where(self.sizes > 0.0, self.sizes, 1.0)[:, np.newaxis])
         return found if self._factors is None else found / self._factors
@@ -239,22 +239,22 @@ def fit_points(
     StateError
         The checkpoint is none, or one of other points or settings.
     """
-    plan = Plan.checked(n_clusters, init, n_init, max_iter, tol, trace=trace)
-    crew = Crew.checked(n_threads)
+    params = FitParams.checked(n_clusters, init, n_init, max_iter, tol, trace=trace)
+    team = ThreadTeam.checked(n_threads)
     X, shares = _contents(points, weights)
-    plan.check_points(X.shape)
+    params.check_points(X.shape)
     storage = _storage(points, X, memory)
     if not 0 <= seed < 1 << 32:
         raise SettingsError(f"seed must be from 0 to 2**32 - 1, not {seed}")
     rng = np.random.RandomState(seed)
-    with crew, announced():
-        prepared = prepare(X, shares, plan.k, crew, storage=storage)
-        identity = checkpoints.identify(prepared, plan, seed) if checkpoint else ""
-        mark = checkpoints.load(checkpoint, identity) if checkpoint else None
+    with team, log_compilation():
+        prepared = prepare(X, shares, params.k, team, storage=storage)
+        identity = checkpoints.identify(prepared, params, seed) if checkpoint else ""
+        resume = checkpoints.load(checkpoint, identity) if checkpoint else None
         reporter = _ProgressReporter(on_progress)
         saved = -CHECKPOINT_INTERVAL_SECONDS
 
-        def on_step(here: Mark, run: Lloyd) -> None:
+        def on_step(here: FitCheckpoint, run: Lloyd) -> None:
             nonlocal saved
             if checkpoint and time.monotonic() >= saved + CHECKPOINT_INTERVAL_SECONDS:
                 checkpoints.save(checkpoint, identity, here)
@@ -262,8 +262,8 @@ def fit_points(
             reporter.report(here, run)
 
         watched = on_progress is not None or checkpoint is not None
-        fit, _ = fit_all(prepared, plan, rng, crew, on_step=on_step if watched else None, mark=mark)
-    return FitResult(X, shares, fit, Crew(crew.n_threads))
+        fit, _ = fit_all(prepared, params, rng, team, on_step=on_step if watched else None, checkpoint=resume)
+    return FitResult(X, shares, fit, ThreadTeam(team.n_threads))
 
 
 class _ProgressReporter:
@@ -273,17 +273,17 @@ class _ProgressReporter:
         self._on_progress = on_progress
         self._at_origin: float | None = None
 
-    def report(self, mark: Mark, run: Lloyd) -> None:
+    def report(self, state: FitCheckpoint, run: Lloyd) -> None:
         """Tell of an iteration."""
         if self._on_progress is None:
             return
-        if mark.trace:
-            inertia = mark.trace[-1].inertia
+        if state.trace:
+            inertia = state.trace[-1].inertia
         else:
             if self._at_origin is None:
-                self._at_origin = run.costs()[1] - run.lead()
-            inertia = max(0.0, self._at_origin + run.lead())
-        self._on_progress(FitProgress(mark.run, mark.n_iter, inertia, mark.moved, run.rows_read))
+                self._at_origin = run.costs()[1] - run.relative_inertia()
+            inertia = max(0.0, self._at_origin + run.relative_inertia())
+        self._on_progress(FitProgress(state.run, state.n_iter, inertia, state.moved, run.rows_read))
 
 
 def _contents(points: PointFile | Real, weights: ArrayLike | None) -> tuple[Real, NDArray[np.float64] | None]:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from streamkm.errors import SettingsError
 from streamkm.kernels.silhouette import simplified_silhouette
-from streamkm.models.exact.storage import pick, release
+from streamkm.models.exact.storage import copy_rows, release
 from streamkm.models.k_selection import KProfile, k_profile
 from streamkm.models.validation import ONES, frozen
 from streamkm.recompute.collect import CollectedPoints
@@ -187,7 +187,7 @@ class _Search:
     def __init__(self, collected: CollectedPoints, init: str, n_init: int, seed: int) -> None:
         n = len(collected.array)
         chosen = np.unique(np.linspace(0, n - 1, min(n, SAMPLE)).round().astype(np.int64))
-        self.rows = np.ascontiguousarray(pick(collected.array, chosen), np.float64)
+        self.rows = np.ascontiguousarray(copy_rows(collected.array, chosen), np.float64)
         self.weights = None if collected.weights is None else np.asarray(collected.weights[chosen], np.float64)
         if self.weights is not None and not self.weights.any():
             self.weights = None  # a sample of rows without weight still has places to start from
@@ -246,7 +246,7 @@ def _evaluate(collected: CollectedPoints, fitted: FitResult, profile: KProfile) 
 def _silhouette_and_index(collected: CollectedPoints, centroids: Reals, mass: float) -> tuple[float, float]:
     """Simplified silhouette, and index of Davies and Bouldin, a block of rows at a time."""
     k = len(centroids)
-    scatter, part = np.zeros((k, 2)), np.empty((k, 2))
+    squared_deviations, part = np.zeros((k, 2)), np.empty((k, 2))
     silhouette = 0.0
     origin = centroids.mean(axis=0)
     for start in range(0, len(collected.array), _BLOCK):
@@ -256,10 +256,10 @@ def _silhouette_and_index(collected: CollectedPoints, centroids: Reals, mass: fl
             weights = frozen(np.array(collected.weights[start : start + _BLOCK]))
         share = simplified_silhouette(rows, weights, centroids - origin, part)
         silhouette += share * float(part[:, 0].sum())
-        scatter += part
+        squared_deviations += part
         release(collected.array, start, start + len(rows))
-    used = scatter[:, 0] > 0.0
-    mean = scatter[used, 1] / scatter[used, 0]
+    used = squared_deviations[:, 0] > 0.0
+    mean = squared_deviations[used, 1] / squared_deviations[used, 0]
     apart = np.linalg.norm(centroids[used, np.newaxis] - centroids[used], axis=2)
     np.fill_diagonal(apart, math.inf)
     ratio = (mean[:, np.newaxis] + mean) / np.where(apart > 0.0, apart, math.inf)

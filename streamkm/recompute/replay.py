@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from streamkm import private_files
 from streamkm.errors import DataError, SettingsError
 from streamkm.models import Coreset, OnlineKMeans
-from streamkm.models.id_matching import assign, inherit
+from streamkm.models.id_matching import assign, inherit_ids
 from streamkm.models.spec import arguments
 from streamkm.models.weighted_rows import overlap
 from streamkm.recompute.archive import Archive, lost_offsets, part_counts
@@ -251,7 +251,7 @@ def _ids(
         own, squared = assign(rows, live.centroids * factors)
         common += overlap(own, fitted.labels(at, at + len(rows)), np.ones(len(rows)), common.shape)
         cost += float(squared.sum())
-    return inherit(live.ids, common), cost
+    return inherit_ids(live.ids, common), cost
 
 
 def _born(ids: NDArray[np.int64], live: Snapshot | None, n: int) -> NDArray[np.int64]:

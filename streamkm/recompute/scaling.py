@@ -9,7 +9,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from streamkm.models.exact.storage import pick, release
+from streamkm.models.exact.storage import copy_rows, release
 from streamkm.models.metric import Scale, quartile_ranges
 from streamkm.recompute.collect import CollectedPoints
 from streamkm.recompute.pointfile import PointFile
@@ -46,7 +46,7 @@ def scale_points(collected: CollectedPoints, scale: str, file: Path | None = Non
         n = len(collected.array)
         chosen = np.unique(np.linspace(0, n - 1, min(n, ROWS)).round().astype(np.int64))
         weights = np.ones(len(chosen)) if collected.weights is None else np.asarray(collected.weights[chosen])
-        rows = np.ascontiguousarray(pick(collected.array, chosen), np.float64)
+        rows = np.ascontiguousarray(copy_rows(collected.array, chosen), np.float64)
         if weights.any():
             ranges = quartile_ranges(rows, weights)
             spreads = np.where(np.isfinite(ranges) & (ranges > 0.0), ranges, spreads)

@@ -15,31 +15,31 @@ from streamkm.kernels.exact.relabel import begin_pass
 from streamkm.kernels.exact.rows import rows_pass
 from streamkm.kernels.exact.sums import LIMB, add_moves
 from streamkm.models.exact.points import Points, Window
-from streamkm.models.exact.threads import Crew
+from streamkm.models.exact.threads import ThreadTeam
 
 log = logging.getLogger(__name__)
 
-_SHORT_LISTS = 0.6
+_MAX_LIST_SHARE = 0.6
 """Blocks are kept if their lists have, on average, at most this share of the centroids."""
 
 
 class Assigner(Protocol):
-    """Labels of rows, and bounds that tell which of them to look at again; `read` counts those the last pass did."""
+    """Labels, and bounds that tell which of them to look at again; `rows_read` counts those the last pass did."""
 
     labels: NDArray[np.int32]
-    read: int
+    rows_read: int
 
     def label(self, raw_centroids: NDArray[np.float64], centroids: NDArray[np.float64], *, force: bool) -> int:
         """Bring labels up to date and count changes; with `force`, look at every row, whatever bounds say."""
 
-    def moved(self, drift: NDArray[np.float64]) -> None:
+    def centroids_moved(self, drift: NDArray[np.float64]) -> None:
         """Take note of how far each centroid moved."""
 
-    def forget(self, rows: NDArray[np.int64]) -> None:
+    def invalidate(self, rows: NDArray[np.int64]) -> None:
         """Drop what is known of rows whose labels were changed."""
 
 
-class Totals:
+class ClusterSums:
     """Sums and counts of clusters, one part a thread; what parts hold together is exact.
 
     Parameters
@@ -62,17 +62,17 @@ class Totals:
         return found
 
 
-class _Base:
+class _AssignerBase:
     """What both ways have in common."""
 
-    def __init__(self, points: Points, k: int, totals: Totals, crew: Crew) -> None:
+    def __init__(self, points: Points, k: int, cluster_sums: ClusterSums, team: ThreadTeam) -> None:
         n, d = points.rows.shape
-        self.points, self.totals, self.crew, self.k = points, totals, crew, k
+        self.points, self.cluster_sums, self.team, self.k = points, cluster_sums, team, k
         self.labels: NDArray[np.int32] = points.storage.allocate((n,), np.int32, fill=-1)
-        self.read = 0
+        self.rows_read = 0
         self.slack = np.empty(3)
         self.narrowed = np.empty((k + 1, d), np.float32)
-        self.report = np.zeros((crew.n_threads, 3), np.int64)
+        self.report = np.zeros((team.n_threads, 3), np.int64)
         self._cost = n * d * (k * 0.05 + 2.0)
 
     def _begin(self, centroids: NDArray[np.float64]) -> None:
@@ -81,14 +81,14 @@ class _Base:
     def _sweep(self, work: Callable[[int, int, Window], object], *kept: NDArray[Any]) -> int:
         """Run a pass; how many labels changed. The next pass is shared by threads if this one took long enough."""
         start = time.perf_counter()
-        self.points.sweep(self.crew, work, self._cost, self.labels, *kept)
-        self._cost = (time.perf_counter() - start) * 1e9 * self.crew.parts(self._cost / len(self.points.windows))
+        self.points.sweep(self.team, work, self._cost, self.labels, *kept)
+        self._cost = (time.perf_counter() - start) * 1e9 * self.team.parts(self._cost / len(self.points.windows))
         changed, evaluated, _ = map(sum, zip(*self.report.tolist(), strict=True))
-        self.read = int(evaluated)
+        self.rows_read = int(evaluated)
         return int(changed)
 
 
-class RowAssigner(_Base):
+class RowAssigner(_AssignerBase):
     """Rows in any order, one bound each.
 
     Parameters
@@ -97,21 +97,21 @@ class RowAssigner(_Base):
         The points.
     k
         How many centroids.
-    totals
+    cluster_sums
         Where to sum up.
-    crew
+    team
         Threads.
     """
 
-    def __init__(self, points: Points, k: int, totals: Totals, crew: Crew) -> None:
-        super().__init__(points, k, totals, crew)
+    def __init__(self, points: Points, k: int, cluster_sums: ClusterSums, team: ThreadTeam) -> None:
+        super().__init__(points, k, cluster_sums, team)
         self._moved = np.zeros(k + 1)
         allocate = points.storage.allocate
         self._bounds = allocate((len(self.labels),), np.float32)
         self._floors = allocate((len(self.labels) + 32,), np.float32)
 
     def label(self, raw_centroids: NDArray[np.float64], centroids: NDArray[np.float64], *, force: bool) -> int:
-        p, t = self.points, self.totals
+        p, t = self.points, self.cluster_sums
         self._begin(centroids)
 
         def work(part: int, parts: int, window: Window) -> None:
@@ -123,15 +123,15 @@ class RowAssigner(_Base):
 
         return self._sweep(work, self._bounds, self._floors)
 
-    def moved(self, drift: NDArray[np.float64]) -> None:
+    def centroids_moved(self, drift: NDArray[np.float64]) -> None:
         add_moves(drift, self._moved)
 
-    def forget(self, rows: NDArray[np.int64]) -> None:
+    def invalidate(self, rows: NDArray[np.int64]) -> None:
         self._bounds[rows] = -1.0
         self._floors[rows] = -1.0
 
 
-class BlockAssigner(_Base):
+class BlockAssigner(_AssignerBase):
     """Blocks of neighbouring rows, each with its list of centroids.
 
     Parameters
@@ -140,14 +140,14 @@ class BlockAssigner(_Base):
         The points, in blocks.
     k
         How many centroids.
-    totals
+    cluster_sums
         Where to sum up.
-    crew
+    team
         Threads.
     """
 
-    def __init__(self, points: Points, k: int, totals: Totals, crew: Crew) -> None:
-        super().__init__(points, k, totals, crew)
+    def __init__(self, points: Points, k: int, cluster_sums: ClusterSums, team: ThreadTeam) -> None:
+        super().__init__(points, k, cluster_sums, team)
         self._n_blocks = len(points.offsets) - 1
         self._state = np.zeros((len(points.radii), STATE))
         self._masks = np.zeros((len(points.radii), -(-k // 64)), np.uint64)
@@ -157,7 +157,7 @@ class BlockAssigner(_Base):
         self._moved = np.zeros(k + 1)
 
     def label(self, raw_centroids: NDArray[np.float64], centroids: NDArray[np.float64], *, force: bool) -> int:
-        p, t = self.points, self.totals
+        p, t = self.points, self.cluster_sums
         self._begin(centroids)
 
         def work(part: int, parts: int, window: Window) -> None:
@@ -171,11 +171,11 @@ class BlockAssigner(_Base):
         self._drift = np.zeros(self.k)  # a pass at the same centroids moves nothing
         return changed
 
-    def moved(self, drift: NDArray[np.float64]) -> None:
+    def centroids_moved(self, drift: NDArray[np.float64]) -> None:
         self._drift = drift.copy()
         add_moves(drift, self._moved)
 
-    def forget(self, rows: NDArray[np.int64]) -> None:
+    def invalidate(self, rows: NDArray[np.int64]) -> None:
         blocks = np.searchsorted(self.points.offsets, rows, side="right") - 1
         self._only[blocks] = MIXED
         for which in (blocks, self._n_blocks + blocks // REGION):
@@ -193,8 +193,8 @@ class BlockAssigner(_Base):
 def first_assignment(
     points: Points,
     k: int,
-    totals: Totals,
-    crew: Crew,
+    cluster_sums: ClusterSums,
+    team: ThreadTeam,
     raw_centroids: NDArray[np.float64],
     centroids: NDArray[np.float64],
 ) -> Assigner:
@@ -206,21 +206,21 @@ def first_assignment(
         The points.
     k
         How many centroids.
-    totals
+    cluster_sums
         Where to sum up.
-    crew
+    team
         Threads.
     raw_centroids, centroids
         (k, d) as given and in working coordinates.
     """
     start = time.perf_counter()
     if points.has_blocks:
-        blocks = BlockAssigner(points, k, totals, crew)
+        blocks = BlockAssigner(points, k, cluster_sums, team)
         blocks.label(raw_centroids, centroids, force=True)
         log.debug("blocks have %.1f of %d centroids on their lists", blocks.mean_list, k)
-        if blocks.mean_list <= _SHORT_LISTS * k:
+        if blocks.mean_list <= _MAX_LIST_SHARE * k:
             return blocks
-    rows = RowAssigner(points, k, totals, crew)
+    rows = RowAssigner(points, k, cluster_sums, team)
     if points.has_blocks:
         rows.labels = blocks.labels  # the sums have these rows already
     rows.label(raw_centroids, centroids, force=True)

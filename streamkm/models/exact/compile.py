@@ -6,9 +6,9 @@ import time
 
 import numpy as np
 
-from streamkm.models.compile_notice import seldom_collected
+from streamkm.models.compile_notice import reduced_gc
 from streamkm.models.exact.estimator import ExactKMeans
-from streamkm.models.exact.runs import METHODS
+from streamkm.models.exact.runs import INIT_METHODS
 
 
 def compile_exact() -> float:
@@ -21,10 +21,10 @@ def compile_exact() -> float:
     """
     start = time.perf_counter()
     rng = np.random.default_rng(0)
-    with seldom_collected():
+    with reduced_gc():
         for d in (2, 48):  # neighbours help in few dimensions only
             X = 20.0 * rng.normal(size=(8, d))[rng.integers(8, size=4000)] + rng.normal(size=(4000, d))
-            for init in METHODS:
+            for init in INIT_METHODS:
                 for dtype in (np.float32, np.float64):
                     model = ExactKMeans(8, init=init, random_state=0).fit(
                         X.astype(dtype), sample_weight=rng.random(4000)

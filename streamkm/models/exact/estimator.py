@@ -23,14 +23,14 @@ from streamkm.errors import DataError
 from streamkm.kernels.exact.distances import all_distances
 from streamkm.kernels.exact.sums import Real
 from streamkm.models import validation
-from streamkm.models.compile_notice import announced
+from streamkm.models.compile_notice import log_compilation
 from streamkm.models.exact.lloyd import Iteration, Lloyd
 from streamkm.models.exact.points import frozen, prepare
 from streamkm.models.exact.predict import nearest_labels, scale_for
-from streamkm.models.exact.runs import METHODS, Plan, checked_weights, fit_all
-from streamkm.models.exact.threads import Crew
+from streamkm.models.exact.runs import INIT_METHODS, FitParams, checked_weights, fit_all
+from streamkm.models.exact.threads import ThreadTeam
 
-__all__ = ["METHODS", "ExactKMeans"]
+__all__ = ["INIT_METHODS", "ExactKMeans"]
 
 log = logging.getLogger(__name__)
 
@@ -147,20 +147,20 @@ class ExactKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixi
             The run that was kept ended at `max_iter`.
         """
         start_time = time.perf_counter()
-        plan = Plan.checked(self.n_clusters, self.init, self.n_init, self.max_iter, self.tol, trace=self.trace)
-        crew = self._crew()
+        params = FitParams.checked(self.n_clusters, self.init, self.n_init, self.max_iter, self.tol, trace=self.trace)
+        team = self._team()
         array = self._points(X, reset=True)
         weights = checked_weights(sample_weight, len(array))
-        plan.check_points(array.shape)
+        params.check_points(array.shape)
         rng = check_random_state(self.random_state)
-        with crew, announced():
-            points = prepare(array, weights, plan.k, crew)
-            best, labels = fit_all(points, plan, rng, crew)
+        with team, log_compilation():
+            points = prepare(array, weights, params.k, team)
+            best, labels = fit_all(points, params, rng, team)
         self.cluster_centers_ = best.centroids
         self.labels_ = points.original_labels(labels)
         self.inertia_ = best.inertia
         self.n_iter_ = best.n_iter
-        self._n_features_out = plan.k
+        self._n_features_out = params.k
         if self.trace:
             self.trace_: tuple[Iteration, ...] = best.trace
         if best.stopped == "max_iter":
@@ -193,8 +193,8 @@ class ExactKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixi
         """
         check_is_fitted(self)
         array = self._points(X, reset=False)
-        with self._crew() as crew:
-            return nearest_labels(array, self.cluster_centers_, crew)
+        with self._team() as team:
+            return nearest_labels(array, self.cluster_centers_, team)
 
     def transform(self, X: Any) -> NDArray[Any]:
         """Compute the distance of each point to each centroid.
@@ -217,8 +217,8 @@ class ExactKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixi
         def work(part: int, parts: int) -> None:
             all_distances(part, parts, frozen(array), self.cluster_centers_, scale, out)
 
-        with self._crew() as crew:
-            crew.share(work, out.size * array.shape[1] * 0.5)
+        with self._team() as team:
+            team.share(work, out.size * array.shape[1] * 0.5)
         return out
 
     def score(self, X: Any, y: Any = None, sample_weight: ArrayLike | None = None) -> float:  # noqa: ARG002
@@ -236,11 +236,11 @@ class ExactKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixi
         check_is_fitted(self)
         array = self._points(X, reset=False)
         points = prepare(array, checked_weights(sample_weight, len(array)), 1)
-        with self._crew() as crew:
-            return -Lloyd(points, self.cluster_centers_, crew).costs()[1]
+        with self._team() as team:
+            return -Lloyd(points, self.cluster_centers_, team).costs()[1]
 
-    def _crew(self) -> Crew:
-        return Crew.checked(self.n_threads)
+    def _team(self) -> ThreadTeam:
+        return ThreadTeam.checked(self.n_threads)
 
     def _points(self, X: Any, *, reset: bool) -> Real:
         """Check points and bring them to the one layout that kernels are compiled for."""

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from streamkm.kernels.exact.layout import find_leaves, move_rows, split
 from streamkm.kernels.exact.sums import Real
-from streamkm.models.exact.storage import Storage, pick, release
-from streamkm.models.exact.threads import Crew
+from streamkm.models.exact.storage import Storage, copy_rows, release
+from streamkm.models.exact.threads import ThreadTeam
 
 _LEVELS = 11
 """Levels of a stage, at most: out of core, pages at the ends of all parts are in memory, and those of 2048 may be."""
@@ -24,7 +24,7 @@ _NANOSECONDS = 20.0
 
 
 @dataclass(frozen=True)
-class Ordered:
+class KdOrdered:
     """What comes of it.
 
     Parameters
@@ -33,7 +33,7 @@ class Ordered:
         The points, in order; None if they were not given.
     weights
         (n,) in order; or (0,).
-    places
+    permutation
         (n,) which each was before.
     offsets
         (blocks + 1,) where blocks start.
@@ -41,18 +41,18 @@ class Ordered:
 
     raw: Real | None
     weights: NDArray[np.float64]
-    places: NDArray[np.int32]
+    permutation: NDArray[np.int32]
     offsets: NDArray[np.int64]
 
 
-def put_in_order(
+def sort_by_kd_tree(
     rows: NDArray[np.float32],
     raw: Real | None,
     weights: NDArray[np.float64],
     block: int,
-    crew: Crew,
+    team: ThreadTeam,
     storage: Storage,
-) -> Ordered:
+) -> KdOrdered:
     """Order rows in place, and what belongs to them.
 
     Parameters
@@ -65,22 +65,22 @@ def put_in_order(
         (n,) the same, or (0,).
     block
         Rows a block should have; none has more than one and a half times as many.
-    crew
+    team
         Threads.
     storage
         Where arrays live.
     """
     n, d = rows.shape
-    limit = storage.at_once(8 * d + 18 + (0 if raw is None else 2 * d * raw.itemsize)) or n
-    sorter = _Sorter(rows, block, crew, storage, limit)
-    places = storage.allocate((n,), np.int32)
+    limit = storage.max_rows(8 * d + 18 + (0 if raw is None else 2 * d * raw.itemsize)) or n
+    sorter = _Sorter(rows, block, team, storage, limit)
+    permutation = storage.allocate((n,), np.int32)
     for a, b in sorter.chunks(0, n):
-        places[a:b] = np.arange(a, b)
-        release(places, a, b)
-    sorter.take_along(places)
-    ordered_raw: Any = None if raw is None else sorter.take_along(sorter.copy(raw))
-    ordered_weights = sorter.take_along(sorter.copy(weights)) if len(weights) else weights
-    return Ordered(ordered_raw, ordered_weights, places, sorter.sort())
+        permutation[a:b] = np.arange(a, b)
+        release(permutation, a, b)
+    sorter.add_array(permutation)
+    ordered_raw: Any = None if raw is None else sorter.add_array(sorter.copy(raw))
+    ordered_weights = sorter.add_array(sorter.copy(weights)) if len(weights) else weights
+    return KdOrdered(ordered_raw, ordered_weights, permutation, sorter.sort())
 
 
 class _Sorter:
@@ -89,12 +89,12 @@ class _Sorter:
     Rows of a part keep their order, so neither chunks nor threads show.
     """
 
-    def __init__(self, rows: NDArray[np.float32], block: int, crew: Crew, storage: Storage, limit: int) -> None:
-        self._n, self._block, self._crew, self._storage, self._limit = len(rows), block, crew, storage, limit
+    def __init__(self, rows: NDArray[np.float32], block: int, team: ThreadTeam, storage: Storage, limit: int) -> None:
+        self._n, self._block, self._team, self._storage, self._limit = len(rows), block, team, storage, limit
         self._most = block + block // 2
         self._leaves = np.empty(limit, np.uint16)
         self._pairs: list[tuple[NDArray[Any], NDArray[Any]]] = []
-        self.take_along(rows)
+        self.add_array(rows)
 
     def copy(self, source: NDArray[Any]) -> NDArray[Any]:
         """Copy what may not be changed."""
@@ -105,7 +105,7 @@ class _Sorter:
             release(source, a, b)
         return array
 
-    def take_along(self, array: NDArray[Any]) -> NDArray[Any]:
+    def add_array(self, array: NDArray[Any]) -> NDArray[Any]:
         """Have an array ordered like the rows; return it."""
         spare = self._storage.allocate(array.shape, array.dtype)
         self._pairs.append((array.reshape(self._n, -1), spare.reshape(self._n, -1)))
@@ -155,7 +155,7 @@ class _Sorter:
 
     def _split(self, start: int, stop: int, *, in_spare: bool) -> list[int]:
         """Move the rows of a node to its parts; return where those end, or nothing if it is a leaf."""
-        size, levels, crew = stop - start, 0, self._crew
+        size, levels, team = stop - start, 0, self._team
         if size <= self._most:
             return []
         while (size >> levels) > self._block + self._block // 4:
@@ -166,9 +166,9 @@ class _Sorter:
         levels = -(-levels // -(-levels // _LEVELS))
         axes, cuts = np.empty(1 << levels, np.uint32), np.empty(1 << levels, np.float32)
         sampled = np.arange(start, stop, max(1, size // (_SAMPLE << levels)))
-        split(rows[sampled] if fits else pick(rows, sampled), levels, axes, cuts)
+        split(rows[sampled] if fits else copy_rows(rows, sampled), levels, axes, cuts)
         chunks = self.chunks(start, stop)
-        counts = np.zeros((crew.n_threads if fits else len(chunks), 1 << levels), np.int64)
+        counts = np.zeros((team.n_threads if fits else len(chunks), 1 << levels), np.int64)
         cost = _NANOSECONDS * size
 
         def leaves(a: int, b: int) -> NDArray[np.uint16]:
@@ -178,7 +178,7 @@ class _Sorter:
             find_leaves(rows, a, b, levels, axes, cuts, leaves(a, b), counts[piece])
 
         if fits:
-            crew.divide(start, stop, find, cost)
+            team.divide(start, stop, find, cost)
         else:
             for piece, (a, b) in enumerate(chunks):
                 find(piece, a, b)
@@ -199,7 +199,7 @@ class _Sorter:
                         release(target, first, last)
 
         if fits:
-            crew.divide(start, stop, move, cost)
+            team.divide(start, stop, move, cost)
         else:
             for piece, (a, b) in enumerate(chunks):
                 find(piece, a, b)

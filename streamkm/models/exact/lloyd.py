@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from streamkm.kernels.exact.distances import own_squares, relocate
 from streamkm.kernels.exact.sums import LIMB, move_centroids
-from streamkm.models.exact.assign import Assigner, Totals, first_assignment
+from streamkm.models.exact.assign import Assigner, ClusterSums, first_assignment
 from streamkm.models.exact.points import Points, Window, power_of_two
-from streamkm.models.exact.threads import Crew
+from streamkm.models.exact.threads import ThreadTeam
 
 log = logging.getLogger(__name__)
 
-ON_IT = 2.0**-100
+ZERO_DISTANCE = 2.0**-100
 """A point lies on its centroid within this squared distance a dimension, where coordinates are one at most: the mean of
 equal points is one of them but for rounding. Else clusters without points would take them in turns for ever."""
 
@@ -48,7 +48,7 @@ class Iteration:
 
 
 @dataclass(frozen=True, eq=False)
-class Fit:
+class LloydResult:
     """The end of one run.
 
     Parameters
@@ -87,7 +87,7 @@ class Lloyd:
         The points.
     start
         (k, d) centroids to start from, raw.
-    crew
+    team
         Threads.
     n_iter, moved
         To go on where another process stopped: which iteration the start is that of, and how many labels it changed.
@@ -101,17 +101,19 @@ class Lloyd:
     """
 
     def __init__(
-        self, points: Points, start: NDArray[np.float64], crew: Crew, *, n_iter: int = 1, moved: int | None = None
+        self, points: Points, start: NDArray[np.float64], team: ThreadTeam, *, n_iter: int = 1, moved: int | None = None
     ) -> None:
         k, d = start.shape
-        self.points, self.crew, self.k = points, crew, k
+        self.points, self.team, self.k = points, team, k
         self.raw_centroids = start.astype(np.float64)
         self.centroids = points.working(self.raw_centroids)
-        self.totals = Totals(crew.n_threads, k, d)
+        self.cluster_sums = ClusterSums(team.n_threads, k, d)
         self._drift = np.zeros(k)
         self.n_iter = n_iter - 1
         self.stopped: Stopped = "max_iter"
-        self.assigner: Assigner = first_assignment(points, k, self.totals, crew, self.raw_centroids, self.centroids)
+        self.assigner: Assigner = first_assignment(
+            points, k, self.cluster_sums, team, self.raw_centroids, self.centroids
+        )
         self._moved = len(self.assigner.labels) if moved is None else moved
         self.rows_read = len(self.assigner.labels)
 
@@ -132,10 +134,10 @@ class Lloyd:
             # certifies that nothing changed.
             if not first:
                 self._moved = self._label(force=False)
-                self.rows_read = self.assigner.read
+                self.rows_read = self.assigner.rows_read
                 if not self._moved:
                     self._moved = self._label(force=True)
-                    self.rows_read += self.assigner.read
+                    self.rows_read += self.assigner.rows_read
             first = False
             yield self._moved
             # Step 2. Update, after clusters without points have got the farthest ones.
@@ -152,10 +154,10 @@ class Lloyd:
                 break
         self._label(force=True)  # labels are one update behind
 
-    def finish(self, trace: tuple[Iteration, ...] = ()) -> Fit:
+    def finish(self, trace: tuple[Iteration, ...] = ()) -> LloydResult:
         """Sum up."""
         costs, inertia = self.costs()
-        return Fit(self.raw_centroids.copy(), self.sizes(), costs, inertia, self.n_iter, self.stopped, trace)
+        return LloydResult(self.raw_centroids.copy(), self.sizes(), costs, inertia, self.n_iter, self.stopped, trace)
 
     def record(self) -> Iteration:
         """Describe the iteration that `steps` just yielded."""
@@ -163,19 +165,19 @@ class Lloyd:
 
     def sizes(self) -> NDArray[np.float64]:
         """(k,) summed weights of clusters."""
-        return self.totals.weights * self.points.weight_unit
+        return self.cluster_sums.weights * self.points.weight_unit
 
     def _label(self, *, force: bool) -> int:
         return self.assigner.label(self.raw_centroids, self.centroids, force=force)
 
     def _update(self, *, may_stay: bool) -> float:
         """Move centroids to their means; return the largest move, or -1 if one has no points and may not stay."""
-        p, t = self.points, self.totals
+        p, t = self.points, self.cluster_sums
         largest = move_centroids(
             t.sums, t.counts, p.origin, p.scale, p.unit, self.raw_centroids, self.centroids, self._drift, may_stay
         )
         if largest > 0.0:
-            self.assigner.moved(self._drift)
+            self.assigner.centroids_moved(self._drift)
         return largest
 
     def _relocate_empty(self) -> int:
@@ -184,7 +186,7 @@ class Lloyd:
         The farther point goes first, of equally far ones that with the lower index. A point that lies on its centroid,
         has no weight or is alone in its cluster stays.
         """
-        counts = self.totals.counts.sum(axis=0)
+        counts = self.cluster_sums.counts.sum(axis=0)
         empty = np.flatnonzero(counts == 0)
         if not len(empty):
             return 0
@@ -195,11 +197,21 @@ class Lloyd:
             if len(moved) < len(empty) and counts[old] > 1:
                 new = int(empty[len(moved)])
                 weight = float(p.weights[row]) if len(p.weights) else 1.0
-                relocate(p.raw, row, p.origin, p.scale, weight, self.totals.sums[0], self.totals.counts[0], old, new)
+                relocate(
+                    p.raw,
+                    row,
+                    p.origin,
+                    p.scale,
+                    weight,
+                    self.cluster_sums.sums[0],
+                    self.cluster_sums.counts[0],
+                    old,
+                    new,
+                )
                 counts[old] -= 1
                 labels[row] = new
                 moved.append(row)
-        self.assigner.forget(np.array(moved, np.int64))
+        self.assigner.invalidate(np.array(moved, np.int64))
         log.debug("%d of %d clusters without points got the farthest ones", len(moved), len(empty))
         return len(moved)
 
@@ -214,9 +226,9 @@ class Lloyd:
             if len(p.weights):
                 squares[p.weights[first:last] == 0.0] = 0.0
             least = max(float(far[-1]) if len(far) == count else 0.0, _highest(squares, count))
-            rows = first + np.flatnonzero((squares >= least) & (squares > ON_IT * p.raw.shape[1]))
+            rows = first + np.flatnonzero((squares >= least) & (squares > ZERO_DISTANCE * p.raw.shape[1]))
             best, far = np.append(best, rows), np.append(far, squares[rows - first])
-            given = np.append(given, p.places[rows] if len(p.places) else rows)
+            given = np.append(given, p.permutation[rows] if len(p.permutation) else rows)
             order = np.lexsort((given, -far))[:count]
             best, far, given = best[order], far[order], given[order]
             if len(p.windows) > 1:
@@ -236,7 +248,7 @@ class Lloyd:
         # No row is farther from its centroid than from the one that is nearest to the origin.
         reach = float(np.abs((self.raw_centroids - p.origin) * p.scale).max(axis=1).min())
         unit = power_of_two(2.0 * p.raw.shape[1] * (1.0 + reach) ** 2)
-        costs = np.zeros((self.crew.n_threads, self.k, 3), np.int64)
+        costs = np.zeros((self.team.n_threads, self.k, 3), np.int64)
 
         def work(part: int, parts: int) -> None:
             own_squares(
@@ -244,7 +256,7 @@ class Lloyd:
                 squares, costs[part],
             )  # fmt: skip
 
-        self.crew.share(work, (window.rows[1] - window.rows[0]) * (p.raw.shape[1] + 4))
+        self.team.share(work, (window.rows[1] - window.rows[0]) * (p.raw.shape[1] + 4))
         return costs.sum(axis=0), unit
 
     def costs(self) -> tuple[NDArray[np.float64], float]:
@@ -261,9 +273,9 @@ class Lloyd:
         sums = sums / unit * p.weight_unit / p.scale / p.scale
         return sums[:-1], float(sums[-1])
 
-    def lead(self) -> float:
+    def relative_inertia(self) -> float:
         """By how much the inertia exceeds that of all points at the origin, about: it costs no pass."""
-        p, t = self.points, self.totals
+        p, t = self.points, self.cluster_sums
         limbs = t.sums.sum(axis=0)
         sums = (limbs[:, 0] + limbs[:, 1] / LIMB) / LIMB
         centroids = (self.raw_centroids - p.origin) * p.scale

@@ -15,9 +15,9 @@ from streamkm.kernels.exact.blocks import REGION
 from streamkm.kernels.exact.distances import total
 from streamkm.kernels.exact.layout import bound_blocks, bound_regions, centred, survey
 from streamkm.kernels.exact.sums import LIMB, Real
-from streamkm.models.exact.kd_order import put_in_order
+from streamkm.models.exact.kd_order import sort_by_kd_tree
 from streamkm.models.exact.storage import Storage, release
-from streamkm.models.exact.threads import Crew
+from streamkm.models.exact.threads import ThreadTeam
 
 BLOCK = 512
 """Rows of a block: measured best of 64 to 1024, the longer lists of large blocks against the smaller overhead."""
@@ -26,13 +26,13 @@ _MAX_BLOCK_DIMENSIONS = 16
 _MIN_BLOCK_ROWS = 16 * BLOCK
 _MIN_BLOCK_CENTROIDS = 8
 
-_FAR = 30.0
+_MAX_UNCENTERED_RATIO = 30.0
 """Float32 points of at most so many times half their range are compared as they are, without a copy."""
 
-_GRID = 2.0**16
+_ORIGIN_STEPS = 2.0**16
 """Steps of an origin within the largest coordinate."""
 
-_NO_PLACES = np.empty(0, np.int32)
+_IDENTITY = np.empty(0, np.int32)
 _NO_WEIGHTS = np.empty(0)
 _NO_BOXES = np.empty((0, 3, 0), np.float32)
 
@@ -69,7 +69,7 @@ class Points:
         The points, perhaps in another order.
     rows
         (n, d) the same in working coordinates.
-    places
+    permutation
         Which of `given` each row is; empty for the same.
     weights
         As `raw`, at most 1; empty for ones.
@@ -95,7 +95,7 @@ class Points:
     given_weights: NDArray[np.float64]
     raw: Real
     rows: NDArray[np.float32]
-    places: NDArray[np.int32]
+    permutation: NDArray[np.int32]
     weights: NDArray[np.float64]
     weight_unit: float
     origin: NDArray[np.float64]
@@ -119,20 +119,20 @@ class Points:
 
     def original_labels(self, labels: NDArray[np.int32]) -> NDArray[np.int32]:
         """Bring labels of `rows` to the order in which the points were given."""
-        if not len(self.places):
+        if not len(self.permutation):
             return labels
         given = np.empty_like(labels)
-        given[self.places] = labels
+        given[self.permutation] = labels
         return given
 
     def sweep(
-        self, crew: Crew, work: Callable[[int, int, Window], object], nanoseconds: float, *kept: NDArray[Any]
+        self, team: ThreadTeam, work: Callable[[int, int, Window], object], nanoseconds: float, *kept: NDArray[Any]
     ) -> None:
         """Have threads work through all windows, one after the other.
 
         Parameters
         ----------
-        crew
+        team
             The threads.
         work
             ``work(part, parts, window)`` calls a kernel.
@@ -142,7 +142,7 @@ class Points:
             Arrays besides points and weights that it uses, of one entry a row.
         """
         for window in self.windows:
-            crew.share(partial(_in_window, work, window), nanoseconds / len(self.windows))
+            team.share(partial(_in_window, work, window), nanoseconds / len(self.windows))
             if len(self.windows) > 1:
                 self.release(window, *kept)
 
@@ -161,7 +161,7 @@ def prepare(
     X: Real,
     sample_weight: NDArray[np.float64] | None,
     n_clusters: int,
-    crew: Crew | None = None,
+    team: ThreadTeam | None = None,
     *,
     blocks: bool | None = None,
     storage: Storage | None = None,
@@ -176,7 +176,7 @@ def prepare(
         (n,) not negative, or None.
     n_clusters
         How many centroids there will be.
-    crew
+    team
         Threads; None for this one.
     blocks
         Whether to put neighbours together; None to decide.
@@ -184,35 +184,37 @@ def prepare(
         Where arrays live; None for memory.
     """
     n, d = X.shape
-    storage, crew = storage or Storage(), crew or Crew(1)
+    storage, team = storage or Storage(), team or ThreadTeam(1)
     raw = frozen(X)
-    origin, scale, unit, extent = _frame_of(raw, crew, storage)
-    weights, weight_unit = _scaled(sample_weight, storage)
+    origin, scale, unit, extent = _choose_frame(raw, team, storage)
+    weights, weight_unit = _scaled_weights(sample_weight, storage)
     if blocks is None:
         blocks = d <= _MAX_BLOCK_DIMENSIONS and n >= _MIN_BLOCK_ROWS and n_clusters >= _MIN_BLOCK_CENTROIDS
-    places = _NO_PLACES
+    permutation = _IDENTITY
     offsets = np.minimum(np.arange(0, n + BLOCK, BLOCK), n)
     as_given = X.dtype == np.float32 and unit == 1.0 and not origin.any()
     rows: NDArray[np.float32] = raw
     if blocks or not as_given:
         rows = storage.allocate((n, d), np.float32)
         for a, b in storage.chunks(n, d * (raw.itemsize + 4)):
-            crew.divide(a, b, lambda _, i, j: centred(raw[i:j], origin, unit, rows[i:j]), float((b - a) * d))
+            team.divide(a, b, lambda _, i, j: centred(raw[i:j], origin, unit, rows[i:j]), float((b - a) * d))
             release(raw, a, b)
             release(rows, a, b)
     if blocks:
-        ordered = put_in_order(rows, None if as_given else raw, weights, BLOCK, crew, storage)
+        ordered = sort_by_kd_tree(rows, None if as_given else raw, weights, BLOCK, team, storage)
         raw = frozen(rows if ordered.raw is None else ordered.raw)
-        weights, places, offsets = ordered.weights, ordered.places, ordered.offsets
+        weights, permutation, offsets = ordered.weights, ordered.permutation, ordered.offsets
     regions = np.append(offsets[:-1:REGION], n)
-    windows = _windows(offsets, regions, storage.at_once(4 * d + 16 + (0 if raw is rows else d * raw.itemsize)))
-    boxes, radii = _boxes(rows, offsets, len(regions) - 1, windows, crew) if blocks else (_NO_BOXES, np.empty(0))
+    windows = _windows(offsets, regions, storage.max_rows(4 * d + 16 + (0 if raw is rows else d * raw.itemsize)))
+    boxes, radii = (
+        _bounding_boxes(rows, offsets, len(regions) - 1, windows, team) if blocks else (_NO_BOXES, np.empty(0))
+    )
     return Points(
         given=frozen(X),
         given_weights=_NO_WEIGHTS if sample_weight is None or not len(weights) else frozen(sample_weight),
         raw=raw,
         rows=frozen(rows),
-        places=places,
+        permutation=permutation,
         weights=frozen(weights),
         weight_unit=weight_unit,
         origin=origin,
@@ -227,14 +229,14 @@ def prepare(
     )
 
 
-def _windows(offsets: NDArray[np.int64], regions: NDArray[np.int64], at_once: int | None) -> tuple[Window, ...]:
+def _windows(offsets: NDArray[np.int64], regions: NDArray[np.int64], max_rows: int | None) -> tuple[Window, ...]:
     """Gather regions until they have as many rows as may be in memory."""
     n_regions, n_blocks = len(regions) - 1, len(offsets) - 1
     found, first = [], 0
     while first < n_regions:
         last = n_regions
-        if at_once is not None:
-            last = max(first + 1, int(np.searchsorted(regions, regions[first] + at_once, side="right")) - 1)
+        if max_rows is not None:
+            last = max(first + 1, int(np.searchsorted(regions, regions[first] + max_rows, side="right")) - 1)
         found.append(
             Window(
                 (first, last),
@@ -246,12 +248,12 @@ def _windows(offsets: NDArray[np.int64], regions: NDArray[np.int64], at_once: in
     return tuple(found)
 
 
-def _boxes(
+def _bounding_boxes(
     rows: NDArray[np.float32],
     offsets: NDArray[np.int64],
     n_regions: int,
     windows: tuple[Window, ...],
-    crew: Crew,
+    team: ThreadTeam,
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """Box blocks, then regions."""
     n_blocks = len(offsets) - 1
@@ -263,35 +265,35 @@ def _boxes(
         def work(_: int, a: int, b: int) -> None:
             bound_blocks(readable, offsets[a : b + 1], boxes[a:b], radii[a:b])
 
-        crew.divide(*window.blocks, work, 2.0 * (window.rows[1] - window.rows[0]) * rows.shape[1])
+        team.divide(*window.blocks, work, 2.0 * (window.rows[1] - window.rows[0]) * rows.shape[1])
         release(rows, *window.rows)
     bound_regions(n_blocks, REGION, boxes, radii)
     return boxes, radii
 
 
-def _frame_of(raw: Real, crew: Crew, storage: Storage) -> tuple[NDArray[np.float64], float, float, float]:
+def _choose_frame(raw: Real, team: ThreadTeam, storage: Storage) -> tuple[NDArray[np.float64], float, float, float]:
     """Choose origin, scale and unit, whatever the order of rows; the last is the largest norm of a row."""
     n, d = raw.shape
     low, high = np.full(d, np.inf), np.full(d, -np.inf)
-    lows, highs = np.full((crew.n_threads, d), np.inf), np.full((crew.n_threads, d), -np.inf)
+    lows, highs = np.full((team.n_threads, d), np.inf), np.full((team.n_threads, d), -np.inf)
     for a, b in storage.chunks(n, d * raw.itemsize):
-        crew.divide(a, b, lambda part, i, j: survey(raw[i:j], lows[part], highs[part]), 0.3 * (b - a) * d)
+        team.divide(a, b, lambda part, i, j: survey(raw[i:j], lows[part], highs[part]), 0.3 * (b - a) * d)
         low, high = np.minimum(low, lows.min(axis=0)), np.maximum(high, highs.max(axis=0))
         release(raw, a, b)
     middle, reach = low / 2 + high / 2, high / 2 - low / 2
     size = float(np.maximum(-low, high).max())
-    as_given = raw.dtype == np.float32 and 1e-12 < size < 1e12 and size <= _FAR * float(reach.max())
+    as_given = raw.dtype == np.float32 and 1e-12 < size < 1e12 and size <= _MAX_UNCENTERED_RATIO * float(reach.max())
     origin = np.zeros(d)
     if not as_given:
-        sums = np.zeros((crew.n_threads, 1, 2, d + 1), np.int64)
+        sums = np.zeros((team.n_threads, 1, 2, d + 1), np.int64)
         scale = power_of_two(float(reach.max()))
         for a, b in storage.chunks(n, d * raw.itemsize):
-            crew.divide(a, b, lambda part, i, j: total(raw[i:j], middle, scale, sums[part]), 3.0 * (b - a) * d)
+            team.divide(a, b, lambda part, i, j: total(raw[i:j], middle, scale, sums[part]), 3.0 * (b - a) * d)
             release(raw, a, b)
         limbs = sums.sum(axis=0)[0]
         mean = middle + (limbs[0, :d] + limbs[1, :d] / LIMB) / LIMB / n / scale
         # A round number, so that subtracting it rounds as little as can be.
-        origin = np.round(mean * scale * _GRID) / _GRID / scale
+        origin = np.round(mean * scale * _ORIGIN_STEPS) / _ORIGIN_STEPS / scale
     reach = np.maximum(high - origin, origin - low)
     scale = power_of_two(float(reach.max()))
     unit = 1.0 if as_given else scale
@@ -303,7 +305,7 @@ def power_of_two(largest: float) -> float:
     return math.ldexp(1.0, max(-1000, min(1000, -math.frexp(largest)[1]))) if largest > 0 else 1.0
 
 
-def _scaled(sample_weight: NDArray[np.float64] | None, storage: Storage) -> tuple[NDArray[np.float64], float]:
+def _scaled_weights(sample_weight: NDArray[np.float64] | None, storage: Storage) -> tuple[NDArray[np.float64], float]:
     """Divide weights by a power of two so that the largest is at most 1; none are needed when all are equal."""
     if sample_weight is None or not len(sample_weight):
         return _NO_WEIGHTS, 1.0

@@ -7,12 +7,12 @@ from numpy.typing import NDArray
 
 from streamkm.kernels.exact.distances import own_squares
 from streamkm.kernels.exact.sums import Real
-from streamkm.models.exact.assign import Totals, first_assignment
+from streamkm.models.exact.assign import ClusterSums, first_assignment
 from streamkm.models.exact.points import frozen, prepare
-from streamkm.models.exact.threads import Crew
+from streamkm.models.exact.threads import ThreadTeam
 
 
-def nearest_labels(array: Real, centroids: NDArray[np.float64], crew: Crew) -> NDArray[np.int32]:
+def nearest_labels(array: Real, centroids: NDArray[np.float64], team: ThreadTeam) -> NDArray[np.int32]:
     """Find the nearest centroid of each point, the lowest index of several equally near.
 
     Parameters
@@ -21,17 +21,17 @@ def nearest_labels(array: Real, centroids: NDArray[np.float64], crew: Crew) -> N
         (n, d) C-contiguous, finite.
     centroids
         (k, d).
-    crew
+    team
         Threads.
     """
     k, d = centroids.shape
     points = prepare(array, None, 1)  # 1: making blocks takes longer than one pass
-    totals = Totals(crew.n_threads, 0, d)
-    return first_assignment(points, k, totals, crew, centroids, points.working(centroids)).labels
+    cluster_sums = ClusterSums(team.n_threads, 0, d)
+    return first_assignment(points, k, cluster_sums, team, centroids, points.working(centroids)).labels
 
 
 def own_distances(
-    array: Real, labels: NDArray[np.int32], centroids: NDArray[np.float64], crew: Crew
+    array: Real, labels: NDArray[np.int32], centroids: NDArray[np.float64], team: ThreadTeam
 ) -> NDArray[np.float64]:
     """Compute the distance of each point to its centroid.
 
@@ -43,12 +43,12 @@ def own_distances(
         (n,).
     centroids
         (k, d).
-    crew
+    team
         Threads.
     """
     scale = scale_for(array, centroids)
     squares = np.empty(len(array))
-    costs = np.zeros((crew.n_threads, len(centroids), 3), np.int64)
+    costs = np.zeros((team.n_threads, len(centroids), 3), np.int64)
     readable = frozen(array)
 
     def work(part: int, parts: int) -> None:
@@ -56,7 +56,7 @@ def own_distances(
             part, parts, 0, len(array), readable, labels, centroids, scale, np.empty(0), 1.0, squares, costs[part]
         )
 
-    crew.share(work, array.size + 4.0 * len(array))
+    team.share(work, array.size + 4.0 * len(array))
     distances: NDArray[np.float64] = np.sqrt(squares) / scale
     return distances
 

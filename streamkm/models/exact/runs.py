@@ -11,19 +11,19 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from streamkm.errors import DataError, SettingsError
-from streamkm.models.exact.lloyd import Fit, Iteration, Lloyd
+from streamkm.models.exact.lloyd import Iteration, Lloyd, LloydResult
 from streamkm.models.exact.points import Points
 from streamkm.models.exact.seeding import seed
 from streamkm.models.exact.storage import release
-from streamkm.models.exact.threads import Crew
+from streamkm.models.exact.threads import ThreadTeam
 
-METHODS = ("k-means++", "k-means||", "random")
+INIT_METHODS = ("k-means++", "k-means||", "random")
 
-_STRIP = 1 << 20
+_CHUNK_ROWS = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
+class FitParams:
     """What is asked for.
 
     Parameters
@@ -63,8 +63,8 @@ class Plan:
                 raise SettingsError(f"{name} must be an integer of at least 1, not {value!r}")
         if not isinstance(tol, numbers.Real) or not tol >= 0:
             raise SettingsError(f"tol must be a number of at least 0, not {tol!r}")
-        if isinstance(init, str) and init not in METHODS:
-            raise SettingsError(f"init must be one of {', '.join(METHODS)} or an array, not {init!r}")
+        if isinstance(init, str) and init not in INIT_METHODS:
+            raise SettingsError(f"init must be one of {', '.join(INIT_METHODS)} or an array, not {init!r}")
         start = init if isinstance(init, str) else _start(init)
         return cls(int(n_clusters), start, int(n_init), int(max_iter), float(tol), bool(trace))
 
@@ -125,19 +125,19 @@ def checked_weights(sample_weight: ArrayLike | None, n: int) -> NDArray[np.float
     if weights.shape != (n,):
         raise DataError(f"sample_weight.shape == {weights.shape}, expected {(n,)}")
     any_weight = False
-    for start in range(0, n, _STRIP):
-        some = weights[start : start + _STRIP]
+    for start in range(0, n, _CHUNK_ROWS):
+        some = weights[start : start + _CHUNK_ROWS]
         if not np.isfinite(some).all() or (some < 0).any():
             raise DataError("sample_weight must be finite and not negative")
         any_weight |= bool((some > 0).any())
-        release(weights, start, min(n, start + _STRIP))
+        release(weights, start, min(n, start + _CHUNK_ROWS))
     if not any_weight:
         raise DataError("sample_weight is zero for all points")
     return weights
 
 
 @dataclass(frozen=True, eq=False)
-class Mark:
+class FitCheckpoint:
     """Where a fit is: all that it takes to go on from there to the same end.
 
     Parameters
@@ -162,38 +162,38 @@ class Mark:
     n_iter: int
     centroids: NDArray[np.float64]
     moved: int
-    best: Fit | None
+    best: LloydResult | None
     trace: tuple[Iteration, ...]
     rng: Any
 
 
-OnStep = Callable[[Mark, Lloyd], None]
+OnStep = Callable[[FitCheckpoint, Lloyd], None]
 
 
 def fit_all(
     points: Points,
-    plan: Plan,
+    params: FitParams,
     rng: np.random.RandomState,
-    crew: Crew,
+    team: ThreadTeam,
     *,
     on_step: OnStep | None = None,
-    mark: Mark | None = None,
-) -> tuple[Fit, NDArray[np.int32]]:
+    checkpoint: FitCheckpoint | None = None,
+) -> tuple[LloydResult, NDArray[np.int32]]:
     """Make all runs.
 
     Parameters
     ----------
     points
         The points.
-    plan
+    params
         What to do.
     rng
         Where starts come from.
-    crew
+    team
         Threads.
     on_step
         Called in every iteration, after points were assigned.
-    mark
+    checkpoint
         Where to go on.
 
     Returns
@@ -201,23 +201,25 @@ def fit_all(
     tuple
         The run with the lowest inertia, the first of equal ones, and its labels in the order of the points' rows.
     """
-    best: Fit | None = mark.best if mark else None
+    best: LloydResult | None = checkpoint.best if checkpoint else None
     labels: NDArray[np.int32] | None = None
-    if mark:
-        rng.set_state(mark.rng)
-    for number in range(mark.run if mark else 0, plan.n_runs):
+    if checkpoint:
+        rng.set_state(checkpoint.rng)
+    for number in range(checkpoint.run if checkpoint else 0, params.n_runs):
         trace: list[Iteration] = []
-        if mark and number == mark.run:
-            run = Lloyd(points, mark.centroids, crew, n_iter=mark.n_iter, moved=mark.moved)
-            trace += mark.trace[:-1]
+        if checkpoint and number == checkpoint.run:
+            run = Lloyd(points, checkpoint.centroids, team, n_iter=checkpoint.n_iter, moved=checkpoint.moved)
+            trace += checkpoint.trace[:-1]
         else:
-            start = seed(plan.init, points, plan.k, rng, crew) if isinstance(plan.init, str) else plan.init
-            run = Lloyd(points, start, crew)
-        for moved in run.steps(plan.max_iter, plan.tol):
-            if plan.trace:
+            start = seed(params.init, points, params.k, rng, team) if isinstance(params.init, str) else params.init
+            run = Lloyd(points, start, team)
+        for moved in run.steps(params.max_iter, params.tol):
+            if params.trace:
                 trace.append(run.record())
             if on_step is not None:
-                here = Mark(number, run.n_iter, run.raw_centroids.copy(), moved, best, tuple(trace), rng.get_state())
+                here = FitCheckpoint(
+                    number, run.n_iter, run.raw_centroids.copy(), moved, best, tuple(trace), rng.get_state()
+                )
                 on_step(here, run)
         fit = run.finish(tuple(trace))
         if best is None or fit.inertia < best.inertia:
@@ -225,5 +227,5 @@ def fit_all(
         del run
     assert best is not None  # noqa: S101 -- there is at least one run
     if labels is None:  # the best run was another process's
-        labels = Lloyd(points, best.centroids, crew).assigner.labels
+        labels = Lloyd(points, best.centroids, team).assigner.labels
     return best, labels

@@ -10,17 +10,17 @@ from numpy.typing import NDArray
 
 from streamkm.kernels.exact.seeding import draw_by_cost, weigh_candidates
 from streamkm.kernels.exact.sums import Real
-from streamkm.models.exact.assign import Totals, first_assignment
+from streamkm.models.exact.assign import ClusterSums, first_assignment
 from streamkm.models.exact.points import Points, Window, prepare
-from streamkm.models.exact.storage import pick, release
-from streamkm.models.exact.threads import Crew
+from streamkm.models.exact.storage import copy_rows, release
+from streamkm.models.exact.threads import ThreadTeam
 
 _ROUNDS = 5
 _OVERSAMPLING = 2.0
 
-_STRIP = 1 << 16
+_CHUNK_ROWS = 1 << 16
 
-_FEW = 8192
+_CANONICAL_ORDER_ROWS = 8192
 """Up to so many points are put in an order of their own before starts are drawn."""
 
 
@@ -29,7 +29,7 @@ def seed(
     points: Points,
     k: int,
     rng: np.random.RandomState,
-    crew: Crew,
+    team: ThreadTeam,
 ) -> NDArray[np.float64]:
     """Choose starting centroids among the points.
 
@@ -45,7 +45,7 @@ def seed(
         How many centroids.
     rng
         Where chance comes from.
-    crew
+    team
         Threads.
 
     Returns
@@ -53,7 +53,7 @@ def seed(
     ndarray
         (k, d) raw.
     """
-    if len(points.given) <= _FEW:
+    if len(points.given) <= _CANONICAL_ORDER_ROWS:
         X, weights = points.given, points.given_weights
         weights = weights if len(weights) else np.ones(len(X))
         order = _by_content(X)
@@ -62,7 +62,7 @@ def seed(
     if method == "random":
         return _random(points, k, rng).astype(np.float64)
     choose = _plus_plus if method == "k-means++" else _parallel
-    return choose(points, k, rng, crew).astype(np.float64)
+    return choose(points, k, rng, team).astype(np.float64)
 
 
 def _by_content(X: Real) -> NDArray[np.int64]:
@@ -73,12 +73,12 @@ def _by_content(X: Real) -> NDArray[np.int64]:
     return np.argsort((bits * factors).sum(axis=1, dtype=np.uint64), kind="stable")
 
 
-class _Costs:
+class _NearestCosts:
     """Squared distances to the nearest of the centroids chosen so far."""
 
-    def __init__(self, points: Points, crew: Crew) -> None:
+    def __init__(self, points: Points, team: ThreadTeam) -> None:
         n_blocks = len(points.offsets) - 1
-        self.points, self.crew = points, crew
+        self.points, self.team = points, team
         self.nearest = points.storage.allocate((len(points.rows),), np.float32, fill=3e38)
         self.most = np.full(n_blocks, 3e38, np.float32)
         self.costs = np.full(n_blocks, 3e38)
@@ -93,7 +93,7 @@ class _Costs:
                 self.nearest, self.most, self.costs, trial,
             )  # fmt: skip
 
-        p.sweep(self.crew, work, len(p.rows) * candidates.size * 0.1 * self._fresh, self.nearest)
+        p.sweep(self.team, work, len(p.rows) * candidates.size * 0.1 * self._fresh, self.nearest)
 
     def take(self, candidate: NDArray[np.float32]) -> None:
         """Add a point, (1, d) in working coordinates, to the centroids."""
@@ -103,7 +103,7 @@ class _Costs:
     def take_best(self, rows: NDArray[np.int64]) -> int:
         """Add that of some rows that leaves the lowest cost; return it."""
         trial = np.empty((len(self.costs), len(rows)))
-        candidates = pick(self.points.rows, rows)
+        candidates = copy_rows(self.points.rows, rows)
         self._call(candidates, trial)
         best = int(trial.sum(axis=0).argmin())
         self.take(candidates[best : best + 1].copy())
@@ -119,16 +119,16 @@ class _Costs:
         return int(draw_by_cost(p.weights, p.offsets, self.nearest, self.costs, share * self.total))
 
 
-class _Urn:
+class _WeightedSampler:
     """Draws points, by where they were given, with probability proportional to their weights."""
 
     def __init__(self, points: Points, rng: np.random.RandomState) -> None:
         self._weights, self._n, self._rng = points.given_weights, len(points.given), rng
-        starts = range(0, len(self._weights), _STRIP)
+        starts = range(0, len(self._weights), _CHUNK_ROWS)
         sums = []
         for a in starts:
-            sums.append(float(self._weights[a : a + _STRIP].sum()))
-            release(self._weights, a, min(a + _STRIP, self._n))
+            sums.append(float(self._weights[a : a + _CHUNK_ROWS].sum()))
+            release(self._weights, a, min(a + _CHUNK_ROWS, self._n))
         self._reached = np.cumsum(sums)
 
     def draw(self, count: int) -> NDArray[np.int64]:
@@ -141,32 +141,32 @@ class _Urn:
     def _find(self, target: float) -> int:
         """Find where the running sum of weights passes a target: first the strip, then the point within it."""
         strip = min(int(np.searchsorted(self._reached, target, side="right")), len(self._reached) - 1)
-        weights = self._weights[strip * _STRIP : (strip + 1) * _STRIP]
+        weights = self._weights[strip * _CHUNK_ROWS : (strip + 1) * _CHUNK_ROWS]
         reached = np.cumsum(weights) + (self._reached[strip - 1] if strip else 0.0)
         within = int(np.searchsorted(reached, target, side="right"))
         if within == len(reached):  # rounding
             within = int(np.flatnonzero(weights)[-1])
-        return strip * _STRIP + within
+        return strip * _CHUNK_ROWS + within
 
 
 def _random(points: Points, count: int, rng: np.random.RandomState) -> Real:
     """Draw points that differ, as far as there are so many; then copies."""
-    urn = _Urn(points, rng)
+    sampler = _WeightedSampler(points, rng)
     chosen: dict[bytes, Real] = {}
     for _ in range(64):
-        for point in pick(points.given, urn.draw(count)) + 0.0:
+        for point in copy_rows(points.given, sampler.draw(count)) + 0.0:
             if len(chosen) < count:
                 chosen.setdefault(point.tobytes(), point)
         if len(chosen) == count:
             return np.array(list(chosen.values()))
-    for start in range(0, len(points.given), _STRIP):  # few differ: take the first that do
-        for point in np.unique(points.given[start : start + _STRIP] + 0.0, axis=0):
+    for start in range(0, len(points.given), _CHUNK_ROWS):  # few differ: take the first that do
+        for point in np.unique(points.given[start : start + _CHUNK_ROWS] + 0.0, axis=0):
             if len(chosen) < count:
                 chosen.setdefault(point.tobytes(), point)
-        release(points.given, start, min(len(points.given), start + _STRIP))
+        release(points.given, start, min(len(points.given), start + _CHUNK_ROWS))
         if len(chosen) == count:
             break
-    found: Real = _joined([np.array(list(chosen.values())), pick(points.given, urn.draw(count - len(chosen)))])
+    found: Real = _joined([np.array(list(chosen.values())), copy_rows(points.given, sampler.draw(count - len(chosen)))])
     return found
 
 
@@ -175,33 +175,33 @@ def _joined(parts: list[Any]) -> Any:
     return np.concatenate(parts)
 
 
-def _first(points: Points, costs: _Costs, rng: np.random.RandomState) -> Real:
+def _first(points: Points, costs: _NearestCosts, rng: np.random.RandomState) -> Real:
     """Draw the first centroid; (1, d)."""
-    row = int(_Urn(points, rng).draw(1)[0])
-    point = pick(points.given, np.array([row]))
+    row = int(_WeightedSampler(points, rng).draw(1)[0])
+    point = copy_rows(points.given, np.array([row]))
     costs.take(points.working(point).astype(np.float32))
     return point
 
 
-def _plus_plus(points: Points, k: int, rng: np.random.RandomState, crew: Crew) -> Real:
+def _plus_plus(points: Points, k: int, rng: np.random.RandomState, team: ThreadTeam) -> Real:
     """Greedy k-means++ (Arthur and Vassilvitskii 2007, section 5): of a few draws the one that costs least."""
     n_candidates = 2 + int(math.log(k))
-    costs = _Costs(points, crew)
+    costs = _NearestCosts(points, team)
     chosen = [_first(points, costs, rng)]
     for _ in range(1, k):
         rows = np.unique([costs.draw(share) for share in rng.uniform(size=n_candidates)])
         if rows[0] < 0:  # all points lie on centroids
-            chosen.append(pick(points.given, _Urn(points, rng).draw(1)))
+            chosen.append(copy_rows(points.given, _WeightedSampler(points, rng).draw(1)))
             continue
         best = costs.take_best(rows)
-        chosen.append(pick(points.raw, np.array([best])))
+        chosen.append(copy_rows(points.raw, np.array([best])))
     found: Real = _joined(chosen)
     return found
 
 
-def _parallel(points: Points, k: int, rng: np.random.RandomState, crew: Crew) -> Real:
+def _parallel(points: Points, k: int, rng: np.random.RandomState, team: ThreadTeam) -> Real:
     """k-means|| (Bahmani et al. 2012, algorithm 2): a few rounds of many draws, then k-means++ on those, weighted."""
-    costs = _Costs(points, crew)
+    costs = _NearestCosts(points, team)
     chosen = [_first(points, costs, rng)]
     for _ in range(_ROUNDS):
         total = costs.total
@@ -210,17 +210,17 @@ def _parallel(points: Points, k: int, rng: np.random.RandomState, crew: Crew) ->
         rows = np.concatenate(
             [_drawn(points, costs.nearest, window, _OVERSAMPLING * k / total, rng) for window in points.windows]
         )
-        for candidate in pick(points.rows, rows):
+        for candidate in copy_rows(points.rows, rows):
             costs.take(candidate[None])
-        chosen.append(pick(points.raw, rows))
+        chosen.append(copy_rows(points.raw, rows))
     candidates = np.unique(_joined(chosen), axis=0)
     if len(candidates) < k:
         found: Real = _joined([candidates, _random(points, k - len(candidates), rng)])
         return found
     raw = candidates.astype(np.float64)
-    totals = Totals(crew.n_threads, *raw.shape)
-    first_assignment(points, len(raw), totals, crew, raw, points.working(raw))
-    return _plus_plus(prepare(candidates, totals.weights, k), k, rng, crew)
+    cluster_sums = ClusterSums(team.n_threads, *raw.shape)
+    first_assignment(points, len(raw), cluster_sums, team, raw, points.working(raw))
+    return _plus_plus(prepare(candidates, cluster_sums.weights, k), k, rng, team)
 
 
 def _drawn(

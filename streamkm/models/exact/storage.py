@@ -14,19 +14,19 @@ from numpy.typing import DTypeLike, NDArray
 
 from streamkm.errors import SettingsError
 
-_HELD = 8
+_MAPPED_DIVISOR = 8
 """An array of more than this fraction of the memory is mapped: a fit has less than half as many at a time."""
 
-_LOADED = 3
+_CHUNK_DIVISOR = 3
 """What is read at a time may take this fraction of the memory."""
 
-_FOLIO = 2 << 20
+_FOLIO_BYTES = 2 << 20
 """Touching one byte can bring so much of a file around it into memory: Linux 6.18 maps folios as a whole."""
 
-_PICKED = 8
+_COPY_ROWS = 8
 """Rows from all over a file that are touched before it is let go of."""
 
-_STEP = 1 << 13
+_ROW_MULTIPLE = 1 << 13
 """Rows are taken in multiples of this many."""
 
 
@@ -63,7 +63,7 @@ class Storage:
             The folder has no room for it.
         """
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        if self.memory is None or size <= self.memory // _HELD:
+        if self.memory is None or size <= self.memory // _MAPPED_DIVISOR:
             return np.full(shape, fill, dtype) if fill else np.zeros(shape, dtype)
         try:
             with tempfile.TemporaryFile(dir=self._folder, buffering=0) as file:
@@ -83,15 +83,15 @@ class Storage:
                 release(array, start, stop)
         return array
 
-    def at_once(self, row_bytes: int) -> int | None:
+    def max_rows(self, row_bytes: int) -> int | None:
         """Tell how many rows may be in memory, a multiple of 8192; None for all."""
         if self.memory is None:
             return None
-        return max(1, self.memory // _LOADED // row_bytes // _STEP) * _STEP
+        return max(1, self.memory // _CHUNK_DIVISOR // row_bytes // _ROW_MULTIPLE) * _ROW_MULTIPLE
 
     def chunks(self, n: int, row_bytes: int) -> Iterator[tuple[int, int]]:
         """Divide n rows into ranges of as many as may be in memory."""
-        step = self.at_once(row_bytes) or max(n, 1)
+        step = self.max_rows(row_bytes) or max(n, 1)
         for start in range(0, n, step):
             yield start, min(n, start + step)
 
@@ -112,11 +112,11 @@ def release(array: NDArray[Any], start: int, stop: int) -> None:
     base = np.frombuffer(home, np.uint8).ctypes.data
     first = array.ctypes.data - base + start * array.strides[0]
     last = array.ctypes.data - base + stop * array.strides[0]
-    first -= first % _FOLIO  # pages that are shared with other rows come back to them too
-    home.madvise(mmap.MADV_DONTNEED, first, min(last + -last % _FOLIO, len(home)) - first)
+    first -= first % _FOLIO_BYTES  # pages that are shared with other rows come back to them too
+    home.madvise(mmap.MADV_DONTNEED, first, min(last + -last % _FOLIO_BYTES, len(home)) - first)
 
 
-def pick(array: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[Any]:
+def copy_rows(array: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[Any]:
     """Copy some rows from all over an array, without keeping what lies around them in memory.
 
     Parameters
@@ -129,8 +129,8 @@ def pick(array: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[Any]:
     if _mapping(array) is None:
         return array[rows]
     found = np.empty((len(rows), *array.shape[1:]), array.dtype)
-    for start in range(0, len(rows), _PICKED):
-        found[start : start + _PICKED] = array[rows[start : start + _PICKED]]
+    for start in range(0, len(rows), _COPY_ROWS):
+        found[start : start + _COPY_ROWS] = array[rows[start : start + _COPY_ROWS]]
         release(array, 0, len(array))
     return found
 

@@ -11,7 +11,7 @@ from typing import Self
 
 from streamkm.errors import SettingsError
 
-_WORTH = 5e5
+_MIN_PARALLEL_NS = 5e5
 """Nanoseconds of work below which waking another thread costs more than it saves."""
 
 
@@ -20,7 +20,7 @@ def available_threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-class _Hand(threading.Thread):
+class _Worker(threading.Thread):
     """One more thread, woken and waited for by a lock: half of what an executor's queue and future take."""
 
     def __init__(self, part: int) -> None:
@@ -58,7 +58,7 @@ class _Hand(threading.Thread):
             raise error
 
 
-class Crew:
+class ThreadTeam:
     """Runs kernels, which release the GIL, on a few threads of its own.
 
     Plain threads, not numba's: no OpenMP to spin beside a busy consumer, no setting to put back, no second pool in a
@@ -73,7 +73,7 @@ class Crew:
 
     def __init__(self, n_threads: int) -> None:
         self.n_threads = n_threads
-        self._hands: list[_Hand] = []
+        self._workers: list[_Worker] = []
 
     @classmethod
     def checked(cls, n_threads: int | None) -> Self:
@@ -94,15 +94,15 @@ class Crew:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        for hand in self._hands:
-            hand.begin(None, 0)
-        for hand in self._hands:
-            hand.join()
-        self._hands = []
+        for worker in self._workers:
+            worker.begin(None, 0)
+        for worker in self._workers:
+            worker.join()
+        self._workers = []
 
     def parts(self, nanoseconds: float) -> int:
         """How many threads share work that takes one of them so long."""
-        return self.n_threads if nanoseconds >= _WORTH else 1
+        return self.n_threads if nanoseconds >= _MIN_PARALLEL_NS else 1
 
     def share(self, work: Callable[[int, int], object], nanoseconds: float) -> None:
         """Call ``work(part, parts)`` for each part.
@@ -117,15 +117,15 @@ class Crew:
         if self.parts(nanoseconds) == 1:
             work(0, 1)
             return
-        if not self._hands:
-            self._hands = [_Hand(part) for part in range(1, self.n_threads)]
-        for hand in self._hands:
-            hand.begin(work, self.n_threads)
+        if not self._workers:
+            self._workers = [_Worker(part) for part in range(1, self.n_threads)]
+        for worker in self._workers:
+            worker.begin(work, self.n_threads)
         try:
             work(0, self.n_threads)
         finally:
-            for hand in self._hands:
-                hand.wait()
+            for worker in self._workers:
+                worker.wait()
 
     def divide(self, start: int, stop: int, work: Callable[[int, int, int], object], nanoseconds: float) -> None:
         """Call ``work(part, first, last)`` for ranges that make up a range; none is empty.

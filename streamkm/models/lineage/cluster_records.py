@@ -1,4 +1,4 @@
-"""What lineage remembers of clusters."""
+"""Per-cluster history that the lineage tracker keeps between publications."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from numpy.typing import NDArray
 from streamkm.errors import StateError
 from streamkm.models.weighted_rows import Reals
 
-SETTLED = -1
-"""Parent of a cluster about which nothing is left to report."""
+NO_PARENT = -1
+"""Value of `ClusterRecords.parents` for a cluster without a pending event."""
+
+_STORED_NAMES = {"remaining_mass": "left", "separated": "apart"}
+"""Field -> its name in a saved state, where the two differ."""
 
 
 @dataclass
-class Lives:
-    """What is remembered of some clusters; arrays of one length.
+class ClusterRecords:
+    """History of some clusters, one array entry each.
 
     Attributes
     ----------
@@ -27,15 +30,17 @@ class Lives:
     centroids, spreads
         (k, d) and (k,), as last published.
     anchors, anchor_spreads
-        The same at its birth or last drift.
-    left
-        (k,): of the mass of the whole model when its present condition (below) began, what decay has left.
+        Centroids and spreads at birth or at the last reported drift.
+    remaining_mass
+        (k,): mass of the whole model when the cluster entered its current condition (`parents` set, or dormant),
+        decayed since. Its share of the current mass falls as points arrive.
     parents
-        (k,) int64: the id it seems to have split from while that is not reported, else `SETTLED`.
-    apart
-        (k,) bool: of an id at rest, whether its points stood apart, and no more came, when it came to rest.
+        (k,) int64: id of the cluster that it may have split from, until that is decided; then `NO_PARENT`.
+    separated
+        (k,) bool: for dormant ids, whether the points stood apart from other clusters, and no more came, when the id
+        became dormant.
     silent
-        (k,) bool: of an id at rest, whether none came when that last was judged.
+        (k,) bool: for dormant ids, whether no points came, when last decided.
     """
 
     ids: NDArray[np.int64]
@@ -43,22 +48,22 @@ class Lives:
     spreads: Reals
     anchors: Reals
     anchor_spreads: Reals
-    left: Reals
+    remaining_mass: Reals
     parents: NDArray[np.int64]
-    apart: NDArray[np.bool_]
+    separated: NDArray[np.bool_]
     silent: NDArray[np.bool_]
 
     @classmethod
-    def begin(cls, ids: NDArray[np.int64], centroids: Reals, spreads: Reals) -> Lives:
-        """Clusters without a history."""
+    def without_history(cls, ids: NDArray[np.int64], centroids: Reals, spreads: Reals) -> ClusterRecords:
+        """Make records of clusters without a history, anchored where they are."""
         k = len(ids)
-        settled, no = np.full(k, SETTLED, np.int64), np.zeros(k, np.bool_)
+        no_parents, no = np.full(k, NO_PARENT, np.int64), np.zeros(k, np.bool_)
         anchors = centroids.copy(), spreads.copy()
-        return cls(ids, centroids.copy(), spreads.copy(), *anchors, np.zeros(k), settled, no, no.copy())
+        return cls(ids, centroids.copy(), spreads.copy(), *anchors, np.zeros(k), no_parents, no, no.copy())
 
     @classmethod
-    def none(cls, d: int) -> Lives:
-        """No clusters, of d dimensions."""
+    def no_records(cls, d: int) -> ClusterRecords:
+        """Make records of no clusters, in d dimensions."""
         ids = np.empty(0, np.int64)
         nothing, nowhere, no = np.empty(0), np.empty((0, d)), np.empty(0, np.bool_)
         return cls(ids, nowhere, nothing, nowhere, nothing, nothing, ids, no, no)
@@ -66,21 +71,21 @@ class Lives:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def take(self, index: NDArray[Any]) -> Lives:
-        """Copies of those at an index."""
-        return Lives(*(getattr(self, f.name)[index] for f in fields(self)))
+    def take(self, index: NDArray[Any]) -> ClusterRecords:
+        """Copy the records at some indices."""
+        return ClusterRecords(*(getattr(self, f.name)[index] for f in fields(self)))
 
-    def plus(self, other: Lives) -> Lives:
-        """These, then others."""
-        return Lives(*(np.concatenate([getattr(self, f.name), getattr(other, f.name)]) for f in fields(self)))
+    def concat(self, other: ClusterRecords) -> ClusterRecords:
+        """Make records of these clusters followed by the others."""
+        return ClusterRecords(*(np.concatenate([getattr(self, f.name), getattr(other, f.name)]) for f in fields(self)))
 
-    def go_on(self, j: int, other: Lives, i: int) -> None:
-        """Let j have the id and the history of another's i."""
-        for name in ("ids", "anchors", "anchor_spreads", "left", "parents"):
+    def inherit(self, j: int, other: ClusterRecords, i: int) -> None:
+        """Give cluster j the id and the history of the other records' cluster i."""
+        for name in ("ids", "anchors", "anchor_spreads", "remaining_mass", "parents"):
             getattr(self, name)[j] = getattr(other, name)[i]
 
-    def anchor(self, which: NDArray[np.bool_]) -> None:
-        """Anchor some of them where they are."""
+    def reset_anchors(self, which: NDArray[np.bool_]) -> None:
+        """Anchor some clusters, given by a (k,) mask, at their current centroids."""
         self.anchors[which], self.anchor_spreads[which] = self.centroids[which], self.spreads[which]
 
     def rescale(self, factors: Reals) -> None:
@@ -92,16 +97,25 @@ class Lives:
             setattr(self, name, getattr(self, name) * width)
 
     def arrays(self, prefix: str) -> Iterator[tuple[str, NDArray[Any]]]:
-        """Copies of the arrays, each with its name."""
+        """Yield copies of the arrays for a saved state, each with its name."""
         for f in fields(self):
-            yield prefix + f.name, getattr(self, f.name).copy()
+            yield prefix + _STORED_NAMES.get(f.name, f.name), getattr(self, f.name).copy()
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], prefix: str) -> Lives:
-        """Undo `arrays`."""
-        lives = cls(*(np.array(arrays[prefix + f.name]) for f in fields(cls)))
-        k, d = lives.centroids.shape
-        for f in fields(cls):
-            if getattr(lives, f.name).shape != ((k, d) if f.name in ("centroids", "anchors") else (k,)):
-                raise StateError(f"array {prefix + f.name!r} has the shape {getattr(lives, f.name).shape}")
-        return lives
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], prefix: str) -> ClusterRecords:
+        """Restore records from `arrays`.
+
+        Raises
+        ------
+        StateError
+            An array has the wrong shape.
+        KeyError
+            An array is missing.
+        """
+        names = [prefix + _STORED_NAMES.get(f.name, f.name) for f in fields(cls)]
+        records = cls(*(np.array(arrays[name]) for name in names))
+        k, d = records.centroids.shape
+        for f, name in zip(fields(cls), names, strict=True):
+            if getattr(records, f.name).shape != ((k, d) if f.name in ("centroids", "anchors") else (k,)):
+                raise StateError(f"array {name!r} has the shape {getattr(records, f.name).shape}")
+        return records

@@ -1,4 +1,4 @@
-"""The rules of `lineage`: which new cluster goes on from which old one, and what became of the others."""
+"""Rules of the lineage tracker: matching of old and new clusters, and the events that follow from it."""
 
 from __future__ import annotations
 
@@ -9,121 +9,137 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from streamkm.models.lineage.cluster_records import SETTLED, Lives
-from streamkm.models.weighted_rows import Labels, Reals, cleft, masses, nearest, overlap
+from streamkm.models.lineage.cluster_records import NO_PARENT, ClusterRecords
+from streamkm.models.weighted_rows import Labels, Reals, masses, nearest, overlap, separation
 from streamkm.state import Event
 
-KEEP, SOME = 0.5, 0.2
-"""An id is handed on for this share of the smaller cluster, if it is that share of the larger one."""
-BORN = 0.1
-"""A cluster of which less than this was there before is born."""
-YOUNG = 1.5
-"""A cluster that gets so many times the arrivals that its mass explains was not there until lately."""
-QUIET = 0.3
-"""A cluster that gets less than this share of the arrivals due to it gets none."""
-FED = 0.5
-"""A cluster that gets more than this share of them, and the noise of two samples, still gets points."""
-FEW = 20.0
-"""Fewer points than this, come or missing, are no proof of a birth or a death."""
-REACH = 3.0
-"""A cluster reaches this many spreads far."""
-FLOOR = 0.05
-"""No spread counts as less than this share of the overall one: a heap of equal rows has one too."""
-APART = 2.0
-"""Two heaps whose `cleft` is above this stand apart."""
-FAR = 2.0
-"""A centroid has drifted when it moved by this many spreads."""
-STRAY = 3.5
-"""What a cluster's share or mean changed by so many standard errors is no accident, ..."""
-STIRRED = 0.05
-"""... unless its mean changed by less than this share of its spread."""
-RECENT, BYGONE = 0.1, 1e-3
-"""A change is the cause of a merge or a split if the mass that there was at the change was still this share of all when
-that began; of a death, which takes longer to show: a cluster may fade for ten half-lives and hold a centroid."""
-JUDGED, PATIENCE, PATIENCE_APART, PATIENCE_FADING = 0.25, 0.25, 0.9, 0.99
-"""Share of the mass that must have arrived before a judgement."""
+MIN_SHARE_OF_SMALLER, MIN_SHARE_OF_LARGER = 0.5, 0.2
+"""An id is passed on if the overlap is at least these shares of the smaller and of the larger cluster."""
+BIRTH_MAX_OVERLAP = 0.1
+"""A cluster is born if its overlap with old clusters is below this share of its mass."""
+BIRTH_MIN_GROWTH = 1.5
+"""A cluster is new if its share of the arrivals is at least this multiple of its share of the mass."""
+SILENT_MAX_ARRIVALS = 0.3
+"""A cluster is silent if it gets at most this share of its expected arrivals."""
+ACTIVE_MIN_ARRIVALS = 0.5
+"""A cluster is active if it gets more than this share of its expected arrivals, plus two standard errors."""
+MIN_POINTS = 20.0
+"""Points (of weight one), arrived or missing, that are needed as evidence of a birth or a death."""
+REACH_SPREADS = 3.0
+"""Reach of a cluster: this many spreads around its centroid."""
+MIN_SPREAD = 0.05
+"""Lower limit of a spread, as a share of the overall spread: clusters of equal rows have spread 0."""
+MIN_SEPARATION = 2.0
+"""Two groups of rows stand apart if their `separation` is above this."""
+DRIFT_MIN_SPREADS = 2.0
+"""A centroid has drifted when it moved by more than this many spreads."""
+CHANGE_MIN_STANDARD_ERRORS = 3.5
+"""A change of a cluster's share or mean is significant beyond this many standard errors, ..."""
+CHANGE_MIN_SPREADS = 0.05
+"""... but a change of the mean only if it is more than this share of the cluster's spread."""
+CAUSE_MIN_SHARE, DEATH_CAUSE_MIN_SHARE = 0.1, 1e-3
+"""A change can be the cause of a split or merge (of a death) if the decayed mass at the change is at least this share
+of the mass when the split, merge or death began. Deaths take longer: a cluster can fade for ten half-lives and still
+hold a centroid."""
+MIN_ARRIVED_SHARE, WAIT_SHARE, WAIT_SHARE_SEPARATED, WAIT_SHARE_FADING = 0.25, 0.25, 0.9, 0.99
+"""Share of the mass that must have arrived before events are decided; before an event is reported; before it is
+reported of clusters that stand apart; and of those while some cluster fades."""
 
 
-class Sample(NamedTuple):
-    """Rows, looked at through the centroids of then and of now."""
+class LabeledRows(NamedTuple):
+    """Weighted rows with their labels among the old, the known (old and dormant) and the new clusters."""
 
     rows: Reals
     weights: Reals
-    """(n,), with the sum 1."""
+    """(n,), summing to 1."""
     old: Labels
-    """(n,): index of the nearest centroid among the old ones."""
+    """(n,): index of the nearest old centroid."""
     known: Labels
-    """(n,): the same among the old ones and, after them, those at rest."""
+    """(n,): index of the nearest centroid among the old ones followed by the dormant ones."""
     new: Labels
-    """(n,): the same among the new ones."""
-    in_reach: NDArray[np.bool_]
+    """(n,): index of the nearest new centroid."""
+    in_new_reach: NDArray[np.bool_]
     """(n,): whether the row is within reach of its new cluster."""
-    at_home: NDArray[np.bool_]
-    """(n,): whether it is within reach of its known cluster."""
+    in_known_reach: NDArray[np.bool_]
+    """(n,): whether the row is within reach of its known cluster."""
 
     @classmethod
-    def look(cls, rows: Reals, weights: Reals, lives: tuple[Lives, Lives, Lives], floor: float) -> Sample:
-        """Look at rows through the old, the known and the new lives."""
-        old, known, new = lives
-        at, squared = nearest(rows, known.centroids)
-        labels = nearest(rows, old.centroids)[0] if len(known) > len(old) else at
-        home = squared <= (REACH * np.maximum(known.spreads, floor))[at] ** 2
+    def label(
+        cls,
+        rows: Reals,
+        weights: Reals,
+        records: tuple[ClusterRecords, ClusterRecords, ClusterRecords],
+        min_spread: float,
+    ) -> LabeledRows:
+        """Label rows by the (old, known, new) clusters."""
+        old, known, new = records
+        indices, squared = nearest(rows, known.centroids)
+        labels = nearest(rows, old.centroids)[0] if len(known) > len(old) else indices
+        home = squared <= (REACH_SPREADS * np.maximum(known.spreads, min_spread))[indices] ** 2
         to, squared = nearest(rows, new.centroids)
-        return cls(rows, weights, labels, at, to, squared <= (REACH * np.maximum(new.spreads, floor))[to] ** 2, home)
+        return cls(
+            rows,
+            weights,
+            labels,
+            indices,
+            to,
+            squared <= (REACH_SPREADS * np.maximum(new.spreads, min_spread))[to] ** 2,
+            home,
+        )
 
-    def table(self, which: str, shape: tuple[int, int], where: NDArray[np.bool_] | None = None) -> Reals:
-        """Overlap of the ``old`` or ``known`` clusters with the new ones, of the rows `where`."""
+    def overlaps(self, which: str, shape: tuple[int, int], where: NDArray[np.bool_] | None = None) -> Reals:
+        """Overlap of the ``old`` or ``known`` clusters with the new ones, optionally only of the rows `where`, (n,)."""
         weights = self.weights if where is None else self.weights * where
         return overlap(self.old if which == "old" else self.known, self.new, weights, shape)
 
 
-class Seen(NamedTuple):
-    """A digest of the rows of then, the rows of now, and the lives whose change is to be judged."""
+class Comparison(NamedTuple):
+    """Representatives of the previous rows, the current rows, and the clusters to be matched."""
 
-    then: Sample
-    now: Sample
-    old: Lives
-    known: Lives
-    left: float
-    """Mass of the digest, decayed until now."""
+    then: LabeledRows
+    now: LabeledRows
+    old: ClusterRecords
+    known: ClusterRecords
+    remaining_mass: float
+    """Mass at the time of the representatives, decayed until now."""
     mass: float
-    """Mass of all now."""
+    """Mass now."""
 
     @property
-    def judged(self) -> bool:
-        """Whether enough has arrived to judge by."""
-        return self.mass - self.left >= JUDGED * self.mass
+    def enough_arrived(self) -> bool:
+        """Whether enough mass has arrived to decide events."""
+        return self.mass - self.remaining_mass >= MIN_ARRIVED_SHARE * self.mass
 
     @property
     def arrived(self) -> float:
-        """Mass that arrived since the digest; next to nothing where none did, so that shares of it are finite."""
-        return max(self.mass - self.left, 1e-30 * self.mass, 1e-300)
+        """Mass that arrived since the representatives were picked; a tiny positive number if none did."""
+        return max(self.mass - self.remaining_mass, 1e-30 * self.mass, 1e-300)
 
     def arrivals(self, label: str, k: int, where: str) -> tuple[Reals, Reals]:
-        """(k,) share of the arrivals that each label got since the digest, and share that it had of the digest."""
+        """(k,) share of the arrivals that each label got, and (k,) share of the representatives that it had."""
         had, has = (
             masses(getattr(sample, label), sample.weights * getattr(sample, where), k)
             for sample in (self.then, self.now)
         )
-        return (has * self.mass - had * self.left) / self.arrived, had
+        return (has * self.mass - had * self.remaining_mass) / self.arrived, had
 
-    def noise(self, shares: Reals) -> Reals:
-        """Two standard errors of the share of the arrivals, for labels of given shares."""
+    def two_standard_errors(self, shares: Reals) -> Reals:
+        """Two standard errors of the share of the arrivals, for labels with given expected shares."""
         variance = sum(float(np.square(sample.weights).sum()) for sample in (self.then, self.now))
         return np.asarray(2.0 * np.sqrt(shares * variance) * self.mass / self.arrived)
 
-    def scatter(self, label: str, k: int, where: str) -> Reals:
-        """(k,) standard errors of the share of the arrivals that each label got, each row a draw for itself."""
+    def standard_errors(self, label: str, k: int, where: str) -> Reals:
+        """(k,) standard error of each label's share of the arrivals, with each row an independent draw."""
         variance = sum(
             masses(getattr(sample, label), sample.weights**2 * getattr(sample, where), k)
             for sample in (self.then, self.now)
         )
         return np.asarray(np.sqrt(variance) * self.mass / self.arrived)
 
-    def restless(self, floor: float) -> bool:
-        """Whether what came is not as what was there: some old cluster's share or mean is another within its borders.
+    def has_changed(self, min_spread: float) -> bool:
+        """Whether the points have changed: the share or the mean of some old cluster, within its old borders.
 
-        Borders are those of then, for the rows of now too: what a new solution does to clusters does not show here.
+        The old borders are used for the current rows too, so that a new solution alone does not count as a change.
         """
         n, d = len(self.old), self.now.rows.shape[1]
         shares, squares, means, variances, widths = [], [], [], [], []
@@ -137,91 +153,110 @@ class Seen(NamedTuple):
             means.append(mean)
             variances.append(masses(labels, weights**2 * squared, n) / there**2)
             widths.append(masses(labels, weights * squared, n) / there)
-        many = np.maximum(*shares) * (self.mass - self.left) >= FEW
-        grown = np.abs(shares[1] - shares[0]) > STRAY * np.sqrt(squares[0] + squares[1])
+        many = np.maximum(*shares) * (self.mass - self.remaining_mass) >= MIN_POINTS
+        weight_changed = np.abs(shares[1] - shares[0]) > CHANGE_MIN_STANDARD_ERRORS * np.sqrt(squares[0] + squares[1])
         moved = np.linalg.norm(means[1] - means[0], axis=1)
         moved[np.minimum(*shares) == 0.0] = 0.0
-        width = np.maximum(np.sqrt(np.maximum(*widths)), floor)
-        moves = (moved > STRAY * np.sqrt(variances[0] + variances[1])) & (moved > STIRRED * width)
-        return bool((many & (grown | moves)).any())
+        width = np.maximum(np.sqrt(np.maximum(*widths)), min_spread)
+        moves = (moved > CHANGE_MIN_STANDARD_ERRORS * np.sqrt(variances[0] + variances[1])) & (
+            moved > CHANGE_MIN_SPREADS * width
+        )
+        return bool((many & (weight_changed | moves)).any())
 
-    def waited(self, since: float, patience: float) -> bool:
-        """Whether the mass that there was since then is little enough by now."""
-        return bool(since <= (1.0 - patience) * self.mass)
+    def has_lasted(self, since: float, wait_share: float) -> bool:
+        """Whether so much mass has arrived that the mass `since` is at most ``1 - wait_share`` of all."""
+        return bool(since <= (1.0 - wait_share) * self.mass)
 
 
-class Heirs(NamedTuple):
-    """Who goes on from whom."""
+class Matching(NamedTuple):
+    """Which new cluster continues which old one."""
 
-    source: list[int]
-    """Index of the known cluster that each new one goes on from, or -1."""
+    predecessors: list[int]
+    """Index of the known cluster that each new one continues, or -1."""
     born: NDArray[np.bool_]
-    """(k,): whether almost nothing of a new one was there before."""
+    """(k,): whether the new cluster is born: almost none of its rows were there before."""
     owners: NDArray[np.int64]
-    """(k,): id of the old cluster that most of a new one's points belonged to."""
-    void: NDArray[np.bool_]
-    """Whether an old cluster was, and is, empty."""
+    """(k,): id of the old cluster that had most of the new one's rows."""
+    empty: NDArray[np.bool_]
+    """(n_old,): whether the old cluster has no rows, before and now."""
 
     @classmethod
-    def find(cls, seen: Seen, k: int, newest: int) -> Heirs:
-        """Match new clusters with old ones and those at rest; ids from `newest` on are younger than the digest."""
-        then, now, old, known, _, _ = seen
+    def find(cls, comparison: Comparison, k: int, newest: int) -> Matching:
+        """Match k new clusters with the known ones; ids from `newest` on are newer than the representatives."""
+        then, now, old, known, _, _ = comparison
         n, m = len(old), len(known)
         mine = masses(now.new, now.weights, k)
-        # Step 1. Who is born: a cluster that, within its reach, took over neither much nor most of anybody.
-        before = then.table("old", (n, k), then.in_reach)
-        had = before >= KEEP * masses(then.old, then.weights, n)[:, np.newaxis]
-        here = now.table("old", (n, k), now.in_reach & now.at_home)
-        has = here >= KEEP * masses(now.old, now.weights, n)[:, np.newaxis]
-        heirs = (had & (before > 0.0)) | (has & (here > 0.0) & (old.ids >= newest)[:, np.newaxis])
-        strange = (before.sum(axis=0) < BORN * mine) & ~heirs.any(axis=0)
-        # Step 2. The greatest overlap. Where an id rests, the points near it are not those of the cluster that holds
-        # them for the time being: that is what `finer` adds.
-        plain = then.table("old", (n, k)) + now.table("old", (n, k))
-        finer = then.table("known", (m, k)) + now.table("known", (m, k))
+        # Step 1. Births: a cluster that, within its reach, took over neither much of itself nor most of an old cluster.
+        before = then.overlaps("old", (n, k), then.in_new_reach)
+        had = before >= MIN_SHARE_OF_SMALLER * masses(then.old, then.weights, n)[:, np.newaxis]
+        here = now.overlaps("old", (n, k), now.in_new_reach & now.in_known_reach)
+        has = here >= MIN_SHARE_OF_SMALLER * masses(now.old, now.weights, n)[:, np.newaxis]
+        has_heir = (had & (before > 0.0)) | (has & (here > 0.0) & (old.ids >= newest)[:, np.newaxis])
+        strange = (before.sum(axis=0) < BIRTH_MAX_OVERLAP * mine) & ~has_heir.any(axis=0)
+        # Step 2. The greatest overlap. Rows near a dormant id are not rows of the cluster that holds them for now:
+        # `finer` separates them.
+        plain = then.overlaps("old", (n, k)) + now.overlaps("old", (n, k))
+        finer = then.overlaps("known", (m, k)) + now.overlaps("known", (m, k))
         column = plain.sum(axis=0)
         common = finer.copy()
         common[:n] += plain
         common[n:] *= 2.0
         row = finer.sum(axis=1)[:, np.newaxis]
-        fits = finer >= KEEP * np.minimum(row, column)
-        fits[:n] |= plain >= KEEP * np.minimum(plain.sum(axis=1)[:, np.newaxis], column)
-        fits[n:] = finer[n:] >= KEEP * np.maximum(row[n:], column)
-        fits &= common >= 2.0 * SOME * np.maximum(row, column)
+        fits = finer >= MIN_SHARE_OF_SMALLER * np.minimum(row, column)
+        fits[:n] |= plain >= MIN_SHARE_OF_SMALLER * np.minimum(plain.sum(axis=1)[:, np.newaxis], column)
+        fits[n:] = finer[n:] >= MIN_SHARE_OF_SMALLER * np.maximum(row[n:], column)
+        fits &= common >= 2.0 * MIN_SHARE_OF_LARGER * np.maximum(row, column)
         common[~fits | strange] = 0.0
-        source = [-1] * k
+        predecessors = [-1] * k
         for i, j in zip(*linear_sum_assignment(-common), strict=True):
             if common[i, j] > 0.0:
-                source[j] = int(i)
+                predecessors[j] = int(i)
         return cls(
-            source, strange & (mine * seen.mass >= FEW), old.ids[np.argmax(plain, axis=0)], plain.sum(axis=1) == 0.0
+            predecessors,
+            strange & (mine * comparison.mass >= MIN_POINTS),
+            old.ids[np.argmax(plain, axis=0)],
+            plain.sum(axis=1) == 0.0,
         )
 
 
-def grow_up(lives: Lives, seen: Seen, stirred: float) -> tuple[list[Event], list[Event]]:
-    """Late births, and splits, of clusters without predecessor that have lasted; they are settled now.
+def settle_new(
+    records: ClusterRecords, comparison: Comparison, last_change_mass: float
+) -> tuple[list[Event], list[Event]]:
+    """Decide about new clusters without predecessor that have lasted, and clear their `parents`.
 
-    Of splits, those with a cause: `stirred` is what decay left of the mass at the last change.
+    Parameters
+    ----------
+    records
+        The new clusters, changed in place.
+    comparison
+        The rows of both publications.
+    last_change_mass
+        Mass at the last change of the points, decayed since: splits are reported only if caused by one.
+
+    Returns
+    -------
+    births, splits
+        Their events.
     """
-    k = len(lives)
-    share = masses(seen.now.new, seen.now.weights, k)
+    k = len(records)
+    share = masses(comparison.now.new, comparison.now.weights, k)
     births: list[Event] = []
     families: dict[int, list[int]] = {}
-    if not seen.judged:
+    if not comparison.enough_arrived:
         return [], []
-    got, _ = seen.arrivals("new", k, "in_reach")
-    for j in np.flatnonzero(lives.parents != SETTLED).tolist():
-        if not seen.waited(lives.left[j], PATIENCE):
+    got, _ = comparison.arrivals("new", k, "in_new_reach")
+    for j in np.flatnonzero(records.parents != NO_PARENT).tolist():
+        if not comparison.has_lasted(records.remaining_mass[j], WAIT_SHARE):
             continue
-        own, many = int(lives.ids[j]), share[j] * seen.mass >= FEW
-        if got[j] >= YOUNG * share[j] and many:
+        own, many = int(records.ids[j]), share[j] * comparison.mass >= MIN_POINTS
+        if got[j] >= BIRTH_MIN_GROWTH * share[j] and many:
             births.append(birth(own, share[j]))
-        elif many and stirred >= RECENT * lives.left[j]:
-            families.setdefault(int(lives.parents[j]), []).append(own)
+        elif many and last_change_mass >= CAUSE_MIN_SHARE * records.remaining_mass[j]:
+            families.setdefault(int(records.parents[j]), []).append(own)
         else:
-            lives.anchor(lives.ids == lives.parents[j])
-        lives.parents[j] = SETTLED
-    living = set(lives.ids.tolist())
+            records.reset_anchors(records.ids == records.parents[j])
+        records.parents[j] = NO_PARENT
+    living = set(records.ids.tolist())
     splits = [
         Event("split", (parent,), tuple(sorted({*children, *({parent} & living)})))
         for parent, children in sorted(families.items())
@@ -230,93 +265,110 @@ def grow_up(lives: Lives, seen: Seen, stirred: float) -> tuple[list[Event], list
 
 
 def birth(own: int, share: float) -> Event:
-    """The birth of a cluster that holds a share of all mass."""
+    """Make the event of a birth; `share` is the cluster's share of all mass."""
     return Event("birth", (), (own,), {"share": float(share)})
 
 
-class Rest(NamedTuple):
+class Vanished(NamedTuple):
     """What became of clusters without successor."""
 
     deaths: list[Event]
     merges: list[Event]
-    resting: Lives
-    """Those whose fate is not known yet."""
+    dormant: ClusterRecords
+    """Clusters that are not decided yet."""
     hosts: list[int]
-    """Ids of the clusters that hold their points."""
+    """Ids of the clusters that hold the points of the undecided ones."""
 
 
-def lay_to_rest(
-    resting: Lives, at: NDArray[np.int64], lives: Lives, seen: Seen, stirred: float, *, fading: bool
-) -> Rest:
-    """Judge clusters without successor.
+def resolve_vanished(
+    dormant: ClusterRecords,
+    indices: NDArray[np.int64],
+    records: ClusterRecords,
+    comparison: Comparison,
+    last_change_mass: float,
+    *,
+    fading: bool,
+) -> Vanished:
+    """Decide about clusters without successor.
 
     Parameters
     ----------
-    resting
-        They.
-    at
-        Their indices among the known.
-    lives
-        The new clusters.
-    stirred
-        What decay left of the mass at the last change: merges have a cause, or are not told.
+    dormant
+        The clusters, changed in place.
+    indices
+        Their indices among the known clusters.
+    records
+        The new clusters, whose anchors may be reset.
+    comparison
+        The rows of both publications.
+    last_change_mass
+        Mass at the last change of the points, decayed since: merges and deaths are reported only if caused by one.
     fading
-        Whether some cluster with a centroid gets no arrivals.
+        Whether some cluster that holds a centroid gets no arrivals.
     """
-    rest = Rest([], [], resting, [])
+    vanished = Vanished([], [], dormant, [])
     merges: dict[int, list[int]] = {}
     stay = []
-    then, now = list[NDArray[Any]](seen.then), list[NDArray[Any]](seen.now)
+    then, now = list[NDArray[Any]](comparison.then), list[NDArray[Any]](comparison.now)
     both = [np.concatenate([a, b]) for a, b in zip(then, now, strict=True)]
-    rows, weights, _, known, new, _, at_home = both
-    got, due = seen.arrivals("known", len(seen.known), "at_home")
-    has = masses(seen.now.known, seen.now.weights, len(seen.known))
-    fed = got > FED * due + seen.noise(due)
-    sure = due - got >= seen.scatter("known", len(seen.known), "at_home")
-    for r, i in enumerate(at.tolist()):
-        # Step 1. Whoever holds its points now is its host; do they stand apart from the host's own?
-        home = (known == i) & at_home
-        host = int(np.argmax(masses(new[home], weights[home], len(lives))))
+    rows, weights, _, known, new, _, in_known_reach = both
+    got, due = comparison.arrivals("known", len(comparison.known), "in_known_reach")
+    has = masses(comparison.now.known, comparison.now.weights, len(comparison.known))
+    fed = got > ACTIVE_MIN_ARRIVALS * due + comparison.two_standard_errors(due)
+    sure = due - got >= comparison.standard_errors("known", len(comparison.known), "in_known_reach")
+    for r, i in enumerate(indices.tolist()):
+        # Step 1. The host is the new cluster that holds the points now; do they stand apart from the host's own?
+        home = (known == i) & in_known_reach
+        host = int(np.argmax(masses(new[home], weights[home], len(records))))
         inside = new == host
-        gap = cleft(rows[inside], weights[inside], known[inside] == i)
-        if i < len(seen.old):
-            resting.apart[r], resting.silent[r] = gap > APART, False
-        if seen.judged and fed[i] and resting.left[r] > seen.left:  # the digest is from before
-            resting.apart[r] = False
-        # Step 2. A heap that gets no more points is dead, unless it got them until it lost its centroid.
-        if seen.judged and due[i] * (seen.mass - seen.left) >= FEW:
-            resting.silent[r] = got[i] <= QUIET * due[i] and sure[i]
-        silent = bool(resting.apart[r] and resting.silent[r])
-        patience = PATIENCE if silent or gap <= APART else PATIENCE_FADING if fading else PATIENCE_APART
-        if not (seen.judged and seen.waited(resting.left[r], patience)):
+        gap = separation(rows[inside], weights[inside], known[inside] == i)
+        if i < len(comparison.old):
+            dormant.separated[r], dormant.silent[r] = gap > MIN_SEPARATION, False
+        if (
+            comparison.enough_arrived and fed[i] and dormant.remaining_mass[r] > comparison.remaining_mass
+        ):  # the representatives are older
+            dormant.separated[r] = False
+        # Step 2. A separate group without arrivals is dead, unless points arrived until it lost its centroid.
+        if comparison.enough_arrived and due[i] * (comparison.mass - comparison.remaining_mass) >= MIN_POINTS:
+            dormant.silent[r] = got[i] <= SILENT_MAX_ARRIVALS * due[i] and sure[i]
+        silent = bool(dormant.separated[r] and dormant.silent[r])
+        wait_share = (
+            WAIT_SHARE if silent or gap <= MIN_SEPARATION else WAIT_SHARE_FADING if fading else WAIT_SHARE_SEPARATED
+        )
+        if not (comparison.enough_arrived and comparison.has_lasted(dormant.remaining_mass[r], wait_share)):
             stay.append(r)
-            rest.hosts.append(int(lives.ids[host]))
-        elif resting.parents[r] == SETTLED:  # else it split off, was never reported, and goes without a word
-            own = int(resting.ids[r])
-            if silent and stirred >= BYGONE * resting.left[r]:
-                rest.deaths.append(Event("death", (own,)))
-            elif silent or not (stirred >= RECENT * resting.left[r] and has[i] * seen.mass >= FEW):
-                lives.anchor(np.arange(len(lives)) == host)
+            vanished.hosts.append(int(records.ids[host]))
+        elif dormant.parents[r] == NO_PARENT:  # otherwise its split was never reported, and it needs no event
+            own = int(dormant.ids[r])
+            if silent and last_change_mass >= DEATH_CAUSE_MIN_SHARE * dormant.remaining_mass[r]:
+                vanished.deaths.append(Event("death", (own,)))
+            elif silent or not (
+                last_change_mass >= CAUSE_MIN_SHARE * dormant.remaining_mass[r]
+                and has[i] * comparison.mass >= MIN_POINTS
+            ):
+                records.reset_anchors(np.arange(len(records)) == host)
             else:
-                merges.setdefault(int(lives.ids[host]), []).append(own)
-    rest.merges.extend(Event("merge", tuple(sorted({h, *gone})), (h,)) for h, gone in sorted(merges.items()))
-    # No more than there are clusters, the latest.
-    kept = sorted(stay, key=lambda r: -resting.left[r])[: len(lives)]
-    return rest._replace(resting=resting.take(np.array(sorted(kept), np.int64)))
+                merges.setdefault(int(records.ids[host]), []).append(own)
+    vanished.merges.extend(Event("merge", tuple(sorted({h, *gone})), (h,)) for h, gone in sorted(merges.items()))
+    # Keep at most as many as there are clusters, the latest.
+    kept = sorted(stay, key=lambda r: -dormant.remaining_mass[r])[: len(records)]
+    return vanished._replace(dormant=dormant.take(np.array(sorted(kept), np.int64)))
 
 
-def drifts(lives: Lives, shares: Reals, seen: Seen, waiting: Iterable[int], floor: float) -> list[Event]:
-    """Report centroids that went far, but not of the ids that wait for a judgement; they are anchored anew.
+def drifts(
+    records: ClusterRecords, shares: Reals, comparison: Comparison, waiting: Iterable[int], min_spread: float
+) -> list[Event]:
+    """Report centroids that moved far, except undecided ids, and reset their anchors.
 
-    A cluster of a few points has no place yet: the next one may be far from them.
+    Clusters of a few points are anchored anew each time: one more point can move them far.
     """
-    lives.anchor(shares * seen.mass < FEW)
-    moved = np.linalg.norm(lives.centroids - lives.anchors, axis=1)
-    unit = np.maximum(np.maximum(lives.spreads, lives.anchor_spreads), floor)
-    far = (moved > FAR * unit) & ~np.isin(lives.ids, list(waiting))
+    records.reset_anchors(shares * comparison.mass < MIN_POINTS)
+    moved = np.linalg.norm(records.centroids - records.anchors, axis=1)
+    unit = np.maximum(np.maximum(records.spreads, records.anchor_spreads), min_spread)
+    far = (moved > DRIFT_MIN_SPREADS * unit) & ~np.isin(records.ids, list(waiting))
     events = []
     for j in np.flatnonzero(far).tolist():
-        own = (int(lives.ids[j]),)
+        own = (int(records.ids[j]),)
         events.append(Event("drift", own, own, {"spreads": float(moved[j] / unit[j]) if unit[j] > 0.0 else None}))
-    lives.anchor(far)
+    records.reset_anchors(far)
     return events

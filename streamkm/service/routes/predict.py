@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request, Response
 from numpy.typing import NDArray
 
 from streamkm import metrics as names
-from streamkm.assignment import Assigned, assign
+from streamkm.assignment import Assignment, assign
 from streamkm.metrics import Metrics
 from streamkm.service import tables
 from streamkm.service.json_points import MAX_ID, parse, to_array
@@ -271,7 +271,7 @@ def negotiate(accept: str) -> str:
     return best
 
 
-def assigned(served: Served, points: NDArray[np.float64], asked: Asked) -> Assigned:
+def assigned(served: Served, points: NDArray[np.float64], asked: Asked) -> Assignment:
     """What a snapshot says about points (n, d).
 
     Raises
@@ -290,7 +290,7 @@ def assigned(served: Served, points: NDArray[np.float64], asked: Asked) -> Assig
     return assign(served.snapshot, points, second=asked.second, every=asked.every)
 
 
-def answer(served: Served, found: Assigned, wanted: str) -> bytes:
+def answer(served: Served, found: Assignment, wanted: str) -> bytes:
     """The answer of one of `KINDS`."""
     s = served.snapshot
     if wanted == JSON:
@@ -308,7 +308,7 @@ def answer(served: Served, found: Assigned, wanted: str) -> bytes:
     return tables.write_arrow(columns, about | {"clusters": ",".join(map(str, s.ids.tolist()))})
 
 
-def _json(served: Served, found: Assigned) -> bytes:
+def _json(served: Served, found: Assignment) -> bytes:
     s = served.snapshot
     told: dict[str, Any] = {
         "model": s.model,
