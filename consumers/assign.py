@@ -13,7 +13,7 @@ from consumers.signals import stop_on_signals
 from streamkm.codecs import make_codec
 from streamkm.connectors import KafkaSource
 from streamkm.delivery import Assigner, AssignOptions
-from streamkm.engine import same_stream, suited
+from streamkm.engine import check_same_stream, codec_for_model
 from streamkm.errors import SettingsError
 from streamkm.settings import AssignSettings
 from streamkm.stores import open_store
@@ -56,7 +56,7 @@ def assign(model: str, target: str, start: str | None, settings: AssignSettings,
         def same_source() -> KafkaSource:
             source = open_source()
             try:
-                same_stream(spec, source.identity())
+                check_same_stream(spec, source.identity())
             except BaseException:
                 source.close()
                 raise
@@ -68,7 +68,7 @@ def assign(model: str, target: str, start: str | None, settings: AssignSettings,
             open_source=same_source,
             # No name of a model or topic has a colon, so that no two pairs of them share a position.
             open_writer=transactions_opener(f"streamkm-{model}-assign:{target}", settings, stop.is_set),
-            codec=suited(make_codec(spec.codec), spec),
+            codec=codec_for_model(make_codec(spec.codec), spec),
             store=store,
             options=AssignOptions(
                 commit_interval=settings.commit_every,

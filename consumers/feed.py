@@ -19,7 +19,7 @@ from consumers.options import example, with_settings
 from consumers.signals import stop_on_signals
 from streamkm.connectors import KafkaWriter
 from streamkm.errors import SourceError, StreamkmError
-from streamkm.records import Outgoing
+from streamkm.records import ProducerRecord
 from streamkm.settings import SourceSettings
 
 PARTITIONS = 3
@@ -111,7 +111,7 @@ class Producer:
             due = int((time.monotonic() - began) * self.rate)
             due = min(due if self.records is None else min(due, self.records), self.sent + AT_ONCE)
             numbers = range(self.sent, due)
-            records = [Outgoing(self.topic, None, next(rows), (), -1, n % partitions) for n in numbers]
+            records = [ProducerRecord(self.topic, None, next(rows), (), -1, n % partitions) for n in numbers]
             answers = self.writer.write(records)
             refused = [answer for answer in answers if answer is not None]
             self.sent += len(answers) - len(refused)

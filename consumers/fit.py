@@ -37,7 +37,7 @@ from streamkm.recompute.pointfile import atomic_write
 from streamkm.recompute.scaling import scale_points
 from streamkm.redaction import remember_url, secrets_in
 from streamkm.settings import FitSettings
-from streamkm.values import KRange, names_of
+from streamkm.values import KRange, parse_names
 
 DEFAULT_K = 8
 
@@ -162,7 +162,7 @@ def fit(
         collected, factors = scale_points(collected, settings.scale)
         if not isinstance(start, str):
             start = start * factors
-        drawn = tuple(filter(None, names_of(plot_fields)))
+        drawn = tuple(filter(None, parse_names(plot_fields)))
         fit_view.check_pairs(drawn, collected.fields)
         trials: Trials | None = None
         if k.low < k.high:

@@ -59,15 +59,15 @@ def live(model: str, settings: LiveSettings, *, verbosity: int) -> None:
             raise
         # Before the lease is asked for: while a first start compiles, an owner would look dead.
         with stop.at_once():
-            seconds = warm_up(engine.parts.codec)
+            seconds = warm_up(engine.context.codec)
         compiled = " (compiled, the next start is quick)" if seconds > COMPILING_SECONDS else ""
         log.info("kernels ready after %.1f s%s", seconds, compiled)
-        pulse = engine.parts.pulse
+        heartbeat = engine.context.heartbeat
         with contextlib.ExitStack() as beside:
             if settings.metrics_port:
                 at = settings.metrics_host, settings.metrics_port
                 reachable = functools.partial(connection_error, settings.bootstrap)
-                beside.enter_context(probes(*at, metrics, pulse, reachable, settings.token, ping=store.ping))
+                beside.enter_context(probes(*at, metrics, heartbeat, reachable, settings.token, ping=store.ping))
             # What hangs holds locks that nobody can take away from it, so it is not asked to leave.
-            beside.enter_context(Watchdog(pulse, model, metrics, lambda: os._exit(HUNG)))
+            beside.enter_context(Watchdog(heartbeat, model, metrics, lambda: os._exit(HUNG)))
             engine.run(stop)

@@ -12,7 +12,7 @@ import orjson
 import uvicorn
 
 from consumers.listening import listen
-from streamkm.engine import Pulse
+from streamkm.engine import Heartbeat
 from streamkm.errors import StoreError
 from streamkm.http.connection import Bounds, protocol
 from streamkm.http.responses import MEDIA_TYPE, completed, problem_body
@@ -39,7 +39,7 @@ def probes(
     host: str,
     port: int,
     metrics: Metrics,
-    pulse: Pulse,
+    heartbeat: Heartbeat,
     reachable: Callable[[], str],
     token: Secret = NO_TOKEN,
     *,
@@ -57,7 +57,7 @@ def probes(
         0: any free one.
     metrics
         What ``/metrics`` shows.
-    pulse
+    heartbeat
         What ``/livez`` and ``/readyz`` judge by.
     reachable
         Says why no broker can be reached, or nothing; asked for a standby, which has no connection to look at.
@@ -77,17 +77,17 @@ def probes(
     """
 
     def ready() -> Verdict:
-        well, why = pulse.ready()
+        well, why = heartbeat.ready()
         try:
             ping()
         except StoreError as e:
             return False, f"store away: {e.message}"
-        if well and pulse.role == "standby" and (away := reachable()):
+        if well and heartbeat.role == "standby" and (away := reachable()):
             return False, f"broker away: {away}"
         return well, why
 
     look = _Look(ready, look_seconds)
-    app = _Probes(metrics, pulse, token, look)
+    app = _Probes(metrics, heartbeat, token, look)
     with listen(host, port, "--metrics-port", "Choose another one") as listener:
         config = uvicorn.Config(
             app,
@@ -171,14 +171,14 @@ class _Probes:
 
     Parameters
     ----------
-    metrics, pulse, token
+    metrics, heartbeat, token
         As `probes` has them.
     look
         What ``/readyz`` says.
     """
 
-    def __init__(self, metrics: Metrics, pulse: Pulse, token: Secret, look: _Look) -> None:
-        self._metrics, self._pulse, self._token, self._look = metrics, pulse, token, look
+    def __init__(self, metrics: Metrics, heartbeat: Heartbeat, token: Secret, look: _Look) -> None:
+        self._metrics, self._heartbeat, self._token, self._look = metrics, heartbeat, token, look
 
     async def __call__(self, scope: Scope, _: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         """Answer one request."""
@@ -202,7 +202,7 @@ class _Probes:
                 hint = "Send it as: Authorization: Bearer TOKEN"
                 return _problem(401, "unauthorized", told, (b"www-authenticate", b"Bearer"), hint=hint)
             return 200, [(b"content-type", CONTENT_TYPE.encode())], self._metrics.render()
-        well, why = self._pulse.live() if path == "/livez" else await self._look.verdict()
+        well, why = self._heartbeat.live() if path == "/livez" else await self._look.verdict()
         body = orjson.dumps({"status": "ok" if well else "unavailable", "detail": why})
         return 200 if well else 503, [(b"content-type", b"application/json")], body
 

@@ -19,12 +19,12 @@ from consumers.factories import writer_opener
 from consumers.options import example, with_settings
 from streamkm.codecs import Codec, make_codec
 from streamkm.connectors import KafkaSource, KafkaWriter, byte_records
-from streamkm.engine import suited
+from streamkm.engine import codec_for_model
 from streamkm.errors import PartitionStalledError, PositionLostError, SettingsError, SourceError
-from streamkm.records import BadRecord, Outgoing, RawRecord, TopicPartition
+from streamkm.records import BadRecord, ProducerRecord, RawRecord, TopicPartition
 from streamkm.settings import LiveSettings, StoreSettings
 from streamkm.stores import open_store
-from streamkm.stores.base import Held, Place, Store
+from streamkm.stores.base import QuarantinedRecord, RecordId, Store
 
 FROM = "__streamkm.retry."
 """Headers that tell where a record that is tried again was first: topic, partition, offset."""
@@ -37,12 +37,12 @@ _PATIENCE_SECONDS = 30.0
 _PLACE = re.compile(r"(?P<topic>.+)-(?P<partition>\d+)[-@](?P<offset>\d+)")
 
 
-class PlaceType(click.ParamType[Place]):
+class PlaceType(click.ParamType[RecordId]):
     """``topic-partition-offset``, or ``topic-partition@offset`` as messages write it."""
 
     name = "record"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Place:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> RecordId:
         """See click."""
         match = _PLACE.fullmatch(str(value))
         if match is None:
@@ -72,8 +72,8 @@ def quarantine() -> None:
 def list_(model: str, settings: StoreSettings, *, reason: str | None, limit: int, as_json: bool) -> None:
     """List the quarantine of MODEL, newest first, and count its reasons."""
     with contextlib.closing(open_store(settings.store, create=False)) as store:
-        counts = dict(store.reasons(model))
-        found = store.quarantined(model, limit=limit, reason=reason, most=_LISTED_BYTES)
+        counts = dict(store.quarantine_counts(model))
+        found = store.newest_quarantined(model, limit=limit, reason=reason, most=_LISTED_BYTES)
     if as_json:
         terminal.say_json({"reasons": counts, "records": [record_json(bad) for bad in found]}, verbatim=True)
         return
@@ -99,10 +99,10 @@ def list_(model: str, settings: StoreSettings, *, reason: str | None, limit: int
 @click.argument("record", type=PlaceType(), metavar="TOPIC-PARTITION-OFFSET")
 @with_settings(StoreSettings)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, key and value whole, in base64 too.")
-def show(model: str, record: Place, settings: StoreSettings, *, as_json: bool) -> None:
+def show(model: str, record: RecordId, settings: StoreSettings, *, as_json: bool) -> None:
     """Show all that is known of one quarantined record of MODEL."""
     with contextlib.closing(open_store(settings.store, create=False)) as store:
-        held = store.held(model, record)
+        held = store.quarantined_record(model, record)
     if as_json:
         r = held.bad.record
         whole = {
@@ -116,7 +116,7 @@ def show(model: str, record: Place, settings: StoreSettings, *, as_json: bool) -
         terminal.say(line, verbatim=True)
 
 
-def lines_of(held: Held) -> Iterator[str]:
+def lines_of(held: QuarantinedRecord) -> Iterator[str]:
     """A record for people."""
     bad, r = held.bad, held.bad.record
     yield f"{r.partition}-{r.offset}: {bad.message}"
@@ -212,7 +212,7 @@ def record_json(bad: BadRecord, limit: int | None = _LISTED_BYTES) -> dict[str, 
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def retry(
     model: str,
-    records: tuple[Place, ...],
+    records: tuple[RecordId, ...],
     settings: LiveSettings,
     *,
     every: bool,
@@ -237,9 +237,11 @@ def retry(
     with contextlib.ExitStack() as stack:
         store = stack.enter_context(contextlib.closing(open_store(settings.store, create=False)))
         spec = store.model(model).spec
-        held = (store.held(model, place) for place in records) if records else store.quarantine(model)
+        held = (
+            (store.quarantined_record(model, place) for place in records) if records else store.iter_quarantine(model)
+        )
         wanted = (h for h in held if reason in (None, h.bad.reason))
-        codec = suited(make_codec(spec.codec), spec)
+        codec = codec_for_model(make_codec(spec.codec), spec)
         writer: KafkaWriter | None = None
         rereader = stack.enter_context(contextlib.closing(Rereader(settings)))
         while group := list(islice(wanted, _AT_ONCE)):
@@ -277,7 +279,7 @@ class Rereader:
         self._settings = settings
         self._sources: dict[str, KafkaSource] = {}
 
-    def whole(self, held: Held) -> Held | None:
+    def whole(self, held: QuarantinedRecord) -> QuarantinedRecord | None:
         """A quarantined record with all that it has; None: its topic no longer has it."""
         place = held.bad.record.partition, held.bad.record.offset
         if held.bad.record.size is None:
@@ -311,7 +313,7 @@ def decodes(codec: Codec, record: RawRecord) -> bool:
     return len(codec.decode(byte_records(record.partition, record.offset, record.offset + 1, [record]))) == 1
 
 
-def _produce(store: Store, model: str, writer: KafkaWriter, passed: Iterable[Held]) -> int:
+def _produce(store: Store, model: str, writer: KafkaWriter, passed: Iterable[QuarantinedRecord]) -> int:
     """Produce records again and take those that arrived out of quarantine; how many did."""
     listed = list(passed)
     answers = writer.write([again(held.bad.record) for held in listed])
@@ -320,9 +322,9 @@ def _produce(store: Store, model: str, writer: KafkaWriter, passed: Iterable[Hel
         for held, answer in zip(listed, answers, strict=True)
         if answer is None
     ]
-    store.forget(model, places)
+    store.remove_quarantined(model, places)
     for answer in answers:
-        if answer is not None and not answer.for_good:
+        if answer is not None and not answer.permanent:
             raise SourceError(
                 f"the broker did not take all of them ({answer.message})",
                 where=f"model {model}",
@@ -331,9 +333,9 @@ def _produce(store: Store, model: str, writer: KafkaWriter, passed: Iterable[Hel
     return len(places)
 
 
-def again(record: RawRecord) -> Outgoing:
+def again(record: RawRecord) -> ProducerRecord:
     """The record as it is produced once more."""
     first = {"topic": record.partition.topic, "partition": record.partition.partition, "offset": record.offset}
     headers = (*record.headers, *((FROM + name, str(value).encode()) for name, value in first.items()))
     topic, partition = record.partition
-    return Outgoing(topic, record.key, record.value, headers, record.timestamp, partition)
+    return ProducerRecord(topic, record.key, record.value, headers, record.timestamp, partition)

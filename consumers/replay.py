@@ -138,7 +138,7 @@ def replay(
     nothing until it is promoted; the consumer and its offsets are left alone. The same command, after a kill, goes on.
     """
     # numba takes a second, which help need not wait for.
-    from streamkm.engine import same_stream
+    from streamkm.engine import check_same_stream
     from streamkm.recompute.archive import Archive
     from streamkm.recompute.replay import ReplayFit, WorkFolder, recompute
     from streamkm.recompute.span import resolve_span
@@ -157,7 +157,7 @@ def replay(
         name = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
         own = WorkFolder(work or cache_dir() / "replay" / f"{model}-{name}")
         with contextlib.closing(opener()) as source:
-            same_stream(spec, source.identity())
+            check_same_stream(spec, source.identity())
             span, resumed = own.load_or_create_plan(
                 asked, lambda: resolve_span(source, start, stop, lambda i: store.snapshot(model, i).position)
             )
@@ -192,7 +192,7 @@ def replay(
             kept.remove()
         own.clear()
         if promoted:
-            store.promote(model, Promotion(number, skip=False))
+            store.request_promotion(model, Promotion(number, skip=False))
         found = store.snapshot(model, number)
     if progress_json:
         terminal.say_json({"snapshot": number}, indent=None, err=True)
@@ -242,7 +242,7 @@ def diff(model: str, a: int, b: int, settings: StoreSettings, *, as_json: bool) 
 
     with contextlib.closing(open_store(settings.store, create=False)) as store:
         first, second = store.snapshot(model, a), store.snapshot(model, b)
-        checkpoint = store.load(model)
+        checkpoint = store.load_checkpoint(model)
     if checkpoint is None:
         raise NotReadyError("the model has learned nothing yet", where=f"model {model}")
     coreset = OnlineKMeans.from_state(checkpoint.state).coreset_
@@ -287,11 +287,11 @@ def promote(model: str, snapshot: int, settings: StoreSettings, *, skip: bool, w
     are learned, in one commit. Exit status 10 if that was not seen within --wait; it stays asked for.
     """
     with contextlib.closing(open_store(settings.store, create=False)) as store:
-        store.promote(model, Promotion(snapshot, skip))
+        store.request_promotion(model, Promotion(snapshot, skip))
         deadline = time.monotonic() + wait
-        while store.promotion(model) is not None and time.monotonic() < deadline:
+        while store.control_requests(model).promotion is not None and time.monotonic() < deadline:
             time.sleep(0.1)
-        open_ = store.promotion(model) is not None
+        open_ = store.control_requests(model).promotion is not None
         newest = store.snapshot(model) if store.model(model).last_snapshot else None
     if not open_ and newest is not None:
         terminal.say(f"snapshot {snapshot} is in charge, as snapshot {newest.id}")

@@ -14,7 +14,15 @@ from consumers import logs, terminal
 from consumers.factories import source_opener
 from consumers.options import example, with_settings
 from streamkm.codecs import make_codec
-from streamkm.engine import Books, Rerun, best_origin, compare, find_origins, from_snapshot, same_stream
+from streamkm.engine import (
+    JournalReplay,
+    OffsetLedger,
+    best_replay_start,
+    check_same_stream,
+    compare_snapshot,
+    find_replay_starts,
+    model_from_snapshot,
+)
 from streamkm.errors import NotFoundError
 from streamkm.models import ARITHMETIC
 from streamkm.settings import LiveSettings
@@ -55,24 +63,26 @@ def verify(model: str, snapshot: int | None, settings: LiveSettings, *, as_json:
                 hint="Recompute it (streamkm replay) and compare the two (streamkm diff)",
             )
         opener = source_opener(str(spec.source["topic"]), settings, spec.codec)
-        books, origins = find_origins(store, model, last)
+        books, origins = find_replay_starts(store, model, last)
         books.close(published.position)
         # Said before the topic is read: where retention has taken what was learned, this is all that can be proven.
         log.info("%s", said_of(books))
         with contextlib.closing(opener()) as source:
-            same_stream(spec, source.identity())
-            origin = best_origin(origins, source.beginning())
-        start = store.base(model, origin.commit_seq).state if origin.commit_seq else None
+            check_same_stream(spec, source.identity())
+            origin = best_replay_start(origins, source.beginning())
+        start = store.kept_checkpoint(model, origin.commit_seq).state if origin.commit_seq else None
         columns = ("learning again", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with (
             terminal.progress(*columns) as progress,
-            Rerun(spec, opener, make_codec(spec.codec), partial(from_snapshot, store, spec), start) as again,
+            JournalReplay(
+                spec, opener, make_codec(spec.codec), partial(model_from_snapshot, store, spec), start
+            ) as again,
         ):
             task = progress.add_task("", total=origin.batches)
             for _, learning in store.journal(model, last, after_seq=origin.commit_seq):
                 again.repeat(learning)
                 progress.advance(task, len(learning.batches))
-            verdict = compare(published, again.learner)
+            verdict = compare_snapshot(published, again.learner)
     differences = [*books.errors, *verdict.differences]
     if as_json:
         lost = [
@@ -99,7 +109,7 @@ def verify(model: str, snapshot: int | None, settings: LiveSettings, *, as_json:
     sys.exit(DIFFERENT if differences else 0)
 
 
-def said_of(books: Books) -> str:
+def said_of(books: OffsetLedger) -> str:
     """What the journal says of the offsets, as a sentence."""
     if books.errors:
         return f"the journal does not add up: {'; '.join(books.errors)}"

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 Bytes = NDArray[np.uint8]
 Headers = tuple[tuple[str, bytes | None], ...]
-KEPT_VALUE_BYTES = 1 << 16
+MAX_KEPT_BYTES = 1 << 16
 """Bytes of a bad record's value that are kept; the whole stays in the topic at its offset."""
-HEADER_BYTES = 64
+HEADER_OVERHEAD_BYTES = 64
 """What a header takes beside its name and value, which may both be empty."""
 
 
@@ -66,9 +66,9 @@ class RawRecord(NamedTuple):
     size: int | None = None
 
     @property
-    def weight(self) -> int:
+    def n_bytes(self) -> int:
         """Bytes that key, value and headers take here."""
-        headers = sum(len(name) + len(content or b"") + HEADER_BYTES for name, content in self.headers)
+        headers = sum(len(name) + len(content or b"") + HEADER_OVERHEAD_BYTES for name, content in self.headers)
         return len(self.key or b"") + len(self.value or b"") + headers
 
 
@@ -93,7 +93,7 @@ class ByteRecords:
         (n,) int64, milliseconds since 1970; -1 where the record has none.
     details
         Gives key and headers of record i, for the few that somebody looks at.
-    cut
+    full_sizes
         Offsets of records that are not here whole, as they are larger than the source was asked for, and how many bytes
         they have.
     """
@@ -107,7 +107,7 @@ class ByteRecords:
     offsets: NDArray[np.int64]
     timestamps: NDArray[np.int64]
     details: Callable[[int], tuple[bytes | None, Headers]] | None = None
-    cut: Mapping[int, int] = field(default_factory=dict)
+    full_sizes: Mapping[int, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -119,11 +119,11 @@ class ByteRecords:
         tail_details = None if details is None else lambda j: details(i + j)
         head = ByteRecords(
             self.partition, self.start, offset, self.data,
-            self.begins[:i], self.ends[:i], self.offsets[:i], self.timestamps[:i], details, self.cut,
+            self.begins[:i], self.ends[:i], self.offsets[:i], self.timestamps[:i], details, self.full_sizes,
         )  # fmt: skip
         tail = ByteRecords(
             self.partition, offset, self.stop, self.data,
-            self.begins[i:], self.ends[i:], self.offsets[i:], self.timestamps[i:], tail_details, self.cut,
+            self.begins[i:], self.ends[i:], self.offsets[i:], self.timestamps[i:], tail_details, self.full_sizes,
         )  # fmt: skip
         return head, tail
 
@@ -134,7 +134,7 @@ class ByteRecords:
     def size(self, i: int) -> int:
         """Bytes of the whole value of record i, which may not all be here; 0 for a tombstone."""
         here = max(0, int(self.ends[i] - self.begins[i]))
-        return self.cut.get(int(self.offsets[i]), here) if self.cut else here
+        return self.full_sizes.get(int(self.offsets[i]), here) if self.full_sizes else here
 
     def record(self, i: int, most: int | None = None) -> RawRecord:
         """Record i with its key and headers, and `most` bytes of its value, or all."""
@@ -146,9 +146,9 @@ class ByteRecords:
         place = self.partition, int(self.offsets[i]), int(self.timestamps[i])
         return RawRecord(*place, key, value, headers, None if whole else size)
 
-    def kept(self, i: int) -> RawRecord:
-        """Record i as a bad record is kept: no more than `kept_part` of it."""
-        return kept_part(self.record(i, KEPT_VALUE_BYTES))
+    def truncated(self, i: int) -> RawRecord:
+        """Record i as a bad record is kept: no more than `truncate_for_quarantine` of it."""
+        return truncate_for_quarantine(self.record(i, MAX_KEPT_BYTES))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -188,7 +188,7 @@ Records = ByteRecords | ColumnRecords
 
 @dataclass(frozen=True, slots=True)
 class BadRecord:
-    """A record that no model can take, with no more than `KEPT_VALUE_BYTES` of its value.
+    """A record that no model can take, with no more than `MAX_KEPT_BYTES` of its value.
 
     Attributes
     ----------
@@ -210,7 +210,7 @@ class BadRecord:
         return f"{self.record.partition}@{self.record.offset}: {self.message}"
 
 
-def kept_part(record: RawRecord) -> RawRecord:
+def truncate_for_quarantine(record: RawRecord) -> RawRecord:
     """What a quarantine keeps of a record: the beginnings of a long value and key, and the headers that fit.
 
     Returns
@@ -218,16 +218,16 @@ def kept_part(record: RawRecord) -> RawRecord:
     RawRecord
         With `size`, if anything of it is missing.
     """
-    headers, left = [], KEPT_VALUE_BYTES
+    headers, left = [], MAX_KEPT_BYTES
     for name, value in record.headers:
-        left -= len(name.encode("utf-8", "replace")) + len(value or b"") + HEADER_BYTES
+        left -= len(name.encode("utf-8", "replace")) + len(value or b"") + HEADER_OVERHEAD_BYTES
         if left < 0:
             break
         headers.append((name, value))
     key, value = record.key, record.value
     cut = record._replace(
-        key=None if key is None else key[:KEPT_VALUE_BYTES],
-        value=None if value is None else value[:KEPT_VALUE_BYTES],
+        key=None if key is None else key[:MAX_KEPT_BYTES],
+        value=None if value is None else value[:MAX_KEPT_BYTES],
         headers=tuple(headers),
     )
     whole = cut == record
@@ -263,7 +263,7 @@ class Batch:
         return len(self.points)
 
 
-class Outgoing(NamedTuple):
+class ProducerRecord(NamedTuple):
     """A record on its way to a topic.
 
     Attributes
@@ -282,17 +282,17 @@ class Outgoing(NamedTuple):
     partition: int | None = None
 
 
-class Refused(NamedTuple):
+class DeliveryError(NamedTuple):
     """Why a record was not written.
 
     Attributes
     ----------
-    for_good
+    permanent
         It is the record itself: written again as it is, it would be refused again.
     too_large
         Because of its size, so that larger ones would be too.
     """
 
     message: str
-    for_good: bool
+    permanent: bool
     too_large: bool = False

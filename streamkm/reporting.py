@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Iterable
 
 from streamkm.records import BadRecord
+from streamkm.times import format_age
 
 PROGRESS_SECONDS = 30.0
 """Between two lines of progress,"""
@@ -18,7 +19,7 @@ COUNT_SECONDS = 60.0
 """Between two lines that count what was said once."""
 
 
-class Report:
+class ProgressReporter:
     """The log lines of one run.
 
     Parameters
@@ -97,37 +98,25 @@ class Report:
             self._count(now)
         here, seconds = records - self._began, now - self._began_at
         told = f"{here:,} {self._unit} meanwhile" + (f", {self._all_bad:,} of them bad" if self._all_bad else "")
-        self._log.info("%s: left after %s, %s; %s", self._name, for_people(seconds), told, more)
+        self._log.info("%s: left after %s, %s; %s", self._name, format_age(seconds), told, more)
 
-    def away(self, what: str, error: object) -> None:
+    def mark_down(self, what: str, error: object) -> None:
         """Something does not answer, again and again: told at once and then once a minute, until it is `back`."""
         now = self._clock()
         if now - self._away.get(what, float("-inf")) >= COUNT_SECONDS:
             self._away[what] = now
             self._log.warning("%s: the %s is away, trying again: %s", self._name, what, error)
 
-    def back(self, what: str) -> None:
+    def mark_up(self, what: str) -> None:
         """It answers."""
         self._away.pop(what, None)
 
     def _count(self, now: float) -> None:
         total = sum(count for count, _ in self._new.values())
         told = (f"{count:,} {why}, such as {example}" for why, (count, example) in sorted(self._new.items()))
-        since = for_people(now - self._counted_at)
+        since = format_age(now - self._counted_at)
         self._log.warning(
             "%s: %s more bad records in %s: %s", self._name, f"{total:,}", since, "; ".join(told), extra={"bad": total}
         )
         self._new.clear()
         self._counted_at = now
-
-
-def for_people(seconds: float) -> str:
-    """A length of time in the largest unit of which there are two or more.
-
-    >>> for_people(0.26), for_people(90), for_people(7200)
-    ('0.3 s', '90 s', '2 h')
-    """
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"

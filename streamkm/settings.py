@@ -39,21 +39,21 @@ from streamkm.values import (
     at_least,
     between,
     field_names,
+    ip_networks,
     is_client_property,
     k_range,
-    names_of,
-    networks,
+    name_value_pairs,
     one_of,
+    parse_names,
     positive_half_life,
-    properties,
-    quoted,
+    quote_name,
 )
 
 ENV_PREFIX = "STREAMKM_"
 DEFAULT = "default"
 """The origin of a setting that nobody gave."""
 _GIVEN = "_given"
-MOST_OF_A_FILE = 1 << 20
+MAX_FILE_CHARS = 1 << 20
 """Characters of a file that holds one value."""
 SCALES = ("none", "standard", "robust")
 SCALE_HELP = "Unit of distances: none, raw ones; standard, deviations; robust, interquartile ranges"
@@ -90,7 +90,7 @@ class SourceSettings:
     client: tuple[str, ...] = setting(
         (),
         "More properties of the Kafka client, such as security.protocol=SSL",
-        properties,
+        name_value_pairs,
         "NAME=VALUE,...",
         shown=False,
     )
@@ -193,20 +193,20 @@ class LiveSettings(StoreSettings, SourceSettings, CodecSettings, ModelSettings, 
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClusterSettings:
+class KafkaSettings:
     """Where records are read again."""
 
     bootstrap: str = setting(
         "localhost:9092", "Kafka brokers to start from, separated by commas", metavar="HOST:PORT", shown=False
     )
     client: tuple[str, ...] = setting(
-        (), "More properties of the Kafka client", properties, "NAME=VALUE,...", shown=False
+        (), "More properties of the Kafka client", name_value_pairs, "NAME=VALUE,...", shown=False
     )
     max_decompressed: Size = setting(Size(64 << 20), _UNPACKED, between(1 << 20, 1 << 40), "SIZE")
 
 
 @dataclass(frozen=True, kw_only=True)
-class RoomSettings:
+class ResourceSettings:
     """What the exact algorithm may take of the machine."""
 
     memory: Size | None = setting(
@@ -216,7 +216,7 @@ class RoomSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExactSettings(RoomSettings):
+class ExactSettings(ResourceSettings):
     """How the exact algorithm runs."""
 
     n_init: int = setting(1, "Fits from different starts, of which the cheapest is kept", between(1, 10_000))
@@ -247,7 +247,7 @@ class FitSettings(ExactSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReplaySettings(StoreSettings, ClusterSettings, ExactSettings):
+class ReplaySettings(StoreSettings, KafkaSettings, ExactSettings):
     """Everything that ``streamkm replay`` takes, but for its range and folders."""
 
     k: KRange | None = setting(None, "Number of clusters; that of the model when empty", k_range, "K")
@@ -272,7 +272,7 @@ class NotifySettings(StoreSettings):
         "localhost:9092", "Kafka brokers to start from, separated by commas", metavar="HOST:PORT", shown=False
     )
     client: tuple[str, ...] = setting(
-        (), "More properties of the Kafka client", properties, "NAME=VALUE,...", shown=False
+        (), "More properties of the Kafka client", name_value_pairs, "NAME=VALUE,...", shown=False
     )
     webhook_secret: Secret = setting(
         Secret(""), "What webhooks are signed with: whsec_ and 24 to 64 bytes in base64", metavar="SECRET"
@@ -287,7 +287,7 @@ class AssignSettings(StoreSettings):
         "localhost:9092", "Kafka brokers to start from, separated by commas", metavar="HOST:PORT", shown=False
     )
     client: tuple[str, ...] = setting(
-        (), "More properties of the Kafka client", properties, "NAME=VALUE,...", shown=False
+        (), "More properties of the Kafka client", name_value_pairs, "NAME=VALUE,...", shown=False
     )
     max_decompressed: Size = setting(Size(64 << 20), _UNPACKED, between(1 << 20, 1 << 40), "SIZE")
     commit_every: Seconds = setting(
@@ -301,7 +301,7 @@ class AssignSettings(StoreSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServeSettings(StoreSettings, TokenSettings, ClusterSettings, RoomSettings):
+class ServeSettings(StoreSettings, TokenSettings, KafkaSettings, ResourceSettings):
     """Everything that ``streamkm serve`` takes; where records are read again, and the room for it, is for its jobs."""
 
     host: str = setting("127.0.0.1", "Address to listen on; any other than loopback needs a token")
@@ -315,7 +315,7 @@ class ServeSettings(StoreSettings, TokenSettings, ClusterSettings, RoomSettings)
     trusted_proxies: tuple[str, ...] = setting(
         (),
         "Addresses or networks of proxies whose X-Forwarded-For is believed; none when empty",
-        networks,
+        ip_networks,
         "ADDRESS,...",
     )
 
@@ -438,7 +438,7 @@ def from_environment(variable: str, env: Mapping[str, str]) -> tuple[str, str] |
         return None
     try:
         with Path(env[named]).open(encoding="utf-8") as file:
-            return file.read(MOST_OF_A_FILE).rstrip("\r\n"), named
+            return file.read(MAX_FILE_CHARS).rstrip("\r\n"), named
     except (OSError, UnicodeDecodeError) as e:
         why = e.strerror if isinstance(e, OSError) else "not UTF-8"
         raise SettingsError(f"{env[named]} cannot be read ({why})", where=named) from e
@@ -464,7 +464,7 @@ def as_text(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, tuple):
-        return ",".join(redact(quoted(str(part))) for part in value)
+        return ",".join(redact(quote_name(str(part))) for part in value)
     if isinstance(value, Secret):
         return MASK if value else ""
     return redact(str(value))
@@ -506,7 +506,7 @@ def _read(file: Path) -> dict[str, Any]:
 def _convert(name: str, hint: Any, raw: Any, origin: str, check: Check | None) -> Any:
     _remember(name, hint, raw)
     try:
-        value = names_of(raw) if check is field_names and isinstance(raw, str) else _parse(hint, raw)
+        value = parse_names(raw) if check is field_names and isinstance(raw, str) else _parse(hint, raw)
     except (TypeError, ValueError, OverflowError) as e:
         given = MASK if hint is Secret else repr(raw)
         of = "" if _is_named_by(origin, name) else f" for {name}"

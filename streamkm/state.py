@@ -298,17 +298,17 @@ class EventTimeLimit(NamedTuple):
     read_at: float
 
 
-class Learning(NamedTuple):
+class JournalEntry(NamedTuple):
     """What a model did between two commits: with the spec, all that is needed to do it again.
 
     Attributes
     ----------
     batches
         The mini-batches learned, in order.
-    prepared
+    prepared_after
         How many of them were learned when a publication was prepared, which took effect after the last one; -1: none
         was.
-    adopted
+    promoted_snapshot
         Number of the snapshot that was put in charge before the first of them, and published anew, as it had become,
         after the last; 0: none was.
     lost
@@ -320,8 +320,8 @@ class Learning(NamedTuple):
     """
 
     batches: tuple[MiniBatch, ...]
-    prepared: int = -1
-    adopted: int = 0
+    prepared_after: int = -1
+    promoted_snapshot: int = 0
     lost: MiniBatch = ()
     limit: EventTimeLimit | None = None
     arithmetic: int = 1
@@ -375,7 +375,7 @@ class Recent:
     ends: Position = field(default_factory=dict)
 
 
-class QuarantineBounds(NamedTuple):
+class QuarantineLimits(NamedTuple):
     """What a quarantine holds at most; the oldest records go first.
 
     Attributes
@@ -404,7 +404,7 @@ class Commit:
         The position that the store must still hold; anything else means that somebody else wrote. Empty at first.
     progress
         What becomes the model's progress; its `commit_seq` is the stored one plus 1.
-    learning
+    journal_entry
         What the model did since `expected`: the journal.
     bounds
         To which the quarantine is trimmed, in this transaction, if the commit adds to it; None: not.
@@ -413,8 +413,8 @@ class Commit:
     state: ModelState
     expected: Position
     progress: Progress
-    learning: Learning
+    journal_entry: JournalEntry
     snapshot: Snapshot | None = None
     quarantine: tuple[BadRecord, ...] = ()
     recent: Recent | None = None
-    bounds: QuarantineBounds | None = None
+    bounds: QuarantineLimits | None = None

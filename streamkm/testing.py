@@ -63,7 +63,7 @@ class JumpingClock:
         return time.monotonic()
 
 
-class Mortal:
+class KillAtCall:
     """Anything, whose process dies by SIGKILL at one call of one of its methods: what a crash there would leave.
 
     Parameters
@@ -237,7 +237,18 @@ class FullStore:
         Which methods need room.
     """
 
-    WRITES = ("acquire", "renew", "commit", "promote", "pause", "mark_delivered", "forget", "trim", "thin", "tell")
+    WRITES = (
+        "acquire",
+        "renew",
+        "commit",
+        "request_promotion",
+        "set_paused",
+        "mark_delivered",
+        "remove_quarantined",
+        "trim_quarantine",
+        "apply_retention",
+        "advance_delivery",
+    )
 
     def __init__(self, store: Store, full: Callable[[], bool], writes: Sequence[str] = WRITES) -> None:
         self.store, self.full, self.writes, self.refused = store, full, writes, 0

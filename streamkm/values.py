@@ -176,7 +176,7 @@ def positive_half_life(h: HalfLife) -> str | None:
     return None if 0 < h.value < float("inf") else f"{h} is not more than 0"
 
 
-def names_of(text: str) -> tuple[str, ...]:
+def parse_names(text: str) -> tuple[str, ...]:
     """Names separated by commas; one with a comma in it is quoted as in csv.
 
     >>> names_of('a, b.c,"height, m"'), names_of("")
@@ -188,8 +188,8 @@ def names_of(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in parts if len(parts) > 1 or part.strip())
 
 
-def quoted(name: str) -> str:
-    """A name as `names_of` reads it."""
+def quote_name(name: str) -> str:
+    """A name as `parse_names` reads it."""
     return '"' + name.replace('"', '""') + '"' if "," in name else name
 
 
@@ -239,7 +239,7 @@ def is_loopback(host: str) -> bool:
         return name == "localhost"
 
 
-def networks(texts: tuple[str, ...]) -> str | None:
+def ip_networks(texts: tuple[str, ...]) -> str | None:
     """A check: each is an address, or a network such as 10.0.0.0/8."""
     for text in texts:
         try:
@@ -249,7 +249,7 @@ def networks(texts: tuple[str, ...]) -> str | None:
     return None
 
 
-def properties(pairs: tuple[str, ...]) -> str | None:
+def name_value_pairs(pairs: tuple[str, ...]) -> str | None:
     """A check: each has the form NAME=VALUE."""
     # A property may hold a password, so the message says which one by number.
     wrong = [str(i) for i, p in enumerate(pairs, 1) if "=" not in p or p.startswith("=")]

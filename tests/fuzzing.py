@@ -49,7 +49,7 @@ from streamkm.models.exact.runs import FitCheckpoint
 from streamkm.recompute import checkpoint
 from streamkm.recompute.pointfile import PointFile
 from streamkm.records import BatchRange, TopicPartition
-from streamkm.state import EventTimeLimit, Learning
+from streamkm.state import EventTimeLimit, JournalEntry
 from streamkm.stores import journal
 from test_sources_batches import batch_of
 
@@ -323,9 +323,9 @@ def journal_families() -> list[Family]:
     """Journal entries with columns of all widths, and with ranges that were lost."""
     a, b, c = TopicPartition("orders", 0), TopicPartition("orders", 1), TopicPartition("ü/é", 2**31 - 1)
     spread = ((BatchRange(a, 0, 5), BatchRange(b, 7, 300)), (), (BatchRange(a, 5, 5), BatchRange(c, 2**62, 2**62 + 9)))
-    lost = Learning(spread, -1, 0, (BatchRange(b, 300, 310),))
-    limited = Learning(spread, 2, 7, limit=EventTimeLimit(3600.0, 1.7e9), arithmetic=2)
-    blobs = [journal.encode(entry) for entry in (facts.learning_of(3), Learning(()), limited, lost)]
+    lost = JournalEntry(spread, -1, 0, (BatchRange(b, 300, 310),))
+    limited = JournalEntry(spread, 2, 7, limit=EventTimeLimit(3600.0, 1.7e9), arithmetic=2)
+    blobs = [journal.encode(entry) for entry in (facts.journal_entry_of(3), JournalEntry(()), limited, lost)]
     return [Family(blobs), Family([zlib.decompress(blob) for blob in blobs], zlib.compress)]
 
 

@@ -15,16 +15,16 @@ from streamkm.state import (
     Commit,
     Counters,
     Event,
-    Learning,
+    JournalEntry,
     ModelSpec,
     ModelState,
     Progress,
-    QuarantineBounds,
+    QuarantineLimits,
     Recent,
     Snapshot,
 )
-from streamkm.stores import Asked, Job, Lease, Promotion, Store, Token
-from streamkm.stores.base import Held, Place
+from streamkm.stores import ControlRequests, Job, Lease, Promotion, Store, Token
+from streamkm.stores.base import QuarantinedRecord, RecordId
 
 P0, P1, P2 = (TopicPartition("orders", i) for i in range(3))
 SPEC = ModelSpec("m", ("amount", "lat"), 2, {"kind": "kafka", "topic": "orders"}, {"seed": 0}, {"kind": "json"})
@@ -40,11 +40,11 @@ def position_of(seq: int) -> dict[TopicPartition, int]:
     return {P0: 10 * seq, P1: 10 * seq} if seq else {}
 
 
-def learning_of(seq: int) -> Learning:
+def journal_entry_of(seq: int) -> JournalEntry:
     """Two mini-batches of five records a partition; every other commit publishes what was prepared between them."""
     start = 10 * (seq - 1)
     batches = tuple(tuple(BatchRange(p, at, at + 5) for p in (P0, P1)) for at in (start, start + 5))
-    return Learning(batches, 1 if seq % 2 else -1)
+    return JournalEntry(batches, 1 if seq % 2 else -1)
 
 
 def bad_of(seq: int) -> BadRecord:
@@ -83,7 +83,7 @@ def commit_of(seq: int, *, snapshot: bool = False, bad: bool = False, size: int 
         state=state_of(seq, size),
         expected=position_of(seq - 1),
         progress=Progress(position_of(seq), Counters(20 * seq, 20 * seq), seq, 100.0 + seq, lag=7, warmup=(seq, 100)),
-        learning=learning_of(seq),
+        journal_entry=journal_entry_of(seq),
         snapshot=snapshot_of(seq) if snapshot else None,
         quarantine=(bad_of(seq),) if bad else (),
     )
@@ -156,20 +156,20 @@ def check_every_question_about_no_such_model_names_those_there_are(store: Store)
         lambda: store.model("nobody"),
         lambda: store.delete("nobody"),
         lambda: store.acquire("nobody", "me", 1.0, 0.0),
-        lambda: store.load("nobody"),
+        lambda: store.load_checkpoint("nobody"),
         lambda: store.journal("nobody"),
         lambda: store.snapshot("nobody"),
         lambda: store.snapshot("nobody", 3),
         lambda: store.snapshot("nobody", at=3.0),
         lambda: store.snapshots("nobody"),
-        lambda: store.quarantined("nobody"),
+        lambda: store.newest_quarantined("nobody"),
         lambda: store.recent("nobody"),
-        lambda: store.pause("nobody", paused=True),
+        lambda: store.set_paused("nobody", paused=True),
         lambda: store.put_job(job_of("1", model="nobody")),
         lambda: store.jobs("nobody"),
         lambda: store.job("nobody", "1"),
-        lambda: store.told("nobody", "hook"),
-        lambda: store.tell("nobody", "hook", 0, 1),
+        lambda: store.delivered_until("nobody", "hook"),
+        lambda: store.advance_delivery("nobody", "hook", 0, 1),
     ]
     for question in questions:
         with pytest.raises(NotFoundError, match=r"'nobody'.*There are: clicks, orders"):
@@ -178,10 +178,10 @@ def check_every_question_about_no_such_model_names_those_there_are(store: Store)
 
 def check_a_model_without_commits_loads_as_none(store: Store) -> None:
     owned(store)
-    assert store.load("m") is None
+    assert store.load_checkpoint("m") is None
     assert list(store.journal("m")) == []
     assert list(store.snapshots("m")) == []
-    assert list(store.quarantined("m")) == []
+    assert list(store.newest_quarantined("m")) == []
 
 
 def check_one_owner_at_a_time(store: Store) -> None:
@@ -246,7 +246,7 @@ def check_a_commit_stores_state_progress_and_counters(store: Store) -> None:
     for seq in (1, 2, 3):
         commit = commit_of(seq)
         assert store.commit(lease, commit) == 0
-        checkpoint = store.load("m")
+        checkpoint = store.load_checkpoint("m")
         assert checkpoint is not None
         assert checkpoint.state.to_bytes() == commit.state.to_bytes()
         assert checkpoint.progress == commit.progress
@@ -257,8 +257,8 @@ def check_the_journal_gives_every_commit_in_order(store: Store) -> None:
     lease = owned(store)
     for seq in range(1, 6):
         store.commit(lease, commit_of(seq))
-    assert list(store.journal("m")) == [(seq, learning_of(seq)) for seq in range(1, 6)]
-    assert list(store.journal("m", until_seq=3)) == [(seq, learning_of(seq)) for seq in range(1, 4)]
+    assert list(store.journal("m")) == [(seq, journal_entry_of(seq)) for seq in range(1, 6)]
+    assert list(store.journal("m", until_seq=3)) == [(seq, journal_entry_of(seq)) for seq in range(1, 4)]
     assert list(store.journal("m", until_seq=0)) == []
 
 
@@ -311,13 +311,13 @@ def check_a_commit_that_does_not_follow_changes_nothing(store: Store) -> None:
     for message, commit in wrong.items():
         with pytest.raises(ConflictError, match=message):
             store.commit(lease, commit)
-        checkpoint = store.load("m")
+        checkpoint = store.load_checkpoint("m")
         assert checkpoint is not None
         assert checkpoint.state.params == {"seq": 1}
         assert checkpoint.progress == commit_of(1).progress
         assert [seq for seq, _ in store.journal("m")] == [1]
         assert [s.id for s in store.snapshots("m")] == [1]
-        assert list(store.quarantined("m")) == [bad_of(1)]
+        assert list(store.newest_quarantined("m")) == [bad_of(1)]
     assert store.commit(lease, good) == 2
 
 
@@ -402,8 +402,8 @@ def check_quarantined_records_come_back_newest_first(store: Store) -> None:
     lease = owned(store)
     for seq in range(1, 5):
         store.commit(lease, commit_of(seq, bad=True))
-    assert list(store.quarantined("m")) == [bad_of(seq) for seq in (4, 3, 2, 1)]
-    assert list(store.quarantined("m", limit=2)) == [bad_of(4), bad_of(3)]
+    assert list(store.newest_quarantined("m")) == [bad_of(seq) for seq in (4, 3, 2, 1)]
+    assert list(store.newest_quarantined("m", limit=2)) == [bad_of(4), bad_of(3)]
 
 
 def bad_commit(store: Store, lease: Lease, seq: int, *reasons: str) -> list[BadRecord]:
@@ -416,7 +416,7 @@ def bad_commit(store: Store, lease: Lease, seq: int, *reasons: str) -> list[BadR
     return bad
 
 
-def places(bad: Sequence[BadRecord]) -> list[Place]:
+def places(bad: Sequence[BadRecord]) -> list[RecordId]:
     """Where records stood."""
     return [(b.record.partition, b.record.offset) for b in bad]
 
@@ -425,15 +425,24 @@ def check_quarantined_records_are_found_by_reason_by_place_and_in_order(store: S
     lease = owned(store)
     first = bad_commit(store, lease, 1, "not-json", "too-large")
     second = bad_commit(store, lease, 2, "not-json")
-    assert store.reasons("m") == {"not-json": 2, "too-large": 1}
-    assert list(store.quarantined("m", reason="not-json")) == [second[0], first[0]]
-    assert list(store.quarantined("m", reason="not-json", limit=1)) == second
-    assert list(store.quarantined("m", reason="nonsense")) == []
-    assert list(store.quarantine("m")) == [Held(first[0], 1, None), Held(first[1], 1, None), Held(second[0], 2, None)]
-    assert store.held("m", (P0, 1)) == Held(first[1], 1, None)
+    assert store.quarantine_counts("m") == {"not-json": 2, "too-large": 1}
+    assert list(store.newest_quarantined("m", reason="not-json")) == [second[0], first[0]]
+    assert list(store.newest_quarantined("m", reason="not-json", limit=1)) == second
+    assert list(store.newest_quarantined("m", reason="nonsense")) == []
+    assert list(store.iter_quarantine("m")) == [
+        QuarantinedRecord(first[0], 1, None),
+        QuarantinedRecord(first[1], 1, None),
+        QuarantinedRecord(second[0], 2, None),
+    ]
+    assert store.quarantined_record("m", (P0, 1)) == QuarantinedRecord(first[1], 1, None)
     with pytest.raises(NotFoundError, match="orders-0@2 is not in quarantine"):
-        store.held("m", (P0, 2))
-    for ask in (store.reasons, store.quarantine, store.waiting, lambda name: store.held(name, (P0, 1))):
+        store.quarantined_record("m", (P0, 2))
+    for ask in (
+        store.quarantine_counts,
+        store.iter_quarantine,
+        store.undelivered,
+        lambda name: store.quarantined_record(name, (P0, 1)),
+    ):
         with pytest.raises(NotFoundError, match="no model"):
             ask("nobody")
 
@@ -442,7 +451,7 @@ def check_a_long_quarantine_is_read_whole_and_does_not_grow_meanwhile(store: Sto
     lease = owned(store)
     bad = [replace(bad_of(1), record=bad_of(1).record._replace(offset=i)) for i in range(600)]
     store.commit(lease, replace(commit_of(1), quarantine=tuple(bad)))
-    reading = store.quarantine("m")
+    reading = store.iter_quarantine("m")
     seen = [next(reading).bad]
     late = replace(bad_of(2), record=bad_of(2).record._replace(offset=1000))
     store.commit(lease, replace(commit_of(2), quarantine=(late,)))
@@ -452,41 +461,41 @@ def check_a_long_quarantine_is_read_whole_and_does_not_grow_meanwhile(store: Sto
 def check_delivered_letters_no_longer_wait(store: Store) -> None:
     lease = owned(store)
     first, second, third = bad_commit(store, lease, 1, "a", "b", "c")
-    assert [held.bad for held in store.waiting("m")] == [first, second, third]
-    assert [held.bad for held in store.waiting("m", limit=2)] == [first, second]
+    assert [held.bad for held in store.undelivered("m")] == [first, second, third]
+    assert [held.bad for held in store.undelivered("m", limit=2)] == [first, second]
     store.mark_delivered("m", places([first, third]), 50.0)
-    assert [held.bad for held in store.waiting("m")] == [second]
-    assert store.held("m", (P0, 0)).delivered_at == 50.0
+    assert [held.bad for held in store.undelivered("m")] == [second]
+    assert store.quarantined_record("m", (P0, 0)).delivered_at == 50.0
     store.mark_delivered("m", [*places([second]), (P2, 77)], 60.0)
     store.mark_delivered("m", [], 70.0)
-    assert list(store.waiting("m")) == []
-    assert len(store.quarantined("m")) == 3
+    assert list(store.undelivered("m")) == []
+    assert len(store.newest_quarantined("m")) == 3
 
 
 def check_forgotten_records_leave_the_quarantine_and_no_counter(store: Store) -> None:
     lease = owned(store)
     first, second = bad_commit(store, lease, 1, "a", "b")
     before = store.model("m").progress
-    store.forget("m", [*places([first]), (P2, 5)])
-    store.forget("m", places([first]))
-    store.forget("m", [])
-    assert list(store.quarantined("m")) == [second]
+    store.remove_quarantined("m", [*places([first]), (P2, 5)])
+    store.remove_quarantined("m", places([first]))
+    store.remove_quarantined("m", [])
+    assert list(store.newest_quarantined("m")) == [second]
     assert store.model("m").progress == before
 
 
 def check_the_quarantine_is_bounded_but_keeps_what_is_not_delivered(store: Store) -> None:
     lease = owned(store)
     bad = bad_commit(store, lease, 1, *"abcdef")
-    assert store.trim("m", QuarantineBounds(6, 1 << 40, delivered_only=False)) == 0
-    assert store.trim("m", QuarantineBounds(4, 1 << 40, delivered_only=True)) == 0
+    assert store.trim_quarantine("m", QuarantineLimits(6, 1 << 40, delivered_only=False)) == 0
+    assert store.trim_quarantine("m", QuarantineLimits(4, 1 << 40, delivered_only=True)) == 0
     store.mark_delivered("m", places([bad[1], bad[4], bad[5]]), 1.0)
-    assert store.trim("m", QuarantineBounds(4, 1 << 40, delivered_only=True)) == 2
-    assert [held.bad for held in store.quarantine("m")] == [bad[0], bad[2], bad[3], bad[5]]
-    assert store.trim("m", QuarantineBounds(1, 1 << 40, delivered_only=True)) == 1
-    assert store.trim("m", QuarantineBounds(1, 1 << 40, delivered_only=False)) == 2
-    assert [held.bad for held in store.quarantine("m")] == [bad[3]]
-    assert store.trim("m", QuarantineBounds(0, 1 << 40, delivered_only=False)) == 1
-    assert store.trim("m", QuarantineBounds(0, 1 << 40, delivered_only=False)) == 0
+    assert store.trim_quarantine("m", QuarantineLimits(4, 1 << 40, delivered_only=True)) == 2
+    assert [held.bad for held in store.iter_quarantine("m")] == [bad[0], bad[2], bad[3], bad[5]]
+    assert store.trim_quarantine("m", QuarantineLimits(1, 1 << 40, delivered_only=True)) == 1
+    assert store.trim_quarantine("m", QuarantineLimits(1, 1 << 40, delivered_only=False)) == 2
+    assert [held.bad for held in store.iter_quarantine("m")] == [bad[3]]
+    assert store.trim_quarantine("m", QuarantineLimits(0, 1 << 40, delivered_only=False)) == 1
+    assert store.trim_quarantine("m", QuarantineLimits(0, 1 << 40, delivered_only=False)) == 0
 
 
 def sized(seq: int, *sizes: int, whole: int | None = None) -> tuple[BadRecord, ...]:
@@ -501,35 +510,35 @@ def sized(seq: int, *sizes: int, whole: int | None = None) -> tuple[BadRecord, .
 def check_a_commit_that_adds_trims_the_quarantine_to_rows_and_bytes(store: Store) -> None:
     lease = owned(store)
     for seq, sizes, bounds, left in (
-        (1, (9000, 9000, 9000), QuarantineBounds(2, 1 << 20), [1, 2]),
-        (2, (5000, 9000), QuarantineBounds(100, 20_000), [10, 11]),
-        (3, (30_000,), QuarantineBounds(100, 20_000), []),
+        (1, (9000, 9000, 9000), QuarantineLimits(2, 1 << 20), [1, 2]),
+        (2, (5000, 9000), QuarantineLimits(100, 20_000), [10, 11]),
+        (3, (30_000,), QuarantineLimits(100, 20_000), []),
         (4, (10,), None, [30]),
-        (5, (10,), QuarantineBounds(1, 250), [40]),
+        (5, (10,), QuarantineLimits(1, 250), [40]),
     ):
         store.commit(lease, replace(commit_of(seq), quarantine=sized(seq, *sizes), bounds=bounds))
-        assert [held.bad.record.offset for held in store.quarantine("m")] == left
-    store.commit(lease, replace(commit_of(6), bounds=QuarantineBounds(0, 0)))
-    assert len(store.quarantined("m")) == 1, "a commit that adds nothing has nothing to trim"
+        assert [held.bad.record.offset for held in store.iter_quarantine("m")] == left
+    store.commit(lease, replace(commit_of(6), bounds=QuarantineLimits(0, 0)))
+    assert len(store.newest_quarantined("m")) == 1, "a commit that adds nothing has nothing to trim"
 
 
 def check_what_waits_for_its_letter_stays_but_for_its_value(store: Store) -> None:
     lease = owned(store)
-    bounds = QuarantineBounds(1, 12_000, delivered_only=True)
+    bounds = QuarantineLimits(1, 12_000, delivered_only=True)
     store.commit(lease, replace(commit_of(1), quarantine=sized(1, 9000, 9000, 9000), bounds=bounds))
-    found = [held.bad.record for held in store.waiting("m")]
+    found = [held.bad.record for held in store.undelivered("m")]
     assert [(r.offset, len(r.value or b""), r.size) for r in found] == [(0, 0, 9000), (1, 0, 9000), (2, 9000, None)]
     store.mark_delivered("m", [(P0, 0), (P0, 2)], 1.0)
-    assert store.trim("m", bounds) == 2
-    assert [held.bad.record.offset for held in store.quarantine("m")] == [1]
+    assert store.trim_quarantine("m", bounds) == 2
+    assert [held.bad.record.offset for held in store.iter_quarantine("m")] == [1]
 
 
 def check_a_record_that_is_kept_in_part_says_how_large_it_is(store: Store) -> None:
     lease = owned(store)
     (bad,) = sized(1, 100, whole=5_000_000)
     store.commit(lease, replace(commit_of(1), quarantine=(bad,)))
-    assert store.held("m", (P0, 0)).bad == bad
-    assert store.quarantined("m", most=10)[0].record.size == 5_000_000
+    assert store.quarantined_record("m", (P0, 0)).bad == bad
+    assert store.newest_quarantined("m", most=10)[0].record.size == 5_000_000
 
 
 def check_a_list_of_quarantined_records_is_cut_by_the_store(store: Store) -> None:
@@ -537,10 +546,10 @@ def check_a_list_of_quarantined_records_is_cut_by_the_store(store: Store) -> Non
     (long,) = sized(1, 50_000)
     record = long.record._replace(key=b"k" * 9000, headers=(("h", b"x" * 9000),))
     store.commit(lease, replace(commit_of(1), quarantine=(replace(long, record=record), bad_of(1))))
-    short, cut = (bad.record for bad in store.quarantined("m", most=100))
+    short, cut = (bad.record for bad in store.newest_quarantined("m", most=100))
     assert short == bad_of(1).record
     assert (cut.value, cut.size, cut.key, cut.headers) == (b"v" * 100, 50_000, b"k" * 100, ())
-    assert store.quarantined("m")[1].record == record
+    assert store.newest_quarantined("m")[1].record == record
 
 
 def check_letters_that_wait_come_in_portions_of_bounded_size(store: Store) -> None:
@@ -548,7 +557,7 @@ def check_letters_that_wait_come_in_portions_of_bounded_size(store: Store) -> No
     sizes = [3 << 20, 3 << 20, 3 << 20, 9 << 20, 1]
     store.commit(lease, replace(commit_of(1), quarantine=sized(1, *sizes)))
     portions = []
-    while waiting := store.waiting("m"):
+    while waiting := store.undelivered("m"):
         portions.append([held.bad.record.offset for held in waiting])
         store.mark_delivered("m", places([held.bad for held in waiting]), 1.0)
     assert portions == [[0, 1], [2], [3], [4]]
@@ -562,15 +571,15 @@ def check_old_snapshots_are_thinned_and_the_rest_answers_as_before(store: Store)
         published = snapshot_of(seq, at=now - age * day)
         published = published if seq == 6 else replace(published, events=())
         store.commit(lease, replace(commit_of(seq), snapshot=published))
-    assert store.thin("m", now) == 3
+    assert store.apply_retention("m", now) == 3
     # Of a day the last, of an hour the last and the one that tells events, and all that are young.
     assert [s.id for s in store.snapshots("m")] == [11, 10, 9, 8, 7, 6, 4, 3]
-    assert store.thin("m", now) == 0
+    assert store.apply_retention("m", now) == 0
     assert store.snapshot("m", at=now - 15 * day).id == 3
     with pytest.raises(NotFoundError, match="Old ones are thinned out: streamkm snapshots lists those kept of 3 to 11"):
         store.snapshot("m", 5)
     with pytest.raises(NotFoundError):
-        store.promote("m", Promotion(5, skip=True))
+        store.request_promotion("m", Promotion(5, skip=True))
     assert store.commit(lease, commit_of(12, snapshot=True)) == 12
 
 
@@ -579,13 +588,13 @@ def check_retention_spares_the_newest_the_recomputed_and_whatever_was_ever_promo
     for seq in range(1, 6):
         store.commit(lease, replace(commit_of(seq), snapshot=replace(snapshot_of(seq, at=float(seq)), events=())))
     for at in (1.5, 2.5):
-        store.add(replace(snapshot_of(9, at=at), kind="replay", events=()), state_of(9))
-    store.promote("m", Promotion(2, skip=True))
-    store.promote("m", None)
-    assert store.thin("m", 1e9) == 2  # of 1, 3 and 4 the last of the day stays
+        store.add_snapshot(replace(snapshot_of(9, at=at), kind="replay", events=()), state_of(9))
+    store.request_promotion("m", Promotion(2, skip=True))
+    store.request_promotion("m", None)
+    assert store.apply_retention("m", 1e9) == 2  # of 1, 3 and 4 the last of the day stays
     assert [s.id for s in store.snapshots("m")] == [7, 6, 5, 4, 2]
     assert store.snapshot("m").id == 5
-    assert store.thin("m", 1e12) == 0
+    assert store.apply_retention("m", 1e12) == 0
 
 
 def check_a_checkpoint_a_day_is_kept_and_the_journal_begins_at_one(store: Store) -> None:
@@ -595,49 +604,49 @@ def check_a_checkpoint_a_day_is_kept_and_the_journal_begins_at_one(store: Store)
         commit = commit_of(seq)
         store.commit(lease, replace(commit, progress=replace(commit.progress, committed_at=at)))
 
-    assert not store.keep_base("m", 1.0 + 9 * day), "there is no checkpoint yet"
+    assert not store.keep_checkpoint("m", 1.0 + 9 * day), "there is no checkpoint yet"
     commit(1, 10.0)
-    assert not store.keep_base("m", 20.0), "the model was made a moment ago"
-    assert store.bases("m") == []
+    assert not store.keep_checkpoint("m", 20.0), "the model was made a moment ago"
+    assert store.kept_checkpoints("m") == []
     for seq in range(2, 41):  # two commits a day, and somebody who asks after each
         now = seq * day / 2
         commit(seq, now)
-        assert store.keep_base("m", now + 5.0) == (seq % 2 == 0)
-        assert not store.keep_base("m", now + 6.0)
-        store.thin("m", now + 7.0)
-        bases, journal = [p.commit_seq for p in store.bases("m")], [s for s, _ in store.journal("m")]
+        assert store.keep_checkpoint("m", now + 5.0) == (seq % 2 == 0)
+        assert not store.keep_checkpoint("m", now + 6.0)
+        store.apply_retention("m", now + 7.0)
+        bases, journal = [p.commit_seq for p in store.kept_checkpoints("m")], [s for s, _ in store.journal("m")]
         assert len(bases) <= 10
         assert len(journal) <= 20
         assert journal == list(range((bases[0] if seq >= 18 else 0) + 1, seq + 1))
-    kept = store.bases("m")
+    kept = store.kept_checkpoints("m")
     assert [p.commit_seq for p in kept] == list(range(24, 41, 2))
     for progress in kept:
-        base, expected = store.base("m", progress.commit_seq), commit_of(progress.commit_seq)
+        base, expected = store.kept_checkpoint("m", progress.commit_seq), commit_of(progress.commit_seq)
         assert base.progress == progress
         assert progress.position == expected.progress.position
         assert progress.counters == expected.progress.counters
         assert base.state.to_bytes() == expected.state.to_bytes()
     assert [seq for seq, _ in store.journal("m", 38, after_seq=35)] == [36, 37, 38]
     with pytest.raises(NotFoundError, match="commit 22 is not kept"):
-        store.base("m", 22)
-    assert store.thin("m", 1e12) > 0, "the newest base stays, however old it is"
-    assert [p.commit_seq for p in store.bases("m")] == [40]
+        store.kept_checkpoint("m", 22)
+    assert store.apply_retention("m", 1e12) > 0, "the newest base stays, however old it is"
+    assert [p.commit_seq for p in store.kept_checkpoints("m")] == [40]
     assert list(store.journal("m")) == []
-    assert store.thin("m", 1e12) == 0
+    assert store.apply_retention("m", 1e12) == 0
     commit(41, 1e12)
 
 
 def check_models_do_not_see_each_other(store: Store) -> None:
     one, two = owned(store, "one"), owned(store, "two")
     store.commit(one, commit_of(1, snapshot=True, bad=True))
-    assert store.load("two") is None
-    assert list(store.snapshots("two")) == list(store.journal("two")) == list(store.quarantined("two")) == []
+    assert store.load_checkpoint("two") is None
+    assert list(store.snapshots("two")) == list(store.journal("two")) == list(store.newest_quarantined("two")) == []
     store.commit(two, commit_of(1, snapshot=True, bad=True))
     store.commit(two, commit_of(2))
     store.delete("one")
     assert [info.spec.name for info in store.models()] == ["two"]
     assert [seq for seq, _ in store.journal("two")] == [1, 2]
-    assert list(store.quarantined("two")) == [bad_of(1)]
+    assert list(store.newest_quarantined("two")) == [bad_of(1)]
 
 
 def check_a_deleted_model_is_gone_whole(store: Store) -> None:
@@ -647,8 +656,8 @@ def check_a_deleted_model_is_gone_whole(store: Store) -> None:
     with pytest.raises(LeaseLostError, match="no such model"):
         store.commit(lease, commit_of(2))
     again = owned(store)
-    assert store.load("m") is None
-    assert list(store.snapshots("m")) == list(store.journal("m")) == list(store.quarantined("m")) == []
+    assert store.load_checkpoint("m") is None
+    assert list(store.snapshots("m")) == list(store.journal("m")) == list(store.newest_quarantined("m")) == []
     assert store.commit(again, commit_of(1, snapshot=True, bad=True)) == 1
 
 
@@ -670,7 +679,7 @@ def check_many_threads_can_read_while_one_commits(store: Store) -> None:
     def read() -> None:
         try:
             while not done.is_set():
-                checkpoint = store.load("m")
+                checkpoint = store.load_checkpoint("m")
                 assert checkpoint is not None
                 seq = checkpoint.progress.commit_seq
                 assert checkpoint.state.params == {"seq": seq}
@@ -713,42 +722,42 @@ def check_a_recomputed_snapshot_is_kept_with_its_state_and_answers_nothing(store
     assert store.commit(lease, commit_of(1, snapshot=True)) == 1
     recomputed = replace(snapshot_of(9), kind="replay", reason="replay")
     state = state_of(9)
-    assert store.add(recomputed, state) == 2
-    assert store.kept("m", 2).to_bytes() == state.to_bytes()
-    assert store.kept("m", 1) is None
+    assert store.add_snapshot(recomputed, state) == 2
+    assert store.snapshot_state("m", 2).to_bytes() == state.to_bytes()
+    assert store.snapshot_state("m", 1) is None
     assert store.snapshot("m", 2).centroids.tolist() == recomputed.centroids.tolist()
     assert store.snapshot("m").id == store.snapshot("m", at=1e9).id == store.model("m").last_snapshot == 1
     assert [(s.id, s.kind) for s in store.snapshots("m")] == [(2, "replay"), (1, "live")]
     assert store.commit(lease, commit_of(2, snapshot=True)) == 3
     assert store.snapshot("m").id == store.model("m").last_snapshot == 3
     with pytest.raises(NotFoundError):
-        store.add(replace(recomputed, model="nobody"), state)
+        store.add_snapshot(replace(recomputed, model="nobody"), state)
 
 
 def check_a_promotion_is_asked_for_until_a_commit_answers_it(store: Store) -> None:
     lease = owned(store)
     store.commit(lease, commit_of(1, snapshot=True))
-    assert store.promotion("m") is None
+    assert store.control_requests("m").promotion is None
     with pytest.raises(NotFoundError, match="no snapshot 7"):
-        store.promote("m", Promotion(7, skip=False))
-    store.promote("m", Promotion(1, skip=True))
-    assert store.promotion("m") == Promotion(1, skip=True)
-    number = store.add(replace(snapshot_of(9), kind="replay"), state_of(9))
-    store.promote("m", Promotion(number, skip=False))
-    assert store.promotion("m") == Promotion(number, skip=False)
+        store.request_promotion("m", Promotion(7, skip=False))
+    store.request_promotion("m", Promotion(1, skip=True))
+    assert store.control_requests("m").promotion == Promotion(1, skip=True)
+    number = store.add_snapshot(replace(snapshot_of(9), kind="replay"), state_of(9))
+    store.request_promotion("m", Promotion(number, skip=False))
+    assert store.control_requests("m").promotion == Promotion(number, skip=False)
     store.commit(lease, commit_of(2))
     answer = commit_of(3, snapshot=True)
     # An answer to what was asked for before leaves what is asked for now.
-    store.commit(lease, replace(answer, learning=answer.learning._replace(adopted=1)))
-    assert store.promotion("m") == Promotion(number, skip=False)
+    store.commit(lease, replace(answer, journal_entry=answer.journal_entry._replace(promoted_snapshot=1)))
+    assert store.control_requests("m").promotion == Promotion(number, skip=False)
     answer = commit_of(4, snapshot=True)
-    store.commit(lease, replace(answer, learning=answer.learning._replace(adopted=number)))
-    assert store.promotion("m") is None
-    store.promote("m", Promotion(1, skip=False))
+    store.commit(lease, replace(answer, journal_entry=answer.journal_entry._replace(promoted_snapshot=number)))
+    assert store.control_requests("m").promotion is None
+    store.request_promotion("m", Promotion(1, skip=False))
     store.delete("m")
-    assert store.promotion("m") is None
+    assert store.control_requests("m").promotion is None
     owned(store)
-    assert store.promotion("m") is None
+    assert store.control_requests("m").promotion is None
 
 
 def check_what_was_lost_is_counted_and_stands_in_the_journal(store: Store) -> None:
@@ -757,11 +766,11 @@ def check_what_was_lost_is_counted_and_stands_in_the_journal(store: Store) -> No
     first, gap = commit_of(2), (BatchRange(P0, 20, 23), BatchRange(P1, 20, 21))
     moved = {P0: 23, P1: 21}
     counted = replace(first.progress, position=moved, counters=first.progress.counters.plus(lost=4))
-    store.commit(lease, replace(first, progress=counted, learning=first.learning._replace(lost=gap)))
+    store.commit(lease, replace(first, progress=counted, journal_entry=first.journal_entry._replace(lost=gap)))
     for progress in (store.model("m").progress, store.models()[0].progress):
         assert progress is not None
         assert (progress.counters, progress.position) == (Counters(40, 40, lost=4), moved)
-    checkpoint = store.load("m")
+    checkpoint = store.load_checkpoint("m")
     assert checkpoint is not None
     assert checkpoint.progress.counters.lost == 4
     assert [learning.lost for _, learning in store.journal("m")] == [(), gap]
@@ -811,20 +820,20 @@ def check_a_pause_is_asked_for_and_taken_back(store: Store) -> None:
     lease = owned(store)
     owned(store, "another")
     store.commit(lease, commit_of(1, snapshot=True))
-    assert store.asked("m") == Asked(None, paused=False) == store.asked("nobody")
+    assert store.control_requests("m") == ControlRequests(None, paused=False) == store.control_requests("nobody")
     assert not store.model("m").paused
     for _ in range(2):
-        store.pause("m", paused=True)
+        store.set_paused("m", paused=True)
         assert store.model("m").paused
     assert [info.paused for info in store.models()] == [False, True]
-    assert store.asked("m") == Asked(None, paused=True)
-    store.promote("m", Promotion(1, skip=True))
-    assert store.asked("m") == Asked(Promotion(1, skip=True), paused=True)
+    assert store.control_requests("m") == ControlRequests(None, paused=True)
+    store.request_promotion("m", Promotion(1, skip=True))
+    assert store.control_requests("m") == ControlRequests(Promotion(1, skip=True), paused=True)
     store.commit(lease, commit_of(2, snapshot=True))
     assert store.model("m").paused, "a commit leaves it as it is"
-    store.pause("m", paused=False)
-    assert store.asked("m") == Asked(Promotion(1, skip=True), paused=False)
-    store.pause("m", paused=True)
+    store.set_paused("m", paused=False)
+    assert store.control_requests("m") == ControlRequests(Promotion(1, skip=True), paused=False)
+    store.set_paused("m", paused=True)
     store.delete("m")
     owned(store)
     assert not store.model("m").paused
@@ -895,18 +904,18 @@ def check_the_newest_hundred_jobs_of_a_model_stay(store: Store) -> None:
 def check_what_was_told_moves_on_only_from_where_one_thinks_it_is(store: Store) -> None:
     owned(store)
     owned(store, "another")
-    assert store.told("m", "hook") == 0
-    assert not store.tell("m", "hook", 1, 2)
-    assert store.tell("m", "hook", 0, 3)
-    assert not store.tell("m", "hook", 0, 4)
-    assert store.told("m", "hook") == 3
-    assert store.tell("m", "hook", 3, 8)
-    assert store.tell("m", "topic ü", 0, 1)
-    assert [store.told("m", target) for target in ("hook", "topic ü", "Hook")] == [8, 1, 0]
-    assert store.told("another", "hook") == 0
+    assert store.delivered_until("m", "hook") == 0
+    assert not store.advance_delivery("m", "hook", 1, 2)
+    assert store.advance_delivery("m", "hook", 0, 3)
+    assert not store.advance_delivery("m", "hook", 0, 4)
+    assert store.delivered_until("m", "hook") == 3
+    assert store.advance_delivery("m", "hook", 3, 8)
+    assert store.advance_delivery("m", "topic ü", 0, 1)
+    assert [store.delivered_until("m", target) for target in ("hook", "topic ü", "Hook")] == [8, 1, 0]
+    assert store.delivered_until("another", "hook") == 0
     store.delete("m")
     owned(store)
-    assert store.told("m", "hook") == 0
+    assert store.delivered_until("m", "hook") == 0
 
 
 def check_of_many_threads_one_tells(store: Store) -> None:
@@ -916,7 +925,7 @@ def check_of_many_threads_one_tells(store: Store) -> None:
 
     def tell(snapshot: int) -> None:
         start.wait()
-        told.append(store.tell("m", "hook", 0, snapshot))
+        told.append(store.advance_delivery("m", "hook", 0, snapshot))
 
     threads = [threading.Thread(target=tell, args=(i,)) for i in range(1, 9)]
     for thread in threads:
@@ -924,7 +933,7 @@ def check_of_many_threads_one_tells(store: Store) -> None:
     for thread in threads:
         thread.join()
     assert sorted(told) == [False] * 7 + [True]
-    assert store.told("m", "hook") > 0
+    assert store.delivered_until("m", "hook") > 0
 
 
 CHECKS: Mapping[str, Callable[[Store], None]] = {

@@ -33,7 +33,7 @@ def _owned(store: Store, owner: str) -> Lease:
 def write(_: Connection, store: Store, size: int, last: int = 1_000_000_000) -> None:
     """Commit as fast as possible, every second commit with a snapshot, every third with a bad record."""
     lease = _owned(store, "writer")
-    for seq in range(_seq(store.load("m")) + 1, last + 1):
+    for seq in range(_seq(store.load_checkpoint("m")) + 1, last + 1):
         store.commit(lease, commit_of(seq, snapshot=seq % 2 == 0, bad=seq % 3 == 0, size=size))
 
 
@@ -54,7 +54,7 @@ def die(tests: Connection, url: str, points: int) -> None:
 def _die_at(url: str, point: int) -> None:
     store = open_store(url)
     lease = _owned(store, "mortal")
-    seq = _seq(store.load("m")) + 1
+    seq = _seq(store.load_checkpoint("m")) + 1
     engine: Any = store.engines.writer  # type: ignore[attr-defined]
     left = point
 
@@ -108,7 +108,7 @@ def fight(tests: Connection, store: Store, owner: str, total: int) -> None:
     won = lost = 0
     while True:
         lease = store.acquire("m", owner, ttl=0.0, now=time.time())  # it runs out at once: the other may always take it
-        seq = _seq(store.load("m"))
+        seq = _seq(store.load_checkpoint("m"))
         if seq >= total:
             break
         try:

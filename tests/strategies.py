@@ -14,7 +14,7 @@ from streamkm.state import (
     Counters,
     Event,
     EventTimeLimit,
-    Learning,
+    JournalEntry,
     MiniBatch,
     ModelSpec,
     ModelState,
@@ -160,13 +160,13 @@ def mini_batches(draw: st.DrawFn, among: st.SearchStrategy[TopicPartition] = par
 
 
 @st.composite
-def learnings(draw: st.DrawFn) -> Learning:
+def journal_entries(draw: st.DrawFn) -> JournalEntry:
     """What a model did before one commit."""
     batches = draw(mini_batches())
     lost = draw(st.just(()) | mini_batches().filter(bool).map(lambda drawn: drawn[0]).filter(bool))
     limit = draw(st.none() | st.builds(EventTimeLimit, st.floats(0, 1e9), st.floats(0, 1e10)))
     prepared, adopted = draw(st.integers(-1, len(batches))), draw(st.sampled_from([0, 0, 1, INT64]))
-    return Learning(batches, prepared, adopted, lost, limit, draw(st.integers(1, 65535)))
+    return JournalEntry(batches, prepared, adopted, lost, limit, draw(st.integers(1, 65535)))
 
 
 @st.composite
@@ -220,7 +220,7 @@ def commits(draw: st.DrawFn, *, expected: Position | None = None, seq: int = 1) 
         state=draw(model_states),
         expected=before,
         progress=draw(progresses(position=after, commit_seq=seq)),
-        learning=draw(learnings()),
+        journal_entry=draw(journal_entries()),
         snapshot=draw(st.none() | snapshots(position=after)),
         quarantine=tuple(bad),
     )

@@ -32,7 +32,7 @@ from streamkm.errors import (
     StreamkmError,
     WriterFencedError,
 )
-from streamkm.records import Batch, BatchRange, CommittedOffset, Outgoing, Position, RawRecord, TopicPartition
+from streamkm.records import Batch, BatchRange, CommittedOffset, Position, ProducerRecord, RawRecord, TopicPartition
 from streamkm.stores import open_store
 from waiting import PATIENCE, wait_until
 
@@ -63,7 +63,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self.topics: dict[str, int] = {}
-        self.records: list[Outgoing] = []
+        self.records: list[ProducerRecord] = []
         self.marks: dict[TopicPartition, CommittedOffset] = {}
         self.others = ""
         self.opened = self.writes = 0
@@ -319,7 +319,7 @@ def test_a_position_that_was_forgotten_is_not_taken_for_the_beginning():
     values: list[list[bytes | None]] = [[b"[1, 0]"] * 5]
     for start, more in ((None, 0), ("beginning", 5), ("end", 0)):
         assigner, ledger = world(values, store, start=start)
-        ledger.records = [Outgoing("out", None, b"old", ())]
+        ledger.records = [ProducerRecord("out", None, b"old", ())]
         if start is None:
             with pytest.raises(SettingsError, match="no committed position says how far") as e:
                 until(assigner, lambda: False)
@@ -365,7 +365,7 @@ def test_a_position_that_somebody_has_moved_is_believed_only_where_that_is_wante
         return
     until(assigner, lambda: ledger.position == {tp: 9})
     assert len(ledger.records) == 9 - first
-    note = json.loads(ledger.marks[tp].note)
+    note = json.loads(ledger.marks[tp].metadata)
     assert note == {"model": "m", "target": "out", "epoch": note["epoch"], "count": 9 - first, "offset": 9}
 
 
@@ -378,7 +378,7 @@ def test_epochs_and_counts_go_on_and_a_name_in_use_is_refused() -> None:
         assigner, ledger = world([[b"[1, 0]"] * 5 * epoch], store)
         ledger.marks = marks
         until(assigner, lambda: ledger.position == {tp: 5 * epoch})  # noqa: B023
-        note = json.loads(ledger.marks[tp].note)
+        note = json.loads(ledger.marks[tp].metadata)
         assert (note["epoch"], note["count"]) == (epoch, 5 * epoch)
     ledger.others = "the consumer group g has living members (it is Stable)"
     with pytest.raises(SettingsError, match="living members"):
@@ -542,12 +542,12 @@ def test_a_transaction_that_was_aborted_leaves_the_position_alone(bootstrap, top
     out, source = topic(), TopicPartition(topic(), 0)
     with contextlib.closing(KafkaTransactionalWriter(bootstrap, f"t-{out}")) as writer:
         assert writer.committed([source]) == {}
-        writer.write([Outgoing(out, b"k", b"1", (), 5, 0)], {source: CommittedOffset(0, "zero")})
+        writer.write([ProducerRecord(out, b"k", b"1", (), 5, 0)], {source: CommittedOffset(0, "zero")})
         with pytest.raises(StreamkmError):
-            writer.write([Outgoing(out, b"k", b"2" * 3_000_000, (), 5, 0)], {source: CommittedOffset(1, "one")})
+            writer.write([ProducerRecord(out, b"k", b"2" * 3_000_000, (), 5, 0)], {source: CommittedOffset(1, "one")})
     with contextlib.closing(KafkaTransactionalWriter(bootstrap, f"t-{out}")) as writer:
         assert writer.committed([source]) == {source: CommittedOffset(0, "zero")}
-        writer.write([Outgoing(out, None, b"3", (), -1, 7)], {source: CommittedOffset(1, "")})
+        writer.write([ProducerRecord(out, None, b"3", (), -1, 7)], {source: CommittedOffset(1, "")})
         assert not writer.is_empty(out)
         assert writer.is_empty(source.topic)
     assert [r.value for r in read_committed(bootstrap, out)[0]] == [b"1", b"3"]

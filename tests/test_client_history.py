@@ -110,8 +110,8 @@ def test_acting_asks_the_store(place, client):
         client.resume("orders")
         assert not store.model("orders").paused
         client.promote("orders", 1, skip=True)
-        assert store.promotion("orders") == (1, True)
-        store.promote("orders", None)
+        assert store.control_requests("orders").promotion == (1, True)
+        store.request_promotion("orders", None)
         store.create(place[2].spec.__class__("other", ("x",), 2, {}, {}, {}), NOW)
         client.delete("other")
         with pytest.raises(NotFoundError):

@@ -15,7 +15,7 @@ from streamkm.codecs import Codec, JsonCodec, compile_scanner, make_codec
 from streamkm.connectors.columns import byte_records
 from streamkm.errors import SettingsError
 from streamkm.kernels.decode import json_scan
-from streamkm.records import KEPT_VALUE_BYTES, ColumnRecords, RawRecord, TopicPartition
+from streamkm.records import MAX_KEPT_BYTES, ColumnRecords, RawRecord, TopicPartition
 from test_codecs_scan import PATHS, records
 
 TP = TopicPartition("t", 3)
@@ -59,11 +59,11 @@ def test_the_scanner_changes_nothing_but_the_speed(values, time_field, unit):
 def test_a_record_that_is_too_large_or_not_there_whole_is_judged_by_its_size_and_kept_in_part():
     whole = raw([b"[1, 2]" + b" " * 100_000, b"[3, 4]", b"[5, 6]   ", b"[7, 8]"])
     # Of the third the source has the beginning only, and that alone would be a good record.
-    cut = dataclasses.replace(whole, cut={104: 70_000_000})
+    cut = dataclasses.replace(whole, full_sizes={104: 70_000_000})
     batch = JsonCodec(["x", "y"], max_bytes=90_000).decode(cut)
     assert batch.points.tolist() == [[3, 4], [7, 8]]
     long, part = batch.bad
-    assert (long.reason, len(long.record.value), long.record.size) == ("too-large", KEPT_VALUE_BYTES, 100_006)
+    assert (long.reason, len(long.record.value), long.record.size) == ("too-large", MAX_KEPT_BYTES, 100_006)
     assert (part.reason, part.record.value, part.record.size) == ("too-large", b"[5, 6]   ", 70_000_000)
     assert "70000000 bytes, more than 90000" in part.message
     (only,) = JsonCodec(["x", "y"], max_bytes=100_000_000).decode(cut).bad

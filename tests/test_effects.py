@@ -19,8 +19,8 @@ from service_api import SPEC, Api, Writer
 from store_checks import snapshot_of
 from streamkm import OnlineKMeans
 from streamkm.effect_sizes import LIMIT, differences, most_distinctive
-from streamkm.engine import compare
-from streamkm.engine.promotion import stand_ins
+from streamkm.engine import compare_snapshot
+from streamkm.engine.promotion import surrogate_points
 from streamkm.models.weighted_rows import spreads
 from streamkm.recompute.fitting import fit_points
 from streamkm.state import ModelState
@@ -137,7 +137,7 @@ def test_a_model_that_goes_on_from_a_snapshot_knows_them_if_that_does_and_says_n
     same = {name: getattr(p, name) for name in ("ids", "centroids", "weights", "spreads", "born", "factors")}
     same |= {"deviations": p.deviations if known else None, "n_points": p.n_seen}
     snapshot = replace(snapshot_of(1), fields=FIELDS, **same)
-    rows, weights = stand_ins(snapshot)
+    rows, weights = surrogate_points(snapshot)
     again = OnlineKMeans.from_snapshot({"n_clusters": 4}, snapshot, rows, weights)
     np.testing.assert_allclose(weights.sum(), p.weights.sum())
     for published in (again.publish(as_is=True), again.publish()):
@@ -160,7 +160,7 @@ def test_verify_compares_them_where_they_were_published(change, said):
     model, p = learned(world(n=3000))
     same = {name: getattr(p, name) for name in ("ids", "centroids", "weights", "spreads", "born", "factors", "events")}
     snapshot = replace(snapshot_of(1), fields=FIELDS, n_points=p.n_seen, deviations=change(p.deviations), **same)
-    verdict = compare(snapshot, model)
+    verdict = compare_snapshot(snapshot, model)
     assert bool(verdict) == (said == "")
     assert [d[: len(said)] for d in verdict.differences] == ([said] if said else [])
 

@@ -184,18 +184,18 @@ def test_verify_sees_a_snapshot_that_is_not_what_the_records_say(bootstrap, topi
         forged[0, 0] = np.nextafter(forged[0, 0], np.inf)
     from streamkm.codecs import make_codec
     from streamkm.connectors import KafkaSource
-    from streamkm.engine import Rerun, compare
+    from streamkm.engine import JournalReplay, compare_snapshot
 
     with contextlib.closing(open_store(url)) as store:
         spec = store.model("m").spec
         journal = [learning for _, learning in store.journal("m")]
-    with Rerun(spec, lambda: KafkaSource(bootstrap, name), make_codec(spec.codec)) as again:
+    with JournalReplay(spec, lambda: KafkaSource(bootstrap, name), make_codec(spec.codec)) as again:
         for learning in journal:
             again.repeat(learning)
-        assert compare(honest, again.learner)
+        assert compare_snapshot(honest, again.learner)
         honest.centroids.flags.writeable = True
         honest.centroids[:] = forged
-        assert "centroids differ" in compare(honest, again.learner).differences[0]
+        assert "centroids differ" in compare_snapshot(honest, again.learner).differences[0]
 
 
 def test_bad_records_and_tombstones_are_accounted_for_and_lose_no_neighbour(bootstrap, topic, tmp_path):
@@ -216,7 +216,7 @@ def test_bad_records_and_tombstones_are_accounted_for_and_lose_no_neighbour(boot
         c = store.model("m").progress.counters
         assert (c.points, c.bad, c.tombstones) == (2994, 4, 2)
         assert store.snapshot("m").weights.sum() == pytest.approx(2994, rel=1e-12)
-        found = {(b.record.partition.partition, b.record.offset): b for b in store.quarantined("m")}
+        found = {(b.record.partition.partition, b.record.offset): b for b in store.newest_quarantined("m")}
     assert {at: (b.reason, b.field) for at, b in found.items()} == {
         (0, 250): ("not-json", ""),
         (1, 250): ("missing-field", "b.c"),

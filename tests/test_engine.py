@@ -11,7 +11,15 @@ import pytest
 
 from streamkm.codecs import make_codec
 from streamkm.connectors import MemorySource
-from streamkm.engine import Engine, EngineOptions, Rerun, compare, from_snapshot, session, snapshots
+from streamkm.engine import (
+    Engine,
+    EngineOptions,
+    JournalReplay,
+    compare_snapshot,
+    model_from_snapshot,
+    session,
+    snapshots,
+)
 from streamkm.engine.source_manager import DISCOVERY_SECONDS
 from streamkm.errors import (
     BadRecordsError,
@@ -102,11 +110,11 @@ class World:
 
     def verify(self, spec=SPEC):
         last = self.store.snapshot("m")
-        adopt = partial(from_snapshot, self.store, spec)
-        with Rerun(spec, self.source, make_codec(CODEC), adopt) as again:
+        adopt = partial(model_from_snapshot, self.store, spec)
+        with JournalReplay(spec, self.source, make_codec(CODEC), adopt) as again:
             for _, learning in self.store.journal("m", last.commit_seq):
                 again.repeat(learning)
-            return compare(last, again.learner)
+            return compare_snapshot(last, again.learner)
 
 
 def test_every_record_is_learned_once_and_the_journal_gives_the_same_bits():
@@ -176,7 +184,8 @@ def test_a_store_that_is_away_for_a_moment_is_asked_again():
     engine.run(w.until_all_read())
     assert w.counters().points == N
     assert (
-        engine.parts.metrics.registry.get_sample_value("streamkm_errors_total", {"model": "m", "stage": "commit"}) == 3
+        engine.context.metrics.registry.get_sample_value("streamkm_errors_total", {"model": "m", "stage": "commit"})
+        == 3
     )
     assert w.verify()
 
@@ -229,7 +238,7 @@ def test_bad_records_and_tombstones_are_counted_and_kept():
     w.engine().run(w.until_all_read())
     c = w.counters()
     assert (c.records, c.points, c.bad, c.tombstones) == (N, N - 4, 3, 1)
-    assert sorted((b.record.offset, b.reason) for b in w.store.quarantined("m")) == [
+    assert sorted((b.record.offset, b.reason) for b in w.store.newest_quarantined("m")) == [
         (5, "not-json"), (350, "wrong-dimension"), (700, "missing-field"),
     ]  # fmt: skip
     assert w.verify()
@@ -253,7 +262,7 @@ def test_a_stream_that_turns_bad_stops_the_engine_before_it_is_drained():
     c = w.counters()
     assert 0 < c.points <= 3000
     assert c.bad < 1000
-    assert c.records == sum(w.store.load("m").progress.position.values())
+    assert c.records == sum(w.store.load_checkpoint("m").progress.position.values())
     assert w.verify()
 
 
@@ -353,8 +362,8 @@ def test_learning_goes_on_while_a_snapshot_is_worked_on_and_the_journal_knows(mo
     monkeypatch.setattr(clusters, "WORKER", Slow())
     w = World()
     w.engine().run(w.until_all_read())
-    learnings = [learning for _, learning in w.store.journal("m")]
-    assert any(0 <= learning.prepared < len(learning.batches) for learning in learnings)
+    journal_entries = [learning for _, learning in w.store.journal("m")]
+    assert any(0 <= learning.prepared_after < len(learning.batches) for learning in journal_entries)
     assert w.counters().points == N
     assert w.verify()
 
@@ -424,7 +433,7 @@ class Held:
 def test_a_number_of_clusters_that_the_first_points_suggest_is_not_told_of_twice_as_many(monkeypatch, caplog):
     caplog.set_level("INFO", "streamkm.engine")
     monkeypatch.setattr(snapshots, "WORKER", worker := Held())
-    learner, asked = OnlineKMeans(2, warmup=50, seed=0), snapshots.Proposals("m")
+    learner, asked = OnlineKMeans(2, warmup=50, seed=0), snapshots.KAdvisor("m")
     rng = np.random.default_rng(0)
     learner.learn_many(rng.normal(size=(300, 2)))
     asked.look(learner, 0.0)
@@ -466,7 +475,7 @@ UNDECAYED = dataclasses.replace(SPEC, learner={**SPEC.learner, "half_life": None
 
 
 def until_promoted(w):
-    return StopAfter(lambda: w.store.promotion("m") is None and w.all_read(), w.clock)
+    return StopAfter(lambda: w.store.control_requests("m").promotion is None and w.all_read(), w.clock)
 
 
 @pytest.mark.parametrize("n", [600, N])
@@ -474,8 +483,8 @@ def test_a_recomputed_snapshot_goes_on_with_its_weights_and_ids_and_all_that_cam
     w = World()
     w.engine(spec=UNDECAYED).run(StopAfter(lambda: (c := w.counters_or_none()) and c.records >= 1000, w.clock))
     snapshot, state = batch_result(w, n if n < 1000 else 800)
-    number = w.store.add(snapshot, state)
-    w.store.promote("m", Promotion(number, skip=False))
+    number = w.store.add_snapshot(snapshot, state)
+    w.store.request_promotion("m", Promotion(number, skip=False))
     before = w.counters()
     w.engine(spec=UNDECAYED).run(until_promoted(w))
     promoted = next(s for s in w.store.snapshots("m") if s.reason == "promoted")
@@ -494,7 +503,7 @@ def test_a_roll_back_may_leave_out_what_came_since():
     w.engine(spec=UNDECAYED).run(w.until_all_read())
     first = w.store.snapshot("m", 1)
     assert first.n_points < N
-    w.store.promote("m", Promotion(1, skip=True))
+    w.store.request_promotion("m", Promotion(1, skip=True))
     w.engine(spec=UNDECAYED).run(until_promoted(w))
     now = w.store.snapshot("m")
     assert now.reason == "promoted"
@@ -510,10 +519,10 @@ def test_a_snapshot_whose_records_are_gone_is_not_put_in_charge(caplog):
     w.engine(spec=UNDECAYED).run(w.until_all_read())
     last = w.store.snapshot("m")
     gone = dataclasses.replace(w.store.snapshot("m", 1), kind="replay", position={TopicPartition("t", 0): 0})
-    number = w.store.add(gone, w.store.load("m").state)
-    w.store.promote("m", Promotion(number, skip=False))
+    number = w.store.add_snapshot(gone, w.store.load_checkpoint("m").state)
+    w.store.request_promotion("m", Promotion(number, skip=False))
     w.engine(spec=UNDECAYED, open_source=lambda: Shortened(w.records)).run(
-        StopAfter(lambda: w.store.promotion("m") is None, w.clock)
+        StopAfter(lambda: w.store.control_requests("m").promotion is None, w.clock)
     )
     assert "cannot be put in charge" in caplog.text
     assert w.store.snapshot("m").id == last.id

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from streamkm.codecs import make_codec
-from streamkm.engine import Rerun, compare
-from streamkm.engine.recent import NUMBERS, POINTS, Glimpse
-from streamkm.engine.snapshots import unusual
+from streamkm.engine import JournalReplay, compare_snapshot
+from streamkm.engine.recent import MAX_POINTS, MAX_VALUES, RecentSample
+from streamkm.engine.snapshots import is_outlier_surge
 from streamkm.errors import BrokerUnreachableError, StoreUnavailableError
 from streamkm.records import TopicPartition
 from streamkm.state import Event
@@ -62,7 +62,7 @@ def test_a_commit_carries_some_of_the_points_learned_since_the_one_before_and_th
     w.engine(dataclasses.replace(OPTIONS, batch=100, snapshot_points=0)).run(
         StopAfter(lambda: (c := w.counters_or_none()) is not None and c.records >= 300, w.clock)
     )
-    seen, position = w.store.recent("m"), w.store.load("m").progress.position
+    seen, position = w.store.recent("m"), w.store.load_checkpoint("m").progress.position
     assert seen.ends == {P0: N // 2, P1: N // 2}
     assert 0 < len(seen.points) <= 100
     learned = next(reversed([learning for _, learning in w.store.journal("m") if learning.batches]))
@@ -75,7 +75,7 @@ def test_of_many_points_the_newest_are_shown_and_nothing_grows():
     w = World()
     w.engine(dataclasses.replace(OPTIONS, batch=4 * N, snapshot_points=0)).run(w.until_all_read())
     seen = w.store.recent("m").points
-    assert POINTS // 2 < len(seen) <= POINTS
+    assert MAX_POINTS // 2 < len(seen) <= MAX_POINTS
     newest = raw(w, P1, [N // 2 - 1])[0]
     assert seen[-1].tolist() == newest
 
@@ -83,48 +83,48 @@ def test_of_many_points_the_newest_are_shown_and_nothing_grows():
 @pytest.mark.parametrize("sizes", [[8192], [3000, 5192], [1, 0, 3, 8000], [7, 8], [500], [501], [1] * 1200])
 def test_points_of_a_mini_batch_are_evenly_strided_over_all_its_ranges(sizes):
     values = np.arange(sum(sizes), dtype=float)[:, None]
-    glimpse = Glimpse(1)
-    glimpse.learned(np.split(values, np.cumsum(sizes)[:-1]))
-    kept = glimpse.take({}).points[:, 0]
-    assert len(kept) == -(-len(values) // (stride := -(-len(values) // POINTS)))
+    recent_sample = RecentSample(1)
+    recent_sample.add(np.split(values, np.cumsum(sizes)[:-1]))
+    kept = recent_sample.take({}).points[:, 0]
+    assert len(kept) == -(-len(values) // (stride := -(-len(values) // MAX_POINTS)))
     assert set(np.diff(kept)) <= {stride}
     assert kept[-1] == len(values) - 1
 
 
 def test_of_many_mini_batches_the_newest_points_stay():
-    glimpse = Glimpse(2)
+    recent_sample = RecentSample(2)
     for i in range(10_000):
-        glimpse.learned([np.full((3, 2), i, float)])
-        assert sum(map(len, glimpse._pieces)) < POINTS + 3
-    kept = glimpse.take({}).points
-    assert kept.shape == (POINTS, 2)
+        recent_sample.add([np.full((3, 2), i, float)])
+        assert sum(map(len, recent_sample._pieces)) < MAX_POINTS + 3
+    kept = recent_sample.take({}).points
+    assert kept.shape == (MAX_POINTS, 2)
     assert kept[-1].tolist() == [9999.0, 9999.0]
     assert kept[0].tolist() == [9833.0, 9833.0]
 
 
 @pytest.mark.parametrize(("d", "most"), [(80, 500), (81, 493), (40_000, 1), (50_000, 0)])
 def test_long_points_are_fewer(d, most):
-    glimpse = Glimpse(d)
-    glimpse.learned([np.ones((600, d))])
-    seen = glimpse.take({P0: 1})
+    recent_sample = RecentSample(d)
+    recent_sample.add([np.ones((600, d))])
+    seen = recent_sample.take({P0: 1})
     assert len(seen.points) <= most
     assert len(seen.points) > most // 2 or not most
-    assert seen.points.size <= NUMBERS
+    assert seen.points.size <= MAX_VALUES
 
 
 def test_a_glimpse_owns_its_points_and_tells_only_what_is_new():
-    glimpse, batch, ends = Glimpse(1), np.array([[1.0], [2.0]]), {P0: 2}
-    assert glimpse.take({}) is None
-    glimpse.learned([batch])
+    recent_sample, batch, ends = RecentSample(1), np.array([[1.0], [2.0]]), {P0: 2}
+    assert recent_sample.take({}) is None
+    recent_sample.add([batch])
     batch[:] = 0.0
-    first = glimpse.take(ends)
+    first = recent_sample.take(ends)
     assert first.points.tolist() == [[1.0], [2.0]]
-    assert glimpse.take(ends) is None
+    assert recent_sample.take(ends) is None
     ends[P0] = 3
     assert first.ends == {P0: 2}
-    second = glimpse.take(ends)
+    second = recent_sample.take(ends)
     assert (second.points.tolist(), second.ends) == ([[1.0], [2.0]], {P0: 3})
-    third = Glimpse(1, second)
+    third = RecentSample(1, second)
     assert third.take({P0: 3}) is None
     assert third.take({P0: 4}).points.tolist() == [[1.0], [2.0]]
 
@@ -136,18 +136,18 @@ def test_an_owner_that_is_paused_reads_nothing_keeps_its_lease_and_goes_on_exact
     def pause():
         if w.counters_or_none() is None or w.counters().records < 300:
             return False
-        w.store.pause("m", paused=True)
+        w.store.set_paused("m", paused=True)
         return True
 
     def note():
         at.append((w.counters().records, w.store.model("m").progress.commit_seq))
-        beats.append(engine.parts.pulse.beats)
+        beats.append(engine.context.heartbeat.beats)
         leases.append(w.store.model("m").lease)
-        assert engine.parts.pulse.doing in {"paused", "keeping the lease"}
+        assert engine.context.heartbeat.doing in {"paused", "keeping the lease"}
 
     def resume():
         note()
-        w.store.pause("m", paused=False)
+        w.store.set_paused("m", paused=False)
 
     engine = w.engine()
     moments = (pause, after(20, note), after(200, resume))
@@ -170,11 +170,11 @@ def test_a_pause_first_commits_what_was_learned():
     def pause():
         if not w.opened or sum(w.opened[0].position().values()) < 300:
             return False
-        w.store.pause("m", paused=True)
+        w.store.set_paused("m", paused=True)
         return True
 
     def noticed():  # the first look after it was: the next commit by time would come later
-        if engine.parts.pulse.doing != "paused":
+        if engine.context.heartbeat.doing != "paused":
             return False
         read.append(sum(w.opened[0].position().values()))
         found.append(w.counters().records)
@@ -196,27 +196,27 @@ def test_partitions_that_wait_through_one_pause_after_the_other_have_not_stalled
     def pause():
         if w.counters_or_none() is None or w.counters().records < 3:
             return False
-        w.store.pause("m", paused=True)
+        w.store.set_paused("m", paused=True)
         return True
 
     def resume():
         w.clock.advance(3600.0)
-        w.store.pause("m", paused=False)
+        w.store.set_paused("m", paused=False)
 
     options = dataclasses.replace(OPTIONS, lease=1e6)
     engine = w.engine(options, open_source=lambda: Slow(w.source(), {}))
-    again = after(2, lambda: w.store.pause("m", paused=True))
+    again = after(2, lambda: w.store.set_paused("m", paused=True))
     moments = (pause, after(20, resume), again, after(20, resume))
     engine.run(several(w, *moments, then=lambda: w.counters().records >= 20))
     assert len(w.opened) == 1
-    assert w.counters().points == sum(w.store.load("m").progress.position.values())
+    assert w.counters().points == sum(w.store.load_checkpoint("m").progress.position.values())
 
 
 def test_an_owner_that_starts_while_the_model_is_paused_reads_nothing_at_all_and_stops_at_once():
     w = World()
     w.engine().run(StopAfter(lambda: (c := w.counters_or_none()) is not None and c.records >= 300, w.clock))
     before = w.store.model("m").progress
-    w.store.pause("m", paused=True)
+    w.store.set_paused("m", paused=True)
     options = dataclasses.replace(OPTIONS, checkpoint_every=1e9)
     polls = []
 
@@ -228,7 +228,7 @@ def test_an_owner_that_starts_while_the_model_is_paused_reads_nothing_at_all_and
     assert [s.polls for s in polls] == [0]
     assert w.store.model("m").progress == before
     assert w.store.model("m").lease is None
-    w.store.pause("m", paused=False)
+    w.store.set_paused("m", paused=False)
     w.engine().run(w.until_all_read())
     assert w.verify()
 
@@ -237,15 +237,15 @@ def test_a_paused_owner_still_puts_a_snapshot_in_charge():
     w = World()
     w.engine(spec=UNDECAYED).run(StopAfter(lambda: (c := w.counters_or_none()) and c.records >= 1000, w.clock))
     before = w.counters().records
-    number = w.store.add(*batch_result(w, 600))
-    w.store.pause("m", paused=True)
-    w.store.promote("m", Promotion(number, skip=False))
-    w.engine(spec=UNDECAYED).run(several(w, then=lambda: w.store.promotion("m") is None))
+    number = w.store.add_snapshot(*batch_result(w, 600))
+    w.store.set_paused("m", paused=True)
+    w.store.request_promotion("m", Promotion(number, skip=False))
+    w.engine(spec=UNDECAYED).run(several(w, then=lambda: w.store.control_requests("m").promotion is None))
     promoted = w.store.snapshot("m")
     assert promoted.reason == "promoted"
     assert w.counters().records == before
     assert w.verify(UNDECAYED)
-    w.store.pause("m", paused=False)
+    w.store.set_paused("m", paused=False)
     w.engine(spec=UNDECAYED).run(w.until_all_read())
     assert w.counters().points == N
     assert w.verify(UNDECAYED)
@@ -269,7 +269,7 @@ def test_a_broker_that_goes_away_in_a_pause_does_not_keep_what_was_learned_from_
     def pause():
         if not w.opened or sum(w.opened[0].position().values()) < 700:
             return False
-        w.store.pause("m", paused=True)
+        w.store.set_paused("m", paused=True)
         return True
 
     options = dataclasses.replace(OPTIONS, snapshot_points=0, checkpoint_every=0.5)
@@ -284,7 +284,7 @@ def test_a_store_that_is_away_leaves_a_pause_as_it_is():
     w = World()
     w.engine().run(StopAfter(lambda: (c := w.counters_or_none()) and c.records >= 300, w.clock))
     before = w.counters()
-    w.store.pause("m", paused=True)
+    w.store.set_paused("m", paused=True)
 
     class Away:
         def __getattr__(self, name):
@@ -301,8 +301,8 @@ def test_a_promotion_is_an_event_of_the_snapshot_that_it_published():
     w = World()
     w.engine(spec=UNDECAYED).run(StopAfter(lambda: (c := w.counters_or_none()) and c.records >= 1000, w.clock))
     before = w.store.snapshot("m")
-    number = w.store.add(*batch_result(w, 600))
-    w.store.promote("m", Promotion(number, skip=False))
+    number = w.store.add_snapshot(*batch_result(w, 600))
+    w.store.request_promotion("m", Promotion(number, skip=False))
     w.engine(spec=UNDECAYED).run(until_promoted(w))
     found = [(s, e) for s in w.store.snapshots("m") for e in s.events if e.kind == "promotion"]
     [(snapshot, event)] = found
@@ -333,12 +333,12 @@ def test_many_outliers_at_once_are_an_event():
     assert count >= 10
     assert (event.before, event.after) == ((), ())
     assert event.detail == {"count": count, "points": points, "share": count / points}
-    with Rerun(SPEC, w.source, make_codec(CODEC)) as again:
+    with JournalReplay(SPEC, w.source, make_codec(CODEC)) as again:
         for _, learning in w.store.journal("m", snapshot.commit_seq):
             again.repeat(learning)
-        assert compare(snapshot, again.learner), "what owners tell is left out of the comparison"
+        assert compare_snapshot(snapshot, again.learner), "what owners tell is left out of the comparison"
         birth = dataclasses.replace(snapshot, events=(Event("birth", after=(9,)),))
-        assert not compare(birth, again.learner), "what the model tells is not"
+        assert not compare_snapshot(birth, again.learner), "what the model tells is not"
 
 
 @pytest.mark.parametrize(
@@ -355,7 +355,7 @@ def test_many_outliers_at_once_are_an_event():
     ],
 )
 def test_outliers_are_told_when_they_are_many_more_than_before(count, points, old, seen, expected):
-    assert unusual(count, points, old, seen) is expected
+    assert is_outlier_surge(count, points, old, seen) is expected
 
 
 def test_the_first_snapshot_tells_no_outliers():

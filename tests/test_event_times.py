@@ -10,12 +10,19 @@ import pytest
 
 from streamkm.codecs import make_codec
 from streamkm.connectors import MemorySource
-from streamkm.engine import EngineOptions, Rerun, compare, find_origins, from_snapshot, session
+from streamkm.engine import (
+    EngineOptions,
+    JournalReplay,
+    compare_snapshot,
+    find_replay_starts,
+    model_from_snapshot,
+    session,
+)
 from streamkm.engine.event_times import decode
 from streamkm.errors import NotFoundError
 from streamkm.models import ARITHMETIC, OnlineKMeans
 from streamkm.records import BatchRange, RawRecord, TopicPartition
-from streamkm.state import EventTimeLimit, Learning, ModelSpec
+from streamkm.state import EventTimeLimit, JournalEntry, ModelSpec
 from streamkm.stores import journal
 from streamkm.testing import ManualClock
 from test_engine import World, eager  # noqa: F401 - eager is a fixture
@@ -58,20 +65,20 @@ class OneWorld(World):
 
     def run(self, **options):
         engine = self.engine(dataclasses.replace(OPTIONS, **options))
-        engine.parts = dataclasses.replace(engine.parts, codec=make_codec(self.model.codec))
+        engine.context = dataclasses.replace(engine.context, codec=make_codec(self.model.codec))
         engine.run(self.until_all_read())
-        return OnlineKMeans.from_state(self.store.load("m").state)
+        return OnlineKMeans.from_state(self.store.load_checkpoint("m").state)
 
     def rerun(self, snapshot=None):
         last = self.store.snapshot("m", snapshot)
-        _, origins = find_origins(self.store, "m", last.commit_seq)
+        _, origins = find_replay_starts(self.store, "m", last.commit_seq)
         start = origins[0].commit_seq
-        state = self.store.base("m", start).state if start else None
-        adopt = partial(from_snapshot, self.store, self.model)
-        with Rerun(self.model, self.source, make_codec(self.model.codec), adopt, state) as again:
+        state = self.store.kept_checkpoint("m", start).state if start else None
+        adopt = partial(model_from_snapshot, self.store, self.model)
+        with JournalReplay(self.model, self.source, make_codec(self.model.codec), adopt, state) as again:
             for _, learning in self.store.journal("m", last.commit_seq, after_seq=start):
                 again.repeat(learning)
-            return start, compare(last, again.learner)
+            return start, compare_snapshot(last, again.learner)
 
 
 @pytest.mark.parametrize("field", [None, "at"])
@@ -85,7 +92,7 @@ def test_one_event_time_in_the_future_does_not_end_forgetting(field):
     assert learner.weights_.sum() == pytest.approx(expected.sum(), rel=1e-6)
     lag = 30 * 600 / math.log(2) / 3000
     np.testing.assert_allclose(np.sort(learner.centers_.ravel()), [30 - lag, 90 - lag], atol=2.0)
-    (held,) = w.store.quarantine("m")
+    (held,) = w.store.iter_quarantine("m")
     assert (held.bad.reason, held.bad.record.offset, held.bad.field) == ("event-time-ahead", 5000, field or "")
     assert "2095-" in held.bad.message
     assert "at most 3600 s" in held.bad.message
@@ -126,7 +133,7 @@ def test_a_model_whose_clock_ran_ahead_before_forgets_again():
         patched.setattr(session, "decays_by_event_time", lambda _: False)  # as before there was a limit
         w.records[100] = w.records[100]._replace(timestamp=round(future * 1000))
         w.run()
-    assert w.store.load("m").state.params["clock"] == pytest.approx(future)
+    assert w.store.load_checkpoint("m").state.params["clock"] == pytest.approx(future)
     w.records += [r._replace(offset=r.offset + 3000, timestamp=r.timestamp + 300_000) for r in w.records]
     w.records[3100] = w.records[3100]._replace(timestamp=w.records[3099].timestamp)
     w.clock.advance(300.0)
@@ -210,7 +217,7 @@ def test_a_store_of_another_arithmetic_goes_on_and_is_proven_from_where_this_one
     monkeypatch.undo()
     w.records += [r._replace(offset=r.offset + 6000) for r in w.records[:3000]]
     w.run()
-    (base,) = w.store.bases("m")
+    (base,) = w.store.kept_checkpoints("m")
     assert base.commit_seq >= before.commit_seq
     start, verdict = w.rerun()
     assert start == base.commit_seq
@@ -219,7 +226,7 @@ def test_a_store_of_another_arithmetic_goes_on_and_is_proven_from_where_this_one
         w.rerun(before.id)
     again = w.run()
     assert again.n_seen == 9000
-    assert len(w.store.bases("m")) == 1
+    assert len(w.store.kept_checkpoints("m")) == 1
 
 
 A, B = (TopicPartition("t", i) for i in range(2))
@@ -227,11 +234,11 @@ BATCHES = ((BatchRange(A, 0, 5), BatchRange(B, 7, 300)), (BatchRange(A, 5, 9),))
 OLD = [
     (
         "789c636264606260006366206684d20c6076090316c008a5d9617c2646460646b030132b832a230b03001fa100c4",
-        Learning(BATCHES, 1, 3),
+        JournalEntry(BATCHES, 1, 3),
     ),
     (
         "789c6d89410a00200cc3d26d22f80f7fe8ff75c8bc1908a5ad0b033c8d74271462f14195fd759394abee618da960700043df04cb",
-        Learning(BATCHES, -1, 0, (BatchRange(B, 300, 310),)),
+        JournalEntry(BATCHES, -1, 0, (BatchRange(B, 300, 310),)),
     ),
 ]
 

@@ -162,7 +162,7 @@ def stored_rows(folder: Path) -> Campaign:
     for seq in (1, 2):
         seen = facts.recent_of(seq)
         store.commit(lease, replace(facts.commit_of(seq, snapshot=True, bad=True), recent=seen))
-    store.keep_base("m", 1e9)
+    store.keep_checkpoint("m", 1e9)
     store.put_job(facts.job_of("1"))
     store.add_token(Token("ci", "a" * 64, "read", ("m",), 1.0))
     raw = sqlite3.connect(folder / "store.db", isolation_level=None)
@@ -175,10 +175,14 @@ def stored_rows(folder: Path) -> Campaign:
         assert s.factors.shape == (d,) == (len(s.fields),)
         assert all(getattr(s, name).shape == (k,) for name in ("ids", "weights", "spreads", "born"))
         assert all(isinstance(name, str) for name in (*spec.fields, *s.fields))
-        positions = [s.position, store.load("m").progress.position, store.base("m", 2).progress.position]
+        positions = [
+            s.position,
+            store.load_checkpoint("m").progress.position,
+            store.kept_checkpoint("m", 2).progress.position,
+        ]
         places = [(*p, at) for position in positions for p, at in position.items()]
         assert all([*map(type, place)] == [str, int, int] for place in places)
-        assert all(isinstance(name, str) for bad in store.quarantined("m") for name, _ in bad.record.headers)
+        assert all(isinstance(name, str) for bad in store.newest_quarantined("m") for name, _ in bad.record.headers)
         assert len(list(store.journal("m"))) == 2
         recent = store.recent("m")
         assert recent is None or (recent.points.ndim == 2 and all(isinstance(at, int) for at in recent.ends.values()))

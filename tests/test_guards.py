@@ -8,13 +8,13 @@ import logging
 import pytest
 
 from streamkm.connectors import MemorySource
-from streamkm.engine import Books
-from streamkm.engine.source_checks import lost, same_spec, same_stream
+from streamkm.engine import OffsetLedger
+from streamkm.engine.source_checks import check_same_spec, check_same_stream, lost_ranges
 from streamkm.errors import BrokerUnreachableError, ModelMismatchError, PositionLostError, TopicChangedError
 from streamkm.metrics import RECORDS_LOST
 from streamkm.models import clusters
 from streamkm.records import BatchRange, TopicPartition
-from streamkm.state import Learning
+from streamkm.state import JournalEntry
 from streamkm.testing import FlakySource, StopAfter
 from test_engine import OPTIONS, SPEC, Eager, N, World
 
@@ -58,7 +58,7 @@ def shortened(w, beginnings):
 
 
 def books(w):
-    added = Books()
+    added = OffsetLedger()
     for commit, learning in w.store.journal("m"):
         added.add(commit, learning)
     added.close(w.store.model("m").progress.position)
@@ -84,7 +84,7 @@ def test_what_is_skipped_is_counted_logged_and_on_record_and_the_books_add_up(ca
     c = w.counters()
     assert (c.lost, c.records, c.points) == (57, N - 57, N - 57)
     assert sum(w.store.model("m").progress.position.values()) == c.records + c.lost
-    assert engine.parts.metrics.value(RECORDS_LOST, model="m") == 57
+    assert engine.context.metrics.value(RECORDS_LOST, model="m") == 57
     assert f"57 records were gone before they were read, skipped: t-0@{at[P0]} to {at[P0] + 6}, t-1@" in caplog.text
     added = books(w)
     assert added.errors == []
@@ -185,25 +185,25 @@ def test_another_topic_is_refused_after_a_reconnect_and_what_was_learned_is_kept
 
 
 def test_ids_are_compared_where_both_sides_know_them():
-    same_stream(NAMED, {"kind": "memory", "topic": "t"})
-    same_stream(SPEC, NAMED.source)
-    same_stream(NAMED, {**NAMED.source, "topic_id": ""})
-    same_spec(dataclasses.replace(NAMED, source={**NAMED.source, "topic_id": ""}), NAMED)
+    check_same_stream(NAMED, {"kind": "memory", "topic": "t"})
+    check_same_stream(SPEC, NAMED.source)
+    check_same_stream(NAMED, {**NAMED.source, "topic_id": ""})
+    check_same_spec(dataclasses.replace(NAMED, source={**NAMED.source, "topic_id": ""}), NAMED)
 
 
 def test_another_id_in_the_spec_is_told_as_what_it_is_and_another_name_as_another_setting():
     with pytest.raises(TopicChangedError, match="the topic's id was one, is two"):
-        same_spec(dataclasses.replace(NAMED, source={**NAMED.source, "topic_id": "two"}), NAMED)
+        check_same_spec(dataclasses.replace(NAMED, source={**NAMED.source, "topic_id": "two"}), NAMED)
     with pytest.raises(ModelMismatchError, match="topic was t, is u"):
-        same_spec(dataclasses.replace(NAMED, source={**NAMED.source, "topic": "u"}), NAMED)
+        check_same_spec(dataclasses.replace(NAMED, source={**NAMED.source, "topic": "u"}), NAMED)
     with pytest.raises(ModelMismatchError, match="codec was"):
-        same_spec(dataclasses.replace(NAMED, codec={"kind": "csv"}), NAMED)
+        check_same_spec(dataclasses.replace(NAMED, codec={"kind": "csv"}), NAMED)
 
 
 def test_many_partitions_are_named_by_the_first_ten():
     position = {TopicPartition("t", i): 5 for i in range(30)}
     with pytest.raises(PositionLostError, match=r"^model m, t-0@5.* and 20 more: 30 records are gone") as e:
-        lost("m", position, dict.fromkeys(position, 6), dict.fromkeys(position, 9), skip=False)
+        lost_ranges("m", position, dict.fromkeys(position, 6), dict.fromkeys(position, 9), skip=False)
     assert "t-10" not in e.value.where
 
 
@@ -304,8 +304,8 @@ def test_a_stop_while_nothing_can_be_confirmed_leaves_it_to_the_next_owner():
     assert w.verify(NAMED)
 
 
-def learned(*ranges, adopted=0, gone=()):
-    return Learning(tuple((r,) for r in ranges), adopted=adopted, lost=gone)
+def learned(*ranges, promoted=0, gone=()):
+    return JournalEntry(tuple((r,) for r in ranges), promoted_snapshot=promoted, lost=gone)
 
 
 @pytest.mark.parametrize(
@@ -319,12 +319,12 @@ def learned(*ranges, adopted=0, gone=()):
         ([learned(BatchRange(P0, 0, 5)), learned(BatchRange(P0, 3, 9))], {P0: 9}, "t-0@3 to 4 is read twice"),
         ([learned(BatchRange(P0, 0, 5))], {P0: 8}, "t-0 stands at 8, the journal ends at 5"),
         ([learned(BatchRange(P0, 0, 5))], {}, "t-0 stands at None"),
-        ([learned(BatchRange(P0, 0, 9)), learned(BatchRange(P0, 2, 8), adopted=1)], {P0: 9}, "learns t-0 again to 8"),
+        ([learned(BatchRange(P0, 0, 9)), learned(BatchRange(P0, 2, 8), promoted=1)], {P0: 9}, "learns t-0 again to 8"),
         ([learned(BatchRange(P0, 0, 5), gone=(BatchRange(P0, 6, 8),))], {P0: 8}, "t-0@5 to 5 is neither"),
     ],
 )
 def test_books_that_do_not_add_up_say_where(entries, position, words):
-    added = Books()
+    added = OffsetLedger()
     for commit, learning in enumerate(entries, 1):
         added.add(commit, learning)
     added.close(position)
@@ -333,12 +333,12 @@ def test_books_that_do_not_add_up_say_where(entries, position, words):
 
 
 def test_books_add_up_over_gaps_on_record_and_snapshots_put_in_charge():
-    added = Books()
+    added = OffsetLedger()
     added.add(2, learned(BatchRange(P0, 3, 5), BatchRange(P1, 0, 4)))
     added.add(3, learned(gone=(BatchRange(P0, 5, 8), BatchRange(P2, 0, 2))))
     added.add(4, learned(BatchRange(P0, 8, 9)))
-    added.add(5, learned(BatchRange(P0, 6, 9), BatchRange(P1, 1, 4), adopted=1))
-    added.add(6, learned(adopted=2))
+    added.add(5, learned(BatchRange(P0, 6, 9), BatchRange(P1, 1, 4), promoted=1))
+    added.add(6, learned(promoted=2))
     added.close({P0: 9, P1: 4, P2: 2})
     assert added.errors == []
     assert (added.read, [commit for commit, _ in added.lost]) == (7, [3, 3])

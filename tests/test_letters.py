@@ -12,23 +12,23 @@ import pytest
 from streamkm.codecs import JsonCodec, make_codec
 from streamkm.codecs.fields import MAX_ABS_VALUE
 from streamkm.connectors import byte_records
-from streamkm.engine import Engine, dead_letters, maintenance, suited
-from streamkm.engine.bad_records import Judge
+from streamkm.engine import Engine, codec_for_model, dead_letters, maintenance
+from streamkm.engine.bad_records import BadRecordLimit
 from streamkm.errors import BadRecordsError, BrokerUnreachableError, SettingsError
 from streamkm.metrics import LETTERS
 from streamkm.models import validation
 from streamkm.records import (
-    KEPT_VALUE_BYTES,
+    MAX_KEPT_BYTES,
     BadRecord,
     Batch,
     BatchRange,
+    DeliveryError,
     RawRecord,
-    Refused,
     TopicPartition,
-    kept_part,
+    truncate_for_quarantine,
 )
 from streamkm.stores import open_store
-from streamkm.stores.base import Held
+from streamkm.stores.base import QuarantinedRecord
 from streamkm.testing import StopAfter
 from test_engine import CODEC, OPTIONS, SPEC, N, World, eager, record
 from waiting import PATIENCE, wait_until
@@ -75,9 +75,9 @@ class Mailbox:
         for r in records:
             if self.refuse_first:
                 self.refuse_first -= 1
-                answers.append(Refused("NotEnoughReplicas", for_good=False))
+                answers.append(DeliveryError("NotEnoughReplicas", permanent=False))
             elif len(r.value or b"") > self.too_large_over:
-                answers.append(Refused("MessageSizeTooLarge", for_good=True))
+                answers.append(DeliveryError("MessageSizeTooLarge", permanent=True))
             else:
                 self.sent.append(r)
                 answers.append(None)
@@ -107,7 +107,7 @@ def with_letters(w, mailbox, options=WITH_LETTERS):
 
 
 def all_delivered(w):
-    wait_until(lambda: not w.store.waiting("m"), "the letters")
+    wait_until(lambda: not w.store.undelivered("m"), "the letters")
 
 
 def test_each_kind_of_bad_record_has_its_reason_and_its_neighbours_are_learned():
@@ -115,8 +115,8 @@ def test_each_kind_of_bad_record_has_its_reason_and_its_neighbours_are_learned()
     w.engine().run(w.until_all_read())
     c = w.counters()
     assert (c.points, c.bad, c.records) == (N - 5, 5, N)
-    assert {b.record.value: b.reason for b in w.store.quarantined("m")} == {v: k for k, v in KINDS.items()}
-    assert w.store.reasons("m") == dict.fromkeys(KINDS, 1)
+    assert {b.record.value: b.reason for b in w.store.newest_quarantined("m")} == {v: k for k, v in KINDS.items()}
+    assert w.store.quarantine_counts("m") == dict.fromkeys(KINDS, 1)
     assert w.verify()
 
 
@@ -151,15 +151,15 @@ def test_where_directions_count_a_point_without_one_is_bad_and_stops_nobody():
     w = World(zeros)
     w.engine(spec=spec).run(w.until_all_read())
     assert (w.counters().points, w.counters().bad) == (N - 2, 2)
-    assert {(b.reason, b.record.offset) for b in w.store.quarantined("m")} == {
+    assert {(b.reason, b.record.offset) for b in w.store.newest_quarantined("m")} == {
         ("out-of-range", 50),
         ("out-of-range", 450),
     }
     assert w.verify(spec)
-    codec = suited(make_codec(CODEC), spec)
+    codec = codec_for_model(make_codec(CODEC), spec)
     assert codec.spec() == make_codec(CODEC).spec()
     assert codec.fields == ("x", "y")
-    assert suited(make_codec(CODEC), SPEC).decode(w_records(b"[0,0]")).points.tolist() == [[0, 0]]
+    assert codec_for_model(make_codec(CODEC), SPEC).decode(w_records(b"[0,0]")).points.tolist() == [[0, 0]]
 
 
 def w_records(*values):
@@ -175,28 +175,28 @@ def batch(good, bad, partition=TP):
 
 
 def test_bad_records_in_a_row_are_counted_in_each_partition_across_batches():
-    judge = Judge("m", dataclasses.replace(OPTIONS, max_bad_in_a_row=5, max_bad_ratio=1.0))
+    limit = BadRecordLimit("m", dataclasses.replace(OPTIONS, max_bad_in_a_row=5, max_bad_ratio=1.0))
     other = TopicPartition("t", 1)
-    judge.judge(8, [batch([0, 3], [1, 2, 4, 5, 6, 7]), batch([0], [1, 2, 3, 4], other)])
-    assert judge.in_a_row == {TP: 4, other: 4}
-    judge.judge(0, [batch([], [])])
-    assert judge.in_a_row[TP] == 4
-    judge.judge(1, [batch([8], [])])
-    judge.judge(4, [batch([], [9, 10, 11, 12])])
-    assert judge.in_a_row[TP] == 4
+    limit.check(8, [batch([0, 3], [1, 2, 4, 5, 6, 7]), batch([0], [1, 2, 3, 4], other)])
+    assert limit.in_a_row == {TP: 4, other: 4}
+    limit.check(0, [batch([], [])])
+    assert limit.in_a_row[TP] == 4
+    limit.check(1, [batch([8], [])])
+    limit.check(4, [batch([], [9, 10, 11, 12])])
+    assert limit.in_a_row[TP] == 4
     with pytest.raises(BadRecordsError, match=r"5 records of t-0 in a row are bad, such as t-0@13: bad 13") as e:
-        judge.judge(2, [batch([14], [13])])
+        limit.check(2, [batch([14], [13])])
     assert "--max-bad-in-a-row" in e.value.hint
-    judge.judge(1, [batch([8], [9], other)])
+    limit.check(1, [batch([8], [9], other)])
     with pytest.raises(BadRecordsError, match="6 records of t-1"):
-        judge.judge(8, [batch([20, 30], [21, 22, 23, 24, 25, 26], other)])
+        limit.check(8, [batch([20, 30], [21, 22, 23, 24, 25, 26], other)])
 
 
 def test_without_a_limit_in_a_row_only_the_share_counts():
-    judge = Judge("m", dataclasses.replace(OPTIONS, max_bad_in_a_row=0, max_bad_ratio=0.9))
-    judge.judge(999, [batch([], range(999))])
+    limit = BadRecordLimit("m", dataclasses.replace(OPTIONS, max_bad_in_a_row=0, max_bad_ratio=0.9))
+    limit.check(999, [batch([], range(999))])
     with pytest.raises(BadRecordsError, match="100% of the last 1000 records"):
-        judge.judge(1, [batch([], [999])])
+        limit.check(1, [batch([], [999])])
 
 
 def test_one_partition_that_turns_bad_stops_the_engine_and_what_came_before_is_committed():
@@ -209,13 +209,13 @@ def test_one_partition_that_turns_bad_stops_the_engine_and_what_came_before_is_c
     c = w.counters()
     assert 0 < c.bad < 120
     assert c.points + c.bad == c.records
-    assert sum(1 for _ in w.store.quarantine("m")) == c.bad
+    assert sum(1 for _ in w.store.iter_quarantine("m")) == c.bad
     assert w.verify()
 
 
 def test_letters_are_the_records_with_the_headers_of_kafka_connect():
     flaw = BadRecord(RawRecord(TP, 7, 1234, b"k", b"v", (("h", b"1"),)), "not-a-number", "x", "x is not a number: é")
-    sent = dead_letters.letter("dead", "m", "json", Held(flaw, 3, None))
+    sent = dead_letters.dead_letter("dead", "m", "json", QuarantinedRecord(flaw, 3, None))
     assert (sent.topic, sent.key, sent.value, sent.timestamp, sent.partition) == ("dead", b"k", b"v", 1234, None)
     assert sent.headers == (
         ("h", b"1"),
@@ -238,10 +238,10 @@ def test_of_a_large_record_the_beginning_is_kept_and_its_letter_says_so():
     w, mailbox = World([record(0, long), *(record(i) for i in range(1, N))]), Mailbox()
     with_letters(w, mailbox).run(w.until_all_read())
     all_delivered(w)
-    held = w.store.quarantined("m")[0].record
-    assert (len(held.value), held.size) == (KEPT_VALUE_BYTES, len(long))
+    held = w.store.newest_quarantined("m")[0].record
+    assert (len(held.value), held.size) == (MAX_KEPT_BYTES, len(long))
     (sent,) = mailbox.sent
-    assert sent.value == long[:KEPT_VALUE_BYTES]
+    assert sent.value == long[:MAX_KEPT_BYTES]
     assert sent.headers[-1] == ("__streamkm.value.cut", str(len(long)).encode())
     assert w.verify()
 
@@ -260,12 +260,12 @@ def test_of_a_large_record_the_beginning_is_kept_and_its_letter_says_so():
     ],
 )
 def test_what_is_kept_of_a_record_is_bounded_in_every_part_and_says_when_it_is_not_all(record, kept):
-    part = kept_part(record)
+    part = truncate_for_quarantine(record)
     if kept is None:
         assert part == record
     else:
         assert (len(part.key), len(part.value), len(part.headers), part.size) == kept
-    assert len(part.headers) <= part.weight <= 3 * KEPT_VALUE_BYTES
+    assert len(part.headers) <= part.n_bytes <= 3 * MAX_KEPT_BYTES
 
 
 def test_letters_that_are_too_large_go_at_once_when_the_size_is_known():
@@ -276,7 +276,8 @@ def test_letters_that_are_too_large_go_at_once_when_the_size_is_known():
             self.calls += 1
             too_large = [len(r.value or b"") > 100 for r in records]
             answers = [
-                Refused("MessageSizeTooLarge", for_good=True, too_large=True) if large else None for large in too_large
+                DeliveryError("MessageSizeTooLarge", permanent=True, too_large=True) if large else None
+                for large in too_large
             ]
             self.sent += [r for r, large in zip(records, too_large, strict=True) if not large]
             return answers
@@ -298,8 +299,8 @@ def test_every_bad_record_gets_a_letter_and_is_marked():
     assert mailbox.offsets() == [5, 5, 250, 350, 700]
     assert mailbox.topics == ["dead"]
     assert mailbox.closed == 1
-    assert engine.parts.metrics.value(LETTERS, model="m") == 5
-    assert all(held.delivered_at is not None for held in w.store.quarantine("m"))
+    assert engine.context.metrics.value(LETTERS, model="m") == 5
+    assert all(held.delivered_at is not None for held in w.store.iter_quarantine("m"))
 
 
 def test_a_broker_that_is_away_delays_letters_and_nothing_else(caplog):
@@ -307,10 +308,10 @@ def test_a_broker_that_is_away_delays_letters_and_nothing_else(caplog):
     mailbox.away = 10**9
     with_letters(w, mailbox).run(w.until_all_read())
     assert w.counters().points == N - 5
-    assert len(w.store.waiting("m")) == 5
+    assert len(w.store.undelivered("m")) == 5
     assert caplog.text.count("dead letters wait in the store") == 1
     mailbox.away = 0
-    again = StopAfter(lambda: not w.store.waiting("m"), w.clock)
+    again = StopAfter(lambda: not w.store.undelivered("m"), w.clock)
     with_letters(w, mailbox).run(again)  # another owner sends what the one before left
     assert mailbox.offsets() == [5, 5, 250, 350, 700]
 
@@ -318,7 +319,7 @@ def test_a_broker_that_is_away_delays_letters_and_nothing_else(caplog):
 def test_letters_that_are_refused_are_sent_again_by_a_fresh_writer():
     w, mailbox = poisoned(), Mailbox()
     mailbox.refuse_first = 3
-    with_letters(w, mailbox).run(StopAfter(lambda: w.all_read() and not w.store.waiting("m"), w.clock))
+    with_letters(w, mailbox).run(StopAfter(lambda: w.all_read() and not w.store.undelivered("m"), w.clock))
     assert mailbox.offsets() == [5, 5, 250, 350, 700]
     assert mailbox.opened > 1
 
@@ -326,7 +327,7 @@ def test_letters_that_are_refused_are_sent_again_by_a_fresh_writer():
 def test_a_letter_that_its_topic_will_never_take_goes_without_its_value():
     w, mailbox = poisoned(), Mailbox()
     mailbox.too_large_over = 500
-    with_letters(w, mailbox).run(StopAfter(lambda: w.all_read() and not w.store.waiting("m"), w.clock))
+    with_letters(w, mailbox).run(StopAfter(lambda: w.all_read() and not w.store.undelivered("m"), w.clock))
     assert mailbox.offsets() == [5, 5, 250, 350, 700]
     (short,) = [r for r in mailbox.sent if "__streamkm.value.omitted" in dict(r.headers)]
     told = dict(short.headers)
@@ -357,8 +358,8 @@ def test_the_quarantine_is_bounded_while_counters_go_on():
     w = World(records)
     w.engine(dataclasses.replace(OPTIONS, quarantine_keep=50)).run(w.until_all_read())
     assert w.counters().bad == N // 4
-    assert len(w.store.quarantined("m", limit=N)) == 50
-    newest = w.store.quarantined("m", limit=1)[0]
+    assert len(w.store.newest_quarantined("m", limit=N)) == 50
+    newest = w.store.newest_quarantined("m", limit=1)[0]
     assert newest.record.offset == max(r.offset for r in records if r.value == b"?")
 
 
@@ -366,7 +367,7 @@ def test_what_is_not_delivered_is_kept_even_beyond_the_bound():
     w, mailbox = World([record(i, ... if i % 4 else b"?") for i in range(N)]), Mailbox()
     mailbox.away = 10**9
     with_letters(w, mailbox, dataclasses.replace(WITH_LETTERS, quarantine_keep=50)).run(w.until_all_read())
-    assert len(w.store.waiting("m", limit=N)) == N // 4
+    assert len(w.store.undelivered("m", limit=N)) == N // 4
 
 
 @pytest.mark.parametrize(("policy", "left"), [("thin", 3), ("all", 6)])
@@ -395,7 +396,7 @@ def test_care_that_the_store_refuses_is_left_for_later():
     w = World()
     w.engine(store=Full()).run(w.until_all_read())
     assert w.counters().points == N
-    assert maintenance.CARE_SECONDS > 1
+    assert maintenance.INTERVAL_SECONDS > 1
 
 
 def test_memory_and_sql_stores_take_the_same_letters(tmp_path):

@@ -8,7 +8,7 @@ import shutil
 import sqlalchemy as sa
 
 from store_checks import SPEC
-from streamkm.state import QuarantineBounds
+from streamkm.state import QuarantineLimits
 from streamkm.stores import open_store, serialization
 from streamkm.stores.sql import migrate, sqlite
 
@@ -34,7 +34,7 @@ def test_what_an_older_store_keeps_is_not_cut_but_counts(tmp_path):
             insert("streamkm_quarantine", model_id=1, commit_seq=1, **record, **more)
     engines.close()
     with contextlib.closing(open_store(url)) as store:
-        assert [len(bad.record.value or b"") for bad in store.quarantined("m")] == [100_000, 100_000]
-        assert store.trim("m", QuarantineBounds(10, 150_000)) == 1
-        (left,) = store.quarantine("m")
+        assert [len(bad.record.value or b"") for bad in store.newest_quarantined("m")] == [100_000, 100_000]
+        assert store.trim_quarantine("m", QuarantineLimits(10, 150_000)) == 1
+        (left,) = store.iter_quarantine("m")
         assert (left.bad.record.offset, left.bad.record.size) == (1, None)

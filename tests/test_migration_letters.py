@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from store_checks import SPEC
 from streamkm.records import BatchRange, TopicPartition
-from streamkm.state import Learning
+from streamkm.state import JournalEntry
 from streamkm.stores import journal, open_store, serialization
 from streamkm.stores.sql import migrate, sqlite
 
@@ -38,7 +38,9 @@ def test_snapshots_that_the_journal_or_a_promotion_names_are_pinned(tmp_path, as
             insert("streamkm_snapshots", model_id=1, id=number, **row)
         batch = ((BatchRange(TopicPartition("t", 0), 0, 5),),)
         for seq, adopted in ((1, 0), (2, 2), (3, 0)):
-            insert("streamkm_journal", model_id=1, commit_seq=seq, batches=journal.encode(Learning(batch, -1, adopted)))
+            insert(
+                "streamkm_journal", model_id=1, commit_seq=seq, batches=journal.encode(JournalEntry(batch, -1, adopted))
+            )
         if asked:
             insert("streamkm_promotions", model_id=1, snapshot=asked, skip=False)
     engines.close()
@@ -46,4 +48,4 @@ def test_snapshots_that_the_journal_or_a_promotion_names_are_pinned(tmp_path, as
         with store.engines.reader.connect() as connection:
             pinned = connection.execute(sa.text("SELECT id FROM streamkm_snapshots WHERE pinned ORDER BY id")).scalars()
             assert pinned.all() == ([2, 3] if asked else [2])
-        assert list(store.waiting("m")) == []
+        assert list(store.undelivered("m")) == []

@@ -27,7 +27,7 @@ from streamkm.delivery import Notifier, NotifyOptions, TopicTarget, WebhookTarge
 from streamkm.delivery.events import EVENT_RETENTION_SECONDS, DeliveryFailedError, EventMessage, TargetGoneError
 from streamkm.delivery.webhooks import keys, sign
 from streamkm.errors import BrokerUnreachableError, NotFoundError, SettingsError, SignatureError
-from streamkm.records import Outgoing, Refused
+from streamkm.records import DeliveryError, ProducerRecord
 from streamkm.state import Event
 from streamkm.stores import open_store
 from streamkm.values import Secret
@@ -225,7 +225,7 @@ def test_a_webhook_that_fails_and_sleeps_gets_everything_once_it_takes_it(told_w
     # Long enough for every answer that comes, on a busy machine too.
     with telling(store, WebhookTarget(hook.url, SECRET, timeout=4.0)):
         wait_until(lambda: len(hook.taken()) == 3)
-        wait_until(lambda: store.told("orders", WebhookTarget(hook.url, SECRET).name) == 3)
+        wait_until(lambda: store.delivered_until("orders", WebhookTarget(hook.url, SECRET).name) == 3)
     assert hook.taken() == ["orders/1/0", "orders/1/1", "orders/3/0"]
     assert [r[3] for r in hook.requests] == [500, 0, 302, 503, 204, 429, 204, 204]
     for _, headers, body, _ in hook.requests:
@@ -319,7 +319,7 @@ def test_a_new_target_starts_now_or_at_the_beginning(told_world):
     writer.commit(events=(BIRTH,))
     now, beginning = Inbox("now"), Inbox("beginning")
     with telling(store, now, start="now"), telling(store, beginning):
-        wait_until(lambda: store.told("orders", "now") == 1)
+        wait_until(lambda: store.delivered_until("orders", "now") == 1)
         writer.commit(events=(MERGE,))
         wait_until(lambda: now.got and len(beginning.got) == 2)
     assert now.ids() == ["orders/2/0"]
@@ -356,7 +356,7 @@ def test_events_of_one_snapshot_are_not_repeated_because_the_last_one_failed(tol
 
     inbox.deliver = second_fails  # type: ignore[method-assign]
     with telling(store, inbox):
-        wait_until(lambda: store.told("orders", "inbox") == 1)
+        wait_until(lambda: store.delivered_until("orders", "inbox") == 1)
     assert inbox.ids() == ["orders/1/0", "orders/1/1"]
 
 
@@ -389,10 +389,10 @@ def test_what_retention_removed_is_counted_in_the_log(told_world, caplog):
                 raise NotFoundError("gone")
             return store.snapshot(model, snapshot_id, at=at)
 
-    assert store.tell("orders", "inbox", 0, 2)
+    assert store.advance_delivery("orders", "inbox", 0, 2)
     inbox = Inbox()
     with telling(Thinned(), inbox, clock=lambda: NOW + EVENT_RETENTION_SECONDS + 1):
-        wait_until(lambda: store.told("orders", "inbox") == 10)
+        wait_until(lambda: store.delivered_until("orders", "inbox") == 10)
     assert inbox.ids() == ["orders/7/0", "orders/8/0", "orders/10/0"]
     assert "retention deleted 4 snapshots before their events were delivered to inbox" in caplog.text
     assert "retention deleted snapshot 9 before its events were delivered to inbox" in caplog.text
@@ -402,7 +402,7 @@ class Mailbox:
     """A writer that is away once, refuses once, then takes all."""
 
     def __init__(self) -> None:
-        self.opened, self.topics, self.sent = 0, set[str](), list[Outgoing]()
+        self.opened, self.topics, self.sent = 0, set[str](), list[ProducerRecord]()
         self.refuse = 1
 
     def open(self) -> Mailbox:
@@ -414,10 +414,10 @@ class Mailbox:
     def create_topic(self, topic: str, partitions: int = 1) -> None:  # noqa: ARG002
         self.topics.add(topic)
 
-    def write(self, records: Any) -> list[Refused | None]:
+    def write(self, records: Any) -> list[DeliveryError | None]:
         if self.refuse:
             self.refuse -= 1
-            return [Refused("NotEnoughReplicas", for_good=False)]
+            return [DeliveryError("NotEnoughReplicas", permanent=False)]
         self.sent += records
         return [None] * len(records)
 
@@ -430,7 +430,7 @@ def test_a_topic_gets_each_event_with_its_id(told_world):
     writer.commit(events=(BIRTH, MERGE))
     mailbox = Mailbox()
     with telling(store, TopicTarget("events", mailbox.open)):
-        wait_until(lambda: store.told("orders", "topic:events") == 1)
+        wait_until(lambda: store.delivered_until("orders", "topic:events") == 1)
     assert mailbox.topics == {"events"}
     assert [(r.topic, r.key, dict(r.headers)) for r in mailbox.sent] == [
         ("events", b"orders", {"id": b"orders/1/0"}),
@@ -489,7 +489,7 @@ def test_events_reach_a_real_topic(url, bootstrap, topic, tmp_path):
     command = ["notify", "orders", "--to", out, "--store", url, "--bootstrap", bootstrap, "--from", "beginning"]
     with program(tmp_path / "log", *command) as p:
         with contextlib.closing(open_store(url)) as store:
-            p.until(lambda: store.told("orders", f"topic:{out}") == 3)
+            p.until(lambda: store.delivered_until("orders", f"topic:{out}") == 3)
         assert p.leave() == 0
     with contextlib.closing(kafka.KafkaConsumer(bootstrap_servers=bootstrap)) as consumer:
         tp = kafka.TopicPartition(out, 0)

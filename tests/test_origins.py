@@ -12,7 +12,14 @@ import pytest
 
 from processes import program, run
 from streamkm.codecs import make_codec
-from streamkm.engine import Rerun, audit, best_origin, compare, find_origins, from_snapshot
+from streamkm.engine import (
+    JournalReplay,
+    audit,
+    best_replay_start,
+    compare_snapshot,
+    find_replay_starts,
+    model_from_snapshot,
+)
 from streamkm.errors import NotFoundError
 from streamkm.records import TopicPartition
 from streamkm.stores import open_store
@@ -37,16 +44,16 @@ def kept() -> World:
 
 def rerun(w: World, start, snapshot):
     """The verdict of a re-run that begins at a commit."""
-    state = w.store.base("m", start).state if start else None
-    with Rerun(SPEC, w.source, make_codec(CODEC), partial(from_snapshot, w.store, SPEC), state) as again:
+    state = w.store.kept_checkpoint("m", start).state if start else None
+    with JournalReplay(SPEC, w.source, make_codec(CODEC), partial(model_from_snapshot, w.store, SPEC), state) as again:
         for _, learning in w.store.journal("m", snapshot.commit_seq, after_seq=start):
             again.repeat(learning)
-        return compare(snapshot, again.learner)
+        return compare_snapshot(snapshot, again.learner)
 
 
 def test_every_base_leads_to_the_same_bits(kept):
     last = kept.store.snapshot("m")
-    books, origins = find_origins(kept.store, "m", last.commit_seq)
+    books, origins = find_replay_starts(kept.store, "m", last.commit_seq)
     books.close(last.position)
     assert books.errors == []
     assert len(origins) >= 8
@@ -58,36 +65,36 @@ def test_every_base_leads_to_the_same_bits(kept):
 
 def test_a_base_that_is_not_what_was_learned_is_seen(kept):
     last = kept.store.snapshot("m")
-    _, origins = find_origins(kept.store, "m", last.commit_seq)
+    _, origins = find_replay_starts(kept.store, "m", last.commit_seq)
     one, other = origins[-2:]
-    state = kept.store.base("m", one.commit_seq).state
-    with Rerun(SPEC, kept.source, make_codec(CODEC), None, state) as again:
+    state = kept.store.kept_checkpoint("m", one.commit_seq).state
+    with JournalReplay(SPEC, kept.source, make_codec(CODEC), None, state) as again:
         for _, learning in kept.store.journal("m", last.commit_seq, after_seq=other.commit_seq):
             again.repeat(learning)
-        assert not compare(last, again.learner)
+        assert not compare_snapshot(last, again.learner)
 
 
 def test_a_young_model_is_learned_again_from_its_making():
     w = World()
     w.engine().run(w.until_all_read())
-    _, origins = find_origins(w.store, "m", w.store.snapshot("m").commit_seq)
+    _, origins = find_replay_starts(w.store, "m", w.store.snapshot("m").commit_seq)
     assert [(o.commit_seq, o.needs) for o in origins] == [(0, {P0: 0, P1: 0})]
 
 
 def test_the_oldest_origin_is_taken_from_which_the_topic_has_everything(kept):
     last = kept.store.snapshot("m")
-    _, origins = find_origins(kept.store, "m", last.commit_seq)
-    assert best_origin(origins, {}) is origins[0]
+    _, origins = find_replay_starts(kept.store, "m", last.commit_seq)
+    assert best_replay_start(origins, {}) is origins[0]
     third = origins[2]
-    assert best_origin(origins, third.needs) is third
-    assert best_origin(origins, {**third.needs, P1: third.needs[P1] + 1}) is origins[3]
-    assert best_origin(origins, {P0: 1 << 40}) is origins[-1], "then the re-run says what is gone"
+    assert best_replay_start(origins, third.needs) is third
+    assert best_replay_start(origins, {**third.needs, P1: third.needs[P1] + 1}) is origins[3]
+    assert best_replay_start(origins, {P0: 1 << 40}) is origins[-1], "then the re-run says what is gone"
 
 
 def test_a_snapshot_from_before_the_journal_is_refused_with_the_way_out(kept):
     first = kept.store.snapshots("m", limit=1000)[-1]
     with pytest.raises(NotFoundError, match=rf"begins behind commit \d+ \(2023-.*needs commit {first.commit_seq}.*all"):
-        find_origins(kept.store, "m", first.commit_seq)
+        find_replay_starts(kept.store, "m", first.commit_seq)
 
 
 @pytest.mark.kafka
@@ -105,7 +112,7 @@ def test_what_retention_took_is_not_needed_after_a_checkpoint_that_was_kept(boot
     learn(4000, FAULT_CLOCK=f"{DAY + 60}:0")  # the day after
     learn(6000)
     with contextlib.closing(open_store(url)) as store:
-        (base,) = store.bases("m")
+        (base,) = store.kept_checkpoints("m")
         first, last = store.snapshots("m")[-1], store.snapshot("m")
     assert first.commit_seq < base.commit_seq < last.commit_seq
     verify = ("--store", url, "--bootstrap", bootstrap)

@@ -13,7 +13,7 @@ import time
 import pytest
 
 from consumers.probes import probes
-from streamkm.engine import Pulse
+from streamkm.engine import Heartbeat
 from streamkm.errors import StoreUnavailableError
 from streamkm.http.connection import Bounds
 from streamkm.metrics import Metrics
@@ -27,9 +27,9 @@ TOKEN = "long and random"  # noqa: S105
 @contextlib.contextmanager
 def probed(reachable=str, token="", **kwargs):
     """A consumer at work; gives the port."""
-    pulse = Pulse()
-    pulse.beat("polling", "owner")
-    with probes("127.0.0.1", 0, Metrics(), pulse, reachable, Secret(token), **kwargs) as port:
+    heartbeat = Heartbeat()
+    heartbeat.beat("polling", "owner")
+    with probes("127.0.0.1", 0, Metrics(), heartbeat, reachable, Secret(token), **kwargs) as port:
         yield port
 
 

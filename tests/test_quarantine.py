@@ -25,9 +25,9 @@ from streamkm.connectors import KafkaWriter
 from streamkm.engine import audit
 from streamkm.errors import NotFoundError, SettingsError
 from streamkm.metrics import Metrics
-from streamkm.records import BadRecord, Outgoing, RawRecord, TopicPartition
+from streamkm.records import BadRecord, ProducerRecord, RawRecord, TopicPartition
 from streamkm.settings import LiveSettings, load
-from streamkm.state import Commit, Learning
+from streamkm.state import Commit, JournalEntry
 from streamkm.stores import open_store
 from streamkm.testing import StopAfter
 from waiting import PATIENCE
@@ -98,7 +98,7 @@ def counters(url):
 
 def waiting(url):
     with contextlib.closing(open_store(url)) as store:
-        return store.waiting("m")
+        return store.undelivered("m")
 
 
 @pytest.mark.kafka
@@ -191,12 +191,12 @@ def test_records_that_can_be_decoded_after_all_are_tried_again_and_learned(boots
     told = {key.rpartition(".")[2]: value for key, value in back.headers if key.startswith("__streamkm.retry.")}
     assert told == {"topic": name.encode(), "partition": b"1", "offset": b"51"}
     with contextlib.closing(open_store(url)) as store:
-        assert store.reasons("m") == {"not-json": 1, "not-finite": 1, "wrong-dimension": 1, "out-of-range": 1}
+        assert store.quarantine_counts("m") == {"not-json": 1, "not-finite": 1, "wrong-dimension": 1, "out-of-range": 1}
         # The last record once more, as if its topic had it no longer.
         long_ago = RawRecord(TopicPartition(name, 1), 10**6, -1, None, b"{", size=10**6)
-        lease, last = store.acquire("m", "test", 10.0, 1e12), store.load("m")
+        lease, last = store.acquire("m", "test", 10.0, 1e12), store.load_checkpoint("m")
         at = last.progress
-        more = Commit(last.state, at.position, replace(at, commit_seq=at.commit_seq + 1), Learning(()))
+        more = Commit(last.state, at.position, replace(at, commit_seq=at.commit_seq + 1), JournalEntry(()))
         gone = BadRecord(long_ago, "too-large", "", "x")
         store.commit(lease, replace(more, quarantine=(gone,)))
     assert retry("--reason", "too-large") == {
@@ -213,13 +213,13 @@ def test_a_writer_tells_what_was_not_written_and_why(bootstrap, topic):
         writer.create_topic(name)
         answers = writer.write(
             [
-                Outgoing(name, None, None, (("null", None), ("empty", b"")), 5),
-                Outgoing(name, None, b"x" * 5000, ()),
-                Outgoing(name, b"k", b"v", (("lone \udcff", b"1"),), partition=0),
-                Outgoing(name, b"k", b"v", (), partition=7),
+                ProducerRecord(name, None, None, (("null", None), ("empty", b"")), 5),
+                ProducerRecord(name, None, b"x" * 5000, ()),
+                ProducerRecord(name, b"k", b"v", (("lone \udcff", b"1"),), partition=0),
+                ProducerRecord(name, b"k", b"v", (), partition=7),
             ]
         )
-    assert [None if a is None else a.for_good for a in answers] == [None, True, None, True]
+    assert [None if a is None else a.permanent for a in answers] == [None, True, None, True]
     one, two = read_all(bootstrap, name)
     assert (one.value, one.timestamp) == (b"", 5)
     assert one.headers == [("null", b""), ("empty", b""), ("__streamkm.null.headers", b"null")]

@@ -9,8 +9,9 @@ import pytest
 
 from streamkm.errors import StoreUnavailableError
 from streamkm.records import BadRecord, RawRecord, TopicPartition
-from streamkm.reporting import COUNT_SECONDS, PROGRESS_SECONDS, QUIET_SECONDS, Report, for_people
+from streamkm.reporting import COUNT_SECONDS, PROGRESS_SECONDS, QUIET_SECONDS, ProgressReporter
 from streamkm.testing import FullStore, ManualClock, StopAfter
+from streamkm.times import format_age
 from test_engine import OPTIONS, N, World, record
 
 LOG = logging.getLogger("streamkm.test")
@@ -40,7 +41,7 @@ def said(caplog):
 
 @pytest.fixture
 def report(clock):
-    return Report(LOG, "orders", clock.monotonic, fate="it is in the quarantine", records=1000)
+    return ProgressReporter(LOG, "orders", clock.monotonic, fate="it is in the quarantine", records=1000)
 
 
 def test_the_first_of_each_reason_is_told_and_the_others_are_counted_once_a_minute(report, clock, said):
@@ -95,7 +96,7 @@ def test_what_is_away_is_told_once_a_minute_until_it_is_back(report, clock, said
     [(0, "0.0 s"), (9.96, "10.0 s"), (119, "119 s"), (120, "2 min"), (7199, "120 min"), (7200, "2 h"), (1e6, "12 d")],
 )
 def test_lengths_of_time_for_people(seconds, told):
-    assert for_people(seconds) == told
+    assert format_age(seconds) == told
 
 
 def test_an_owner_tells_what_was_bad_how_far_it_is_and_how_it_ended(said):
@@ -136,7 +137,7 @@ def test_who_stands_by_waits_for_a_full_disk(said, writes):
 
     def all_read():
         if w.clock.now < began + 3600:
-            waited.append((engine.parts.pulse.ready()[0], w.counters_or_none()))
+            waited.append((engine.context.heartbeat.ready()[0], w.counters_or_none()))
         return w.all_read()
 
     engine.run(StopAfter(all_read, w.clock))

@@ -6,7 +6,7 @@ import pytest
 
 from consumers import factories
 from streamkm.connectors import MemorySource
-from streamkm.engine.source_checks import same_spec
+from streamkm.engine.source_checks import check_same_spec
 from streamkm.errors import ModelMismatchError, SettingsError
 from streamkm.settings import LiveSettings, load
 from streamkm.stores import MemoryStore
@@ -50,7 +50,7 @@ def spec_of(monkeypatch):
 )
 def test_what_is_given_as_it_was_or_not_at_all_is_the_same_model(spec_of, given):
     find, stored = spec_of
-    same_spec(find(**given), stored)
+    check_same_spec(find(**given), stored)
     assert find(**given) == stored
 
 
@@ -74,7 +74,7 @@ def test_what_is_given_as_it_was_or_not_at_all_is_the_same_model(spec_of, given)
 def test_what_is_given_otherwise_is_refused_in_words(spec_of, given, says):
     find, stored = spec_of
     with pytest.raises(ModelMismatchError) as refused:
-        same_spec(find(**given), stored)
+        check_same_spec(find(**given), stored)
     assert refused.value.message == says
 
 

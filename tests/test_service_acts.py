@@ -60,10 +60,10 @@ def code(answer):
 def test_a_promotion_is_asked_of_the_owner(api, store):
     answer = act(api, "POST", f"{ORDERS}/promote", json={"snapshot": 1})
     assert (answer.status_code, answer.json()) == (202, {"snapshot": 1, "skip": False, "state": "asked"})
-    assert store.promotion("orders") == Promotion(1, skip=False)
+    assert store.control_requests("orders").promotion == Promotion(1, skip=False)
     answer = act(api, "POST", f"{ORDERS}/promote", json={"snapshot": 2, "skip": True})
     assert answer.json()["skip"] is True
-    assert store.promotion("orders") == Promotion(2, skip=True)
+    assert store.control_requests("orders").promotion == Promotion(2, skip=True)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_a_promotion_that_makes_no_sense_changes_nothing(kept, body, status, wor
     assert code(answer) == (status, word)
     if where is not None:
         assert answer.json()["where"] == where
-    assert store.promotion("orders") is None
+    assert store.control_requests("orders").promotion is None
 
 
 def test_pause_and_resume_reach_the_store_and_show_in_the_status(api, store):
@@ -109,7 +109,7 @@ def test_a_paused_model_is_not_stale_and_one_without_an_owner_is_stopped(store, 
     store.renew(writer.lease, 1e4, NOW)
     late = Api(store, now=NOW + 1000, token=TOKEN)
     assert late.get(ORDERS, headers=AUTH).json()["status"] == "stale"
-    store.pause("orders", paused=True)
+    store.set_paused("orders", paused=True)
     assert late.get(ORDERS, headers=AUTH).json()["status"] == "paused"
     store.release(writer.lease)
     assert late.get(ORDERS, headers=AUTH).json()["status"] == "stopped"

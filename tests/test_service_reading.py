@@ -93,7 +93,7 @@ def test_history_leaves_out_what_was_recomputed_and_not_promoted(api, store, wri
     writer.commit()
     learned = OnlineKMeans(n_clusters=2, seed=0).state()
     recomputed = dataclasses.replace(store.snapshot("orders"), kind="replay", reason="replay", id=0)
-    number = store.add(recomputed, learned)
+    number = store.add_snapshot(recomputed, learned)
     writer.commit()
     assert [s["id"] for s in read(api, "history", live.History)["snapshots"]] == [3, 1]
     assert number == 2

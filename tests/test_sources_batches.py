@@ -26,7 +26,7 @@ from streamkm.connectors.kafka.record_batches import BatchRecords, RecordColumns
 from streamkm.connectors.kafka.sockets import SUPPORTED_VERSIONS
 from streamkm.errors import CorruptBatchError, SettingsError
 from streamkm.kernels.decode import record_batch
-from streamkm.records import KEPT_VALUE_BYTES
+from streamkm.records import MAX_KEPT_BYTES
 
 TP = kafka.TopicPartition("t", 0)
 HEADER = 61
@@ -195,7 +195,7 @@ def small_pieces(m):
     m.setattr(formats, "CHUNK_BYTES", 50)
     m.setattr(formats, "_INPUT_BYTES", 30)
     m.setattr(decompression, "_STEP_BYTES", 20)
-    m.setattr(oversized, "KEPT_VALUE_BYTES", KEPT)
+    m.setattr(oversized, "MAX_KEPT_BYTES", KEPT)
 
 
 def read_pieces(log, aborted, start, level, sizes, buffer):
@@ -302,7 +302,7 @@ def test_of_a_record_that_nobody_takes_the_beginning_is_kept(codec):
             found += [(*row, columns.cut.get(row[0])) for row in rows(columns)]
     assert polls > 3
     assert found[0] == (10, 1, b"a", b"one", (("h", b"v"),), None)
-    assert found[1] == (11, 2, b"b", bytes(KEPT_VALUE_BYTES), (("h", b"v"), ("null", None)), 30_000_000)
+    assert found[1] == (11, 2, b"b", bytes(MAX_KEPT_BYTES), (("h", b"v"), ("null", None)), 30_000_000)
     assert found[2] == (12, 3, None, b"two", (), None)
     assert found[3][0] == 13
     assert found[3][2] == bytes(buffer.max_record_bytes)

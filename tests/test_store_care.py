@@ -164,7 +164,7 @@ def test_what_does_not_agree_is_told(store, file, change, said):
 def test_a_quarantine_with_more_than_was_counted_is_told(store):
     filled(store, bad=True)
     assert audit(store, "m") == ["5 records are in quarantine, 0 were counted as bad"]
-    store.forget("m", [(bad_of(seq).record.partition, bad_of(seq).record.offset) for seq in range(1, 6)])
+    store.remove_quarantined("m", [(bad_of(seq).record.partition, bad_of(seq).record.offset) for seq in range(1, 6)])
     assert audit(store, "m") == []
 
 
@@ -237,7 +237,9 @@ def test_who_waits_for_a_read_only_store_says_why_and_is_not_ready(file, caplog)
         w.clock.advance(60)
         engine = w.engine(store=store)
         why = []
-        engine.run(StopAfter(lambda: why.append(engine.parts.pulse.ready()) or w.clock.now > 1_700_000_500, w.clock))
+        engine.run(
+            StopAfter(lambda: why.append(engine.context.heartbeat.ready()) or w.clock.now > 1_700_000_500, w.clock)
+        )
         assert {well for well, _ in why[2:-1]} == {False}
         assert "store away: it is read-only" in why[-2][1]
         assert "Give this process the right to write" in caplog.text

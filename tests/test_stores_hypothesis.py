@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 import strategies as own
 from postgres_server import Databases
 from streamkm.errors import StoreError
-from streamkm.state import Commit, Counters, Learning, ModelSpec, ModelState, Progress
+from streamkm.state import Commit, Counters, JournalEntry, ModelSpec, ModelState, Progress
 from streamkm.stores import Lease, SqlStore, Store, journal, open_store
 from streamkm.stores.sql.schema import EscapedText, metadata
 
@@ -82,12 +82,12 @@ def test_everything_of_every_commit_comes_back(shared: Store, commits: list[Comm
     for commit in commits:
         here = {(b.record.partition, b.record.offset) for b in commit.quarantine}
         if places & here:
-            commit = Commit(commit.state, commit.expected, commit.progress, commit.learning, commit.snapshot)  # noqa: PLW2901
+            commit = Commit(commit.state, commit.expected, commit.progress, commit.journal_entry, commit.snapshot)  # noqa: PLW2901
         else:
             places |= here
         number = store.commit(lease, commit)
         written.append(commit)
-        checkpoint = store.load("m")
+        checkpoint = store.load_checkpoint("m")
         assert checkpoint is not None
         assert checkpoint.progress == commit.progress
         assert own.same_state(checkpoint.state, commit.state)
@@ -96,21 +96,21 @@ def test_everything_of_every_commit_comes_back(shared: Store, commits: list[Comm
             found = store.snapshot("m")
             assert own.same_snapshot(found, commit.snapshot)
             assert (found.model, found.id, found.commit_seq) == ("m", number, commit.progress.commit_seq)
-    assert list(store.journal("m")) == [(c.progress.commit_seq, c.learning) for c in written]
-    assert list(store.quarantined("m")) == [b for c in reversed(written) for b in reversed(c.quarantine)]
+    assert list(store.journal("m")) == [(c.progress.commit_seq, c.journal_entry) for c in written]
+    assert list(store.newest_quarantined("m")) == [b for c in reversed(written) for b in reversed(c.quarantine)]
     published = [c.snapshot for c in written if c.snapshot is not None]
     assert all(own.same_snapshot(a, b) for a, b in zip(store.snapshots("m"), reversed(published), strict=True))
 
 
 @QUICK
-@given(own.learnings())
-def test_a_journal_entry_comes_back_in_order(learning: Learning) -> None:
+@given(own.journal_entries())
+def test_a_journal_entry_comes_back_in_order(learning: JournalEntry) -> None:
     assert journal.decode(journal.encode(learning)) == learning
 
 
 @QUICK
-@given(st.binary(max_size=60), own.learnings(), st.data())
-def test_a_damaged_journal_entry_is_an_error_of_the_store(noise: bytes, learning: Learning, data: Any) -> None:
+@given(st.binary(max_size=60), own.journal_entries(), st.data())
+def test_a_damaged_journal_entry_is_an_error_of_the_store(noise: bytes, learning: JournalEntry, data: Any) -> None:
     blob = journal.encode(learning)
     with pytest.raises(StoreError):
         journal.decode(blob[: data.draw(st.integers(0, len(blob) - 1))])
@@ -183,7 +183,7 @@ class _AllStores(RuleBasedStateMachine):
         if not self.leases:
             return
         lease = data.draw(st.sampled_from(self.leases[-3:]))
-        found = _answer(lambda s: s.load(lease.model), self.stores[0])
+        found = _answer(lambda s: s.load_checkpoint(lease.model), self.stores[0])
         position, seq = ({}, 0) if not isinstance(found, tuple) or found[0] != "checkpoint" else found[2:4]
         commit = data.draw(own.commits(expected=position, seq=seq + 1))
         expected, progress = commit.expected, commit.progress
@@ -197,7 +197,7 @@ class _AllStores(RuleBasedStateMachine):
             commit.state,
             expected,
             progress,
-            commit.learning,
+            commit.journal_entry,
             commit.snapshot if publish else None,
             commit.quarantine,
         )
@@ -207,11 +207,11 @@ class _AllStores(RuleBasedStateMachine):
     def look(self, name: str, number: int | None, at: float | None) -> None:
         self._all(lambda s: s.models())
         self._all(lambda s: s.model(name))
-        self._all(lambda s: s.load(name))
+        self._all(lambda s: s.load_checkpoint(name))
         self._all(lambda s: list(s.journal(name, until_seq=number)))
         self._all(lambda s: s.snapshot(name, number, at=at))
         self._all(lambda s: s.snapshots(name, before=number, limit=2))
-        self._all(lambda s: s.quarantined(name, limit=3))
+        self._all(lambda s: s.newest_quarantined(name, limit=3))
 
 
 def _answer(call: Callable[[Store], Any], store: Store) -> Any:

@@ -164,7 +164,7 @@ def test_a_server_that_shuts_down_or_restarts_is_told_and_the_next_call_works(
     store.commit(lease, commit_of(2))
     server.restart()
     assert store.snapshots("m") == []
-    assert store.load("m") is not None
+    assert store.load_checkpoint("m") is not None
     store.commit(lease, commit_of(3))
 
 
@@ -191,7 +191,7 @@ def _before(store: SqlStore, point: int, act: Callable[[], None]) -> Iterator[No
 
 
 def _seq(store: SqlStore) -> int:
-    return store_workers._seq(store.load("m"))
+    return store_workers._seq(store.load_checkpoint("m"))
 
 
 @pytest.mark.parametrize("point", [0, 5, 11])
@@ -222,7 +222,7 @@ def test_a_server_killed_in_a_commit_keeps_all_before_it_and_nothing_of_it(
     with _before(store, point, server.kill), pytest.raises(StoreUnavailableError):
         store.commit(lease, second)
     with pytest.raises(StoreUnavailableError, match="no server is there"):
-        store.load("m")
+        store.load_checkpoint("m")
     server.start()
     assert _seq(store) == 1
     assert [s.id for s in store.snapshots("m")] == [1]
@@ -322,7 +322,7 @@ def test_a_lock_that_is_held_too_long_is_told_and_the_call_may_be_made_again(ope
             with pytest.raises(StoreUnavailableError, match=r"locked by another writer .*lock timeout"):
                 store.commit(lease, commit_of(1))
         assert store.engines.reader.pool.checkedout() == 0  # type: ignore[attr-defined]
-        assert store.load("m") is None
+        assert store.load_checkpoint("m") is None
         store.ping()
     store.commit(lease, commit_of(1))
 

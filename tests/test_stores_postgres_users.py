@@ -134,7 +134,7 @@ def test_a_store_is_where_the_search_path_leads(opened: Opener, fresh: str) -> N
     other = opened(there)
     assert other.models() == []
     other.commit(owned(other), commit_of(1))
-    assert store.load("m") is None
+    assert store.load_checkpoint("m") is None
     with psycopg.connect(fresh) as connection:
         found = connection.execute("SELECT schemaname FROM pg_tables WHERE tablename = 'streamkm_models'").fetchall()
     assert sorted(found) == [("other",), ("public",)]
@@ -159,7 +159,7 @@ def test_a_database_without_an_encoding_keeps_text_as_well(
     ascii_only.commit(owned(ascii_only), commit_of(1, snapshot=True, bad=True))
     store.commit(owned(store), commit_of(1, snapshot=True, bad=True))
     assert ascii_only.model("m") == store.model("m")
-    assert ascii_only.quarantined("m") == store.quarantined("m")
+    assert ascii_only.newest_quarantined("m") == store.newest_quarantined("m")
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_what_a_server_can_suffer_is_told_with_a_hint(engines: Engines, code: st
     error = psycopg.errors.lookup(code)("as the server puts it\nLINE 1: UPDATE\n        ^")
     with (
         pytest.raises(StoreUnavailableError, match=rf"{message} \(as the server puts it\)") as told,
-        errors.mapped(engines),
+        errors.translate_errors(engines),
     ):
         raise sa.exc.OperationalError("UPDATE", {}, error)
     assert told.value.hint
@@ -244,7 +244,7 @@ def test_what_a_server_can_suffer_is_told_with_a_hint(engines: Engines, code: st
     ],
 )
 def test_whatever_else_the_database_raises_is_an_error_of_the_store(engines: Engines, error: Any) -> None:
-    with pytest.raises(StoreError, match="the database refused") as told, errors.mapped(engines):
+    with pytest.raises(StoreError, match="the database refused") as told, errors.translate_errors(engines):
         raise error
     assert not isinstance(told.value, StoreUnavailableError | LeaseLostError)
     assert told.value.__cause__ is error

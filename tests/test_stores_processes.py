@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 import store_workers
 from processes import Worker
-from store_checks import SPEC, commit_of, learning_of, owned, position_of
+from store_checks import SPEC, commit_of, journal_entry_of, owned, position_of
 from streamkm.errors import LeaseLostError, StoreUnavailableError
 from streamkm.stores import SqlStore, Store, open_store
 from waiting import wait_until
@@ -73,7 +73,7 @@ def _seq(store: Store) -> int:
 
 def _assert_whole(store: Store) -> int:
     """The store holds exactly the commits 1 to n of `store_workers.write`, for some n, which is returned."""
-    checkpoint = store.load("m")
+    checkpoint = store.load_checkpoint("m")
     if checkpoint is None:
         assert list(store.journal("m")) == []
         return 0
@@ -81,7 +81,7 @@ def _assert_whole(store: Store) -> int:
     assert checkpoint.state.params == {"seq": n}
     assert (checkpoint.state.arrays["centers"] == n).all()
     assert checkpoint.progress == commit_of(n).progress
-    assert list(store.journal("m")) == [(seq, learning_of(seq)) for seq in range(1, n + 1)]
+    assert list(store.journal("m")) == [(seq, journal_entry_of(seq)) for seq in range(1, n + 1)]
     return n
 
 
@@ -98,7 +98,9 @@ def test_a_commit_killed_at_any_statement_is_there_whole_or_not_at_all(store: Sq
         expected += point > statements
         assert _assert_whole(store) == expected, f"killed at statement {point}"
         assert [s.commit_seq for s in store.snapshots("m")] == list(range(expected, 0, -1))
-        assert [bad.record.offset for bad in store.quarantined("m")] == [10 * s - 1 for s in range(expected, 0, -1)]
+        assert [bad.record.offset for bad in store.newest_quarantined("m")] == [
+            10 * s - 1 for s in range(expected, 0, -1)
+        ]
         process.connection.send("next")
     assert process.ended() == 0
     successor = store.acquire("m", "successor", ttl=1.0, now=1e12)
@@ -132,7 +134,7 @@ def test_a_writer_killed_again_and_again_leaves_exactly_a_committed_prefix(store
         assert n > before
         assert [s.commit_seq for s in store.snapshots("m", limit=10_000)] == list(range(n - n % 2, 0, -2))
         assert [s.id for s in store.snapshots("m", limit=10_000)] == list(range(n // 2, 0, -1))
-        assert len(store.quarantined("m", limit=10_000)) == n // 3
+        assert len(store.newest_quarantined("m", limit=10_000)) == n // 3
         before = n
 
 
@@ -141,7 +143,7 @@ def test_a_second_process_reads_whole_commits_while_the_first_writes(store: Stor
     _until(lambda: _seq(store) > 2, process)
     seen = set()
     while process.poll() is None:
-        checkpoint = store.load("m")
+        checkpoint = store.load_checkpoint("m")
         assert checkpoint is not None
         n = checkpoint.progress.commit_seq
         assert checkpoint.state.params == {"seq": n}

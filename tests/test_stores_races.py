@@ -21,16 +21,16 @@ import sqlalchemy as sa
 from postgres_server import Databases
 from store_checks import P0, SPEC, commit_of, job_of, owned, snapshot_of, state_of
 from streamkm.errors import NotFoundError, StoreError
-from streamkm.state import Commit, QuarantineBounds
+from streamkm.state import Commit, QuarantineLimits
 from streamkm.stores import Lease, MemoryStore, Promotion, SqlStore, Store, open_store
 from streamkm.stores.sql.schema import metadata
 
 Call = Callable[[Store, Lease, str], Any]
 
 
-def _adopting() -> Commit:
+def _promoting() -> Commit:
     commit = commit_of(2, snapshot=True, bad=True)
-    return replace(commit, learning=commit.learning._replace(adopted=1))
+    return replace(commit, journal_entry=commit.journal_entry._replace(promoted_snapshot=1))
 
 
 CALLS: Mapping[str, Call] = {
@@ -38,13 +38,17 @@ CALLS: Mapping[str, Call] = {
     "delete": lambda s, lease, _: s.delete(lease.model),
     "acquire": lambda s, lease, who: s.acquire(lease.model, who, 5.0, 1e6),
     "release": lambda s, lease, _: s.release(lease),
-    "commit": lambda s, lease, _: s.commit(lease, _adopting()),
-    "add": lambda s, lease, who: s.add(replace(snapshot_of(9), model=lease.model, kind="replay"), state_of(len(who))),
-    "promote": lambda s, lease, who: s.promote(lease.model, Promotion(2, skip=who == "first")),
-    "forget": lambda s, lease, _: s.forget(lease.model, [(P0, 9), (P0, 19)]),
-    "tell": lambda s, lease, who: s.tell(lease.model, "hook", 0, len(who)),
+    "commit": lambda s, lease, _: s.commit(lease, _promoting()),
+    "add_snapshot": lambda s, lease, who: s.add_snapshot(
+        replace(snapshot_of(9), model=lease.model, kind="replay"), state_of(len(who))
+    ),
+    "request_promotion": lambda s, lease, who: s.request_promotion(lease.model, Promotion(2, skip=who == "first")),
+    "remove_quarantined": lambda s, lease, _: s.remove_quarantined(lease.model, [(P0, 9), (P0, 19)]),
+    "advance_delivery": lambda s, lease, who: s.advance_delivery(lease.model, "hook", 0, len(who)),
     "put_job": lambda s, lease, who: s.put_job(replace(job_of("1"), model=lease.model, error=who)),
-    "trim": lambda s, lease, _: s.trim(lease.model, QuarantineBounds(0, 1 << 40, delivered_only=False)),
+    "trim_quarantine": lambda s, lease, _: s.trim_quarantine(
+        lease.model, QuarantineLimits(0, 1 << 40, delivered_only=False)
+    ),
 }
 
 
@@ -88,8 +92,8 @@ def pair(databases: Databases) -> Iterator[Pair]:
 def _set_up(store: Store) -> Lease:
     lease = owned(store)
     store.commit(lease, commit_of(1, snapshot=True, bad=True))
-    store.add(replace(snapshot_of(9), kind="replay"), state_of(9))
-    store.promote("m", Promotion(1, skip=False))
+    store.add_snapshot(replace(snapshot_of(9), kind="replay"), state_of(9))
+    store.request_promotion("m", Promotion(1, skip=False))
     return lease
 
 
@@ -104,11 +108,11 @@ def _stored(store: Store) -> list[Any]:
     """What is there, and what the next owner finds where a model was deleted and is made anew."""
     found: list[Any] = []
     try:
-        states = [store.kept("m", s.id) for s in store.snapshots("m") if s.kind == "replay"]
-        found += [store.model("m"), store.promotion("m"), [s and s.params for s in states]]
+        states = [store.snapshot_state("m", s.id) for s in store.snapshots("m") if s.kind == "replay"]
+        found += [store.model("m"), store.control_requests("m").promotion, [s and s.params for s in states]]
         found += [[(s.id, s.commit_seq, s.kind) for s in store.snapshots("m")]]
-        found += [list(store.jobs("m")), store.told("m", "hook")]
-        found += [[seq for seq, _ in store.journal("m")], list(store.quarantine("m"))]
+        found += [list(store.jobs("m")), store.delivered_until("m", "hook")]
+        found += [[seq for seq, _ in store.journal("m")], list(store.iter_quarantine("m"))]
     except NotFoundError:
         found += [store.create(SPEC, 1.0), store.model("m").lease]
     return [*found, store.acquire("m", "next", 1.0, 1e12)]

@@ -16,7 +16,7 @@ from service_api import Api
 from store_checks import commit_of, owned
 from streamkm.errors import StoreError, StoreUnavailableError
 from streamkm.records import BatchRange, TopicPartition
-from streamkm.state import Learning
+from streamkm.state import JournalEntry
 from streamkm.stores import SqlStore, journal, open_store
 from streamkm.stores.sql import errors, schema
 
@@ -90,7 +90,7 @@ def test_a_lock_that_is_held_too_long_is_told_and_the_call_may_be_made_again(sto
         with pytest.raises(StoreUnavailableError, match="locked by another writer"):
             store.commit(lease, commit_of(1))
     assert store.engines.reader.pool.checkedout() == 0
-    assert store.load("m") is None
+    assert store.load_checkpoint("m") is None
     store.ping()
     holder.execute("ROLLBACK")
     holder.close()
@@ -111,7 +111,7 @@ def test_a_full_disk_keeps_nothing_of_the_commit_and_the_call_may_be_made_again(
     with pytest.raises(StoreUnavailableError, match="disk is full") as full:
         store.commit(lease, big)
     assert "nothing of this write was kept" in full.value.hint
-    checkpoint = store.load("m")
+    checkpoint = store.load_checkpoint("m")
     assert checkpoint is not None
     assert checkpoint.progress == commit_of(1).progress
     assert [s.id for s in store.snapshots("m")] == [1]
@@ -130,7 +130,7 @@ def test_a_disk_that_does_not_write_is_told_and_the_call_may_be_made_again(store
             store.commit(lease, big)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    checkpoint = store.load("m")
+    checkpoint = store.load_checkpoint("m")
     assert checkpoint is not None
     assert checkpoint.progress == commit_of(1).progress
     store.commit(lease, big)
@@ -149,7 +149,7 @@ def test_a_damaged_database_is_told(store: SqlStore, file: Path) -> None:
 def test_when_all_connections_are_busy_the_caller_is_told(store: SqlStore, file: Path) -> None:
     engine = sa.create_engine(f"sqlite:///{file}", poolclass=sa.QueuePool, pool_size=1, max_overflow=0, pool_timeout=0)
     busy = pytest.raises(StoreUnavailableError, match="all connections are busy")
-    with engine.connect(), busy, errors.mapped(store.engines):
+    with engine.connect(), busy, errors.translate_errors(store.engines):
         engine.connect()
     engine.dispose()
 
@@ -165,7 +165,7 @@ def test_when_all_connections_are_busy_the_caller_is_told(store: SqlStore, file:
 def test_whatever_else_a_database_raises_is_an_error_of_the_store(
     store: SqlStore, file: Path, error: Exception
 ) -> None:
-    with pytest.raises(StoreError) as mapped, errors.mapped(store.engines):
+    with pytest.raises(StoreError) as mapped, errors.translate_errors(store.engines):
         raise error
     assert not isinstance(mapped.value, StoreUnavailableError)
     assert mapped.value.__cause__ is error
@@ -200,8 +200,8 @@ def test_a_mini_batch_of_three_partitions_costs_few_bytes_in_the_journal(store: 
             at[partition] = start + int(rng.integers(300, 500))
             batch.append(BatchRange(partition, start, at[partition]))
         batches.append(tuple(batch))
-    assert len(journal.encode(Learning(tuple(batches)))) / len(batches) < 6
-    assert len(journal.encode(Learning(tuple(batches[:1])))) < 100
+    assert len(journal.encode(JournalEntry(tuple(batches)))) / len(batches) < 6
+    assert len(journal.encode(JournalEntry(tuple(batches[:1])))) < 100
 
 
 @pytest.mark.parametrize("there", ["nothing", "an empty file", "another database"])

@@ -144,7 +144,7 @@ def test_each_commit_is_a_span(spans, eager):
     w = World([record(i) for i in range(N)])
     w.engine().run(w.until_all_read())
     commits = [s for s in spans.get_finished_spans() if s.name == "commit"]
-    assert len(commits) == w.store.load("m").progress.commit_seq
+    assert len(commits) == w.store.load_checkpoint("m").progress.commit_seq
     last: dict[str, Any] = dict(commits[-1].attributes)
     assert (last["model"], last["records"], last["points"]) == ("m", N, N)
     assert any(s.attributes["snapshot"] for s in commits)

@@ -22,9 +22,9 @@ from kafka_traffic import produce
 from processes import program
 from streamkm.broker.properties import free_ports
 from streamkm.connectors import MemorySource
-from streamkm.engine import Pulse, Watchdog
+from streamkm.engine import Heartbeat, Watchdog
 from streamkm.engine.health import KILL_SECONDS, LIVE_SECONDS
-from streamkm.engine.source_manager import REBUILDS, STALL_SECONDS, Stalls
+from streamkm.engine.source_manager import MAX_REBUILDS, STALL_SECONDS, StallDetector
 from streamkm.errors import BrokerUnreachableError, PartitionStalledError, SettingsError, StoreUnavailableError
 from streamkm.metrics import ALARMS, Metrics
 from streamkm.models import clusters
@@ -79,7 +79,7 @@ def test_a_partition_that_does_not_move_gets_a_new_source_and_an_alarm(caplog):
     engine = w.engine(open_source=lambda: next(sources))
     engine.run(Ticking(w.all_read, w.clock))
     assert w.counters().points == N
-    assert engine.parts.metrics.value(ALARMS, model="m", alarm="stalled-partition") == 1
+    assert engine.context.metrics.value(ALARMS, model="m", alarm="stalled-partition") == 1
     assert STALL_SECONDS < w.clock.now - began < 6 * STALL_SECONDS
     assert f"t-1@0, {N // 2} records before the end: 1 partitions have not moved for 60 s" in caplog.text
 
@@ -89,7 +89,7 @@ def test_a_partition_that_never_moves_ends_the_run_after_some_new_sources_and_wh
     opened = []
     with pytest.raises(PartitionStalledError, match="t-1@0"):
         w.engine(open_source=lambda: opened.append(1) or Deaf(w.records)).run(Ticking(lambda: False, w.clock))
-    assert len(opened) == 1 + REBUILDS
+    assert len(opened) == 1 + MAX_REBUILDS
     assert w.counters().points == N // 2
     assert w.store.model("m").lease is None
 
@@ -102,11 +102,11 @@ def test_an_idle_partition_is_no_stalled_one():
     engine.run(Ticking(lambda: w.clock.now - began > 3600, w.clock))
     assert w.counters().points == N
     assert len(opened) == 1, "not even while partition 1 waited until partition 0 was read"
-    assert not engine.parts.metrics.value(ALARMS, model="m", alarm="stalled-partition")
+    assert not engine.context.metrics.value(ALARMS, model="m", alarm="stalled-partition")
 
 
 def test_a_partition_that_moves_a_little_now_and_then_is_not_stalled_and_ends_the_count():
-    stalls = Stalls("m")
+    stalls = StallDetector("m")
     position, asked = {P0: 0, P1: 0}, []
 
     def end():
@@ -136,7 +136,7 @@ def test_while_no_broker_answers_it_is_live_and_not_ready_and_the_alarm_comes_on
 
     def open_source():
         if len(w.opened) == 1 and len(seen) < 5:
-            seen.append((*engine.parts.pulse.ready(), engine.parts.pulse.live()[0]))
+            seen.append((*engine.context.heartbeat.ready(), engine.context.heartbeat.live()[0]))
             raise BrokerUnreachableError("no broker answered at h:1")
         return FlakySource(w.source(), {3: BrokerUnreachableError("gone")} if not w.opened[1:] else {})
 
@@ -145,7 +145,7 @@ def test_while_no_broker_answers_it_is_live_and_not_ready_and_the_alarm_comes_on
     assert len(seen) == 5
     assert seen[0] == (False, "broker away: gone", True)
     assert seen[-1] == (False, "broker away: no broker answered at h:1", True)
-    assert engine.parts.metrics.value(ALARMS, model="m", alarm="broker-away") == 1
+    assert engine.context.metrics.value(ALARMS, model="m", alarm="broker-away") == 1
     assert w.counters().points == N
 
 
@@ -156,13 +156,13 @@ def test_while_the_store_is_away_it_is_not_ready_and_the_alarm_comes_once():
 
     class Looking(StopAfter):
         def wait(self, timeout):
-            seen.append(engine.parts.pulse.ready())
+            seen.append(engine.context.heartbeat.ready())
             return super().wait(timeout)
 
     engine = w.engine(store=store)
     engine.run(Looking(w.all_read, w.clock))
     assert seen[:3] == [(False, "store away: locked")] * 3
-    assert engine.parts.metrics.value(ALARMS, model="m", alarm="store-away") == 1
+    assert engine.context.metrics.value(ALARMS, model="m", alarm="store-away") == 1
     assert w.counters().points == N
 
 
@@ -171,39 +171,39 @@ def test_a_standby_is_ready_and_one_that_left_is_not():
     w.engine().run(w.until_all_read())
     w.store.acquire("m", "another", 1e9, w.clock.time())
     engine, seen = w.engine(), []
-    engine.run(StopAfter(lambda: seen.append(engine.parts.pulse.ready()) or len(seen) > 3, w.clock))
+    engine.run(StopAfter(lambda: seen.append(engine.context.heartbeat.ready()) or len(seen) > 3, w.clock))
     assert seen[-1][0]
     assert seen[-1][1].startswith("standby, waiting for the lease")
     owner = w.engine(dataclasses.replace(OPTIONS, owner="another"))
-    assert owner.parts.pulse.ready() == (False, "starting, starting")
+    assert owner.context.heartbeat.ready() == (False, "starting, starting")
     owner.run(StopAfter(lambda: True))
-    assert not owner.parts.pulse.ready()[0]
+    assert not owner.context.heartbeat.ready()[0]
 
 
 def test_a_loop_that_makes_no_step_is_told_with_its_place_and_ended_later(caplog):
     clock, metrics, ended, hold = ManualClock(), Metrics(), [], threading.Event()
-    pulse = Pulse(clock.monotonic)
+    heartbeat = Heartbeat(clock.monotonic)
 
     def stuck_here():
-        pulse.beat("committing")
+        heartbeat.beat("committing")
         hold.wait(PATIENCE)
 
     thread = threading.Thread(target=stuck_here, daemon=True)
     thread.start()
-    wait_until(lambda: pulse.beats)
-    dog = Watchdog(pulse, "m", metrics, lambda: ended.append(1))
+    wait_until(lambda: heartbeat.beats)
+    dog = Watchdog(heartbeat, "m", metrics, lambda: ended.append(1))
     for _ in range(int(LIVE_SECONDS)):
         dog.tick(1.0)
     assert (metrics.value(ALARMS, model="m", alarm="hung"), ended) == (None, [])
-    assert pulse.live()[0]
+    assert heartbeat.live()[0]
     clock.advance(LIVE_SECONDS + 1)
-    assert pulse.live() == (False, "committing, for 61.0 s")
+    assert heartbeat.live() == (False, "committing, for 61.0 s")
     dog.tick(1.0)
     dog.tick(1.0)
     assert (metrics.value(ALARMS, model="m", alarm="hung"), ended) == (1, [])
     assert "m: no step for 61 s while committing" in caplog.text
     assert "stuck_here" in caplog.text
-    pulse.beat("polling")
+    heartbeat.beat("polling")
     dog.tick(1.0)
     assert "the loop goes on" in caplog.text
     for _ in range(int(KILL_SECONDS) + 1):
@@ -215,10 +215,10 @@ def test_a_loop_that_makes_no_step_is_told_with_its_place_and_ended_later(caplog
 
 
 def test_a_watchdog_counts_only_the_time_in_which_it_ran_itself():
-    pulse, metrics, ended = Pulse(), Metrics(), []
-    with Watchdog(pulse, "m", metrics, lambda: ended.append(1)) as dog:
+    heartbeat, metrics, ended = Heartbeat(), Metrics(), []
+    with Watchdog(heartbeat, "m", metrics, lambda: ended.append(1)) as dog:
         assert dog._thread.is_alive()
-        dog.pulse.beat("polling")
+        dog.heartbeat.beat("polling")
     dog._thread.join(PATIENCE)
     assert not dog._thread.is_alive()
     assert not ended
@@ -238,23 +238,23 @@ def get(port, path, authorization=""):
 def test_probes_answer_over_http():
     clock, metrics, reasons = ManualClock(), Metrics(), [""]
     metrics.add(ALARMS, model="m", alarm="hung")
-    pulse = Pulse(clock.monotonic)
+    heartbeat = Heartbeat(clock.monotonic)
     store = []
 
     def ping():
         for error in store:
             raise error
 
-    with probes("127.0.0.1", 0, metrics, pulse, lambda: reasons[0], ping=ping) as port:
+    with probes("127.0.0.1", 0, metrics, heartbeat, lambda: reasons[0], ping=ping) as port:
         assert get(port, "/livez")[0] == 200
         assert get(port, "/readyz")[0] == 503
-        pulse.beat("polling", "owner")
+        heartbeat.beat("polling", "owner")
         status, body = get(port, "/readyz")
         assert (status, json.loads(body)) == (200, {"status": "ok", "detail": "owner, polling, for 0.0 s"})
-        pulse.trouble("store", "locked")
+        heartbeat.mark_down("store", "locked")
         status, body = get(port, "/readyz")
         assert (status, json.loads(body)) == (503, {"status": "unavailable", "detail": "store away: locked"})
-        pulse.well("store")
+        heartbeat.mark_up("store")
         store.append(StoreUnavailableError("the database is damaged"))
         status, body = get(port, "/readyz")
         assert (status, json.loads(body)["detail"]) == (503, "store away: the database is damaged")
@@ -262,7 +262,7 @@ def test_probes_answer_over_http():
         store.clear()
         reasons[0] = "h:1: refused"
         assert get(port, "/readyz")[0] == 200, "an owner has a connection to judge by"
-        pulse.beat("waiting for the lease", "standby")
+        heartbeat.beat("waiting for the lease", "standby")
         status, body = get(port, "/readyz")
         assert (status, json.loads(body)["detail"]) == (503, "broker away: h:1: refused")
         assert get(port, "/livez")[0] == 200
@@ -275,7 +275,7 @@ def test_probes_answer_over_http():
         taken = pytest.raises(
             SettingsError, match=f"--metrics-port: cannot listen on 127.0.0.1 port {port} .* Choose another one$"
         )
-        with taken, probes("127.0.0.1", port, metrics, pulse, str):
+        with taken, probes("127.0.0.1", port, metrics, heartbeat, str):
             pass
 
 

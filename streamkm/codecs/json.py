@@ -127,15 +127,15 @@ class JsonCodec:
         # Step 2: a strict parser judges the rest, one by one.
         bad: list[BadRecord] = []
         good = kinds != json_scan.NULL
-        if records.cut:  # what is there of such a record may look like one
-            kinds[np.isin(records.offsets, list(records.cut))] = json_scan.UNSURE
+        if records.full_sizes:  # what is there of such a record may look like one
+            kinds[np.isin(records.offsets, list(records.full_sizes))] = json_scan.UNSURE
         for i in np.flatnonzero(kinds == json_scan.UNSURE).tolist():
             size = records.size(i)
-            too_large = size > self.max_bytes or int(records.offsets[i]) in records.cut
+            too_large = size > self.max_bytes or int(records.offsets[i]) in records.full_sizes
             found = self._too_large(size) if too_large else self._decode_strictly(records.value(i) or b"")
             if isinstance(found, _Defect):
                 good[i] = False
-                bad.append(BadRecord(records.kept(i), found.reason, found.field, found.message))
+                bad.append(BadRecord(records.truncated(i), found.reason, found.field, found.message))
                 continue
             points[i], time = found
             if time is not None:
@@ -153,7 +153,7 @@ class JsonCodec:
             rows = np.flatnonzero(good)
             for row in np.flatnonzero(~fits).tolist():
                 defect = self._out_of_range(points[row])
-                bad.append(BadRecord(records.kept(int(rows[row])), defect.reason, defect.field, defect.message))
+                bad.append(BadRecord(records.truncated(int(rows[row])), defect.reason, defect.field, defect.message))
             bad.sort(key=lambda b: b.record.offset)
             good[rows[~fits]] = False
             points, times = np.ascontiguousarray(points[fits]), times[fits]

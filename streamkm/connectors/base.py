@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
-from streamkm.records import CommittedOffset, Outgoing, Position, Records, Refused, TopicPartition
+from streamkm.records import CommittedOffset, DeliveryError, Position, ProducerRecord, Records, TopicPartition
 from streamkm.state import Json
 
 
@@ -146,7 +146,7 @@ class Writer(Protocol):
         """
         ...
 
-    def write(self, records: Sequence[Outgoing]) -> Sequence[Refused | None]:
+    def write(self, records: Sequence[ProducerRecord]) -> Sequence[DeliveryError | None]:
         """Write records and wait for the acknowledgements.
 
         Returns
@@ -180,7 +180,7 @@ class TransactionalWriter(Protocol):
         """Whether an existing topic has never had a record."""
         ...
 
-    def write(self, records: Sequence[Outgoing], position: Mapping[TopicPartition, CommittedOffset]) -> None:
+    def write(self, records: Sequence[ProducerRecord], position: Mapping[TopicPartition, CommittedOffset]) -> None:
         """Write records and commit a position, all or nothing.
 
         Raises

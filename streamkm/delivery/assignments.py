@@ -29,8 +29,8 @@ from streamkm.errors import (
     StoreUnavailableError,
     StreamkmError,
 )
-from streamkm.records import Batch, BatchRange, ByteRecords, CommittedOffset, Outgoing, Position, TopicPartition
-from streamkm.reporting import Report
+from streamkm.records import Batch, BatchRange, ByteRecords, CommittedOffset, Position, ProducerRecord, TopicPartition
+from streamkm.reporting import ProgressReporter
 from streamkm.state import Snapshot
 from streamkm.stores.base import Store
 
@@ -103,7 +103,7 @@ class AssignOptions:
 DEFAULTS = AssignOptions()
 
 
-def assignment_records(topic: str, s: Snapshot, records: ByteRecords, batch: Batch) -> list[Outgoing]:
+def assignment_records(topic: str, s: Snapshot, records: ByteRecords, batch: Batch) -> list[ProducerRecord]:
     """Serialize the assignments of a batch.
 
     Parameters
@@ -151,7 +151,7 @@ def assignment_records(topic: str, s: Snapshot, records: ByteRecords, batch: Bat
             }
         )
         key = None if details is None else details(row)[0]
-        out.append(Outgoing(topic, key, value, (), timestamp, partition))
+        out.append(ProducerRecord(topic, key, value, (), timestamp, partition))
     return out
 
 
@@ -208,7 +208,7 @@ class Assigner:
         self._codec, self._store = codec, store
         self._snapshot: Snapshot | None = None
         self._loaded_at = -float("inf")
-        self._report = Report(
+        self._report = ProgressReporter(
             log, model, clock, fate="it gets no assignment; others of its kind are counted once a minute"
         )
         self._store_away = False
@@ -376,10 +376,10 @@ class Assigner:
 
     def _next_transaction(
         self, source: VerifiableSource, stop: threading.Event
-    ) -> tuple[list[Outgoing], AssignmentCounts]:
+    ) -> tuple[list[ProducerRecord], AssignmentCounts]:
         """Read and assign records until a transaction is full or has lasted `AssignOptions.commit_interval`."""
         options = self._options
-        out: list[Outgoing] = []
+        out: list[ProducerRecord] = []
         counts = AssignmentCounts()
         polled = list(source.poll(POLL_SECONDS, options.batch_size))
         deadline = self._clock() + options.commit_interval

@@ -18,8 +18,8 @@ import orjson
 
 from streamkm.connectors.base import Writer
 from streamkm.errors import NotFoundError, StreamkmError
-from streamkm.records import Outgoing
-from streamkm.reporting import Report
+from streamkm.records import ProducerRecord
+from streamkm.reporting import ProgressReporter
 from streamkm.state import Snapshot
 from streamkm.stores.base import Store
 
@@ -138,7 +138,9 @@ class TopicTarget:
                 self._writer = self._open_writer()
                 self._writer.create_topic(self._topic)
             headers = ((ID_HEADER, message.id.encode()),)
-            (refused,) = self._writer.write([Outgoing(self._topic, message.model.encode(), message.body, headers)])
+            (refused,) = self._writer.write(
+                [ProducerRecord(self._topic, message.model.encode(), message.body, headers)]
+            )
         except StreamkmError as error:
             self.close()
             raise DeliveryFailedError(str(error)) from error
@@ -219,7 +221,7 @@ class Notifier:
         ]
         for thread in threads:
             thread.start()
-        report = Report(log, self._model, self._clock, unit="events delivered")
+        report = ProgressReporter(log, self._model, self._clock, unit="events delivered")
         while any(thread.is_alive() for thread in threads) and not stop.wait(0.1):
             report.look(sum(self.delivered.values()), lambda: describe(self.delivered))
         for thread in threads:
@@ -261,7 +263,7 @@ class Notifier:
 
     def _register(self, target: Target) -> None:
         """Set the start of a new target, or log how many events a known one has missed."""
-        delivered_until = self._store.told(self._model, target.name)
+        delivered_until = self._store.delivered_until(self._model, target.name)
         if delivered_until:
             lost = self._count_lost(delivered_until)
             if lost:
@@ -276,7 +278,7 @@ class Notifier:
                 newest = self._store.snapshot(self._model).id
             except NotFoundError:
                 return  # there are no events yet, so all of them will be new
-            self._store.tell(self._model, target.name, 0, newest)
+            self._store.advance_delivery(self._model, target.name, 0, newest)
 
     def _count_lost(self, delivered_until: int) -> int:
         """Number of deleted snapshots after `delivered_until` that may have had events."""
@@ -304,7 +306,7 @@ class Notifier:
 
     def _deliver_pending(self, target: Target, sent: set[str], stop: threading.Event) -> None:
         """Deliver all events that the target has not received."""
-        delivered_until = self._store.told(self._model, target.name)
+        delivered_until = self._store.delivered_until(self._model, target.name)
         pending = [s.id for s in self._snapshots_above(delivered_until, eventful=True)]
         for number in reversed(pending):
             try:
@@ -324,11 +326,11 @@ class Notifier:
                     target.deliver(message)
                     sent.add(message.id)
                     self.delivered[target.name] += 1
-            if self._store.tell(self._model, target.name, delivered_until, number):
+            if self._store.advance_delivery(self._model, target.name, delivered_until, number):
                 delivered_until = number
             else:
                 log.info("%s: another process delivers to %s too", self._model, target.name)
-                delivered_until = self._store.told(self._model, target.name)
+                delivered_until = self._store.delivered_until(self._model, target.name)
             sent.clear()
 
 

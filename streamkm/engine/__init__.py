@@ -1,26 +1,34 @@
-"""The live loop (`Engine`), and the proof that it did what it says (`Rerun`)."""
+"""The live loop (`Engine`), and the proof that it did what it says (`JournalReplay`)."""
 
 from streamkm.engine.context import EngineOptions
-from streamkm.engine.health import Pulse, Watchdog
-from streamkm.engine.learn import suited
+from streamkm.engine.health import Heartbeat, Watchdog
+from streamkm.engine.learn import codec_for_model
 from streamkm.engine.loop import Engine
-from streamkm.engine.promotion import from_snapshot
-from streamkm.engine.source_checks import same_stream
-from streamkm.engine.verification import Books, Rerun, Verdict, audit, best_origin, compare, find_origins
+from streamkm.engine.promotion import model_from_snapshot
+from streamkm.engine.source_checks import check_same_stream
+from streamkm.engine.verification import (
+    JournalReplay,
+    OffsetLedger,
+    SnapshotComparison,
+    audit,
+    best_replay_start,
+    compare_snapshot,
+    find_replay_starts,
+)
 
 __all__ = [
-    "Books",
+    "OffsetLedger",
     "Engine",
     "EngineOptions",
-    "Pulse",
-    "Rerun",
-    "Verdict",
+    "Heartbeat",
+    "JournalReplay",
+    "SnapshotComparison",
     "Watchdog",
     "audit",
-    "best_origin",
-    "compare",
-    "find_origins",
-    "from_snapshot",
-    "same_stream",
-    "suited",
+    "best_replay_start",
+    "compare_snapshot",
+    "find_replay_starts",
+    "model_from_snapshot",
+    "check_same_stream",
+    "codec_for_model",
 ]

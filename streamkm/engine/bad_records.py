@@ -14,7 +14,7 @@ BAD_WINDOW = 1000
 """Records after which the share of bad ones is judged."""
 
 
-class Judge:
+class BadRecordLimit:
     """Watches the records of a stream, and stops it when it looks broken.
 
     Parameters
@@ -30,7 +30,7 @@ class Judge:
         self.in_a_row: dict[TopicPartition, int] = {}
         """Bad records at the end of what was read of each partition."""
 
-    def judge(self, records: int, batches: Sequence[Batch]) -> None:
+    def check(self, records: int, batches: Sequence[Batch]) -> None:
         """Look at the next mini-batch, before it is learned.
 
         Parameters
@@ -45,7 +45,7 @@ class Judge:
         BadRecordsError
             The share of bad ones in the last `BAD_WINDOW` or more, or their number in a row, is too high.
         """
-        self._judge_rows(batches)
+        self._check_in_a_row(batches)
         self.records += records
         self.bad += sum(len(b.bad) for b in batches)
         if self.records >= BAD_WINDOW:
@@ -55,7 +55,7 @@ class Judge:
                 raise self._too_many(said, [bad for b in batches for bad in b.bad], "--max-bad-ratio")
             self.records = self.bad = 0
 
-    def _judge_rows(self, batches: Sequence[Batch]) -> None:
+    def _check_in_a_row(self, batches: Sequence[Batch]) -> None:
         for batch in batches:
             partition = batch.range.partition
             before = self.in_a_row.get(partition, 0)

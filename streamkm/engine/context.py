@@ -12,10 +12,10 @@ from typing import Protocol
 
 from streamkm.codecs.base import Codec
 from streamkm.connectors.base import Source, Writer
-from streamkm.engine.health import Pulse
+from streamkm.engine.health import Heartbeat
 from streamkm.errors import StreamkmError
 from streamkm.metrics import ALARMS, ERRORS, Metrics
-from streamkm.state import ModelSpec, QuarantineBounds
+from streamkm.state import ModelSpec, QuarantineLimits
 from streamkm.stores.base import Store
 
 
@@ -31,7 +31,7 @@ class Clock(Protocol):
         ...
 
 
-class Stop(Protocol):
+class StopSignal(Protocol):
     """A request to leave; `threading.Event` is one."""
 
     def is_set(self) -> bool:
@@ -100,16 +100,16 @@ class EngineOptions:
     on_data_loss: str = "fail"
     owner: str = field(default_factory=owner_name)
 
-    def quarantine_bounds(self) -> QuarantineBounds:
+    def quarantine_bounds(self) -> QuarantineLimits:
         """What the quarantine of a model may hold."""
-        return QuarantineBounds(self.quarantine_keep, self.quarantine_keep_bytes, bool(self.dead_letters))
+        return QuarantineLimits(self.quarantine_keep, self.quarantine_keep_bytes, bool(self.dead_letters))
 
 
 log = logging.getLogger("streamkm.engine")
 
 
 @dataclass(frozen=True)
-class Parts:
+class EngineContext:
     """What an engine is put together from.
 
     Attributes
@@ -118,7 +118,7 @@ class Parts:
         Gives a fresh source; called again after an error of the source.
     open_writer
         Gives a fresh writer for dead letters; called again after an error of the writer.
-    pulse
+    heartbeat
         Where the loop says that it goes on, for probes and watchdogs.
     """
 
@@ -130,18 +130,18 @@ class Parts:
     metrics: Metrics
     clock: Clock
     open_writer: Callable[[], Writer] | None = None
-    pulse: Pulse = field(default_factory=Pulse)
+    heartbeat: Heartbeat = field(default_factory=Heartbeat)
 
-    def failed(self, stage: str) -> None:
+    def count_error(self, stage: str) -> None:
         """Count a failure that is dealt with."""
         self.metrics.add(ERRORS, model=self.spec.name, stage=stage)
 
-    def away(self, what: str, error: StreamkmError) -> None:
+    def mark_down(self, what: str, error: StreamkmError) -> None:
         """The ``broker`` or the ``store`` does not answer: an alarm once for each time that it goes away."""
-        if self.pulse.trouble(what, error.message):
+        if self.heartbeat.mark_down(what, error.message):
             self.metrics.add(ALARMS, model=self.spec.name, alarm=f"{what}-away")
 
-    def back(self, what: str) -> None:
+    def mark_up(self, what: str) -> None:
         """It answers."""
-        if self.pulse.well(what):
+        if self.heartbeat.mark_up(what):
             log.info("%s: the %s is back", self.spec.name, what)

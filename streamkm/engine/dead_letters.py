@@ -15,11 +15,11 @@ import time
 from collections.abc import Callable, Sequence
 
 from streamkm.connectors.base import Writer
-from streamkm.engine.context import Parts
+from streamkm.engine.context import EngineContext
 from streamkm.errors import SourceError
 from streamkm.metrics import LETTERS
-from streamkm.records import Outgoing, Refused
-from streamkm.stores.base import Held
+from streamkm.records import DeliveryError, ProducerRecord
+from streamkm.stores.base import QuarantinedRecord
 
 log = logging.getLogger("streamkm.engine")
 
@@ -27,21 +27,21 @@ PREFIX = "__connect.errors."
 """Of the headers that Kafka Connect's dead letters have; their numbers are decimal text."""
 REASON, FIELD = "__streamkm.reason", "__streamkm.field"
 """Headers that Kafka Connect does not have: the words for machines."""
-CUT = "__streamkm.value.cut"
+TRUNCATED = "__streamkm.value.cut"
 """Header of a letter that is not the whole record; says how many bytes the whole value has."""
 OMITTED = "__streamkm.value.omitted"
 """Header of a letter that its topic took only without the value; says how many bytes that has."""
 STAGE = "VALUE_CONVERTER"
 """Connect's name of the stage in which a value is decoded."""
 
-AT_ONCE = 500
+BATCH_LETTERS = 500
 """Letters under way at a time."""
 FIRST_BACKOFF, LAST_BACKOFF = 0.5, 30.0
 CLOSE_SECONDS = 2.0
 """How long an owner that leaves waits for its last letters; the next owner sends the others."""
 
 
-def letter(topic: str, model: str, decoder: str, held: Held) -> Outgoing:
+def dead_letter(topic: str, model: str, decoder: str, held: QuarantinedRecord) -> ProducerRecord:
     """The dead letter of a record.
 
     Parameters
@@ -66,19 +66,19 @@ def letter(topic: str, model: str, decoder: str, held: Held) -> Outgoing:
     added = [(PREFIX + name, _text(value)) for name, value in told.items()]
     added += [(REASON, _text(held.bad.reason)), (FIELD, _text(held.bad.field))]
     if record.size is not None:
-        added.append((CUT, _text(record.size)))
-    return Outgoing(topic, record.key, record.value, (*record.headers, *added), record.timestamp)
+        added.append((TRUNCATED, _text(record.size)))
+    return ProducerRecord(topic, record.key, record.value, (*record.headers, *added), record.timestamp)
 
 
-def reduced(full: Outgoing) -> Outgoing:
+def without_payload(full: ProducerRecord) -> ProducerRecord:
     """What is left of a letter that its topic does not take: all that tells which record it was."""
     first = next(i for i in reversed(range(len(full.headers))) if full.headers[i][0] == f"{PREFIX}topic")
     ours = dict(full.headers[first:])
-    size = ours.pop(CUT, None) or ours.get(OMITTED) or _text(len(full.value or b""))
+    size = ours.pop(TRUNCATED, None) or ours.get(OMITTED) or _text(len(full.value or b""))
     return full._replace(value=b"", headers=tuple({**ours, OMITTED: size}.items()), key=None, timestamp=-1)
 
 
-def _weight(one: Outgoing) -> int:
+def _weight(one: ProducerRecord) -> int:
     """About the bytes that a record takes in a topic."""
     headers = sum(len(name) + len(value or b"") for name, value in one.headers)
     return len(one.value or b"") + len(one.key or b"") + headers
@@ -88,23 +88,23 @@ def _text(value: object) -> bytes:
     return str(value).encode("utf-8", "replace")
 
 
-class Letters:
+class DeadLetterSender:
     """A thread that sends what is in quarantine and not known to be delivered, and notes in the store what was.
 
     The broker may be slow or away: letters then wait in the store, and learning goes on.
 
     Parameters
     ----------
-    parts
+    context
         Of the engine; their option `dead_letters` names the topic, which is made with one partition if it is not there.
     open_writer
         Gives a fresh writer; called again after an error.
     """
 
-    def __init__(self, parts: Parts, open_writer: Callable[[], Writer]) -> None:
-        self._parts, self._open_writer = parts, open_writer
-        self._store, self._model, self._topic = parts.store, parts.spec.name, parts.options.dead_letters
-        self._decoder = str(parts.spec.codec.get("kind", ""))
+    def __init__(self, context: EngineContext, open_writer: Callable[[], Writer]) -> None:
+        self._context, self._open_writer = context, open_writer
+        self._store, self._model, self._topic = context.store, context.spec.name, context.options.dead_letters
+        self._decoder = str(context.spec.codec.get("kind", ""))
         self._writer: Writer | None = None
         self._changed = threading.Condition()
         self._woken, self._deadline = True, float("inf")  # what an owner before us left is sent first
@@ -153,12 +153,12 @@ class Letters:
     def _round(self) -> bool:
         """Send all that waits; False if not all of it could be."""
         try:
-            while waiting := self._store.waiting(self._model, limit=AT_ONCE):
+            while waiting := self._store.undelivered(self._model, limit=BATCH_LETTERS):
                 self._send(waiting)
                 if time.monotonic() > self._deadline:
                     return False
         except Exception as error:  # noqa: BLE001  # whatever it was, it must not stop the stream
-            self._parts.failed("letters")
+            self._context.count_error("letters")
             if not self._failing:  # once per outage, not once per attempt
                 log.warning("%s: dead letters wait in the store: %s", self._model, error)
             self._failing = True
@@ -171,14 +171,14 @@ class Letters:
         self._failing = False
         return True
 
-    def _send(self, waiting: Sequence[Held]) -> None:
+    def _send(self, waiting: Sequence[QuarantinedRecord]) -> None:
         """Send letters, and note those that arrived."""
         if self._writer is None:
             self._writer = self._open_writer()
             self._writer.create_topic(self._topic)
-        letters = [letter(self._topic, self._model, self._decoder, held) for held in waiting]
+        letters = [dead_letter(self._topic, self._model, self._decoder, held) for held in waiting]
         # What is known to be too large goes reduced at once, with the others.
-        letters = [reduced(full) if _weight(full) >= self._too_large else full for full in letters]
+        letters = [without_payload(full) if _weight(full) >= self._too_large else full for full in letters]
         answers = list(self._writer.write(letters))
         # A letter that can never be written must not stand in the way of the others for ever. Whether it is this one
         # shows when it goes alone.
@@ -188,19 +188,21 @@ class Letters:
             if (answer := answers[i]) is not None and answer.too_large:
                 self._too_large = min(self._too_large, _weight(letters[i]))
         if lacking := _never(answers):
-            for i, answer in zip(lacking, self._writer.write([reduced(letters[i]) for i in lacking]), strict=True):
+            for i, answer in zip(
+                lacking, self._writer.write([without_payload(letters[i]) for i in lacking]), strict=True
+            ):
                 answers[i] = answer
         arrived = [held for held, answer in zip(waiting, answers, strict=True) if answer is None]
         if arrived:
             places = [(held.bad.record.partition, held.bad.record.offset) for held in arrived]
             self._store.mark_delivered(self._model, places, time.time())
-            self._store.trim(self._model, self._parts.options.quarantine_bounds())
-            self._parts.metrics.add(LETTERS, len(arrived), model=self._model)
+            self._store.trim_quarantine(self._model, self._context.options.quarantine_bounds())
+            self._context.metrics.add(LETTERS, len(arrived), model=self._model)
         refused = next((answer for answer in answers if answer is not None), None)
         if refused is not None:
             raise SourceError(refused.message, where=self._topic)
 
 
-def _never(answers: Sequence[Refused | None]) -> list[int]:
+def _never(answers: Sequence[DeliveryError | None]) -> list[int]:
     """Which letters would be refused again as they are."""
-    return [i for i, answer in enumerate(answers) if answer is not None and answer.for_good]
+    return [i for i, answer in enumerate(answers) if answer is not None and answer.permanent]

@@ -41,7 +41,7 @@ def decode(codec: Codec, records: Records, limit: EventTimeLimit | None) -> Batc
         return batch
     bad = [
         BadRecord(
-            records.kept(int(rows[i])),
+            records.truncated(int(rows[i])),
             "event-time-ahead",
             field or "",
             _message(field, float(batch.times[i]), float(bounds[i]) - limit.lead, limit),

@@ -16,8 +16,8 @@ LIVE_SECONDS = 60.0
 """A loop that made no step for longer hangs: twice as long as a broker may take to answer."""
 
 
-class Pulse:
-    """The last sign of life, and the troubles of now.
+class Heartbeat:
+    """The last sign of life, and the down of now.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ class Pulse:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._at = clock()
-        self._troubles: dict[str, str] = {}
+        self._down: dict[str, str] = {}
         self.doing, self.role, self.beats = "starting", "starting", 0
         self.thread: int | None = None
 
@@ -55,15 +55,15 @@ class Pulse:
         """Seconds since the last beat."""
         return self._clock() - self._at
 
-    def trouble(self, what: str, why: str) -> bool:
+    def mark_down(self, what: str, why: str) -> bool:
         """Something that is needed does not answer; whether that is news."""
-        new = what not in self._troubles
-        self._troubles[what] = why
+        new = what not in self._down
+        self._down[what] = why
         return new
 
-    def well(self, what: str) -> bool:
+    def mark_up(self, what: str) -> bool:
         """It answers; whether that is news."""
-        return self._troubles.pop(what, None) is not None
+        return self._down.pop(what, None) is not None
 
     def live(self) -> tuple[bool, str]:
         """Whether the loop goes on, and what it is doing."""
@@ -74,9 +74,9 @@ class Pulse:
         """Whether it does its work or waits for its turn, with all that it needs; and why not."""
         if self.role not in {"owner", "standby"}:
             return False, f"{self.role}, {self.doing}"
-        troubles = dict(self._troubles)  # the loop may change it meanwhile
-        if troubles:
-            return False, "; ".join(f"{what} away: {why}" for what, why in sorted(troubles.items()))
+        down = dict(self._down)  # the loop may change it meanwhile
+        if down:
+            return False, "; ".join(f"{what} away: {why}" for what, why in sorted(down.items()))
         live, doing = self.live()
         return live, f"{self.role}, {doing}"
 
@@ -89,14 +89,14 @@ KILL_SECONDS = 2 * LIVE_SECONDS
 
 
 class Watchdog:
-    """Watches a pulse until it is closed.
+    """Watches a heartbeat until it is closed.
 
     Time counts only while this thread runs: a process that was stopped, or a machine that slept, is not taken for one
     that hangs.
 
     Parameters
     ----------
-    pulse
+    heartbeat
         Of the engine.
     model
         Its name.
@@ -105,8 +105,8 @@ class Watchdog:
         the process at once.
     """
 
-    def __init__(self, pulse: Pulse, model: str, metrics: Metrics, on_hang: Callable[[], None]) -> None:
-        self.pulse, self.model, self.metrics, self.on_hang = pulse, model, metrics, on_hang
+    def __init__(self, heartbeat: Heartbeat, model: str, metrics: Metrics, on_hang: Callable[[], None]) -> None:
+        self.heartbeat, self.model, self.metrics, self.on_hang = heartbeat, model, metrics, on_hang
         self._silent, self._beats, self._told = 0.0, -1, False
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="streamkm-watchdog", daemon=True)
@@ -127,20 +127,22 @@ class Watchdog:
 
     def tick(self, seconds: float) -> None:
         """Look once, so many seconds after the look before."""
-        if self.pulse.beats != self._beats:
+        if self.heartbeat.beats != self._beats:
             if self._told:
                 log.warning("%s: the loop goes on", self.model)
-            self._silent, self._beats, self._told = 0.0, self.pulse.beats, False
+            self._silent, self._beats, self._told = 0.0, self.heartbeat.beats, False
             return
         self._silent += seconds
         if self._silent > LIVE_SECONDS and not self._told:
             self._told = True
             self.metrics.add(ALARMS, model=self.model, alarm="hung")
-            log.error("%s: no step for %.0f s while %s%s", self.model, self._silent, self.pulse.doing, self._where())
+            log.error(
+                "%s: no step for %.0f s while %s%s", self.model, self._silent, self.heartbeat.doing, self._where()
+            )
         if self._silent > KILL_SECONDS:
             log.critical("%s: no step for %.0f s, leaving: the next owner goes on", self.model, self._silent)
             self.on_hang()
 
     def _where(self) -> str:
-        frame = sys._current_frames().get(self.pulse.thread or 0)  # noqa: SLF001  # there is no public way
+        frame = sys._current_frames().get(self.heartbeat.thread or 0)  # noqa: SLF001  # there is no public way
         return "" if frame is None else "\n" + "".join(traceback.format_stack(frame))

@@ -40,12 +40,12 @@ def learn(learner: OnlineKMeans, batches: Sequence[Batch], limit: EventTimeLimit
     return len(points)
 
 
-def suited(codec: Codec, spec: ModelSpec) -> Codec:
+def codec_for_model(codec: Codec, spec: ModelSpec) -> Codec:
     """The codec, with an eye on what this model cannot take: where only directions count, a point without one."""
-    return _Directions(codec) if spec.learner.get("distance") == "cosine" else codec
+    return _ZeroVectorFilter(codec) if spec.learner.get("distance") == "cosine" else codec
 
 
-class _Directions:
+class _ZeroVectorFilter:
     """A codec for which a point of zeros is a bad record."""
 
     def __init__(self, codec: Codec) -> None:
@@ -61,7 +61,7 @@ class _Directions:
             return batch
         message = "all values are zero, which has no direction"
         rows = np.searchsorted(records.offsets, batch.offsets[~some]).tolist()
-        bad = [*batch.bad, *(BadRecord(records.kept(i), "out-of-range", "", message) for i in rows)]
+        bad = [*batch.bad, *(BadRecord(records.truncated(i), "out-of-range", "", message) for i in rows)]
         return replace(
             batch,
             points=np.ascontiguousarray(batch.points[some]),

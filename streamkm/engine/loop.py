@@ -9,13 +9,13 @@ from collections.abc import Callable
 from streamkm.codecs.base import Codec
 from streamkm.connectors.base import Source, Writer
 from streamkm.engine import source_checks
-from streamkm.engine.context import Clock, EngineOptions, Parts, Stop
-from streamkm.engine.learn import suited
-from streamkm.engine.session import Tenure
+from streamkm.engine.context import Clock, EngineContext, EngineOptions, StopSignal
+from streamkm.engine.learn import codec_for_model
+from streamkm.engine.session import LeaseSession
 from streamkm.errors import ConflictError, LeaseLostError, SettingsError, StoreUnavailableError
 from streamkm.metrics import LEASE_HELD, Metrics
 from streamkm.models.spec import new_learner
-from streamkm.reporting import Report
+from streamkm.reporting import ProgressReporter
 from streamkm.state import ModelSpec
 from streamkm.stores.base import Lease, Store
 
@@ -25,9 +25,8 @@ log = logging.getLogger("streamkm.engine")
 class Engine:
     """Keeps one model learning from one source, and its store up to date.
 
-    One engine owns the model at a time: the one that holds the lease in the store. The others wait. All that an owner
-    knows lives in its `Tenure`, which is dropped when the lease is lost, so nothing learned without the right to write
-    can ever be written.
+    Only the engine that holds the lease in the store works; the others stand by. All state of an owner lives in its
+    `LeaseSession`, which is dropped when the lease is lost, so nothing learned without the lease can be written.
 
     Parameters
     ----------
@@ -60,9 +59,11 @@ class Engine:
         if options.dead_letters and open_writer is None:
             raise SettingsError("there is a topic for dead letters, and nothing that writes them", where="dead_letters")
         metrics = metrics if metrics is not None else Metrics()
-        self.parts = Parts(spec, open_source, suited(codec, spec), store, options, metrics, clock, open_writer)
+        self.context = EngineContext(
+            spec, open_source, codec_for_model(codec, spec), store, options, metrics, clock, open_writer
+        )
 
-    def run(self, stop: Stop) -> None:
+    def run(self, stop: StopSignal) -> None:
         """Work until `stop` is set: then finish the mini-batch, commit, publish, release the lease and return.
 
         Raises
@@ -81,52 +82,52 @@ class Engine:
             The store did not take a commit for longer than the lease. All before the last commit is safe. Who has
             committed nothing yet waits for as long as it takes.
         """
-        parts, name = self.parts, self.parts.spec.name
-        source_checks.same_spec(parts.spec, parts.store.create(parts.spec, parts.clock.time()))
+        context, name = self.context, self.context.spec.name
+        source_checks.check_same_spec(context.spec, context.store.create(context.spec, context.clock.time()))
         while not stop.is_set():
             lease = self._wait_for_lease(stop)
             if lease is None:
                 return
-            parts.metrics.set(LEASE_HELD, 1, model=name)
-            parts.pulse.beat("taking over", "owner")
-            tenure: Tenure | None = None
+            context.metrics.set(LEASE_HELD, 1, model=name)
+            context.heartbeat.beat("taking over", "owner")
+            tenure: LeaseSession | None = None
             try:
-                with Tenure(parts, lease) as tenure:
+                with LeaseSession(context, lease) as tenure:
                     tenure.work(stop)
             except StoreUnavailableError as e:
                 if tenure is not None and tenure.has_committed:
                     raise
                 # A lease needs less room than a commit. Who took over from an owner that could not write, and cannot
                 # either, goes on standing by.
-                parts.failed("commit")
-                parts.away("store", e)
+                context.count_error("commit")
+                context.mark_down("store", e)
                 log.warning("%s: the store takes no commit, back to waiting: %s", name, e)
-                stop.wait(min(1.0, parts.options.lease / 4))
+                stop.wait(min(1.0, context.options.lease / 4))
             except (LeaseLostError, ConflictError) as e:
-                parts.failed("lease")
+                context.count_error("lease")
                 log.warning("%s: lost the model, back to waiting: %s", name, e)
             finally:
-                parts.metrics.set(LEASE_HELD, 0, model=name)
-                parts.pulse.beat("leaving", "stopped")
+                context.metrics.set(LEASE_HELD, 0, model=name)
+                context.heartbeat.beat("leaving", "stopped")
 
-    def _wait_for_lease(self, stop: Stop) -> Lease | None:
-        parts, name, o = self.parts, self.parts.spec.name, self.parts.options
-        parts.metrics.set(LEASE_HELD, 0, model=name)
+    def _wait_for_lease(self, stop: StopSignal) -> Lease | None:
+        context, name, o = self.context, self.context.spec.name, self.context.options
+        context.metrics.set(LEASE_HELD, 0, model=name)
         told = False
-        report = Report(log, name, parts.clock.monotonic, fate="")
+        report = ProgressReporter(log, name, context.clock.monotonic, fate="")
         while not stop.is_set():
-            parts.pulse.beat("waiting for the lease", "standby")
+            context.heartbeat.beat("waiting for the lease", "standby")
             try:
-                lease = parts.store.acquire(name, o.owner, o.lease, parts.clock.time())
+                lease = context.store.acquire(name, o.owner, o.lease, context.clock.time())
             except StoreUnavailableError as e:
                 # However long: a disk that is full, a lock that is held, a server that is gone. Whoever stands by is
                 # wanted when it is back, and ending would only make an orchestrator start it again and again.
-                report.away("store", e)
-                parts.away("store", e)
+                report.mark_down("store", e)
+                context.mark_down("store", e)
                 lease = None
             else:
-                report.back("store")
-                parts.back("store")
+                report.mark_up("store")
+                context.mark_up("store")
             if lease is not None:
                 log.info("%s: owner %s, epoch %d", name, o.owner, lease.epoch)
                 return lease

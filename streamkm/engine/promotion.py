@@ -22,7 +22,7 @@ PAIRS = 8
 """Of rows that stand for a cluster; enough that they do not all lie on one line."""
 
 
-def from_snapshot(store: Store, spec: ModelSpec, number: int) -> OnlineKMeans:
+def model_from_snapshot(store: Store, spec: ModelSpec, number: int) -> OnlineKMeans:
     """The model that goes on from a snapshot: from the state kept with it, else from its clusters alone.
 
     Raises
@@ -31,13 +31,13 @@ def from_snapshot(store: Store, spec: ModelSpec, number: int) -> OnlineKMeans:
         There is no such snapshot.
     """
     snapshot = store.snapshot(spec.name, number)
-    state = store.kept(spec.name, number)
+    state = store.snapshot_state(spec.name, number)
     if state is not None:
         return OnlineKMeans.from_state(state)
-    return OnlineKMeans.from_snapshot(arguments(spec), snapshot, *stand_ins(snapshot))
+    return OnlineKMeans.from_snapshot(arguments(spec), snapshot, *surrogate_points(snapshot))
 
 
-def stand_ins(s: Snapshot) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def surrogate_points(s: Snapshot) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Weighted rows that stand for the points of a snapshot, whose own are not kept.
 
     Each cluster has pairs of rows on both sides of its centroid, one deviation away in every field: they have its
@@ -57,7 +57,7 @@ def stand_ins(s: Snapshot) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     return rows.reshape(-1, d), np.repeat(s.weights / len(steps), len(steps))
 
 
-def missed(start: Position, beginning: Position, stop: Position, batch: int) -> Iterator[BatchRange]:
+def ranges_between(start: Position, beginning: Position, stop: Position, batch: int) -> Iterator[BatchRange]:
     """Ranges from one position to a later one, partition by partition, of `batch` offsets at most.
 
     Parameters

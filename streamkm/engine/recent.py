@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from streamkm.records import Position
 from streamkm.state import Recent
 
-POINTS = 500
-NUMBERS = 40_000
+MAX_POINTS = 500
+MAX_VALUES = 40_000
 """Most numbers in these points: fewer points where they are long."""
 
 
-class Glimpse:
+class RecentSample:
     """What the commits of one tenure carry as `Recent`. Nothing is learned or derived from it.
 
     A mini-batch costs a copy of the points that are kept of it, and nothing that grows with its size.
@@ -30,13 +30,13 @@ class Glimpse:
     """
 
     def __init__(self, n_fields: int, last: Recent | None = None) -> None:
-        self.most = min(POINTS, NUMBERS // n_fields)
+        self.most = min(MAX_POINTS, MAX_VALUES // n_fields)
         self._pieces: deque[NDArray[np.float64]] = deque()
         self._held = 0
         self._points = np.empty((0, n_fields)) if last is None else last.points
         self._ends: Position = {} if last is None else last.ends
 
-    def learned(self, ranges: Sequence[NDArray[np.float64]]) -> None:
+    def add(self, ranges: Sequence[NDArray[np.float64]]) -> None:
         """Keep some points of a mini-batch: evenly strided over all of it, its last one among them.
 
         Parameters

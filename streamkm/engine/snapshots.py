@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from contextlib import suppress
 
-from streamkm.engine.context import Parts
+from streamkm.engine.context import EngineContext
 from streamkm.errors import NotReadyError
 from streamkm.models import OnlineKMeans
 from streamkm.models.arguments import K_MAX
@@ -15,15 +15,15 @@ from streamkm.records import Position
 from streamkm.state import Counters, Event, Json, Snapshot
 from streamkm.stores.base import Lease
 
-OUTLIERS = 10
+SURGE_MIN_OUTLIERS = 10
 """Fewer outliers between two snapshots are no event,"""
-OUTLIERS_SHARE = 0.01
+SURGE_MIN_SHARE = 0.01
 """nor is a smaller share of the points between them,"""
-OUTLIERS_TIMES = 5
+SURGE_MIN_RATIO = 5
 """nor one that is not so many times the share of all time before."""
 
 
-def unusual(count: int, points: int, old: int, seen: int) -> bool:
+def is_outlier_surge(count: int, points: int, old: int, seen: int) -> bool:
     """Whether outliers are many more than they were.
 
     Parameters
@@ -34,16 +34,18 @@ def unusual(count: int, points: int, old: int, seen: int) -> bool:
         The same of all time before.
     """
     return (
-        points > 0 and count >= max(OUTLIERS, OUTLIERS_SHARE * points) and count * seen >= OUTLIERS_TIMES * old * points
+        points > 0
+        and count >= max(SURGE_MIN_OUTLIERS, SURGE_MIN_SHARE * points)
+        and count * seen >= SURGE_MIN_RATIO * old * points
     )
 
 
-class Publishing:
+class SnapshotPublisher:
     """What an owner knows about the snapshots of its model.
 
     Parameters
     ----------
-    parts
+    context
         Of the engine.
     last
         The newest snapshot in charge, if there is one.
@@ -58,19 +60,19 @@ class Publishing:
         Points of the model when it was published; without one, when the tenure began.
     reason
         Why a snapshot is being worked on; empty: none is.
-    prepared
+    prepared_after
         How many mini-batches since the commit before were learned when that began; -1: it did not.
-    adopted
+    promoted_snapshot
         Number of the snapshot that the next one puts in charge; 0: none.
     """
 
-    def __init__(self, parts: Parts, last: Snapshot | None, points: int) -> None:
-        self.parts, self.last = parts, last
+    def __init__(self, context: EngineContext, last: Snapshot | None, points: int) -> None:
+        self.context, self.last = context, last
         self.points_at = points if last is None else last.detail.get("points", last.n_points)
-        self.reason, self.prepared, self.adopted = "", -1, 0
-        self._at = parts.clock.monotonic()
+        self.reason, self.prepared_after, self.promoted_snapshot = "", -1, 0
+        self._at = context.clock.monotonic()
         self._evaluation: Json = {}
-        self._proposals = Proposals(parts.spec.name)
+        self._k_advisor = KAdvisor(context.spec.name)
 
     def due(self, learner: OnlineKMeans, points: int) -> str:
         """Why a snapshot is to be made now; empty: it is not yet time.
@@ -80,14 +82,14 @@ class Publishing:
         points
             Points of the model so far.
         """
-        options, new_points = self.parts.options, points - self.points_at
+        options, new_points = self.context.options, points - self.points_at
         if learner.warmup_ is not None or not new_points:
             return ""
         if self.last is None:
             return "first"
         if options.snapshot_points and new_points >= options.snapshot_points:
             return "points"
-        return "interval" if self.parts.clock.monotonic() - self._at >= options.snapshot_every else ""
+        return "interval" if self.context.clock.monotonic() - self._at >= options.snapshot_every else ""
 
     def prepare(self, learner: OnlineKMeans, reason: str, learned: int) -> None:
         """Begin to work on a snapshot.
@@ -97,29 +99,29 @@ class Publishing:
         learned
             Mini-batches since the last commit.
         """
-        self.reason, self.prepared = reason, learned
+        self.reason, self.prepared_after = reason, learned
         self._evaluation = learner.evaluate().to_json()
         learner.prepare()
-        self._proposals.look(learner, self.parts.clock.monotonic())
+        self._k_advisor.look(learner, self.context.clock.monotonic())
 
-    def adopt(self, number: int) -> None:
+    def promote(self, number: int) -> None:
         """The next snapshot puts an older or a recomputed one in charge."""
-        self.reason, self.adopted = "promoted", number
+        self.reason, self.promoted_snapshot = "promoted", number
 
     def snapshot(
         self, learner: OnlineKMeans, lease: Lease, counters: Counters, position: Position, now: float
     ) -> Snapshot:
         """The snapshot that was prepared or adopted."""
-        p = learner.publish(as_is=self.adopted > 0)
+        p = learner.publish(as_is=self.promoted_snapshot > 0)
         # The model that was put in charge has counted for itself.
-        before: Json = {} if self.last is None or self.adopted else self.last.detail
+        before: Json = {} if self.last is None or self.promoted_snapshot else self.last.detail
         cost, points = learner.cost_ - before.get("cost", 0.0), learner.n_evaluated_ - before.get("judged", 0)
         return Snapshot(
-            model=self.parts.spec.name,
+            model=self.context.spec.name,
             created_at=now,
             kind="live",
             reason=self.reason,
-            fields=self.parts.spec.fields,
+            fields=self.context.spec.fields,
             ids=p.ids,
             centroids=p.centroids,
             weights=p.weights,
@@ -140,7 +142,7 @@ class Publishing:
                 "evaluation": self._evaluation,
                 "points": counters.points,
                 "publication": p.detail,
-                "k": self._proposals.latest,
+                "k": self._k_advisor.latest,
             },
             events=(*p.events, *self._events(learner, tuple(sorted(p.ids.tolist())))),
         )
@@ -148,33 +150,33 @@ class Publishing:
     def _events(self, learner: OnlineKMeans, ids: tuple[int, ...]) -> list[Event]:
         """What an owner has to tell beside the events of the model; see `rerun.TOLD_BY_OWNERS`."""
         last = self.last
-        if self.adopted:
+        if self.promoted_snapshot:
             before = () if last is None else tuple(sorted(last.ids.tolist()))
-            return [Event("promotion", before, ids, {"snapshot": self.adopted})]
+            return [Event("promotion", before, ids, {"snapshot": self.promoted_snapshot})]
         if last is None:
             return []
         old, seen = last.detail.get("outliers", 0), last.n_points
         count, points = learner.n_outliers_ - old, learner.n_seen - seen
-        if not unusual(count, points, old, seen):
+        if not is_outlier_surge(count, points, old, seen):
             return []
         return [Event("outliers", detail={"count": count, "points": points, "share": count / points})]
 
     def published(self, snapshot: Snapshot, points: int) -> None:
         """A snapshot was committed, when the model had so many points."""
-        self.last, self.points_at, self._at = snapshot, points, self.parts.clock.monotonic()
-        self.reason, self.prepared, self.adopted = "", -1, 0
+        self.last, self.points_at, self._at = snapshot, points, self.context.clock.monotonic()
+        self.reason, self.prepared_after, self.promoted_snapshot = "", -1, 0
 
 
 log = logging.getLogger("streamkm.engine")
 
-EVERY_SECONDS = 60.0
+PROFILE_INTERVAL_SECONDS = 60.0
 """A profile takes most of a second of one core."""
 
 WORKER = Worker("streamkm-k")
 """Not the one of the models: a snapshot must not wait for a profile."""
 
 
-class Proposals:
+class KAdvisor:
     """Profiles of k for the snapshots of a model. They propose; nothing changes k but who runs the model.
 
     Parameters
@@ -207,7 +209,7 @@ class Proposals:
             found, self._task = self._task.result(), None
             if not outgrown:
                 self._take(found, learner.k_)
-        due = outgrown or now - self._begun_at >= EVERY_SECONDS
+        due = outgrown or now - self._begun_at >= PROFILE_INTERVAL_SECONDS
         if self._task is None and learner.k_ <= K_MAX and due:
             self._begun_at, self._begun_with = now, learner.n_seen
             with suppress(NotReadyError):  # nothing that was learned has weight: later, then

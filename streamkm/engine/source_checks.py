@@ -22,7 +22,7 @@ _CODEC = {"kind": "codec", "max_bytes": "max_record_bytes"}
 """Names of a codec's parts that are others than those of the settings."""
 
 
-def same_spec(ours: ModelSpec, stored: ModelSpec) -> None:
+def check_same_spec(ours: ModelSpec, stored: ModelSpec) -> None:
     """Refuse settings that the stored model was not made with.
 
     Raises
@@ -44,7 +44,7 @@ def same_spec(ours: ModelSpec, stored: ModelSpec) -> None:
             where=f"model {stored.name}",
             hint="Give the settings it was made with, or choose another name for a new model",
         )
-    same_stream(stored, ours.source)
+    check_same_stream(stored, ours.source)
 
 
 def _told(spec: ModelSpec) -> dict[str, str]:
@@ -68,7 +68,7 @@ def _text(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def same_stream(stored: ModelSpec, found: Json) -> None:
+def check_same_stream(stored: ModelSpec, found: Json) -> None:
     """Refuse a source that is another one under the same name.
 
     Parameters
@@ -98,7 +98,9 @@ def same_stream(stored: ModelSpec, found: Json) -> None:
         )
 
 
-def lost(model: str, position: Position, beginning: Position, end: Position, *, skip: bool) -> tuple[BatchRange, ...]:
+def lost_ranges(
+    model: str, position: Position, beginning: Position, end: Position, *, skip: bool
+) -> tuple[BatchRange, ...]:
     """What lies between a position and where a source can be read from.
 
     Parameters
@@ -143,7 +145,7 @@ def lost(model: str, position: Position, beginning: Position, end: Position, *, 
     if gone and not skip:
         begins = [f"{r.partition} begins at {r.stop}" for r in gone]
         raise PositionLostError(
-            f"{size(gone)} records are gone that were not read: {_some(begins)}",
+            f"{count_offsets(gone)} records are gone that were not read: {_some(begins)}",
             where=f"model {model}, {_some([f'{r.partition}@{r.start}' for r in gone])}",
             hint="Retention was shorter than the pause. --on-data-loss skip goes on behind the gap and counts it; or "
             "start a new model under another name",
@@ -151,12 +153,12 @@ def lost(model: str, position: Position, beginning: Position, end: Position, *, 
     return gone
 
 
-def size(ranges: Sequence[BatchRange]) -> int:
+def count_offsets(ranges: Sequence[BatchRange]) -> int:
     """Number of offsets in ranges."""
     return sum(r.stop - r.start for r in ranges)
 
 
-def told(ranges: Sequence[BatchRange]) -> str:
+def format_ranges(ranges: Sequence[BatchRange]) -> str:
     """Ranges for people."""
     return _some([f"{r.partition}@{r.start} to {r.stop - 1}" for r in ranges])
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from streamkm.connectors.base import IdentityCheck, Source
 from streamkm.engine import source_checks
-from streamkm.engine.context import Parts, Stop
+from streamkm.engine.context import EngineContext, StopSignal
 from streamkm.errors import BrokerUnreachableError, PartitionStalledError, SourceClosedError, SourceError
 from streamkm.records import BatchRange, Position, Records, TopicPartition
 from streamkm.state import ModelSpec
@@ -21,20 +21,20 @@ END_SECONDS = 5.0
 FIRST_BACKOFF, LAST_BACKOFF = 0.1, 5.0
 
 
-class Inlet:
+class SourceManager:
     """Gives a source at the model's position, or an error that says why there is none.
 
     Parameters
     ----------
-    parts
+    context
         Of the engine.
     stored
         The model as stored: its source is what the model has read so far.
     """
 
-    def __init__(self, parts: Parts, stored: ModelSpec) -> None:
-        self.parts, self.stored, self.clock = parts, stored, parts.clock
-        self.stalls = Stalls(stored.name)
+    def __init__(self, context: EngineContext, stored: ModelSpec) -> None:
+        self.context, self.stored, self.clock = context, stored, context.clock
+        self.stalls = StallDetector(stored.name)
         self._source: Source | None = None
         self._confirmed = True
         self._end: Position = {}
@@ -53,7 +53,7 @@ class Inlet:
             self._source.close()
 
     def connect(
-        self, position: dict[TopicPartition, int], stop: Stop, keep: Callable[[Stop], bool]
+        self, position: dict[TopicPartition, int], stop: StopSignal, keep: Callable[[StopSignal], bool]
     ) -> tuple[BatchRange, ...] | None:
         """Open a source, check that it is what the model has read, and seek; again until a broker answers.
 
@@ -79,19 +79,19 @@ class Inlet:
         """
         backoff = FIRST_BACKOFF
         while not stop.is_set():
-            self.parts.pulse.beat("connecting to a broker")
+            self.context.heartbeat.beat("connecting to a broker")
             try:
                 lost = self._enter(position)
             except BrokerUnreachableError as e:
                 self.close()
-                self.parts.failed("poll")
-                self.parts.away("broker", e)
+                self.context.count_error("poll")
+                self.context.mark_down("broker", e)
                 log.warning("%s: no broker, trying again: %s", self.stored.name, e)
             except BaseException:
                 self.close()
                 raise
             else:
-                self.parts.back("broker")
+                self.context.mark_up("broker")
                 return lost
             keep(stop)
             stop.wait(backoff)
@@ -99,13 +99,13 @@ class Inlet:
         return None
 
     def _enter(self, position: dict[TopicPartition, int]) -> tuple[BatchRange, ...]:
-        name, options = self.stored.name, self.parts.options
-        source = self._source = self.parts.open_source()
-        source_checks.same_stream(self.stored, source.identity())
+        name, options = self.stored.name, self.context.options
+        source = self._source = self.context.open_source()
+        source_checks.check_same_stream(self.stored, source.identity())
         self._confirmed = True
         beginning, end = source.beginning(), source.end()
         known = position or (end if options.start == "end" else beginning)
-        gone = source_checks.lost(name, known, beginning, end, skip=options.on_data_loss == "skip")
+        gone = source_checks.lost_ranges(name, known, beginning, end, skip=options.on_data_loss == "skip")
         there = {**beginning, **known, **{r.partition: r.stop for r in gone}}
         source.seek(there)
         if new := [str(tp) for tp in there if tp not in known]:
@@ -175,11 +175,11 @@ class Inlet:
 
 STALL_SECONDS = 60.0
 """How long a partition may stand still before records that could be read."""
-REBUILDS = 3
+MAX_REBUILDS = 3
 """Sources that are made anew for it before the run ends."""
 
 
-class Stalls:
+class StallDetector:
     """Watches the position, partition by partition.
 
     Only where the owner keeps up: one that has more than it can learn may come to a partition late.
@@ -258,4 +258,4 @@ class Stalls:
     @property
     def hopeless(self) -> bool:
         """Whether new sources did not help."""
-        return self.rebuilds > REBUILDS
+        return self.rebuilds > MAX_REBUILDS

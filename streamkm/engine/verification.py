@@ -13,21 +13,21 @@ from streamkm.codecs.base import Codec
 from streamkm.connectors.base import Source
 from streamkm.connectors.ranges import RangeReader
 from streamkm.engine.event_times import decode
-from streamkm.engine.learn import learn, suited
+from streamkm.engine.learn import codec_for_model, learn
 from streamkm.errors import NotFoundError, StateError, StoreError
 from streamkm.models import ARITHMETIC, OnlineKMeans
 from streamkm.models.spec import new_learner
 from streamkm.records import BatchRange, Position, TopicPartition
-from streamkm.state import EventTimeLimit, Learning, MiniBatch, ModelSpec, ModelState, Progress, Snapshot
+from streamkm.state import EventTimeLimit, JournalEntry, MiniBatch, ModelSpec, ModelState, Progress, Snapshot
 from streamkm.stores.base import ModelInfo, Store
 from streamkm.times import format_time
 
-TOLD_BY_OWNERS = frozenset({"promotion", "outliers"})
+OWNER_EVENTS = frozenset({"promotion", "outliers"})
 """Kinds of events that a re-run does not give: they tell of the snapshots between which they stand, not of the points
 of a model; and what an older streamkm published does not have them."""
 
 
-class Rerun:
+class JournalReplay:
     """Learns a journal again, one commit after the other; `learner` is then what that commit stored.
 
     Parameters
@@ -51,23 +51,23 @@ class Rerun:
         start: ModelState | None = None,
     ) -> None:
         self.learner = new_learner(spec) if start is None else OnlineKMeans.from_state(start)
-        self._open_source, self._codec, self._adopt = open_source, suited(codec, spec), adopt
+        self._open_source, self._codec, self._adopt = open_source, codec_for_model(codec, spec), adopt
         self._readers: dict[TopicPartition, RangeReader] = {}
 
-    def repeat(self, learning: Learning) -> None:
+    def repeat(self, entry: JournalEntry) -> None:
         """Do again what the model did before one commit."""
-        if learning.adopted:
+        if entry.promoted_snapshot:
             if self._adopt is None:
-                raise NotFoundError(f"snapshot {learning.adopted} was put in charge, and nothing gives it again")
-            self.learner = self._adopt(learning.adopted)
-        for done, ranges in enumerate(learning.batches):
-            if done == learning.prepared:
+                raise NotFoundError(f"snapshot {entry.promoted_snapshot} was put in charge, and nothing gives it again")
+            self.learner = self._adopt(entry.promoted_snapshot)
+        for done, ranges in enumerate(entry.batches):
+            if done == entry.prepared_after:
                 self.learner.prepare()
-            self._learn(ranges, learning.limit)
-        if learning.prepared == len(learning.batches):
+            self._learn(ranges, entry.limit)
+        if entry.prepared_after == len(entry.batches):
             self.learner.prepare()
-        if learning.prepared >= 0 or learning.adopted:
-            self.learner.publish(as_is=learning.adopted > 0)
+        if entry.prepared_after >= 0 or entry.promoted_snapshot:
+            self.learner.publish(as_is=entry.promoted_snapshot > 0)
 
     def _learn(self, ranges: MiniBatch, limit: EventTimeLimit | None) -> None:
         decoded = []
@@ -88,7 +88,7 @@ class Rerun:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class SnapshotComparison:
     """What a comparison of a snapshot with a re-run found.
 
     Attributes
@@ -105,11 +105,11 @@ class Verdict:
         return not self.differences
 
 
-def compare(snapshot: Snapshot, learner: OnlineKMeans) -> Verdict:
+def compare_snapshot(snapshot: Snapshot, learner: OnlineKMeans) -> SnapshotComparison:
     """Compare a published snapshot with a re-run model, bit for bit."""
     found = learner.published_
     if found is None:
-        return Verdict(snapshot.id, learner.n_seen, ("the re-run publishes nothing",))
+        return SnapshotComparison(snapshot.id, learner.n_seen, ("the re-run publishes nothing",))
     differences = []
     for name in ("ids", "centroids", "weights", "spreads", "born", "factors", "deviations"):
         published, again = getattr(snapshot, name), getattr(found, name)
@@ -120,15 +120,15 @@ def compare(snapshot: Snapshot, learner: OnlineKMeans) -> Verdict:
         elif published.shape != again.shape or published.tobytes() != again.tobytes():
             worst = np.max(np.abs(published - again)) if published.shape == again.shape else "their shapes differ"
             differences.append(f"{name} differ (largest difference {worst})")
-    happened = [e.to_json() for e in snapshot.events if e.kind not in TOLD_BY_OWNERS]
+    happened = [e.to_json() for e in snapshot.events if e.kind not in OWNER_EVENTS]
     if happened != [e.to_json() for e in found.events]:
         differences.append(f"events differ ({len(happened)} published, {len(found.events)} in the re-run)")
     if snapshot.n_points != learner.n_seen:
         differences.append(f"points differ ({snapshot.n_points} published, {learner.n_seen} in the re-run)")
-    return Verdict(snapshot.id, learner.n_seen, tuple(differences))
+    return SnapshotComparison(snapshot.id, learner.n_seen, tuple(differences))
 
 
-class Books:
+class OffsetLedger:
     """Adds a journal up, one commit after the other.
 
     Parameters
@@ -152,10 +152,10 @@ class Books:
         self.errors: list[str] = []
         self._at: dict[TopicPartition, int] = dict(position or {})
 
-    def add(self, commit: int, learning: Learning) -> None:
+    def add(self, commit: int, entry: JournalEntry) -> None:
         """Account for what one commit did."""
-        ranges = [r for batch in learning.batches for r in batch]
-        if learning.adopted:
+        ranges = [r for batch in entry.batches for r in batch]
+        if entry.promoted_snapshot:
             # A snapshot was put in charge: what came since it is learned again, up to where the model stands.
             again: dict[TopicPartition, int] = {}
             for r in ranges:
@@ -167,7 +167,7 @@ class Books:
             for r in ranges:
                 self._follow(commit, r, self._at)
                 self.read += r.stop - r.start
-        for r in learning.lost:
+        for r in entry.lost:
             self._follow(commit, r, self._at)
             self.lost.append((commit, r))
 
@@ -189,7 +189,7 @@ class Books:
 
 
 @dataclass
-class Origin:
+class ReplayStart:
     """A commit that a re-run can follow.
 
     Attributes
@@ -209,10 +209,10 @@ class Origin:
     batches: int = 0
     needs: dict[TopicPartition, int] = field(default_factory=dict)
 
-    def add(self, learning: Learning) -> None:
+    def add(self, entry: JournalEntry) -> None:
         """Take in what one commit did."""
-        self.batches += len(learning.batches)
-        for r in (r for batch in learning.batches for r in batch):
+        self.batches += len(entry.batches)
+        for r in (r for batch in entry.batches for r in batch):
             self.needs[r.partition] = min(r.start, self.needs.get(r.partition, r.start))
 
     def readable(self, beginning: Position) -> bool:
@@ -220,14 +220,14 @@ class Origin:
         return all(beginning.get(tp, 0) <= at for tp, at in self.needs.items())
 
 
-def oldest(store: Store, name: str) -> Progress | None:
+def journal_start(store: Store, name: str) -> Progress | None:
     """The checkpoint at which the journal begins; None: it begins with the model."""
-    bases = store.bases(name)
+    bases = store.kept_checkpoints(name)
     first = next(iter(store.journal(name)), (0,))[0]
     return bases[0] if bases and first != 1 else None
 
 
-def find_origins(store: Store, name: str, until_seq: int) -> tuple[Books, list[Origin]]:
+def find_replay_starts(store: Store, name: str, until_seq: int) -> tuple[OffsetLedger, list[ReplayStart]]:
     """Add the journal up to a commit up, and find where a re-run that leads there can begin, the oldest first.
 
     It begins behind all that was learned by another arithmetic than this streamkm has.
@@ -237,7 +237,7 @@ def find_origins(store: Store, name: str, until_seq: int) -> tuple[Books, list[O
     NotFoundError
         The journal no longer reaches back so far, or the commit was learned by another arithmetic.
     """
-    begin = oldest(store, name)
+    begin = journal_start(store, name)
     if begin is not None and until_seq <= begin.commit_seq:
         raise NotFoundError(
             f"the journal begins behind commit {begin.commit_seq} ({format_time(begin.committed_at)}), and this needs "
@@ -246,20 +246,20 @@ def find_origins(store: Store, name: str, until_seq: int) -> tuple[Books, list[O
             hint="Take a newer one of those that streamkm snapshots lists: the journal of eight days is kept, or all "
             "of it with --keep-snapshots all",
         )
-    books = Books() if begin is None else Books(begin.position)
+    books = OffsetLedger() if begin is None else OffsetLedger(begin.position)
     first = 0 if begin is None else begin.commit_seq
-    kept = [b for b in store.bases(name) if first <= b.commit_seq < until_seq]
-    found = [Origin(b.commit_seq, b.committed_at) for b in kept]
+    kept = [b for b in store.kept_checkpoints(name) if first <= b.commit_seq < until_seq]
+    found = [ReplayStart(b.commit_seq, b.committed_at) for b in kept]
     if begin is None:
-        found.insert(0, Origin())
+        found.insert(0, ReplayStart())
     numbers = [origin.commit_seq for origin in found]
     other = 0  # the last commit by another arithmetic than ours
     last = None
-    for commit, learning in store.journal(name, until_seq, after_seq=first):
-        books.add(commit, learning)
+    for commit, entry in store.journal(name, until_seq, after_seq=first):
+        books.add(commit, entry)
         for origin in found[: bisect_left(numbers, commit)]:
-            origin.add(learning)
-        last = learning.arithmetic
+            origin.add(entry)
+        last = entry.arithmetic
         if last != ARITHMETIC:
             other = commit
     if last is not None and last != ARITHMETIC:
@@ -279,7 +279,7 @@ def find_origins(store: Store, name: str, until_seq: int) -> tuple[Books, list[O
     return books, ours
 
 
-def best_origin(origins: Sequence[Origin], beginning: Position) -> Origin:
+def best_replay_start(origins: Sequence[ReplayStart], beginning: Position) -> ReplayStart:
     """The oldest from which the topic still has everything; the newest if there is none."""
     return next((origin for origin in origins if origin.readable(beginning)), origins[-1])
 
@@ -308,10 +308,10 @@ def audit(store: Store, name: str) -> list[str]:
         return [f"snapshot {s.id} stands without a checkpoint" for s in store.snapshots(name, limit=1)]
     found = [*_counters(progress), *_journal(store, name, progress), *_snapshots(store, info, progress)]
     try:
-        store.load(name)
+        store.load_checkpoint(name)
     except StateError as e:
         found.append(f"the state of the checkpoint cannot be read: {e}")
-    held = sum(1 for held in store.quarantine(name) if held.commit_seq <= progress.commit_seq)
+    held = sum(1 for held in store.iter_quarantine(name) if held.commit_seq <= progress.commit_seq)
     if held > progress.counters.bad:
         found.append(f"{held} records are in quarantine, {progress.counters.bad} were counted as bad")
     return found if len(found) <= _SHOWN else [*found[:_SHOWN], f"and {len(found) - _SHOWN} more"]
@@ -326,16 +326,16 @@ def _counters(p: Progress) -> list[str]:
 
 def _journal(store: Store, name: str, p: Progress) -> list[str]:
     found: list[str] = []
-    begin = oldest(store, name)
-    books, last, records = Books(), 0, p.counters.records
+    begin = journal_start(store, name)
+    books, last, records = OffsetLedger(), 0, p.counters.records
     if begin is not None:
-        books, last = Books(begin.position), begin.commit_seq
+        books, last = OffsetLedger(begin.position), begin.commit_seq
         records -= begin.counters.records
     try:
-        for seq, learning in store.journal(name, p.commit_seq, after_seq=last):
+        for seq, entry in store.journal(name, p.commit_seq, after_seq=last):
             if seq != last + 1:
                 found.append(f"the journal goes from commit {last} to {seq}")
-            books.add(seq, learning)
+            books.add(seq, entry)
             last = seq
     except StoreError as e:
         return [*found, f"the journal cannot be read behind commit {last}: {e.message}"]

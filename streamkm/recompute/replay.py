@@ -231,7 +231,7 @@ def recompute(
     )
     rows, weights = _coreset(points, choice, factors)
     learner = OnlineKMeans.from_snapshot(arguments(spec), snapshot, rows, weights, counts["newest"])
-    return store.add(snapshot, learner.state())
+    return store.add_snapshot(snapshot, learner.state())
 
 
 def _blocks(points: PointFile) -> Iterator[tuple[int, NDArray[Any]]]:

@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping
 
 from streamkm.errors import SettingsError
 from streamkm.redaction import redact_url
-from streamkm.stores.base import Asked, Job, Lease, ModelInfo, Promotion, Store, Token
+from streamkm.stores.base import ControlRequests, Job, Lease, ModelInfo, Promotion, Store, Token
 from streamkm.stores.memory import MemoryStore
 from streamkm.stores.sql import sqlite
 from streamkm.stores.sql.database import Engines
 from streamkm.stores.sql.store import SqlStore
 
 __all__ = [
-    "Asked",
+    "ControlRequests",
     "Job",
     "Lease",
     "MemoryStore",

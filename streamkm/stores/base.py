@@ -10,12 +10,12 @@ from streamkm.records import BadRecord, TopicPartition
 from streamkm.state import (
     Checkpoint,
     Commit,
+    JournalEntry,
     Json,
-    Learning,
     ModelSpec,
     ModelState,
     Progress,
-    QuarantineBounds,
+    QuarantineLimits,
     Recent,
     Snapshot,
 )
@@ -54,7 +54,7 @@ class Promotion(NamedTuple):
     skip: bool
 
 
-class Asked(NamedTuple):
+class ControlRequests(NamedTuple):
     """What the owner of a model is asked for.
 
     Attributes
@@ -69,11 +69,11 @@ class Asked(NamedTuple):
     paused: bool
 
 
-Place = tuple[TopicPartition, int]
+RecordId = tuple[TopicPartition, int]
 """Partition and offset of a record: what tells it apart from all others."""
 
 
-class Held(NamedTuple):
+class QuarantinedRecord(NamedTuple):
     """A record in quarantine.
 
     Attributes
@@ -224,7 +224,7 @@ class Store(Protocol):
         """Let the next owner in at once. Nothing happens when the lease is already lost."""
         ...
 
-    def load(self, model: str) -> Checkpoint | None:
+    def load_checkpoint(self, model: str) -> Checkpoint | None:
         """The last checkpoint, or None before the first commit."""
         ...
 
@@ -248,14 +248,14 @@ class Store(Protocol):
 
     def journal(
         self, model: str, until_seq: int | None = None, *, after_seq: int = 0
-    ) -> Iterator[tuple[int, Learning]]:
+    ) -> Iterator[tuple[int, JournalEntry]]:
         """(commit number, what the model did before it), from the first kept after `after_seq` to `until_seq` included.
 
-        It begins with commit 1, or behind the first base (see `bases`).
+        It begins with commit 1, or behind the first base (see `kept_checkpoints`).
         """
         ...
 
-    def keep_base(self, model: str, now: float, *, always: bool = False) -> bool:
+    def keep_checkpoint(self, model: str, now: float, *, always: bool = False) -> bool:
         """Keep the last checkpoint for re-runs to begin at, if the newest kept is older than a day; whether it did.
 
         Parameters
@@ -265,11 +265,11 @@ class Store(Protocol):
         """
         ...
 
-    def bases(self, model: str) -> Sequence[Progress]:
+    def kept_checkpoints(self, model: str) -> Sequence[Progress]:
         """How far the model was at each checkpoint that is kept, the oldest first."""
         ...
 
-    def base(self, model: str, commit_seq: int) -> Checkpoint:
+    def kept_checkpoint(self, model: str, commit_seq: int) -> Checkpoint:
         """One of them.
 
         Raises
@@ -279,7 +279,7 @@ class Store(Protocol):
         """
         ...
 
-    def add(self, snapshot: Snapshot, state: ModelState) -> int:
+    def add_snapshot(self, snapshot: Snapshot, state: ModelState) -> int:
         """Keep a recomputed snapshot, and the state that learning can go on from; it answers nothing until promoted.
 
         Returns
@@ -289,11 +289,11 @@ class Store(Protocol):
         """
         ...
 
-    def kept(self, model: str, snapshot_id: int) -> ModelState | None:
+    def snapshot_state(self, model: str, snapshot_id: int) -> ModelState | None:
         """The state that was added with a snapshot, if one was."""
         ...
 
-    def promote(self, model: str, promotion: Promotion | None) -> None:
+    def request_promotion(self, model: str, promotion: Promotion | None) -> None:
         """Ask the model's owner to put a snapshot in charge, instead of any that was asked for before; None: no more.
 
         A snapshot that was ever asked for is kept for good: a re-run of the journal needs it.
@@ -305,11 +305,7 @@ class Store(Protocol):
         """
         ...
 
-    def promotion(self, model: str) -> Promotion | None:
-        """What the owner is asked for. The commit that has `Learning.adopted` answers it."""
-        ...
-
-    def asked(self, model: str) -> Asked:
+    def control_requests(self, model: str) -> ControlRequests:
         """All that the owner is asked for, in one question; nothing if there is no such model."""
         ...
 
@@ -329,20 +325,20 @@ class Store(Protocol):
         """Newest first, numbers below `before`; with `eventful` only those that tell events."""
         ...
 
-    def thin(self, model: str, now: float) -> int:
+    def apply_retention(self, model: str, now: float) -> int:
         """Remove what retention no longer keeps, in small pieces; how many rows went.
 
-        That is old snapshots (see `retention`), and journal and bases before the first base kept (see `bases`).
+        That is old snapshots, and the journal and kept checkpoints before the first checkpoint that is kept.
         """
         ...
 
-    def quarantined(
+    def newest_quarantined(
         self, model: str, *, limit: int = 100, reason: str | None = None, most: int | None = None
     ) -> Sequence[BadRecord]:
         """Newest first; with `reason` only those of that reason, with `most` no more bytes of each key and value."""
         ...
 
-    def held(self, model: str, place: Place) -> Held:
+    def quarantined_record(self, model: str, place: RecordId) -> QuarantinedRecord:
         """The quarantined record of one place.
 
         Raises
@@ -352,27 +348,27 @@ class Store(Protocol):
         """
         ...
 
-    def quarantine(self, model: str) -> Iterator[Held]:
+    def iter_quarantine(self, model: str) -> Iterator[QuarantinedRecord]:
         """All that are in quarantine now, in the order they came; read page by page."""
         ...
 
-    def waiting(self, model: str, *, limit: int = 500) -> Sequence[Held]:
+    def undelivered(self, model: str, *, limit: int = 500) -> Sequence[QuarantinedRecord]:
         """The oldest whose letters are not known to be delivered, at most; fewer where they are large."""
         ...
 
-    def reasons(self, model: str) -> Mapping[str, int]:
+    def quarantine_counts(self, model: str) -> Mapping[str, int]:
         """How many are in quarantine, by reason."""
         ...
 
-    def mark_delivered(self, model: str, places: Sequence[Place], now: float) -> None:
+    def mark_delivered(self, model: str, places: Sequence[RecordId], now: float) -> None:
         """Note that letters were acknowledged. It needs no lease: noting it twice, or of what is gone, does no harm."""
         ...
 
-    def forget(self, model: str, places: Sequence[Place]) -> None:
+    def remove_quarantined(self, model: str, places: Sequence[RecordId]) -> None:
         """Take records out of quarantine; no counter changes. Those that are gone already do not matter."""
         ...
 
-    def trim(self, model: str, bounds: QuarantineBounds) -> int:
+    def trim_quarantine(self, model: str, bounds: QuarantineLimits) -> int:
         """Remove the oldest beyond the bounds, some thousand at most; how many went. Commits that add do it too."""
         ...
 
@@ -386,7 +382,7 @@ class Store(Protocol):
         """
         ...
 
-    def pause(self, model: str, paused: bool) -> None:
+    def set_paused(self, model: str, paused: bool) -> None:
         """Ask the owner, now or later, to read nothing until it is taken back."""
         ...
 
@@ -432,12 +428,12 @@ class Store(Protocol):
         """
         ...
 
-    def told(self, model: str, target: str) -> int:
+    def delivered_until(self, model: str, target: str) -> int:
         """Number of the last snapshot whose events were delivered to a target; 0: none."""
         ...
 
-    def tell(self, model: str, target: str, expected: int, snapshot: int) -> bool:
-        """Note that events up to a snapshot were delivered, if `expected` is what `told` would say; whether it was.
+    def advance_delivery(self, model: str, target: str, expected: int, snapshot: int) -> bool:
+        """Record that events up to a snapshot were delivered, if `delivered_until` is still `expected`.
 
         So of two that deliver to one target at once only one goes on.
         """

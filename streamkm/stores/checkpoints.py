@@ -35,14 +35,14 @@ _LISTED = sa.select(*(c for c in _C if c.name != "state")).where(_C.model_id == 
 _ONE = sa.select(t.bases).where(_C.model_id == _MODEL, _C.commit_seq == sa.bindparam("seq"))
 
 
-class Age(NamedTuple):
+class CheckpointAge(NamedTuple):
     """What retention looks at."""
 
     commit_seq: int
     committed_at: float
 
 
-def first_kept(bases: Iterable[Age], now: float) -> int:
+def journal_start(bases: Iterable[CheckpointAge], now: float) -> int:
     """Number of the commit where the journal may begin; 0: at the beginning."""
     return max((b.commit_seq for b in bases if b.committed_at <= now - KEPT_SECONDS), default=0)
 
@@ -77,7 +77,7 @@ def one(tx: sa.Connection, model: int, seq: int) -> Checkpoint | None:
 def thin(tx: sa.Connection, model: int, now: float) -> int:
     """Remove the bases and journal entries before the first that is kept, some thousand at most; how many went."""
     ages = sa.select(_C.commit_seq, _C.committed_at).where(_C.model_id == model)
-    first = first_kept((Age(*row) for row in tx.execute(ages)), now)
+    first = journal_start((CheckpointAge(*row) for row in tx.execute(ages)), now)
     if not first:
         return 0
     gone = tx.execute(sa.delete(t.bases).where(_C.model_id == model, _C.commit_seq < first)).rowcount

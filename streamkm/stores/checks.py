@@ -33,7 +33,7 @@ def check_name(name: str) -> None:
         raise SettingsError(f"{name!r} cannot name a model", hint="Use 1 to 128 letters, digits, -, _ and .")
 
 
-def check_follows(model: str, commit: Commit, stored_seq: int, stored: Position) -> None:
+def check_commit_follows(model: str, commit: Commit, stored_seq: int, stored: Position) -> None:
     """Refuse a commit that does not follow what is stored.
 
     Raises
@@ -59,7 +59,7 @@ def check_follows(model: str, commit: Commit, stored_seq: int, stored: Position)
         raise ConflictError(f"the commit would go back ({shown})", where=f"model {model}", hint=hint)
 
 
-def twice(where: str, cause: str) -> ConflictError:
+def already_stored(where: str, cause: str) -> ConflictError:
     """The error for something that the store already holds."""
     return ConflictError(f"the store already holds this ({cause})", where=where, hint="Each record is written once")
 
@@ -101,14 +101,14 @@ def no_snapshot(model: str, snapshot_id: int | None, at: float | None, first: in
     return NotFoundError(what, where=f"model {model}", hint=there)
 
 
-def no_base(model: str, commit_seq: int) -> NotFoundError:
+def no_kept_checkpoint(model: str, commit_seq: int) -> NotFoundError:
     """The error for a checkpoint that is not kept."""
     return NotFoundError(
         f"the checkpoint of commit {commit_seq} is not kept", where=f"model {model}", hint="One a day is, for some days"
     )
 
 
-def not_held(model: str, partition: TopicPartition, offset: int) -> NotFoundError:
+def not_in_quarantine(model: str, partition: TopicPartition, offset: int) -> NotFoundError:
     """The error for a record that is not in quarantine."""
     return NotFoundError(
         f"{partition}@{offset} is not in quarantine",

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from streamkm.errors import StoreError
 from streamkm.records import BatchRange, TopicPartition
-from streamkm.state import EventTimeLimit, Learning
+from streamkm.state import EventTimeLimit, JournalEntry
 
 _VERSION, _WITH_LOST, _PLAIN = 4, 3, 2
 _HEAD = struct.Struct("<BHIIIiq")
@@ -35,7 +35,7 @@ _TAIL = struct.Struct("<H??dd")
 _WIDTHS = (1, 2, 4, 8)
 
 
-def encode(learning: Learning) -> bytes:
+def encode(learning: JournalEntry) -> bytes:
     """Write what was learned as bytes; equal ones give equal bytes."""
     batches, prepared, adopted, lost, limit, arithmetic = learning
     batches = (*batches, lost) if lost else batches
@@ -65,7 +65,7 @@ def encode(learning: Learning) -> bytes:
     return zlib.compress(b"".join(parts), 6)
 
 
-def decode(blob: bytes) -> Learning:
+def decode(blob: bytes) -> JournalEntry:
     """Read what `encode` wrote.
 
     Raises
@@ -83,7 +83,7 @@ def decode(blob: bytes) -> Learning:
     raise StoreError(f"a journal entry has format {version}, this streamkm reads {_VERSION}", hint="Upgrade streamkm")
 
 
-def _decode(data: bytes) -> Learning:
+def _decode(data: bytes) -> JournalEntry:
     version, n_topics, n_partitions, n_batches, n_ranges, prepared, adopted = _HEAD.unpack_from(data)
     at = _HEAD.size
     topics: list[str] = []
@@ -118,7 +118,7 @@ def _decode(data: bytes) -> Learning:
         arithmetic, with_lost, limited, lead, read_at = _TAIL.unpack_from(data, at)
     lost = batches[-1] if with_lost else ()
     limit = EventTimeLimit(lead, read_at) if limited else None
-    return Learning(batches[:-1] if with_lost else batches, prepared, adopted, lost, limit, arithmetic)
+    return JournalEntry(batches[:-1] if with_lost else batches, prepared, adopted, lost, limit, arithmetic)
 
 
 def _column(values: Sequence[int]) -> bytes:

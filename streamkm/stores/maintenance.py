@@ -42,7 +42,7 @@ def backup(store: Store, file: Path, *, overwrite: bool = False) -> int:
     if file.exists() and not overwrite:
         raise SettingsError("this file exists", where=str(file), hint="Name another one, or give --force")
     part = file.with_name(file.name + ".part")
-    with errors.mapped(engines):
+    with errors.translate_errors(engines):
         try:
             private_files.make_file(part)
             with contextlib.closing(sqlite3.connect(part)) as copy, _raw(engines) as original:
@@ -77,7 +77,7 @@ def vacuum(store: Store) -> tuple[int, int]:
         Another process writes for too long, or there is no room for a second copy.
     """
     engines = _sqlite(store, "vacuumdb --table='streamkm_*'")
-    with errors.mapped(engines), _raw(engines) as connection:
+    with errors.translate_errors(engines), _raw(engines) as connection:
         before = _size(connection)
         connection.execute("VACUUM")
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -101,7 +101,7 @@ def damage(store: Store, *, quick: bool = False) -> list[str]:
     """
     if not isinstance(store, SqlStore) or store.engines.reader.dialect.name != "sqlite":
         return []
-    with errors.mapped(store.engines), _raw(store.engines) as connection:
+    with errors.translate_errors(store.engines), _raw(store.engines) as connection:
         try:
             check = "quick_check" if quick else "integrity_check"
             found = [str(row[0]) for row in connection.execute(f"PRAGMA {check}") if row[0] != "ok"]

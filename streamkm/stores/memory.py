@@ -16,16 +16,16 @@ from streamkm.records import BadRecord
 from streamkm.state import (
     Checkpoint,
     Commit,
-    Learning,
+    JournalEntry,
     ModelSpec,
     ModelState,
     Progress,
-    QuarantineBounds,
+    QuarantineLimits,
     Recent,
     Snapshot,
 )
 from streamkm.stores import checkpoints, checks, journal, retention, serialization
-from streamkm.stores.base import Asked, Held, Job, Lease, ModelInfo, Place, Promotion, Token
+from streamkm.stores.base import ControlRequests, Job, Lease, ModelInfo, Promotion, QuarantinedRecord, RecordId, Token
 from streamkm.stores.sql import quarantine
 
 
@@ -45,7 +45,7 @@ class _Model:
     bases: list[tuple[Progress, bytes]] = field(default_factory=list)
     snapshots: list[Snapshot] = field(default_factory=list)
     pinned: set[int] = field(default_factory=set)
-    quarantine: list[Held] = field(default_factory=list)
+    quarantine: list[QuarantinedRecord] = field(default_factory=list)
     paused: bool = False
     recent: Recent | None = None
     jobs: dict[str, Job] = field(default_factory=dict)
@@ -115,7 +115,7 @@ class MemoryStore:
             if seat is not None and (seat.epoch, seat.owner) == (lease.epoch, lease.owner):
                 seat.owner = None
 
-    def load(self, model: str) -> Checkpoint | None:
+    def load_checkpoint(self, model: str) -> Checkpoint | None:
         with self._lock:
             stored = self._get(model)
             return None if stored.progress is None else Checkpoint(ModelState.from_bytes(stored.state), stored.progress)
@@ -123,28 +123,28 @@ class MemoryStore:
     def commit(self, lease: Lease, commit: Commit) -> int:
         # Everything that can fail comes before the first change.
         state = commit.state.to_bytes()
-        batches = journal.encode(commit.learning)
+        batches = journal.encode(commit.journal_entry)
         progress = _copied(commit.progress)
         seen = None if commit.recent is None else _own(commit.recent)
         with self._lock:
             self._fence(lease)
             model = self._models[lease.model]
             seq, position = (model.progress.commit_seq, model.progress.position) if model.progress else (0, {})
-            checks.check_follows(lease.model, commit, seq, position)
+            checks.check_commit_follows(lease.model, commit, seq, position)
             _check_new(lease.model, model.quarantine, commit.quarantine)
             if commit.snapshot is not None:
                 _add_snapshot(model, lease.model, commit.snapshot, progress.commit_seq)
-            if model.promotion is not None and model.promotion.snapshot == commit.learning.adopted:
+            if model.promotion is not None and model.promotion.snapshot == commit.journal_entry.promoted_snapshot:
                 model.promotion = None
             model.state, model.progress = state, progress
             model.recent = seen or model.recent
             model.journal.append((progress.commit_seq, batches))
-            model.quarantine.extend(Held(bad, progress.commit_seq, None) for bad in commit.quarantine)
+            model.quarantine.extend(QuarantinedRecord(bad, progress.commit_seq, None) for bad in commit.quarantine)
             if commit.quarantine and commit.bounds is not None:
                 _trim(model.quarantine, commit.bounds)
             return 0 if commit.snapshot is None else model.numbered
 
-    def add(self, snapshot: Snapshot, state: ModelState) -> int:
+    def add_snapshot(self, snapshot: Snapshot, state: ModelState) -> int:
         blob = state.to_bytes()
         with self._lock:
             model = self._get(snapshot.model)
@@ -152,12 +152,12 @@ class MemoryStore:
             model.states[model.numbered] = blob
             return model.numbered
 
-    def kept(self, model: str, snapshot_id: int) -> ModelState | None:
+    def snapshot_state(self, model: str, snapshot_id: int) -> ModelState | None:
         with self._lock:
             blob = self._get(model).states.get(snapshot_id)
         return None if blob is None else ModelState.from_bytes(blob)
 
-    def promote(self, model: str, promotion: Promotion | None) -> None:
+    def request_promotion(self, model: str, promotion: Promotion | None) -> None:
         with self._lock:
             stored = self._get(model)
             if promotion is not None:
@@ -165,24 +165,23 @@ class MemoryStore:
                 stored.pinned.add(promotion.snapshot)
             stored.promotion = promotion
 
-    def promotion(self, model: str) -> Promotion | None:
+    def control_requests(self, model: str) -> ControlRequests:
         with self._lock:
             stored = self._models.get(model)
-            return None if stored is None else stored.promotion
-
-    def asked(self, model: str) -> Asked:
-        with self._lock:
-            stored = self._models.get(model)
-            return Asked(None, paused=False) if stored is None else Asked(stored.promotion, stored.paused)
+            return (
+                ControlRequests(None, paused=False)
+                if stored is None
+                else ControlRequests(stored.promotion, stored.paused)
+            )
 
     def journal(
         self, model: str, until_seq: int | None = None, *, after_seq: int = 0
-    ) -> Iterator[tuple[int, Learning]]:
+    ) -> Iterator[tuple[int, JournalEntry]]:
         with self._lock:
             entries = [entry for entry in self._get(model).journal if entry[0] > after_seq]
         return ((seq, journal.decode(blob)) for seq, blob in entries if until_seq is None or seq <= until_seq)
 
-    def keep_base(self, model: str, now: float, *, always: bool = False) -> bool:
+    def keep_checkpoint(self, model: str, now: float, *, always: bool = False) -> bool:
         with self._lock:
             stored = self._get(model)
             newest = stored.bases[-1][0].committed_at if stored.bases else stored.created_at
@@ -195,16 +194,16 @@ class MemoryStore:
             stored.bases.append((progress, stored.state))
             return True
 
-    def bases(self, model: str) -> Sequence[Progress]:
+    def kept_checkpoints(self, model: str) -> Sequence[Progress]:
         with self._lock:
             return [_copied(progress) for progress, _ in self._get(model).bases]
 
-    def base(self, model: str, commit_seq: int) -> Checkpoint:
+    def kept_checkpoint(self, model: str, commit_seq: int) -> Checkpoint:
         with self._lock:
             for progress, state in self._get(model).bases:
                 if progress.commit_seq == commit_seq:
                     return Checkpoint(ModelState.from_bytes(state), _copied(progress))
-        raise checks.no_base(model, commit_seq)
+        raise checks.no_kept_checkpoint(model, commit_seq)
 
     def snapshot(self, model: str, snapshot_id: int | None = None, *, at: float | None = None) -> Snapshot:
         with self._lock:
@@ -230,17 +229,21 @@ class MemoryStore:
         wanted = [s for s in newest_first if (before is None or s.id < before) and (s.events or not eventful)]
         return wanted[: max(0, limit)]
 
-    def thin(self, model: str, now: float) -> int:
+    def apply_retention(self, model: str, now: float) -> int:
         with self._lock:
             stored = self._get(model)
             safe = {*stored.pinned, stored.last_snapshot}
             free = [s for s in stored.snapshots if s.id not in safe and s.kind != checks.RECOMPUTED]
-            gone = set(retention.surplus((retention.Age(s.id, s.created_at, bool(s.events)) for s in free), now))
+            gone = set(
+                retention.expired_snapshots(
+                    (retention.SnapshotAge(s.id, s.created_at, bool(s.events)) for s in free), now
+                )
+            )
             gone = set(sorted(gone)[: retention.MOST])
             stored.snapshots[:] = [s for s in stored.snapshots if s.id not in gone]
             return len(gone) + _thin_journal(stored, now)
 
-    def quarantined(
+    def newest_quarantined(
         self, model: str, *, limit: int = 100, reason: str | None = None, most: int | None = None
     ) -> Sequence[BadRecord]:
         with self._lock:
@@ -248,38 +251,38 @@ class MemoryStore:
         found = [bad for bad in newest_first if reason in (None, bad.reason)][: max(0, limit)]
         return found if most is None else [_cut(bad, most) for bad in found]
 
-    def held(self, model: str, place: Place) -> Held:
+    def quarantined_record(self, model: str, place: RecordId) -> QuarantinedRecord:
         with self._lock:
             for held in self._get(model).quarantine:
                 if _place(held.bad) == place:
                     return held
-        raise checks.not_held(model, *place)
+        raise checks.not_in_quarantine(model, *place)
 
-    def quarantine(self, model: str) -> Iterator[Held]:
+    def iter_quarantine(self, model: str) -> Iterator[QuarantinedRecord]:
         with self._lock:
             return iter(list(self._get(model).quarantine))
 
-    def waiting(self, model: str, *, limit: int = 500) -> Sequence[Held]:
+    def undelivered(self, model: str, *, limit: int = 500) -> Sequence[QuarantinedRecord]:
         with self._lock:
             found = [held for held in self._get(model).quarantine if held.delivered_at is None][: max(0, limit)]
         sizes = accumulate(serialization.kept_bytes(held.bad) for held in found)
         return found[: max(1, bisect_right(list(sizes), quarantine.AT_ONCE_BYTES))]
 
-    def reasons(self, model: str) -> Mapping[str, int]:
+    def quarantine_counts(self, model: str) -> Mapping[str, int]:
         with self._lock:
             return dict(Counter(held.bad.reason for held in self._get(model).quarantine))
 
-    def mark_delivered(self, model: str, places: Sequence[Place], now: float) -> None:
+    def mark_delivered(self, model: str, places: Sequence[RecordId], now: float) -> None:
         with self._lock:
             there, wanted = self._get(model).quarantine, set(places)
             there[:] = [held._replace(delivered_at=now) if _place(held.bad) in wanted else held for held in there]
 
-    def forget(self, model: str, places: Sequence[Place]) -> None:
+    def remove_quarantined(self, model: str, places: Sequence[RecordId]) -> None:
         with self._lock:
             there, gone = self._get(model).quarantine, set(places)
             there[:] = [held for held in there if _place(held.bad) not in gone]
 
-    def trim(self, model: str, bounds: QuarantineBounds) -> int:
+    def trim_quarantine(self, model: str, bounds: QuarantineLimits) -> int:
         with self._lock:
             return _trim(self._get(model).quarantine, bounds)
 
@@ -288,7 +291,7 @@ class MemoryStore:
             seen = self._get(model).recent
             return None if seen is None else replace(seen, ends=dict(seen.ends))
 
-    def pause(self, model: str, paused: bool) -> None:
+    def set_paused(self, model: str, paused: bool) -> None:
         with self._lock:
             self._get(model).paused = paused
 
@@ -325,11 +328,11 @@ class MemoryStore:
             raise checks.no_job(model, job_id)
         return _own_job(found)
 
-    def told(self, model: str, target: str) -> int:
+    def delivered_until(self, model: str, target: str) -> int:
         with self._lock:
             return self._get(model).told.get(target, 0)
 
-    def tell(self, model: str, target: str, expected: int, snapshot: int) -> bool:
+    def advance_delivery(self, model: str, target: str, expected: int, snapshot: int) -> bool:
         with self._lock:
             told = self._get(model).told
             if told.get(target, 0) != expected:
@@ -364,7 +367,9 @@ def _add_snapshot(model: _Model, name: str, snapshot: Snapshot, commit_seq: int)
 
 
 def _thin_journal(model: _Model, now: float) -> int:
-    first = checkpoints.first_kept((checkpoints.Age(p.commit_seq, p.committed_at) for p, _ in model.bases), now)
+    first = checkpoints.journal_start(
+        (checkpoints.CheckpointAge(p.commit_seq, p.committed_at) for p, _ in model.bases), now
+    )
     before = len(model.bases) + len(model.journal)
     model.bases[:] = [base for base in model.bases if base[0].commit_seq >= first]
     model.journal[:] = [entry for entry in model.journal if entry[0] > first]
@@ -383,20 +388,22 @@ def _own(recent: Recent) -> Recent:
 
 def _own_job(job: Job) -> Job:
     asked, progress = (
-        json.loads(json.dumps(value, default=serialization.plain)) for value in (job.asked, job.progress)
+        json.loads(json.dumps(value, default=serialization.json_default)) for value in (job.asked, job.progress)
     )
     return replace(job, asked=asked, progress=progress)
 
 
-def _check_new(model: str, there: Sequence[Held], new: Sequence[BadRecord]) -> None:
+def _check_new(model: str, there: Sequence[QuarantinedRecord], new: Sequence[BadRecord]) -> None:
     seen = {_place(held.bad) for held in there} if new else set()
     for bad in new:
         if _place(bad) in seen:
-            raise checks.twice(f"model {model}", f"the quarantined record {bad.record.partition}@{bad.record.offset}")
+            raise checks.already_stored(
+                f"model {model}", f"the quarantined record {bad.record.partition}@{bad.record.offset}"
+            )
         seen.add(_place(bad))
 
 
-def _place(bad: BadRecord) -> Place:
+def _place(bad: BadRecord) -> RecordId:
     return bad.record.partition, bad.record.offset
 
 
@@ -414,7 +421,7 @@ def _cut(bad: BadRecord, most: int) -> BadRecord:
     return replace(bad, record=part)
 
 
-def _trim(there: list[Held], bounds: QuarantineBounds) -> int:
+def _trim(there: list[QuarantinedRecord], bounds: QuarantineLimits) -> int:
     """Take the oldest records beyond the bounds out of a list; how many went."""
     rows_over, over = len(there) - bounds.rows, sum(serialization.kept_bytes(held.bad) for held in there) - bounds.size
     gone: set[int] = set()

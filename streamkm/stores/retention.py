@@ -19,7 +19,7 @@ MOST = 500
 """Snapshots that go in one transaction at most, so that it never holds the database for long."""
 
 
-class Age(NamedTuple):
+class SnapshotAge(NamedTuple):
     """What retention looks at.
 
     Attributes
@@ -33,14 +33,14 @@ class Age(NamedTuple):
     eventful: bool
 
 
-def surplus(snapshots: Iterable[Age], now: float) -> list[int]:
+def expired_snapshots(snapshots: Iterable[SnapshotAge], now: float) -> list[int]:
     """Numbers of the snapshots that need not be kept, the oldest first.
 
     Buckets are those of the calendar (UTC), so that nothing is kept in vain: a day's last one is also the last of its
     hour.
     """
-    kept: dict[tuple[float, int], Age] = {}
-    gone: list[Age] = []
+    kept: dict[tuple[float, int], SnapshotAge] = {}
+    gone: list[SnapshotAge] = []
     for s in sorted(snapshots, key=lambda s: (s.created_at, s.number)):
         age = now - s.created_at
         if age < ALL_SECONDS or (s.eventful and age < HOURLY_SECONDS):
@@ -54,12 +54,12 @@ def surplus(snapshots: Iterable[Age], now: float) -> list[int]:
 
 
 def thin(tx: sa.Connection, model: int, now: float) -> int:
-    """Remove what `surplus` names; never the newest, a recomputed one, or one ever asked to be in charge."""
+    """Remove what `expired_snapshots` names; never the newest, a recomputed one, or one ever asked to be in charge."""
     c = t.snapshots.c
     newest = sa.select(t.models.c.last_snapshot).where(t.models.c.id == model).scalar_subquery()
     free = (c.model_id == model, c.pinned.is_(sa.false()), c.kind != checks.RECOMPUTED, c.id != newest)
     old = sa.select(c.id, c.created_at, c.events != "[]").where(*free, c.created_at <= now - ALL_SECONDS)
-    numbers = surplus((Age(*row) for row in tx.execute(old)), now)[:MOST]
+    numbers = expired_snapshots((SnapshotAge(*row) for row in tx.execute(old)), now)[:MOST]
     if not numbers:
         return 0
     return tx.execute(sa.delete(t.snapshots).where(*free, c.id.in_(numbers))).rowcount

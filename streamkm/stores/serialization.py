@@ -33,12 +33,12 @@ _DTYPES = {
 
 def spec_to_text(spec: ModelSpec) -> str:
     """A model's spec as JSON."""
-    return json.dumps({f.name: getattr(spec, f.name) for f in fields(spec)}, default=plain)
+    return json.dumps({f.name: getattr(spec, f.name) for f in fields(spec)}, default=json_default)
 
 
 def spec_from_text(text: str) -> ModelSpec:
     """A model's spec from what `spec_to_text` wrote. Tuples inside its JSON values have become lists."""
-    with whole("the spec of a model"):
+    with damage_as_store_error("the spec of a model"):
         values = json.loads(text)
         return ModelSpec(**{**values, "fields": _names(values["fields"])})
 
@@ -58,7 +58,7 @@ def position_to_text(position: Position) -> str:
 
 def position_from_text(text: str) -> Position:
     """A position from what `position_to_text` wrote."""
-    with whole("a position"):
+    with damage_as_store_error("a position"):
         return {
             TopicPartition(str(topic), int(partition)): int(offset) for topic, partition, offset in json.loads(text)
         }
@@ -109,9 +109,9 @@ def snapshot_to_row(snapshot: Snapshot) -> Columns:
         "n_points": snapshot.n_points,
         "fields": json.dumps(snapshot.fields),
         "position": position_to_text(snapshot.position),
-        "detail": json.dumps(snapshot.detail, default=plain),
+        "detail": json.dumps(snapshot.detail, default=json_default),
         "distance": snapshot.distance,
-        "events": json.dumps([event.to_json() for event in snapshot.events], default=plain),
+        "events": json.dumps([event.to_json() for event in snapshot.events], default=json_default),
         "arrays": safetensors.numpy.save(arrays),
     }
 
@@ -124,7 +124,7 @@ def snapshot_from_row(model: str, row: Mapping[str, Any] | sa.RowMapping) -> Sna
     StoreError
         It is damaged.
     """
-    with whole("it", f"model {model}, snapshot {row['id']}"):
+    with damage_as_store_error("it", f"model {model}, snapshot {row['id']}"):
         arrays = safetensors.numpy.load(row["arrays"])
         for a in arrays.values():
             a.flags.writeable = False
@@ -176,12 +176,12 @@ def bad_record_to_row(bad: BadRecord) -> Columns:
 
 def kept_bytes(bad: BadRecord) -> int:
     """What a quarantined record takes, about."""
-    return bad.record.weight + len(bad.message)
+    return bad.record.n_bytes + len(bad.message)
 
 
 def bad_record_from_row(row: sa.Row[Any]) -> BadRecord:
     """A quarantined record from its row."""
-    with whole(f"the quarantined record {row.topic}-{row.partition}@{row.record_offset}"):
+    with damage_as_store_error(f"the quarantined record {row.topic}-{row.partition}@{row.record_offset}"):
         headers = _headers_from_text(row.headers)
     record = RawRecord(
         TopicPartition(row.topic, row.partition),
@@ -214,7 +214,7 @@ _BROKEN = (AttributeError, OverflowError, RecursionError)
 
 
 @contextmanager
-def whole(what: str, where: str = "") -> Iterator[None]:
+def damage_as_store_error(what: str, where: str = "") -> Iterator[None]:
     """Say of what cannot be read that it is damaged: somebody else has written to this database, or its disk has."""
     try:
         yield
@@ -222,7 +222,7 @@ def whole(what: str, where: str = "") -> Iterator[None]:
         raise StoreError(f"{what} is damaged ({e})", where=where, hint="Restore a backup") from e
 
 
-def plain(value: object) -> Json:
+def json_default(value: object) -> Json:
     """Mappings other than dict, for json."""
     if isinstance(value, Mapping):
         return dict(value)

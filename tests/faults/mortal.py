@@ -25,22 +25,22 @@ import sqlalchemy as sa
 import consumers.live
 from consumers.cli import main
 from streamkm.engine import Engine
-from streamkm.testing import JumpingClock, Mortal
+from streamkm.testing import JumpingClock, KillAtCall
 
 METHODS = {"poll": "poll", "decode": "decode", "commit": "commit", "tell": "commit"}
 
 
 def _die_at_step(engine: Engine, step: str, call: int, *, after: bool) -> None:
-    parts = engine.parts
+    context = engine.context
     if step in ("poll", "tell"):
         # One count over all sources that are opened.
-        mortal = Mortal(None, METHODS[step], call, after=after)
-        opener = parts.open_source
-        engine.parts = replace(parts, open_source=lambda: mortal.around(opener()))
+        mortal = KillAtCall(None, METHODS[step], call, after=after)
+        opener = context.open_source
+        engine.context = replace(context, open_source=lambda: mortal.around(opener()))
     elif step == "decode":
-        engine.parts = replace(parts, codec=Mortal(parts.codec, "decode", call, after=after))
+        engine.context = replace(context, codec=KillAtCall(context.codec, "decode", call, after=after))
     else:
-        engine.parts = replace(parts, store=Mortal(parts.store, "commit", call, after=after))
+        engine.context = replace(context, store=KillAtCall(context.store, "commit", call, after=after))
 
 
 def _die_at_statement(store: Any, commit: int, number: int) -> None:
@@ -70,9 +70,9 @@ def _make(*arguments: Any) -> Engine:
         step, call, when = die.split(":")
         _die_at_step(engine, step, int(call), after=when == "after")
     if at := os.environ.get("FAULT_STATEMENT"):
-        _die_at_statement(engine.parts.store, *map(int, at.split(":")))
+        _die_at_statement(engine.context.store, *map(int, at.split(":")))
     if jump := os.environ.get("FAULT_CLOCK"):
-        engine.parts = replace(engine.parts, clock=JumpingClock(*map(float, jump.split(":"))))
+        engine.context = replace(engine.context, clock=JumpingClock(*map(float, jump.split(":"))))
     return engine
 
 

@@ -304,7 +304,7 @@ class World:
         # Sums of float64 masses, in another order.
         assert abs(float(last.weights.sum()) / counters.points - 1.0) < 1e-9
         assert last.n_points == counters.points
-        kept = store.quarantined(MODEL, limit=10**9)
+        kept = store.newest_quarantined(MODEL, limit=10**9)
         assert len({(b.record.partition, b.record.offset) for b in kept}) == len(kept) == counters.bad
         # One owner an epoch, epochs and numbers in order.
         found = sorted(store.snapshots(MODEL, limit=10**6), key=lambda s: s.id)

@@ -10,7 +10,7 @@ from collections.abc import Generator
 from streamkm.connectors.kafka.decompression import CompressedBatch
 from streamkm.connectors.kafka.record_format import STATUS_MESSAGES, InvalidBatchError, encode_record
 from streamkm.kernels.decode import record_batch
-from streamkm.records import KEPT_VALUE_BYTES
+from streamkm.records import MAX_KEPT_BYTES
 
 _LONGEST_VARINT = 10
 
@@ -26,7 +26,7 @@ def decompress_more(batch: CompressedBatch) -> Generator[None, None, None]:
 def truncate_record(batch: CompressedBatch) -> Generator[None, None, int]:
     """Put a short record in the place of the next one, which is longer than `DecompressionBuffer.max_record_bytes`.
 
-    A value of at most `DecompressionBuffer.max_value_bytes` bytes is kept whole, of a longer one `KEPT_VALUE_BYTES`.
+    A value of at most `DecompressionBuffer.max_value_bytes` bytes is kept whole, of a longer one `MAX_KEPT_BYTES`.
     A key or headers of more than `DecompressionBuffer.max_record_bytes` bytes are truncated as well.
 
     Returns
@@ -44,7 +44,7 @@ def truncate_record(batch: CompressedBatch) -> Generator[None, None, int]:
     key = yield from _read_field(batch, size, buffer.max_record_bytes, stop)
     cut = length if size > buffer.max_record_bytes else 0
     size = yield from _read_varint(batch)
-    kept = size if size <= buffer.max_value_bytes else KEPT_VALUE_BYTES
+    kept = size if size <= buffer.max_value_bytes else MAX_KEPT_BYTES
     value = yield from _read_field(batch, size, kept, stop)
     cut = size if size > kept else cut
     count = yield from _read_varint(batch)

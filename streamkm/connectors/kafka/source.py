@@ -81,7 +81,7 @@ class KafkaSource:
         Bytes that one poll decompresses, at most; what does not fit comes with the next one. Not with `plain`.
     max_value_bytes
         Bytes of a value that may be wanted: of a longer one in a compressed batch there may be the beginning only
-        (`ByteRecords.cut`).
+        (`ByteRecords.full_sizes`).
     should_stop
         Asked while a first broker is waited for: whether it is time to give up.
 

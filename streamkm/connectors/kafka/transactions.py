@@ -17,7 +17,7 @@ from streamkm.connectors.kafka.metadata import create_topic, group_conflict
 from streamkm.connectors.kafka.security import resolve_security
 from streamkm.connectors.kafka.sockets import SUPPORTED_VERSIONS
 from streamkm.errors import BrokerUnreachableError, SourceError, WriterFencedError
-from streamkm.records import CommittedOffset, Outgoing, TopicPartition
+from streamkm.records import CommittedOffset, ProducerRecord, TopicPartition
 
 _CLOSE_SECONDS = 2.0
 _FENCED = (ke.ProducerFencedError, ke.InvalidProducerEpochError)
@@ -148,7 +148,7 @@ class KafkaTransactionalWriter:
             if at is not None and at.offset >= 0
         }
 
-    def write(self, records: Sequence[Outgoing], position: Mapping[TopicPartition, CommittedOffset]) -> None:
+    def write(self, records: Sequence[ProducerRecord], position: Mapping[TopicPartition, CommittedOffset]) -> None:
         """Write records and the group's position in one transaction.
 
         Parameters

@@ -14,7 +14,7 @@ from streamkm.connectors.kafka.client import client_settings, translate_error
 from streamkm.connectors.kafka.connection_check import check_connection
 from streamkm.connectors.kafka.metadata import create_topic
 from streamkm.connectors.kafka.security import resolve_security
-from streamkm.records import Outgoing, Refused
+from streamkm.records import DeliveryError, ProducerRecord
 
 NULL_HEADERS = "__streamkm.null.headers"
 """Header that names those whose null became empty: kafka-python writes no null in a header."""
@@ -95,13 +95,13 @@ class KafkaWriter:
     def create_topic(self, topic: str, partitions: int = 1) -> None:
         create_topic(self._settings, topic, partitions)
 
-    def write(self, records: Sequence[Outgoing]) -> list[Refused | None]:
+    def write(self, records: Sequence[ProducerRecord]) -> list[DeliveryError | None]:
         """Write records; for each, None once it was acknowledged, or why it was not."""
         sent = [self._send(record) for record in records]
         deadline = time.monotonic() + self._timeout + 2.0
-        answers: list[Refused | None] = []
+        answers: list[DeliveryError | None] = []
         for future in sent:
-            if isinstance(future, Refused):
+            if isinstance(future, DeliveryError):
                 answers.append(future)
                 continue
             try:
@@ -111,7 +111,7 @@ class KafkaWriter:
                 answers.append(_delivery_error(error))
         return answers
 
-    def _send(self, record: Outgoing) -> Any:
+    def _send(self, record: ProducerRecord) -> Any:
         headers = [(_valid_utf8(name), value or b"") for name, value in record.headers]
         null = [_valid_utf8(name) for name, value in record.headers if value is None]
         if null:
@@ -130,9 +130,9 @@ class KafkaWriter:
             self._producer.close(_CLOSE_SECONDS)
 
 
-def _delivery_error(error: Exception) -> Refused:
+def _delivery_error(error: Exception) -> DeliveryError:
     too_large = isinstance(error, ke.MessageSizeTooLargeError)
-    return Refused(f"{type(error).__name__}: {error}", isinstance(error, _PERMANENT), too_large)
+    return DeliveryError(f"{type(error).__name__}: {error}", isinstance(error, _PERMANENT), too_large)
 
 
 def _valid_utf8(name: str) -> str:

@@ -71,7 +71,7 @@ def router(reader: Reader, bodies: Bodies, jobs: Jobs | None) -> APIRouter:
         """
         async with bodies.read(request) as body:
             asked = parsed(schemas.Promote, body)
-        await reader.ask(lambda: store.promote(model, Promotion(asked.snapshot, asked.skip)))
+        await reader.ask(lambda: store.request_promotion(model, Promotion(asked.snapshot, asked.skip)))
         told(request, "promote", model, snapshot=asked.snapshot, skip=asked.skip)
         return answer_json({"snapshot": asked.snapshot, "skip": asked.skip, "state": "asked"}, 202)
 
@@ -84,7 +84,7 @@ def router(reader: Reader, bodies: Bodies, jobs: Jobs | None) -> APIRouter:
     )
     async def pause(request: Request, model: ModelName, _: Annotated[NoQuery, Query()]) -> Response:
         """The owner of the model, now or later, stops reading and keeps its lease. Queries go on; nothing is lost."""
-        await reader.ask(lambda: store.pause(model, paused=True))
+        await reader.ask(lambda: store.set_paused(model, paused=True))
         told(request, "pause", model)
         return answer_json({"paused": True})
 
@@ -98,7 +98,7 @@ def router(reader: Reader, bodies: Bodies, jobs: Jobs | None) -> APIRouter:
     )
     async def resume(request: Request, model: ModelName, _: Annotated[NoQuery, Query()]) -> Response:
         """The owner of the model reads on where it stopped."""
-        await reader.ask(lambda: store.pause(model, paused=False))
+        await reader.ask(lambda: store.set_paused(model, paused=False))
         told(request, "resume", model)
         return answer_json({"paused": False})
 

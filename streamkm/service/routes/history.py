@@ -112,7 +112,7 @@ def router(reader: Reader) -> APIRouter:
             raise Problem(
                 422, "invalid", "the snapshots measure different things", where=f"snapshots {a.id} and {b.id}"
             )
-        checkpoint = store.load(a.model)
+        checkpoint = store.load_checkpoint(a.model)
         if checkpoint is None:
             raise NotReadyError("the model has learned nothing yet", where=a.model)
         coreset = OnlineKMeans.from_state(checkpoint.state).coreset_
@@ -158,9 +158,9 @@ def router(reader: Reader) -> APIRouter:
         """How many there are by reason, and the newest of them. What is no text in them is replaced."""
 
         def look() -> schemas.Quarantine:
-            reasons = dict(store.reasons(model))
+            reasons = dict(store.quarantine_counts(model))
             most = serializers.MOST_BYTES  # the database cuts: whole values of many records would fill our memory
-            records = store.quarantined(model, limit=which.limit, reason=which.reason, most=most)
+            records = store.newest_quarantined(model, limit=which.limit, reason=which.reason, most=most)
             shown = [serializers.quarantined(bad) for bad in records]
             return schemas.Quarantine(total=sum(reasons.values()), reasons=reasons, records=shown)
 

@@ -52,7 +52,7 @@ class ServiceTables:
             row = tx.execute(_RECENT, {"model": q.model_id(tx, model)}).one_or_none()
         return None if row is None else recent_from_row(model, row.ends, row.points)
 
-    def pause(self, model: str, paused: bool) -> None:
+    def set_paused(self, model: str, paused: bool) -> None:
         with self._writing() as tx:
             if not tx.execute(sa.update(t.models).where(t.models.c.name == model).values(paused=paused)).rowcount:
                 raise checks.no_model(model, q.names(tx))
@@ -99,11 +99,11 @@ class ServiceTables:
             raise checks.no_job(model, job_id)
         return _job_from_row(model, row)
 
-    def told(self, model: str, target: str) -> int:
+    def delivered_until(self, model: str, target: str) -> int:
         with self._reading() as tx:
             return tx.execute(_TOLD, {"model": q.model_id(tx, model), "target": target}).scalar() or 0
 
-    def tell(self, model: str, target: str, expected: int, snapshot: int) -> bool:
+    def advance_delivery(self, model: str, target: str, expected: int, snapshot: int) -> bool:
         c = t.told.c
         with self._writing() as tx:
             # The model's row is locked, so nobody else tells between the question and the note.
@@ -120,12 +120,12 @@ class ServiceTables:
 
     @contextmanager
     def _reading(self) -> Iterator[sa.Connection]:
-        with errors.mapped(self.engines), self.engines.reader.connect() as tx:
+        with errors.translate_errors(self.engines), self.engines.reader.connect() as tx:
             yield tx
 
     @contextmanager
     def _writing(self) -> Iterator[sa.Connection]:
-        with errors.mapped(self.engines), self.engines.writer.begin() as tx:
+        with errors.translate_errors(self.engines), self.engines.writer.begin() as tx:
             yield tx
 
 
@@ -143,7 +143,7 @@ def recent_from_row(model: str, ends: str, points: bytes) -> Recent:
     StoreError
         It is damaged.
     """
-    with serialization.whole("what was seen last", f"model {model}"):
+    with serialization.damage_as_store_error("what was seen last", f"model {model}"):
         array = safetensors.numpy.load(points)["points"]
         if array.ndim != 2 or array.dtype != np.float64:
             raise ValueError("its array is no table of points")
@@ -159,7 +159,7 @@ def set_recent(tx: sa.Connection, model: int, row: tuple[str, bytes]) -> None:
 
 
 def _token(row: sa.Row[Any]) -> Token:
-    with serialization.whole("a token", f"token {row.name}"):
+    with serialization.damage_as_store_error("a token", f"token {row.name}"):
         models = json.loads(row.models)
         # What cannot be read must not let anybody do more than he may.
         if row.right not in _RIGHTS or not isinstance(models, list) or not all(isinstance(m, str) for m in models):
@@ -169,9 +169,9 @@ def _token(row: sa.Row[Any]) -> Token:
 
 def _job_to_row(job: Job) -> serialization.Columns:
     return {
-        "asked": json.dumps(job.asked, default=serialization.plain),
+        "asked": json.dumps(job.asked, default=serialization.json_default),
         "state": job.state,
-        "progress": json.dumps(job.progress, default=serialization.plain),
+        "progress": json.dumps(job.progress, default=serialization.json_default),
         "snapshot": job.snapshot,
         "error": job.error,
         "created_at": job.created_at,
@@ -180,7 +180,7 @@ def _job_to_row(job: Job) -> serialization.Columns:
 
 
 def _job_from_row(model: str, row: sa.Row[Any]) -> Job:
-    with serialization.whole("a job", f"model {model}, job {row.id}"):
+    with serialization.damage_as_store_error("a job", f"model {model}, job {row.id}"):
         asked, progress = json.loads(row.asked), json.loads(row.progress)
         known = row.state in get_args(JobState) and isinstance(asked, dict) and isinstance(progress, dict)
         if not known or not (math.isfinite(row.created_at) and math.isfinite(row.updated_at)):

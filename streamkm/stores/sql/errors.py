@@ -13,7 +13,7 @@ from streamkm.stores.sql.database import Engines
 
 
 @contextmanager
-def mapped(engines: Engines) -> Iterator[None]:
+def translate_errors(engines: Engines) -> Iterator[None]:
     """Raise streamkm's errors for the database's.
 
     Raises
@@ -32,7 +32,7 @@ def mapped(engines: Engines) -> Iterator[None]:
         hint = "Make fewer calls at once; each waits for one of the store's connections"
         raise StoreUnavailableError("all connections are busy", where=where, hint=hint) from e
     except sa.exc.IntegrityError as e:
-        raise checks.twice(where, _said(e.orig)) from e
+        raise checks.already_stored(where, _said(e.orig)) from e
     except sa.exc.DBAPIError as e:
         raise _translated(e.orig, engines) from e
     except engines.reader.dialect.loaded_dbapi.Error as e:

@@ -7,9 +7,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from streamkm.state import QuarantineBounds
+from streamkm.state import QuarantineLimits
 from streamkm.stores import serialization
-from streamkm.stores.base import Held, Place
+from streamkm.stores.base import QuarantinedRecord, RecordId
 from streamkm.stores.sql import schema as t
 
 PAGE = 64
@@ -47,7 +47,7 @@ _REASONS = sa.select(_C.reason, sa.func.count().label("records")).where(_OF_MODE
 _ONE = sa.select(t.quarantine).where(*_THIS)
 
 
-def newest(tx: sa.Connection, model: int, limit: int, reason: str | None, most: int | None) -> list[Held]:
+def newest(tx: sa.Connection, model: int, limit: int, reason: str | None, most: int | None) -> list[QuarantinedRecord]:
     """The newest records, perhaps of one reason only, and of each key and value no more than `most` bytes."""
     columns: list[sa.ColumnElement[Any]] = list(_C)
     if most is not None:
@@ -73,13 +73,13 @@ def last(tx: sa.Connection, model: int) -> int:
     return tx.execute(_LAST, {"model": model}).scalar() or 0
 
 
-def page(tx: sa.Connection, model: int, after: int, last: int) -> tuple[list[Held], int]:
+def page(tx: sa.Connection, model: int, after: int, last: int) -> tuple[list[QuarantinedRecord], int]:
     """At most `PAGE` records in the order they came, and after which number the next page begins."""
     found = tx.execute(_PAGE, {"model": model, "after": after, "last": last}).all()
     return [_held(row) for row in found], found[-1].id if found else last
 
 
-def waiting(tx: sa.Connection, model: int, limit: int) -> list[Held]:
+def waiting(tx: sa.Connection, model: int, limit: int) -> list[QuarantinedRecord]:
     """The oldest records whose letter is not known to be delivered: fewer where they are large."""
     taken, last = 0, 0
     for row in tx.execute(_SIZES, {"model": model, "rows": max(0, limit)}).all():
@@ -89,7 +89,7 @@ def waiting(tx: sa.Connection, model: int, limit: int) -> list[Held]:
     return [_held(row) for row in tx.execute(_WAITING, {"model": model, "last": last})]
 
 
-def one(tx: sa.Connection, model: int, place: Place) -> Held | None:
+def one(tx: sa.Connection, model: int, place: RecordId) -> QuarantinedRecord | None:
     """The record of one place."""
     row = tx.execute(_ONE, _of(model, place)).one_or_none()
     return None if row is None else _held(row)
@@ -100,19 +100,19 @@ def reasons(tx: sa.Connection, model: int) -> dict[str, int]:
     return {row.reason: row.records for row in tx.execute(_REASONS, {"model": model})}
 
 
-def mark(tx: sa.Connection, model: int, places: Sequence[Place], now: float) -> None:
+def mark(tx: sa.Connection, model: int, places: Sequence[RecordId], now: float) -> None:
     """Note that the letters of these records were delivered."""
     if places:
         tx.execute(_MARK, [{**_of(model, place), "b_now": now} for place in places])
 
 
-def forget(tx: sa.Connection, model: int, places: Sequence[Place]) -> None:
+def forget(tx: sa.Connection, model: int, places: Sequence[RecordId]) -> None:
     """Remove these records."""
     if places:
         tx.execute(_FORGET, [_of(model, place) for place in places])
 
 
-def trim(tx: sa.Connection, model: int, bounds: QuarantineBounds) -> int:
+def trim(tx: sa.Connection, model: int, bounds: QuarantineLimits) -> int:
     """Remove the oldest records beyond the bounds; how many went."""
     taken = tx.execute(_TAKEN, {"model": model}).one()
     rows, size = taken.rows - bounds.rows, int(taken.size) - bounds.size
@@ -149,10 +149,10 @@ def _empty(tx: sa.Connection, model: int, size: int) -> None:
     )
 
 
-def _of(model: int, place: Place) -> dict[str, Any]:
+def _of(model: int, place: RecordId) -> dict[str, Any]:
     partition, offset = place
     return {"model": model, "b_topic": partition.topic, "b_partition": partition.partition, "b_offset": offset}
 
 
-def _held(row: sa.Row[Any]) -> Held:
-    return Held(serialization.bad_record_from_row(row), row.commit_seq, row.delivered_at)
+def _held(row: sa.Row[Any]) -> QuarantinedRecord:
+    return QuarantinedRecord(serialization.bad_record_from_row(row), row.commit_seq, row.delivered_at)

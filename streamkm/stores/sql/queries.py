@@ -51,12 +51,7 @@ AS_OF = (
     .limit(1)
 )
 
-PROMOTION = (
-    sa.select(t.promotions.c.snapshot, t.promotions.c.skip)
-    .join(t.models, t.models.c.id == t.promotions.c.model_id)
-    .where(t.models.c.name == _MODEL)
-)
-ASKED = (
+CONTROL_REQUESTS = (
     sa.select(t.promotions.c.snapshot, t.promotions.c.skip, t.models.c.paused)
     .select_from(t.models.outerjoin(t.promotions, t.promotions.c.model_id == t.models.c.id))
     .where(t.models.c.name == _MODEL)
@@ -193,7 +188,7 @@ def set_checkpoint(tx: sa.Connection, model: int, progress: Progress, state: byt
         return
     follows = sa.and_(c.model_id == model, c.commit_seq == progress.commit_seq - 1)
     if tx.execute(sa.update(t.checkpoints).where(follows).values(**row)).rowcount != 1:
-        raise checks.twice(f"model {model}", f"commit {progress.commit_seq}")
+        raise checks.already_stored(f"model {model}", f"commit {progress.commit_seq}")
 
 
 def add_snapshot(tx: sa.Connection, row: serialization.Columns) -> int:

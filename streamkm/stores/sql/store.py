@@ -21,15 +21,15 @@ from streamkm.records import BadRecord
 from streamkm.state import (
     Checkpoint,
     Commit,
-    Learning,
+    JournalEntry,
     ModelSpec,
     ModelState,
     Progress,
-    QuarantineBounds,
+    QuarantineLimits,
     Snapshot,
 )
 from streamkm.stores import checkpoints, checks, journal, retention, serialization
-from streamkm.stores.base import Asked, Held, Lease, ModelInfo, Place, Promotion
+from streamkm.stores.base import ControlRequests, Lease, ModelInfo, Promotion, QuarantinedRecord, RecordId
 from streamkm.stores.sql import admin, errors, migrate, quarantine
 from streamkm.stores.sql import queries as q
 from streamkm.stores.sql import schema as t
@@ -67,7 +67,7 @@ class SqlStore(admin.ServiceTables):
         super().__init__(engines)
         self._newest: dict[str, tuple[int, Snapshot]] = {}
         try:
-            with errors.mapped(engines):
+            with errors.translate_errors(engines):
                 migrate.upgrade(engines, create=create)
         except BaseException:
             self.close()
@@ -139,7 +139,7 @@ class SqlStore(admin.ServiceTables):
         with self._writing() as tx:
             tx.execute(sa.update(t.leases).where(*q.held(lease)).values(owner=None, expires_at=0.0))
 
-    def load(self, model: str) -> Checkpoint | None:
+    def load_checkpoint(self, model: str) -> Checkpoint | None:
         with self._reading() as tx:
             model_id = q.model_id(tx, model)
             row = tx.execute(q.CHECKPOINT, {"model": model_id}).one_or_none()
@@ -160,7 +160,7 @@ class SqlStore(admin.ServiceTables):
         """
         # Serialised before the transaction, which holds locks.
         state = commit.state.to_bytes()
-        batches = journal.encode(commit.learning)
+        batches = journal.encode(commit.journal_entry)
         shown = serialization.snapshot_to_row(commit.snapshot) if commit.snapshot is not None else None
         bad = [serialization.bad_record_to_row(b) for b in commit.quarantine]
         seen = admin.recent_to_row(commit.recent) if commit.recent is not None else None
@@ -170,7 +170,7 @@ class SqlStore(admin.ServiceTables):
             # Step 2.
             model_id = q.model_id(tx, lease.model)
             stored = q.position(tx, model_id)
-            checks.check_follows(lease.model, commit, q.commit_seq(tx, model_id), stored)
+            checks.check_commit_follows(lease.model, commit, q.commit_seq(tx, model_id), stored)
             # Step 3.
             q.set_checkpoint(tx, model_id, commit.progress, state)
             q.set_position(tx, model_id, stored, commit.progress.position)
@@ -184,13 +184,13 @@ class SqlStore(admin.ServiceTables):
                 if commit.bounds is not None:
                     quarantine.trim(tx, model_id, commit.bounds)
             number = 0 if shown is None else q.add_snapshot(tx, {**numbers, **shown})
-            if commit.learning.adopted:
+            if commit.journal_entry.promoted_snapshot:
                 wanted = t.promotions.c
-                answered = (wanted.model_id == model_id, wanted.snapshot == commit.learning.adopted)
+                answered = (wanted.model_id == model_id, wanted.snapshot == commit.journal_entry.promoted_snapshot)
                 tx.execute(sa.delete(t.promotions).where(*answered))
             return number
 
-    def add(self, snapshot: Snapshot, state: ModelState) -> int:
+    def add_snapshot(self, snapshot: Snapshot, state: ModelState) -> int:
         row, blob = serialization.snapshot_to_row(snapshot), state.to_bytes()
         with self._writing() as tx:
             model_id = q.model_id(tx, snapshot.model, locked=True)
@@ -198,14 +198,14 @@ class SqlStore(admin.ServiceTables):
             tx.execute(sa.insert(t.states), {"model_id": model_id, "snapshot": number, "state": blob})
             return number
 
-    def kept(self, model: str, snapshot_id: int) -> ModelState | None:
+    def snapshot_state(self, model: str, snapshot_id: int) -> ModelState | None:
         c = t.states.c
         with self._reading() as tx:
             of_snapshot = (c.model_id == q.model_id(tx, model), c.snapshot == snapshot_id)
             blob = tx.execute(sa.select(c.state).where(*of_snapshot)).scalar()
         return None if blob is None else ModelState.from_bytes(blob)
 
-    def promote(self, model: str, promotion: Promotion | None) -> None:
+    def request_promotion(self, model: str, promotion: Promotion | None) -> None:
         with self._writing() as tx:
             model_id = q.model_id(tx, model, locked=True)
             if promotion is not None and not q.pin(tx, model_id, promotion.snapshot):
@@ -214,21 +214,16 @@ class SqlStore(admin.ServiceTables):
             if promotion is not None:
                 tx.execute(sa.insert(t.promotions), {"model_id": model_id, **promotion._asdict()})
 
-    def promotion(self, model: str) -> Promotion | None:
+    def control_requests(self, model: str) -> ControlRequests:
         with self._reading() as tx:
-            row = tx.execute(q.PROMOTION, {"model": model}).one_or_none()
-        return None if row is None else Promotion(*row)
-
-    def asked(self, model: str) -> Asked:
-        with self._reading() as tx:
-            row = tx.execute(q.ASKED, {"model": model}).one_or_none()
+            row = tx.execute(q.CONTROL_REQUESTS, {"model": model}).one_or_none()
         if row is None:
-            return Asked(None, paused=False)
-        return Asked(None if row.snapshot is None else Promotion(row.snapshot, row.skip), row.paused)
+            return ControlRequests(None, paused=False)
+        return ControlRequests(None if row.snapshot is None else Promotion(row.snapshot, row.skip), row.paused)
 
     def journal(
         self, model: str, until_seq: int | None = None, *, after_seq: int = 0
-    ) -> Iterator[tuple[int, Learning]]:
+    ) -> Iterator[tuple[int, JournalEntry]]:
         # Asked now, so that no such model is an error here, and a running writer does not make the iterator endless.
         of_model = t.journal.c.model_id
         with self._reading() as tx:
@@ -236,7 +231,7 @@ class SqlStore(admin.ServiceTables):
             last = tx.execute(sa.select(sa.func.max(t.journal.c.commit_seq)).where(of_model == model_id)).scalar() or 0
         return self._journal_pages(model_id, after_seq, last if until_seq is None else min(last, until_seq))
 
-    def _journal_pages(self, model_id: int, after: int, last: int) -> Iterator[tuple[int, Learning]]:
+    def _journal_pages(self, model_id: int, after: int, last: int) -> Iterator[tuple[int, JournalEntry]]:
         # Entries never change, so each page may be a transaction of its own: one that stayed open for a whole replay
         # would keep SQLite from ever resetting its log, and PostgreSQL from removing old rows.
         page = _JOURNAL_PAGE
@@ -251,7 +246,7 @@ class SqlStore(admin.ServiceTables):
                 return
             after = found[-1].commit_seq
 
-    def keep_base(self, model: str, now: float, *, always: bool = False) -> bool:
+    def keep_checkpoint(self, model: str, now: float, *, always: bool = False) -> bool:
         with self._reading() as tx:
             if not always and not checkpoints.due(tx, model, now):
                 return False
@@ -260,15 +255,15 @@ class SqlStore(admin.ServiceTables):
             tx.execute(sa.select(t.leases.c.epoch).where(t.leases.c.model == model).with_for_update())
             return (always or checkpoints.due(tx, model, now)) and checkpoints.keep(tx, q.model_id(tx, model))
 
-    def bases(self, model: str) -> Sequence[Progress]:
+    def kept_checkpoints(self, model: str) -> Sequence[Progress]:
         with self._reading() as tx:
             return checkpoints.listed(tx, q.model_id(tx, model))
 
-    def base(self, model: str, commit_seq: int) -> Checkpoint:
+    def kept_checkpoint(self, model: str, commit_seq: int) -> Checkpoint:
         with self._reading() as tx:
             found = checkpoints.one(tx, q.model_id(tx, model), commit_seq)
         if found is None:
-            raise checks.no_base(model, commit_seq)
+            raise checks.no_kept_checkpoint(model, commit_seq)
         return found
 
     def snapshot(self, model: str, snapshot_id: int | None = None, *, at: float | None = None) -> Snapshot:
@@ -287,7 +282,7 @@ class SqlStore(admin.ServiceTables):
     def _newest_snapshot(self, model: str) -> Snapshot:
         # Every query of the service asks this. Snapshots never change, so the one decoded last serves until there is a
         # newer one, and looking whether there is takes a single statement on an index, without a transaction around.
-        with errors.mapped(self.engines), self.engines.glance.connect() as tx:
+        with errors.translate_errors(self.engines), self.engines.glance.connect() as tx:
             newest = tx.execute(q.NEWEST_NUMBER, {"model": model}).one_or_none()
         known = self._newest.get(model)
         if known is not None and newest is not None and (known[0], known[1].id) == tuple(newest):
@@ -312,54 +307,54 @@ class SqlStore(admin.ServiceTables):
             found = tx.execute(query.order_by(t.snapshots.c.id.desc()).limit(max(0, limit))).mappings().all()
         return [serialization.snapshot_from_row(model, row) for row in found]
 
-    def thin(self, model: str, now: float) -> int:
+    def apply_retention(self, model: str, now: float) -> int:
         with self._writing() as tx:
             model_id = q.model_id(tx, model, locked=True)
             return retention.thin(tx, model_id, now) + checkpoints.thin(tx, model_id, now)
 
-    def quarantined(
+    def newest_quarantined(
         self, model: str, *, limit: int = 100, reason: str | None = None, most: int | None = None
     ) -> Sequence[BadRecord]:
         with self._reading() as tx:
             return [held.bad for held in quarantine.newest(tx, q.model_id(tx, model), limit, reason, most)]
 
-    def held(self, model: str, place: Place) -> Held:
+    def quarantined_record(self, model: str, place: RecordId) -> QuarantinedRecord:
         with self._reading() as tx:
             found = quarantine.one(tx, q.model_id(tx, model), place)
         if found is None:
-            raise checks.not_held(model, *place)
+            raise checks.not_in_quarantine(model, *place)
         return found
 
-    def quarantine(self, model: str) -> Iterator[Held]:
+    def iter_quarantine(self, model: str) -> Iterator[QuarantinedRecord]:
         with self._reading() as tx:
             model_id = q.model_id(tx, model)
             last = quarantine.last(tx, model_id)
         return self._quarantine_pages(model_id, last)
 
-    def _quarantine_pages(self, model_id: int, last: int) -> Iterator[Held]:
+    def _quarantine_pages(self, model_id: int, last: int) -> Iterator[QuarantinedRecord]:
         after = 0
         while after < last:
             with self._reading() as tx:
                 found, after = quarantine.page(tx, model_id, after, last)
             yield from found
 
-    def waiting(self, model: str, *, limit: int = 500) -> Sequence[Held]:
+    def undelivered(self, model: str, *, limit: int = 500) -> Sequence[QuarantinedRecord]:
         with self._reading() as tx:
             return quarantine.waiting(tx, q.model_id(tx, model), limit)
 
-    def reasons(self, model: str) -> Mapping[str, int]:
+    def quarantine_counts(self, model: str) -> Mapping[str, int]:
         with self._reading() as tx:
             return quarantine.reasons(tx, q.model_id(tx, model))
 
-    def mark_delivered(self, model: str, places: Sequence[Place], now: float) -> None:
+    def mark_delivered(self, model: str, places: Sequence[RecordId], now: float) -> None:
         with self._writing() as tx:
             quarantine.mark(tx, q.model_id(tx, model, locked=True), places, now)
 
-    def forget(self, model: str, places: Sequence[Place]) -> None:
+    def remove_quarantined(self, model: str, places: Sequence[RecordId]) -> None:
         with self._writing() as tx:
             quarantine.forget(tx, q.model_id(tx, model, locked=True), places)
 
-    def trim(self, model: str, bounds: QuarantineBounds) -> int:
+    def trim_quarantine(self, model: str, bounds: QuarantineLimits) -> int:
         with self._writing() as tx:
             return quarantine.trim(tx, q.model_id(tx, model, locked=True), bounds)
 
