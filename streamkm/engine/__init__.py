@@ -17,18 +17,18 @@ from streamkm.engine.verification import (
 )
 
 __all__ = [
-    "OffsetLedger",
     "Engine",
     "EngineOptions",
     "Heartbeat",
     "JournalReplay",
+    "OffsetLedger",
     "SnapshotComparison",
     "Watchdog",
     "audit",
     "best_replay_start",
+    "check_same_stream",
+    "codec_for_model",
     "compare_snapshot",
     "find_replay_starts",
     "model_from_snapshot",
-    "check_same_stream",
-    "codec_for_model",
 ]
