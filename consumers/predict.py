@@ -9,7 +9,6 @@ import itertools
 import json
 import math
 import os
-import re
 import select
 import sys
 import time
@@ -26,6 +25,7 @@ from streamkm.client import Client, Prediction
 from streamkm.connectors.files import csv_text
 from streamkm.connectors.files.csv_text import Dialect
 from streamkm.errors import DataError, FileFormatError
+from streamkm.field_paths import MISSING, FieldPaths
 from streamkm.settings import ClientSettings
 
 AT_ONCE = 10_000
@@ -334,12 +334,14 @@ def _point(number: int, text: str, fields: tuple[str, ...]) -> list[float]:
     except (ValueError, RecursionError) as e:
         raise DataError(f"not JSON ({e})", where=where, hint="csv wants --csv") from e
     if isinstance(told, dict):
-        values = [_reach(told, name, where) for name in fields]
+        values = FieldPaths(fields).values(told)
     elif isinstance(told, list) and len(told) == len(fields):
         values = told
     else:
         raise DataError("no point", where=where, hint=f"Give an object or an array with {', '.join(fields)}")
     for name, value in zip(fields, values, strict=True):
+        if value is MISSING:
+            raise DataError("is missing", where=f"{where}, field {name}")
         if type(value) not in (int, float):
             raise DataError(f"{json.dumps(value)[:80]} is not a number", where=f"{where}, field {name}")
     try:
@@ -352,18 +354,3 @@ def _finite(point: list[float], where: str) -> list[float]:
     if not all(map(math.isfinite, point)):
         raise DataError("a number that is not finite", where=where)
     return point
-
-
-def _reach(told: dict[str, Any], name: str, where: str) -> Any:
-    """The value of a field; a dotted name reaches into nested objects and arrays."""
-    value: Any = told
-    if name in told:
-        return told[name]
-    for part in re.sub(r"\[(\d{1,9})\]", r".\1", name).split("."):
-        if isinstance(value, list) and re.fullmatch(r"0|[1-9]\d{0,8}", part) and int(part) < len(value):
-            value = value[int(part)]
-        elif isinstance(value, dict) and part in value:
-            value = value[part]
-        else:
-            raise DataError("is missing", where=f"{where}, field {name}")
-    return value

@@ -26,11 +26,11 @@ from fuzzing import Campaign, Family, Range, firing_range
 from service_api import Api, Writer
 from streamkm import OnlineKMeans, settings
 from streamkm.codecs import ColumnsCodec, JsonCodec
-from streamkm.codecs.fields import resolve_path
 from streamkm.connectors.columns import byte_records
 from streamkm.connectors.files.source import FileSource, Place, numeric_columns
 from streamkm.connectors.kafka.record_batches import BatchRecords, join
 from streamkm.errors import CorruptBatchError, DataError, FileFormatError, SettingsError, StateError, StoreError
+from streamkm.field_paths import resolve_path
 from streamkm.recompute import checkpoint
 from streamkm.recompute.archive import Archive, ArchivePart
 from streamkm.recompute.outputs import read_centroids

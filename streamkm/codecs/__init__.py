@@ -1,39 +1,8 @@
-"""From records to points."""
-
-from __future__ import annotations
-
-from collections.abc import Callable, Mapping
-from typing import Any
+"""Codecs decode records into points."""
 
 from streamkm.codecs.base import Codec
 from streamkm.codecs.columns import ColumnsCodec
 from streamkm.codecs.json import JsonCodec, compile_scanner
-from streamkm.errors import SettingsError
-from streamkm.state import Json
+from streamkm.codecs.registry import make_codec
 
 __all__ = ["Codec", "ColumnsCodec", "JsonCodec", "compile_scanner", "make_codec"]
-
-_KINDS: Mapping[str, Callable[..., Codec]] = {"json": JsonCodec, "columns": ColumnsCodec}
-
-
-def make_codec(spec: Json) -> Codec:
-    """Make the codec that a spec describes, as `Codec.spec` gives it.
-
-    Parameters
-    ----------
-    spec
-        ``{"kind": "json", "fields": [...], ...}``; what it does not say has the codec's default.
-
-    Raises
-    ------
-    SettingsError
-        The kind is unknown, or the codec has no such option.
-    """
-    options: dict[str, Any] = dict(spec)
-    kind = options.pop("kind", None)
-    if kind not in _KINDS:
-        raise SettingsError(f"there is no codec {kind!r}", where="codec", hint=f"Known: {', '.join(_KINDS)}")
-    try:
-        return _KINDS[kind](**options)
-    except TypeError as error:
-        raise SettingsError(f"the {kind} codec cannot be made: {error}", where="codec") from error

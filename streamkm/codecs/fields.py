@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamkm.errors import SettingsError
-
-MISSING = object()
-"""What `resolve_path` gives for a field that a record does not have."""
-
-_NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")
-_BRACKETS = re.compile(r"\[(0|[1-9][0-9]{0,8})\]")
 
 MAX_ABS_VALUE = 1e140
 """Largest absolute value of a field: models take no larger one, because its square would not be finite in a sum."""
@@ -43,34 +35,6 @@ def validate_fields(fields: Sequence[str], time_field: str | None, *, dotted: bo
     if time_field is not None and time_field in listed:
         raise SettingsError("the time cannot be a coordinate too", where="time_field")
     return listed
-
-
-def resolve_path(record: Mapping[str, Any], path: str) -> Any:
-    """The value at a path.
-
-    At each level a key that is the whole rest of the path comes first, then the step to its first dot. In an array a
-    step is the number of a value: ``emb.0`` or ``emb[0]``.
-    """
-    found = _walk(record, path)
-    if found is MISSING and "[" in path:
-        return _walk(record, _BRACKETS.sub(r".\1", path))
-    return found
-
-
-def _walk(record: Mapping[str, Any], path: str) -> Any:
-    at: Any = record
-    rest = path
-    while isinstance(at, dict | list):
-        if isinstance(at, dict) and rest in at:
-            return at[rest]
-        step, dot, rest = rest.partition(".")
-        if isinstance(at, dict):
-            at = at.get(step, MISSING) if dot else MISSING
-            continue
-        at = at[int(step)] if _NUMBER.fullmatch(step) and int(step) < len(at) else MISSING
-        if not dot:
-            return at
-    return MISSING
 
 
 class FieldTree:

@@ -12,9 +12,10 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from streamkm.codecs.fields import MAX_ABS_VALUE, MISSING, FieldTree, resolve_path, validate_fields
+from streamkm.codecs.fields import MAX_ABS_VALUE, FieldTree, validate_fields
 from streamkm.codecs.times import is_debezium_infinity, parse_iso_or_none, to_seconds, validate_unit
 from streamkm.errors import SettingsError
+from streamkm.field_paths import MISSING, FieldPaths, resolve_path
 from streamkm.kernels.assign import largest
 from streamkm.kernels.decode import json_scan
 from streamkm.records import BadRecord, Batch, BatchRange, ByteRecords, Records, TopicPartition
@@ -78,6 +79,7 @@ class JsonCodec:
         if max_bytes < 1:
             raise SettingsError(f"{max_bytes} bytes are not enough for any record", where="max_bytes")
         self.max_bytes = max_bytes
+        self._paths = FieldPaths(self.fields)
         self._tree = FieldTree(self.fields if time_field is None else (*self.fields, time_field))
         self._scanner = self._tree.plain and not strict
 
@@ -181,7 +183,7 @@ class JsonCodec:
 
     def _to_point(self, parsed: Any) -> tuple[Sequence[float], float | None] | _Defect:
         if isinstance(parsed, dict):
-            values = [resolve_path(parsed, field) for field in self.fields]
+            values = self._paths.values(parsed)
         elif isinstance(parsed, list):
             if len(parsed) != len(self.fields):
                 return _Defect(

@@ -16,6 +16,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from streamkm.field_paths import MISSING, FieldPaths
 from streamkm.service.problems import Problem
 
 _NUMBERS = {int, float}
@@ -91,7 +92,7 @@ def to_array(points: Sequence[Any], fields: Sequence[str]) -> NDArray[np.float64
     Parameters
     ----------
     points
-        Arrays of numbers in the order of `fields`, or objects by field name. A dotted field may also be nested.
+        Arrays of numbers in the order of `fields`, or objects by field name (see `streamkm.field_paths`).
     fields
         Names of the d dimensions.
 
@@ -107,9 +108,9 @@ def to_array(points: Sequence[Any], fields: Sequence[str]) -> NDArray[np.float64
     """
     n, d = len(points), len(fields)
     kinds = set(map(type, points))
-    depth = max(f.count(".") for f in fields)
-    if depth and dict in kinds:
-        points = [_flat(p, depth) if isinstance(p, dict) else p for p in points]
+    paths = FieldPaths(fields)
+    if paths.nested and dict in kinds:
+        points = [_by_field(p, paths) if isinstance(p, dict) else p for p in points]
     if kinds == {list} and set(map(len, points)) == {d} and set(map(type, chain.from_iterable(points))) <= _NUMBERS:
         array = np.fromiter(chain.from_iterable(points), np.float64, n * d).reshape(n, d)
     elif kinds == {dict} and set(map(len, points)) == {d} and _all_numbers(points, fields):
@@ -166,15 +167,10 @@ def _wrong(points: Sequence[Any], fields: Sequence[str]) -> Iterator[Problem]:
                 yield Problem(422, "not-finite", f"not a finite number{field}", where=at)
 
 
-def _flat(point: Mapping[str, Any], depth: int, prefix: str = "") -> dict[str, Any]:
-    """``{"a": {"b": 1}}`` as ``{"a.b": 1}``, `depth` levels deep."""
-    result: dict[str, Any] = {}
-    for name, value in point.items():
-        if isinstance(value, dict) and value and depth:
-            result |= _flat(value, depth - 1, f"{prefix}{name}.")
-        else:
-            result[prefix + name] = value
-    return result
+def _by_field(point: Mapping[str, Any], paths: FieldPaths) -> dict[str, Any]:
+    """The values of a point by field name, and its unknown members by path."""
+    found = {f: x for f, x in zip(paths.fields, paths.values(point), strict=True) if x is not MISSING}
+    return found | dict.fromkeys(paths.unknown(point))
 
 
 def _not_json(body: bytes, error: orjson.JSONDecodeError) -> Problem:

@@ -17,8 +17,8 @@ from streamkm.connectors.files import tables
 from streamkm.connectors.files.places import Place
 from streamkm.connectors.files.tables import Block, Column, ColumnSelection, Profile, ResolvedColumns
 from streamkm.errors import FileFormatError
+from streamkm.field_paths import MISSING, resolve_path
 
-_ABSENT = object()
 _MAX_NESTING = 32
 """Objects inside of objects in which columns are looked for."""
 
@@ -88,7 +88,7 @@ class JsonReader:
             start, records = self._rows_of(row)
             columns: dict[str, Column] = {}
             for name, (column, part) in self._chosen.items():
-                values = [_look_up(record, column) for _, record in records]
+                values = [resolve_path(record, column) for _, record in records]
                 width = self._widths.get(column)
                 columns[name] = _array([_value(value, width if part is not None else None, part) for value in values])
             self._last = Block(start, start + len(records), columns)
@@ -101,7 +101,7 @@ class JsonReader:
             start, records = self._rows_of(row)
             for facts in found.columns:
                 if facts.width is None:
-                    values = [_value(_look_up(record, facts.name), None, None) for _, record in records]
+                    values = [_value(resolve_path(record, facts.name), None, None) for _, record in records]
                     array = _array(values)
                     series = pl.Series(array) if array.dtype != object else pl.Series(array.tolist(), dtype=pl.String)
                     facts.add(start, series)
@@ -184,20 +184,12 @@ class JsonReader:
 
 
 def _flatten(record: dict[str, Any], outer: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """Paths and values of a record; `resolve_path` does not descend into a member whose name has a dot."""
     for name, value in record.items():
-        if isinstance(value, dict) and depth < _MAX_NESTING:
+        if isinstance(value, dict) and depth < _MAX_NESTING and "." not in name:
             yield from _flatten(value, f"{outer}{name}.", depth + 1)
         else:
             yield outer + name, value
-
-
-def _look_up(record: dict[str, Any], name: str) -> Any:
-    if name in record:
-        return record[name]
-    at: Any = record
-    for step in name.split("."):
-        at = at.get(step, _ABSENT) if isinstance(at, dict) else _ABSENT
-    return at
 
 
 def _is_number(value: Any) -> bool:
@@ -206,7 +198,7 @@ def _is_number(value: Any) -> bool:
 
 def _value(value: Any, width: int | None, part: int | None) -> float | str:
     """A value as a number, or as text that is none."""
-    if value is None or value is _ABSENT:
+    if value is None or value is MISSING:
         return float("nan")
     if part is not None and isinstance(value, list):
         if len(value) != width:
