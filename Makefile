@@ -9,7 +9,7 @@ ARGS ?=
 SEED ?= 1
 ROUNDS ?= 25
 
-.PHONY: help demo test test-containers faults servers lint bench docs lock clean
+.PHONY: help demo test test-containers faults servers lint bench docs lock lock-kafka clean
 
 help:          ## Show the verbs
 	@grep -E '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 17
@@ -50,6 +50,9 @@ docs: .venv/.installed        ## Write the generated parts of the docs anew
 lock: .venv/.installed        ## Choose the newest versions that fit, and pin them with their hashes
 	$(BIN)/uv pip compile pyproject.toml --extra broker --extra arrow --extra postgres --group test --group lint --universal --python-version 3.11 \
 		--generate-hashes --no-emit-index-url --no-header --upgrade --quiet --output-file requirements.lock
+
+lock-kafka: .venv/.installed  ## Pin the jars of a version of Kafka     (VERSION=4.1.1)
+	$(BIN)/python scripts/lock_kafka.py $(VERSION)
 
 clean:         ## Remove what the verbs made
 	rm -rf .venv dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

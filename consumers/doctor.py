@@ -86,7 +86,7 @@ def _local_broker() -> Finding:
 
 
 def _test_broker() -> Finding:
-    from streamkm.broker import choose_broker
+    from streamkm.testing import choose_broker
 
     try:
         chosen = choose_broker()

@@ -1,6 +1,6 @@
 """The Kafka of a test run, and topics on it.
 
-The broker is the first there is (``streamkm.broker.choose_broker``): one named by STREAMKM_TEST_BOOTSTRAP, else a
+The broker is the first there is (``streamkm.testing.choose_broker``): one named by STREAMKM_TEST_BOOTSTRAP, else a
 container when a Docker daemon answers, else the local Apache Kafka of streamkm.broker. It lives as long as the session,
 and tests share it: each takes topics of its own. A test that kills or pauses its broker starts a LocalBroker itself.
 """
@@ -14,9 +14,10 @@ import pytest
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 
-from streamkm.broker import KAFKA_VERSION, LocalBroker, choose_broker
+from streamkm.broker import KAFKA_VERSION, LocalBroker
 from streamkm.broker.properties import SMALL, free_ports
 from streamkm.errors import StreamkmError
+from streamkm.testing import choose_broker
 from waiting import PATIENCE
 
 TopicFactory = Callable[..., str]

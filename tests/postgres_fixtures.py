@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from postgres_server import ENCODED, PASSWORD, USER, Databases, NoPostgresError, PostgresServer
-from streamkm.broker import choose_broker
 from streamkm.stores import open_store
+from streamkm.testing import choose_broker
 
 DatabaseFactory = Callable[..., str]
 

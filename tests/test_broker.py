@@ -21,10 +21,11 @@ from kafka.admin import ConfigResource, ConfigResourceType
 import streamkm.broker.data_dir
 import streamkm.broker.local
 from kafka_fixtures import local_broker
-from streamkm.broker import LocalBroker, cache_dir, choose_broker
+from streamkm.broker import LocalBroker, cache_dir
 from streamkm.broker.distribution import get_distribution, read_jars
 from streamkm.broker.properties import OWNED, format_properties, free_ports
 from streamkm.errors import LocalBrokerError, PortTakenError, SettingsError
+from streamkm.testing import choose_broker
 from waiting import PATIENCE, wait_until
 
 pytestmark = pytest.mark.kafka

