@@ -1,7 +1,7 @@
-"""Whether a solution is worth it: its gain against the points that would change hands, and against chance.
+"""Acceptance of a re-solve: its gain is compared with the points that would change cluster, and with sampling noise.
 
-On a stationary stream two solutions differ by what the sample happens to be. A gain that is no larger than chance makes
-it is no reason to move a point from one id to another; neither is a move of a centroid within its standard error.
+On a stationary stream, two solutions differ by sampling noise. A gain within the noise does not justify changing the id
+of a point, and neither does a move of a centroid within its standard error.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ from streamkm.models.seeding import run_lloyd
 from streamkm.models.weighted_rows import masses
 
 MIN_GAIN = 0.002
-"""A solution must be cheaper than the live centroids by this share to take their place."""
+"""A solution must be cheaper than the live centroids by at least this share."""
 
 MAX_NOISE_SHARE = 0.05
-"""A gain beyond this share needs no proof that points to come will see it too."""
+"""Upper limit of the standard error of a gain: larger gains are accepted without being significant."""
 
 HOLD_VARIANCES, HOLD_COST = 4.0, 0.001
-"""A published centroid stays while the live one is within so many variances of a mean (borders move with centroids, so
-noise is larger than that of a mean), and within such a share of the mean squared distance: what staying may cost."""
+"""A published centroid is held while the live one is within this many variances of a mean (more than one, because
+borders move with centroids), and within this share of the mean squared distance, which bounds the cost of holding."""
 
 
 MIN_OLD_SHARE = 0.01
-"""A cluster of which less than this share was an old one's is another: what the old one forgot passes no id on."""
+"""A new cluster that got less than this share of its mass from an old one does not take over its id."""
 
 
 class CoresetFit(NamedTuple):
-    """Centroids, seen through the coreset.
+    """Centroids evaluated on the coreset.
 
     Attributes
     ----------
     rows, weights
         (m, d) and (m,): the coreset.
     centroids
-        (k, d), raw.
+        (k, d), raw units.
     totals
         (k, d + 2), as in `assign_accumulate`.
     labels
@@ -49,7 +49,7 @@ class CoresetFit(NamedTuple):
     squared
         (m,): squared distance to it, in units of the metric.
     costs
-        (m,): what each row adds to the cost, its weight included, over `cost`.
+        (m,): share of each row in `cost`, including its weight.
     cost
         Sum of weighted squared distances.
     """
@@ -73,7 +73,7 @@ class CoresetFit(NamedTuple):
         metric: Metric,
         steps: int = 0,
     ) -> CoresetFit:
-        """Take some steps of Lloyd from centroids, of which a copy is moved, and see what they cost."""
+        """Evaluate centroids (k, d), optionally after some steps of Lloyd on a copy of them."""
         mean = live.mean_square if metric is live.metric else 0.0
         centroids = centroids.copy()
         totals, labels, squared, cost = run_lloyd(rows, weights, centroids, live.origin, metric, mean, steps)
@@ -81,18 +81,18 @@ class CoresetFit(NamedTuple):
         return cls(rows, weights, centroids, totals, labels, squared, costs, cost)
 
     def take(self, order: NDArray[np.int64]) -> CoresetFit:
-        """The same with its clusters in another order, a permutation."""
+        """Return the same with its clusters in another order, a (k,) permutation."""
         places = np.empty(len(order), np.int32)
         places[order] = np.arange(len(order), dtype=np.int32)
         return self._replace(centroids=self.centroids[order], totals=self.totals[order], labels=places[self.labels])
 
 
 def sampling_gain(new: CoresetFit, old: CoresetFit, weights: NDArray[np.float64]) -> float:
-    """Share of the old cost that a new solution seems to save though it is no better than the old one on the stream.
+    """Share of the old cost by which a new solution seems cheaper although it is no better on the stream.
 
-    What fitting k means to a sample saves on that sample: the sum over clusters of the variance of their mean, where a
-    row of weight w stands for w rows, one of which was drawn, and one of weight 1 or less only for itself. And one
-    standard error of the saving, every row a draw for itself; that counts up to `MAX_NOISE_SHARE`.
+    The first term is the gain from fitting k means to a sample: the sum over clusters of the variance of their mean,
+    where a row of weight w > 1 represents w rows, of which one was drawn, and a row of weight 1 or less only itself.
+    The second is one standard error of the gain, with each row an independent draw, at most `MAX_NOISE_SHARE`.
     """
     if not old.cost > 0.0:
         return 0.0
@@ -104,10 +104,10 @@ def sampling_gain(new: CoresetFit, old: CoresetFit, weights: NDArray[np.float64]
 
 
 def shrink_moves(published: LiveCentroids, live: LiveCentroids) -> NDArray[np.float64]:
-    """(k, d): centroids to publish after others were; where a cluster went on, it moves no more than is certain.
+    """(k, d): centroids to publish after earlier ones: continued clusters move only by more than their standard error.
 
-    A centroid moves towards the live one by what exceeds the standard error of a mean, as in the estimator of James and
-    Stein (1961): not at all within it, nearly all the way when far beyond.
+    A centroid moves towards the live one by the part beyond the standard error of a mean, as in the estimator of James
+    and Stein (1961): not at all within it, and nearly all of the way if far beyond.
     """
     centroids = live.centroids.copy()
     moves = (centroids - published.centroids) * live.metric.factors
@@ -125,25 +125,25 @@ def shrink_moves(published: LiveCentroids, live: LiveCentroids) -> NDArray[np.fl
 
 
 def match_clusters(overlaps: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Which new cluster goes on from each old one.
+    """Match the clusters of a new solution with the old ones, by the rows that they share.
 
     Parameters
     ----------
     overlaps
-        (k, k): mass of the rows that were in old cluster i and are in new cluster j.
+        (k, k): mass of the rows in old cluster i and new cluster j.
 
     Returns
     -------
     order
-        (k,): the new cluster that takes the place of each old one, a permutation.
+        (k,): index of the new cluster that takes the place of each old one, a permutation.
     replaced
-        Places whose new cluster has less than half of the smaller one in common with the old, or nearly nothing that
-        was the old one's: another cluster.
+        Indices of the old clusters whose successor is another cluster: it shares less than half of the smaller of the
+        two, or almost none of its own mass.
     """
     old, new = overlaps.sum(axis=1), overlaps.sum(axis=0)
     order = linear_sum_assignment(-overlaps)[1].astype(np.int64)
     places = np.arange(len(overlaps))
     common = overlaps[places, order]
     same = (common > 0.0) & (common >= np.maximum(0.5 * np.minimum(old, new[order]), MIN_OLD_SHARE * new[order]))
-    # A cluster without points goes on as what it was.
+    # A cluster without points keeps its id.
     return order, np.flatnonzero(~same & (new[order] > 0.0))

@@ -1,4 +1,4 @@
-"""Centroids that follow every batch, with what each cluster remembers of its points."""
+"""Live centroids: updated by every batch, with the statistics of each cluster."""
 
 from __future__ import annotations
 
@@ -21,44 +21,44 @@ from streamkm.models.decay import AgedWeights
 from streamkm.models.metric import Metric
 from streamkm.models.validation import ONES, frozen
 
-# float32 resolves 2**-24 of a coordinate; distances are told apart well while the extent stays below 2**16 times the
-# root mean squared distance. Beyond that points are compared in float64.
+# float32 resolves 2**-24 of a coordinate; distances are accurate enough while the extent is below 2**16 times the root
+# mean squared distance. Beyond that, points are compared in float64.
 FLOAT32_RATIO = 2.0**32
 
 
 SMALL_BATCH_ROWS = 16
-"""Rows for which no thought is given to how they are compared."""
+"""Batches of at most this many rows are compared in float64, without choosing a precision."""
 
 
 class BatchResult(NamedTuple):
-    """What learning a batch found out about it, by the centroids before it."""
+    """Result of learning a batch: its assignment to the centroids before the update, and the statistics after it."""
 
     labels: NDArray[np.int32]
     """(n,): index of the nearest centroid."""
     squared: NDArray[np.float64]
-    """(n,): squared distance to it."""
+    """(n,): squared distance to the nearest centroid."""
     cost: float
-    """Weighted sum of `squared`, by the weights as they were given."""
+    """Weighted sum of `squared`, by the given weights."""
     points: float
-    """Sum of the row weights as they were given."""
+    """Sum of the given row weights."""
     decayed_cost: float
-    """Weighted sum of `squared`, by the age of each row."""
+    """Weighted sum of `squared`, by the decayed weights."""
     decayed_points: float
-    """Sum of the row weights, by the age of each row."""
+    """Sum of the decayed row weights."""
     total_cost: float
-    """Decayed cost of all, this batch included."""
+    """Decayed cost of everything learned, including this batch."""
     mass: float
-    """Decayed weight of all, this batch included."""
+    """Decayed weight of everything learned, including this batch."""
     idle: float
-    """Weight of points since the cluster that has waited longest for one got one."""
+    """Longest idle weight of a cluster: weight of all points since the last one that was assigned to it."""
     totals: NDArray[np.float64]
-    """(k, d + 2): what each cluster got, as in `assign_accumulate`."""
+    """(k, d + 2): sums of the batch per cluster, as in `assign_accumulate`."""
     origin: NDArray[np.float64]
-    """(d,): what `totals` is relative to."""
+    """(d,): origin that `totals` is relative to."""
 
 
 class DistancePlan(NamedTuple):
-    """How rows are compared with centroids: see `streamkm.kernels.assign`."""
+    """Scale, factors and packed centroids for comparing rows: arguments of `streamkm.kernels.assign`."""
 
     scale: NDArray[np.float64]
     factors: NDArray[np.float64]
@@ -66,12 +66,12 @@ class DistancePlan(NamedTuple):
 
 
 def power_of_two(bound: float) -> float:
-    """Scale that brings `bound` into [0.5, 1); 1 for a bound of zero."""
+    """Power of two that scales `bound` into [0.5, 1); 1 if it is zero."""
     return math.ldexp(1.0, -max(-500, min(500, math.frexp(bound)[1])))
 
 
 def packed_like(k: int, d: int, *, double: bool) -> Real:
-    """Scratch for `pack_centroids`, of the type in which points are to be compared."""
+    """Allocate the output of `pack_centroids`, float64 if `double`, else float32."""
     shape = (-(-k // GROUP), d, GROUP)
     return np.empty(shape, np.float64) if double else np.empty(shape, np.float32)
 
@@ -79,7 +79,7 @@ def packed_like(k: int, d: int, *, double: bool) -> Real:
 def columns_of(
     rows: NDArray[np.float64], origin: NDArray[np.float64], scale: NDArray[np.float64], *, double: bool
 ) -> Real:
-    """Rows laid out by `lay_columns`, of the type in which they are to be compared."""
+    """Lay rows out with `lay_columns`, as float64 if `double`, else as float32."""
     n, d = rows.shape
     shape = (d, -(-n // BLOCK) * BLOCK)
     columns: Real = np.empty(shape, np.float64) if double else np.empty(shape, np.float32)
@@ -89,22 +89,23 @@ def columns_of(
 
 @dataclass
 class LiveCentroids:
-    """Centroids, and what each cluster remembers.
+    """Centroids with the statistics of each cluster.
 
     Attributes
     ----------
     centroids
         (k, d) float64, raw units.
     stats
-        (k, 3) float64 as in `learn_batch`: decayed weight, decayed cost, weight of others' points since an own one.
+        (k, 3) float64 as in `learn_batch`: decayed weight, decayed cost, idle weight (weight of other clusters' points
+        since its last one).
     ids
         (k,) int64, stable.
     next_id
-        The first id that no cluster ever had.
+        The lowest id that was never used.
     origin
         (d,) float64: a weighted mean of the centroids, around which points are compared.
     metric
-        How distances are measured.
+        Scale of each dimension, and whether distances are cosine.
     """
 
     centroids: NDArray[np.float64]
@@ -126,18 +127,18 @@ class LiveCentroids:
         return {f.name: getattr(self, f.name) for f in fields(self) if f.init}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # Scratch is made anew: kernels are compiled for arrays that are read-only where a copy's would not be.
+        # Scratch arrays are made anew: kernels are compiled for read-only arrays, which a copy would not preserve.
         self.__dict__.update(state)
         self.__post_init__()
 
     def _small_batch_plan(self) -> DistancePlan:
-        # Few rows are compared in float64 and in raw units: choosing would take longer than it saves.
+        # Few rows are compared in float64: choosing the precision would take longer than it saves.
         factors = ONES if self.metric.plain else self.metric.factors
         return DistancePlan(self.metric.factors.copy(), factors, packed_like(*self.centroids.shape, double=True))
 
     @classmethod
     def start(cls, centroids: NDArray[np.float64], stats: NDArray[np.float64], metric: Metric) -> LiveCentroids:
-        """Begin with centroids that have no history."""
+        """Make live centroids without a history."""
         k = len(centroids)
         ids = np.arange(k, dtype=np.int64)
         return cls(centroids, stats, ids, k, weighted_mean(centroids, stats[:, WEIGHT]), metric)
@@ -146,7 +147,7 @@ class LiveCentroids:
     def from_arrays(
         cls, arrays: Mapping[str, NDArray[Any]], k: int, d: int, next_id: int, *, spherical: bool
     ) -> LiveCentroids:
-        """Undo `arrays`."""
+        """Restore live centroids from `arrays`."""
         return cls(
             checked_array(arrays, "centroids", np.float64, (k, d)),
             checked_array(arrays, "stats", np.float64, (k, 3)),
@@ -157,22 +158,22 @@ class LiveCentroids:
         )
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Copies of the arrays, by name."""
+        """Return copies of the arrays, by name."""
         copies = {name: getattr(self, name).copy() for name in ("centroids", "stats", "ids", "origin")}
         return copies | {"factors": self.metric.factors.copy()}
 
     def copy(self) -> LiveCentroids:
-        """The same, to go another way."""
+        """Return an independent copy."""
         arrays = self.centroids.copy(), self.stats.copy(), self.ids.copy()
         return LiveCentroids(*arrays, self.next_id, self.origin.copy(), self.metric)
 
     def replace(self, centroids: NDArray[np.float64], totals: NDArray[np.float64], metric: Metric) -> None:
-        """Go on from other centroids.
+        """Replace the centroids and their statistics, keeping ids.
 
         Parameters
         ----------
         totals
-            (k, d + 2): as in `assign_accumulate`: the mass and the cost that each of them has.
+            (k, d + 2) as in `assign_accumulate`: mass and cost of each cluster.
         """
         d = centroids.shape[1]
         self.centroids, self.metric = centroids, metric
@@ -188,7 +189,7 @@ class LiveCentroids:
         return self.stats[:, WEIGHT]
 
     def assign_new_ids(self, indices: NDArray[np.int64]) -> None:
-        """Give some clusters ids that no cluster had."""
+        """Assign new ids to the clusters at some indices."""
         self.ids[indices] = np.arange(self.next_id, self.next_id + len(indices))
         self.next_id += len(indices)
 
@@ -203,16 +204,16 @@ class LiveCentroids:
         return mean_square(self.stats)
 
     def learn(self, X: Real, aged: AgedWeights, high: float) -> BatchResult:
-        """Learn one batch. What is returned holds until the next one.
+        """Learn one batch. The arrays of the result are valid until the next call.
 
         Parameters
         ----------
         X
-            (n, d), from `validate.points`.
+            (n, d), from `validation.points`.
         aged
-            Weights of its rows, and how much older it made what was learned before.
+            Weights of the rows, and the decay of everything learned before.
         high
-            Largest absolute value in X, from `validate.finite`.
+            Largest absolute value in X, from `validation.finite`.
         """
         scale, factors, packed = self.distance_plan(X, high)
         if len(X) == 1:
@@ -244,11 +245,11 @@ class LiveCentroids:
         )
 
     def nearest(self, X: Real, high: float) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-        """Index of the nearest centroid of each row, and the squared distance to it. Changes nothing."""
+        """Index of the nearest centroid of each row, and the squared distance to it."""
         return nearest(X, high, self.centroids, self.origin, self.metric, mean_square(self.stats))
 
     def distance_plan(self, X: Real, high: float) -> DistancePlan:
-        """How to compare rows with the centroids."""
+        """Choose scale and precision for comparing rows with the centroids."""
         if len(X) <= SMALL_BATCH_ROWS:
             return self._small_plan
         return distance_plan(
@@ -264,7 +265,21 @@ class LiveCentroids:
         idle: float,
         rng: NDArray[np.uint64],
     ) -> None:
-        """Give each cluster that starves a far row of the batch just learned; `OnlineKMeans` tells the rule."""
+        """Restart starved clusters at far rows of the batch just learned; see `OnlineKMeans` for the rule.
+
+        Parameters
+        ----------
+        X, row_weights
+            (n, d) and (n,) or (0,): the batch.
+        learned
+            Result of learning it.
+        share
+            A cluster is starved below this share of the largest weight, ...
+        idle
+            ... if it got no point while the others got this weight.
+        rng
+            (1,) state of the random generator, advanced.
+        """
         squared = learned.squared
         while (j := starved(self.stats, share, idle)) >= 0:
             i = draw(row_weights, squared, rng)
@@ -273,12 +288,12 @@ class LiveCentroids:
             weight = float(row_weights[i]) if len(row_weights) else 1.0
             if not self._move(X[i].astype(np.float64), weight, float(squared[i]), int(learned.labels[i]), j):
                 break
-            # Rows that are now nearer to the new centroid do not call for another one.
+            # Rows that are now nearer to the restarted centroid do not justify another restart.
             gaps = (X - self.centroids[j]) * self.metric.factors
             squared = np.minimum(squared, (gaps**2).sum(axis=1))
 
     def _move(self, x: NDArray[np.float64], weight: float, squared: float, donor: int, j: int) -> bool:
-        """Move a row from the cluster that has it to the starved cluster j; False if it is all that cluster has."""
+        """Move row x from cluster `donor` to the starved cluster j; False if it is all that the donor has."""
         rest = self.stats[donor, WEIGHT] - weight
         if donor == j or not rest > 1e-9 * weight:
             return False
@@ -303,22 +318,22 @@ def distance_plan(
     mean: float,
     scratch: Real | None = None,
 ) -> DistancePlan:
-    """Choose the scale and the precision in which rows are compared with centroids.
+    """Choose the scale and the precision for comparing rows with centroids.
 
     Parameters
     ----------
     high
         Largest absolute value in X.
     origin
-        A mean of the centroids.
+        (d,): a mean of the centroids.
     mean
-        Mean squared distance that is expected.
+        Expected mean squared distance.
     scratch
-        Scratch of `packed_like` in float32, if there is one.
+        Output of `packed_like` in float32 to reuse, if any.
     """
     k, d = centroids.shape
     factors = metric.factors
-    # The origin is a mean of centroids, so no difference to it exceeds this.
+    # The origin is a mean of centroids, so no difference to it exceeds this bound.
     bound = (high + 2.0 * largest(frozen(centroids.reshape(-1)))) * largest(factors)
     limit = FLOAT32_RATIO * mean
     double = not bound * bound * d <= limit
@@ -347,7 +362,7 @@ def nearest(
 
 
 def normalized(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(n,) weights over their sum; the same for all when none has weight, or their sum is beyond float64."""
+    """(n,) weights divided by their sum; uniform if no weight is positive, or if the sum is infinite."""
     mass = float(weights.sum())
     if 0.0 < mass < math.inf:
         return weights / mass
@@ -355,7 +370,7 @@ def normalized(weights: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def weighted_mean(centroids: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(d,) weighted mean of centroids, or of rows; the plain one when none has weight, zeros when there are none."""
+    """(d,) weighted mean of rows; unweighted if no weight is positive, zeros if there are no rows."""
     share = normalized(weights)
     mean = np.empty(centroids.shape[1])
     weighted_sum(frozen(centroids), frozen(share), mean)
@@ -365,7 +380,15 @@ def weighted_mean(centroids: NDArray[np.float64], weights: NDArray[np.float64]) 
 def checked_array(
     arrays: Mapping[str, NDArray[Any]], name: str, dtype: type[Any], shape: tuple[int, ...]
 ) -> NDArray[Any]:
-    """One array of a state, checked and copied."""
+    """Return a copy of one array of a state, checked for its shape.
+
+    Raises
+    ------
+    StateError
+        The shape is wrong.
+    KeyError
+        The array is missing.
+    """
     copy = np.array(arrays[name], dtype)
     if copy.shape != shape:
         raise StateError(f"array {name!r} has the shape {copy.shape}, not {shape}")

@@ -1,4 +1,4 @@
-"""Live centroids with a coreset that keeps them good, and what was published of them."""
+"""Live centroids, the coreset from which they are re-solved, and the published centroids."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from streamkm.models.weighted_rows import deviations, moved_share, overlap
 from streamkm.state import Event, Publication, Snapshot
 
 MOVE_PENALTY = 0.25
-"""Once ids are published, it must be so by this much times the share of the mass that would change its id; a solution
-that moves a tenth of the points has to save 2.5 % of the cost."""
+"""Once ids are published, a new solution must also save this share of the cost per share of the mass that changes its
+id: a solution that moves a tenth of the points has to save 2.5 %."""
 
 ResolveOutcome = Literal["keep", "lloyd", "swap", "cold"]
 View = Literal["published", "live"]
@@ -37,16 +37,16 @@ View = Literal["published", "live"]
 
 @dataclass
 class PendingSolution:
-    """A solution that is on its way.
+    """A re-solve in progress, or its result that has not taken effect yet.
 
     Attributes
     ----------
     task
-        The work, or its result.
+        The running work, or its result.
     due
-        It takes effect with the first batch when so many rows were seen.
+        Number of rows seen from which on the result takes effect, at the start of a batch.
     metric
-        What it was solved with.
+        Metric of the re-solve.
     """
 
     task: Task[Solution] | Solution
@@ -54,39 +54,39 @@ class PendingSolution:
     metric: Metric
 
     def solution(self) -> Solution:
-        """The result; waits for it."""
+        """Return the result, waiting for it if necessary."""
         if not isinstance(self.task, Solution):
             self.task = self.task.result()
         return self.task
 
     @property
     def ready(self) -> bool:
-        """Whether the result is there."""
+        """Whether the result is available."""
         return isinstance(self.task, Solution) or self.task.done
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy or a pickle holds the result."""
+        """Copies and pickles hold the result."""
         return {"task": self.solution(), "due": self.due, "metric": self.metric}
 
 
 class Clusters:
-    """Keeps live centroids as good as their coreset allows.
+    """Live centroids that are kept good by re-solving their coreset, and their publications.
 
-    A re-solve is worked on beside the stream. When its result takes effect is a matter of rows seen and not of time, so
-    equal batches give equal clusters whatever the machine is doing. A result that is not there by then is waited for.
+    Re-solves run in the background. A result takes effect at a fixed number of rows, not at a time, so equal batches
+    give equal clusters whatever the timing. A result that is not ready by then is waited for.
 
     Parameters
     ----------
     coreset
-        An empty one.
+        An empty coreset.
     metric
-        How distances are measured at first.
+        The initial metric.
     scale
-        How the units of the metric follow the data.
+        How the units of the metric are derived from the data.
     schedule
-        When to re-solve.
+        Decides when to re-solve.
     rule
-        Tells outliers; None: there are none.
+        Detects outliers; None: no detection.
     """
 
     def __init__(
@@ -96,17 +96,17 @@ class Clusters:
         self.lineage = LineageTracker()
         self.published: Publication | None = None
         self.published_centroids: LiveCentroids | None = None
-        """The centroids that were published last; live ones have moved on, and may have been ahead of them then."""
+        """The centroids of the last publication; live ones have changed since."""
         self._pending: PendingSolution | None = None
         self._prepared: PendingSolution | None = None
         self._born: dict[int, int] = {}
-        self._published_at = 0.0  # weight ever learned then
-        self._spreads_unknown = False  # clusters were adopted without a trace of how their points spread
+        self._published_at = 0.0  # weight ever learned at the last publication
+        self._spreads_unknown = False  # started from a snapshot without a coreset
         self.live: LiveCentroids
         self._metric = metric
 
     def initialize(self, rows: NDArray[np.float64], weights: NDArray[np.float64]) -> None:
-        """Make the first centroids of weighted rows."""
+        """Make the first centroids from weighted rows, (n, d) and (n,)."""
         metric, k = self._metric, self.coreset.n_clusters
         if self.rule is not None:
             inside = self.rule.refit(rows, weights, self._outlier_units(metric, rows, weights))
@@ -120,7 +120,7 @@ class Clusters:
         self.schedule.resolve_started(self.schedule.learned)
 
     def initialize_from_snapshot(self, s: Snapshot, rows: NDArray[np.float64], weights: NDArray[np.float64]) -> None:
-        """Go on from clusters that are known, instead of `initialize`; weighted rows stand for their points."""
+        """Continue from the clusters of a snapshot, instead of `initialize`; (m, d) rows represent their points."""
         metric = Metric(s.factors.copy(), self._metric.spherical)
         stats = np.zeros((len(s.ids), 3))
         stats[:, 0], stats[:, 1] = s.weights, s.weights * s.spreads**2
@@ -147,27 +147,27 @@ class Clusters:
         X, aged, high
             As for `LiveCentroids.learn`.
         n_seen
-            Rows seen before.
+            Rows seen before this batch.
         starved
             Share and idle weight for `LiveCentroids.restart_starved`.
         """
         n = len(X)
-        # Step 1. Let a solution take effect whose place in the stream this is.
+        # Step 1. Apply a finished re-solve at its position in the stream.
         if self._pending is not None and n_seen >= self._pending.due:
             pending, self._pending = self._pending, None
             self.coreset.calibrate()
             self._apply_if_better(pending.solution(), pending.metric, *self.coreset.calibrated(), steps=1)
-        # Step 2. Leave outliers out.
+        # Step 2. Remove outliers.
         if self.rule is not None and self.rule.found:
             X, aged = self.rule.remove_outliers(X, aged)
-        # Step 3. Learn the batch, sample it, and give starving clusters a new start.
+        # Step 3. Learn the batch, sample it into the coreset, and restart starved clusters.
         live = self.live
         learned = live.learn(X, aged, high)
         self.coreset.sample_batch(X, aged, learned, live)
         share, idle = starved
         if learned.idle >= idle:
             live.restart_starved(X, aged.decayed, learned, share, idle, self.coreset.rng)
-        # Step 4. Begin a re-solve if one is due.
+        # Step 4. Start a re-solve if one is due.
         why = self.schedule.after_batch(learned, n_seen + n, n, aged)
         if why == "jump" or (why and self._pending is None and self._prepared is None):
             self._start_resolve(n_seen + n, why, X, aged.weights, high)
@@ -177,7 +177,7 @@ class Clusters:
         due = n_seen + (0 if why == "jump" else self.schedule.lag)
         problem, task = self._problem(), None
         if why == "jump" and self.schedule.may_forget:
-            # Not in the background: whether the past is in the way is known when the solution is.
+            # Not in the background: the solution decides whether the past has to be forgotten.
             task = solve(problem, LIGHT_EFFORT)
             _, squared = nearest(X, high, task.centroids, problem.origin, problem.metric, 0.0)
             row_weights = row_weights if len(row_weights) else np.ones(len(X))
@@ -191,7 +191,7 @@ class Clusters:
         )
 
     def _forget(self, factor: float) -> None:
-        """Let all that was learned count less."""
+        """Multiply the weight of everything learned by a factor."""
         self.live.stats[:, :2] *= factor
         self.coreset.decay(factor)
         self.schedule.decay_since_publication *= factor
@@ -199,14 +199,14 @@ class Clusters:
             self.rule.decay(factor)
 
     def _problem(self) -> ResolveProblem:
-        """The coreset as it is now, without the outliers that are in it."""
+        """Make the re-solve problem of the current coreset, after removing outliers from it."""
         self.coreset.calibrate()
         rows, weights = self.coreset.calibrated()
         k = len(self.live.ids)
         if self.rule is not None:
             inside = self.rule.refit(rows, weights, self._outlier_units(self.live.metric, rows, weights))
             if inside is not None:
-                # Spikes have drawn centroids: they begin anew.
+                # The outliers have attracted centroids: start again from scratch.
                 self.coreset.filter_rows(inside)
                 rows, weights = rows[inside], weights[inside]
                 metric = self.live.metric.rescaled(rows, weights, self.scale)
@@ -229,7 +229,7 @@ class Clusters:
     def _outlier_units(
         self, metric: Metric, rows: NDArray[np.float64], weights: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        """Units in which to look for outliers: robust ones, if units follow the data at all."""
+        """Scale factors for detecting outliers: robust ones, unless `scale` is ``"none"``."""
         return metric.rescaled(rows, weights, "none" if self.scale == "none" else "robust").factors
 
     def _apply_if_better(
@@ -242,14 +242,14 @@ class Clusters:
         steps: int = 0,
         force: bool = False,
     ) -> tuple[ResolveOutcome, CoresetFit]:
-        """Let a solution replace the live centroids if it is worth it; the coreset tells weights and costs.
+        """Replace the live centroids by a solution if it is better on the coreset by more than the required gain.
 
         Returns
         -------
         outcome
-            What the live centroids are now.
+            ``keep``, or the kind of the solution that replaced them.
         fit
-            Theirs.
+            Fit of the live centroids, after this.
         """
         live, k = self.live, len(self.live.ids)
         new = CoresetFit.of(rows, weights, solution.centroids, live, metric, steps)
@@ -274,7 +274,7 @@ class Clusters:
         return solution.kind, new
 
     def resolve(self) -> tuple[ResolveOutcome, CoresetFit]:
-        """Solve now, and let it take effect; says which candidate won, and how the live centroids fit."""
+        """Re-solve now and apply the result; return the outcome and the fit of the live centroids."""
         self._pending = None
         p = self._problem()
         effort = full_effort(self.schedule.learned - self._published_at, p.n_clusters)
@@ -283,7 +283,7 @@ class Clusters:
         return outcome, fit
 
     def prepare(self) -> None:
-        """Begin to solve for the next publication, in the background."""
+        """Start to solve for the next publication, in the background."""
         self._pending = None
         problem = self._problem()
         effort = full_effort(self.schedule.learned - self._published_at, problem.n_clusters)
@@ -292,11 +292,19 @@ class Clusters:
 
     @property
     def prepared(self) -> bool:
-        """Whether publishing would wait for nothing that was begun."""
+        """Whether `publish` would not have to wait."""
         return self._prepared is None or self._prepared.ready
 
     def publish(self, n_seen: int, *, as_is: bool = False) -> Publication:
-        """Publish what was prepared, or what solving now gives, under ids that go on from the last publication."""
+        """Publish the prepared solution, or re-solve now; ids continue from the last publication.
+
+        Parameters
+        ----------
+        n_seen
+            Rows seen so far.
+        as_is
+            Publish the live centroids without solving.
+        """
         outcome: ResolveOutcome = "keep"
         live = self.live
         if as_is:
@@ -330,7 +338,7 @@ class Clusters:
         detail = {"resolve": outcome, "coreset_rows": len(fit.rows), "cost": float(answers.stats[:, 1].sum())}
         within = None if self._spreads_unknown else deviations(fit.rows, fit.weights, fit.labels, answers.centroids)
         self._publish(answers, n_seen, tuple(events), detail, within)
-        return self.published  # type: ignore[return-value]  # just made
+        return self.published  # type: ignore[return-value]  # set by `_publish`
 
     def _publish(
         self,
@@ -356,12 +364,12 @@ class Clusters:
         )
 
     def view(self, view: View | None) -> LiveCentroids:
-        """Centroids to ask: the published ones if there are any and no others are wanted.
+        """Centroids for predictions: the published ones if there are any, unless `view` selects others.
 
         Raises
         ------
         NotReadyError
-            Published ones are wanted, and there are none.
+            `view` is ``"published"``, and nothing was published.
         """
         if view == "live" or (view is None and self.published_centroids is None):
             return self.live
@@ -372,7 +380,7 @@ class Clusters:
     # Saving
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Copies of the arrays, by name."""
+        """Return copies of the arrays, by name."""
         arrays = self.coreset.arrays() | self.live.arrays() | self.lineage.arrays()
         if self.rule is not None:
             arrays |= self.rule.arrays()
@@ -387,7 +395,7 @@ class Clusters:
         return arrays
 
     def params(self) -> dict[str, Any]:
-        """Scalars, JSON values."""
+        """Return the scalars, as JSON values."""
         published = self.published
         pending, prepared = (
             None if p is None else {"due": p.due, "kind": p.solution().kind} for p in (self._pending, self._prepared)
@@ -413,7 +421,7 @@ class Clusters:
         }
 
     def restore(self, arrays: Mapping[str, NDArray[Any]], params: Mapping[str, Any], d: int) -> None:
-        """Undo `arrays` and `params` on new clusters of d dimensions."""
+        """Restore the state from `arrays` and `params`, on new clusters of d dimensions."""
         k, spherical = self.coreset.n_clusters, self._metric.spherical
         self.coreset.restore(arrays, params["coreset"])
         self.live = LiveCentroids.from_arrays(arrays, k, d, params["next_id"], spherical=spherical)

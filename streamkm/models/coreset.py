@@ -1,4 +1,4 @@
-"""A few thousand weighted rows that stand for a whole stream."""
+"""A coreset: a few thousand weighted rows that represent the whole stream."""
 
 from __future__ import annotations
 
@@ -23,35 +23,35 @@ from streamkm.models.validation import frozen
 from streamkm.state import ModelState
 
 VERSION = 1
-"""Version of the state that `Coreset.state` writes."""
+"""Version of the state format that `Coreset.state` writes."""
 
 DEFAULT_SIZE, DEFAULT_SIZE_PER_CLUSTER = 8000, 200
-"""Rows at most, whichever is more, unless a size is given."""
+"""Default maximum number of rows: the larger of the two limits."""
 
 THINNED_SHARE = 0.625
-"""Share of the largest number of rows that is left when there are more."""
+"""Thinning reduces a full coreset to this share of its maximum size."""
 
 MIN_SCALE = 1e-60
-"""Decay is kept as one factor for all rows down to here; then it is multiplied in."""
+"""Decay is kept as a single factor of all weights; below this value it is multiplied into them."""
 
 
 class Coreset:
-    """A weighted sample of a stream on which K-Means gives about the centroids that it would give on all rows.
+    """Weighted sample of a stream on which K-Means gives about the same centroids as on all rows.
 
-    Rows are admitted with a probability proportional to their sensitivity (Feldman and Langberg 2011), judged by
-    centroids that follow the stream: far rows and rows of small clusters are more likely to stay. The mass and the mean
-    of the rows of each centroid are kept exactly, and the sample is brought back to them; so its mass is exact.
+    Rows are sampled with a probability proportional to their sensitivity (Feldman and Langberg 2011) with respect to
+    guide centroids that follow the stream: far rows and rows of small clusters are more likely to be kept. The mass and
+    the mean of each centroid's rows are recorded exactly, and the sample is calibrated to them.
 
-    The number of rows never exceeds `size`. What is done depends on rows, batches and the seed only.
+    The number of rows never exceeds `size`. The result depends only on the rows, the batches and the seed.
 
     Parameters
     ----------
     n_clusters
-        Number of centroids that sensitivities are judged by, at least 1: the k you mean to solve for, roughly.
+        Number of centroids that sensitivities are computed with, at least 1: about the k that will be solved for.
     size
-        Rows at most, at least ``16 n_clusters``; None: 8000 or, if that is more, 200 a cluster.
+        Maximum number of rows, at least ``16 n_clusters``; None: 8000 or, if larger, 200 per cluster.
     seed
-        Of the random choices, 0 to 2**64 - 1.
+        Seed of the random choices, 0 to 2**64 - 1.
 
     Examples
     --------
@@ -78,14 +78,14 @@ class Coreset:
         self.size = max(DEFAULT_SIZE, DEFAULT_SIZE_PER_CLUSTER * self.n_clusters) if size is None else int(size)
         self.seed = int(seed)
         self.n_features = 0
-        """d; 0 before the first row."""
+        """Number of dimensions d; 0 before the first row."""
         self._thinned_size = int(THINNED_SHARE * self.size)
         self.rng = np.array([self.seed], np.uint64)
         self._n_rows = self._first_uncalibrated = 0
         self._scale = 1.0
         self._guide: LiveCentroids | None = None
 
-    # Used alone
+    # Stand-alone use
 
     def learn_many(self, X: Any, weights: ArrayLike | None = None) -> None:
         """Learn one batch.
@@ -125,7 +125,7 @@ class Coreset:
         return LiveCentroids.start(*initial_centroids(rows, weights, self.n_clusters, self.rng, metric), metric)
 
     def solve(self, n_clusters: int | None = None) -> NDArray[np.float64]:
-        """(k, d) float64: centroids of the rows so far; `n_clusters` may be given anew. Changes nothing.
+        """(k, d) float64: centroids of all rows so far, for `n_clusters` or another k. Does not change the coreset.
 
         Raises
         ------
@@ -142,12 +142,12 @@ class Coreset:
 
     @property
     def rows_(self) -> NDArray[np.float64]:
-        """(m, d) float64: the rows, calibrated, raw units, a copy."""
+        """(m, d) float64: the calibrated rows, raw units, a copy."""
         return self.calibrated()[0]
 
     @property
     def weights_(self) -> NDArray[np.float64]:
-        """(m,) float64: how many rows of the stream each one stands for, decayed, a copy."""
+        """(m,) float64: decayed number of stream rows that each row represents, a copy."""
         return self.calibrated()[1]
 
     def __len__(self) -> int:
@@ -155,12 +155,12 @@ class Coreset:
 
     @classmethod
     def merge(cls, coresets: Sequence[Coreset]) -> Coreset:
-        """Put the coresets of parts of a stream together; it takes the settings of the first one, and one thinning.
+        """Merge the coresets of parts of a stream, with the settings of the first one and a single thinning.
 
         Raises
         ------
         DataError
-            None are given, or their rows differ in length.
+            The list is empty, or the rows have different numbers of dimensions.
         """
         if not coresets:
             raise DataError("there are no coresets to merge")
@@ -179,17 +179,17 @@ class Coreset:
             whole._thin(whole._guide)
         return whole
 
-    # Used by a model whose centroids are the guide
+    # Used by `Clusters`, whose live centroids are the guide
 
     def add_rows(
         self, rows: NDArray[np.float64], weights: NDArray[np.float64], guide: LiveCentroids | None = None
     ) -> None:
-        """Take rows as they are; with a guide they are thinned if there are too many.
+        """Add rows unsampled; with a guide they are thinned if there are too many.
 
         Parameters
         ----------
         rows, weights
-            (n, d) and (n,); rows without weight are left out.
+            (n, d) and (n,); rows of weight zero are left out.
         """
         there = weights > 0.0
         if not there.all():
@@ -214,9 +214,9 @@ class Coreset:
         Parameters
         ----------
         X, aged
-            The batch, as the guide was given it.
+            The batch, as passed to the guide.
         learned
-            What the guide found out about it.
+            The guide's result of learning it.
         """
         if aged.half_lives:
             self.decay(aged.factor)
@@ -243,7 +243,7 @@ class Coreset:
             self._thin(guide)
 
     def decay(self, factor: float) -> None:
-        """Multiply all weights."""
+        """Multiply all weights by a factor."""
         self._scale *= factor
         if self._scale < MIN_SCALE:
             self._weights[: self._n_rows] *= self._scale
@@ -261,14 +261,14 @@ class Coreset:
         self._n_rows, self._first_uncalibrated = n, before
 
     def calibrate(self) -> None:
-        """Bring what was sampled since the last time to the exact mass and mean of its strata."""
+        """Correct the rows sampled since the last call to the exact mass and mean of their strata."""
         self._n_rows = calibrate(
             self._first_uncalibrated, self._n_rows, self._rows, self._weights, self._strata, self._origin, self._sums
         )
         self._first_uncalibrated = self._n_rows
 
     def calibrated(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Calibrated copies of the rows (m, d) and their decayed weights (m,). Changes nothing."""
+        """Calibrated copies of the rows (m, d) and their decayed weights (m,). Does not change the coreset."""
         n, k = self._n_rows, self.n_clusters
         if not self.n_features:
             return np.empty((0, 0)), np.empty(0)
@@ -278,7 +278,7 @@ class Coreset:
         return rows[:m], weights[:m] * self._scale
 
     def draw_seed(self) -> int:
-        """A seed for a solve; the next one differs."""
+        """Draw a seed for a solve."""
         uniform(self.rng)
         return int(self.rng[0])
 
@@ -294,7 +294,7 @@ class Coreset:
 
     def _allocate(self, d: int, at_least: int) -> None:
         self.n_features = d
-        # A batch adds as many rows as are kept at most, one for its start, and calibration one for each stratum.
+        # A batch adds at most as many rows as are kept, one for its start, and calibration one per stratum.
         capacity = max(self.size, at_least) + self._thinned_size + self.n_clusters + 8
         self._rows, self._weights = np.empty((capacity, d)), np.empty(capacity)
         self._strata = np.empty(capacity, np.int32)
@@ -310,7 +310,7 @@ class Coreset:
     # Saving
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Copies of the arrays, by name; with `scalars` all there is but the guide."""
+        """Return copies of the arrays, by name: with `scalars`, everything but the guide."""
         n = self._n_rows
         if not self.n_features:
             return {"coreset_rng": self.rng.copy()}
@@ -324,11 +324,11 @@ class Coreset:
         }
 
     def scalars(self) -> dict[str, float]:
-        """Scalars, by name."""
+        """Return the scalars, by name."""
         return {"n_features": self.n_features, "scale": self._scale}
 
     def restore(self, arrays: Any, scalars: Any) -> None:
-        """Undo `arrays` and `scalars` on a new coreset."""
+        """Restore the state from `arrays` and `scalars`, on a new coreset."""
         self.rng = checked_array(arrays, "coreset_rng", np.uint64, (1,))
         d = int(scalars["n_features"])
         if not d:
@@ -346,7 +346,7 @@ class Coreset:
         self._scale = float(scalars["scale"])
 
     def state(self) -> ModelState:
-        """Capture all of it, as a copy that later learning does not touch."""
+        """Copy the complete state of the coreset."""
         arrays, guide = self.arrays(), self._guide
         if guide is not None:
             arrays |= guide.arrays()
@@ -361,12 +361,12 @@ class Coreset:
 
     @classmethod
     def from_state(cls, state: ModelState) -> Coreset:
-        """Make the coreset that `state` was taken from.
+        """Restore a coreset from its `state`.
 
         Raises
         ------
         StateError
-            Another kind of state, a newer version, or one that is incomplete.
+            The state is of another kind or version, or is incomplete.
         """
         if state.kind != "Coreset" or state.version != VERSION:
             raise StateError(

@@ -1,4 +1,4 @@
-"""Half-lives: each row counts by its own age, so weights do not depend on how rows were cut into batches."""
+"""Exponential decay: each row is weighted by its own age, independent of batch boundaries."""
 
 from __future__ import annotations
 
@@ -14,49 +14,49 @@ from streamkm.models.validation import ONES, frozen
 Unit = Literal["points", "seconds"]
 
 PIECE_HALF_LIVES = 0.5
-"""A batch is learned in pieces of about this many half-lives: over longer ones clusters may have moved far."""
+"""Half-lives of a piece in which a long batch is learned: within it, clusters must not move far."""
 
 MIN_PIECE_ROWS = 16
-"""Rows of a piece at least."""
+"""Minimum rows of a piece."""
 
 
 class AgedWeights(NamedTuple):
-    """The weights of a batch's rows once the whole batch is there."""
+    """Row weights of a batch, given and decayed."""
 
     weights: NDArray[np.float64]
-    """(n,), or (0,) for ones: as they were given."""
+    """(n,), or (0,) for ones: the given weights."""
     decayed: NDArray[np.float64]
-    """(n,), or (0,) for ones: by the age that each row has when the batch ends."""
+    """(n,), or (0,) for ones: the weights decayed by the age of each row at the end of the batch."""
     half_lives: float = 0.0
-    """How much older the batch made what was learned before."""
+    """Half-lives by which the batch ages everything learned before."""
 
     @property
     def factor(self) -> float:
-        """Factor on the weight of what was learned before."""
+        """Factor on the weight of everything learned before."""
         return half_power(self.half_lives) if self.half_lives else 1.0
 
     def take(self, mask: NDArray[np.bool_]) -> AgedWeights:
-        """Those of some rows, by a mask (n,)."""
+        """Select some rows by a mask, (n,)."""
         weights = frozen(self.weights[mask]) if len(self.weights) else self.weights
         decayed = weights if self.decayed is self.weights else frozen(self.decayed[mask])
         return AgedWeights(weights, decayed, self.half_lives)
 
 
 class Decay:
-    """Tells how old rows are.
+    """Computes the ages of rows.
 
     Parameters
     ----------
     half_life
-        After this many points or seconds a point counts half; None: all count alike for ever.
+        Points or seconds after which a point's weight is halved; None: no decay.
     unit
-        ``"points"``: a row's age is the weight of all rows after it. ``"seconds"``: it is how long its event time lies
-        before the newest one.
+        ``"points"``: a row's age is the weight of all rows after it. ``"seconds"``: it is the difference of its event
+        time to the newest one.
 
     Attributes
     ----------
     clock
-        Newest event time so far, seconds since 1970; None while none is known.
+        Newest event time so far, seconds since 1970; None if none is known.
     """
 
     def __init__(self, half_life: float | None, unit: Unit) -> None:
@@ -66,11 +66,11 @@ class Decay:
 
     @property
     def by_time(self) -> bool:
-        """Whether event times are needed."""
+        """Whether event times are required."""
         return self.half_life is not None and self.unit == "seconds"
 
     def pieces(self, weights: NDArray[np.float64], times: NDArray[np.float64], n: int) -> list[int]:
-        """Where to cut a batch so that its last rows meet centroids that have followed its first ones.
+        """Cut a batch into pieces, so that centroids can follow its first rows before its last ones are learned.
 
         Parameters
         ----------
@@ -91,14 +91,14 @@ class Decay:
         return cast("list[int]", stops[:count].tolist())
 
     def age(self, weights: NDArray[np.float64], times: NDArray[np.float64], n: int) -> AgedWeights:
-        """Let n rows come, and say how much each of them and all before them count now.
+        """Add n rows, and return their decayed weights and the decay of all rows before them.
 
         Parameters
         ----------
         weights
-            From `validate.row_weights`.
+            From `validation.row_weights`.
         times
-            (n,): event times from `validate.event_times`; not looked at unless `by_time`.
+            (n,): event times from `validation.event_times`; ignored unless `by_time`.
         """
         if self.half_life is None:
             return AgedWeights(weights, weights)
@@ -116,6 +116,6 @@ class Decay:
         return AgedWeights(weights, frozen(decayed), elapsed / self.half_life if elapsed > 0.0 else 0.0)
 
     def cap_clock(self, limit: float) -> None:
-        """Take back a clock that lies beyond a limit: no time before it would ever count as new."""
+        """Lower the clock to a limit, so that one event time far in the future does not make all later ones old."""
         if self.clock is not None and self.clock > limit:
             self.clock = limit

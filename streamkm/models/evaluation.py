@@ -1,4 +1,4 @@
-"""How good clusters are, without labels."""
+"""Evaluation of clusters without labels: inertia and simplified silhouette."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from streamkm.models.seeding import run_lloyd
 from streamkm.models.validation import frozen
 
 MAX_ROWS = 20_000
-"""A coreset for hundreds of clusters is judged by a part of its rows, or one look would take seconds."""
+"""Maximum rows for an evaluation, to limit its time; larger coresets are subsampled."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What live and published centroids are worth on the stream so far, by the coreset.
+    """Quality of the live and the published centroids on the stream so far, estimated on the coreset.
 
     Attributes
     ----------
@@ -38,13 +38,13 @@ class Evaluation:
 
     @property
     def staleness(self) -> float:
-        """By which share the published centroids cost more than the live ones; 0 if nothing was published."""
+        """Relative excess of the published centroids' cost over the live ones'; 0 if nothing was published."""
         if self.published_inertia is None or not self.inertia > 0.0:
             return 0.0
         return self.published_inertia / self.inertia - 1.0
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
+        """Return JSON values."""
         return {
             "inertia": self.inertia,
             "silhouette": self.silhouette,
@@ -55,7 +55,7 @@ class Evaluation:
 
 
 def evaluate(coreset: Coreset, live: LiveCentroids, published: LiveCentroids | None) -> Evaluation:
-    """Judge live and published centroids by the same rows and the live metric; changes nothing."""
+    """Evaluate live and published centroids on the same rows, with the live metric."""
     rows, weights = coreset.calibrated()
     there = weights > 0.0
     step = 1 + len(rows) // MAX_ROWS
@@ -68,7 +68,7 @@ def evaluate(coreset: Coreset, live: LiveCentroids, published: LiveCentroids | N
 def _score(
     rows: NDArray[np.float64], weights: NDArray[np.float64], centroids: NDArray[np.float64], metric: Metric
 ) -> tuple[float, float]:
-    """Inertia and silhouette."""
+    """Return inertia and silhouette."""
     if not len(rows):
         return 0.0, 0.0
     origin = weighted_mean(rows, weights)

@@ -1,4 +1,4 @@
-"""Which clusters of one solution are those of another: by the points they have in common."""
+"""Matching of cluster ids between two solutions, by the points that they share."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from streamkm.models.metric import Metric
 from streamkm.models.validation import frozen
 
 MIN_SHARED = 0.5
-"""A cluster goes on as another if they share so much of the smaller one."""
+"""Minimum overlap for passing an id on, as a share of the smaller of the two clusters."""
 
 
 def assign(rows: Real, centroids: NDArray[np.float64]) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-    """Index of the nearest centroid of each row, and the squared distance to it; both in the units of the distance."""
+    """Index of the nearest centroid of each row, and the squared distance to it."""
     rows = frozen(np.ascontiguousarray(rows))
     metric = Metric.raw(rows.shape[1])
     return nearest(rows, largest(rows.reshape(-1)), centroids, centroids.mean(axis=0), metric, 0.0)
 
 
 def inherit_ids(ids: NDArray[np.int64], common: NDArray[np.float64]) -> NDArray[np.int64]:
-    """(k,) ids of new clusters: that of the old one with the greatest overlap, or a new one.
+    """(k,) ids of new clusters: the id of the old one with the greatest overlap, or a new id.
 
     Parameters
     ----------
     ids
-        (m,) of the old clusters.
+        (m,): ids of the old clusters.
     common
-        (m, k): what old cluster i and new cluster j have in common.
+        (m, k): weight of the rows that old cluster i and new cluster j share.
     """
     old, new = common.sum(axis=1), common.sum(axis=0)
     found = np.full(common.shape[1], -1, np.int64)

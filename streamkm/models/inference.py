@@ -1,4 +1,4 @@
-"""What a model knows, and what it answers; how it learns is none of its business."""
+"""Read-only half of `OnlineKMeans`: its properties, predictions and evaluation."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ from streamkm.state import Distance, Publication
 
 
 class ClusterInference(base.Clusterer):
-    """The properties and the questions of `OnlineKMeans`.
+    """Properties, predictions and evaluation of `OnlineKMeans`.
 
-    Questions are answered by the published centroids if there are any, else by the live ones; `view` asks for either.
+    Predictions use the published centroids if there are any, else the live ones; `view` selects one of them.
     """
 
     n_clusters: int | Literal["auto"]
     distance: Distance
     n_seen: int
-    """Rows learned, buffered ones and outliers included."""
+    """Rows seen, including warm-up rows and outliers."""
     n_features: int
-    """d; 0 before the first row."""
+    """Number of dimensions d; 0 before the first row."""
     feature_names: tuple[str, ...]
-    """Names of the dimensions in order, from the first dict or data frame; empty while unknown."""
+    """Names of the dimensions in order, taken from the first dict or data frame; empty if unknown."""
     _clusters: Clusters | None
     _warmup_rows: int
-    """Rows to see before there are centroids."""
+    """Rows required before the first centroids."""
 
     @property
     def warmup_(self) -> tuple[int, int] | None:
-        """(rows buffered, rows needed) while there are no centroids yet, else None."""
+        """(rows buffered, rows needed) during the warm-up, else None."""
         return None if self._clusters is not None else (self.n_seen, self._warmup_rows)
 
     @property
     def k_(self) -> int:
-        """Number of clusters; 0 while it is not chosen yet."""
+        """Number of clusters; 0 if not selected yet."""
         if self._clusters is not None:
             return self._clusters.coreset.n_clusters
         return 0 if self.n_clusters == "auto" else self.n_clusters
@@ -65,42 +65,42 @@ class ClusterInference(base.Clusterer):
 
     @property
     def ids_(self) -> NDArray[np.int64]:
-        """(k,) int64: stable ids of live clusters, a copy. One that starts anew gets an id that no cluster had."""
+        """(k,) int64: stable ids of live clusters, a copy. A restarted cluster gets an id that was never used."""
         return self._ready().live.ids.copy()
 
     @property
     def spreads_(self) -> NDArray[np.float64]:
         """(k,) float64: decayed root mean squared distance of each live cluster's points to its centroid.
 
-        In units of `scale`. Each point is judged by the centroid it was assigned to, where that stood before the
-        point's batch; those before the last re-solve by its result. 0 for a cluster without weight.
+        In units of `scale`. Each point is measured to the centroid that it was assigned to, as it was before the
+        point's batch; points before the last re-solve, to the result of that. 0 for a cluster without weight.
         """
         return self._ready().live.spreads
 
     @property
     def coreset_(self) -> Coreset:
-        """The coreset, a copy: weighted rows that stand for the stream."""
+        """The coreset, a copy: weighted rows that represent the stream."""
         return copy.deepcopy(self._ready().coreset)
 
     @property
     def published_(self) -> Publication | None:
-        """What was published last."""
+        """The last publication, or None."""
         return None if self._clusters is None else self._clusters.published
 
     @property
     def prepared_(self) -> bool:
-        """Whether `publish` would not wait for work that `prepare` began; true if it began none."""
+        """Whether `publish` need not wait for work that `prepare` started; True if it started none."""
         return self._clusters is None or self._clusters.prepared
 
     @property
     def outliers_(self) -> NDArray[np.float64]:
-        """(m, d) float64: the latest outliers, 256 at most, raw units, oldest first, a copy."""
+        """(m, d) float64: the latest outliers, at most 256, raw units, oldest first, a copy."""
         rule = self._rule
         return np.empty((0, self.n_features)) if rule is None else rule.recent.copy()
 
     @property
     def n_outliers_(self) -> int:
-        """Number of outliers: rows that were seen, but not learned."""
+        """Number of outliers: rows that were seen but not learned."""
         rule = self._rule
         return 0 if rule is None else rule.count
 
@@ -110,7 +110,7 @@ class ClusterInference(base.Clusterer):
 
     @property
     def centers(self) -> dict[int, dict[str, float]]:
-        """Centroids as river's clustering metrics want them: id -> field -> coordinate; empty during warm-up."""
+        """Centroids in the form of river's metrics: id -> field -> coordinate; empty during the warm-up."""
         if self._clusters is None:
             return {}
         clusters = self._clusters.view(None)
@@ -119,7 +119,7 @@ class ClusterInference(base.Clusterer):
         return {j: dict(zip(names, c, strict=True)) for j, c in rows}
 
     def predict_one(self, x: Mapping[Any, Any], *, view: View | None = None) -> int:
-        """Id of the nearest cluster; -1 while there is none yet, because river asks before it teaches.
+        """Id of the nearest cluster; -1 during the warm-up, because river predicts before it learns.
 
         Parameters
         ----------
@@ -137,7 +137,7 @@ class ClusterInference(base.Clusterer):
         return int(clusters.ids[labels[0]])
 
     def predict_many(self, X: Any, *, view: View | None = None) -> NDArray[np.int64]:
-        """(n,) int64: id of each row's nearest cluster. Changes nothing.
+        """(n,) int64: id of each row's nearest cluster. Does not change the model.
 
         Parameters
         ----------
@@ -154,7 +154,7 @@ class ClusterInference(base.Clusterer):
         return self.assign(X, view=view)[0]
 
     def assign(self, X: Any, *, view: View | None = None) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Nearest cluster of each row, and how far it is. Changes nothing.
+        """Nearest cluster of each row, and the distance to it. Does not change the model.
 
         Parameters
         ----------
@@ -179,9 +179,9 @@ class ClusterInference(base.Clusterer):
         return clusters.ids[labels], distances
 
     def outlier_score(self, X: Any, *, view: View | None = None) -> NDArray[np.float64]:
-        """(n,) float64: how many spreads of its nearest cluster each row is away from it. Changes nothing.
+        """(n,) float64: distance of each row to its nearest centroid, in spreads of that cluster.
 
-        About 1 is ordinary; how much is much depends on the data: for normal clusters few rows score above 3.
+        Typical rows score about 1; for normally distributed clusters few rows score above 3. Does not change the model.
 
         Parameters
         ----------
@@ -196,7 +196,7 @@ class ClusterInference(base.Clusterer):
             Wrong shape, NaN or infinity.
         """
         clusters, labels, distances = self._nearest(X, view)
-        # A cluster of equal points has no spread of its own.
+        # A cluster of equal points has no spread: use the overall one.
         spreads = clusters.spreads
         spreads[spreads == 0.0] = math.sqrt(clusters.mean_square)
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -205,7 +205,7 @@ class ClusterInference(base.Clusterer):
         return scores
 
     def evaluate(self) -> Evaluation:
-        """Inertia and silhouette of the live and of the published centroids on the coreset. Changes nothing.
+        """Inertia and silhouette of the live and of the published centroids on the coreset.
 
         Raises
         ------
@@ -216,22 +216,22 @@ class ClusterInference(base.Clusterer):
         return evaluate(clusters.coreset, clusters.live, clusters.published_centroids)
 
     def k_profile(self, k_max: int = 20, k_min: int = 2) -> KProfile:
-        """What each number of clusters would cost and how well it would tell clusters apart. Changes nothing.
+        """Cost and quality of clusterings with different numbers of clusters, computed from the coreset.
 
         Parameters
         ----------
         k_max, k_min
-            The numbers to try.
+            Range of k, inclusive.
 
         Raises
         ------
         NotReadyError
-            There are no centroids yet, or nothing that was learned has weight.
+            There are no centroids yet, or no learned row has weight.
         """
         return self.deferred_k_profile(k_max, k_min)()
 
     def deferred_k_profile(self, k_max: int = 20, k_min: int = 2) -> Callable[[], KProfile]:
-        """`k_profile` of the model as it is now, as a function that any thread may call while learning goes on."""
+        """`k_profile` of the current model as a function that any thread may call while learning continues."""
         clusters = self._ready()
         rows, weights = clusters.coreset.calibrated()
         if not weights.sum() > 0.0:

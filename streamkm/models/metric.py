@@ -1,4 +1,4 @@
-"""What "near" means: the unit of each dimension, and whether only directions count."""
+"""How distances are measured: the scale of each dimension, and whether rows are directions."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from streamkm.models.validation import frozen
 Scale = Literal["none", "standard", "robust"]
 
 MAX_SAME_SCALE_DIFFERENCE = 0.02
-"""Scales that all differ by less than this share are the same: adopting them would move points for nothing."""
+"""New scales that all differ by less than this share are ignored: changing them would move points without need."""
 
 IQR_OF_NORMAL = 1.3489795003921634
 """Interquartile range of the standard normal distribution."""
 
 NEGLIGIBLE_IQR, NEGLIGIBLE_DEVIATION_SHARE = 0.03, 1e-12
-"""Of a column whose quartiles are so near each other, one value is most of it: shares of the range that the middle nine
-tenths have, and of the deviation."""
+"""A column has one dominant value if its interquartile range is at most these shares of the 5 to 95 % range, and of the
+standard deviation."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """How distances are measured.
+    """Scale of each dimension, and whether distances are cosine.
 
     Attributes
     ----------
     factors
-        (d,) float64: differences in each dimension are multiplied by this. Centroids and rows stay in raw units.
+        (d,) float64: factors on the differences in each dimension. Centroids and rows stay in raw units.
     spherical
         Rows and centroids have length one (cosine distance).
     """
@@ -44,21 +44,21 @@ class Metric:
         object.__setattr__(self, "factors", frozen(self.factors))
 
     def __reduce__(self) -> tuple[type[Metric], tuple[NDArray[np.float64], bool]]:
-        """Copies are read-only too: kernels are compiled for that."""
+        """Make copies and pickles read-only too: kernels are compiled for read-only arrays."""
         return Metric, (self.factors, self.spherical)
 
     @classmethod
     def raw(cls, d: int, *, spherical: bool = False) -> Metric:
-        """The metric of d dimensions in raw units."""
+        """Make the metric of d dimensions in raw units."""
         return cls(np.ones(d), spherical)
 
     @cached_property
     def plain(self) -> bool:
-        """Whether distances are in raw units."""
+        """Whether distances are in raw units, unscaled."""
         return bool(np.all(self.factors == 1.0))
 
     def rescaled(self, rows: NDArray[np.float64], weights: NDArray[np.float64], scale: Scale) -> Metric:
-        """The metric that weighted rows ask for; this one when that is about the same."""
+        """Return the metric with factors computed from weighted rows; this one if they are nearly the same."""
         if scale == "none" or not weights.sum() > 0.0:
             return self
         factors = 1.0 / (deviations(rows, weights) if scale == "standard" else quartile_ranges(rows, weights))
@@ -68,13 +68,13 @@ class Metric:
 
 
 def deviations(rows: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(d,) weighted standard deviations; 1 for a column that does not vary."""
+    """(d,) weighted standard deviations; 1 for a constant column."""
     share = weights / weights.sum()
     centre = np.empty(rows.shape[1])
     weighted_sum(frozen(np.ascontiguousarray(rows)), frozen(share), centre)
     reach = np.max(np.abs(rows - centre), axis=0)
     reach[reach == 0.0] = 1.0
-    # Dividing first keeps squares within range, whatever the unit.
+    # Dividing first keeps the squares within the range of float64.
     spread: NDArray[np.float64] = reach * np.sqrt(np.einsum("i,ij->j", share, ((rows - centre) / reach) ** 2))
     spread[spread <= 1e-12 * np.abs(centre)] = 1.0
     spread[spread == 0.0] = 1.0
@@ -82,12 +82,12 @@ def deviations(rows: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArr
 
 
 def quartile_ranges(rows: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(d,) weighted interquartile ranges, as a normal distribution's deviation.
+    """(d,) weighted interquartile ranges, divided by that of the standard normal distribution.
 
-    A column most of which is one value has none: its unit is the median distance of its other values from that one. The
-    deviation would be small where they are rare, and each of them far away for being rare. 1 if there are no others.
-    Equal values differ a little in a coreset, whose strata were shifted to their means: `NEGLIGIBLE_IQR` of the range
-    values have, or `NEGLIGIBLE_DEVIATION_SHARE` of the deviation, are no difference.
+    A column with one dominant value has no interquartile range: its unit is the median distance of the other values
+    from that value, or 1 if there are none. (The standard deviation would be small if they are rare, and each of them
+    far away only because it is rare.) In a coreset, equal values differ slightly because strata are shifted to their
+    means: differences up to `NEGLIGIBLE_IQR` and `NEGLIGIBLE_DEVIATION_SHARE` are ignored.
     """
     lowest, low, high, highest = (quantile(rows, weights, share) for share in (0.05, 0.25, 0.75, 0.95))
     spread = (high - low) / IQR_OF_NORMAL
@@ -101,7 +101,7 @@ def quartile_ranges(rows: NDArray[np.float64], weights: NDArray[np.float64]) -> 
 
 
 def quantile(rows: NDArray[np.float64], weights: NDArray[np.float64], share: float) -> NDArray[np.float64]:
-    """(d,) smallest value of each column at or below which lies `share` of the weight."""
+    """(d,) weighted quantile of each column: the smallest value with at least `share` of the weight at or below it."""
     order = np.argsort(rows, axis=0, kind="stable")
     mass = np.cumsum(weights[order], axis=0)
     at = np.argmax(mass >= share * mass[-1], axis=0)

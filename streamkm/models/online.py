@@ -1,4 +1,4 @@
-"""Mini-batch K-Means with a coreset beside it: one pass as good as batch, and a state that survives anything."""
+"""`OnlineKMeans`: mini-batch K-Means on a stream, with a coreset from which its centroids are re-solved."""
 
 from __future__ import annotations
 
@@ -25,77 +25,80 @@ from streamkm.models.schedule import OnDrift, ResolveSchedule
 from streamkm.state import Distance, ModelState, Publication, Snapshot
 
 VERSION = 2
-"""Version of the state that `OnlineKMeans.state` writes."""
+"""Version of the state format that `OnlineKMeans.state` writes."""
 
 ARITHMETIC = 2
-"""Number of the arithmetic: equal batches give equal bits only between versions of streamkm that have the same one.
+"""Version of the computation: equal batches give bit-identical models only between releases with the same number.
 
-1: decay acted on whole batches."""
+In version 1, decay was applied to whole batches."""
 
 SEED_ROWS = 8192
-"""The first centroids are made from no more rows than this, or than the warm-up needs if that is more."""
+"""Most rows from which the first centroids are computed, unless the warm-up needs more."""
 
 K_SELECTION_ROWS = 2000
-"""k is chosen from so many rows, which takes less than a second."""
+"""Rows from which k is selected: takes less than a second."""
 
 STARVED_SHARE = 1e-6
-"""With a half-life, a cluster has forgotten its points when its weight is below this share of the largest."""
+"""With a half-life, a cluster is starved when its weight is below this share of the largest cluster's."""
 
 
 class OnlineKMeans(ClusterInference):
-    """K-Means that learns from a stream, one mini-batch after the other, and is about as good as Lloyd on all of it.
+    """K-Means on a stream of mini-batches, with about the cost of Lloyd's algorithm on all of the data.
 
     **Live centroids** follow every batch. The first rows fill a warm-up buffer; k-means++, local search and Lloyd turn
     it into centroids, and each buffered row counts once. From then on ``c_j += (b_j / w_j) * (mean_j - c_j)``, where
-    ``b_j`` is the weight of the batch's points nearest to centroid j and ``w_j`` the decayed weight of all its points,
-    the batch's included (Sculley 2010, "Web-scale k-means clustering", the updates of one batch taken together).
+    ``b_j`` is the weight and ``mean_j`` the mean of the batch's points nearest to centroid j, and ``w_j`` the decayed
+    weight of all its points, including the batch (Sculley 2010, "Web-scale k-means clustering", with the updates of one
+    batch combined).
 
-    **Published centroids** are made by `publish`: the coreset, a few thousand weighted rows that stand for the stream,
-    is solved anew, with local search (LS++, Lattanzi and Sohler 2019) and starts from scratch, which repairs what
-    mini-batches cannot. Its clusters get stable ids, and events say what became of the ones before. Questions are
-    answered by the published centroids once there are any; they hold still within their standard error. While the
-    stream runs, lighter re-solves keep the live centroids near. They are worked on in a thread, but take effect at a
-    fixed row: equal batches and seeds give equal models, bit for bit, whatever the machine is doing.
+    **Published centroids** are made by `publish`: the coreset (a few thousand weighted rows that represent the stream)
+    is solved with local search (LS++, Lattanzi and Sohler 2019) and restarts from scratch, which repairs the local
+    optima of mini-batch updates. Its clusters get stable ids, and events describe births, deaths, splits, merges and
+    drifts since the previous publication. Predictions use the published centroids once there are any; these move only
+    by more than their standard error. Between publications, cheaper re-solves keep the live centroids good. Re-solves
+    run in a thread, but take effect at a fixed row of the stream: equal batches and seeds give bit-identical models,
+    whatever the timing.
 
-    **Decay** goes by the age of each point, whatever the batches: it counts ``2 ** (-age / half_life)``. In points, its
-    age is the weight of all points after it. In seconds, it is how long its event time lies before the newest one, so
-    late points count less from the start. A point without an event time is as old as the newest before it.
+    **Decay** depends on the age of each point, not on batch boundaries: a point counts ``2 ** (-age / half_life)``. In
+    points, its age is the weight of all points after it. In seconds, it is the difference of its event time to the
+    newest one, so late points count less from the start. A point without an event time gets the newest time before it.
 
-    **Starved clusters.** A cluster that has forgotten its points (weight zero or, with a half-life, below 1e-6 of the
-    largest) and got none while others got as many as a warm-up needs, starts anew: a row of the batch, drawn with
-    probability proportional to weight times squared distance and no nearer than the mean, moves to it from its cluster.
-    It gets a new id; the sum of weights stays. Where there are fewer distinct points than clusters, the surplus
-    clusters keep weight zero.
+    **Starved clusters.** A cluster is starved if its weight is zero (with a half-life: below 1e-6 of the largest), and
+    it got no points while the others got as many as a warm-up needs. It is restarted: a row of the batch, drawn with
+    probability proportional to weight times squared distance, and no nearer than the mean distance, moves to it from
+    its previous cluster. The restarted cluster gets a new id; the sum of weights is unchanged. If there are fewer
+    distinct points than clusters, the surplus clusters keep weight zero.
 
     Parameters
     ----------
     n_clusters
-        k, at least 1; or ``"auto"``: what `k_profile` suggests for the rows of the warm-up, at most 20. It does not
-        change afterwards; `k_profile` tells whether another one has become better.
+        k, at least 1; or ``"auto"``: the k that `k_profile` suggests for the warm-up rows, at most 20. It does not
+        change afterwards; `k_profile` shows whether another k has become better.
     half_life
-        After so many points or seconds a point counts half; None: all points count alike for ever.
+        Points or seconds after which a point's weight is halved; None: no decay.
     half_life_unit
         ``"points"`` or ``"seconds"``.
     scale
-        Units of distances: ``"none"``, raw ones; ``"standard"``, each dimension's standard deviation; ``"robust"``, its
-        interquartile range (of a column most of which is one value: the median distance of the others from that). They
-        follow the data at each re-solve. Centroids and rows are in raw units all the same.
+        Unit of each dimension in distances: ``"none"``: raw; ``"standard"``: standard deviation; ``"robust"``:
+        interquartile range (for a column with one dominant value: the median distance of the other values from it).
+        Units are updated at each re-solve. Centroids and rows stay in raw units.
     distance
-        ``"euclidean"``, or ``"cosine"``: rows are scaled to length one, and so are centroids. A row of zeros has no
-        direction and is refused.
+        ``"euclidean"``, or ``"cosine"``: rows and centroids are scaled to length one. A row of zeros has no direction
+        and is rejected.
     on_drift
-        What to do when the cost of some batches is five times what was expected: ``"resolve"`` the coreset at once;
-        ``"forget"`` the past too, all but a thousandth of it, if two re-solves in a row cannot fit the new points
-        beside the old, and the last such jump was some three half-lives ago; ``"ignore"`` it.
+        Reaction if the cost of recent batches is five times the expected cost: ``"resolve"``: re-solve the coreset at
+        once; ``"forget"``: also reduce the weight of everything learned to a thousandth, if two re-solves in a row
+        cannot fit the new points together with the old ones, and the last such jump was about three half-lives ago;
+        ``"ignore"``: none.
     outliers
-        ``"gap"``: spikes, which a hundredfold gap in squared distance parts from all but the outermost 0.5 % of the
-        points, are counted and not learned. ``"keep"``: everything is learned.
+        ``"gap"``: rows among the outermost 0.5 % that are separated from all others by a hundredfold gap in squared
+        distance are counted but not learned. ``"keep"``: everything is learned.
     coreset_size
-        Rows of the coreset at most, at least ``16 k``; None: 8000 or, if that is more, 200 a cluster.
+        Maximum rows of the coreset, at least ``16 k``; None: 8000 or, if larger, 200 per cluster.
     warmup
-        Rows to see before there are centroids, at least k; None: ``max(4 k, min(1000, 20 k))``, or 2000 to choose k.
+        Rows before the first centroids, at least k; None: ``max(4 k, min(1000, 20 k))``, or 2000 for ``"auto"``.
     seed
-        Of the random choices, 0 to 2**64 - 1.
+        Seed of the random choices, 0 to 2**64 - 1.
 
     Examples
     --------
@@ -154,10 +157,10 @@ class OnlineKMeans(ClusterInference):
         self._warmup_rows = self.warmup if self.warmup is not None else enough
         self._starved = (0.0 if half_life is None else STARVED_SHARE, float(self._warmup_rows))
         self.cost_: float = 0.0
-        """Sum of weighted squared distances of all points judged so far, each before it was learned; never decayed. The
-        difference of two readings over that of `n_evaluated_` is the prequential inertia between them."""
+        """Sum of weighted squared distances of all evaluated points, each measured before it was learned; not decayed.
+        The difference between two readings divided by that of `n_evaluated_` is the prequential inertia."""
         self.n_evaluated_: float = 0.0
-        """Weight of the points judged so far: all but outliers and those of the warm-up."""
+        """Weight of the points evaluated so far: all except outliers and warm-up rows."""
         self._buffer: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = []
         self._decay = Decay(self.half_life, self.half_life_unit)
 
@@ -171,7 +174,7 @@ class OnlineKMeans(ClusterInference):
         x
             Field name -> number, the same fields each time.
         weight
-            Counts as so many equal points.
+            Weight of the point: 3 counts as three equal points.
         time
             Event time in seconds since 1970.
 
@@ -189,7 +192,8 @@ class OnlineKMeans(ClusterInference):
     def learn_many(self, X: Any, weights: ArrayLike | None = None, times: ArrayLike | None = None) -> None:
         """Learn one mini-batch.
 
-        A first batch beyond the warm-up's need is learned as two: centroids from its first 8192 rows, then the rest.
+        If the first batch is longer than the warm-up needs, the first centroids are computed from at most 8192 of its
+        rows, and the rest is learned as a mini-batch.
 
         Parameters
         ----------
@@ -198,12 +202,12 @@ class OnlineKMeans(ClusterInference):
         weights
             (n,), not negative: a row of weight 3 counts as three equal rows.
         times
-            Event times in seconds since 1970, (n,) or one for all, NaN where unknown. For a half-life in seconds.
+            Event times in seconds since 1970, (n,) or one for all, NaN if unknown. Required for a half-life in seconds.
 
         Raises
         ------
         DataError
-            Wrong shape, NaN, infinity, a row of zeros for the cosine distance, or no times where they are needed.
+            Wrong shape, NaN, infinity, a row of zeros with the cosine distance, or missing event times.
             Nothing was learned.
         """
         array, names = validation.points(X, self.feature_names, self.n_features)
@@ -227,14 +231,14 @@ class OnlineKMeans(ClusterInference):
             row_times = validation.event_times(times, len(X))
         self.n_features = X.shape[1]
         self.feature_names = names
-        # Step 2. Fill the warm-up buffer; what it does not take is a batch.
+        # Step 2. Fill the warm-up buffer; the remaining rows are a batch.
         if self._clusters is None:
             taken = min(len(X), max(self._warmup_rows, SEED_ROWS) - self.n_seen)
             self._warm_up(X[:taken], self._decay.age(row_weights[:taken], row_times[:taken], taken))
             if taken == len(X):
                 return
             X, row_weights, row_times = X[taken:], row_weights[taken:], row_times[taken:]
-        # Step 3. Learn the batch, in pieces if it is long for the half-life.
+        # Step 3. Learn the batch, in pieces if it is long compared with the half-life.
         start = 0
         for stop in self._decay.pieces(row_weights, row_times, len(X)):
             aged = self._decay.age(row_weights[start:stop], row_times[start:stop], stop - start)
@@ -281,7 +285,7 @@ class OnlineKMeans(ClusterInference):
         return np.concatenate(rows), np.concatenate(weights)
 
     def cap_clock(self, limit: float) -> None:
-        """Take the event time back that everything's age counts from, if it lies beyond a limit.
+        """Lower the newest event time, from which ages are measured, to a limit if it lies beyond.
 
         Parameters
         ----------
@@ -293,12 +297,12 @@ class OnlineKMeans(ClusterInference):
     # Publishing
 
     def resolve(self) -> ResolveOutcome:
-        """Solve the coreset now, with all effort, and let the live centroids be the result if that is cheaper.
+        """Re-solve the coreset now, with full effort, and replace the live centroids if the result is better.
 
         Returns
         -------
         str
-            What they are now: ``keep``, what they were; ``lloyd`` or ``swap``, the same improved; ``cold``, new ones.
+            ``keep``: unchanged; ``lloyd`` or ``swap``: improved from the live ones; ``cold``: solved from scratch.
 
         Raises
         ------
@@ -308,9 +312,9 @@ class OnlineKMeans(ClusterInference):
         return self._ready().resolve()[0]
 
     def prepare(self) -> None:
-        """Begin to solve the coreset as it is now, in the background; the next `publish` takes the result.
+        """Start to solve the coreset as it is now, in the background, for the next `publish`.
 
-        Learning goes on meanwhile. `prepared_` tells when the result is there.
+        Learning can continue meanwhile. `prepared_` tells whether the result is ready.
 
         Raises
         ------
@@ -320,14 +324,14 @@ class OnlineKMeans(ClusterInference):
         self._ready().prepare()
 
     def publish(self, *, as_is: bool = False) -> Publication:
-        """Solve the coreset with all effort, give its clusters stable ids, and tell what became of those before.
+        """Solve the coreset with full effort, assign stable ids, and report the events since the last publication.
 
-        What is published depends on the batches so far and on where in the stream was prepared and published.
+        The result depends only on the batches so far and on the positions in the stream of `prepare` and `publish`.
 
         Parameters
         ----------
         as_is
-            Publish the live centroids as they are.
+            Publish the live centroids without solving.
 
         Raises
         ------
@@ -339,9 +343,9 @@ class OnlineKMeans(ClusterInference):
     # Saving
 
     def state(self) -> ModelState:
-        """Capture all that the model knows, as a copy that later learning does not touch.
+        """Copy the complete state of the model.
 
-        A re-solve that is being worked on is waited for, and its result is part of the state.
+        Waits for a re-solve in progress; its result is part of the state.
         """
         params: dict[str, Any] = {name: getattr(self, name) for name in ARGUMENTS}
         params |= {
@@ -363,12 +367,12 @@ class OnlineKMeans(ClusterInference):
 
     @classmethod
     def from_state(cls, state: ModelState) -> OnlineKMeans:
-        """Make the model that `state` was taken from: learning on gives the same bits as never having stopped.
+        """Restore a model from its `state`; it continues bit for bit like the original.
 
         Raises
         ------
         StateError
-            Another kind of model, another version, or a state that is incomplete.
+            The state is of another kind or version, or is incomplete.
         """
         if state.kind != "OnlineKMeans":
             raise StateError(f"this is the state of a {state.kind}, not of an OnlineKMeans")
@@ -406,12 +410,12 @@ class OnlineKMeans(ClusterInference):
         weights: NDArray[np.float64],
         clock: float | None = None,
     ) -> OnlineKMeans:
-        """Make a model that goes on from clusters that are known, as if it had learned them.
+        """Make a model that continues from known clusters, as if it had learned them.
 
         Parameters
         ----------
         arguments
-            Of the constructor; the number of clusters is that of the snapshot.
+            Constructor arguments; `n_clusters` is taken from the snapshot.
         snapshot
             The clusters.
         rows, weights
@@ -434,5 +438,5 @@ class OnlineKMeans(ClusterInference):
         yield {"n_clusters": 3}
 
     def _unit_test_skips(self) -> set[str]:
-        """The checks of river that let fields come and go: a point without a coordinate has no distance."""
+        """Skip river's checks with changing fields: a point without a coordinate has no distance."""
         return {"check_emerging_features", "check_disappearing_features", "check_radically_disappearing_features"}

@@ -1,4 +1,4 @@
-"""Spikes: rows so far from all others that a centroid that follows one is lost to the data."""
+"""Outlier detection by gaps: rows so far from all others that a centroid following one would be lost."""
 
 from __future__ import annotations
 
@@ -17,36 +17,36 @@ from streamkm.models.decay import AgedWeights
 from streamkm.models.validation import frozen
 
 MAX_TAIL_MASS = 0.005
-"""Only the outermost rows, with at most this share of the mass, can be outliers."""
+"""Maximum share of the mass that can be outliers."""
 
 MIN_GAP_RATIO = 100.0
-"""A gap: the squared distance from the median grows by this factor from one row to the next."""
+"""Minimum ratio of the squared distances from the median of two successive rows for a gap between them."""
 
 MEDIAN_ROWS = 255
-"""The median is that of so many rows, picked evenly."""
+"""Rows, picked evenly by weight, from which the median is computed."""
 
 MAX_RECENT = 256
-"""The latest outliers are remembered."""
+"""Outliers that are remembered."""
 
 MIN_WINDOW_POINTS, MAX_OUTLIER_SHARE = 2000.0, 0.02
-"""Over at least so many points, at most this share can be outliers; more are a cluster, and the rule is lifted until a
-re-solve finds a gap again, with the outliers so far among the rows."""
+"""In a window of this many points, at most this share can be outliers. If there are more, they are a cluster, and the
+limit is lifted until a re-solve finds a gap again, with the remembered outliers among the rows."""
 
 
 class GapRule:
-    """Rows beyond a wide gap in the distances from the median are outliers: counted and shown, but not learned.
+    """Treats rows beyond a wide gap in the distances from the median as outliers: counted and shown, but not learned.
 
-    The median is that of each coordinate. In data that have no such gap, the rule does nothing; on real data sets
-    without planted outliers it found none.
+    The median is computed by coordinate. In data without such a gap, the rule does nothing; on real data sets without
+    planted outliers it found none.
 
     Attributes
     ----------
     limit
         Squared distance from the median beyond which rows are outliers; infinity without a gap.
     count
-        Outliers so far.
+        Number of outliers so far.
     recent
-        (m, d) float64: the latest of them, raw units, oldest first.
+        (m, d) float64: the latest outliers, raw units, oldest first.
     """
 
     def __init__(self, d: int) -> None:
@@ -59,11 +59,11 @@ class GapRule:
 
     @property
     def found(self) -> bool:
-        """Whether there ever was an outlier."""
+        """Whether there has been an outlier."""
         return self.count > 0
 
     def remove_outliers(self, X: Real, aged: AgedWeights) -> tuple[Real, AgedWeights]:
-        """Take a batch into account; what is returned of it are no outliers.
+        """Count the outliers of a batch, and return the batch without them.
 
         Parameters
         ----------
@@ -89,25 +89,25 @@ class GapRule:
         return X, aged
 
     def decay(self, factor: float) -> None:
-        """Let what was seen before count less."""
+        """Multiply the mass of past outliers by a factor."""
         self._mass *= factor
 
     def refit(
         self, rows: NDArray[np.float64], weights: NDArray[np.float64], factors: NDArray[np.float64]
     ) -> NDArray[np.bool_] | None:
-        """Find the gap anew in a coreset and the latest outliers, or find that there is none (any more).
+        """Find the gap from a coreset and the remembered outliers, or lift the limit if there is none.
 
         Parameters
         ----------
         rows, weights
             (m, d) and (m,).
         factors
-            (d,): units of the distance.
+            (d,): scale factors of the distance.
 
         Returns
         -------
         ndarray or None
-            (m,): which of the rows are no outliers; None when none is.
+            (m,): mask of the rows that are no outliers; None if there are no outliers.
         """
         all_rows, all_weights = rows, weights
         if self._mass > 0.0 and len(self.recent):
@@ -128,11 +128,11 @@ class GapRule:
         return inside
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Copies of the arrays, by name."""
+        """Return copies of the arrays, by name."""
         return {"gap_middle": self._median.copy(), "gap_factors": self._factors.copy(), "outliers": self.recent.copy()}
 
     def scalars(self) -> dict[str, Any]:
-        """Scalars, by name."""
+        """Return the scalars, by name."""
         limit = None if self.limit == math.inf else self.limit
         return {
             "limit": limit,
@@ -143,7 +143,7 @@ class GapRule:
 
     @classmethod
     def restore(cls, arrays: Mapping[str, NDArray[Any]], scalars: Mapping[str, Any], d: int) -> GapRule:
-        """Undo `arrays` and `scalars`."""
+        """Restore a rule from `arrays` and `scalars`."""
         rule = cls(d)
         rule.limit = math.inf if scalars["limit"] is None else float(scalars["limit"])
         rule.count, rule._mass = int(scalars["count"]), float(scalars["mass"])
@@ -155,7 +155,7 @@ class GapRule:
 
 
 def coordinate_median(rows: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(d,) median of each coordinate, over rows that stand for equal shares of the weight."""
+    """(d,) median of each coordinate, over rows that represent equal shares of the weight."""
     places = np.empty(MEDIAN_ROWS, np.int64)
     even_places(frozen(weights), places)
     middle: NDArray[np.float64] = np.partition(rows[places], MEDIAN_ROWS // 2, axis=0)[MEDIAN_ROWS // 2]

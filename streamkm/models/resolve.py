@@ -1,4 +1,4 @@
-"""Solving a coreset anew: candidates from the live centroids, from swaps, and from scratch; the best one, polished.
+"""Re-solving of a coreset: candidates from the live centroids, by swaps and from scratch; the best one is polished.
 
 All functions here are pure: what they give depends on their arguments only, so they may run in any thread.
 """
@@ -27,44 +27,44 @@ from streamkm.models.weighted_rows import masses, moved_share
 Kind = Literal["lloyd", "swap", "cold"]
 
 SAMPLE_ROWS = 1500
-"""Candidates are found on a sample of the coreset of so many rows, or of `Effort.sample` a cluster if that is more."""
+"""Candidates are found on a sample of this many rows, or of `Effort.sample` per cluster if that is more."""
 
 COLD_GAIN = 0.005
-"""A candidate from scratch must be so much cheaper than the one from the live centroids, whose ids it would end."""
+"""A candidate from scratch, which would end ids, must be cheaper than the best other one by at least this share."""
 
 MAX_SAMPLE_EXCESS = 0.02
-"""A candidate that is so much dearer than the best on the sample is not tried on all rows: it would not win there."""
+"""Candidates more expensive than the best one on the sample by more than this share are not tried on all rows."""
 
 TIE = 1e-4
-"""Starts from scratch that differ by less than this share are equal: rounding must not decide between them."""
+"""Candidates from scratch whose costs differ by less than this share are equal, so that rounding does not decide."""
 
 SAMPLE_TOLERANCE = 1e-3
-"""On a sample, Lloyd stops when an iteration saves less than this share of the cost."""
+"""On a sample, Lloyd stops when an iteration reduces the cost by less than this share."""
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How hard to try.
+    """How much computation a re-solve spends.
 
     Attributes
     ----------
     sample
-        Rows a cluster of the sample on which candidates are found.
+        Rows per cluster of the sample on which candidates are found.
     starts
-        Starts from scratch: each gets k-means++ and one round of local search and Lloyd.
+        Starts from scratch, by k-means++ and one round of local search and Lloyd.
     offspring
-        Candidates that are bred of two others: of all their centroids, those that are missed least are dropped.
+        Candidates made by crossover of two others: of all their centroids, the least useful ones are dropped.
     finalists
-        The best of these compete on all rows, with the candidates from the live centroids. 0: none compete, the best on
-        the sample wins, as long as ids need no protection.
+        Number of the best of these that compete on all rows with the candidates from the live centroids. 0: the best on
+        the sample wins, unless ids are published.
     rounds
         Rounds of local search and Lloyd for the candidate from the live centroids.
     steps
         Iterations of Lloyd after each round, on the sample.
     polish
-        Iterations of Lloyd of the winner, on all rows.
+        Iterations of Lloyd for the winner, on all rows.
     tolerance
-        They stop when one saves less than this share of the cost.
+        Lloyd stops when an iteration reduces the cost by less than this share.
     """
 
     sample: int
@@ -78,18 +78,18 @@ class Effort:
 
 
 FINALIST_ITERATIONS = 4
-"""Iterations of Lloyd on all rows before finalists are compared."""
+"""Iterations of Lloyd on all rows before the finalists are compared."""
 
 LIGHT_EFFORT = Effort(sample=20, starts=1, offspring=0, finalists=0, rounds=1, steps=5, polish=4, tolerance=1e-3)
-"""For a re-solve while the stream runs."""
+"""For re-solves between publications."""
 
 
 LARGE_GROWTH = 100_000
-"""Points that take so long to learn that solving longer is worth it."""
+"""Growth of the mass, in points, from which on a publication solves with the largest sample."""
 
 
 def full_effort(mass_grown: float, k: int) -> Effort:
-    """For a publication: more candidates the more the stream has grown since the last one, and the fewer clusters."""
+    """Effort for a publication: the more, the more the stream has grown since the last one and the fewer clusters."""
     large = mass_grown > LARGE_GROWTH
     starts = max(2 if k <= 16 else 3, min(8, int(min(mass_grown, 1e6) / 25_000), 400 // k))
     return Effort(
@@ -106,29 +106,29 @@ def full_effort(mass_grown: float, k: int) -> Effort:
 
 @dataclass(frozen=True)
 class ResolveProblem:
-    """A coreset to solve; arrays are not written to.
+    """A coreset to solve; the arrays are not written to.
 
     Attributes
     ----------
     rows, weights
         (n, d) raw and (n,) float64.
     live
-        (k, d) float64 raw: where to start from. None: from scratch only.
+        (k, d) float64 raw: the live centroids. None: only starts from scratch.
     n_clusters
         k.
     origin
         (d,) float64: a point among the rows.
     metric
-        How distances are measured.
+        Scale of each dimension, and whether distances are cosine.
     mean
-        Mean squared distance to the live centroids, about; 0 compares in float64.
+        Approximate mean squared distance to the live centroids; 0 to compare in float64.
     move_penalty
-        Share of the cost that a solution must save for each share of the mass that it moves to another cluster of
-        `published`; 0: ids need no protection.
+        Share of the cost that a solution must save per share of the mass that it moves to another cluster of
+        `published`; 0 if nothing is published.
     seed
-        Of the random choices.
+        Seed of the random choices.
     published
-        (k, d) float64 raw: the centroids whose ids are known to somebody; with a price only.
+        (k, d) float64 raw: the published centroids, if `move_penalty` is not 0.
     """
 
     rows: NDArray[np.float64]
@@ -145,14 +145,14 @@ class ResolveProblem:
 
 @dataclass(frozen=True)
 class Solution:
-    """What solving gave.
+    """Result of a re-solve.
 
     Attributes
     ----------
     centroids
         (k, d) float64, raw.
     kind
-        Where they come from: ``lloyd`` and ``swap`` from the live ones, ``cold`` from scratch.
+        ``lloyd`` or ``swap``: from the live centroids; ``cold``: from scratch.
     """
 
     centroids: NDArray[np.float64]
@@ -160,7 +160,7 @@ class Solution:
 
 
 class ScaledRows:
-    """Weighted rows brought near one around zero, ready for the kernels.
+    """Weighted rows centred at zero and scaled to about one, with the kernels that use them.
 
     Parameters
     ----------
@@ -169,9 +169,9 @@ class ScaledRows:
     weights
         (n,) float64.
     double
-        Compare in float64.
+        Whether to compare in float64 instead of float32.
     spherical
-        As in `lloyd`.
+        Whether rows and centroids have length one.
     """
 
     def __init__(
@@ -184,15 +184,15 @@ class ScaledRows:
 
     @cached_property
     def columns(self) -> Real:
-        """The rows, from `lay_columns`."""
+        """The rows in the layout of `lay_columns`."""
         return columns_of(self.rows, self.zeros, self.ones, double=self.double)
 
     def lloyd(self, centroids: NDArray[np.float64], max_iter: int, tol: float) -> float:
-        """Move centroids; their cost."""
+        """Run Lloyd on (k, d) centroids in place, and return their cost."""
         return descend(self.rows, self.weights, self.columns, self.spherical, centroids, max_iter, tol)
 
     def assign(self, centroids: NDArray[np.float64]) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-        """Nearest centroid of each row, and the squared distance."""
+        """Return the nearest centroid of each row, and the squared distance to it."""
         packed = packed_like(*centroids.shape, double=self.double)
         labels, squared = np.empty(len(self.rows), np.int32), np.empty(len(self.rows))
         pack_centroids(centroids, self.zeros, self.ones, packed)
@@ -200,7 +200,7 @@ class ScaledRows:
         return labels, squared
 
     def seed(self, k: int, rng: NDArray[np.uint64]) -> NDArray[np.float64]:
-        """k-means++, one candidate a centroid: local search comes after it."""
+        """Choose k centroids by k-means++, with one candidate per centroid: local search follows."""
         centroids = np.empty((k, self.rows.shape[1]))
         kmeans_plus_plus(self.rows, self.weights, self.columns, 1, rng, centroids)
         return centroids
@@ -208,7 +208,7 @@ class ScaledRows:
     def improve(
         self, centroids: NDArray[np.float64], rounds: int, steps: int, rng: NDArray[np.uint64]
     ) -> tuple[float, bool]:
-        """Rounds of local search and Lloyd; the cost, and whether a centroid was swapped."""
+        """Run rounds of local search and Lloyd in place; return the cost, and whether a centroid was swapped."""
         k = len(centroids)
         swapped = False
         cost = self.lloyd(centroids, 0, 0.0)
@@ -224,14 +224,14 @@ class ScaledRows:
     def crossover(
         self, first: NDArray[np.float64], second: NDArray[np.float64], prices: NDArray[np.float64] | None = None
     ) -> NDArray[np.float64]:
-        """As many centroids as each of two solutions has, those of both that are missed most.
+        """Combine two solutions: of all their centroids, keep the k whose removal would cost most.
 
         Parameters
         ----------
         first, second
             (k, d) each.
         prices
-            (k,): what it costs to drop one of the first.
+            (k,): additional cost of dropping one of the first.
         """
         child = np.empty_like(first)
         both = np.zeros(2 * len(first))
@@ -243,7 +243,7 @@ class ScaledRows:
     def sample(
         self, centroids: NDArray[np.float64], size: int, rng: NDArray[np.uint64], *, careful: bool
     ) -> ScaledRows:
-        """A sample of the rows by their sensitivities to centroids, a careful one with some of each neighbourhood."""
+        """Sample rows by their sensitivities to centroids; if `careful`, calibrated in each neighbourhood."""
         labels, squared = self.assign(centroids)
         factors = self.ones if careful else ONES
         some = thin_rows(self.rows, self.weights, labels, squared, factors, len(centroids), size, self.zeros, rng)
@@ -261,7 +261,7 @@ def thin_rows(
     origin: NDArray[np.float64],
     rng: NDArray[np.uint64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """About as many of weighted rows as `size` says, and their weights; arguments as in `thin`."""
+    """Return about `size` of the weighted rows, with new weights; arguments as in `thin`."""
     capacity = size + 2 * k + 8
     kept, kept_weights = np.empty((capacity, rows.shape[1])), np.empty(capacity)
     n = thin(rows, weights, labels, squared, frozen(factors), k, float(size), origin, rng, kept, kept_weights)
@@ -269,12 +269,12 @@ def thin_rows(
 
 
 def solve(problem: ResolveProblem, effort: Effort) -> Solution:
-    """Find better centroids of a coreset."""
+    """Find better centroids for a coreset, with the given effort."""
     rng = np.array([problem.seed], np.uint64)
     k, spherical = problem.n_clusters, problem.metric.spherical
-    # Step 1. Bring rows near one around zero: then float32 and any unit will do. Directions are so already.
+    # Step 1. Centre and scale the rows, so that float32 suffices whatever the unit. Directions need no centring.
     n, d = problem.rows.shape
-    if not n and problem.live is not None:  # nothing that was learned has weight
+    if not n and problem.live is not None:  # no learned row has weight
         return Solution(problem.live.copy(), "lloyd")
     weights = normalized(problem.weights)
     origin = np.zeros_like(problem.origin) if spherical else problem.origin
@@ -287,7 +287,7 @@ def solve(problem: ResolveProblem, effort: Effort) -> Solution:
     scaled *= power
     rows = ScaledRows(scaled, weights, double=not reach <= problem.mean, spherical=spherical)
     live = None if problem.live is None else (problem.live - origin) * scale
-    # Step 2. Candidates, on a sample.
+    # Step 2. Find candidates on a sample.
     size = max(SAMPLE_ROWS, effort.sample * k)
     sample = rows
     if size < 0.7 * n:
@@ -296,7 +296,7 @@ def solve(problem: ResolveProblem, effort: Effort) -> Solution:
     candidates = _from_live(sample, live, effort, rng) if live is not None else []
     cold = _from_scratch(sample, k, effort, rng)
     if problem.published is not None and live is not None:
-        # The old centroids with only those of the new that they miss most: as good, and fewer points move.
+        # Old centroids with only the best few of the new ones: about as good, and fewer points change cluster.
         prices = problem.move_penalty * masses(sample.assign(live)[0], sample.weights, k)
         warm = candidates[-1]
         offspring = [sample.crossover(warm.centroids, other.centroids) for other in cold]
@@ -308,7 +308,7 @@ def solve(problem: ResolveProblem, effort: Effort) -> Solution:
     lowest = min((c.cost for c in candidates), default=np.inf)
     if live is None and reach * power**2 <= cold[0].cost:
         rows = ScaledRows(rows.rows, weights, double=False, spherical=spherical)
-    # As long as no ids were published, a start from scratch is as good as any.
+    # As long as no ids are published, a start from scratch is as good as any other.
     least = COLD_GAIN if problem.move_penalty > 0.0 or not effort.finalists else 0.0
     candidates += [c for c in cold if live is None or c.cost < lowest * (1.0 - least)]
     # Step 3. The best of each kind compete on all rows, and the winner is polished.
@@ -326,12 +326,12 @@ def solve(problem: ResolveProblem, effort: Effort) -> Solution:
 
 @dataclass
 class Candidate:
-    """Centroids that may win.
+    """Centroids that compete.
 
     Attributes
     ----------
     cost
-        Theirs, on the sample.
+        Cost on the sample.
     """
 
     centroids: NDArray[np.float64]
@@ -342,7 +342,7 @@ class Candidate:
 def _from_live(
     sample: ScaledRows, live: NDArray[np.float64], effort: Effort, rng: NDArray[np.uint64]
 ) -> list[Candidate]:
-    """Plain Lloyd, and swaps if they are better; neither has moved off the sample yet."""
+    """Candidates by plain Lloyd, and by swaps if these are better; centroids of the former are not moved yet."""
     plain = live.copy()
     cost = sample.lloyd(plain, effort.steps, SAMPLE_TOLERANCE)
     warm = plain.copy()
@@ -354,10 +354,10 @@ def _from_live(
 
 
 def _from_scratch(sample: ScaledRows, k: int, effort: Effort, rng: NDArray[np.uint64]) -> list[Candidate]:
-    """The best starts from scratch and their offspring, best first.
+    """The best candidates from scratch and their offspring, best first.
 
-    Breeding two solutions, each good in other places, and dropping what is missed least finds better ones than as many
-    fresh starts (as in HG-means of Gribel and Vidal 2019, with deterministic dropping).
+    Crossover of two solutions that are good in different regions finds better ones than as many new starts (as in
+    HG-means, Gribel and Vidal 2019, but with deterministic removal of centroids).
     """
     found = []
     for _ in range(effort.starts):
@@ -367,7 +367,7 @@ def _from_scratch(sample: ScaledRows, k: int, effort: Effort, rng: NDArray[np.ui
         found.append(Candidate(centroids, "cold", cost))
     found = _ranked(found)
     for _ in range(effort.offspring):
-        # Of two drawn at random the better one is a parent; the list is in order.
+        # Tournament selection: the better one of two draws is a parent; the list is sorted.
         first, second = (min(int(uniform(rng) * len(found)) for _ in range(2)) for _ in range(2))
         if first == second:
             second = (first + 1) % len(found)
@@ -380,7 +380,7 @@ def _from_scratch(sample: ScaledRows, k: int, effort: Effort, rng: NDArray[np.ui
 
 
 def _ranked(candidates: list[Candidate]) -> list[Candidate]:
-    """Best first, earlier ones before others that are no better beyond rounding."""
+    """Sort by cost, best first; ties within rounding keep their order."""
     if not candidates:
         return candidates
     lowest = min(c.cost for c in candidates)
@@ -390,7 +390,7 @@ def _ranked(candidates: list[Candidate]) -> list[Candidate]:
 def _best_on_all_rows(
     rows: ScaledRows, candidates: list[Candidate], published: NDArray[np.int32] | None, penalty: float, effort: Effort
 ) -> Candidate:
-    """Compare on all rows; whoever would end ids must save the price of the mass it moves."""
+    """Choose the cheapest candidate on all rows, where changed ids increase the cost by `penalty`."""
     best, lowest = candidates[0], np.inf
     for candidate in candidates:
         cost = rows.lloyd(candidate.centroids, FINALIST_ITERATIONS, effort.tolerance)

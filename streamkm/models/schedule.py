@@ -1,4 +1,4 @@
-"""When a coreset is to be solved anew."""
+"""Schedule of re-solves: by growth of the mass, by age, and by jumps of the cost."""
 
 from __future__ import annotations
 
@@ -11,46 +11,46 @@ from streamkm.models.decay import AgedWeights
 OnDrift = Literal["ignore", "resolve", "forget"]
 
 RESOLVE_GROWTH = 4.0
-"""A re-solve is due when the mass is so many times that at the last one."""
+"""A re-solve is due when the mass has grown by this factor since the last one."""
 
 RESOLVE_HALF_LIVES = 0.5
-"""A re-solve is due after so many half-lives."""
+"""A re-solve is due after this many half-lives."""
 
 JUMP_FACTOR = 5.0
-"""The cost has jumped when a window of points costs so many times what was expected."""
+"""The cost has jumped when a window of points costs this many times the expected cost."""
 
 WINDOW_POINTS = 256.0
-"""Batches are taken together up to so many points, to judge by; no re-solve comes sooner after the one before."""
+"""Points of a window in which costs are compared; also the minimum distance of re-solves due to age."""
 
 PAUSE_WINDOWS = 4
-"""After a jump, so many windows are not judged."""
+"""Windows after a jump in which no other jump is detected."""
 
 FORGET_FACTOR = 1e-3
-"""What is left of all weights, if the model is to forget."""
+"""Factor on all weights when the model forgets."""
 
 FORGET_AFTER_RESOLVES = 2
-"""So many re-solves, one a window, must fit the points of the jump badly before anything is forgotten: where there are
-centroids enough for the old points and the new ones, forgetting is no help, and the first new ones may be few."""
+"""Re-solves, one per window, that must fail to fit the points of a jump before the past is forgotten. If there are
+enough centroids for old and new points, forgetting does not help, and the first new points may be few."""
 
 CALM_GROWTH = 2.0
-"""Nothing is forgotten unless so many times the mass came since the jump before as there was at that: three half-lives.
-Where jumps come faster, the stream takes turns, and its past is still to come or still to count."""
+"""The past is forgotten only if the mass learned since the previous jump is this multiple of the mass at that jump:
+about three half-lives. If jumps are more frequent, the stream alternates, and its past is still relevant."""
 
 LAG_DIVISOR = 4
-"""A scheduled solution takes effect after a quarter of the rows that came between the last one and its schedule."""
+"""A scheduled solution takes effect after 1/LAG_DIVISOR of the rows between the last re-solve and this one."""
 
 
 class ResolveSchedule:
-    """Decides after each batch whether a re-solve is due; what it decides depends on the batches only.
+    """Decides after each batch whether a re-solve is due, depending on the batches only.
 
     Attributes
     ----------
     decay_since_publication
-        Product of all decay since the last publication.
+        Product of all decay factors since the last publication.
     learned
         Weight ever learned.
     may_forget
-        Whether the past may have to be forgotten: if the re-solve that `after_batch` has just called for does not help.
+        Whether the past may have to be forgotten, if the re-solve requested by `after_batch` does not help.
     """
 
     def __init__(self, on_drift: OnDrift) -> None:
@@ -58,27 +58,27 @@ class ResolveSchedule:
         self.decay_since_publication = 1.0
         self.learned = 0.0
         self._mass = 0.0  # at the last re-solve
-        self._rows = 0  # since then
-        self._half_lives = 0.0  # since then
+        self._rows = 0  # since the last re-solve
+        self._half_lives = 0.0  # since the last re-solve
         self._cost = self._points = 0.0  # of the window
         self._expected = 0.0  # mean cost before the window
-        self._paused_until = 0  # rows seen until which no jump is judged
-        self._pause_factor = 1  # how many times as long to be quiet after the next jump
+        self._paused_until = 0  # rows seen up to which no jump is detected
+        self._pause_factor = 1  # factor on the pause after the next jump
         self.may_forget = False
         self._cost_before_jump = 0.0  # mean cost before the jump
-        self._failed_resolves = 0  # re-solves since then, while it is not known whether they help
-        self._last_jump = 0.0, 0.0  # weight ever learned, and the mass with what was forgotten, at the last jump
-        self._forgotten_mass = 0.0  # mass that would be there but for forgetting
+        self._failed_resolves = 0  # re-solves since the jump that did not fit its points
+        self._last_jump = 0.0, 0.0  # weight ever learned, and the mass including forgotten mass, at the last jump
+        self._forgotten_mass = 0.0  # mass that there would be more without forgetting
 
     def after_batch(self, learned: BatchResult, n_seen: int, n: int, aged: AgedWeights) -> Literal["", "mass", "jump"]:
-        """Look at a batch that was learned, and say why a re-solve is due, if it is.
+        """Record a learned batch, and return why a re-solve is due, or an empty string.
 
         Parameters
         ----------
         n_seen, n
-            Rows seen, the batch included; rows of the batch.
+            Rows seen, including the batch; rows of the batch.
         aged
-            How much older the batch made all that was there before.
+            The weights of the batch, and the decay of everything learned before.
         """
         self._rows += n
         self.learned += learned.points
@@ -104,10 +104,10 @@ class ResolveSchedule:
             return False
         cost, points, self._cost, self._points = self._cost, self._points, 0.0, 0.0
         jumps = cost > JUMP_FACTOR * self._expected * points
-        calm = jumps and self._was_calm(learned.mass)  # jumps are looked at in quiet times, too
+        calm = jumps and self._was_calm(learned.mass)  # also updated during pauses
         tries, self._failed_resolves = self._failed_resolves, 0
         if tries:
-            # Judged by the cost before the jump: that of now has the points that fit badly in it.
+            # Compared with the cost before the jump: the current one includes the badly fitting points.
             if not cost > JUMP_FACTOR * self._cost_before_jump * points:
                 return False
             self._failed_resolves, self.may_forget = tries, True
@@ -120,14 +120,14 @@ class ResolveSchedule:
         return True
 
     def should_forget(self, cost: float, points: float, mass: float) -> bool:
-        """Whether to forget, after a jump that `may_forget`.
+        """Decide whether to forget, after a jump with `may_forget`.
 
         Parameters
         ----------
         cost, points
-            Of the last batch, with the centroids of the re-solve.
+            Cost and weight of the last batch, with the centroids of the re-solve.
         mass
-            Decayed mass of all.
+            Decayed mass of everything learned.
         """
         if not cost > JUMP_FACTOR * self._cost_before_jump * points:
             self._failed_resolves = 0
@@ -140,28 +140,28 @@ class ResolveSchedule:
         return True
 
     def _was_calm(self, mass: float) -> bool:
-        """Whether the last jump was long ago; the last one is now."""
+        """Whether the previous jump was long ago; records this one."""
         (learned, had), self._last_jump = self._last_jump, (self.learned, mass + self._forgotten_mass)
         return self.learned - learned >= CALM_GROWTH * had
 
     @property
     def lag(self) -> int:
-        """Rows to wait before a solution that is due now takes effect."""
+        """Rows between a re-solve that starts now and the row at which it takes effect."""
         return self._rows // LAG_DIVISOR
 
     def resolve_started(self, mass: float) -> None:
-        """Count from here: a re-solve was begun at this decayed mass."""
+        """Reset the counters: a re-solve was started at this decayed mass."""
         self._mass = mass
         self._rows, self._half_lives = 0, 0.0
 
     def resolve_improved(self) -> None:
-        """A re-solve was worth it: the next jump is no false alarm."""
+        """Record that a re-solve was accepted, which resets the growth of the pauses."""
         self._pause_factor = 1
 
     # Saving
 
     def scalars(self) -> dict[str, Any]:
-        """All there is, JSON values."""
+        """Return the complete state, as JSON values."""
         return {
             "kept": self.decay_since_publication,
             "learned": self.learned,
@@ -176,7 +176,7 @@ class ResolveSchedule:
 
     @classmethod
     def restore(cls, on_drift: OnDrift, scalars: Mapping[str, Any]) -> ResolveSchedule:
-        """Undo `scalars`."""
+        """Restore a schedule from `scalars`."""
         schedule = cls(on_drift)
         schedule.decay_since_publication, schedule.learned = float(scalars["kept"]), float(scalars["learned"])
         schedule._mass, schedule._rows = float(scalars["mass"]), int(scalars["rows"])

@@ -1,4 +1,4 @@
-"""The first centroids, from a buffer of rows."""
+"""Initial centroids, from a buffer of rows."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from streamkm.models.validation import frozen
 def initial_centroids(
     rows: NDArray[np.float64], row_weights: NDArray[np.float64], k: int, rng: NDArray[np.uint64], metric: Metric
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Run k-means++, local search and Lloyd: what a coreset is begun with, and a re-solve will soon do better.
+    """Compute initial centroids by k-means++, local search and Lloyd.
 
     Parameters
     ----------
     rows
         (n, d), n >= 1, finite.
     row_weights
-        (n,); every row counts once with its weight.
+        (n,), not negative.
     k
         Number of clusters; may exceed the number of distinct rows.
     rng
-        State of the random generator, moved on.
+        (1,) state of the random generator, advanced.
     metric
-        How distances are measured.
+        Scale of each dimension, and whether distances are cosine.
 
     Returns
     -------
     centroids
-        (k, d), raw: means of their rows.
+        (k, d), raw units: means of their rows.
     stats
         (k, 3) as in `learn_batch`; the weights sum to that of all rows. Clusters without rows have weight 0.
     """
@@ -59,14 +59,14 @@ def run_lloyd(
     mean: float = 0.0,
     steps: int = 0,
 ) -> tuple[NDArray[np.float64], NDArray[np.int32], NDArray[np.float64], float]:
-    """Take some steps of Lloyd and see what each centroid has.
+    """Run some steps of Lloyd, and sum up the rows of each centroid.
 
     Parameters
     ----------
     centroids
-        (k, d) raw, moved by the steps.
+        (k, d) raw, moved in place by the steps.
     mean
-        Mean squared distance that is expected; 0 compares in float64.
+        Expected mean squared distance; 0 to compare in float64.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Looking at weighted rows, a coreset's say: who is nearest to what, how wide a cluster is, whether two stand apart."""
+"""Statistics of weighted rows and their labels: nearest centroids, masses, overlaps, spreads and separation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Labels = NDArray[np.int32]
 
 
 def nearest(rows: Reals, centroids: Reals) -> tuple[Labels, Reals]:
-    """Index of the nearest centroid of each row, the lowest in a tie, and the squared distance to it."""
+    """Index of the nearest centroid of each row, the lowest of several, and the squared distance to it."""
     labels, squared = np.zeros(len(rows), np.int32), np.zeros(len(rows))
     if not len(rows):
         return labels, squared
@@ -30,33 +30,33 @@ def nearest(rows: Reals, centroids: Reals) -> tuple[Labels, Reals]:
 
 
 def masses(labels: NDArray[np.integer[Any]], weights: Reals, k: int) -> Reals:
-    """(k,) sum of the weights of each label."""
+    """(k,) sum of the weights of each label's rows."""
     return np.bincount(labels, weights, k).astype(np.float64)
 
 
 def overlap(a: Labels, b: Labels, weights: Reals, shape: tuple[int, int]) -> Reals:
-    """Sum of the weights of each pair of labels, of the given shape."""
+    """Sum of the weights of the rows with each pair of labels, of the given shape."""
     pairs = a.astype(np.int64) * shape[1] + b
     return masses(pairs, weights, shape[0] * shape[1]).reshape(shape)
 
 
 def moved_share(old: NDArray[np.int32], new: NDArray[np.int32], weights: NDArray[np.float64], k: int) -> float:
-    """Share of the mass that changes its cluster, however clusters are matched."""
+    """Share of the mass that changes its cluster, with the clusters matched for the greatest overlap."""
     overlaps = overlap(old, new, weights, (k, k))
     mass = overlaps.sum()
     return 1.0 - float(overlaps[linear_sum_assignment(-overlaps)].sum() / mass) if mass > 0.0 else 0.0
 
 
 def spreads(labels: Labels, squared: Reals, weights: Reals, k: int) -> Reals:
-    """(k,) root mean squared distance of each label's rows; 0 where there is no weight."""
+    """(k,) root mean squared distance of each label's rows; 0 for a label without weight."""
     mass = masses(labels, weights, k)
     return np.sqrt(masses(labels, weights * squared, k) / np.where(mass > 0.0, mass, 1.0))
 
 
 def deviations(rows: Reals, weights: Reals, labels: Labels, centroids: Reals) -> Reals:
-    """(k, d) root mean squared difference of each label's rows to its centroid, by field; 0 where there is no weight.
+    """(k, d) root mean squared difference of each label's rows to its centroid, by field; 0 for a label without weight.
 
-    With factors, the root of its squared sum over the fields is what `spreads` gives.
+    Multiplied by the metric's factors, the root of the sum of squares over the fields equals `spreads`.
     """
     mass = masses(labels, weights, len(centroids))
     squares = squared_deviations(rows, weights, labels, centroids)
@@ -73,10 +73,11 @@ def squared_deviations(rows: Reals, weights: Reals, labels: Labels, centroids: R
 
 
 def separation(rows: Reals, weights: Reals, first: NDArray[np.bool_]) -> float:
-    """How far two groups of rows stand apart on the line through their means.
+    """Distance of two groups of rows on the line through their means, in standard deviations.
 
-    The distance of the means over the sum of the two standard deviations along that line: 1.3 for the two halves of a
-    normal distribution, 1.7 for those of an even one, 2 and more where there is a valley between two heaps.
+    The distance of the means divided by the sum of the two standard deviations along the line: 1.3 for the two halves
+    of a normal distribution, 1.7 for those of a uniform one, 2 and more if there is a density valley between the
+    groups.
 
     Parameters
     ----------
@@ -110,9 +111,9 @@ def separation(rows: Reals, weights: Reals, first: NDArray[np.bool_]) -> float:
 def pick_representatives(
     rows: Reals, weights: Reals, labels: Labels, squared: Reals, k: int, size: int
 ) -> tuple[Reals, Reals]:
-    """Pick some of the rows to stand for all: about equally many of each cluster, its far rows more likely.
+    """Pick representatives of weighted rows: about equally many of each cluster, with far rows more likely.
 
-    The mass of each cluster stays exact. There is nothing random in it: a cluster's rows are gone through in order.
+    The mass of each cluster stays exact. The choice is deterministic: systematic sampling in the order of the rows.
 
     Parameters
     ----------
@@ -123,7 +124,7 @@ def pick_representatives(
     k
         Number of clusters.
     size
-        How many rows at most, about.
+        Approximate maximum number of representatives.
 
     Returns
     -------
