@@ -244,7 +244,7 @@ def pictures(
             ("cost", [t.cost for t in rows]),
             ("simplified silhouette (higher is better)", [t.silhouette for t in rows]),
             ("Davies-Bouldin (lower is better)", [t.davies_bouldin for t in rows]),
-            ("gap above even data (higher is better)", [t.gap for t in rows]),
+            ("gap statistic (higher is better)", [t.gap for t in rows]),
         ]
         yield (
             path,

@@ -19,9 +19,9 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for: numba takes a second, which programs that only read a store need not wait for."""
+    """Import on demand: numba takes a second, which programs that only read a store should not spend."""
     if name in __all__:
-        # A stream needs nothing of scikit-learn, which takes another one; a client needs no kernels.
+        # Streams do not need scikit-learn, which takes another second; clients need no kernels.
         return getattr(import_module(_HOMES.get(name, "streamkm.models")), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

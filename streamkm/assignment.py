@@ -1,4 +1,4 @@
-"""What a snapshot says about points: their clusters, distances and outlier scores."""
+"""Assignment of points to the clusters of a snapshot: ids, distances and outlier scores."""
 
 from __future__ import annotations
 
@@ -15,16 +15,18 @@ __all__ = ["Assignment", "assign", "nearest"]
 
 
 class Assignment(NamedTuple):
-    """What a snapshot says about n points.
+    """Clusters of n points.
 
     Attributes
     ----------
     ids, distances, scores
-        (n,): stable ids of the nearest clusters, distances to their centroids, and these in spreads of the cluster.
+        (n,) each: stable ids of the nearest clusters, distances to their centroids, and distances in spreads of the
+        cluster.
     second_ids, second_distances
-        (n,): the same of the second nearest, -1 and NaN for a model of one cluster; None if not asked for.
+        (n,) each: ids and distances of the second nearest, -1 and NaN if there is only one cluster; None if not
+        requested.
     every
-        (n, k): distance to each cluster, in the order of the snapshot's; None if not asked for.
+        (n, k): distances to all clusters, in the snapshot's order; None if not requested.
     """
 
     ids: NDArray[np.int64]
@@ -36,19 +38,19 @@ class Assignment(NamedTuple):
 
 
 def assign(s: Snapshot, points: NDArray[np.float64], *, second: bool = False, every: bool = False) -> Assignment:
-    """Find the cluster of each point, by the snapshot's way to measure distances.
+    """Find the cluster of each point, with the snapshot's metric.
 
     Parameters
     ----------
     points
         (n, d), finite.
     second, every
-        What is wanted besides.
+        Whether to compute the second nearest cluster, and the distances to all clusters.
 
     Raises
     ------
     DataError
-        A point is all zeros, so it has no direction for the cosine distance to compare.
+        A point is all zeros, which has no direction for the cosine distance.
     """
     if s.distance == "cosine":
         length = np.linalg.norm(points, axis=1)

@@ -1,9 +1,9 @@
-"""How much each cluster differs from all points, field by field: what the page, the tables and the client show.
+"""Effect sizes: how much each cluster differs from all points, by field; shown by the page, the tables and the client.
 
-**The definition.** The difference of a centroid to the mean of all points, over the standard deviation of points within
-their clusters (the root of the mean of the clusters' variances, each by its weight), as in Cohen's d. Noise shows about
-nothing, however few the clusters are, and a field that tells clusters apart shows how clearly it does. To divide by the
-deviation between centroids instead would show noise as large as anything else.
+The effect size is the difference of a centroid to the mean of all points, divided by the standard deviation within
+clusters (the root of the weighted mean of the clusters' variances), as in Cohen's d. It is near zero for noise, however
+few the clusters are, and large for fields that separate clusters. Division by the standard deviation between centroids
+would make noise as large as any other difference.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ from numpy.typing import NDArray
 Reals = NDArray[np.float64]
 
 LIMIT = 1000.0
-"""Where points of a cluster are all equal a difference has no measure: none is told as larger than this."""
+"""Limit of an effect size: without it, differences of clusters of equal points would be infinite."""
 
 _ROUNDING = 64 * np.finfo(np.float64).eps
-"""Differences below this share of the values are how sums are rounded."""
+"""Differences below this share of the values are rounding errors."""
 
 
 def differences(centroids: Reals, weights: Reals, deviations: Reals | None) -> Reals:
-    """How many standard deviations within clusters each centroid is above the mean of all points.
+    """Difference of each centroid to the mean of all points, in standard deviations within clusters.
 
     Parameters
     ----------
     centroids
         (k, d).
     weights
-        (k,): of the points of each cluster.
+        (k,): weight of the points of each cluster.
     deviations
-        (k, d): standard deviation of the points of each cluster by field; None if nothing is known.
+        (k, d): standard deviation of the points of each cluster by field; None if unknown.
 
     Returns
     -------
     differences
-        (k, d), from ``-LIMIT`` to ``LIMIT``; NaN where it is not known.
+        (k, d), from ``-LIMIT`` to ``LIMIT``; NaN if unknown.
     """
     total = float(weights.sum())
     if deviations is None or not len(weights) or not 0.0 < total < np.inf:
@@ -54,14 +54,14 @@ def differences(centroids: Reals, weights: Reals, deviations: Reals | None) -> R
 
 
 def most_distinctive(found: Reals, most: int) -> list[int]:
-    """Places of the fields that differ most between some clusters and all points, as many as wanted, in their order.
+    """Indices, ascending, of the fields that differ most between some cluster and all points.
 
     Parameters
     ----------
     found
-        (k, d): what `differences` gives. Fields about which nothing is known come last.
+        (k, d): effect sizes from `differences`. Fields with unknown ones come last.
     most
-        How many are wanted.
+        Maximum number of fields.
     """
     largest = np.max(np.nan_to_num(np.abs(found), nan=-1.0), axis=0, initial=-1.0)
     return sorted(np.argsort(-largest, kind="stable")[: max(0, most)].tolist())

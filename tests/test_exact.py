@@ -125,7 +125,7 @@ def test_the_result_depends_neither_on_threads_nor_on_the_order_of_rows(dtype, d
 def test_compiling_is_announced_and_loading_is_not(caplog):
     caplog.set_level("INFO")
     fresh = numba.njit(lambda x: x + 1)
-    for expected in (["compiling the exact algorithm: once on this machine, ten seconds or so", "compiled"], []):
+    for expected in (["compiling the exact algorithm, once on this machine: takes about ten seconds", "compiled"], []):
         caplog.clear()
         with log_compilation():
             fresh(1)

@@ -125,7 +125,7 @@ def test_where_criteria_disagree_nothing_is_suggested_and_the_best_guess_is_show
 def test_one_heap_is_suggested_as_one_and_the_nearest_k_is_shown(tmp_path):
     frame_of(np.random.default_rng(0).normal(size=(1000, 3))).write_csv(tmp_path / "p.csv")
     printed = fit(tmp_path / "p.csv", "--k", "3..5", as_json=False)
-    assert "suggested: k = 1: one heap" in printed
+    assert "suggested: k = 1: one cluster" in printed
     assert "shown: k = 3, the nearest one tried" in printed
 
 

@@ -1,4 +1,4 @@
-"""Models: they learn from arrays, answer with arrays, and give their state as plain data."""
+"""K-Means models: they learn from arrays, predict arrays, and save their state as plain data."""
 
 from streamkm.models.compile import COMPILING_SECONDS, compile_kernels
 from streamkm.models.coreset import Coreset

@@ -1,4 +1,4 @@
-"""Arguments of `OnlineKMeans`: their types, and what is checked before anything is made of them."""
+"""Constructor arguments of `OnlineKMeans`: their types and their validation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from streamkm.models.schedule import OnDrift
 from streamkm.state import Distance
 
 K_MAX = 20
-"""More clusters than this are not chosen."""
+"""Largest k that ``n_clusters="auto"`` selects."""
 
 Outliers = Literal["gap", "keep"]
 
@@ -32,7 +32,7 @@ ARGUMENTS = (
     "warmup",
     "seed",
 )
-"""Of the constructor; the state holds them all."""
+"""Names of the constructor arguments, all of which are part of the state."""
 
 
 def check(
@@ -47,12 +47,12 @@ def check(
     warmup: int | None,
     seed: int,
 ) -> int:
-    """Check what the constructor was given; most clusters that there can be.
+    """Validate the constructor arguments, and return the maximum number of clusters.
 
     Raises
     ------
     SettingsError
-        A value is out of its range, or two do not go together.
+        A value is out of its range, or two values cannot be combined.
     """
     if half_life is not None and not (half_life > 0 and math.isfinite(half_life)):
         raise SettingsError(f"half_life must be positive, not {half_life!r}", hint="Use None for no decay")

@@ -1,4 +1,4 @@
-"""One thread beside the learning: work whose result is asked for later, at a place that the records decide."""
+"""A background thread for work whose result is needed at a fixed position in the stream."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ T = TypeVar("T")
 
 
 class _RunningTasks:
-    """Counts tasks that are being run, and lets a process fork between tasks only.
+    """Counts running tasks, and delays forks until none is running.
 
-    A task may be holding locks of others, numba's while it loads a kernel, say. Its thread would be missing in the new
-    process, and nobody would ever release them.
+    A task may hold locks, for example numba's while it loads a kernel. In a forked process its thread would be missing,
+    and the locks would never be released.
     """
 
     def __init__(self) -> None:
@@ -44,15 +44,15 @@ _RUNNING_TASKS = _RunningTasks()
 
 
 class Task(Generic[T]):
-    """A function that runs at most once: in the worker thread, or in whoever asks for its result first.
+    """A function that runs at most once: in the worker thread, or in the first caller of `result`.
 
-    Asking never waits for other tasks in the queue: what the worker has not begun is done on the spot. So a model's
-    result is never later than if there were no worker, and a process that was forked without the thread still gets it.
+    `result` never waits for other tasks in the queue: a task that the worker has not started runs in the caller. So a
+    result is never later than without a worker, and is available in a forked process without the thread.
 
     Parameters
     ----------
     work
-        Called without arguments. It should spend its time without the GIL.
+        Called without arguments. It should release the GIL for most of its time.
     """
 
     def __init__(self, work: Callable[[], T]) -> None:
@@ -63,7 +63,7 @@ class Task(Generic[T]):
         self._error: BaseException | None = None
 
     def result(self) -> T:
-        """What the function returned, or raised."""
+        """Return the function's result, or raise its exception."""
         self.run()
         if not self._done.is_set():
             self._done.wait()
@@ -73,11 +73,11 @@ class Task(Generic[T]):
 
     @property
     def done(self) -> bool:
-        """Whether the result is there."""
+        """Whether the result is available."""
         return self._done.is_set()
 
     def run(self) -> None:
-        """Run the function, unless it was begun."""
+        """Run the function, unless it was started before."""
         with _RUNNING_TASKS:
             with self._lock:
                 work, self._work = self._work, None
@@ -85,18 +85,18 @@ class Task(Generic[T]):
                 return
             try:
                 self._result = work()
-            except BaseException as e:  # noqa: BLE001  # raised where the result is asked for
+            except BaseException as e:  # noqa: BLE001  # raised in `result`
                 self._error = e
             self._done.set()
 
 
 class Worker:
-    """A daemon thread that runs tasks one after the other; started by the first one, and anew after a fork.
+    """A daemon thread that runs tasks in order; started with the first task, and again after a fork.
 
     Parameters
     ----------
     name
-        Of the thread.
+        Name of the thread.
     """
 
     def __init__(self, name: str = "streamkm") -> None:
@@ -106,7 +106,7 @@ class Worker:
         self._pid = 0
 
     def submit(self, work: Callable[[], T]) -> Task[T]:
-        """Queue a function."""
+        """Queue a function, and return its task."""
         task = Task(work)
         if self._pid != os.getpid():
             with self._lock:
@@ -124,4 +124,4 @@ class Worker:
 
 
 WORKER = Worker()
-"""The one of this process."""
+"""The worker of this process."""

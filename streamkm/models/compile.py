@@ -1,4 +1,4 @@
-"""Compiling what the models need before somebody waits for it."""
+"""Ahead-of-time compilation of the models' kernels into numba's cache."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from streamkm.models.resolve import ResolveProblem, full_effort, solve
 from streamkm.models.validation import frozen
 
 COMPILING_SECONDS = 4.0
-"""`compile_kernels` takes less than this when the kernels were compiled before."""
+"""Upper limit of the duration of `compile_kernels` if the cache is filled."""
 
 
 def compile_kernels(dtypes: Sequence[DTypeLike] = (np.float32, np.float64)) -> float:
-    """Run every kernel of the models once, so that numba's cache on disk holds them.
+    """Run every kernel of the models once, so that numba's cache on disk contains them.
 
     Parameters
     ----------
     dtypes
-        Types of the input, float32 and float64.
+        Types of the input: float32, float64 or both.
 
     Returns
     -------
     float
-        Seconds it took: 20 to 45 when nothing was compiled, one when all was.
+        Duration in seconds: 20 to 45 if nothing was compiled before, about 1 if everything was.
     """
     start = time.perf_counter()
     with reduced_gc():
@@ -40,7 +40,7 @@ def compile_kernels(dtypes: Sequence[DTypeLike] = (np.float32, np.float64)) -> f
 def _run_all(dtypes: Sequence[DTypeLike]) -> None:
     rng = np.random.default_rng(0)
     points = rng.normal(size=(400, 2))
-    points[::7] *= 1e9  # such a reach has to be compared in float64
+    points[::7] *= 1e9  # such a range requires float64
     for dtype in dtypes:
         for X in (np.repeat(points, 6, axis=0), rng.normal(size=(2400, 2))):
             model = OnlineKMeans(2, warmup=32, coreset_size=64, outliers="keep")

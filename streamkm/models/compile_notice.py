@@ -1,4 +1,4 @@
-"""Numba at work: it says so, for it happens once on a machine and looks like a slow fit, and is not held up."""
+"""Logging and garbage-collector settings while numba compiles, which happens once per machine and is slow."""
 
 from __future__ import annotations
 
@@ -19,13 +19,12 @@ GC_THRESHOLDS = (50_000, 20, 20)
 
 @contextmanager
 def reduced_gc() -> Iterator[None]:
-    """Have Python look for garbage seldom inside of this.
+    """Raise the thresholds of Python's garbage collector inside the context.
 
-    Numba makes millions of objects while it compiles, and looking through them again and again takes an eighth of the
-    time.
+    Numba creates millions of objects while it compiles, and repeated collections would take an eighth of the time.
     """
     before = gc.get_threshold()
-    if before[0]:  # else somebody has switched it off
+    if before[0]:  # 0 if it is disabled
         gc.set_threshold(*(max(pair) for pair in zip(before, GC_THRESHOLDS, strict=True)))
     try:
         yield
@@ -34,7 +33,7 @@ def reduced_gc() -> Iterator[None]:
 
 
 class _CompileListener(event.Listener):
-    """Speaks up at the first kernel that is not in numba's cache."""
+    """Logs when the first kernel that is not in numba's cache is compiled."""
 
     def __init__(self, until: ExitStack) -> None:
         self.started: float | None = None
@@ -44,7 +43,7 @@ class _CompileListener(event.Listener):
         if self.started is None:
             self.started = time.perf_counter()
             self.until.enter_context(reduced_gc())
-            log.info("compiling the exact algorithm: once on this machine, ten seconds or so")
+            log.info("compiling the exact algorithm, once on this machine: takes about ten seconds")
 
     def on_end(self, event: Any) -> None:
         pass
@@ -52,8 +51,8 @@ class _CompileListener(event.Listener):
 
 @contextmanager
 def log_compilation() -> Iterator[None]:
-    """Log it when kernels are compiled inside of this."""
+    """Log the start and the end of compilation inside the context."""
     with ExitStack() as until, event.install_listener("numba:compile", listener := _CompileListener(until)):
         yield
     if listener.started is not None:
-        log.info("compiled, and kept for next time")
+        log.info("compiled, and cached on disk")

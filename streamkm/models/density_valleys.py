@@ -1,9 +1,9 @@
-"""Whether clusters are heaps: whether there are fewer points between two of them than in the sparser of the two.
+"""Test for density valleys between clusters: fewer points between two of them than in the sparser of the two.
 
-**The test.** The points of two clusters that are near the line through their centroids are looked at along that line.
-The core of a cluster holds the middle half of its points. If both were parts of one heap, points between the cores
-would lie at least as densely as in the sparser core; a window there that holds clearly fewer is a valley. Nothing in it
-depends on units, on tails, or on how wide or heavy the clusters are in comparison.
+**The test.** The points of two clusters that are near the line through their centroids are projected on that line. The
+core of a cluster is the range of the middle half of its points. If both clusters were parts of one dense group, the
+density between the cores would be at least that of the sparser core; a window there with significantly fewer points is
+a valley. The test does not depend on units, on tails, or on the relative width or weight of the clusters.
 """
 
 from __future__ import annotations
@@ -16,22 +16,23 @@ from numpy.typing import NDArray
 from streamkm.models.weighted_rows import Labels, Reals
 
 MIN_STANDARD_ERRORS = 3.5
-"""Standard errors by which a window must hold fewer points than it would."""
+"""Standard errors by which the number of points in a window must be below the expected one."""
 WINDOW_WIDTHS, WINDOW_POSITIONS = (1.0, 0.5, 0.25), 9
-"""How much of the room between two cores a window takes, at most the width of the sparser core; and its places."""
+"""Widths of the windows, as shares of the distance between two cores and at most that of the sparser core; and the
+number of their positions."""
 FENCE_QUANTILE, FENCE_RANGES, MAX_FAR_SHARE = 0.05, 3.0, 0.02
-"""Rows are far when they lie so many ranges, from this quantile to that one of the other end, beyond it in some field;
-but never more than this share of them."""
+"""A row is far if it lies, in some field, more than FENCE_RANGES times the range between this quantile and its opposite
+beyond one of them; if more than MAX_FAR_SHARE of the weight is far, no row is."""
 NEAR_LINE_SHARE = 0.75
-"""Share of the points of two clusters that are near the line through their centroids."""
+"""Share of the points of two clusters that counts as near the line through their centroids."""
 _MAX_LEVELS, _LEVEL_RESOLUTION = 50, 1e-3
-"""A field has levels if it has so few distinct values, told apart by this share of their range, at most."""
+"""A field is discrete if it has at most so many distinct values, told apart by this share of its range."""
 
 Flags = NDArray[np.bool_]
 
 
 def quantiles(values: Reals, weights: Reals, wanted: tuple[float, ...]) -> list[float]:
-    """Weighted quantiles: the lowest values at which so much of the weight is reached."""
+    """Weighted quantiles: the lowest values with at least the wanted shares of the weight at or below them."""
     order = np.argsort(values, kind="stable")
     reached = np.cumsum(weights[order])
     places = np.searchsorted(reached, np.array(wanted) * reached[-1])
@@ -39,7 +40,7 @@ def quantiles(values: Reals, weights: Reals, wanted: tuple[float, ...]) -> list[
 
 
 def inlier_mask(rows: Reals, weights: Reals) -> Flags:
-    """(n,): all rows but a few that lie far from the others in some field.
+    """(n,) mask of all rows except a few that are far from the others in some field.
 
     Parameters
     ----------
@@ -56,7 +57,7 @@ def inlier_mask(rows: Reals, weights: Reals) -> Flags:
 
 
 def jitter_discrete_fields(rows: Reals, seed: int) -> Reals:
-    """Rows whose fields with few distinct values are spread between these: gaps between levels are no valleys."""
+    """Spread the values of discrete fields evenly between neighbouring ones: gaps between them are no valleys."""
     spread = rows.copy()
     rng = np.random.default_rng(seed)
     for t, column in enumerate(rows.T):
@@ -100,7 +101,7 @@ def _separated(
     offsets = rows[places] - 0.5 * (first + second)
     along = offsets @ (axis / length)
     beside = np.square(offsets).sum(axis=1) - along**2
-    # Cells have a waist where they meet, which would look like a valley: far from the line nothing is looked at.
+    # Cells get narrower where they meet, which looks like a valley: ignore points far from the line.
     near_line = beside <= np.quantile(beside, NEAR_LINE_SHARE)
     left = np.arange(len(places)) < len(own)
     return has_valley(
@@ -129,14 +130,14 @@ def has_valley(left: Reals, left_weights: Reals, right: Reals, right_weights: Re
     room = b_low - a_high
     if not room > 0.0:
         return False
-    # A core of equal values is as wide as can be told.
+    # Minimum width of a core of equal values.
     least = 1e-9 * (b_high - a_low)
     cores = [
         (max(high - low, least), 0.5 * float(w.sum()), 0.5 * float(w.sum() ** 2 / np.square(w).sum()))
         for low, high, w in ((a_low, a_high, left_weights), (b_low, b_high, right_weights))
     ]
     if min(count for _, _, count in cores) <= MIN_STANDARD_ERRORS**2:
-        return False  # so few points may lie together by chance
+        return False  # so few points may be close by chance
     width, mass, count = min(cores, key=lambda core: core[1] / core[0])
     values, weights = np.concatenate([left, right]), np.concatenate([left_weights, right_weights])
     for part in WINDOW_WIDTHS:
@@ -150,7 +151,7 @@ def has_valley(left: Reals, left_weights: Reals, right: Reals, right_weights: Re
 
 
 def multimodal_fields(rows: Reals, weights: Reals) -> list[int]:
-    """Fields that fall into heaps by themselves, whatever the unit of the others.
+    """Indices of fields that are multimodal by themselves, whatever the units of the others.
 
     Parameters
     ----------
@@ -161,14 +162,14 @@ def multimodal_fields(rows: Reals, weights: Reals) -> list[int]:
 
 
 def _is_multimodal(values: Reals, weights: Reals) -> bool:
-    """Cut where it lowers the squares most, which is 2-means of one dimension, and look for a valley there."""
+    """Split at the cut with the lowest sum of squares (2-means in one dimension), and look for a valley there."""
     order = np.argsort(values, kind="stable")
     x, w = values[order], weights[order]
     mass, sums = np.cumsum(w)[:-1], np.cumsum(w * x)[:-1]
     rest, total = w.sum() - mass, float((w * x).sum())
     if not len(mass):
         return False
-    rest = np.maximum(rest, 1e-300)  # rounding may leave nothing, or less
+    rest = np.maximum(rest, 1e-300)  # rounding may leave zero or less
     gain = np.square(sums / mass - (total - sums) / rest) * mass * rest
     cut = int(gain.argmax()) + 1
     return has_valley(x[:cut], w[:cut], x[cut:], w[cut:])

@@ -47,25 +47,25 @@ from streamkm.models.outliers import GapRule
 
 ITERATIONS, TOLERANCE = 25, 1e-3
 REFERENCES, REFERENCE_ROWS = 4, 2000
-"""Draws of even data, and rows of each."""
+"""Uniform reference data sets for the gap statistic, and rows of each."""
 MIN_SILHOUETTE_RATIO = 0.8
-"""A gap, or valleys, are believed where the silhouette is at least this share of the best."""
+"""Gaps and valleys count only where the silhouette is at least this share of the best one."""
 MIN_GAP_DIFFERENCE = 0.1
-"""A gap counts as higher than that of one cluster from this difference on."""
+"""Minimum difference of a gap to that of one cluster."""
 NEGLIGIBLE_COST = 1e-12
-"""A cost below this share of that of one cluster is none."""
+"""A cost below this share of that of one cluster counts as zero."""
 
 Reals = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
 class KProfile:
-    """What k-means costs, and how well it tells clusters apart, for each k.
+    """Cost and quality of k-means for several k.
 
     Attributes
     ----------
     ks
-        The k that were tried, ascending; fewer than asked for where there are fewer distinct rows.
+        The evaluated k, ascending; fewer than requested if there are fewer distinct rows.
     cost
         (len(ks),): mean squared distance of a row to its centroid.
     silhouette
@@ -73,15 +73,15 @@ class KProfile:
     davies_bouldin
         (len(ks),): lower is better; NaN for k = 1.
     gap, gap_error
-        (len(ks),): gap above even data, higher is better, and its standard error.
+        (len(ks),): gap statistic, relative to uniform data, higher is better, and its standard error.
     gap_of_one
         The gap of a single cluster.
     suggested
-        The k that the rule suggests; 1 for one heap, whatever k were tried; None where criteria disagree.
+        The suggested k; 1 if there is only one cluster, whatever k were evaluated; None if the criteria disagree.
     likeliest
-        A k for who needs one: the suggested one, else the best guess.
+        The suggested k, else the best guess.
     reason
-        Why, a sentence.
+        Explanation of the suggestion, a sentence.
     """
 
     ks: tuple[int, ...]
@@ -96,7 +96,7 @@ class KProfile:
     reason: str
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
+        """Return JSON values."""
         columns = {n: getattr(self, n).tolist() for n in ("cost", "silhouette", "gap", "gap_error")}
         worst = [None if math.isnan(v) else v for v in self.davies_bouldin.tolist()]
         rest = {"davies_bouldin": worst, "gap_of_one": self.gap_of_one}
@@ -113,18 +113,18 @@ class KProfile:
 def k_profile(
     rows: ArrayLike, weights: ArrayLike | None = None, k_max: int = 20, k_min: int = 2, seed: int = 0
 ) -> KProfile:
-    """Try every k from `k_min` to `k_max`.
+    """Compute the profile for every k from `k_min` to `k_max`, and suggest one.
 
     Parameters
     ----------
     rows
-        (n, d), some thousands at most, in the space whose distances matter.
+        (n, d), at most some thousands, in units in which distances are comparable.
     weights
         (n,), not negative: a row of weight 3 counts as three equal rows. Ones by default.
     k_max, k_min
-        The k to try, ``1 <= k_min <= k_max``.
+        Range of k, inclusive, ``1 <= k_min <= k_max``.
     seed
-        Equal arguments give equal profiles.
+        Seed of the random choices: equal arguments give equal profiles.
 
     Raises
     ------
@@ -177,20 +177,20 @@ def k_profile(
 
 
 def suggested_k(rows: Reals, weights: Reals, k_max: int, scale: Scale, rule: GapRule | None, seed: int) -> int:
-    """The likeliest number of clusters of the first rows of a stream; if none of them has weight, all count alike.
+    """Likeliest number of clusters of the first rows of a stream; unweighted if no row has weight.
 
     Parameters
     ----------
     rows, weights
         (n, d) and (n,).
     k_max
-        Most clusters.
+        Maximum number of clusters.
     scale
-        How the units of distances follow the data.
+        How the units of distances are derived from the data.
     rule
-        A new rule to tell outliers, which are left out.
+        A new rule that detects outliers, which are left out; None to keep all rows.
     seed
-        Of the random choices.
+        Seed of the random choices.
     """
     if not weights.sum() > 0.0:
         weights = np.ones(len(rows))
@@ -203,7 +203,7 @@ def suggested_k(rows: Reals, weights: Reals, k_max: int, scale: Scale, rule: Gap
 
 
 def _centred(X: Reals, row_weights: Reals) -> Reals:
-    """Shift and scale so that squares neither overflow nor cancel; nothing that is compared depends on it."""
+    """Centre rows so that squares neither overflow nor cancel; all results are invariant to this."""
     weights = row_weights if len(row_weights) else np.ones(len(X))
     X = X - X[0]
     X = X - weights @ X / weights.sum()
@@ -211,7 +211,7 @@ def _centred(X: Reals, row_weights: Reals) -> Reals:
 
 
 class _Solver:
-    """Weighted k-means on centred rows for one k after the other."""
+    """Weighted k-means on centred rows, for increasing k."""
 
     def __init__(self, X: Reals, row_weights: Reals, rng: NDArray[np.uint64]) -> None:
         self.X, self.row_weights, self.rng = X, row_weights, rng
@@ -221,7 +221,7 @@ class _Solver:
         self.columns = columns_of(X, self.origin, self.scale, double=True)
 
     def descend(self, centroids: Reals) -> tuple[Reals, float]:
-        """Lloyd's algorithm from a start."""
+        """Run Lloyd's algorithm from (k, d) centroids; return centroids and cost."""
         k, d = centroids.shape
         packed, totals = packed_like(k, d, double=True), np.empty((k, d + 2))
         cost = lloyd(
@@ -242,7 +242,7 @@ class _Solver:
         return centroids, cost
 
     def nearest(self, centroids: Reals) -> tuple[NDArray[np.int32], Reals]:
-        """Labels and squared distances."""
+        """Return labels and squared distances."""
         packed = packed_like(*centroids.shape, double=True)
         labels, squared = np.empty(len(self.X), np.int32), np.empty(len(self.X))
         pack_centroids(centroids, self.origin, self.scale, packed)
@@ -250,19 +250,19 @@ class _Solver:
         return labels, squared
 
     def one_more(self, centroids: Reals) -> Reals:
-        """Some centroids and a far row."""
+        """Add a row far from the centroids, drawn proportionally to squared distance."""
         _, squared = self.nearest(centroids)
         return np.concatenate([centroids, self.X[[draw(self.row_weights, squared, self.rng)]]])
 
     def plus_plus(self, k: int) -> Reals:
-        """Rows chosen by k-means++."""
+        """Choose k rows by k-means++."""
         centroids = np.empty((k, self.X.shape[1]))
         n_candidates = 2 + int(math.log(k))
         kmeans_plus_plus(self.X, self.row_weights, self.columns, n_candidates, self.rng, centroids)
         return centroids
 
     def one_less(self, centroids: Reals) -> Reals:
-        """Some centroids, of which the two that cost least to put together (Ward 1963) became their mean."""
+        """Replace the two centroids that cost least to merge (Ward 1963) by their mean."""
         labels, _ = self.nearest(centroids)
         mass = np.bincount(labels, self.row_weights if len(self.row_weights) else None, len(centroids))
         apart = ((centroids[:, np.newaxis] - centroids) ** 2).sum(axis=2)
@@ -276,7 +276,7 @@ class _Solver:
         return fewer
 
     def all(self, k_max: int) -> list[tuple[Reals, float]]:
-        """Centroids and cost for k = 1, 2, ..., until k_max or until the cost is nothing."""
+        """Return centroids and cost for k = 1, 2, ..., up to k_max or until the cost is zero."""
         best = [self.descend(np.zeros((1, self.X.shape[1])))]
         while len(best) < k_max and best[-1][1] > NEGLIGIBLE_COST * best[0][1]:
             starts = self.one_more(best[-1][0]), self.plus_plus(len(best) + 1)
@@ -287,7 +287,7 @@ class _Solver:
 
 
 def _quality(X: Reals, row_weights: Reals, centroids: Reals) -> tuple[float, float]:
-    """Silhouette, and index of Davies and Bouldin."""
+    """Return the silhouette and the Davies-Bouldin index."""
     k = len(centroids)
     if k < 2:
         return 0.0, math.nan
@@ -304,7 +304,7 @@ def _quality(X: Reals, row_weights: Reals, centroids: Reals) -> tuple[float, flo
 def _gap_statistics(
     X: Reals, row_weights: Reals, costs: Reals, mass: float, rng: NDArray[np.uint64]
 ) -> tuple[Reals, Reals]:
-    """Gap and its standard error for each k; infinite where the cost is nothing."""
+    """Return the gap and its standard error for each k; the gap is infinite where the cost is zero."""
     weights = row_weights if len(row_weights) else np.ones(len(X))
     axes = np.linalg.svd((X * weights[:, np.newaxis]).T @ X)[0]
     turned = X @ axes
@@ -326,19 +326,19 @@ def _gap_statistics(
 def _suggest(
     silhouettes: Reals, gaps: Reals, errors: Reals, separated: list[bool], *, hidden: bool, k_min: int
 ) -> tuple[int | None, int, str]:
-    """The rule of the module's docstring, for more than a few distinct rows; index 0 stands for k = 1.
+    """Apply the rule of the module's docstring, if there are more than a few distinct rows; index 0 is k = 1.
 
     Parameters
     ----------
     separated
-        Whether all clusters of each k have valleys between them.
+        (len(ks),): whether all clusters have valleys between them, for each k.
     hidden
-        Whether none have, but some field alone falls into heaps.
+        Whether this is so for no k, but a single field is multimodal.
 
     Returns
     -------
     tuple
-        The suggested k or None; the likeliest; why.
+        The suggested k or None; the likeliest k; the reason.
     """
     seen = range(max(2, k_min), len(gaps) + 1)
     if not seen:
@@ -348,7 +348,7 @@ def _suggest(
     good = [k for k in seen if silhouettes[k - 1] >= MIN_SILHOUETTE_RATIO * best]
     top = max(good, key=lambda k: gaps[k - 1])
     by_gap = next(k for k in good if gaps[k - 1] >= gaps[top - 1] - errors[top - 1])
-    comparison = f"the silhouette is best for {by_silhouette} ({best:.2f}), the gap above even data says {by_gap}"
+    comparison = f"the silhouette is best for {by_silhouette} ({best:.2f}), the gap statistic for {by_gap}"
     separated_ks = [k for k in seen if separated[k - 1]]
     if separated_ks:
         clearest = max(silhouettes[k - 1] for k in separated_ks)
@@ -356,16 +356,16 @@ def _suggest(
         k = by_gap if by_gap in clear else max(clear)
         own = silhouettes[k - 1]
         if k in (by_gap, by_silhouette):
-            also = "the gap above even data is largest" if by_gap == k else "the silhouette is best"
+            also = "the gap statistic is best" if by_gap == k else "the silhouette is best"
             return k, k, f"there are valleys between all {k}, and {also}; silhouette {own:.2f}"
         return None, k, f"no clear number: there are valleys between {k} (silhouette {own:.2f}), but {comparison}"
     if hidden:
-        units = "some field alone falls into heaps that others hide: in other units (--scale) they may show"
+        units = "a single field falls into groups that other fields hide: they may show in other units (--scale)"
         return None, by_silhouette, f"no clear number: no k has valleys between all its clusters, but {units}"
     if not (gaps[1:] - errors[1:] > gaps[0] + MIN_GAP_DIFFERENCE).any():
         return (
             1,
             1,
-            "one heap: no valley between any clusters, and no k lowers the cost more than in evenly spread data",
+            "one cluster: no valley between any clusters, and no k lowers the cost more than in uniform data",
         )
     return None, by_silhouette, f"no clear number: no k has valleys between all its clusters, but {comparison}"

@@ -1,4 +1,4 @@
-"""From the spec of a model to the model."""
+"""Construction of a model from its spec."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from streamkm.state import ModelSpec
 
 
 def arguments(spec: ModelSpec) -> dict[str, Any]:
-    """Arguments of the model that a spec describes."""
+    """Return the constructor arguments of the model that a spec describes."""
     return {"n_clusters": spec.n_clusters or "auto", **{k: v for k, v in spec.learner.items() if k != "kind"}}
 
 
 def new_learner(spec: ModelSpec) -> OnlineKMeans:
-    """The model that a spec describes, before its first point.
+    """Make the model that a spec describes, without any points.
 
     Raises
     ------
     SettingsError
-        It describes none.
+        The spec is invalid.
     """
     return OnlineKMeans(**arguments(spec))

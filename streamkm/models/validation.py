@@ -1,8 +1,8 @@
-"""Turning what users give into arrays that kernels take, with errors that name the row and the field that is wrong.
+"""Validation and conversion of user input for the kernels, with errors that name the row and the field.
 
-Kernels are compiled for one layout: C-contiguous, aligned, native byte order, float32 or float64, read-only. Anything
-else is converted here, because another layout would compile them anew; read-only, so that a caller's read-only array
-needs no copy.
+Kernels are compiled for one layout: C-contiguous, aligned, native byte order, float32 or float64, read-only. Other
+input is converted here, because another layout would trigger compilation; read-only, so that read-only arrays need no
+copy.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from streamkm.kernels.assign import Real, largest
 from streamkm.kernels.update import to_unit_length
 
 LIMIT = 1e140
-"""Largest absolute value of a coordinate: squares of differences, summed over all there is, must stay finite."""
+"""Largest absolute value of a coordinate, so that sums of squared differences stay finite."""
 
 
 def frozen(array: NDArray[Any]) -> NDArray[Any]:
-    """View an array as read-only: the one type of input that kernels are compiled for."""
+    """View an array as read-only: the only type of input that kernels are compiled for."""
     view = array.view()
     view.flags.writeable = False
     return view
 
 
 ONES: NDArray[np.float64] = frozen(np.empty(0))
-"""Row weights of unweighted rows."""
+"""Stands for row weights of one."""
 
 
 def _place(row: int, column: int, fields: Sequence[str]) -> str:
@@ -40,7 +40,7 @@ def _place(row: int, column: int, fields: Sequence[str]) -> str:
 
 
 def _real(array: NDArray[Any]) -> NDArray[Any]:
-    """Convert to one of the two types, layout untouched."""
+    """Convert to float32 or float64, keeping the layout."""
     if array.dtype in (np.float32, np.float64) and array.dtype.isnative:
         return array
     if array.dtype.kind not in "biufO":
@@ -49,7 +49,7 @@ def _real(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def _numbers(column: Any, name: str) -> NDArray[Any]:
-    """One column of a data frame as numbers, with NaN where a value is missing."""
+    """Convert a column of a data frame to numbers, with NaN for missing values."""
     try:
         if hasattr(column, "null_count"):  # polars
             return _real(column.to_numpy())
@@ -59,7 +59,7 @@ def _numbers(column: Any, name: str) -> NDArray[Any]:
 
 
 def _frame(X: Any, fields: Sequence[str]) -> tuple[NDArray[Any], tuple[str, ...]]:
-    """Columns of a pandas or polars data frame, in the order of the model's fields."""
+    """Convert a pandas or polars data frame, with its columns in the order of the model's fields."""
     names = tuple(str(c) for c in X.columns)
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -82,16 +82,16 @@ def _frame(X: Any, fields: Sequence[str]) -> tuple[NDArray[Any], tuple[str, ...]
 
 
 def points(X: Any, fields: Sequence[str], n_features: int) -> tuple[Real, tuple[str, ...]]:
-    """Turn X into an (n, d) array for kernels, without a copy where it already is one.
+    """Convert X to an (n, d) array for kernels, without a copy if it already is one.
 
     Parameters
     ----------
     X
-        (n, d) array of numbers, or a pandas or polars data frame, whose columns are taken by name.
+        (n, d) array of numbers, or a pandas or polars data frame, whose columns are selected by name.
     fields
-        Names of the dimensions, empty while unknown.
+        Names of the dimensions, empty if unknown.
     n_features
-        d, or 0 while unknown.
+        Number of dimensions d, or 0 if unknown.
 
     Returns
     -------
@@ -127,12 +127,12 @@ def points(X: Any, fields: Sequence[str], n_features: int) -> tuple[Real, tuple[
 
 @lru_cache(maxsize=64)
 def _doubles(n: int) -> struct.Struct:
-    """Packs so many numbers as native float64."""
+    """Packs n numbers as native float64."""
     return struct.Struct(f"{n}d")
 
 
 def row(x: Mapping[Any, Any], fields: Sequence[str]) -> Real:
-    """Turn one point by field name into a (1, d) array.
+    """Convert one point, a mapping of field names to numbers, to a (1, d) array.
 
     Raises
     ------
@@ -155,7 +155,7 @@ def row(x: Mapping[Any, Any], fields: Sequence[str]) -> Real:
     if not names:
         raise DataError("the point has no fields")
     try:
-        # Bytes are an array that is read-only from the start, in half the time of numpy's look at each value.
+        # An array from bytes is read-only from the start, and takes half the time of a conversion by numpy.
         return np.frombuffer(_doubles(len(names)).pack(*values), np.float64).reshape(1, -1)
     except (struct.error, OverflowError):
         pass
@@ -173,7 +173,7 @@ def row(x: Mapping[Any, Any], fields: Sequence[str]) -> Real:
 
 
 def finite(X: Real, fields: Sequence[str]) -> float:
-    """Make sure that points can be learned, and return their largest absolute value.
+    """Check that points can be learned, and return their largest absolute value.
 
     Raises
     ------
@@ -213,12 +213,12 @@ def directions(X: Real, fields: Sequence[str]) -> Real:
 
 
 def choice(name: str, value: Any, literal: Any) -> None:
-    """Make sure that a setting has one of the values of a `Literal`.
+    """Check that a setting has one of the values of a `Literal`.
 
     Raises
     ------
     SettingsError
-        It has not.
+        The value is not one of them.
     """
     choices = get_args(literal)
     if value not in choices:
@@ -226,7 +226,7 @@ def choice(name: str, value: Any, literal: Any) -> None:
 
 
 def row_weights(weights: ArrayLike | None, n: int) -> NDArray[np.float64]:
-    """Turn weights of n rows into a read-only float64 array; `ONES` for None.
+    """Convert weights of n rows to a read-only float64 array; `ONES` for None.
 
     Raises
     ------
@@ -249,7 +249,7 @@ def row_weights(weights: ArrayLike | None, n: int) -> NDArray[np.float64]:
 
 
 def event_times(times: ArrayLike, n: int) -> NDArray[np.float64]:
-    """(n,) float64, read-only: event times of n rows in seconds, given as one for all or one each; NaN is unknown.
+    """(n,) float64, read-only: event times of n rows in seconds, from one for all or one each; NaN if unknown.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The assignment step: who keeps which bounds, and what they need to know of how centroids moved."""
+"""The assignment step: labels, the bounds that allow rows to be skipped, and how bounds follow moving centroids."""
 
 from __future__ import annotations
 
@@ -20,34 +20,34 @@ from streamkm.models.exact.threads import ThreadTeam
 log = logging.getLogger(__name__)
 
 _MAX_LIST_SHARE = 0.6
-"""Blocks are kept if their lists have, on average, at most this share of the centroids."""
+"""Block bounds are used if a block's candidate list has, on average, at most this share of the centroids."""
 
 
 class Assigner(Protocol):
-    """Labels, and bounds that tell which of them to look at again; `rows_read` counts those the last pass did."""
+    """Labels of rows, and bounds that tell which rows to compare again; `rows_read` counts these in the last pass."""
 
     labels: NDArray[np.int32]
     rows_read: int
 
     def label(self, raw_centroids: NDArray[np.float64], centroids: NDArray[np.float64], *, force: bool) -> int:
-        """Bring labels up to date and count changes; with `force`, look at every row, whatever bounds say."""
+        """Update the labels and return how many changed; with `force`, compare every row, whatever its bounds."""
 
     def centroids_moved(self, drift: NDArray[np.float64]) -> None:
-        """Take note of how far each centroid moved."""
+        """Update the bounds after each centroid moved by `drift`, (k,)."""
 
     def invalidate(self, rows: NDArray[np.int64]) -> None:
-        """Drop what is known of rows whose labels were changed."""
+        """Discard the bounds of rows, given by index, whose labels were changed elsewhere."""
 
 
 class ClusterSums:
-    """Sums and counts of clusters, one part a thread; what parts hold together is exact.
+    """Sums and counts of clusters, one part per thread; the sum over the parts is exact.
 
     Parameters
     ----------
     parts
-        How many threads may add at the same time.
+        Number of threads that may add at the same time.
     k, d
-        Clusters and dimensions; 0 clusters to sum nothing.
+        Clusters and dimensions; 0 clusters to compute no sums.
     """
 
     def __init__(self, parts: int, k: int, d: int) -> None:
@@ -63,7 +63,7 @@ class ClusterSums:
 
 
 class _AssignerBase:
-    """What both ways have in common."""
+    """State that both ways of assigning need."""
 
     def __init__(self, points: Points, k: int, cluster_sums: ClusterSums, team: ThreadTeam) -> None:
         n, d = points.rows.shape
@@ -79,7 +79,7 @@ class _AssignerBase:
         begin_pass(centroids, self.points.extent, self.slack, self.narrowed, self.report)
 
     def _sweep(self, work: Callable[[int, int, Window], object], *kept: NDArray[Any]) -> int:
-        """Run a pass; how many labels changed. The next pass is shared by threads if this one took long enough."""
+        """Run a pass and return how many labels changed; measures its duration to decide on threads for the next."""
         start = time.perf_counter()
         self.points.sweep(self.team, work, self._cost, self.labels, *kept)
         self._cost = (time.perf_counter() - start) * 1e9 * self.team.parts(self._cost / len(self.points.windows))
@@ -89,18 +89,18 @@ class _AssignerBase:
 
 
 class RowAssigner(_AssignerBase):
-    """Rows in any order, one bound each.
+    """Assigns rows in any order, with one bound per row.
 
     Parameters
     ----------
     points
         The points.
     k
-        How many centroids.
+        Number of centroids.
     cluster_sums
-        Where to sum up.
+        Sums and counts to update.
     team
-        Threads.
+        Threads to use.
     """
 
     def __init__(self, points: Points, k: int, cluster_sums: ClusterSums, team: ThreadTeam) -> None:
@@ -132,18 +132,18 @@ class RowAssigner(_AssignerBase):
 
 
 class BlockAssigner(_AssignerBase):
-    """Blocks of neighbouring rows, each with its list of centroids.
+    """Assigns blocks of neighbouring rows, each with a candidate list of centroids.
 
     Parameters
     ----------
     points
         The points, in blocks.
     k
-        How many centroids.
+        Number of centroids.
     cluster_sums
-        Where to sum up.
+        Sums and counts to update.
     team
-        Threads.
+        Threads to use.
     """
 
     def __init__(self, points: Points, k: int, cluster_sums: ClusterSums, team: ThreadTeam) -> None:
@@ -186,7 +186,7 @@ class BlockAssigner(_AssignerBase):
 
     @property
     def mean_list(self) -> float:
-        """Centroids on a block's list, on average."""
+        """Mean number of centroids on a block's candidate list."""
         return float(np.bitwise_count(self._masks[: self._n_blocks]).sum()) / self._n_blocks
 
 
@@ -198,20 +198,20 @@ def first_assignment(
     raw_centroids: NDArray[np.float64],
     centroids: NDArray[np.float64],
 ) -> Assigner:
-    """Label all rows, and choose the way to keep labels up to date.
+    """Label all rows, and choose whether to use row or block bounds.
 
     Parameters
     ----------
     points
         The points.
     k
-        How many centroids.
+        Number of centroids.
     cluster_sums
-        Where to sum up.
+        Sums and counts to update.
     team
-        Threads.
+        Threads to use.
     raw_centroids, centroids
-        (k, d) as given and in working coordinates.
+        (k, d) in raw units and in working coordinates.
     """
     start = time.perf_counter()
     if points.has_blocks:
@@ -222,7 +222,7 @@ def first_assignment(
             return blocks
     rows = RowAssigner(points, k, cluster_sums, team)
     if points.has_blocks:
-        rows.labels = blocks.labels  # the sums have these rows already
+        rows.labels = blocks.labels  # the sums already include these labels
     rows.label(raw_centroids, centroids, force=True)
     log.debug("first labels after %.3f s", time.perf_counter() - start)
     return rows

@@ -1,4 +1,4 @@
-"""Compiling the exact algorithm before somebody waits for it. Apart from the live models': it imports scikit-learn."""
+"""Ahead-of-time compilation of the exact algorithm's kernels; separate because it imports scikit-learn."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from streamkm.models.exact.runs import INIT_METHODS
 
 
 def compile_exact() -> float:
-    """Run every kernel of the exact algorithm once: over blocks of rows and row by row, from every start.
+    """Run every kernel of the exact algorithm once: with block and row bounds, and from every initialization.
 
     Returns
     -------
     float
-        Seconds it took: 20 to 40 when nothing was compiled.
+        Duration in seconds: 20 to 40 if nothing was compiled before.
     """
     start = time.perf_counter()
     rng = np.random.default_rng(0)
     with reduced_gc():
-        for d in (2, 48):  # neighbours help in few dimensions only
+        for d in (2, 48):  # blocks are used in few dimensions only
             X = 20.0 * rng.normal(size=(8, d))[rng.integers(8, size=4000)] + rng.normal(size=(4000, d))
             for init in INIT_METHODS:
                 for dtype in (np.float32, np.float64):

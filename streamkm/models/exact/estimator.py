@@ -1,4 +1,4 @@
-"""ExactKMeans: the whole algorithm over stored points, as a scikit-learn estimator."""
+"""`ExactKMeans`: Lloyd's algorithm on stored points, as a scikit-learn estimator."""
 
 from __future__ import annotations
 
@@ -36,45 +36,46 @@ log = logging.getLogger(__name__)
 
 
 class ExactKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):  # type: ignore[misc]
-    """K-Means by Lloyd's algorithm, to the last label, several times as fast as usual.
+    """K-Means by Lloyd's algorithm, with the labels of a full computation but several times as fast.
 
-    The result depends on the points, their weights and the start only: not on the order of rows, on threads or on
-    which of its ways of skipping work the algorithm chooses. Every label is the nearest of `cluster_centers_` by
-    float64 distances.
+    The result depends only on the points, their weights and the initialization: not on the order of rows, the number of
+    threads or the bounds that are used to skip rows. Every label is the nearest of `cluster_centers_` by float64
+    distances.
 
     Parameters
     ----------
     n_clusters
-        How many clusters, k.
+        Number of clusters, k.
     init
         ``"k-means++"`` (greedy, as scikit-learn's), ``"k-means||"``, ``"random"`` (k distinct points), or (k, d)
         centroids.
     n_init
-        Runs from different starts, of which the one with the lowest `inertia_` is kept; 1 for given centroids.
+        Number of runs with different starts, of which the one with the lowest `inertia_` is kept; 1 for given
+        centroids.
     max_iter
-        Most iterations of a run.
+        Maximum number of iterations of a run.
     tol
         A run stops when no centroid moved more than this, in the unit of the points, or when no label changed.
         (scikit-learn's `tol` is relative to the variance of the points.)
     random_state
-        Seed of the starts.
+        Seed of the initialization.
     trace
-        Keep a record of every iteration in `trace_`.
+        Whether to record every iteration in `trace_`.
     n_threads
-        Threads to use; None for all cores that this process may use. Never changes the result.
+        Number of threads; None for all cores available to this process. Never changes the result.
 
     Attributes
     ----------
     cluster_centers_ : ndarray of shape (k, d)
         Centroids, in float64.
     labels_ : ndarray of shape (n,)
-        Index of the nearest centroid of each point; the lowest of several equally near.
+        Index of the nearest centroid of each point; the lowest of several equally near ones.
     inertia_ : float
         Weighted sum of squared distances to the nearest centroid.
     n_iter_ : int
-        Iterations of the run that was kept, with the one that changed nothing.
+        Iterations of the kept run, including the last one, which changed nothing.
     trace_ : tuple of Iteration
-        With ``trace=True``: centroids, sizes, inertia and points that moved, of each of them.
+        With ``trace=True``: centroids, sizes, inertia and changed labels of each iteration.
 
     See Also
     --------
@@ -132,19 +133,19 @@ class ExactKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixi
         y
             Not used.
         sample_weight
-            (n,) not negative; a weight of 2 counts like two equal points. None for ones.
+            (n,), not negative: a point of weight 2 counts as two equal points. None for ones.
 
         Raises
         ------
         DataError
-            Points or weights that no model can take.
+            The points or weights are invalid.
         SettingsError
-            A parameter out of its range, or a start of the wrong shape.
+            A parameter is out of its range, or `init` has the wrong shape.
 
         Warns
         -----
         ConvergenceWarning
-            The run that was kept ended at `max_iter`.
+            The kept run ended at `max_iter`.
         """
         start_time = time.perf_counter()
         params = FitParams.checked(self.n_clusters, self.init, self.n_init, self.max_iter, self.tol, trace=self.trace)
@@ -184,7 +185,7 @@ class ExactKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixi
         return self.fit(X, y, sample_weight=sample_weight).labels_
 
     def predict(self, X: Any) -> NDArray[np.int32]:
-        """Find the nearest centroid of each point, the lowest index of several equally near.
+        """Find the nearest centroid of each point, the lowest index of several equally near ones.
 
         Parameters
         ----------
@@ -222,7 +223,7 @@ class ExactKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixi
         return out
 
     def score(self, X: Any, y: Any = None, sample_weight: ArrayLike | None = None) -> float:  # noqa: ARG002
-        """Compute the cost of points, negated: the greater the better.
+        """Compute the negative cost of points: the weighted sum of squared distances to their nearest centroids.
 
         Parameters
         ----------
@@ -243,11 +244,11 @@ class ExactKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixi
         return ThreadTeam.checked(self.n_threads)
 
     def _points(self, X: Any, *, reset: bool) -> Real:
-        """Check points and bring them to the one layout that kernels are compiled for."""
+        """Validate points, and convert them to the layout that kernels are compiled for."""
         if hasattr(X, "__arrow_c_stream__") and not hasattr(X, "to_numpy"):
-            import polars as pl  # noqa: PLC0415 -- takes a while, and few need it here
+            import polars as pl  # noqa: PLC0415 -- slow to import, and rarely needed here
 
-            X = pl.DataFrame(X)  # an Arrow table: as a frame it has an array and names
+            X = pl.DataFrame(X)  # an Arrow table: scikit-learn takes its array and names from a frame
         try:
             array = validate_data(
                 self, X, reset=reset, dtype=[np.float64, np.float32], order="C", accept_large_sparse=False
@@ -256,5 +257,5 @@ class ExactKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixi
             raise DataError(str(e)) from e
         points: Real = np.ascontiguousarray(array)
         if float(max(points.max(), -points.min())) > validation.LIMIT:
-            validation.finite(points, ())  # says which; squares of such values overflow
+            validation.finite(points, ())  # raises and names the value, whose square would overflow
         return points

@@ -1,4 +1,4 @@
-"""Points in the order of a k-d tree, in memory or out of core: the same order either way."""
+"""Ordering of points by a k-d tree, in memory or out of core, with the same result."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from streamkm.models.exact.storage import Storage, copy_rows, release
 from streamkm.models.exact.threads import ThreadTeam
 
 _LEVELS = 11
-"""Levels of a stage, at most: out of core, pages at the ends of all parts are in memory, and those of 2048 may be."""
+"""Maximum levels of a stage: out of core, the pages at the ends of its 2**11 = 2048 parts may be in memory."""
 
 _SAMPLE = 32
-"""Rows that a part's cuts come from: with these, one part of fifty is a third larger than it should be."""
+"""Sampled rows per part for choosing cuts: with these, one part in fifty is a third too large."""
 
 _NANOSECONDS = 20.0
-"""A row at one stage, about."""
+"""Approximate duration of a stage, per row."""
 
 
 @dataclass(frozen=True)
 class KdOrdered:
-    """What comes of it.
+    """Points ordered by a k-d tree.
 
     Parameters
     ----------
     raw
-        The points, in order; None if they were not given.
+        (n, d) the points, in order; None if they were not given.
     weights
-        (n,) in order; or (0,).
+        (n,) in order; (0,) for ones.
     permutation
-        (n,) which each was before.
+        (n,) previous index of each row.
     offsets
-        (blocks + 1,) where blocks start.
+        (blocks + 1,) first row of each block, then n.
     """
 
     raw: Real | None
@@ -53,22 +53,22 @@ def sort_by_kd_tree(
     team: ThreadTeam,
     storage: Storage,
 ) -> KdOrdered:
-    """Order rows in place, and what belongs to them.
+    """Order rows by a k-d tree, in place, and other arrays with them.
 
     Parameters
     ----------
     rows
         INOUT (n, d) working coordinates.
     raw
-        (n, d) to be ordered with them, or None.
+        (n, d) to be ordered like the rows, or None.
     weights
-        (n,) the same, or (0,).
+        (n,) to be ordered like the rows, or (0,).
     block
-        Rows a block should have; none has more than one and a half times as many.
+        Target number of rows per block; no block has more than 1.5 times as many.
     team
-        Threads.
+        Threads to use.
     storage
-        Where arrays live.
+        Allocates arrays.
     """
     n, d = rows.shape
     limit = storage.max_rows(8 * d + 18 + (0 if raw is None else 2 * d * raw.itemsize)) or n
@@ -84,9 +84,9 @@ def sort_by_kd_tree(
 
 
 class _Sorter:
-    """Moves rows of a node to its parts, a chunk at a time, from one array into another, and at the next level back.
+    """Moves the rows of a node to its parts, in chunks, alternating between two arrays from level to level.
 
-    Rows of a part keep their order, so neither chunks nor threads show.
+    Rows of a part keep their order, so the result does not depend on chunks or threads.
     """
 
     def __init__(self, rows: NDArray[np.float32], block: int, team: ThreadTeam, storage: Storage, limit: int) -> None:
@@ -97,7 +97,7 @@ class _Sorter:
         self.add_array(rows)
 
     def copy(self, source: NDArray[Any]) -> NDArray[Any]:
-        """Copy what may not be changed."""
+        """Copy an array that must not be changed."""
         array = self._storage.allocate(source.shape, source.dtype)
         for a, b in self.chunks(0, self._n):
             array[a:b] = source[a:b]
@@ -106,21 +106,21 @@ class _Sorter:
         return array
 
     def add_array(self, array: NDArray[Any]) -> NDArray[Any]:
-        """Have an array ordered like the rows; return it."""
+        """Register an array to be ordered like the rows, and return it."""
         spare = self._storage.allocate(array.shape, array.dtype)
         self._pairs.append((array.reshape(self._n, -1), spare.reshape(self._n, -1)))
         return array
 
     def chunks(self, start: int, stop: int) -> list[tuple[int, int]]:
-        """Divide rows into ranges that may be in memory."""
+        """Divide rows into ranges that may be in memory, as (start, stop)."""
         return [(a, min(stop, a + self._limit)) for a in range(start, stop, self._limit)]
 
     def sort(self) -> NDArray[np.int64]:
-        """Take nodes from the first row to the last; return where blocks start, and where the last one ends."""
+        """Sort all rows, in depth-first order; return the first row of each block, then n."""
         offsets: list[int] = []
         stack = [(0, self._n, False)]
-        spared = 0, 0  # the leaves that were last found in the spare arrays, which are copied back together
-        held = 0  # rows before this one are done with
+        spared = 0, 0  # range of the last leaves that are in the spare arrays; they are copied back together
+        held = 0  # rows before this one are finished
         while stack:
             start, stop, in_spare = stack.pop()
             ends = self._split(start, stop, in_spare=in_spare)
@@ -154,15 +154,15 @@ class _Sorter:
                     release(spare, a, b)
 
     def _split(self, start: int, stop: int, *, in_spare: bool) -> list[int]:
-        """Move the rows of a node to its parts; return where those end, or nothing if it is a leaf."""
+        """Move the rows of a node to its parts; return the ends of the parts, or an empty list if it is a leaf."""
         size, levels, team = stop - start, 0, self._team
         if size <= self._most:
             return []
         while (size >> levels) > self._block + self._block // 4:
             levels += 1
         rows = self._pairs[0][in_spare]
-        fits = size <= self._limit  # then its pages stay until all of its rows are done with
-        # As many at each stage: eight and eight have fewer nodes than eleven and five.
+        fits = size <= self._limit  # if so, its pages stay in memory until all of its rows are finished
+        # Equal numbers of levels per stage: eight and eight have fewer nodes than eleven and five.
         levels = -(-levels // -(-levels // _LEVELS))
         axes, cuts = np.empty(1 << levels, np.uint32), np.empty(1 << levels, np.float32)
         sampled = np.arange(start, stop, max(1, size // (_SAMPLE << levels)))
@@ -184,7 +184,7 @@ class _Sorter:
                 find(piece, a, b)
                 release(rows, a, b)
         whole = counts.sum(axis=0)
-        if whole.max() == size:  # copies of one row: any order will do
+        if whole.max() == size:  # all rows are equal: any order will do
             return []
         ends = start + np.cumsum(whole)
         begins = ends - whole + np.cumsum(counts, axis=0) - counts

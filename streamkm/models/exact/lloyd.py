@@ -1,4 +1,4 @@
-"""Lloyd's algorithm, as the text-book has it: assign, update, until nothing changes."""
+"""One run of Lloyd's algorithm: assign, update, until nothing changes."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from streamkm.models.exact.threads import ThreadTeam
 log = logging.getLogger(__name__)
 
 ZERO_DISTANCE = 2.0**-100
-"""A point lies on its centroid within this squared distance a dimension, where coordinates are one at most: the mean of
-equal points is one of them but for rounding. Else clusters without points would take them in turns for ever."""
+"""Squared distance per dimension, with coordinates of at most 1, up to which a point lies on its centroid: the mean of
+equal points differs from them by rounding. Otherwise clusters without points could exchange such points for ever."""
 
 Stopped = Literal["labels", "tol", "max_iter"]
 
@@ -32,13 +32,13 @@ class Iteration:
     Parameters
     ----------
     centroids
-        (k, d) to which points were assigned.
+        (k, d) centroids to which points were assigned.
     sizes
-        (k,) summed weights of the points assigned to each.
+        (k,) summed weights of the points assigned to each centroid.
     inertia
-        Weighted sum of squared distances to them.
+        Weighted sum of squared distances to the assigned centroids.
     moved
-        Points whose label this iteration changed; all of them in the first.
+        Number of labels that this iteration changed; all points in the first.
     """
 
     centroids: NDArray[np.float64]
@@ -49,24 +49,24 @@ class Iteration:
 
 @dataclass(frozen=True, eq=False)
 class LloydResult:
-    """The end of one run.
+    """Result of one run.
 
     Parameters
     ----------
     centroids
-        (k, d).
+        (k, d) float64, raw units.
     sizes
-        (k,) summed weights of the points nearest to each.
+        (k,) summed weights of the points nearest to each centroid.
     costs
-        (k,) weighted sums of their squared distances.
+        (k,) weighted sums of the squared distances of these points.
     inertia
-        Sum of `costs`, rounded once.
+        Sum of `costs`, computed exactly and rounded once.
     n_iter
-        Assignments made, the one that changed nothing included.
+        Number of assignments, including the last one, which changed nothing.
     stopped
-        Why: no label changed, no centroid moved more than `tol`, or `max_iter`.
+        Stop reason: no label changed, no centroid moved more than `tol`, or `max_iter`.
     trace
-        All iterations, if they were asked for.
+        All iterations, if recorded.
     """
 
     centroids: NDArray[np.float64]
@@ -79,25 +79,25 @@ class LloydResult:
 
 
 class Lloyd:
-    """One run from given centroids.
+    """A run of Lloyd's algorithm from given centroids.
 
     Parameters
     ----------
     points
         The points.
     start
-        (k, d) centroids to start from, raw.
+        (k, d) initial centroids, raw units.
     team
-        Threads.
+        Threads to use.
     n_iter, moved
-        To go on where another process stopped: which iteration the start is that of, and how many labels it changed.
+        To resume a run: the iteration of `start`, and the number of labels that it changed.
 
     Attributes
     ----------
     n_iter
         Iterations so far.
     stopped
-        Why it stopped.
+        Stop reason, as in `LloydResult`.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class Lloyd:
         self.rows_read = len(self.assigner.labels)
 
     def steps(self, max_iter: int, tol: float) -> Iterator[int]:
-        """Iterate; yield, with points assigned and before centroids are updated, how many labels changed.
+        """Iterate; yield the number of changed labels after each assignment, before centroids are updated.
 
         Parameters
         ----------
@@ -130,8 +130,8 @@ class Lloyd:
         first = True
         while self.n_iter < max_iter:
             self.n_iter += 1
-            # Step 1. Assign (the first assignment was made with the run). A full pass, whatever the bounds say,
-            # certifies that nothing changed.
+            # Step 1. Assign (the constructor made the first assignment). A full pass without bounds certifies that
+            # nothing changed.
             if not first:
                 self._moved = self._label(force=False)
                 self.rows_read = self.assigner.rows_read
@@ -140,7 +140,7 @@ class Lloyd:
                     self.rows_read += self.assigner.rows_read
             first = False
             yield self._moved
-            # Step 2. Update, after clusters without points have got the farthest ones.
+            # Step 2. Update, after moving the farthest points to clusters without points.
             changed = self._moved
             largest = self._update(may_stay=False)
             if largest < 0.0:
@@ -152,15 +152,15 @@ class Lloyd:
             if largest <= tol:
                 self.stopped = "tol"
                 break
-        self._label(force=True)  # labels are one update behind
+        self._label(force=True)  # assign to the centroids of the last update
 
     def finish(self, trace: tuple[Iteration, ...] = ()) -> LloydResult:
-        """Sum up."""
+        """Compute the result of the run."""
         costs, inertia = self.costs()
         return LloydResult(self.raw_centroids.copy(), self.sizes(), costs, inertia, self.n_iter, self.stopped, trace)
 
     def record(self) -> Iteration:
-        """Describe the iteration that `steps` just yielded."""
+        """Record the iteration that `steps` just yielded."""
         return Iteration(self.raw_centroids.copy(), self.sizes(), self.costs()[1], self._moved)
 
     def sizes(self) -> NDArray[np.float64]:
@@ -181,9 +181,9 @@ class Lloyd:
         return largest
 
     def _relocate_empty(self) -> int:
-        """Move the farthest points to clusters without any, as scikit-learn does; return how many moved.
+        """Move the farthest points to clusters without points, as scikit-learn does; return how many moved.
 
-        The farther point goes first, of equally far ones that with the lower index. A point that lies on its centroid,
+        Points are taken by distance, then by index. A point that lies on its centroid,
         has no weight or is alone in its cluster stays.
         """
         counts = self.cluster_sums.counts.sum(axis=0)
@@ -192,7 +192,7 @@ class Lloyd:
             return 0
         p, labels = self.points, self.assigner.labels
         moved: list[int] = []
-        for row in self._farthest(len(empty) + self.k):  # at most one of a cluster is refused
+        for row in self._farthest(len(empty) + self.k):  # at most one point per cluster is rejected
             old = int(labels[row])
             if len(moved) < len(empty) and counts[old] > 1:
                 new = int(empty[len(moved)])
@@ -216,7 +216,7 @@ class Lloyd:
         return len(moved)
 
     def _farthest(self, count: int) -> list[int]:
-        """Rows farthest from their centroids, of equally far ones the first given; none at 0 or without weight."""
+        """Rows farthest from their centroids, ties in the given order; none at distance 0 or without weight."""
         p = self.points
         best, far, given = np.empty(0, np.int64), np.empty(0), np.empty(0, np.int64)
         for window in p.windows:
@@ -237,15 +237,17 @@ class Lloyd:
         return found
 
     def _squares(self, window: Window, squares: NDArray[np.float64]) -> tuple[NDArray[np.int64], float]:
-        """Squared distances of the rows of a window to their centroids, times ``scale**2``.
+        """Compute the squared distances of the rows of a window to their centroids, times ``scale**2``.
 
         Returns
         -------
-        tuple
-            Their sums, by clusters in limbs, and in what unit these are.
+        sums
+            (k, 3) int64: exact sums by cluster, in limbs.
+        unit
+            Unit of these sums.
         """
         p = self.points
-        # No row is farther from its centroid than from the one that is nearest to the origin.
+        # No row is farther from its centroid than from the centroid that is nearest to the origin.
         reach = float(np.abs((self.raw_centroids - p.origin) * p.scale).max(axis=1).min())
         unit = power_of_two(2.0 * p.raw.shape[1] * (1.0 + reach) ** 2)
         costs = np.zeros((self.team.n_threads, self.k, 3), np.int64)
@@ -260,7 +262,7 @@ class Lloyd:
         return costs.sum(axis=0), unit
 
     def costs(self) -> tuple[NDArray[np.float64], float]:
-        """Sum up squared distances, by clusters and over all: exact sums, rounded once."""
+        """Sum squared distances by cluster, (k,), and over all: exact sums, rounded once."""
         p = self.points
         limbs, unit = np.zeros((self.k, 3), np.int64), 1.0
         for window in p.windows:
@@ -274,7 +276,7 @@ class Lloyd:
         return sums[:-1], float(sums[-1])
 
     def relative_inertia(self) -> float:
-        """By how much the inertia exceeds that of all points at the origin, about: it costs no pass."""
+        """Approximate difference of the inertia to that of all points at the origin, without a pass over the rows."""
         p, t = self.points, self.cluster_sums
         limbs = t.sums.sum(axis=0)
         sums = (limbs[:, 0] + limbs[:, 1] / LIMB) / LIMB
@@ -284,5 +286,5 @@ class Lloyd:
 
 
 def _highest(squares: NDArray[np.float64], count: int) -> float:
-    """The lowest of the highest few."""
+    """The count-th largest value; 0 if there are fewer."""
     return float(np.partition(squares, -count)[-count]) if len(squares) > count else 0.0

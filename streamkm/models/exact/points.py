@@ -1,4 +1,4 @@
-"""Points as the exact algorithm works on them."""
+"""Points in the form that the exact algorithm's kernels use: working coordinates, blocks of neighbours and windows."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from streamkm.models.exact.storage import Storage, release
 from streamkm.models.exact.threads import ThreadTeam
 
 BLOCK = 512
-"""Rows of a block: measured best of 64 to 1024, the longer lists of large blocks against the smaller overhead."""
+"""Rows of a block: the fastest of 64 to 1024; larger blocks have longer candidate lists, smaller ones more overhead."""
 
 _MAX_BLOCK_DIMENSIONS = 16
 _MIN_BLOCK_ROWS = 16 * BLOCK
 _MIN_BLOCK_CENTROIDS = 8
 
 _MAX_UNCENTERED_RATIO = 30.0
-"""Float32 points of at most so many times half their range are compared as they are, without a copy."""
+"""Float32 points of at most this multiple of half their range are compared in raw coordinates, without a copy."""
 
 _ORIGIN_STEPS = 2.0**16
-"""Steps of an origin within the largest coordinate."""
+"""Origins are rounded to this fraction of the largest coordinate."""
 
 _IDENTITY = np.empty(0, np.int32)
 _NO_WEIGHTS = np.empty(0)
@@ -38,7 +38,7 @@ _NO_BOXES = np.empty((0, 3, 0), np.float32)
 
 
 def frozen(array: NDArray[Any]) -> NDArray[Any]:
-    """View an array as a plain read-only one: the only type that kernels are compiled for."""
+    """View an array as a plain read-only ndarray: the only type that kernels are compiled for."""
     view = array.view(np.ndarray)
     view.flags.writeable = False
     return view
@@ -46,7 +46,7 @@ def frozen(array: NDArray[Any]) -> NDArray[Any]:
 
 @dataclass(frozen=True)
 class Window:
-    """What is looked at before its pages are let go of: a range of regions, as such, in blocks and in rows."""
+    """A range of rows that may be in memory at the same time, also as a range of blocks and of regions."""
 
     regions: tuple[int, int]
     blocks: tuple[int, int]
@@ -55,40 +55,41 @@ class Window:
 
 @dataclass(frozen=True)
 class Points:
-    """Points in the order in which kernels read them, and how to compare them without losing digits.
+    """Points in the order in which kernels read them, with the coordinates in which they are compared.
 
-    Working coordinates are ``(raw - origin) * unit``, in float32; a power of two, so that only the subtraction rounds.
+    Working coordinates are ``(raw - origin) * unit`` in float32; `unit` is a power of two, so only the subtraction
+    rounds.
 
     Parameters
     ----------
     given
-        (n, d) as given, C-contiguous.
+        (n, d) the points as given, C-contiguous.
     given_weights
-        (n,) as given; empty for ones.
+        (n,) the weights as given; (0,) for ones.
     raw
-        The points, perhaps in another order.
+        (n, d) the points in kernel order.
     rows
-        (n, d) the same in working coordinates.
+        (n, d) the points in kernel order and working coordinates.
     permutation
-        Which of `given` each row is; empty for the same.
+        (n,) index in `given` of each row; (0,) for the same order.
     weights
-        As `raw`, at most 1; empty for ones.
+        (n,) weights in kernel order, divided by `weight_unit`, at most 1; (0,) for ones.
     weight_unit
-        What a weight of 1 was.
+        Unit of `weights`.
     origin, scale
-        ``(raw - origin) * scale`` is at most 1 in size; `scale` is a power of two.
+        ``(raw - origin) * scale`` is at most 1 in absolute value; `scale` is a power of two.
     unit
-        `scale`, or 1 if raw coordinates do.
+        `scale`, or 1 if raw coordinates are accurate enough.
     extent
-        The largest norm of a row, in working coordinates.
+        Largest norm of a row, in working coordinates.
     offsets
-        (blocks + 1,) where blocks of rows start.
+        (blocks + 1,) first row of each block, then n.
     boxes, radii
-        Boxes of blocks, then of regions; empty if blocks are no neighbours.
+        (blocks + regions, 3, d) and (blocks + regions,): bounding boxes and radii; empty without blocks of neighbours.
     windows
-        All rows, in ranges of what may be in memory.
+        Ranges of rows that may be in memory, covering all rows.
     storage
-        Where arrays of one entry a row live.
+        Allocates arrays with one entry per row.
     """
 
     given: Real
@@ -110,15 +111,15 @@ class Points:
 
     @property
     def has_blocks(self) -> bool:
-        """Whether blocks are neighbours in space."""
+        """Whether rows are ordered into blocks of neighbours."""
         return len(self.boxes) > 0
 
     def working(self, raw: NDArray[Any]) -> NDArray[np.float64]:
-        """Bring centroids or points to working coordinates."""
+        """Convert centroids or points, (m, d), to working coordinates."""
         return (raw - self.origin) * self.unit
 
     def original_labels(self, labels: NDArray[np.int32]) -> NDArray[np.int32]:
-        """Bring labels of `rows` to the order in which the points were given."""
+        """Convert labels, (n,), from kernel order to the order of `given`."""
         if not len(self.permutation):
             return labels
         given = np.empty_like(labels)
@@ -128,7 +129,7 @@ class Points:
     def sweep(
         self, team: ThreadTeam, work: Callable[[int, int, Window], object], nanoseconds: float, *kept: NDArray[Any]
     ) -> None:
-        """Have threads work through all windows, one after the other.
+        """Run a kernel over all windows, one after the other, with several threads.
 
         Parameters
         ----------
@@ -137,9 +138,9 @@ class Points:
         work
             ``work(part, parts, window)`` calls a kernel.
         nanoseconds
-            About how long all of it takes on one thread.
+            Approximate duration of all work on one thread.
         kept
-            Arrays besides points and weights that it uses, of one entry a row.
+            Other arrays that it uses, with one entry per row, whose pages are released too.
         """
         for window in self.windows:
             team.share(partial(_in_window, work, window), nanoseconds / len(self.windows))
@@ -147,7 +148,7 @@ class Points:
                 self.release(window, *kept)
 
     def release(self, window: Window, *kept: NDArray[Any]) -> None:
-        """Let go of the pages of a window."""
+        """Release the pages of a window."""
         for array in (self.rows, self.raw, self.weights, *kept):
             if len(array):
                 release(array, *window.rows)
@@ -166,22 +167,22 @@ def prepare(
     blocks: bool | None = None,
     storage: Storage | None = None,
 ) -> Points:
-    """Choose how to compare points, and put neighbours together where that pays.
+    """Choose the working coordinates of points, and order them into blocks of neighbours if that pays.
 
     Parameters
     ----------
     X
         (n, d) float32 or float64, C-contiguous, finite.
     sample_weight
-        (n,) not negative, or None.
+        (n,), not negative, or None for ones.
     n_clusters
-        How many centroids there will be.
+        Number of centroids that the points will be compared with.
     team
-        Threads; None for this one.
+        Threads to use; None for the caller's only.
     blocks
-        Whether to put neighbours together; None to decide.
+        Whether to order rows into blocks; None to decide by n, d and `n_clusters`.
     storage
-        Where arrays live; None for memory.
+        Allocates arrays; None for memory.
     """
     n, d = X.shape
     storage, team = storage or Storage(), team or ThreadTeam(1)
@@ -230,7 +231,7 @@ def prepare(
 
 
 def _windows(offsets: NDArray[np.int64], regions: NDArray[np.int64], max_rows: int | None) -> tuple[Window, ...]:
-    """Gather regions until they have as many rows as may be in memory."""
+    """Combine regions into windows of as many rows as may be in memory."""
     n_regions, n_blocks = len(regions) - 1, len(offsets) - 1
     found, first = [], 0
     while first < n_regions:
@@ -255,7 +256,7 @@ def _bounding_boxes(
     windows: tuple[Window, ...],
     team: ThreadTeam,
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Box blocks, then regions."""
+    """Compute the bounding boxes and radii of blocks, then of regions."""
     n_blocks = len(offsets) - 1
     boxes = np.empty((n_blocks + n_regions, 3, rows.shape[1]), np.float32)
     radii = np.empty(len(boxes))
@@ -272,7 +273,7 @@ def _bounding_boxes(
 
 
 def _choose_frame(raw: Real, team: ThreadTeam, storage: Storage) -> tuple[NDArray[np.float64], float, float, float]:
-    """Choose origin, scale and unit, whatever the order of rows; the last is the largest norm of a row."""
+    """Choose origin, scale and unit, independent of the order of rows, and compute the largest norm of a row."""
     n, d = raw.shape
     low, high = np.full(d, np.inf), np.full(d, -np.inf)
     lows, highs = np.full((team.n_threads, d), np.inf), np.full((team.n_threads, d), -np.inf)
@@ -292,7 +293,7 @@ def _choose_frame(raw: Real, team: ThreadTeam, storage: Storage) -> tuple[NDArra
             release(raw, a, b)
         limbs = sums.sum(axis=0)[0]
         mean = middle + (limbs[0, :d] + limbs[1, :d] / LIMB) / LIMB / n / scale
-        # A round number, so that subtracting it rounds as little as can be.
+        # Rounded, so that subtracting it rounds as little as possible.
         origin = np.round(mean * scale * _ORIGIN_STEPS) / _ORIGIN_STEPS / scale
     reach = np.maximum(high - origin, origin - low)
     scale = power_of_two(float(reach.max()))
@@ -301,12 +302,12 @@ def _choose_frame(raw: Real, team: ThreadTeam, storage: Storage) -> tuple[NDArra
 
 
 def power_of_two(largest: float) -> float:
-    """Find the power of two that brings a number to between a half and 1."""
+    """Power of two that scales a number to between 0.5 and 1."""
     return math.ldexp(1.0, max(-1000, min(1000, -math.frexp(largest)[1]))) if largest > 0 else 1.0
 
 
 def _scaled_weights(sample_weight: NDArray[np.float64] | None, storage: Storage) -> tuple[NDArray[np.float64], float]:
-    """Divide weights by a power of two so that the largest is at most 1; none are needed when all are equal."""
+    """Divide weights by a power of two so that the largest is at most 1; return (0,) weights if all are equal."""
     if sample_weight is None or not len(sample_weight):
         return _NO_WEIGHTS, 1.0
     chunks = list(storage.chunks(len(sample_weight), 16))

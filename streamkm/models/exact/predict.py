@@ -1,4 +1,4 @@
-"""Answers of given centroids: labels that are those of a plain float64 loop, and distances to the nearest."""
+"""Prediction with given centroids: labels exactly as by float64 comparison, and distances to assigned centroids."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from streamkm.models.exact.threads import ThreadTeam
 
 
 def nearest_labels(array: Real, centroids: NDArray[np.float64], team: ThreadTeam) -> NDArray[np.int32]:
-    """Find the nearest centroid of each point, the lowest index of several equally near.
+    """Find the nearest centroid of each point, the lowest index of several equally near ones.
 
     Parameters
     ----------
@@ -22,10 +22,10 @@ def nearest_labels(array: Real, centroids: NDArray[np.float64], team: ThreadTeam
     centroids
         (k, d).
     team
-        Threads.
+        Threads to use.
     """
     k, d = centroids.shape
-    points = prepare(array, None, 1)  # 1: making blocks takes longer than one pass
+    points = prepare(array, None, 1)  # 1 cluster: no blocks, making them takes longer than one pass
     cluster_sums = ClusterSums(team.n_threads, 0, d)
     return first_assignment(points, k, cluster_sums, team, centroids, points.working(centroids)).labels
 
@@ -33,18 +33,18 @@ def nearest_labels(array: Real, centroids: NDArray[np.float64], team: ThreadTeam
 def own_distances(
     array: Real, labels: NDArray[np.int32], centroids: NDArray[np.float64], team: ThreadTeam
 ) -> NDArray[np.float64]:
-    """Compute the distance of each point to its centroid.
+    """Compute the distance of each point to its assigned centroid.
 
     Parameters
     ----------
     array
         (n, d) C-contiguous, finite.
     labels
-        (n,).
+        (n,) index of the assigned centroid.
     centroids
         (k, d).
     team
-        Threads.
+        Threads to use.
     """
     scale = scale_for(array, centroids)
     squares = np.empty(len(array))
@@ -62,6 +62,6 @@ def own_distances(
 
 
 def scale_for(array: Real, centroids: NDArray[np.float64]) -> float:
-    """Choose a power of two with which squared differences neither overflow nor vanish."""
+    """Choose a power of two as scale, with which squared differences neither overflow nor underflow."""
     size = max(float(array.max()), -float(array.min()), float(np.abs(centroids).max())) if array.size else 1.0
     return float(2.0 ** -np.clip(np.frexp(size)[1], -1000, 1000))

@@ -1,4 +1,4 @@
-"""All runs of a fit, of which the best is kept; step by step, so that it can be watched and gone on with."""
+"""All runs of a fit, of which the best is kept; a fit can be observed and resumed at every iteration."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ _CHUNK_ROWS = 1 << 20
 
 @dataclass(frozen=True, eq=False)
 class FitParams:
-    """What is asked for.
+    """Validated parameters of a fit.
 
     Parameters
     ----------
     k
-        How many clusters.
+        Number of clusters.
     init
-        A method of `seed`, or (k, d) centroids.
+        An initialization method of `seed`, or (k, d) centroids.
     n_init
-        How many runs, if a method is given.
+        Number of runs, if a method is given.
     max_iter, tol
         As in `Lloyd.steps`.
     trace
-        Keep a record of every iteration.
+        Whether to record every iteration.
     """
 
     k: int
@@ -51,12 +51,12 @@ class FitParams:
     def checked(
         cls, n_clusters: int, init: str | ArrayLike, n_init: int, max_iter: int, tol: float, *, trace: bool
     ) -> Self:
-        """Make one of settings that may be wrong.
+        """Validate parameters.
 
         Raises
         ------
         SettingsError
-            One is out of its range.
+            A parameter is out of its range.
         """
         for name, value in (("n_clusters", n_clusters), ("n_init", n_init), ("max_iter", max_iter)):
             if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
@@ -69,14 +69,14 @@ class FitParams:
         return cls(int(n_clusters), start, int(n_init), int(max_iter), float(tol), bool(trace))
 
     def check_points(self, shape: tuple[int, ...]) -> None:
-        """Raise if points of this shape cannot be fitted so.
+        """Check that points of this shape can be fitted.
 
         Raises
         ------
         DataError
             There are fewer points than clusters.
         SettingsError
-            The start does not fit.
+            The given centroids have the wrong shape.
         """
         n, d = shape
         if n < self.k:
@@ -91,12 +91,12 @@ class FitParams:
 
     @property
     def n_runs(self) -> int:
-        """One will do from given centroids."""
+        """Number of runs: 1 for given centroids."""
         return self.n_init if isinstance(self.init, str) else 1
 
 
 def _start(init: ArrayLike) -> NDArray[np.float64]:
-    """Check given centroids."""
+    """Convert and validate given centroids."""
     try:
         start = np.ascontiguousarray(init, np.float64)
     except (TypeError, ValueError) as e:
@@ -107,12 +107,12 @@ def _start(init: ArrayLike) -> NDArray[np.float64]:
 
 
 def checked_weights(sample_weight: ArrayLike | None, n: int) -> NDArray[np.float64] | None:
-    """Check weights, of which one number stands for n equal ones.
+    """Convert and validate weights; a single number is the weight of all n points.
 
     Raises
     ------
     DataError
-        They are no weights, or no point has any.
+        The weights are invalid, or all zero.
     """
     if sample_weight is None:
         return None
@@ -138,24 +138,24 @@ def checked_weights(sample_weight: ArrayLike | None, n: int) -> NDArray[np.float
 
 @dataclass(frozen=True, eq=False)
 class FitCheckpoint:
-    """Where a fit is: all that it takes to go on from there to the same end.
+    """State of a fit at an iteration, from which it can be resumed with the same result.
 
     Parameters
     ----------
     run
-        Which run.
+        Index of the run.
     n_iter
-        Which iteration of it.
+        Iteration of the run, from 1.
     centroids
-        (k, d) to which points are assigned in this iteration.
+        (k, d) centroids to which points are assigned in this iteration.
     moved
-        How many labels that changed.
+        Number of labels that this assignment changed.
     best
-        The best of earlier runs.
+        Best result of earlier runs.
     trace
-        Iterations of this run, with this one; empty if they are not asked for.
+        Iterations of this run up to this one; empty if not recorded.
     rng
-        State of the generator, with the start of this run drawn.
+        State of the random generator after this run's initialization.
     """
 
     run: int
@@ -179,27 +179,27 @@ def fit_all(
     on_step: OnStep | None = None,
     checkpoint: FitCheckpoint | None = None,
 ) -> tuple[LloydResult, NDArray[np.int32]]:
-    """Make all runs.
+    """Run Lloyd's algorithm from all starts.
 
     Parameters
     ----------
     points
         The points.
     params
-        What to do.
+        Parameters of the fit.
     rng
-        Where starts come from.
+        Random generator of the starts.
     team
-        Threads.
+        Threads to use.
     on_step
-        Called in every iteration, after points were assigned.
+        Called in every iteration after points were assigned.
     checkpoint
-        Where to go on.
+        State to resume from.
 
     Returns
     -------
     tuple
-        The run with the lowest inertia, the first of equal ones, and its labels in the order of the points' rows.
+        The run with the lowest inertia, the first of equal ones, and its labels in the order of the rows of `points`.
     """
     best: LloydResult | None = checkpoint.best if checkpoint else None
     labels: NDArray[np.int32] | None = None
@@ -226,6 +226,6 @@ def fit_all(
             best, labels = fit, run.assigner.labels
         del run
     assert best is not None  # noqa: S101 -- there is at least one run
-    if labels is None:  # the best run was another process's
+    if labels is None:  # the best run was made before the checkpoint
         labels = Lloyd(points, best.centroids, team).assigner.labels
     return best, labels

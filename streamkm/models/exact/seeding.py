@@ -1,4 +1,4 @@
-"""Where the exact algorithm starts from."""
+"""Initialization of the exact algorithm: random rows, k-means++ and k-means||."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _OVERSAMPLING = 2.0
 _CHUNK_ROWS = 1 << 16
 
 _CANONICAL_ORDER_ROWS = 8192
-"""Up to so many points are put in an order of their own before starts are drawn."""
+"""Up to this many points are brought into a canonical order before rows are drawn."""
 
 
 def seed(
@@ -31,7 +31,7 @@ def seed(
     rng: np.random.RandomState,
     team: ThreadTeam,
 ) -> NDArray[np.float64]:
-    """Choose starting centroids among the points.
+    """Choose initial centroids among the points.
 
     Of few points the choice depends neither on their order nor on whether a point is repeated or has a weight.
 
@@ -42,16 +42,16 @@ def seed(
     points
         The points.
     k
-        How many centroids.
+        Number of centroids.
     rng
-        Where chance comes from.
+        Random generator, advanced.
     team
-        Threads.
+        Threads to use.
 
     Returns
     -------
     ndarray
-        (k, d) raw.
+        (k, d) raw units.
     """
     if len(points.given) <= _CANONICAL_ORDER_ROWS:
         X, weights = points.given, points.given_weights
@@ -66,7 +66,7 @@ def seed(
 
 
 def _by_content(X: Real) -> NDArray[np.int64]:
-    """Order rows by a hash of their values: the same for any order they came in, copies side by side."""
+    """Order rows by a hash of their values: independent of the given order, with equal rows next to each other."""
     bits = (X + 0.0).view(np.uint32 if X.dtype == np.float32 else np.uint64).astype(np.uint64)  # no -0.0
     bits ^= bits >> np.uint64(29)
     factors = np.random.default_rng(0).integers(0, 2**64 - 1, bits.shape[1], np.uint64, endpoint=True) | np.uint64(1)
@@ -74,7 +74,7 @@ def _by_content(X: Real) -> NDArray[np.int64]:
 
 
 class _NearestCosts:
-    """Squared distances to the nearest of the centroids chosen so far."""
+    """Squared distances of all rows to the nearest of the centroids chosen so far."""
 
     def __init__(self, points: Points, team: ThreadTeam) -> None:
         n_blocks = len(points.offsets) - 1
@@ -82,7 +82,7 @@ class _NearestCosts:
         self.nearest = points.storage.allocate((len(points.rows),), np.float32, fill=3e38)
         self.most = np.full(n_blocks, 3e38, np.float32)
         self.costs = np.full(n_blocks, 3e38)
-        self._fresh = 1.0  # share of rows that a candidate can change, about
+        self._fresh = 1.0  # approximate share of rows that a new centroid can change
 
     def _call(self, candidates: NDArray[np.float32], trial: NDArray[np.float64]) -> None:
         p = self.points
@@ -96,12 +96,12 @@ class _NearestCosts:
         p.sweep(self.team, work, len(p.rows) * candidates.size * 0.1 * self._fresh, self.nearest)
 
     def take(self, candidate: NDArray[np.float32]) -> None:
-        """Add a point, (1, d) in working coordinates, to the centroids."""
+        """Choose a point, (1, d) in working coordinates, as a centroid."""
         self._call(candidate, np.empty((0, 0)))
         self._fresh = max(0.1, self._fresh * 0.8) if self.points.has_blocks else 1.0
 
     def take_best(self, rows: NDArray[np.int64]) -> int:
-        """Add that of some rows that leaves the lowest cost; return it."""
+        """Choose the row with the lowest resulting cost as a centroid; return its index."""
         trial = np.empty((len(self.costs), len(rows)))
         candidates = copy_rows(self.points.rows, rows)
         self._call(candidates, trial)
@@ -114,13 +114,13 @@ class _NearestCosts:
         return float(self.costs.sum())
 
     def draw(self, share: float) -> int:
-        """Draw a row with probability proportional to its cost; -1 when all costs are zero."""
+        """Draw a row with probability proportional to its cost; -1 if all costs are zero."""
         p = self.points
         return int(draw_by_cost(p.weights, p.offsets, self.nearest, self.costs, share * self.total))
 
 
 class _WeightedSampler:
-    """Draws points, by where they were given, with probability proportional to their weights."""
+    """Draws points with probability proportional to their weights, as indices in the given order."""
 
     def __init__(self, points: Points, rng: np.random.RandomState) -> None:
         self._weights, self._n, self._rng = points.given_weights, len(points.given), rng
@@ -132,25 +132,25 @@ class _WeightedSampler:
         self._reached = np.cumsum(sums)
 
     def draw(self, count: int) -> NDArray[np.int64]:
-        """Draw some points, with replacement."""
+        """Draw `count` points, with replacement."""
         shares = self._rng.uniform(size=count)
         if not len(self._weights):
             return np.minimum((shares * self._n).astype(np.int64), self._n - 1)
         return np.array([self._find(share * self._reached[-1]) for share in shares], np.int64)
 
     def _find(self, target: float) -> int:
-        """Find where the running sum of weights passes a target: first the strip, then the point within it."""
+        """Find the point at which the cumulated weight exceeds a target: first the chunk, then the point within it."""
         strip = min(int(np.searchsorted(self._reached, target, side="right")), len(self._reached) - 1)
         weights = self._weights[strip * _CHUNK_ROWS : (strip + 1) * _CHUNK_ROWS]
         reached = np.cumsum(weights) + (self._reached[strip - 1] if strip else 0.0)
         within = int(np.searchsorted(reached, target, side="right"))
-        if within == len(reached):  # rounding
+        if within == len(reached):  # due to rounding
             within = int(np.flatnonzero(weights)[-1])
         return strip * _CHUNK_ROWS + within
 
 
 def _random(points: Points, count: int, rng: np.random.RandomState) -> Real:
-    """Draw points that differ, as far as there are so many; then copies."""
+    """Draw `count` distinct points, or as many as there are and duplicates of them."""
     sampler = _WeightedSampler(points, rng)
     chosen: dict[bytes, Real] = {}
     for _ in range(64):
@@ -159,7 +159,7 @@ def _random(points: Points, count: int, rng: np.random.RandomState) -> Real:
                 chosen.setdefault(point.tobytes(), point)
         if len(chosen) == count:
             return np.array(list(chosen.values()))
-    for start in range(0, len(points.given), _CHUNK_ROWS):  # few differ: take the first that do
+    for start in range(0, len(points.given), _CHUNK_ROWS):  # few distinct points: take the first ones
         for point in np.unique(points.given[start : start + _CHUNK_ROWS] + 0.0, axis=0):
             if len(chosen) < count:
                 chosen.setdefault(point.tobytes(), point)
@@ -171,7 +171,7 @@ def _random(points: Points, count: int, rng: np.random.RandomState) -> Real:
 
 
 def _joined(parts: list[Any]) -> Any:
-    """Put points below each other."""
+    """Concatenate arrays of points."""
     return np.concatenate(parts)
 
 
@@ -184,7 +184,7 @@ def _first(points: Points, costs: _NearestCosts, rng: np.random.RandomState) -> 
 
 
 def _plus_plus(points: Points, k: int, rng: np.random.RandomState, team: ThreadTeam) -> Real:
-    """Greedy k-means++ (Arthur and Vassilvitskii 2007, section 5): of a few draws the one that costs least."""
+    """Greedy k-means++ (Arthur and Vassilvitskii 2007, section 5): of several draws, the cheapest is kept."""
     n_candidates = 2 + int(math.log(k))
     costs = _NearestCosts(points, team)
     chosen = [_first(points, costs, rng)]
@@ -200,7 +200,7 @@ def _plus_plus(points: Points, k: int, rng: np.random.RandomState, team: ThreadT
 
 
 def _parallel(points: Points, k: int, rng: np.random.RandomState, team: ThreadTeam) -> Real:
-    """k-means|| (Bahmani et al. 2012, algorithm 2): a few rounds of many draws, then k-means++ on those, weighted."""
+    """k-means|| (Bahmani et al. 2012, algorithm 2): rounds of many draws, then weighted k-means++ on them."""
     costs = _NearestCosts(points, team)
     chosen = [_first(points, costs, rng)]
     for _ in range(_ROUNDS):
@@ -226,7 +226,7 @@ def _parallel(points: Points, k: int, rng: np.random.RandomState, team: ThreadTe
 def _drawn(
     points: Points, nearest: NDArray[np.float32], window: Window, factor: float, rng: np.random.RandomState
 ) -> NDArray[np.int64]:
-    """Draw each row of a window for itself, with the probability of its share of the cost times a factor."""
+    """Draw each row of a window independently, with probability `factor` times its cost."""
     first, last = window.rows
     expected = nearest[first:last] * (points.weights[first:last] if len(points.weights) else 1.0) * factor
     found: NDArray[np.int64] = first + np.flatnonzero(rng.uniform(size=last - first) < expected)

@@ -1,4 +1,4 @@
-"""Where the large arrays of a fit live: in memory or, beyond a limit, in files that are mapped."""
+"""Storage of the large arrays of a fit: in memory or, beyond a limit, in memory-mapped files."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from numpy.typing import DTypeLike, NDArray
 from streamkm.errors import SettingsError
 
 _MAPPED_DIVISOR = 8
-"""An array of more than this fraction of the memory is mapped: a fit has less than half as many at a time."""
+"""Arrays of more than 1/8 of the memory limit are mapped: fewer than four are in use at a time."""
 
 _CHUNK_DIVISOR = 3
-"""What is read at a time may take this fraction of the memory."""
+"""A chunk of rows may take 1/3 of the memory limit."""
 
 _FOLIO_BYTES = 2 << 20
-"""Touching one byte can bring so much of a file around it into memory: Linux 6.18 maps folios as a whole."""
+"""Bytes that touching a single one can load: Linux 6.18 maps folios as a whole."""
 
 _COPY_ROWS = 8
-"""Rows from all over a file that are touched before it is let go of."""
+"""Rows copied from a mapped array before its pages are released."""
 
 _ROW_MULTIPLE = 1 << 13
-"""Rows are taken in multiples of this many."""
+"""Chunks have multiples of this many rows."""
 
 
 class Storage:
-    """Makes large arrays, and says how many rows may be looked at before they are let go of.
+    """Allocates large arrays, and limits how many rows may be in memory at a time.
 
-    Files have no name: they are gone with the process, however it ends.
+    The files have no name, so they vanish with the process, however it ends.
 
     Parameters
     ----------
     memory
-        Bytes; None to have all in memory.
+        Memory limit in bytes; None to keep everything in memory.
     folder
-        Where files go; None for the folder for temporary ones.
+        Directory of the files; None for the one for temporary files.
     """
 
     def __init__(self, memory: int | None = None, folder: Path | None = None) -> None:
@@ -48,26 +48,26 @@ class Storage:
         self._folder = folder
 
     def allocate(self, shape: tuple[int, ...], dtype: DTypeLike, fill: float = 0) -> NDArray[Any]:
-        """Make an array.
+        """Allocate an array.
 
         Parameters
         ----------
         shape, dtype
-            Of which kind.
+            Shape and type.
         fill
-            What it has in it.
+            Initial value.
 
         Raises
         ------
         SettingsError
-            The folder has no room for it.
+            The directory has no space for it.
         """
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         if self.memory is None or size <= self.memory // _MAPPED_DIVISOR:
             return np.full(shape, fill, dtype) if fill else np.zeros(shape, dtype)
         try:
             with tempfile.TemporaryFile(dir=self._folder, buffering=0) as file:
-                os.posix_fallocate(file.fileno(), 0, size)  # a full disk says so here, not by a signal later
+                os.posix_fallocate(file.fileno(), 0, size)  # raises if the disk is full; later it would be SIGBUS
                 whole = mmap.mmap(file.fileno(), size)
         except OSError as e:
             where = self._folder or tempfile.gettempdir()
@@ -84,27 +84,27 @@ class Storage:
         return array
 
     def max_rows(self, row_bytes: int) -> int | None:
-        """Tell how many rows may be in memory, a multiple of 8192; None for all."""
+        """Number of rows that may be in memory, a multiple of 8192; None for all."""
         if self.memory is None:
             return None
         return max(1, self.memory // _CHUNK_DIVISOR // row_bytes // _ROW_MULTIPLE) * _ROW_MULTIPLE
 
     def chunks(self, n: int, row_bytes: int) -> Iterator[tuple[int, int]]:
-        """Divide n rows into ranges of as many as may be in memory."""
+        """Divide n rows into ranges that may be in memory, as (start, stop)."""
         step = self.max_rows(row_bytes) or max(n, 1)
         for start in range(0, n, step):
             yield start, min(n, start + step)
 
 
 def release(array: NDArray[Any], start: int, stop: int) -> None:
-    """Take some rows of a mapped array out of this process's memory; they come back when they are read.
+    """Release the pages of some rows of a mapped array; they are loaded again when read.
 
     Parameters
     ----------
     array
-        C-contiguous; if it is not of a mapped file, nothing happens.
+        C-contiguous. Arrays that are not mapped are ignored.
     start, stop
-        Which rows.
+        Range of rows.
     """
     home = _mapping(array)
     if home is None or start >= stop:
@@ -112,19 +112,19 @@ def release(array: NDArray[Any], start: int, stop: int) -> None:
     base = np.frombuffer(home, np.uint8).ctypes.data
     first = array.ctypes.data - base + start * array.strides[0]
     last = array.ctypes.data - base + stop * array.strides[0]
-    first -= first % _FOLIO_BYTES  # pages that are shared with other rows come back to them too
+    first -= first % _FOLIO_BYTES  # pages shared with other rows are loaded again too
     home.madvise(mmap.MADV_DONTNEED, first, min(last + -last % _FOLIO_BYTES, len(home)) - first)
 
 
 def copy_rows(array: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[Any]:
-    """Copy some rows from all over an array, without keeping what lies around them in memory.
+    """Copy scattered rows of an array, without keeping the pages around them in memory.
 
     Parameters
     ----------
     array
         C-contiguous.
     rows
-        Which.
+        (m,) indices.
     """
     if _mapping(array) is None:
         return array[rows]
@@ -136,7 +136,7 @@ def copy_rows(array: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[Any]:
 
 
 def _mapping(array: NDArray[Any]) -> mmap.mmap | None:
-    """Find the mapped file that an array is a view of."""
+    """Find the mapped file that an array is a view of, if any."""
     base: Any = array
     while base is not None and not isinstance(base, mmap.mmap):
         base = base.obj if isinstance(base, memoryview) else getattr(base, "base", None)

@@ -1,4 +1,4 @@
-"""Threads that share one pass, and sleep between passes."""
+"""A team of threads that share each pass over the rows, and sleep between passes."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _MIN_PARALLEL_NS = 5e5
 
 
 def available_threads() -> int:
-    """Count the cores that this process may use."""
+    """Count the cores available to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Worker(threading.Thread):
-    """One more thread, woken and waited for by a lock: half of what an executor's queue and future take."""
+    """A thread that is woken and awaited by locks: takes half as long as an executor's queue and future."""
 
     def __init__(self, part: int) -> None:
         super().__init__(name=f"streamkm-exact-{part}", daemon=True)
@@ -41,17 +41,17 @@ class _Worker(threading.Thread):
                 return
             try:
                 self._work(self._part, self._parts)
-            except BaseException as e:  # noqa: BLE001  # raised by whoever waits
+            except BaseException as e:  # noqa: BLE001  # raised in `wait`
                 self._error = e
             self._done.release()
 
     def begin(self, work: Callable[[int, int], object] | None, parts: int) -> None:
-        """Start a part of some work; None ends the thread."""
+        """Start a part of the work; None ends the thread."""
         self._work, self._parts = work, parts
         self._wanted.release()
 
     def wait(self) -> None:
-        """Wait for the part, and raise what it raised."""
+        """Wait for the part, and raise its exception, if any."""
         self._done.acquire()
         error, self._error = self._error, None
         if error is not None:
@@ -59,16 +59,16 @@ class _Worker(threading.Thread):
 
 
 class ThreadTeam:
-    """Runs kernels, which release the GIL, on a few threads of its own.
+    """Runs kernels, which release the GIL, on several threads.
 
-    Plain threads, not numba's: no OpenMP to spin beside a busy consumer, no setting to put back, no second pool in a
-    process that has one, and none that a fork would break. Which thread takes what never changes a result. When a
-    ``with`` block ends, so do its threads; it may be used again.
+    These are plain threads, not numba's: no OpenMP threads that spin beside a busy consumer, no global setting to
+    restore, no second pool, and none that a fork breaks. The assignment of work to threads never changes a result. The
+    threads end with a ``with`` block; the team may be used again.
 
     Parameters
     ----------
     n_threads
-        How many; the caller is one of them.
+        Number of threads, including the caller's.
     """
 
     def __init__(self, n_threads: int) -> None:
@@ -77,12 +77,12 @@ class ThreadTeam:
 
     @classmethod
     def checked(cls, n_threads: int | None) -> Self:
-        """Make one of as many threads as were asked for; None for all cores that this process may use.
+        """Make a team of a validated number of threads; None for all cores available to this process.
 
         Raises
         ------
         SettingsError
-            That is no number of threads.
+            The number is not an integer of at least 1.
         """
         if n_threads is None:
             return cls(available_threads())
@@ -101,18 +101,18 @@ class ThreadTeam:
         self._workers = []
 
     def parts(self, nanoseconds: float) -> int:
-        """How many threads share work that takes one of them so long."""
+        """Number of threads that share work taking so many nanoseconds on one thread."""
         return self.n_threads if nanoseconds >= _MIN_PARALLEL_NS else 1
 
     def share(self, work: Callable[[int, int], object], nanoseconds: float) -> None:
-        """Call ``work(part, parts)`` for each part.
+        """Call ``work(part, parts)`` for each part, one per thread.
 
         Parameters
         ----------
         work
-            A call of a kernel.
+            Calls a kernel.
         nanoseconds
-            About how long all of it takes on one thread.
+            Approximate duration of all work on one thread.
         """
         if self.parts(nanoseconds) == 1:
             work(0, 1)
@@ -128,7 +128,7 @@ class ThreadTeam:
                 worker.wait()
 
     def divide(self, start: int, stop: int, work: Callable[[int, int, int], object], nanoseconds: float) -> None:
-        """Call ``work(part, first, last)`` for ranges that make up a range; none is empty.
+        """Call ``work(part, first, last)`` for non-empty ranges that partition a range.
 
         Parameters
         ----------
