@@ -380,8 +380,8 @@ def test_epochs_and_counts_go_on_and_a_name_in_use_is_refused() -> None:
         until(assigner, lambda: ledger.position == {tp: 5 * epoch})  # noqa: B023
         note = json.loads(ledger.marks[tp].metadata)
         assert (note["epoch"], note["count"]) == (epoch, 5 * epoch)
-    ledger.others = "the consumer group g has living members (it is Stable)"
-    with pytest.raises(SettingsError, match="living members"):
+    ledger.others = "the consumer group g has active members (it is Stable)"
+    with pytest.raises(SettingsError, match="active members"):
         until(assigner, lambda: False)
 
 

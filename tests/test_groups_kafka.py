@@ -69,8 +69,8 @@ def test_records_that_a_stranger_has_committed_are_not_left_out_in_silence(secur
             kafka.KafkaConsumer(topic, bootstrap_servers=bootstrap, group_id=group, auto_offset_reset="earliest")
         ) as stranger:
             wait_until(lambda: bool(stranger.poll(500)))
-            assert "living members" in group_conflict(admin, group)
-            with pytest.raises(SettingsError, match="living members"):
+            assert "active members" in group_conflict(admin, group)
+            with pytest.raises(SettingsError, match="active members"):
                 until(assigner(bootstrap, topic, store), lambda: False)
         wait_until(lambda: not group_conflict(admin, group))  # it has committed, and is gone
         with pytest.raises(SettingsError, match=f"another program has changed the committed position: {topic}-0@600"):

@@ -21,7 +21,6 @@ from kafka.record.default_records import DefaultRecordBatchBuilder
 from kafka.record.legacy_records import LegacyRecordBatchBuilder
 
 from streamkm.connectors.kafka import decompression, oversized
-from streamkm.connectors.kafka import legacy_formats as formats
 from streamkm.connectors.kafka.record_batches import BatchRecords, RecordColumns, compile_parser, join
 from streamkm.connectors.kafka.sockets import SUPPORTED_VERSIONS
 from streamkm.errors import CorruptBatchError, SettingsError
@@ -192,8 +191,8 @@ KEPT, MAX_VALUE_BYTES = 10, 120
 
 def small_pieces(m):
     """Room and pieces of a size that small batches go beyond; a record may be 170 bytes long."""
-    m.setattr(formats, "CHUNK_BYTES", 50)
-    m.setattr(formats, "_INPUT_BYTES", 30)
+    m.setattr(decompression, "CHUNK_BYTES", 50)
+    m.setattr(decompression, "_INPUT_BYTES", 30)
     m.setattr(decompression, "_STEP_BYTES", 20)
     m.setattr(oversized, "MAX_KEPT_BYTES", KEPT)
 
@@ -425,8 +424,8 @@ ENCODERS = {1: codec.gzip_encode, 2: codec.snappy_encode, 3: codec.lz4_encode, 4
 
 
 def unpacked(number: int, data: bytes) -> bytes:
-    pieces = list(formats.DECOMPRESSORS[number][1](memoryview(data)))
-    assert all(len(piece) <= formats.CHUNK_BYTES for piece in pieces)
+    pieces = list(decompression.DECOMPRESSORS[number][1](memoryview(data)))
+    assert all(len(piece) <= decompression.CHUNK_BYTES for piece in pieces)
     return b"".join(pieces)
 
 
@@ -442,7 +441,7 @@ def test_what_is_compressed_comes_in_pieces(number, what):
 
 def test_a_block_of_snappy_alone_and_frames_one_after_the_other_are_read():
     assert unpacked(2, snappy.compress(b"abc" * 100)) == b"abc" * 100
-    with pytest.raises(ValueError, match="cannot become"):
+    with pytest.raises(ValueError, match="cannot decompress"):
         unpacked(2, b"\xff\xff\xff\x7f" + b"abc")
     for number in (1, 3, 4):
         assert unpacked(number, bytes(ENCODERS[number](b"abc")) + bytes(ENCODERS[number](b"def"))) == b"abcdef"

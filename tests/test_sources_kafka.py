@@ -62,8 +62,8 @@ def test_there_are_errors_to_translate_and_no_meaning_covers_all():
     ("error", "kind", "words"),
     [
         (ke.OffsetOutOfRangeError("x"), PositionLostError, "no longer in the topic"),
-        (ke.TopicAuthorizationFailedError({"t"}), SourceError, "refuses us while reading.*credentials"),
-        (ke.SaslAuthenticationFailedError("no"), SourceError, "refuses us"),
+        (ke.TopicAuthorizationFailedError({"t"}), SourceError, "denies access while reading.*credentials"),
+        (ke.SaslAuthenticationFailedError("no"), SourceError, "denies access"),
         (ke.KafkaTimeoutError("slow"), BrokerUnreachableError, "host:1.*advertise"),
         (ke.KafkaConfigurationError("what"), SettingsError, "what"),
         (ConnectionRefusedError(111, "Connection refused"), BrokerUnreachableError, "Connection refused"),

@@ -261,7 +261,7 @@ def test_what_a_query_does_is_rolled_back(database):
     ("query", "url", "error", "message"),
     [
         ("select z from t", None, SourceError, "no such column"),
-        ("delete from t", None, SourceError, "gives no rows"),
+        ("delete from t", None, SourceError, "returns no rows"),
         ("select a, b as a from t", None, SourceError, "a twice"),
         ("select 1", "nonsense", SettingsError, "SQLAlchemy URL"),
         ("select 1", "nosuch://user:hunter2@host/db", SettingsError, "SQLAlchemy URL"),

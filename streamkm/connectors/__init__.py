@@ -1,4 +1,4 @@
-"""Where records come from: Kafka, files, memory."""
+"""Connectors read and write records: Kafka, files, databases, memory."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import what reads files when it is asked for: polars takes a while, for which a restart need not wait."""
+    """Import the reader of files on first use: polars takes long to import, and a restart need not wait for it."""
     if name == "FileSource":
         return import_module("streamkm.connectors.files.source").FileSource
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

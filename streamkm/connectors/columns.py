@@ -1,4 +1,4 @@
-"""From records as objects to records as columns."""
+"""Conversion of record objects to columns."""
 
 from __future__ import annotations
 
@@ -10,7 +10,17 @@ from streamkm.records import ByteRecords, Headers, RawRecord, TopicPartition
 
 
 def byte_records(tp: TopicPartition, start: int, stop: int, records: Sequence[RawRecord]) -> ByteRecords:
-    """Put consecutive records of the range [start, stop) into columns."""
+    """Convert consecutive records to columns.
+
+    Parameters
+    ----------
+    tp
+        Partition of the records.
+    start, stop
+        Offset range [start, stop) that the records come from.
+    records
+        The records, in the order of offsets.
+    """
     values = [record.value for record in records]
     n = len(values)
     data = np.frombuffer(b"".join(value or b"" for value in values), np.uint8)

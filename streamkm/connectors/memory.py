@@ -1,4 +1,4 @@
-"""Records from memory: for tests, for examples, and for streams that come from somewhere else in the program."""
+"""Records in memory: for tests, examples, and streams that come from elsewhere in the program."""
 
 from __future__ import annotations
 
@@ -24,24 +24,30 @@ class _Partition:
 
 
 class MemorySource:
-    """Partitions of records in memory, with everything a topic can have: holes, markers, retention, new partitions.
+    """Partitions of records in memory, with everything a topic can have: gaps, markers, retention, new partitions.
 
     `append`, `advance` and `truncate` may be called from other threads while one thread reads.
 
     Parameters
     ----------
     records
-        The first records, in the order of their offsets in each partition; holes are allowed.
+        Initial records, in the order of their offsets in each partition; gaps are allowed.
     topic
-        Name for `identity` and for partitions made by number.
+        Name for `identity` and for partitions created by number.
     partitions
-        How many partitions of `topic` there are at least, empty ones included.
+        Minimum number of partitions of `topic`, empty ones included.
+
+    Attributes
+    ----------
+    topic
+        Name of the topic.
+    committed
+        The position of the last `commit`.
     """
 
     def __init__(self, records: Iterable[RawRecord] = (), *, topic: str = "memory", partitions: int = 0) -> None:
         self.topic = topic
         self.committed: dict[TopicPartition, int] = {}
-        """What `commit` was told last."""
         self._partitions = {TopicPartition(topic, i): _Partition() for i in range(partitions)}
         self._position: dict[TopicPartition, int] = {}
         self._changed = threading.Condition()
@@ -52,7 +58,17 @@ class MemorySource:
     def from_values(
         cls, values: Sequence[Sequence[bytes | None]], *, topic: str = "memory", timestamp: int = -1
     ) -> MemorySource:
-        """Make a source whose partition i has the records ``values[i]``, from offset 0 on."""
+        """Create a source whose partition i has the records ``values[i]``, from offset 0.
+
+        Parameters
+        ----------
+        values
+            Record values by partition; None is a tombstone.
+        topic
+            Name of the topic.
+        timestamp
+            Timestamp of all records, ms since the epoch; -1 for none.
+        """
         records = [
             RawRecord(TopicPartition(topic, i), offset, timestamp, None, value)
             for i, partition in enumerate(values)
@@ -61,19 +77,19 @@ class MemorySource:
         return cls(records, topic=topic, partitions=len(values))
 
     def append(self, records: Iterable[RawRecord]) -> None:
-        """Add records behind those there are; an unknown partition is a new one.
+        """Append records; an unknown partition is created.
 
         Raises
         ------
         SettingsError
-            An offset does not lie behind its partition's end.
+            An offset is below its partition's end.
         """
         with self._changed:
             for record in records:
                 partition = self._partitions.setdefault(record.partition, _Partition())
                 if record.offset < partition.end:
                     raise SettingsError(
-                        f"offset {record.offset} lies before the end, {partition.end}", where=str(record.partition)
+                        f"offset {record.offset} is below the end, {partition.end}", where=str(record.partition)
                     )
                 partition.records.append(record)
                 partition.offsets.append(record.offset)
@@ -88,7 +104,7 @@ class MemorySource:
             self._changed.notify_all()
 
     def truncate(self, partition: TopicPartition, beginning: int) -> None:
-        """Forget what lies before `beginning`, as retention does."""
+        """Delete records below `beginning`, as retention does."""
         with self._changed:
             found = self._partitions[partition]
             found.beginning = max(found.beginning, min(beginning, found.end))
@@ -117,7 +133,7 @@ class MemorySource:
             return {tp: self._partitions[tp].end for tp in sorted(self._partitions)}
 
     def offsets_at(self, seconds: float) -> Position:
-        """Offset of the first record at or after a time, seconds since 1970, for each partition; its end if none is."""
+        """For each partition the offset of the first record at or after a time, s since the epoch, or else its end."""
         self._check()
         with self._changed:
             return {
@@ -159,7 +175,7 @@ class MemorySource:
 
     def _bounds(self, tp: TopicPartition) -> tuple[int, int]:
         if tp not in self._partitions:
-            raise PositionLostError("the partition is not there", where=str(tp))
+            raise PositionLostError("the partition does not exist", where=str(tp))
         partition = self._partitions[tp]
         return partition.beginning, partition.end
 

@@ -1,4 +1,4 @@
-"""What all sources say about a position that a partition does not have."""
+"""Validation of positions, shared by all sources."""
 
 from __future__ import annotations
 
@@ -7,16 +7,22 @@ from streamkm.records import TopicPartition
 
 
 def check_position(tp: TopicPartition, offset: int, beginning: int, end: int) -> None:
-    """Raise `PositionLostError` unless ``beginning <= offset <= end``."""
+    """Raise unless ``beginning <= offset <= end``.
+
+    Raises
+    ------
+    PositionLostError
+        The offset is outside of the partition's range.
+    """
     if offset < beginning:
         raise PositionLostError(
-            f"offset {offset} is lost: the partition begins at {beginning} now",
+            f"offset {offset} was deleted: the partition begins at {beginning} now",
             where=str(tp),
-            hint="Retention was shorter than the pause; go on from the beginning and accept the gap, or start anew",
+            hint="Retention is shorter than the pause; continue from the beginning and accept the gap, or start again",
         )
     if offset > end:
         raise PositionLostError(
-            f"offset {offset} is not there: the partition ends at {end}",
+            f"offset {offset} does not exist: the partition ends at {end}",
             where=str(tp),
-            hint="The topic was truncated or made anew; start a new model, or go on from a position it has",
+            hint="The topic was truncated or recreated; start a new model, or continue from an existing offset",
         )

@@ -1,4 +1,4 @@
-"""Reading exact ranges of a partition."""
+"""Reads exact offset ranges of a partition."""
 
 from __future__ import annotations
 
@@ -9,30 +9,32 @@ from streamkm.errors import CorruptBatchError, PositionLostError
 from streamkm.records import BatchRange, Records, TopicPartition
 
 POLL_SECONDS = 0.2
-"""Longest wait for a record at a time."""
+"""Maximum wait of one poll, s."""
 
 RECORD_TIMEOUT_SECONDS = 30.0
-"""How long a record that the journal names may take to come."""
+"""Maximum wait for a record that the journal names, s."""
 
 
 class RangeReader:
-    """Reads ranges of one partition, each after the one before, exactly as the journal cut them.
+    """Reads consecutive offset ranges of one partition, with the boundaries that the journal has.
 
     Parameters
     ----------
-    source, partition
-        What is read.
+    source
+        Source to read from.
+    partition
+        Partition to read.
     batch
-        Most records of a poll.
+        Maximum number of records per poll.
     on_lost
-        Told each range that cannot be read, which is passed over; if None, it is an error.
+        Called with each range that cannot be read and is skipped. If None, such a range raises an error.
     reopen
-        Opens the source anew: one that has met what it cannot read gives nothing more.
+        Opens a new source: one that has met an unreadable batch cannot be used any more.
 
     Attributes
     ----------
     source
-        The one that is read now.
+        The source in use.
     """
 
     def __init__(
@@ -46,47 +48,49 @@ class RangeReader:
     ) -> None:
         self.source, self.partition, self.batch = source, partition, batch
         self._on_lost, self._reopen = on_lost, reopen
-        self.rest: Records | None = None
-        self.at: int | None = None
+        self._pending: Records | None = None
+        self._offset: int | None = None
 
-    def read(self, wanted: BatchRange) -> list[Records]:
-        """Records of [start, stop).
+    def read(self, offsets: BatchRange) -> list[Records]:
+        """Read the records of [start, stop).
 
         Raises
         ------
         PositionLostError
-            The topic no longer has them, or they do not come.
+            The records were deleted, or did not arrive in time.
         CorruptBatchError
-            They cannot be read.
+            A record batch cannot be read.
         """
-        if self.at != wanted.start:
-            self.source.seek({self.partition: wanted.start})
-            self.rest, self.at = None, wanted.start
+        if self._offset != offsets.start:
+            self.source.seek({self.partition: offsets.start})
+            self._pending, self._offset = None, offsets.start
         parts: list[Records] = []
         waited = 0.0
-        while self.at < wanted.stop:
-            if self.rest is None:
+        while self._offset < offsets.stop:
+            if self._pending is None:
                 try:
                     polled = self.source.poll(POLL_SECONDS, self.batch)
                 except CorruptBatchError as error:
-                    self.at = self._behind(error, self.at, wanted.stop)
+                    self._offset = self._skip_lost(error, self._offset, offsets.stop)
                     continue
                 if not polled:
                     waited += POLL_SECONDS
                     if waited > RECORD_TIMEOUT_SECONDS:
                         raise PositionLostError(
-                            f"the journal names records up to {wanted.stop}, the topic gives none after {self.at}",
+                            f"the journal has records up to {offsets.stop}, none arrived after offset {self._offset}",
                             where=str(self.partition),
                         )
                     continue
-                self.rest = polled[0]
-            taken, self.rest = self.rest.split(wanted.stop) if self.rest.stop > wanted.stop else (self.rest, None)
-            parts.append(taken)
-            self.at = taken.stop
+                self._pending = polled[0]
+            records, self._pending = self._pending, None
+            if records.stop > offsets.stop:
+                records, self._pending = records.split(offsets.stop)
+            parts.append(records)
+            self._offset = records.stop
         return parts
 
-    def _behind(self, error: CorruptBatchError, at: int, stop: int) -> int:
-        """Where reading goes on behind what cannot be read, `stop` at most."""
+    def _skip_lost(self, error: CorruptBatchError, at: int, stop: int) -> int:
+        """The offset behind an unreadable batch, at most `stop`, after the source was reopened."""
         if (
             self._on_lost is None
             or self._reopen is None

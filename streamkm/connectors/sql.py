@@ -1,4 +1,4 @@
-"""Rows of a database, read as a stream."""
+"""Reads the rows of a database query."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from streamkm.records import ColumnRecords, TopicPartition
 from streamkm.redaction import redact_url, remember_url
 
 FETCH_ROWS = 1 << 15
-"""Rows fetched at once."""
+"""Rows fetched at a time."""
 
 
 def sql_rows(query: str, database: str) -> Iterator[ColumnRecords]:
-    """Ask a database, and give its rows as they come.
+    """Run a query and stream its rows.
 
-    Whatever the query does is rolled back. Without ``ORDER BY`` a database may give rows in another order each time.
+    The transaction is rolled back. Without ``ORDER BY`` a database may return rows in a different order each time.
 
     Parameters
     ----------
     query
-        A query that gives rows.
+        A query that returns rows.
     database
         SQLAlchemy URL.
 
     Yields
     ------
     ColumnRecords
-        At least one, so that columns are known without rows too. Numbers of rows count from 0.
+        At least one, so that the columns are known even without rows. Offsets are row numbers from 0.
 
     Raises
     ------
     SettingsError
-        The URL is none, or its driver is not installed.
+        The URL is not valid, or its driver is not installed.
     SourceError
-        The database does not answer, or not with rows.
+        The query failed, or returns no rows.
     """
     remember_url(database)
     try:
@@ -48,7 +48,7 @@ def sql_rows(query: str, database: str) -> Iterator[ColumnRecords]:
         engine = sa.create_engine(url, poolclass=sa.NullPool)
     except (sa.exc.ArgumentError, ImportError) as error:
         raise SettingsError(
-            f"it cannot be used ({type(error).__name__})",
+            f"the URL cannot be used ({type(error).__name__})",
             where="database",
             hint="Give an SQLAlchemy URL, such as sqlite:///points.db, and install its driver",
         ) from error
@@ -57,7 +57,7 @@ def sql_rows(query: str, database: str) -> Iterator[ColumnRecords]:
     with _sql_errors(where), engine.connect() as connection:
         result = connection.execution_options(stream_results=True, max_row_buffer=FETCH_ROWS).execute(sa.text(query))
         if not result.returns_rows:
-            raise SourceError("the query gives no rows", where=where, hint="Begin it with SELECT")
+            raise SourceError("the query returns no rows", where=where, hint="Begin it with SELECT")
         names = list(result.keys())
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
@@ -80,7 +80,7 @@ def sql_rows(query: str, database: str) -> Iterator[ColumnRecords]:
 
 @contextlib.contextmanager
 def _sql_errors(where: str) -> Iterator[None]:
-    """Map what SQLAlchemy and its drivers raise."""
+    """Translate errors of SQLAlchemy and its drivers."""
     try:
         yield
     except sa.exc.SQLAlchemyError as error:

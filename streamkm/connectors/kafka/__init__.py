@@ -1,1 +1,1 @@
-"""Kafka: reading, writing, transactions."""
+"""Kafka: source, writer and transactional writer."""

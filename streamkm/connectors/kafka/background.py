@@ -1,4 +1,4 @@
-"""Requests to the broker that run beside the stream: end offsets, and commits of the group's positions."""
+"""Calls that run in the background of the stream: identity checks, and commits of offsets to the group."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from streamkm.records import Position
 
 
 class BackgroundCall:
-    """A thread that asks when it is told to.
+    """Runs a call in its own thread on request.
 
     Parameters
     ----------
     call
-        Returns, or raises; called in the thread.
+        Called in the thread; its result is ignored.
     name
-        Of the thread.
+        Name of the thread.
     """
 
     def __init__(self, call: Callable[[], object], name: str) -> None:
@@ -31,18 +31,28 @@ class BackgroundCall:
         threading.Thread(target=self._run, name=name, daemon=True).start()
 
     def start(self) -> None:
-        """Ask soon; return at once."""
+        """Request a call; returns at once."""
         with self._changed:
             self._requested += 1
             self._changed.notify_all()
 
     def wait(self, timeout: float) -> bool:
-        """Wait for the answer to what was asked last; False if it did not come in time.
+        """Wait until the last requested call has ended.
+
+        Parameters
+        ----------
+        timeout
+            Maximum wait, s.
+
+        Returns
+        -------
+        bool
+            False if it did not end in time.
 
         Raises
         ------
         Exception
-            What the question raised.
+            What the call raised.
         """
         with self._changed:
             wanted = self._requested
@@ -54,7 +64,7 @@ class BackgroundCall:
         return True
 
     def close(self) -> None:
-        """Ask no more."""
+        """Start no more calls."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -69,7 +79,7 @@ class BackgroundCall:
             failure: Exception | None = None
             try:
                 self._call()
-            except Exception as error:  # noqa: BLE001  # told to whom waits
+            except Exception as error:  # noqa: BLE001  # raised again by wait()
                 failure = error
             with self._changed:
                 self._completed, self._failure = requested, failure
@@ -79,27 +89,27 @@ class BackgroundCall:
 log = logging.getLogger(__name__)
 
 _RETRY_SECONDS = 0.25
-"""A coordinator that has just come to a broker says "not yet" for about as long."""
+"""Time between two attempts, s; a coordinator that has just moved to a broker refuses commits for about as long."""
 WARN_SECONDS = 10.0
-"""A first start waits for the coordinator some seconds, and the store is the truth: that is no warning."""
+"""Duration of failures before a warning, s; the coordinator of a new group takes some seconds."""
 
 
 class OffsetCommitter:
-    """A thread that sends the newest position it was given, again and again until the broker has it.
+    """Commits offsets to the group in its own thread, and retries until the broker has accepted the newest ones.
 
-    The store is the truth; this is only for looking at. So a slow or missing group coordinator must not delay the
-    stream: `commit` replaces what is not sent yet and returns at once.
+    The positions that count are in the store; those of the group are for monitoring tools. A slow or missing group
+    coordinator must not delay the stream, so `commit` replaces a pending position and returns at once.
 
     Parameters
     ----------
     send
         Sends a position, and may raise; called in the thread.
     name
-        Whose positions they are, for the log.
+        Owner of the positions, for the log.
     explain
-        Says why the broker may not take them, or nothing; asked when it does not.
+        Returns a reason for a failure, or an empty text; called after failures.
     warn_after
-        Seconds for which it may take none until that is a warning, if there is no such reason.
+        Duration of failures without such a reason before a warning, s.
     """
 
     def __init__(
@@ -121,13 +131,13 @@ class OffsetCommitter:
         self._thread.start()
 
     def commit(self, position: Position) -> None:
-        """Commit this position soon, instead of any that still waits."""
+        """Commit a position soon, in place of a pending one."""
         with self._changed:
             self._next = dict(position)
             self._changed.notify()
 
     def close(self, timeout: float) -> None:
-        """Send what waits, for at most `timeout` seconds."""
+        """Send the pending position, for at most `timeout` seconds."""
         with self._changed:
             self._deadline = time.monotonic() + timeout
             self._changed.notify()
@@ -152,7 +162,7 @@ class OffsetCommitter:
     def _try(self, position: Position) -> bool:
         try:
             self._send(position)
-        except Exception as error:  # noqa: BLE001  # whatever it was, it must not stop the stream
+        except Exception as error:  # noqa: BLE001  # no failure may stop the stream
             now = time.monotonic()
             new = self._failing_since is None
             since = self._failing_since = now if self._failing_since is None else self._failing_since
@@ -163,8 +173,8 @@ class OffsetCommitter:
                     why = self._explain()
                 if why or late:
                     self._warned = True  # once per outage, not once per checkpoint
-                    failure = f"{error}; {why}" if why else error
-                    log.warning("The position of %s is not committed to Kafka yet: %s", self._name, failure)
+                    message = f"{error}; {why}" if why else error
+                    log.warning("The position of %s is not committed to Kafka yet: %s", self._name, message)
             return False
         self._failing_since, self._warned = None, False
         return True

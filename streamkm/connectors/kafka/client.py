@@ -1,4 +1,4 @@
-"""The edge to kafka-python: its settings, and its errors in our words."""
+"""Settings, construction and errors of kafka-python's clients."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from streamkm.errors import (
 from streamkm.redaction import remember_properties
 from streamkm.values import CLIENT_ALIASES
 
-# What the contract of a source decides; everything else is the user's.
+# Properties that streamkm sets itself; all others can be set by the user.
 _RESERVED = frozenset(
     {
         "auto_offset_reset",
@@ -47,17 +47,22 @@ _INTEGER_SUFFIXES = ("_ms", "_bytes", "_connection", "_samples")
 
 
 def client_settings(properties: Mapping[str, object]) -> dict[str, Any]:
-    """Translate Kafka properties (``security.protocol`` or ``security_protocol``) to kafka-python's arguments.
+    """Translate Kafka properties (``security.protocol`` or ``security_protocol``) to arguments of kafka-python.
 
     Parameters
     ----------
     properties
-        By name; values may be text, as they come from a command line or an environment.
+        Values by property name; values from a command line or an environment are text.
+
+    Returns
+    -------
+    dict
+        Values by argument name, with the types that kafka-python expects.
 
     Raises
     ------
     SettingsError
-        A property is unknown, is decided by streamkm, or is not of its type.
+        A property is unknown, is set by streamkm, or has a value of the wrong type.
     """
     known = kafka.KafkaConsumer.DEFAULT_CONFIG
     settings: dict[str, Any] = {}
@@ -67,16 +72,16 @@ def client_settings(properties: Mapping[str, object]) -> dict[str, Any]:
         key = CLIENT_ALIASES.get(key, key)
         if key in _RESERVED:
             raise SettingsError(
-                "this Kafka property is decided by streamkm",
+                "this Kafka property is set by streamkm",
                 where=name,
-                hint="Positions live in the store; bootstrap, group and request timeout are settings of their own",
+                hint="Positions are kept in the store; bootstrap, group and request timeout have settings of their own",
             )
         if key == "sasl_jaas_config":
             raise SettingsError(
                 "JAAS is for Java clients", where=name, hint="Give sasl.username and sasl.password instead"
             )
         if key not in known:
-            # Its name is not shown: it can be the rest of a password that has a comma.
+            # Its name is not shown: it may be part of a password that contains a comma.
             like = difflib.get_close_matches(key, sorted({*known, *CLIENT_ALIASES} - _RESERVED), 1)
             raise SettingsError(
                 "kafka-python does not know this Kafka property",
@@ -104,13 +109,21 @@ def _converted(name: str, key: str, default: object, value: object) -> object:
 
 
 def admin_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of a consumer's settings that an admin client has too."""
+    """Select the settings that kafka-python's admin client has too."""
     known = kafka.KafkaAdminClient.DEFAULT_CONFIG
     return {key: value for key, value in settings.items() if key in known}
 
 
 def connection_error(bootstrap: str, timeout: float = 2.0) -> str:
-    """Why none of the brokers takes connections, or nothing if one does: for probes."""
+    """Why none of the brokers accepts connections, for health probes; empty if one does.
+
+    Parameters
+    ----------
+    bootstrap
+        ``host:port``, several separated by commas.
+    timeout
+        Maximum duration of each attempt, s.
+    """
     try:
         check_reachable(bootstrap.split(","), timeout)
     except (OSError, SettingsError) as error:
@@ -118,8 +131,8 @@ def connection_error(bootstrap: str, timeout: float = 2.0) -> str:
     return ""
 
 
-# kafka-python's errors in our words. A class stands for its subclasses, unless they are listed themselves; a test holds
-# that every error kafka-python has comes under one of these.
+# Error classes of kafka-python by the class that they are translated to. A class includes its subclasses unless they
+# are listed themselves; a test checks that every error class of kafka-python is covered.
 _ERROR_NAMES: dict[type[SourceError | SettingsError], tuple[str, ...]] = {
     PositionLostError: (
         "LogTruncationError",
@@ -151,7 +164,7 @@ _ERROR_NAMES: dict[type[SourceError | SettingsError], tuple[str, ...]] = {
         "UnknownBrokerIdError",
         "UnrecognizedBrokerVersion",
     ),
-    # Answers to requests: of a broker that refuses, and those that only producers, groups and controllers get.
+    # Refusals of the broker, and errors of producers, groups and controllers.
     SourceError: (
         "AuthorizationError",
         "CommitFailedError",
@@ -176,7 +189,17 @@ _REFUSED = (
 
 
 def start_client(make: Any, *, large_reads: bool = False, **settings: Any) -> Any:
-    """Make a client; one that finds no broker leaves its thread and sockets behind, so those are closed here."""
+    """Create a client of kafka-python. If it finds no broker, close the thread and the sockets that it leaves behind.
+
+    Parameters
+    ----------
+    make
+        Class of the client.
+    large_reads
+        Read large pieces from sockets; see `streamkm.connectors.kafka.sockets`.
+    settings
+        Arguments of the client.
+    """
     made: list[Any] = []
 
     def client(**configs: Any) -> Any:
@@ -195,7 +218,7 @@ def start_client(make: Any, *, large_reads: bool = False, **settings: Any) -> An
 
 
 def error_class(error: type[BaseException]) -> type[SourceError | SettingsError] | None:
-    """Our class for an error of kafka-python, by the nearest of its bases that has one."""
+    """The class that an error of kafka-python is translated to, by its nearest listed base; None if there is none."""
     for base in error.__mro__:
         found = ERROR_CLASSES.get(base)
         if found is not None:
@@ -204,49 +227,49 @@ def error_class(error: type[BaseException]) -> type[SourceError | SettingsError]
 
 
 def translate_error(error: Exception, *, doing: str, where: str, bootstrap: str) -> StreamkmError:  # noqa: PLR0911
-    """Say an error of kafka-python in our words; raise the result ``from`` it.
+    """Translate an error of kafka-python; raise the result ``from`` it.
 
     Parameters
     ----------
     error
-        What kafka-python raised; an error of ours is returned as it is.
+        The error; a `StreamkmError` is returned unchanged.
     doing
-        What was being done, such as "reading".
+        Current operation, such as "reading".
     where
-        The topic, or ``topic-partition@offset``.
+        Topic, or ``topic-partition@offset``.
     bootstrap
-        Where the broker was looked for.
+        Addresses of the brokers.
     """
     if isinstance(error, StreamkmError):
         return error
-    said = str(error) or type(error).__name__
+    message = str(error) or type(error).__name__
     ours = error_class(type(error))
     if ours is BrokerUnreachableError or isinstance(error, OSError):
         return BrokerUnreachableError(
-            f"no broker answered at {bootstrap} while {doing} ({said})",
+            f"no broker answered at {bootstrap} while {doing} ({message})",
             where=where,
             hint="Is it running, and does it advertise an address that is reachable from here?",
         )
     if ours is PositionLostError:
         return PositionLostError(
-            f"the position is no longer in the topic ({said})",
+            f"the position is no longer in the topic ({message})",
             where=where,
-            hint="Retention removed it, or the topic was truncated; choose a new position to go on from",
+            hint="Retention deleted it, or the topic was truncated; choose a new position to continue from",
         )
     if ours is CorruptBatchError:
         return CorruptBatchError(
-            f"a record batch cannot be read ({said})",
+            f"a record batch cannot be read ({message})",
             where=where,
-            hint="Restore the partition from a replica, or go on from an offset behind the batch",
+            hint="Restore the partition from a replica, or continue from an offset behind the batch",
         )
     if ours is TopicNotFoundError:
-        return TopicNotFoundError(f"the topic does not exist ({said})", where=where)
+        return TopicNotFoundError(f"the topic does not exist ({message})", where=where)
     if ours is SettingsError:
-        return SettingsError(f"kafka-python refuses its settings: {said}", where=where)
+        return SettingsError(f"kafka-python refuses its settings: {message}", where=where)
     if isinstance(error, _REFUSED):
         return SourceError(
-            f"the broker refuses us while {doing}: {said}",
+            f"the broker denies access while {doing}: {message}",
             where=where,
-            hint="Check the credentials, and that they may describe and read the topic and use the group",
+            hint="Check the credentials, and their permissions to describe and read the topic and to use the group",
         )
-    return SourceError(f"kafka-python failed while {doing}: {type(error).__name__}: {said}", where=where)
+    return SourceError(f"kafka-python failed while {doing}: {type(error).__name__}: {message}", where=where)

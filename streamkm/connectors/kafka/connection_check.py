@@ -1,8 +1,8 @@
-"""A first connection that says why there is none: wrong password, wrong certificate, TLS where there is none, ...
+"""Checks the connection to a broker and reports why it fails: wrong password, certificate, missing TLS, ...
 
-kafka-python tries each broker again and again until its time is over, and then says that the time is over; what a
-broker answered is in its log only. So before a client is made, one connection asks as a client would, and what is
-refused is an error at once, in words of its own.
+kafka-python retries each broker until its timeout, and then reports the timeout; the broker's response is only in its
+log. Before a client is created, this module therefore opens one connection as the client would, and raises a specific
+error at once if the broker refuses it.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ from streamkm.errors import BrokerRefusedError, BrokerUnreachableError, Settings
 
 _DEFAULT_PORT = 9092
 _POLL_SECONDS = 0.2
-"""How often a wait looks whether it is time to leave."""
+"""Time between two calls of `should_stop` during a wait, s."""
 _METADATA, _HANDSHAKE, _API_VERSIONS, _AUTHENTICATE = 3, 17, 18, 36
-"""Numbers of requests."""
+"""API keys of requests."""
 _MAX_RESPONSE_BYTES = 1 << 20
 _TLS_ALERT = b"\x15\x03"
 PASSWORD_MECHANISMS = frozenset({"PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"})
-"""Mechanisms that need a name and a password, and nothing else."""
+"""SASL mechanisms that need a name and a password, and nothing else."""
 _CHECK_PROTOCOL = "Give security.protocol as the broker's listener has it (PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL)"
 
 
 class _ClosedError(OSError):
-    """The other side closed the connection instead of an answer."""
+    """The broker closed the connection instead of responding."""
 
 
 def parse_servers(servers: list[str]) -> Iterator[tuple[str, str, int]]:
-    """Name, host and port of each server.
+    """Split bootstrap servers into name, host and port.
 
     Raises
     ------
     SettingsError
-        A port is none.
+        A port is not a number.
     """
     for server in servers:
         host, _, port = server.rpartition(":") if not server.endswith("]") else (server, "", "")
@@ -53,23 +53,23 @@ def parse_servers(servers: list[str]) -> Iterator[tuple[str, str, int]]:
 
 
 def check_connection(settings: Mapping[str, Any], should_stop: Callable[[], bool] = lambda: False) -> None:
-    """See that one of the bootstrap servers lets us in, before a client is made that would try for long.
-
-    A client also leaves the socket of each refused connection to the garbage collector.
+    """Check that one of the bootstrap servers accepts a client, before one is created.
 
     Parameters
     ----------
     settings
-        kafka-python's.
+        Settings of a kafka-python client.
     should_stop
-        Asked while a broker is waited for: whether it is time to give up.
+        Called during waits; True ends them.
 
     Raises
     ------
     BrokerRefusedError
-        One answers, and will not have us as we come; the message says why.
+        A broker refuses the connection; the message has the reason.
+    BrokerUnreachableError
+        `should_stop` returned True.
     OSError
-        None answers: what the last one said.
+        No broker is reachable; the error of the last attempt.
     """
     if settings.get("proxy_url") or settings.get("socks5_proxy"):
         return
@@ -88,12 +88,12 @@ def check_connection(settings: Mapping[str, Any], should_stop: Callable[[], bool
 
 
 def check_reachable(servers: list[str], timeout: float) -> None:
-    """See that one of the servers takes connections.
+    """Check that one of the servers accepts TCP connections.
 
     Raises
     ------
     OSError
-        None does: what the last one said.
+        None does; the error of the last attempt.
     """
     said: OSError | None = None
     for _, host, port in parse_servers(servers):
@@ -107,7 +107,7 @@ def check_reachable(servers: list[str], timeout: float) -> None:
 
 
 class _Connection:
-    """A connection to a broker on which one question is asked at a time."""
+    """A connection to a broker with one request in flight at a time."""
 
     def __init__(
         self, server: str, host: str, port: int, settings: Mapping[str, Any], should_stop: Callable[[], bool]
@@ -126,7 +126,7 @@ class _Connection:
             self._sock.close()
 
     def handshake(self) -> None:
-        """Come as far as a client has to."""
+        """Connect, start TLS, authenticate and send a first request, as far as the settings require."""
         self._connect()
         if self._protocol.endswith("SSL"):
             self._start_tls()
@@ -135,30 +135,30 @@ class _Connection:
             if self._protocol.startswith("SASL"):
                 self._authenticate()
             elif versions.get(_METADATA, 0) >= 4:
-                # A listener that wants to know who asks tells what it speaks, and closes at any other question.
-                self._request(_METADATA, 4, bytes(5))  # no topics, and none is made
+                # A listener that requires authentication answers ApiVersions, and disconnects at any other request.
+                self._request(_METADATA, 4, bytes(5))  # no topics, and none is created
         except _ClosedError:
-            raise self._refusal("it closes the connection when it is asked something", self._protocol_hint()) from None
+            raise self._refusal("it closes the connection after a request", self._protocol_hint()) from None
         except ssl.SSLError as error:
             said = error.reason or str(error)
-            hint = "Does it want a certificate of ours? Give ssl.certificate.location and ssl.key.location"
+            hint = "Does it require a client certificate? Give ssl.certificate.location and ssl.key.location"
             raise self._refusal(f"it ends the encrypted connection ({said})", hint) from error
 
     def _protocol_hint(self) -> str:
         if self._protocol == "PLAINTEXT":
-            return f"It may want encryption (SSL) or a login (SASL). {_CHECK_PROTOCOL}"
+            return f"It may require encryption (SSL) or a login (SASL). {_CHECK_PROTOCOL}"
         return _CHECK_PROTOCOL
 
     def _refusal(self, why: str, hint: str) -> BrokerRefusedError:
         return BrokerRefusedError(
-            f"the broker does not let us in as {self._protocol}: {why}", where=self._server, hint=hint
+            f"the broker refuses the {self._protocol} connection: {why}", where=self._server, hint=hint
         )
 
     def _until_deadline(self, step: Callable[[], Any]) -> Any:
-        """Do what may have to wait, and look now and then whether it is time to leave."""
+        """Repeat a step that may time out until it succeeds, the deadline is reached, or `should_stop` returns True."""
         while True:
             if self._should_stop():
-                raise BrokerUnreachableError("asked to leave while waiting for it", where=self._server)
+                raise BrokerUnreachableError("stopped while waiting for the broker", where=self._server)
             try:
                 return step()
             except (TimeoutError, ssl.SSLWantReadError):
@@ -174,7 +174,7 @@ class _Connection:
             try:
                 try:
                     sock.connect(address)
-                except TimeoutError:  # it goes on by itself; a peer shows when it is done
+                except TimeoutError:  # connecting continues in the background; sending succeeds once it is done
                     self._until_deadline(partial(sock.send, b""))
                 self._sock = sock
             except OSError as error:
@@ -193,22 +193,22 @@ class _Connection:
             self._until_deadline(encrypted.do_handshake)
         except ssl.SSLCertVerificationError as error:
             if "match" in error.verify_message or "not valid for" in error.verify_message:
-                hint = "Give --bootstrap by a name that its certificate has"
+                hint = "Give --bootstrap by a name that is in the certificate"
             else:
-                hint = "Give the certificate of who signed it as ssl.ca.location, or mend it"
-            raise self._refusal(f"its certificate is not to be trusted: {error.verify_message}", hint) from error
+                hint = "Give the certificate of its issuer as ssl.ca.location, or replace it"
+            raise self._refusal(f"its certificate is not trusted: {error.verify_message}", hint) from error
         except (BrokerUnreachableError, TimeoutError):
             raise
         except OSError as error:
             said = getattr(error, "reason", None) or str(error)
-            raise self._refusal(f"it does not speak TLS there ({said})", _CHECK_PROTOCOL) from error
+            raise self._refusal(f"the listener does not use TLS ({said})", _CHECK_PROTOCOL) from error
 
     def _api_versions(self) -> dict[int, int]:
-        """The newest version of each request that the broker knows."""
+        """Newest supported version of each request, by API key."""
         answer = self._request(_API_VERSIONS, 0, b"")
         code, count = struct.unpack_from(">hi", answer)
         if code or len(answer) < 6 + 6 * count:
-            raise self._refusal("it does not answer as a Kafka broker does", _CHECK_PROTOCOL)
+            raise self._refusal("it does not respond like a Kafka broker", _CHECK_PROTOCOL)
         return {key: newest for key, _, newest in struct.iter_unpack(">hhh", answer[6 : 6 + 6 * count])}
 
     def _authenticate(self) -> None:
@@ -216,15 +216,15 @@ class _Connection:
         try:
             answer = self._request(_HANDSHAKE, 1, _encode_string(name))
         except _ClosedError:
-            raise self._refusal("it closes the connection when we want to log in", _CHECK_PROTOCOL) from None
+            raise self._refusal("it closes the connection at the login", _CHECK_PROTOCOL) from None
         (code,) = struct.unpack_from(">h", answer)
         known = _decode_strings(answer[2:])
         if code and known:
-            hint = f"Give one of its own as sasl.mechanism: {', '.join(known)}"
-            raise self._refusal(f"it does not know the mechanism {name}", hint)
+            hint = f"Give a supported one as sasl.mechanism: {', '.join(known)}"
+            raise self._refusal(f"it does not support the mechanism {name}", hint)
         if code:
-            raise self._refusal(f"it wants no login there ({for_code(code).__name__})", _CHECK_PROTOCOL)
-        if name not in PASSWORD_MECHANISMS:  # others ask third parties, which takes time and may be done only once
+            raise self._refusal(f"the listener has no login ({for_code(code).__name__})", _CHECK_PROTOCOL)
+        if name not in PASSWORD_MECHANISMS:  # others may ask third parties, which takes time or works only once
             return
         mechanism = get_sasl_mechanism(name)(host=self._host, **self._settings)
         while not mechanism.is_done():
@@ -240,22 +240,22 @@ class _Connection:
             try:
                 mechanism.receive(answer[at + 4 :])
             except Exception as error:
-                raise self._refusal(f"the login failed ({error})", "Is it the broker that is meant?") from error
+                raise self._refusal(f"the login failed ({error})", "Is it the right broker?") from error
         if not mechanism.is_authenticated():
             raise self._refusal("the login failed", "Check sasl.username and sasl.password, and sasl.mechanism")
 
     def _request(self, key: int, version: int, body: bytes) -> bytes:
-        """The body of the answer to a request."""
+        """Send a request and return the body of its response."""
         assert self._sock is not None  # noqa: S101  # it is connected
         request = struct.pack(">hhih", key, version, 1, -1) + body
         try:
             self._sock.sendall(struct.pack(">i", len(request)) + request)
             head = self._receive(4)
             if head[:2] == _TLS_ALERT:
-                raise self._refusal("it speaks TLS there", "Give security.protocol=SSL, or SASL_SSL")
+                raise self._refusal("the listener uses TLS", "Give security.protocol=SSL, or SASL_SSL")
             (size,) = struct.unpack(">i", head)
             if not 4 <= size <= _MAX_RESPONSE_BYTES:
-                raise self._refusal("it does not answer as a Kafka broker does", _CHECK_PROTOCOL)
+                raise self._refusal("it does not respond like a Kafka broker", _CHECK_PROTOCOL)
             return self._receive(size)[4:]
         except (ConnectionResetError, BrokenPipeError, ssl.SSLEOFError) as error:
             raise _ClosedError(*error.args) from error
@@ -277,7 +277,7 @@ def _encode_string(text: str) -> bytes:
 
 
 def _decode_strings(raw: bytes) -> list[str]:
-    """An array of texts."""
+    """Decode an array of strings."""
     (count,), at, found = struct.unpack_from(">i", raw), 4, []
     for _ in range(count):
         (size,) = struct.unpack_from(">h", raw, at)

@@ -15,26 +15,27 @@ from streamkm.connectors.kafka.client import admin_settings, start_client, trans
 
 
 def topic_id(value: object) -> str:
-    """A topic's id as text; empty from brokers that have none (before 2.8)."""
+    """A topic's id as text; empty for brokers without topic ids (before 2.8)."""
     text = str(value or "")
     return "" if text == str(uuid.UUID(int=0)) else text
 
 
 class TopicMetadata:
-    """Listens to the metadata of a client.
+    """Follows the metadata that a client refreshes by itself.
 
     Parameters
     ----------
     cluster
-        kafka-python's metadata of a client that refreshes it by itself.
+        kafka-python's cluster metadata of the client.
     topic
-        Its name.
+        Name of the topic.
 
     Attributes
     ----------
     latest
-        (id, partitions) of the topic in the newest metadata, a new object with each; no partitions: the topic is gone,
-        or has a passing trouble. None as long as the client does not read the topic.
+        Id and partitions of the topic in the newest metadata, a new object with each refresh. No partitions: the topic
+        was
+        deleted, or is temporarily unavailable. None until the client reads the topic.
     """
 
     def __init__(self, cluster: Any, topic: str) -> None:
@@ -44,11 +45,11 @@ class TopicMetadata:
         cluster.add_listener(self._updated)
 
     def seconds_since_update(self) -> float:
-        """Seconds since a broker answered last."""
+        """Time since the last refresh, s."""
         return time.monotonic() - self._updated_at
 
     def _updated(self, cluster: Any) -> None:
-        # On the client's thread: one assignment, which the reading thread sees whole.
+        # On the client's thread: a single assignment, which is atomic for the reading thread.
         self._updated_at = time.monotonic()
         partitions = cluster.partitions_for_topic(self._topic)
         if partitions is not None or self.latest is not None:
@@ -59,21 +60,23 @@ _INACTIVE_STATES = frozenset({"", "Empty", "Dead", "Unknown"})
 
 
 def group_conflict(admin: Any, group: str) -> str:
-    """Who uses a group that nobody of us is a member of, as a sentence; empty if nobody does, or nobody may tell.
+    """Describe members of a group that this program only commits offsets to; empty if there are none or it is unknown.
 
     Parameters
     ----------
     admin
         kafka-python's admin client.
+    group
+        Name of the group.
     """
     for found in admin.list_groups():
         if found.get("group_id") != group:
             continue
         kind, state = str(found.get("group_type") or "").lower(), str(found.get("group_state") or "")
         if kind == "share" or found.get("protocol_type") == "share":
-            return f"a share group has the name {group}, and those keep no positions for others"
+            return f"a share group has the name {group}, and share groups keep no offsets of other clients"
         if state not in _INACTIVE_STATES:
-            return f"the consumer group {group} has living members (it is {state})"
+            return f"the consumer group {group} has active members (its state is {state})"
     return ""
 
 

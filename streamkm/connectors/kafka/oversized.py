@@ -1,6 +1,6 @@
-"""Records of compressed batches that are longer than anybody needs: read past, with the beginning of the value kept.
+"""Truncates oversized records of compressed batches while they are decompressed.
 
-Each step is a generator that yields None where the room of a poll is full, and goes on in the room of the next one.
+Each step is a generator that yields None when the buffer of a poll is full, and continues in the next poll.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _LONGEST_VARINT = 10
 
 
 def decompress_more(batch: CompressedBatch) -> Generator[None, None, None]:
-    """Unpack some more, in the next poll if this one has no room."""
+    """Decompress some more, in the next poll if the buffer is full."""
     while batch.buffer.full:
         yield None
     if not batch.decompress_more():
@@ -24,15 +24,17 @@ def decompress_more(batch: CompressedBatch) -> Generator[None, None, None]:
 
 
 def truncate_record(batch: CompressedBatch) -> Generator[None, None, int]:
-    """Put a short record in the place of the next one, which is longer than `DecompressionBuffer.max_record_bytes`.
+    """Replace the next record, which is longer than `DecompressionBuffer.max_record_bytes`, by a truncated one.
 
-    A value of at most `DecompressionBuffer.max_value_bytes` bytes is kept whole, of a longer one `MAX_KEPT_BYTES`.
-    A key or headers of more than `DecompressionBuffer.max_record_bytes` bytes are truncated as well.
+    A value of at most `DecompressionBuffer.max_value_bytes` bytes is kept whole, of a longer one `MAX_KEPT_BYTES`. A
+    key or
+    headers of more than `DecompressionBuffer.max_record_bytes` bytes are truncated as well.
 
     Returns
     -------
     int
-        How many bytes the value has, if it was cut, or the record, if that was; 0 if all that counts is there.
+        Original size in bytes of the value if it was truncated, else of the record if key or headers were; 0 if neither
+        was.
     """
     buffer = batch.buffer
     length = yield from _read_varint(batch)
@@ -68,7 +70,7 @@ def truncate_record(batch: CompressedBatch) -> Generator[None, None, int]:
 
 
 def _read_varint(batch: CompressedBatch) -> Generator[None, None, int]:
-    """The next varint."""
+    """Parse the next varint."""
     while batch.end - batch.at < _LONGEST_VARINT:
         while batch.buffer.full:
             yield None
@@ -82,7 +84,7 @@ def _read_varint(batch: CompressedBatch) -> Generator[None, None, int]:
 
 
 def _read_field(batch: CompressedBatch, size: int, kept: int, stop: int) -> Generator[None, None, bytes | None]:
-    """Read `size` bytes, of which the first `kept` are returned; None for a size below 0."""
+    """Read a field of `size` bytes and return its first `kept` bytes; None for a negative size."""
     if size > stop - batch.read:
         raise InvalidBatchError(STATUS_MESSAGES[record_batch.BAD_LENGTH])
     found, left = bytearray(), size

@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 
 import crc32c
 import numpy as np
+from kafka.record.legacy_records import LegacyRecordBatch  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
-from streamkm.connectors.kafka.decompression import CompressedBatch, DecompressionBuffer
-from streamkm.connectors.kafka.legacy_formats import DECOMPRESSORS, LegacyMessages
+from streamkm.connectors.kafka.decompression import DECOMPRESSORS, CompressedBatch, DecompressionBuffer
 from streamkm.connectors.kafka.oversized import decompress_more, truncate_record
 from streamkm.connectors.kafka.record_format import (
     STATUS_MESSAGES,
@@ -46,6 +46,7 @@ _NO_PRODUCER = -1
 _LAST_OFFSET = (1 << 63) - 1
 _ABORT = 0  # type of an abort marker; a commit marker is 1
 _MIN_RECORD_BYTES = 7  # bytes of a record without anything in it
+_MIN_MESSAGE_BYTES = 4  # bytes of a message of formats 0 and 1 before the first field that is not its length
 _NOT_TRUNCATED: Mapping[int, int] = MappingProxyType({})
 
 
@@ -359,7 +360,7 @@ class BatchRecords:
         """Read a message (set) of formats 0 and 1, record by record: such topics are old, and rare."""
         base_offset, _ = _PREFIX.unpack_from(self._buffer, pos)
         try:
-            batch = LegacyMessages(self._buffer[pos:end], self._buffer[pos + _MAGIC_AT])
+            batch = _LegacyMessages(self._buffer[pos:end], self._buffer[pos + _MAGIC_AT])
             sound = not self._check_crcs or batch.validate_crc()
             found = list(batch) if sound else []
             sound = sound and (not self._check_crcs or all(record.validate_crc() for record in found))
@@ -456,6 +457,16 @@ class _BatchCursor:
             return chunk
         first = int(np.searchsorted(chunk.offsets, self.start))
         return chunk.rows(first, n) if first < n else None
+
+
+class _LegacyMessages(LegacyRecordBatch):  # type: ignore[misc]
+    """Messages of formats 0 and 1; kafka-python's own goes round for ever where one ends before it begins."""
+
+    def _read_header(self, pos: int) -> tuple[Any, ...]:
+        header: tuple[Any, ...] = super()._read_header(pos)
+        if header[1] < _MIN_MESSAGE_BYTES:
+            raise ValueError(f"a message has the length {header[1]}")
+        return header
 
 
 def _is_abort(chunk: RecordColumns) -> bool:

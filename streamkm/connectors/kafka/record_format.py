@@ -1,4 +1,4 @@
-"""Single records of Kafka's format 2: their parts, and how to write one."""
+"""Parsing and encoding of single records in Kafka's format 2."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ STATUS_MESSAGES = {
     record_batch.TRAILING_BYTES: "bytes are left after its last record",
     record_batch.BAD_OFFSET: "its offsets do not increase",
 }
-"""What the status of a walk says of a batch."""
+"""Message for each status of `record_batch.parse_records`."""
 
 
 class InvalidBatchError(Exception):
-    """Why a batch cannot be read any further."""
+    """The rest of a batch cannot be read."""
 
 
 def read_varint(data: Bytes, pos: int) -> tuple[int, int]:
-    """Read one zigzag varint at `pos`: its value, and the position behind it."""
+    """Parse a zigzag varint at `pos`; returns its value and the index behind it."""
     value, pos = record_batch.read_varint(data, pos, len(data))
     return int(value), int(pos)
 
 
 def record_details(data: Bytes, start: int) -> tuple[bytes | None, Headers]:
-    """Key and headers of the record at `start`, which `wire.parse_records` has found sound."""
+    """Parse key and headers of the record at `start`, which must be valid."""
     _, pos = read_varint(data, start)  # length
     pos += 1  # attributes
     _, pos = read_varint(data, pos)  # timestamp
@@ -41,7 +41,7 @@ def record_details(data: Bytes, start: int) -> tuple[bytes | None, Headers]:
     for _ in range(count):
         name, pos = _field(data, pos)
         value, pos = _field(data, pos)
-        # Names are UTF-8 by Kafka's definition; a producer that broke it must not hide its record.
+        # Header names should be UTF-8; a producer that violates this must not make its record unreadable.
         headers.append(((name or b"").decode("utf-8", "replace"), value))
     return key, tuple(headers)
 
@@ -54,7 +54,17 @@ def _field(data: Bytes, pos: int) -> tuple[bytes | None, int]:
 def encode_record(
     key: bytes | None, value: bytes | None, headers: Sequence[bytes | None] = (), time_delta: int = 0, delta: int = 0
 ) -> bytes:
-    """Write a record of format 2; names and values of headers take turns."""
+    """Encode a record.
+
+    Parameters
+    ----------
+    key, value
+        None is encoded as null.
+    headers
+        Names and values in turn.
+    time_delta, delta
+        Timestamp and offset relative to the batch's base.
+    """
     body = b"\0" + _encode_varint(time_delta) + _encode_varint(delta) + _encode_field(key) + _encode_field(value)
     body += _encode_varint(len(headers) // 2) + b"".join(map(_encode_field, headers))
     return _encode_varint(len(body)) + body
