@@ -14,8 +14,8 @@ import uvicorn
 from consumers.listening import listen
 from streamkm.engine import Heartbeat
 from streamkm.errors import StoreError
-from streamkm.http.connection import Bounds, protocol
-from streamkm.http.responses import MEDIA_TYPE, completed, problem_body
+from streamkm.http.connection import ConnectionLimits, bounded_protocol
+from streamkm.http.responses import MEDIA_TYPE, problem_body, with_default_headers
 from streamkm.metrics import CONTENT_TYPE, Metrics
 from streamkm.values import Secret
 
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, Scope
 
 NO_TOKEN = Secret("")
-BOUNDS = Bounds(head_bytes=16 << 10, held_bytes=64 << 10, unread_total=16 << 20, connections=64)
-"""What connections are held to: few ask, they ask for little, and the memory is the model's."""
-LOOK_SECONDS = 10.0
-"""How long /readyz waits for the store and the brokers."""
-GRACE_SECONDS = 1
-"""How long answers on their way may take when the consumer leaves."""
+LIMITS = ConnectionLimits(head_bytes=16 << 10, pipelined_bytes=64 << 10, unread_total=16 << 20, connections=64)
+"""Limits of the connections: there are few small requests, and the memory is the model's."""
+CHECK_SECONDS = 10.0
+"""Seconds that /readyz waits for the store and the brokers."""
+SHUTDOWN_SECONDS = 1
+"""Seconds for pending responses when the consumer stops."""
 
 Verdict = tuple[bool, str]
-"""Whether all is well, and why or why not."""
+"""Whether the consumer is live or ready, and the reason."""
 
 
 @contextmanager
@@ -40,58 +40,62 @@ def probes(
     port: int,
     metrics: Metrics,
     heartbeat: Heartbeat,
-    reachable: Callable[[], str],
+    unreachable_reason: Callable[[], str],
     token: Secret = NO_TOKEN,
     *,
     ping: Callable[[], None] = lambda: None,
-    bounds: Bounds = BOUNDS,
-    look_seconds: float = LOOK_SECONDS,
+    limits: ConnectionLimits = LIMITS,
+    check_seconds: float = CHECK_SECONDS,
 ) -> Iterator[int]:
-    """Answer while the body runs, in a thread of its own; gives the port.
+    """Serve the probes in a thread while the context is open.
 
     Parameters
     ----------
     host
         Address to listen on.
     port
-        0: any free one.
+        0 for any free one.
     metrics
-        What ``/metrics`` shows.
+        Content of ``/metrics``.
     heartbeat
-        What ``/livez`` and ``/readyz`` judge by.
-    reachable
-        Says why no broker can be reached, or nothing; asked for a standby, which has no connection to look at.
+        Health of the consumer, for ``/livez`` and ``/readyz``.
+    unreachable_reason
+        Why no broker can be reached; empty if one can. Called for a standby, which has no connection to check.
     token
-        What ``/metrics`` wants to be sent, if not empty. What starts and stops processes has none.
+        Token that ``/metrics`` needs, if not empty. The other two need none.
     ping
-        Reads something of the store, or raises its error: an owner that has nothing to commit would not notice.
-    bounds
-        What connections hold their clients to.
-    look_seconds
-        How long ``/readyz`` waits for `ping` and `reachable`; then it says that they do not answer.
+        Reads from the store, or raises its error: an owner with nothing to commit would not notice that it is gone.
+    limits
+        Limits of the connections.
+    check_seconds
+        Seconds that ``/readyz`` waits for `ping` and `unreachable_reason`.
+
+    Yields
+    ------
+    The port.
 
     Raises
     ------
     SettingsError
-        The port is taken, or the address is not ours.
+        The port is in use, or the address is not of this machine.
     """
 
-    def ready() -> Verdict:
-        well, why = heartbeat.ready()
+    def check_readiness() -> Verdict:
+        ready, reason = heartbeat.ready()
         try:
             ping()
         except StoreError as e:
             return False, f"store away: {e.message}"
-        if well and heartbeat.role == "standby" and (away := reachable()):
-            return False, f"broker away: {away}"
-        return well, why
+        if ready and heartbeat.role == "standby" and (unreachable := unreachable_reason()):
+            return False, f"broker away: {unreachable}"
+        return ready, reason
 
-    look = _Look(ready, look_seconds)
-    app = _Probes(metrics, heartbeat, token, look)
+    readiness = _Readiness(check_readiness, check_seconds)
+    app = _Probes(metrics, heartbeat, token, readiness)
     with listen(host, port, "--metrics-port", "Choose another one") as listener:
         config = uvicorn.Config(
             app,
-            http=protocol(bounds),
+            http=bounded_protocol(limits),
             ws="none",
             lifespan="off",
             interface="asgi3",
@@ -99,7 +103,7 @@ def probes(
             log_config=None,
             log_level="warning",
             access_log=False,
-            timeout_graceful_shutdown=GRACE_SECONDS,
+            timeout_graceful_shutdown=SHUTDOWN_SECONDS,
             server_header=False,
         )
         server = uvicorn.Server(config)
@@ -112,104 +116,104 @@ def probes(
             yield bound
         finally:
             server.should_exit = True
-            look.end()
-            thread.join(GRACE_SECONDS + 4)
+            readiness.end()
+            thread.join(SHUTDOWN_SECONDS + 4)
 
 
-class _Look:
-    """One look at store and brokers at a time, however many ask: each may wait for what is away.
+class _Readiness:
+    """Runs the readiness check once at a time, however many requests wait for it: each run may block.
 
     Parameters
     ----------
-    look
-        Gives the verdict; may block.
+    check
+        Returns the verdict; may block.
     seconds
-        How long it is waited for.
+        Seconds to wait for it.
     """
 
-    def __init__(self, look: Callable[[], Verdict], seconds: float) -> None:
-        self._look, self._seconds = look, seconds
-        self._under_way: asyncio.Future[Verdict] | None = None
+    def __init__(self, check: Callable[[], Verdict], seconds: float) -> None:
+        self._check, self._seconds = check, seconds
+        self._running: asyncio.Future[Verdict] | None = None
 
     async def verdict(self) -> Verdict:
-        """That of the look that is under way, or of a new one."""
-        if self._under_way is None or self._under_way.done():
-            self._under_way = asyncio.get_running_loop().create_future()
-            # Not one of an executor's, which the end of the process would wait for.
-            thread = threading.Thread(
-                target=self._answer, args=(self._under_way,), name="streamkm-readiness", daemon=True
-            )
+        """The verdict of the running check, or of a new one."""
+        if self._running is None or self._running.done():
+            self._running = asyncio.get_running_loop().create_future()
+            # Not in an executor: the end of the process would wait for its threads.
+            thread = threading.Thread(target=self._run, args=(self._running,), name="streamkm-readiness", daemon=True)
             thread.start()
         try:
-            return await asyncio.wait_for(asyncio.shield(self._under_way), self._seconds)
+            return await asyncio.wait_for(asyncio.shield(self._running), self._seconds)
         except TimeoutError:
-            return False, f"store or broker did not answer within {self._seconds:g} s"
+            return False, f"store or broker did not respond within {self._seconds:g} s"
 
-    def _answer(self, future: asyncio.Future[Verdict]) -> None:
+    def _run(self, future: asyncio.Future[Verdict]) -> None:
         try:
-            verdict = self._look()
-        except Exception as e:  # noqa: BLE001 - whoever asked is told that it failed, and no more of it
-            verdict = False, f"it cannot be told ({type(e).__name__})"
-        self._settle(future, verdict)
+            verdict = self._check()
+        except Exception as e:  # noqa: BLE001 - the response says that the check failed, without details
+            verdict = False, f"the check failed ({type(e).__name__})"
+        self._set_result(future, verdict)
 
     def end(self) -> None:
-        """Answer who waits, from another thread: the consumer leaves."""
-        if self._under_way is not None:
-            self._settle(self._under_way, (False, "it leaves"))
+        """Release waiting requests, from another thread: the consumer stops."""
+        if self._running is not None:
+            self._set_result(self._running, (False, "stopping"))
 
-    def _settle(self, future: asyncio.Future[Verdict], verdict: Verdict) -> None:
-        def settle() -> None:
+    def _set_result(self, future: asyncio.Future[Verdict], verdict: Verdict) -> None:
+        def set_result() -> None:
             if not future.done():
                 future.set_result(verdict)
 
-        with suppress(RuntimeError):  # the server has ended meanwhile, and nobody waits
-            future.get_loop().call_soon_threadsafe(settle)
+        with suppress(RuntimeError):  # the event loop has ended already
+            future.get_loop().call_soon_threadsafe(set_result)
 
 
 class _Probes:
-    """The application.
+    """The ASGI application.
 
     Parameters
     ----------
     metrics, heartbeat, token
-        As `probes` has them.
-    look
-        What ``/readyz`` says.
+        As in `probes`.
+    readiness
+        Verdict of ``/readyz``.
     """
 
-    def __init__(self, metrics: Metrics, heartbeat: Heartbeat, token: Secret, look: _Look) -> None:
-        self._metrics, self._heartbeat, self._token, self._look = metrics, heartbeat, token, look
+    def __init__(self, metrics: Metrics, heartbeat: Heartbeat, token: Secret, readiness: _Readiness) -> None:
+        self._metrics, self._heartbeat, self._token, self._readiness = metrics, heartbeat, token, readiness
 
     async def __call__(self, scope: Scope, _: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-        """Answer one request."""
-        assert scope["type"] == "http"  # noqa: S101 - it serves nothing else
-        status, headers, body = await self._answer(
+        """Handle one request."""
+        assert scope["type"] == "http"  # noqa: S101 - lifespan and WebSockets are off
+        status, headers, body = await self._respond(
             scope["method"], scope["path"], [value for name, value in scope["headers"] if name == b"authorization"]
         )
         headers.append((b"content-length", str(len(body)).encode()))
-        await send({"type": "http.response.start", "status": status, "headers": completed(headers), "trailers": False})
+        headers = with_default_headers(headers)
+        await send({"type": "http.response.start", "status": status, "headers": headers, "trailers": False})
         await send({"type": "http.response.body", "body": body, "more_body": False})
 
-    async def _answer(self, method: str, path: str, given: Sequence[bytes]) -> _Answer:
+    async def _respond(self, method: str, path: str, authorization: Sequence[bytes]) -> _Response:
         if path not in {"/metrics", "/livez", "/readyz"}:
-            return _problem(404, "not-found", "there is no such path", hint="There are /metrics, /livez and /readyz")
+            return _problem(404, "not-found", "no such path", hint="There are /metrics, /livez and /readyz")
         if method not in {"GET", "HEAD"}:
-            told = f"{method} is not for {path}"
-            return _problem(405, "method-not-allowed", told, (b"allow", b"GET, HEAD"), hint="Allowed: GET, HEAD")
+            message = f"{method} is not allowed for {path}"
+            return _problem(405, "method-not-allowed", message, (b"allow", b"GET, HEAD"), hint="Allowed: GET, HEAD")
         if path == "/metrics":
-            if self._token and not (len(given) == 1 and self._token.is_borne_by(given[0])):
-                told = "the token is another one" if given else "the metrics need a token"
+            if self._token and not (len(authorization) == 1 and self._token.is_borne_by(authorization[0])):
+                message = "this token is unknown" if authorization else "the metrics need a token"
                 hint = "Send it as: Authorization: Bearer TOKEN"
-                return _problem(401, "unauthorized", told, (b"www-authenticate", b"Bearer"), hint=hint)
+                return _problem(401, "unauthorized", message, (b"www-authenticate", b"Bearer"), hint=hint)
             return 200, [(b"content-type", CONTENT_TYPE.encode())], self._metrics.render()
-        well, why = self._heartbeat.live() if path == "/livez" else await self._look.verdict()
-        body = orjson.dumps({"status": "ok" if well else "unavailable", "detail": why})
-        return 200 if well else 503, [(b"content-type", b"application/json")], body
+        healthy, reason = self._heartbeat.live() if path == "/livez" else await self._readiness.verdict()
+        body = orjson.dumps({"status": "ok" if healthy else "unavailable", "detail": reason})
+        return 200 if healthy else 503, [(b"content-type", b"application/json")], body
 
 
-_Answer = tuple[int, list[tuple[bytes, bytes]], bytes]
+_Response = tuple[int, list[tuple[bytes, bytes]], bytes]
+"""Status, headers and body."""
 
 
-def _problem(status: int, code: str, told: str, *headers: tuple[bytes, bytes], hint: str) -> _Answer:
-    body = orjson.dumps(problem_body(status, code, told, hint=hint))
+def _problem(status: int, code: str, message: str, *headers: tuple[bytes, bytes], hint: str) -> _Response:
+    body = orjson.dumps(problem_body(status, code, message, hint=hint))
     return status, [(b"content-type", MEDIA_TYPE.encode()), *headers], body

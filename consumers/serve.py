@@ -1,4 +1,4 @@
-"""``streamkm serve``: the HTTP service over a store, until somebody says stop."""
+"""``streamkm serve``: the HTTP service over a store."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from consumers.bind_check import check_bind
 from consumers.job_command import child_environment, replay_command
 from consumers.listening import listen, url_of
 from consumers.options import example, verbose, with_settings
-from streamkm.http.connection import DEFAULTS, Bounds, protocol
+from streamkm.http.connection import DEFAULTS, ConnectionLimits, bounded_protocol
 from streamkm.metrics import HTTP_REQUESTS, Metrics
 from streamkm.service import ServiceOptions, create_app
-from streamkm.service.job_runner import Jobs
+from streamkm.service.job_runner import JobRunner
 from streamkm.settings import ServeSettings
 from streamkm.stores import open_store
 from streamkm.values import is_loopback
 
 log = logging.getLogger("streamkm.serve")
 
-GRACE_SECONDS = 5
-"""How long requests on their way may take when the service stops."""
+SHUTDOWN_SECONDS = 5
+"""Seconds for pending requests when the service stops."""
 
 
 @click.command(
@@ -44,15 +44,15 @@ GRACE_SECONDS = 5
 @with_settings(ServeSettings)
 @verbose("More log lines, one for each request too")
 def serve(settings: ServeSettings, *, verbosity: int) -> None:
-    """Answer queries about the clusters over HTTP.
+    """Serve models, clusters, predictions and control over HTTP.
 
-    It listens on loopback, where reading needs no token; on any other address it does, be it STREAMKM_TOKEN or one of
-    streamkm tokens. Acting (promote, pause, delete, jobs) always needs one. SIGTERM and SIGINT finish the requests on
-    their way, end the jobs and leave.
+    By default it listens on loopback, where reading needs no token. On any other address reading needs one too:
+    STREAMKM_TOKEN, or one made by streamkm tokens. Control (promote, pause, delete, jobs) always needs one. SIGTERM and
+    SIGINT finish pending requests and end the jobs.
     """
     logs.configure(verbosity)
-    signal.signal(signal.SIGTERM, _leave)
-    signal.signal(signal.SIGINT, _leave)
+    signal.signal(signal.SIGTERM, _exit)
+    signal.signal(signal.SIGINT, _exit)
     with contextlib.closing(open_store(settings.store, create=False)) as store:
         local = is_loopback(settings.host)
         if not local:
@@ -63,74 +63,74 @@ def serve(settings: ServeSettings, *, verbosity: int) -> None:
             token=settings.token or None,
             local_only=local and not settings.token,
             guarded=not local,
-            jobs=Jobs(store, replay_command(settings), child_environment(settings)),
+            jobs=JobRunner(store, replay_command(settings), child_environment(settings)),
             options=ServiceOptions(rate_limit=settings.rate_limit),
         )
         run(app, settings, verbosity)
 
 
 def run(app: FastAPI, settings: ServeSettings, verbosity: int) -> None:
-    """Serve an application until a signal comes."""
+    """Serve an application until a signal arrives."""
     with listen(settings.host, settings.port) as listener:
         config = server_config(app, trusted_proxies=settings.trusted_proxies, verbosity=verbosity)
         log.info("serving on %s", url_of(listener))
-        # What is there now stays: a collection that looks through all of it holds answers up for 50 ms.
+        # Excludes the objects of the start from garbage collection: a full collection would delay responses by 50 ms.
         gc.collect()
         gc.freeze()
         _Server(config).run(sockets=[listener])
 
 
 def server_config(
-    app: FastAPI, *, trusted_proxies: Sequence[str] = (), verbosity: int = 0, bounds: Bounds = DEFAULTS
+    app: FastAPI, *, trusted_proxies: Sequence[str] = (), verbosity: int = 0, limits: ConnectionLimits = DEFAULTS
 ) -> uvicorn.Config:
-    """How the application is served.
+    """Configuration of the HTTP server.
 
     Parameters
     ----------
     app
         Made by `create_app`.
     trusted_proxies
-        Addresses and networks whose X-Forwarded-For and X-Forwarded-Proto are believed; of nobody else's.
+        Addresses and networks whose X-Forwarded-For and X-Forwarded-Proto are trusted.
     verbosity
-        1: log each request; more: all that the server does.
-    bounds
-        What connections hold their clients to.
+        1: log each request; 2 or more: log everything that the server does.
+    limits
+        Limits of the connections.
     """
     metrics: Metrics = app.state.metrics
 
-    def refused(status: int) -> None:
+    def on_refused(status: int) -> None:
         metrics.add(HTTP_REQUESTS, method="other", route="none", status=str(status))
 
     return uvicorn.Config(
         app,
-        http=protocol(bounds, refused),
+        http=bounded_protocol(limits, on_refused),
         ws="none",
         proxy_headers=bool(trusted_proxies),
-        forwarded_allow_ips=[written for proxy in trusted_proxies for written in _as_seen(proxy)],
+        forwarded_allow_ips=[network for proxy in trusted_proxies for network in _with_mapped(proxy)],
         log_config=None,
         log_level="debug" if verbosity > 1 else "info" if verbosity else "warning",
         access_log=verbosity > 0,
-        timeout_graceful_shutdown=GRACE_SECONDS,
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
         server_header=False,
     )
 
 
-def _as_seen(proxy: str) -> list[str]:
-    """A network as a socket of IPv6 sees it too, which takes connections of IPv4 as well."""
+def _with_mapped(proxy: str) -> list[str]:
+    """A network, and its IPv4-mapped form, which an IPv6 socket shows for IPv4 connections."""
     network = ipaddress.ip_network(proxy)
     mapped = f"::ffff:{network.network_address}/{96 + network.prefixlen}"
     return [str(network), mapped] if network.version == 4 else [str(network)]
 
 
 class _Server(uvicorn.Server):
-    """One that ends its streams first: it would wait for their readers to leave."""
+    """A server that ends its streams before it shuts down: else it would wait for the clients to close them."""
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.config.app.state.end_streams()  # type: ignore[union-attr]
         await super().shutdown(sockets)
 
 
-def _leave(number: int, _: FrameType | None) -> None:
-    # While the server runs it takes the signals itself, and raises them again when it is done.
-    log.info("%s: leaving", signal.Signals(number).name)
+def _exit(number: int, _: FrameType | None) -> None:
+    # While the server runs it handles the signals itself, and raises them again at its end.
+    log.info("%s: exiting", signal.Signals(number).name)
     sys.exit(0)

@@ -122,7 +122,7 @@ def test_acting_asks_the_store(place, client):
 
 def test_jobs_are_asked_for_looked_at_and_ended(client):
     job = client.start_job("orders", start="offset:0", k=2)
-    assert (job.model, job.asked["from"], job.asked["k"]) == ("orders", "offset:0", 2)
+    assert (job.model, job.options["from"], job.options["k"]) == ("orders", "offset:0", 2)
     assert [j.id for j in client.jobs("orders")] == [job.id]
     with contextlib.suppress(ServiceError):  # it may have ended by itself: there is no broker
         client.cancel_job("orders", job.id)

@@ -15,7 +15,7 @@ import pytest
 from consumers.probes import probes
 from streamkm.engine import Heartbeat
 from streamkm.errors import StoreUnavailableError
-from streamkm.http.connection import Bounds
+from streamkm.http.connection import ConnectionLimits
 from streamkm.metrics import Metrics
 from streamkm.values import Secret
 from waiting import PATIENCE, wait_until
@@ -135,7 +135,7 @@ def test_a_request_that_trickles_has_one_deadline_and_who_is_silent_is_let_go():
                 client.sendall(b"A")
                 time.sleep(0.05)
 
-    with probed(bounds=Bounds(head_seconds=0.2, idle_seconds=0.4, rest_seconds=0.2)) as port:
+    with probed(limits=ConnectionLimits(head_seconds=0.2, idle_seconds=0.4, drain_seconds=0.2)) as port:
         with connected(port) as client:
             client.sendall(LIVE)
             thread = threading.Thread(target=trickle, args=(client,), daemon=True)
@@ -150,7 +150,7 @@ def test_a_request_that_trickles_has_one_deadline_and_who_is_silent_is_let_go():
 
 
 def test_connections_are_bounded_take_no_threads_and_keep_no_probe_out():
-    with probed(bounds=Bounds(connections=8)) as port, contextlib.ExitStack() as stack:
+    with probed(limits=ConnectionLimits(connections=8)) as port, contextlib.ExitStack() as stack:
         before = threading.active_count()
         held = [stack.enter_context(connected(port)) for _ in range(40)]
         assert ask(port, "GET", "/livez")[0] == 200
@@ -166,7 +166,7 @@ def test_a_store_that_does_not_answer_is_asked_once_and_said_and_holds_up_no_liv
         assert answers.wait(PATIENCE)
         raise StoreUnavailableError("locked")
 
-    with probed(ping=ping, look_seconds=0.2) as port:
+    with probed(ping=ping, check_seconds=0.2) as port:
         with contextlib.ExitStack() as stack:
             clients = [stack.enter_context(connected(port)) for _ in range(10)]
             for client in clients:
@@ -174,7 +174,7 @@ def test_a_store_that_does_not_answer_is_asked_once_and_said_and_holds_up_no_liv
             assert ask(port, "GET", "/livez")[0] == 200
             said = [read(client) for client in clients]
         assert {answer[:13] for answer in said} == {b"HTTP/1.1 503 "}
-        assert all(b"store or broker did not answer within 0.2 s" in answer for answer in said)
+        assert all(b"store or broker did not respond within 0.2 s" in answer for answer in said)
         assert len(asked) == 1
         answers.set()
         asked[0].join(PATIENCE)
@@ -186,7 +186,7 @@ def test_a_consumer_leaves_while_its_store_hangs():
         return [thread.ident for thread in threading.enumerate() if thread.name == "streamkm-probes"]
 
     answers, before = threading.Event(), serving()
-    with probed(ping=lambda: answers.wait(PATIENCE), look_seconds=PATIENCE) as port, connected(port) as client:
+    with probed(ping=lambda: answers.wait(PATIENCE), check_seconds=PATIENCE) as port, connected(port) as client:
         client.sendall(LIVE.replace(b"livez", b"readyz") + b"\r\n")
         assert len(serving()) == len(before) + 1
         wait_until(lambda: any(thread.name == "streamkm-readiness" for thread in threading.enumerate()))

@@ -16,11 +16,11 @@ import pytest
 
 from consumers.bind_check import check_bind
 from consumers.listening import listen, url_of
-from consumers.serve import GRACE_SECONDS
+from consumers.serve import SHUTDOWN_SECONDS
 from processes import run
 from service_api import TOKEN, Writer
 from streamkm.errors import SettingsError
-from streamkm.service.auth import FRESH
+from streamkm.service.auth import TOKEN_CACHE_SECONDS
 from streamkm.stores import open_store
 from waiting import PATIENCE, wait_until
 
@@ -84,7 +84,7 @@ def test_it_answers_and_leaves_within_seconds_with_status_0(url_of_store, number
             assert "process_resident_memory_bytes" in client.get("/metrics").text
             status = serve.leave(number)  # with a connection still open
         assert status == 0, serve.log
-        assert GRACE_SECONDS < 10, "what may still be waited for then"
+        assert SHUTDOWN_SECONDS < 10, "what may still be waited for then"
         assert "Traceback" not in serve.log
 
 
@@ -152,7 +152,7 @@ def test_a_token_of_the_store_opens_an_address_that_others_reach(url_of_store, t
             assert client.get("/v1/models", headers=auth).status_code == 200
             assert client.post("/v1/models/orders/pause", headers=auth).json() == {"paused": True}
             assert run("tokens", "revoke", "ops", "--store", url_of_store).returncode == 0
-            assert FRESH < 5, "seconds for which a token may still be taken"
+            assert TOKEN_CACHE_SECONDS < 5, "seconds for which a token may still be taken"
             wait_until(lambda: client.get("/v1/models", headers=auth).status_code != 200)
             assert client.get("/v1/models", headers=auth).status_code == 401
 

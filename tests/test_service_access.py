@@ -14,9 +14,9 @@ import pytest
 from service_api import NOW, SPEC, TOKEN, Api, Writer
 from streamkm.errors import SettingsError, StoreUnavailableError
 from streamkm.service import ServiceOptions, auth
-from streamkm.service.auth import PREFIX, digest, issue
-from streamkm.service.limits import UNKNOWN, Buckets, network
-from streamkm.service.middleware import WRONG_TOKENS, Guard
+from streamkm.service.auth import TOKEN_PREFIX, digest, issue
+from streamkm.service.limits import UNKNOWN_ADDRESS, RateLimiter, client_network
+from streamkm.service.middleware import MAX_WRONG_TOKENS, AccessMiddleware
 from streamkm.state import ModelSpec
 from streamkm.stores import Job, MemoryStore, open_store
 from streamkm.testing import ManualClock
@@ -81,8 +81,8 @@ POINTS = {"points": [[0, 0, 0]]}
 
 def test_a_token_is_random_and_the_store_has_only_its_digest(store):
     text = token(store)
-    assert text.startswith(PREFIX)
-    assert len(text) == len(PREFIX) + 43  # 256 bits
+    assert text.startswith(TOKEN_PREFIX)
+    assert len(text) == len(TOKEN_PREFIX) + 43  # 256 bits
     (kept,) = store.tokens()
     assert kept.digest == digest(text.encode())
     assert text not in repr(kept)
@@ -91,7 +91,7 @@ def test_a_token_is_random_and_the_store_has_only_its_digest(store):
 
 @pytest.mark.parametrize("name", ["", "a b", "x" * 65, "a\n", "STREAMKM_TOKEN", "é"])
 def test_a_name_that_is_none_is_refused(name):
-    with pytest.raises(SettingsError, match="is no name for a token"):
+    with pytest.raises(SettingsError, match="is not a name for a token"):
         issue(name, "read", (), 1.0)
     with pytest.raises(SettingsError, match="is no name of a model"):
         issue("fine", "read", ("a/b",), 1.0)
@@ -125,7 +125,7 @@ def test_every_route_that_changes_something_is_known_to_act(store):
     for path, methods in api.get("/openapi.json").json()["paths"].items():
         for method in methods:
             asks = path.endswith(("/predict", "/infer"))
-            assert auth.acts(method.upper(), path.format(model="a", version=1, job_id="b", snapshot_id=1)) == (
+            assert auth.modifies(method.upper(), path.format(model="a", version=1, job_id="b", snapshot_id=1)) == (
                 method != "get" and not asks
             ), (method, path)
 
@@ -158,7 +158,7 @@ async def _revoked():
     async def load():
         return store.tokens()
 
-    tokens = auth.Tokens(load, None, lambda: now[0])
+    tokens = auth.TokenCache(load, None, lambda: now[0])
     grant = await tokens.find(text.encode())
     assert grant == auth.Grant("reports", "read", None, digest(text.encode()))
     store.remove_token("reports")
@@ -183,11 +183,11 @@ async def _wrong():
         asked += 1
         return []
 
-    tokens = auth.Tokens(load, "own", lambda: 100.0)
+    tokens = auth.TokenCache(load, "own", lambda: 100.0)
     for i in range(1000):
-        assert await tokens.find(f"{PREFIX}{i}".encode()) is None
+        assert await tokens.find(f"{TOKEN_PREFIX}{i}".encode()) is None
     assert asked == 1
-    assert not tokens._known
+    assert not tokens._grants
 
 
 def test_while_the_store_is_away_nobody_new_comes_in():
@@ -197,7 +197,7 @@ def test_while_the_store_is_away_nobody_new_comes_in():
 
     store = Away()
     api = Api(store, token=TOKEN)
-    answer = api.get("/v1/models", **sent(PREFIX + "x"))
+    answer = api.get("/v1/models", **sent(TOKEN_PREFIX + "x"))
     assert code(answer) == (503, "store-unavailable")
     assert "Retry-After" in answer.headers
     assert api.get("/v1/models", **sent(TOKEN)).status_code == 200
@@ -238,9 +238,9 @@ async def _stream():
     async def send(message):
         out.append(message)
 
-    tokens = auth.Tokens(load, None, lambda: now[0])
+    tokens = auth.TokenCache(load, None, lambda: now[0])
     rights = {"guarded": True, "local_only": False, "rate": 0, "is_there": lambda _: True}
-    guard = Guard(app, tokens=tokens, clock=lambda: now[0], **rights)
+    guard = AccessMiddleware(app, tokens=tokens, clock=lambda: now[0], **rights)
     headers = [(b"authorization", b"Bearer " + text.encode())]
     scope: dict[str, Any] = {"type": "http", "method": "GET", "path": "/v1/models", "headers": headers}
     await guard(scope, None, send)  # type: ignore[arg-type]
@@ -415,20 +415,20 @@ def test_a_page_of_another_site_cannot_act_even_with_a_token(store, headers, met
 
 
 def test_a_bucket_holds_its_burst_and_fills_up():
-    b = Buckets(10.0, 20.0)
+    b = RateLimiter(10.0, 20.0)
     assert [b.take("a", 0.0) for _ in range(20)] == [0.0] * 20
     assert b.take("a", 0.0) == pytest.approx(0.1)
     assert b.take("other", 0.0) == 0.0
     assert b.take("a", 0.1) == 0.0
     assert b.take("a", 0.1) > 0.0
-    assert b.wait("a", 1000.0) == 0.0
+    assert b.retry_after("a", 1000.0) == 0.0
     assert [b.take("a", 1000.0) for _ in range(20)] == [0.0] * 20
     assert b.take("a", 1000.0) > 0.0
-    assert Buckets(0, 0).take("a", 0.0) == 0.0
+    assert RateLimiter(0, 0).take("a", 0.0) == 0.0
 
 
 def test_the_table_of_askers_is_bounded_and_forgets_the_oldest():
-    b = Buckets(1.0, 1.0, most=100)
+    b = RateLimiter(1.0, 1.0, max_clients=100)
     for i in range(1000):
         b.take(str(i), 0.0)
     assert len(b) == 100
@@ -450,8 +450,8 @@ def test_too_many_requests_are_told_when_to_come_again(store):
 def test_wrong_tokens_are_limited_and_hide_whether_the_next_is_right(store):
     clock = ManualClock()
     api, stored = Api(store, token=TOKEN, monotonic=clock.monotonic), token(store)
-    statuses = [api.get("/v1/models", **sent(f"wrong{i}")).status_code for i in range(WRONG_TOKENS + 8)]
-    assert statuses == [401] * WRONG_TOKENS + [429] * 8
+    statuses = [api.get("/v1/models", **sent(f"wrong{i}")).status_code for i in range(MAX_WRONG_TOKENS + 8)]
+    assert statuses == [401] * MAX_WRONG_TOKENS + [429] * 8
     assert api.get("/v1/models", **sent(TOKEN)).status_code == 429
     # 256 random bits are not guessed, so their holder is not locked out by a neighbour who tries.
     assert api.get("/v1/models", **sent(stored)).status_code == 200
@@ -460,9 +460,11 @@ def test_wrong_tokens_are_limited_and_hide_whether_the_next_is_right(store):
 
 
 def test_a_network_of_ipv6_counts_as_one_asker():
-    assert network("2001:db8::1") == network("2001:db8::ffff:1") != network("2001:db8:0:1::1")
-    assert network("::ffff:192.0.2.1") == network("192.0.2.1")
-    assert network("not:an:address") == network("made up") == network("1" * 70_000) == UNKNOWN
+    assert client_network("2001:db8::1") == client_network("2001:db8::ffff:1") != client_network("2001:db8:0:1::1")
+    assert client_network("::ffff:192.0.2.1") == client_network("192.0.2.1")
+    assert (
+        client_network("not:an:address") == client_network("made up") == client_network("1" * 70_000) == UNKNOWN_ADDRESS
+    )
 
 
 # The page of threats

@@ -59,7 +59,7 @@ def code(answer):
 
 def test_a_promotion_is_asked_of_the_owner(api, store):
     answer = act(api, "POST", f"{ORDERS}/promote", json={"snapshot": 1})
-    assert (answer.status_code, answer.json()) == (202, {"snapshot": 1, "skip": False, "state": "asked"})
+    assert (answer.status_code, answer.json()) == (202, {"snapshot": 1, "skip": False, "state": "requested"})
     assert store.control_requests("orders").promotion == Promotion(1, skip=False)
     answer = act(api, "POST", f"{ORDERS}/promote", json={"snapshot": 2, "skip": True})
     assert answer.json()["skip"] is True
@@ -97,7 +97,7 @@ def test_pause_and_resume_reach_the_store_and_show_in_the_status(api, store):
     assert act(api, "POST", f"{ORDERS}/pause").json() == {"paused": True}
     assert store.model("orders").paused
     shown = api.get(ORDERS, headers=AUTH).json()
-    assert (shown["status"], "asked" in shown["why"]) == ("paused", True)
+    assert (shown["status"], "request" in shown["why"]) == ("paused", True)
     assert 'streamkm_model_status{model="orders",status="paused"} 1.0' in api.get("/metrics", headers=AUTH).text
     assert act(api, "POST", f"{ORDERS}/resume").json() == {"paused": False}
     assert not store.model("orders").paused

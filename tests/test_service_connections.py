@@ -17,7 +17,7 @@ from uvicorn.server import ServerState
 
 from service_api import TOKEN
 from service_server import serving
-from streamkm.http.connection import Bounds, Connection
+from streamkm.http.connection import Connection, ConnectionLimits
 from streamkm.metrics import HTTP_REQUESTS
 from waiting import PATIENCE, wait_until
 
@@ -37,7 +37,9 @@ def app():
 @pytest.fixture(scope="module")
 def hasty():
     """A service that waits for nobody."""
-    with serving(bounds=Bounds(head_seconds=0.2, idle_seconds=0.4, rest_seconds=0.2, unread_seconds=0.4)) as app:
+    with serving(
+        limits=ConnectionLimits(head_seconds=0.2, idle_seconds=0.4, drain_seconds=0.2, unread_seconds=0.4)
+    ) as app:
         yield app
 
 
@@ -183,7 +185,7 @@ def test_a_change_of_protocol_is_not_made_and_the_request_is_answered(app):
 
 
 def test_many_requests_at_once_are_held_and_too_many_are_cut():
-    with serving(bounds=Bounds(held_bytes=1000)) as app:
+    with serving(limits=ConnectionLimits(pipelined_bytes=1000)) as app:
         with connected(app) as client:
             client.sendall((GET + b"\r\n") * 10)
             with client.makefile("rb") as file:
@@ -232,7 +234,7 @@ def test_headers_that_trickle_have_one_deadline(hasty):
 
 def test_an_answer_that_is_not_read_is_not_kept():
     points = b'{"points": [' + b"[1,2,3]," * 300_000 + b"[1,2,3]]}"
-    with serving(bounds=Bounds(unread_seconds=0.3)) as app:
+    with serving(limits=ConnectionLimits(unread_seconds=0.3)) as app:
         connections = app.state.server.server_state.connections
         with connected(app) as client:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -243,7 +245,7 @@ def test_an_answer_that_is_not_read_is_not_kept():
 
 def test_who_reads_least_for_longest_is_let_go_when_too_much_waits():
     points = b'{"points": [' + b"[1,2,3]," * 300_000 + b"[1,2,3]]}"
-    with serving(bounds=Bounds(unread_total=1 << 20)) as app, contextlib.ExitStack() as stack:
+    with serving(limits=ConnectionLimits(unread_total=1 << 20)) as app, contextlib.ExitStack() as stack:
         for _ in range(2):
             client = stack.enter_context(connected(app))
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -253,7 +255,7 @@ def test_who_reads_least_for_longest_is_let_go_when_too_much_waits():
 
 
 def test_the_one_who_waits_for_nothing_makes_room_for_another():
-    with serving(bounds=Bounds(connections=3)) as app, contextlib.ExitStack() as stack:
+    with serving(limits=ConnectionLimits(connections=3)) as app, contextlib.ExitStack() as stack:
         idle = [stack.enter_context(connected(app)) for _ in range(3)]
         for client in (*idle, idle[0], idle[2]):  # now the second waits longest for a request
             assert asked(client) == 200
@@ -264,7 +266,7 @@ def test_the_one_who_waits_for_nothing_makes_room_for_another():
 
 def test_when_all_connections_are_at_work_a_new_one_is_told_so():
     stream = b"GET /v1/models/orders/stream HTTP/1.1\r\nHost: localhost\r\n\r\n"
-    with serving(bounds=Bounds(connections=2)) as app, contextlib.ExitStack() as stack:
+    with serving(limits=ConnectionLimits(connections=2)) as app, contextlib.ExitStack() as stack:
         for _ in range(2):
             client = stack.enter_context(connected(app))
             client.sendall(stream)
@@ -307,7 +309,7 @@ def test_x_forwarded_for_is_believed_of_nobody_unless_told_and_walks_around_no_l
         assert set(statuses(app, made_up)) == {401}
         # The last one is what the proxy saw; those before it are what its client said.
         assert 429 in statuses(app, lambda i: b"X-Forwarded-For: 10.9.9.%d, 192.0.2.1\r\n" % i)
-        # What is no address counts as one asker, and no long text is kept.
+        # What is no address counts as one client_key, and no long text is kept.
         assert 429 in statuses(app, lambda i: b"X-Forwarded-For: " + b"%d" % i * 5000 + b"\r\n")
 
 
@@ -315,7 +317,7 @@ def attributes_set_in(*functions):
     return {name for function in functions for name in function.__code__.co_names}
 
 
-def test_uvicorn_has_the_parts_that_the_bounds_are_made_of():
+def test_uvicorn_has_the_parts_that_the_limits_are_made_of():
     """They are no part of its interface: if this fails after an upgrade, change `streamkm.http.connection` first."""
     hooks = {name for name in vars(Connection) if name.startswith(("on_", "send_", "pause_", "resume_"))}
     assert len(hooks) == 10
@@ -332,15 +334,15 @@ def test_uvicorn_has_the_parts_that_the_bounds_are_made_of():
     assert STATUS_LINE[431].startswith(b"HTTP/1.1 431 ")
 
 
-def test_the_bounds_are_those_on_the_page_of_security():
-    b = Bounds()
+def test_the_limits_are_those_in_docs_security():
+    b = ConnectionLimits()
     for told in (
         f"{b.head_bytes >> 10} KiB and {b.headers} headers until the head",
         f"{b.target_bytes >> 10} KiB of address (414)",
         f"{b.head_seconds:g} s from the first byte",
         f"{b.idle_seconds:g} s between two requests",
-        f"{b.rest_seconds:g} s for what is left of a body",
-        f"{b.held_bytes >> 20} MiB of others is held",
+        f"{b.drain_seconds:g} s for what is left of a body",
+        f"{b.pipelined_bytes >> 20} MiB of others is held",
         f"less than {b.unread_bytes >> 10} KiB in {b.unread_seconds:g} s is let go",
         f"more than {b.unread_total >> 20} MiB that wait",
         f"| {b.connections}; then the one that waits longest",

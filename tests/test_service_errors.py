@@ -303,7 +303,7 @@ def test_a_slow_store_holds_up_neither_liveness_nor_for_ever_those_who_ask_it():
         ping = models
 
     async def ask(patience, release_it):
-        transport = httpx.ASGITransport(Api(Slow(), options=ServiceOptions(patience=patience)).app)
+        transport = httpx.ASGITransport(Api(Slow(), options=ServiceOptions(store_timeout=patience)).app)
         async with httpx.AsyncClient(transport=transport, base_url="http://test", trust_env=False) as client:
             slow = [asyncio.create_task(client.get(url)) for url in ("/v1/models", "/readyz") * 20]
             await asyncio.sleep(0)
@@ -315,7 +315,7 @@ def test_a_slow_store_holds_up_neither_liveness_nor_for_ever_those_who_ask_it():
 
     try:
         for answer in asyncio.run(ask(0.2, release_it=False)):
-            assert "did not answer within 0.2 s" in problem(answer, 503, "store-unavailable").detail
+            assert "did not respond within 0.2 s" in problem(answer, 503, "store-unavailable").detail
         assert {answer.status_code for answer in asyncio.run(ask(PATIENCE, release_it=True))} == {200}
     finally:
         release.set()

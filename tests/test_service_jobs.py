@@ -17,7 +17,7 @@ from consumers.job_command import child_environment, replay_command
 from service_api import NOW, TOKEN, Api, Writer
 from streamkm.errors import SettingsError, StoreUnavailableError
 from streamkm.service import job_runner as module
-from streamkm.service.job_runner import GONE, MOST_QUEUED, Jobs, job_json, seen
+from streamkm.service.job_runner import LOST, MAX_QUEUED, JobRunner, job_json, with_lost_state
 from streamkm.service.problems import Problem
 from streamkm.settings import ServeSettings, load
 from streamkm.stores import Job, MemoryStore, open_store
@@ -35,7 +35,9 @@ def wait_for(path):
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Notes are made often, so that no test has to wait for one."""
-    assert module.BEAT <= 2.0 < module.QUEUED_BEAT < module.LOST_AFTER, "it is seen to live"
+    assert module.HEARTBEAT_SECONDS <= 2.0 < module.QUEUED_HEARTBEAT_SECONDS < module.LOST_AFTER_SECONDS, (
+        "it is seen to live"
+    )
     monkeypatch.setattr(module, "BEAT", 0.02)
     monkeypatch.setattr(module, "QUEUED_BEAT", 0.02)
 
@@ -63,7 +65,9 @@ def ended(job):
 
 @contextlib.asynccontextmanager
 async def running(store, body, **kwargs):
-    made = Jobs(store, script(body) if isinstance(body, str) else body, kwargs.pop("environment", os.environ), **kwargs)
+    made = JobRunner(
+        store, script(body) if isinstance(body, str) else body, kwargs.pop("environment", os.environ), **kwargs
+    )
     try:
         yield made
     finally:
@@ -118,14 +122,14 @@ def test_the_child_gets_what_is_asked_and_the_environment_and_nothing_to_read(st
             "print('error: t: the topic is gone\\n  what to do: look', file=sys.stderr)\nsys.exit(3)",
             "t: the topic is gone what to do: look",
         ),
-        ("sys.exit(3)", "it left with status 3"),
+        ("sys.exit(3)", "it exited with status 3"),
         ("os.kill(os.getpid(), signal.SIGKILL)", "it was ended by signal 9"),
-        ("raise ValueError('no')", "it left with status 1: ValueError: no"),
-        ("sys.exit(0)", "it left with status 0"),  # without a snapshot nothing came of it
-        ("print('x' * 5_000_000, file=sys.stderr)\nsys.exit(4)", "it left with status 4"),
+        ("raise ValueError('no')", "it exited with status 1: ValueError: no"),
+        ("sys.exit(0)", "it exited with status 0"),  # without a snapshot nothing came of it
+        ("print('x' * 5_000_000, file=sys.stderr)\nsys.exit(4)", "it exited with status 4"),
         (
             "print('[' * 1000, file=sys.stderr)\nprint('{\"stage\": \"nonsense\"}', file=sys.stderr)\nsys.exit(5)",
-            "it left with status 5",
+            "it exited with status 5",
         ),
     ],
 )
@@ -140,7 +144,7 @@ def test_a_job_that_fails_says_why(body, error):
     job = asyncio.run(go())
     assert job.state == "failed"
     assert job.error.startswith(error)
-    assert len(job.error) <= module.MOST_OF_AN_ERROR
+    assert len(job.error) <= module.MAX_ERROR_CHARS
 
 
 def test_what_cannot_be_started_fails():
@@ -182,7 +186,7 @@ def test_too_many_are_refused():
 
     async def go():
         async with running(store, "time.sleep(60)") as jobs:
-            for _ in range(MOST_QUEUED + 1):
+            for _ in range(MAX_QUEUED + 1):
                 await jobs.submit("orders", {})
             with pytest.raises(Problem) as e:
                 await jobs.submit("orders", {})
@@ -194,7 +198,7 @@ def test_too_many_are_refused():
 
 def test_a_running_job_is_cancelled_by_sigterm_and_a_stubborn_one_by_sigkill(store, monkeypatch, tmp_path):
     async def go(body, patience):
-        monkeypatch.setattr(module, "PATIENCE", patience)
+        monkeypatch.setattr(module, "KILL_AFTER_SECONDS", patience)
         async with running(store, body + '\nsay(stage="reading", done=1, total=2)\ntime.sleep(1e6)') as jobs:
             job = await jobs.submit("orders", ASKED)
             found = await until(store, job, lambda j: j.progress.get("done") == 1)
@@ -202,7 +206,7 @@ def test_a_running_job_is_cancelled_by_sigterm_and_a_stubborn_one_by_sigkill(sto
             return await until(store, job, ended)
 
     job = asyncio.run(go("", 1e6))  # it goes by itself: nobody would kill it
-    assert (job.state, job.error) == ("cancelled", "somebody cancelled it")
+    assert (job.state, job.error) == ("cancelled", "cancelled on request")
     asked = tmp_path / "asked"
     stubborn = f"signal.signal(signal.SIGTERM, lambda *_: open({str(asked)!r}, 'w').close())\n"
     stubborn += "time.sleep = lambda _, sleep=time.sleep: [sleep(1) for _ in range(10**6)]"
@@ -248,10 +252,10 @@ def test_a_job_is_noted_again_and_again_and_lost_ones_are_seen(store):
 
     asyncio.run(go())
     lost = Job("a", "orders", {}, "running", {}, 0, "", NOW, NOW)
-    assert seen(lost, NOW + 30) is lost
-    assert (seen(lost, NOW + 31).state, seen(lost, NOW + 31).error) == ("failed", GONE)
+    assert with_lost_state(lost, NOW + 30) is lost
+    assert (with_lost_state(lost, NOW + 31).state, with_lost_state(lost, NOW + 31).error) == ("failed", LOST)
     finished = dataclasses.replace(lost, state="done")
-    assert seen(finished, NOW + 1e9) is finished
+    assert with_lost_state(finished, NOW + 1e9) is finished
 
 
 def test_a_service_that_stops_ends_its_jobs_with_a_word(store):
@@ -309,14 +313,14 @@ def test_a_service_that_stops_while_the_store_is_away_does_not_wait_for_each_job
     Writer(store).commit()
 
     async def go():
-        jobs = Jobs(store, script("time.sleep(60)"), os.environ)
-        for _ in range(MOST_QUEUED):
+        jobs = JobRunner(store, script("time.sleep(60)"), os.environ)
+        for _ in range(MAX_QUEUED):
             await jobs.submit("orders", {})
         store.away = True
         await jobs.close()
 
     asyncio.run(go())
-    assert store.refused <= 5 < MOST_QUEUED, "each of which may take as long as a busy store is waited for"
+    assert store.refused <= 5 < MAX_QUEUED, "each of which may take as long as a busy store is waited for"
 
 
 def test_a_replay_tells_two_lines_a_second_at_most(capsys, monkeypatch):
@@ -458,7 +462,7 @@ def test_a_job_over_http_is_taken_shown_and_cancelled(store):
     async def go():
         import httpx
 
-        jobs = Jobs(
+        jobs = JobRunner(
             store, script('say(stage="reading", done=1, total=2)\ntime.sleep(60)'), os.environ, clock=lambda: NOW
         )
         app = Api(store, token=TOKEN, jobs=jobs).app
@@ -471,7 +475,7 @@ def test_a_job_over_http_is_taken_shown_and_cancelled(store):
             assert taken.status_code == 202
             url = taken.headers["Location"]
             assert url == f"/v1/models/orders/jobs/{taken.json()['id']}"
-            assert taken.json()["asked"] == {
+            assert taken.json()["options"] == {
                 "from": "2h", "to": "now", "k": 3, "init": "k-means++", "n_init": 1, "max_iter": 300,
             }  # fmt: skip
             job = Job(taken.json()["id"], "orders", {}, "queued", {}, 0, "", NOW, NOW)

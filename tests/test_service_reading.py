@@ -144,7 +144,7 @@ def test_two_snapshots_are_compared_on_what_the_model_remembers(api, writer):
 
 def test_the_choice_of_k_is_that_of_the_newest_snapshot(api, writer):
     writer.commit(detail={"k": PROFILE})
-    told = read(api, "k", live.ChoiceOfK)
+    told = read(api, "k", live.KProfile)
     for name in ("running", "suggested", "reason", "ks", "cost", "silhouette", "gap", "davies_bouldin"):
         assert told[name] == PROFILE[name], name
 

@@ -249,7 +249,7 @@ def test_tables_may_be_larger_than_json_and_not_without_bound():
 
 
 def test_more_distances_than_an_answer_may_tell_are_refused(api, monkeypatch):
-    monkeypatch.setattr("streamkm.service.routes.predict.MOST_DISTANCES", 5)
+    monkeypatch.setattr("streamkm.service.routes.predict.MAX_DISTANCES", 5)
     assert problem(ask(api, BODIES["arrow"][1], ARROW, query="?include=distances"), 413, "too-large").hint
 
 

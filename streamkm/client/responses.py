@@ -497,7 +497,7 @@ class Job:
     ----------
     state
         queued, running, done, failed or cancelled.
-    asked, progress
+    options, progress
         Options of the job, and its progress.
     snapshot
         Number of the resulting snapshot; None until it is done.
@@ -508,7 +508,7 @@ class Job:
     id: str
     model: str
     state: str
-    asked: Mapping[str, Any]
+    options: Mapping[str, Any]
     progress: Mapping[str, Any]
     snapshot: int | None
     error: str

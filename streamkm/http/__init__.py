@@ -1,1 +1,1 @@
-"""HTTP beneath the service: bounded connections, common headers, and the one form of errors."""
+"""HTTP below the service: bounded connections, default headers and error bodies."""

@@ -1,8 +1,8 @@
-"""Connections over HTTP: what a client may send before anybody looks at it, and how long it may take.
+"""HTTP connections with limits on the size of requests, and on the time that clients take to send and to read.
 
-uvicorn's parser has no bound on the bytes of headers, and its server none on the time that they or a reader may take.
-So the head of a request is kept here until it is whole, and only then parsed; the next request of a connection is not
-looked at before this one is answered. Whoever sends or reads too slowly is let go.
+uvicorn limits neither the size of headers nor the time that a client takes to send them or to read a response. So the
+head of a request is buffered here until it is complete, and parsed then; a pipelined request is parsed after the
+response to the one before. Clients that send or read too slowly are disconnected.
 """
 
 from __future__ import annotations
@@ -17,73 +17,73 @@ import httptools
 import orjson
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from streamkm.http.responses import MEDIA_TYPE, completed, problem_body
+from streamkm.http.responses import MEDIA_TYPE, problem_body, with_default_headers
 from streamkm.redaction import redact
 
 _UPGRADE = re.compile(rb"(?i)(?<=\r\n)upgrade[ \t]*:[^\r\n]*\r\n")
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._~-]*)(?::[0-9]{0,5})?")
-_END = b"\r\n\r\n"
-_PIECE = 1 << 14
-"""Bytes of a body of unknown length that are parsed at once."""
+_HEAD_END = b"\r\n\r\n"
+_CHUNKED_PIECE_BYTES = 1 << 14
+"""Bytes of a chunked body that are parsed at a time."""
 
-Wait = Literal["nothing", "request", "head", "rest", "end"]
-"""What a connection waits for: the app, the first byte of a request, the end of its head, the end of a body that nobody
-reads any more, the end of what a refused client still sends."""
+Phase = Literal["responding", "idle", "head", "drain", "closing"]
+"""Phase of a connection. All but the first have a deadline: waiting for a request; receiving its head;
+receiving the rest of a body after the response; receiving what a refused client still sends."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bounds:
-    """What one client, and all of them together, may take.
+class ConnectionLimits:
+    """Limits of one connection, and of all together.
 
     Attributes
     ----------
     head_bytes
-        Bytes of a request line and headers, and of what stands between or behind the chunks of a body (431).
+        Bytes of request line and headers, and of chunk sizes, extensions and trailers (else 431).
     headers
-        Number of headers (431).
+        Number of headers (else 431).
     target_bytes
-        Bytes of an address with its query (414).
-    held_bytes
-        Bytes of further requests that come before this one is answered; then the connection is cut.
+        Bytes of path and query (else 414).
+    pipelined_bytes
+        Bytes of further requests received before the response; beyond it the connection is aborted.
     head_seconds
-        From the first byte of a request to the end of its headers (408).
+        From the first byte of a request to the end of its headers (else 408).
     idle_seconds
         Between two requests.
-    rest_seconds
-        For what is left of a body once it has been answered, and for a refused client to stop sending.
+    drain_seconds
+        For the rest of a body after the response, and for a refused client to stop sending.
     unread_seconds, unread_bytes
-        Who reads fewer bytes in so many seconds, while more wait to be read, is let go.
+        A client that reads fewer than this many bytes in this time, while more are waiting, is disconnected.
     unread_total
-        Bytes that wait to be read on all connections; beyond it who has read least for longest is let go.
+        Bytes that wait to be read on all connections; beyond it the slowest readers are disconnected.
     connections
-        Open ones; beyond it the one that waits longest for a request goes, and if all are at work a new one gets 503.
+        Open connections; beyond it the longest idle one is closed, and if none is idle a new one gets 503.
     """
 
     head_bytes: int = 64 << 10
     headers: int = 100
     target_bytes: int = 8 << 10
-    held_bytes: int = 1 << 20
+    pipelined_bytes: int = 1 << 20
     head_seconds: float = 10.0
     idle_seconds: float = 30.0
-    rest_seconds: float = 10.0
+    drain_seconds: float = 10.0
     unread_seconds: float = 30.0
     unread_bytes: int = 64 << 10
     unread_total: int = 256 << 20
     connections: int = 800
 
 
-DEFAULTS = Bounds()
+DEFAULTS = ConnectionLimits()
 
 
 class Refusal(NamedTuple):
-    """An answer that is given without the application.
+    """A response that is sent without the application.
 
     Attributes
     ----------
     status, code
-        HTTP status, and the word for machines.
+        HTTP status, and error code.
     message, where, hint
-        What was wrong, the place, and what to do.
+        What was wrong, its location, and how to correct it.
     """
 
     status: int
@@ -93,334 +93,342 @@ class Refusal(NamedTuple):
     hint: str = ""
 
     def body(self) -> bytes:
-        """What is sent: an object as every error answer is one."""
+        """The JSON of the error response."""
         return orjson.dumps(
             problem_body(self.status, self.code, redact(self.message), where=self.where, hint=self.hint)
         )
 
 
-def protocol(bounds: Bounds = DEFAULTS, refused: Callable[[int], None] = lambda _: None) -> type[asyncio.Protocol]:
-    """A class of connections for `uvicorn.Config`.
+def bounded_protocol(
+    limits: ConnectionLimits = DEFAULTS, on_refused: Callable[[int], None] = lambda _: None
+) -> type[asyncio.Protocol]:
+    """A protocol class for `uvicorn.Config`, with limits.
 
     Parameters
     ----------
-    bounds
-        What they hold clients to.
-    refused
-        Told the status of each request that is refused before the application sees it.
+    limits
+        Limits of the connections.
+    on_refused
+        Called with the status of each request that is refused before the application sees it.
     """
-    return type("BoundedConnection", (Connection,), {"bounds": bounds, "refused": staticmethod(refused)})
+    return type("BoundedConnection", (Connection,), {"limits": limits, "on_refused": staticmethod(on_refused)})
 
 
 class Connection(HttpToolsProtocol):
-    """One client."""
+    """One connection.
 
-    bounds: Bounds
-    refused: Callable[[int], None]
+    Attributes
+    ----------
+    limits, on_refused
+        As in `bounded_protocol`.
+    """
+
+    limits: ConnectionLimits
+    on_refused: Callable[[int], None]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._head = bytearray()
-        self._held = bytearray()
-        self._in_body = self._whole = False
-        self._left: int | None = None  # bytes of the body to come; None: it is chunked
-        self._framing = 0  # bytes of a chunked body since the last that was content: sizes, extensions, trailers
-        self._deaf = False  # nothing more is taken from this client
+        self._pipelined = bytearray()
+        self._in_body = self._complete = False
+        self._body_left: int | None = None  # bytes of the body to come; None if it is chunked
+        self._framing = 0  # bytes of a chunked body since its last content: sizes, extensions, trailers
+        self._discarding = False  # further bytes of this client are ignored
         self._problem: Refusal | None = None
-        self._wait: Wait = "nothing"
+        self._phase: Phase = "responding"
         self._deadline = 0.0
-        self._unread: int | None = None  # bytes to be read at the last look
+        self._unread: int | None = None  # bytes in the write buffer at the last check
         self._unread_since = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
 
-    # Of asyncio
+    # Callbacks of asyncio
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._wait_for(*self._idle())
-        if len(self.connections) > self.bounds.connections:
-            waiting = [c for c in self.connections if c is not self and isinstance(c, Connection) and not c.at_work]
-            if waiting:
-                min(waiting, key=lambda c: c._deadline).transport.abort()  # noqa: SLF001 - one of us
+        self._set_phase("idle", self.limits.idle_seconds)
+        if len(self.connections) > self.limits.connections:
+            idle = [c for c in self.connections if c is not self and isinstance(c, Connection) and not c.responding]
+            if idle:
+                min(idle, key=lambda c: c._deadline).transport.abort()  # noqa: SLF001 - of this class
             else:
-                self._refuse(Refusal(503, "too-many", "too many connections are open", hint="Ask again in a moment"))
+                self._refuse(Refusal(503, "too-many", "too many connections are open", hint="Retry in a moment"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._held.clear()
+        self._pipelined.clear()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._deaf:
+        if self._discarding:
             return
-        if self._held:
-            self._hold(data)
+        if self._pipelined:
+            self._buffer(data)
         else:
-            self._take(data)
+            self._consume(data)
 
     def pause_writing(self) -> None:
         super().pause_writing()
         if self._unread is None:
             self._unread, self._unread_since = self.transport.get_write_buffer_size(), self.loop.time()
-            self._look_at(self._unread_since + self.bounds.unread_seconds)
-        self._let_slowest_go()
+            self._schedule_check(self._unread_since + self.limits.unread_seconds)
+        self._disconnect_slowest()
 
     def resume_writing(self) -> None:
         super().resume_writing()
         self._unread = None
-        if self._wait == "request":
-            self._wait_for(*self._idle())  # until now it was reading
+        if self._phase == "idle":
+            self._set_phase("idle", self.limits.idle_seconds)  # until now it was reading the response
 
-    # Of the parser
+    # Callbacks of the parser
 
     def on_message_begin(self) -> None:
-        if self._whole:  # the piece that ended a chunked body held the beginning of another request
-            self._deaf = True
-        if not self._deaf:
+        if self._complete:  # the bytes that ended a chunked body had the beginning of another request
+            self._discarding = True
+        if not self._discarding:
             super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
-        if not self._deaf:
+        if not self._discarding:
             super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        # What stands behind a chunked body is no header: the request was judged by those before it.
-        if not self._deaf and not self._in_body:
+        # Trailers of a chunked body are ignored: the request was checked by its headers.
+        if not self._discarding and not self._in_body:
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        if self._deaf:
+        if self._discarding:
             return
-        self._problem = self._wrong()
+        self._problem = self._check_head()
         if self._problem is not None:
             return
         self._in_body, self._framing = True, 0
-        self._left = next((int(value) for name, value in self.headers if name == b"content-length"), None)
+        self._body_left = next((int(value) for name, value in self.headers if name == b"content-length"), None)
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         self._framing = 0
-        if not self._deaf and self._problem is None:
+        if not self._discarding and self._problem is None:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        if self._deaf or self._problem is not None:
-            return  # it is being refused
-        self._whole = True
+        if self._discarding or self._problem is not None:
+            return  # it is refused
+        self._complete = True
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """The application has answered; what came meanwhile is looked at now."""
+        """Called when the response is complete: continue with pipelined requests."""
         self.server_state.total_requests += 1
-        self._wait_for(*(("rest", self.bounds.rest_seconds) if self._in_body else self._idle()))
+        if self._in_body:
+            self._set_phase("drain", self.limits.drain_seconds)
+        else:
+            self._set_phase("idle", self.limits.idle_seconds)
         if self.transport.is_closing():
             return
         self.flow.resume_reading()
-        if self._held and not self._in_body:
-            # Not here: the answer is still being sent by whoever called.
-            self.loop.call_soon(self._take_held)
+        if self._pipelined and not self._in_body:
+            # Not from here: the caller is still sending the response.
+            self.loop.call_soon(self._consume_pipelined)
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(_bad(msg))
 
-    # Of this class
+    # Requests
 
     @property
-    def at_work(self) -> bool:
-        """Whether a request is being answered."""
+    def responding(self) -> bool:
+        """Whether the application is responding to a request."""
         return self.cycle is not None and not self.cycle.response_complete
 
-    def _idle(self) -> tuple[Wait, float]:
-        return "request", self.bounds.idle_seconds
+    def _consume_pipelined(self) -> None:
+        data = bytes(self._pipelined)
+        self._pipelined.clear()
+        self.flow.resume_reading()  # data since the response was buffered too, and paused the reading again
+        self._consume(data)
 
-    def _take_held(self) -> None:
-        data = bytes(self._held)
-        self._held.clear()
-        self.flow.resume_reading()  # what came since the answer was held, too, and stopped the reading again
-        self._take(data)
-
-    def _hold(self, data: bytes) -> None:
-        self._held += data
-        if len(self._held) > self.bounds.held_bytes:
+    def _buffer(self, data: bytes) -> None:
+        self._pipelined += data
+        if len(self._pipelined) > self.limits.pipelined_bytes:
             self.transport.abort()
             return
         self.flow.pause_reading()
 
-    def _take(self, data: bytes) -> None:
-        while data and not self._deaf and not self.transport.is_closing():
+    def _consume(self, data: bytes) -> None:
+        while data and not self._discarding and not self.transport.is_closing():
             if self._in_body:
-                data = self._take_body(data)
-            elif self.at_work:
-                self._hold(data)
+                data = self._consume_body(data)
+            elif self.responding:
+                self._buffer(data)
                 return
             else:
-                data = self._take_head(data)
+                data = self._consume_head(data)
 
-    def _take_head(self, data: bytes) -> bytes:
-        """Keep a piece of a head; parse it when it is whole. Returns what is behind it."""
+    def _consume_head(self, data: bytes) -> bytes:
+        """Buffer a head, and parse it when it is complete. Returns the data after it."""
         if not self._head:
-            data = data.lstrip(b"\r\n")  # between two requests there may be empty lines
+            data = data.lstrip(b"\r\n")  # empty lines between requests are allowed
             if not data:
                 return b""
-        at = max(0, len(self._head) - len(_END) + 1)
+        searched = max(0, len(self._head) - len(_HEAD_END) + 1)
         self._head += data
-        end = self._head.find(_END, at)
-        size = end + len(_END) if end >= 0 else len(self._head)
-        if size > self.bounds.head_bytes:
+        end = self._head.find(_HEAD_END, searched)
+        size = end + len(_HEAD_END) if end >= 0 else len(self._head)
+        if size > self.limits.head_bytes:
             self._refuse(
-                Refusal(431, "too-large", f"more than {self.bounds.head_bytes} bytes", where="headers", hint=_FEWER)
+                Refusal(431, "too-large", f"more than {self.limits.head_bytes} bytes", where="headers", hint=_FEWER)
             )
             return b""
         if end < 0:
             line = self._head.find(b"\n")
             if not self._head[:1].isalpha() or (line >= 0 and self._head[line - 1 : line] != b"\r"):
-                self._refuse(_bad("not a request of HTTP/1.1"))
-            elif self._wait != "head":
-                self._wait_for("head", self.bounds.head_seconds)
+                self._refuse(_bad("not an HTTP/1.1 request"))
+            elif self._phase != "head":
+                self._set_phase("head", self.limits.head_seconds)
             return b""
-        # There is no other protocol to change to, and one that asks for it may be answered as if it did not.
+        # No other protocol is available, and a request to upgrade may be answered as if it were none.
         head, rest = _UPGRADE.sub(b"", self._head[:size]), bytes(self._head[size:])
         self._head.clear()
-        self._wait, self._whole = "nothing", False
-        if head.count(b"\r\n") - 2 > self.bounds.headers:
-            told = f"more than {self.bounds.headers} headers"
-            self._refuse(Refusal(431, "too-large", told, where="headers", hint=_FEWER))
+        self._phase, self._complete = "responding", False
+        if head.count(b"\r\n") - 2 > self.limits.headers:
+            message = f"more than {self.limits.headers} headers"
+            self._refuse(Refusal(431, "too-large", message, where="headers", hint=_FEWER))
             return b""
         self._parse(head)
         return rest
 
-    def _take_body(self, data: bytes) -> bytes:
-        size = _PIECE if self._left is None else self._left
+    def _consume_body(self, data: bytes) -> bytes:
+        size = _CHUNKED_PIECE_BYTES if self._body_left is None else self._body_left
         piece, rest = data[:size], data[size:]
-        if self._left is not None:
-            self._left -= len(piece)
+        if self._body_left is not None:
+            self._body_left -= len(piece)
         else:
             self._framing += len(piece)
         self._parse(piece)
-        if self._in_body and self._framing > self.bounds.head_bytes and not self._deaf:
-            # The parser keeps a trailer until it is whole, and copies it with each piece.
-            told = f"more than {self.bounds.head_bytes} bytes around the chunks"
-            self._refuse(Refusal(431, "too-large", told, where="body", hint="Send no long extensions or trailers"))
+        if self._in_body and self._framing > self.limits.head_bytes and not self._discarding:
+            # The parser buffers a trailer until it is complete, and copies it each time.
+            message = f"more than {self.limits.head_bytes} bytes of chunk extensions or trailers"
+            self._refuse(Refusal(431, "too-large", message, where="body", hint="Send shorter ones"))
         return rest
 
     def _parse(self, data: bytes) -> None:
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            self._problem = self._problem or _bad("another protocol is asked for", hint="Send requests of HTTP/1.1")
+            self._problem = self._problem or _bad("another protocol is requested", hint="Send HTTP/1.1 requests")
         except httptools.HttpParserError as e:
-            self._problem = _bad(f"not a request of HTTP/1.1 ({e})")
+            self._problem = _bad(f"not an HTTP/1.1 request ({e})")
         if self._problem is not None:
             self._refuse(self._problem)
             return
-        if self._whole:
+        if self._complete:
             self._in_body = False
-            if self._deaf and self.at_work:
+            if self._discarding and self.responding:
                 self.cycle.keep_alive = False
-            elif self._deaf:
+            elif self._discarding:
                 self.transport.close()
-            elif not self.at_work:
-                self._wait_for(*self._idle())
+            elif not self.responding:
+                self._set_phase("idle", self.limits.idle_seconds)
 
-    def _wrong(self) -> Refusal | None:
-        """What is wrong with a head whose parts are all well-formed."""
+    def _check_head(self) -> Refusal | None:
+        """The error of a head whose parts are all well-formed; None if it is valid."""
         version = self.parser.get_http_version()
         if version not in ("1.0", "1.1"):
-            return _bad("another protocol is asked for", hint="Send requests of HTTP/1.1")
+            return _bad("another protocol is requested", hint="Send HTTP/1.1 requests")
         if version == "1.0" and any(name == b"transfer-encoding" for name, _ in self.headers):
-            return _bad("HTTP/1.0 has none", "Transfer-Encoding", "Send Content-Length, or a request of HTTP/1.1")
-        return self._wrong_host(version) or self._wrong_target()
+            return _bad("not in HTTP/1.0", "Transfer-Encoding", "Send Content-Length, or an HTTP/1.1 request")
+        return self._check_host(version) or self._check_target()
 
-    def _wrong_host(self, version: str) -> Refusal | None:
+    def _check_host(self, version: str) -> Refusal | None:
         hosts = [value for name, value in self.headers if name == b"host"]
         if len(hosts) > 1 or (not hosts and version == "1.1"):
-            return _bad(f"{len(hosts)} of them", "Host", "Send one")
+            return _bad(f"{len(hosts)} headers", "Host", "Send one")
         if hosts and not _HOST.fullmatch(hosts[0]):
             return _bad("not a name or address, with or without a port", "Host", "Send the one of the address")
         return None
 
-    def _wrong_target(self) -> Refusal | None:
-        if len(self.url) > self.bounds.target_bytes:
-            told = f"more than {self.bounds.target_bytes} bytes"
-            return Refusal(414, "too-large", told, where="address", hint="What is long goes into the body")
+    def _check_target(self) -> Refusal | None:
+        if len(self.url) > self.limits.target_bytes:
+            message = f"more than {self.limits.target_bytes} bytes"
+            return Refusal(414, "too-large", message, where="URL", hint="Send long content in the body")
         if (not self.url.startswith(b"/") and self.url != b"*") or b"#" in self.url:
-            return _bad("not a path", "address", "Ask for /PATH: this is no proxy")
+            return _bad("not a path", "URL", "Request /PATH: this is not a proxy")
         return None
 
     def _refuse(self, problem: Refusal) -> None:
-        """Answer without the application, and take nothing more."""
-        self._deaf = True
+        """Respond without the application, and ignore further data."""
+        self._discarding = True
         self._head.clear()
-        self._held.clear()
-        if self.at_work:
+        self._pipelined.clear()
+        if self.responding:
             if self.cycle.response_started:
-                self.transport.abort()  # half of an answer is on its way
+                self.transport.abort()  # a part of the response is sent already
                 return
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         body = problem.body()
         length = str(len(body)).encode()
-        headers = completed(
+        headers = with_default_headers(
             [(b"content-length", length), (b"content-type", MEDIA_TYPE.encode()), (b"connection", b"close")]
         )
         lines = b"".join(b"%b: %b\r\n" % header for header in headers)
         self.transport.write(STATUS_LINE[problem.status] + lines + b"\r\n" + body)
-        self.refused(problem.status)
-        # To close while the client still sends would take the answer away from it.
+        self.on_refused(problem.status)
+        # Closing while the client still sends would discard the response.
         if self.transport.can_write_eof():
             self.transport.write_eof()
-        self._wait_for("end", min(self.bounds.rest_seconds, 2.0))
+        self._set_phase("closing", min(self.limits.drain_seconds, 2.0))
 
-    # Time
+    # Deadlines
 
-    def _wait_for(self, what: Wait, seconds: float) -> None:
-        self._wait, self._deadline = what, self.loop.time() + seconds
-        self._look_at(self._deadline)
+    def _set_phase(self, phase: Phase, seconds: float) -> None:
+        self._phase, self._deadline = phase, self.loop.time() + seconds
+        self._schedule_check(self._deadline)
 
-    def _look_at(self, time: float) -> None:
-        """See to it that somebody looks at that time, or before."""
+    def _schedule_check(self, time: float) -> None:
+        """Run `_check` at that time or before."""
         if self._timer is None or self._timer_at > time:
             if self._timer is not None:
                 self._timer.cancel()
             self._timer_at = time
-            self._timer = self.loop.call_at(time, self._look)
+            self._timer = self.loop.call_at(time, self._check)
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         self._timer = None
         now = self.loop.time()
-        if self._unread is not None and now >= self._unread_since + self.bounds.unread_seconds:
+        if self._unread is not None and now >= self._unread_since + self.limits.unread_seconds:
             size = self.transport.get_write_buffer_size()
-            if size > self._unread - self.bounds.unread_bytes:
+            if size > self._unread - self.limits.unread_bytes:
                 self.transport.abort()
                 return
             self._unread, self._unread_since = size, now
-        if self._wait != "nothing" and now >= self._deadline and self._unread is None:
-            self._late()
+        if self._phase != "responding" and now >= self._deadline and self._unread is None:
+            self._expire()
         if self._unread is not None:
-            self._look_at(self._unread_since + self.bounds.unread_seconds)
-        elif self._wait != "nothing":
-            self._look_at(max(self._deadline, now))
+            self._schedule_check(self._unread_since + self.limits.unread_seconds)
+        elif self._phase != "responding":
+            self._schedule_check(max(self._deadline, now))
 
-    def _late(self) -> None:
-        waited, self._wait = self._wait, "nothing"
-        if waited == "head":
-            told = f"did not arrive within {self.bounds.head_seconds:g} s"
-            self._refuse(Refusal(408, "too-slow", told, where="headers"))
+    def _expire(self) -> None:
+        phase, self._phase = self._phase, "responding"
+        if phase == "head":
+            message = f"did not arrive within {self.limits.head_seconds:g} s"
+            self._refuse(Refusal(408, "too-slow", message, where="headers"))
         elif self.transport.get_write_buffer_size():
             self.transport.abort()
         else:
             self.transport.close()
 
-    def _let_slowest_go(self) -> None:
-        """While more waits to be read than memory is for, let those go who have read least for longest."""
+    def _disconnect_slowest(self) -> None:
+        """Disconnect the slowest readers while more than `unread_total` bytes wait to be read."""
         slow = [c for c in self.connections if isinstance(c, Connection) and c._unread is not None]  # noqa: SLF001
         sizes = {c: c.transport.get_write_buffer_size() for c in slow}
         waiting = sum(sizes.values())
         for c in sorted(slow, key=lambda c: c._unread_since):  # noqa: SLF001
-            if waiting <= self.bounds.unread_total or c is self:
+            if waiting <= self.limits.unread_total or c is self:
                 return
             waiting -= sizes[c]
             c.transport.abort()

@@ -1,4 +1,4 @@
-"""What answers over HTTP have in common, whoever gives them: their headers, and the one shape of errors (RFC 9457)."""
+"""Default headers and error bodies (RFC 9457) of all HTTP responses."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 MEDIA_TYPE = "application/problem+json"
 POLICY = b"default-src 'none'; frame-ancestors 'none'"
-"""Of answers of the API, which load nothing. The page has its own."""
+"""Content security policy of API responses, which load nothing; pages have their own."""
 _ALWAYS = (
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
@@ -20,8 +20,8 @@ _POLICY = (b"content-security-policy", POLICY)
 _NO_STORE = (b"cache-control", b"no-store")
 
 
-def completed(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """The headers of an answer, with those that every answer has."""
+def with_default_headers(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Complete the headers of a response with the default ones."""
     has_policy = has_cache = False
     result = list(headers)
     for name, _ in result:
@@ -38,22 +38,22 @@ def completed(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes
 
 
 def problem_body(status: int, code: str, message: str, *, where: str = "", hint: str = "") -> dict[str, Any]:
-    """The members of an error answer.
+    """The members of an error response.
 
     Parameters
     ----------
     status
         HTTP status.
     code
-        The word for machines.
+        Error code for programs.
     message
         What was wrong, already redacted.
     where, hint
-        The place, and what to do.
+        Location of the error, and how to correct it.
     """
     return {
         "type": "about:blank",
-        "title": title(status),
+        "title": status_phrase(status),
         "status": status,
         "detail": f"{where}: {message}" if where else message,
         "code": code,
@@ -62,7 +62,7 @@ def problem_body(status: int, code: str, message: str, *, where: str = "", hint:
     }
 
 
-def title(status: int) -> str:
-    """An HTTP status in words."""
-    # Python 3.13 follows RFC 9110 with 413 and 422; the answer must not depend on the interpreter.
+def status_phrase(status: int) -> str:
+    """Reason phrase of an HTTP status."""
+    # Since Python 3.13 the phrases of 413 and 422 follow RFC 9110; responses must not depend on the interpreter.
     return {413: "Content Too Large", 422: "Unprocessable Content"}.get(status) or http.HTTPStatus(status).phrase

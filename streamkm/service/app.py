@@ -16,22 +16,27 @@ from starlette.routing import Match
 from streamkm.errors import SettingsError
 from streamkm.metrics import Metrics
 from streamkm.service import problems
-from streamkm.service.auth import OPEN, PROBES, Tokens
-from streamkm.service.auth import acts as acts_on
-from streamkm.service.broadcast import Hub
-from streamkm.service.job_runner import Jobs
-from streamkm.service.middleware import Guard, Headers, Heads, Observe, Trace
-from streamkm.service.request_body import Bodies
+from streamkm.service.auth import PROBE_PATHS, PUBLIC_API_PATHS, TokenCache, modifies
+from streamkm.service.broadcast import Broadcaster
+from streamkm.service.job_runner import JobRunner
+from streamkm.service.middleware import (
+    AccessMiddleware,
+    HeadersMiddleware,
+    HeadMiddleware,
+    MetricsMiddleware,
+    TracingMiddleware,
+)
+from streamkm.service.request_body import BodyReader
 from streamkm.service.routes import control, dashboard, history, inference_v2, models, operations, predict, streams
 from streamkm.service.routes import jobs as job_routes
 from streamkm.service.schemas import live
 from streamkm.service.schemas import models as schemas
-from streamkm.service.snapshot_cache import Reader
+from streamkm.service.snapshot_cache import StoreReader
 from streamkm.stores.base import Store
 
-_ABOUT = """What the clusters of your streams are now, what they were, and which one a point belongs to.
+_DESCRIPTION = """Clusters of event streams: current and past centroids, lineage, predictions and control.
 
-Every error is a problem+json (RFC 9457) with a `code` for programs, `where` it is and a `hint` what to do.
+Every error is a problem+json (RFC 9457) with a `code` for programs, its location (`where`) and a `hint`.
 """
 
 
@@ -42,24 +47,24 @@ class ServiceOptions:
     Attributes
     ----------
     freshness
-        Seconds for which the newest snapshot is taken to be the newest, before the store is asked again.
+        Seconds for which a snapshot is served as the newest before the store is queried again.
     stale_after
-        Seconds without a commit after which a running model with work to do is called stale.
-    patience
-        Seconds that the store may take for one answer before the client gets 503.
+        Seconds without a commit after which a consumer with work is stale.
+    store_timeout
+        Maximum seconds of a store query; after that the response is 503.
     max_body_bytes
-        Largest body of a request. A parsed one takes up to 30 times as much memory, four large ones at a time.
+        Largest JSON body. A parsed one takes up to 30 times as much memory; four large ones are parsed at a time.
     max_table_bytes
-        The same of CSV and Arrow, two at a time.
+        Largest CSV or Arrow body; two are parsed at a time.
     cache_bytes
-        Most memory for snapshots and answers made of them.
+        Memory for snapshots and their responses.
     rate_limit
-        Requests a second for each token, or address without one; twice as many at once; 0: no limit.
+        Requests per second for each token, or network without one, with bursts of twice as many; 0 for no limit.
     """
 
     freshness: float = 0.1
     stale_after: float = 30.0
-    patience: float = 10.0
+    store_timeout: float = 10.0
     max_body_bytes: int = 8 << 20
     max_table_bytes: int = 128 << 20
     cache_bytes: int = 64 << 20
@@ -76,33 +81,33 @@ def create_app(
     token: str | None = None,
     local_only: bool = False,
     guarded: bool = False,
-    jobs: Jobs | None = None,
+    jobs: JobRunner | None = None,
     options: ServiceOptions = DEFAULTS,
     clock: Callable[[], float] = time.time,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> FastAPI:
-    """Make the HTTP service over a store.
+    """Create the HTTP service over a store.
 
     Parameters
     ----------
     store
-        Asked from several threads. It stays the caller's, who closes it after the application has shut down.
+        Used from several threads. The caller closes it after the application has shut down.
     metrics
-        What requests are counted in and ``/metrics`` exports; one of its own if None.
+        Counts requests, and is exported by ``/metrics``; a new one if None.
     token
-        May read and write all, sent as ``Authorization: Bearer``; with one, reading needs it or one of the store.
+        Token with all rights. If it is set, reading needs a token: this one, or one of the store.
     guarded
-        Reading needs a token, also if the only ones are in the store. Acting always does.
+        Whether reading needs a token even without `token`. Control always needs one.
     jobs
-        What recomputes on request; None: the service does not.
+        Runs recomputation jobs; the service runs none if None.
     local_only
-        Answer only who asks for 127.0.0.1, localhost or ::1, and not for a name that was made to point here.
+        Accept only requests whose Host is a loopback name (against DNS rebinding).
     options
         Limits.
     clock
         Seconds since 1970.
     monotonic
-        Seconds of a clock that does not go back, by which requests are limited and tokens looked up anew.
+        Seconds of a monotonic clock, for rate limits and the token cache.
 
     Raises
     ------
@@ -112,16 +117,16 @@ def create_app(
     if token is not None and not token.strip():
         raise SettingsError("the token is empty", where="token", hint="Leave it out, or choose a long random one")
     metrics = metrics if metrics is not None else Metrics()
-    reader = Reader(
-        store, clock=clock, freshness=options.freshness, patience=options.patience, cache_bytes=options.cache_bytes
+    reader = StoreReader(
+        store, clock=clock, freshness=options.freshness, timeout=options.store_timeout, cache_bytes=options.cache_bytes
     )
 
-    hub = Hub(reader, options.stale_after)
+    broadcaster = Broadcaster(reader, options.stale_after)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        hub.close()
+        broadcaster.close()
         if jobs is not None:
             await jobs.close()
         reader.close()
@@ -129,78 +134,78 @@ def create_app(
     app = FastAPI(
         title="streamkm",
         summary="Live clusters of event streams",
-        description=_ABOUT,
+        description=_DESCRIPTION,
         version=version("streamkm"),
-        # The framework's pages load scripts from other hosts; ours is in `page`.
+        # The framework's pages load scripts from other hosts; `routes.dashboard` has a local one.
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
         lifespan=lifespan,
     )
-    bodies = Bodies(options.max_body_bytes, options.max_table_bytes)
-    app.include_router(predict.router(reader, metrics, bodies))  # first: routes are tried in order
+    bodies = BodyReader(options.max_body_bytes, options.max_table_bytes)
+    app.include_router(predict.router(reader, metrics, bodies))  # first: routes are matched in order
     app.include_router(inference_v2.router(reader, metrics, bodies))
     app.include_router(models.router(reader, options.stale_after))
     app.include_router(control.router(reader, bodies, jobs))
     app.include_router(job_routes.router(reader, bodies, jobs))
     app.include_router(history.router(reader))
-    app.include_router(streams.router(reader, hub))
+    app.include_router(streams.router(reader, broadcaster))
     app.include_router(operations.router(reader, metrics, options.stale_after))
     app.include_router(dashboard.router())
-    app.state.end_streams = hub.close
+    app.state.end_streams = broadcaster.close
     app.state.metrics = metrics
-    problems.install(app)
+    problems.install_handlers(app)
     guarded = guarded or token is not None
     app.add_middleware(
-        Guard,
-        tokens=Tokens(lambda: reader.ask(store.tokens), token, monotonic),
+        AccessMiddleware,
+        tokens=TokenCache(lambda: reader.query(store.tokens), token, monotonic),
         guarded=guarded,
         local_only=local_only,
         rate=options.rate_limit,
-        is_there=lambda scope: any(route.matches(scope)[0] is Match.FULL for route in app.routes),
+        route_exists=lambda scope: any(route.matches(scope)[0] is Match.FULL for route in app.routes),
         clock=monotonic,
     )
-    # What is packed already, and what streams, is left as it is. The fastest level: answers are read once.
+    # Leaves compressed responses and streams unchanged. The fastest level: responses are sent once.
     app.add_middleware(GZipMiddleware, minimum_size=1024, compresslevel=1)
-    app.add_middleware(Headers)
-    app.add_middleware(Heads)
-    app.add_middleware(Observe, metrics=metrics)  # outermost but one: refused requests count too
-    app.add_middleware(Trace)
+    app.add_middleware(HeadersMiddleware)
+    app.add_middleware(HeadMiddleware)
+    app.add_middleware(MetricsMiddleware, metrics=metrics)  # outside of the access check: refused requests count too
+    app.add_middleware(TracingMiddleware)
     _describe(app, needs_token=guarded, local_only=local_only)
     return app
 
 
 def _describe(app: FastAPI, *, needs_token: bool, local_only: bool) -> None:
-    """Complete the OpenAPI description with what the framework cannot know."""
+    """Complete the OpenAPI description: errors, security, messages of streams, and null in examples."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             description = generate()
-            described: dict[str, Any] = description.setdefault("components", {}).setdefault("schemas", {})
-            described["Problem"] = problems.ProblemBody.model_json_schema()
-            for cls in (live.Now, live.ClusterEvent):  # messages of streams, which no route returns
+            components: dict[str, Any] = description.setdefault("components", {}).setdefault("schemas", {})
+            components["Problem"] = problems.ProblemBody.model_json_schema()
+            for cls in (live.LiveStatus, live.ClusterEvent):  # messages of streams
                 schema = cls.model_json_schema(ref_template="#/components/schemas/{model}")
-                described.update(schema.pop("$defs", {}))
-                described[cls.__name__] = schema
-            # The framework drops every null, those that belong to an example too.
+                components.update(schema.pop("$defs", {}))
+                components[cls.__name__] = schema
+            # The framework drops every null, also in examples.
             for module in (schemas, live):
-                for name in described.keys() & vars(module).keys():
-                    described[name] |= {
+                for name in components.keys() & vars(module).keys():
+                    components[name] |= {
                         k: v for k, v in vars(module)[name].model_json_schema().items() if k == "examples"
                     }
             description["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
             if needs_token:
                 description["security"] = [{"token": []}]
-            everywhere = problems.documented((403, 421, 429) if local_only else (403, 429))
+            common = problems.problem_responses((403, 421, 429) if local_only else (403, 429))
             for path, methods in description["paths"].items():
                 for method, operation in methods.items():
-                    if path in OPEN:
+                    if path in PUBLIC_API_PATHS:
                         operation["security"] = []
-                    elif acts_on(method.upper(), path):
+                    elif modifies(method.upper(), path):
                         operation["security"] = [{"token": []}]
-                    if path not in PROBES:
-                        operation["responses"] = {str(k): v for k, v in everywhere.items()} | operation["responses"]
+                    if path not in PROBE_PATHS:
+                        operation["responses"] = {str(k): v for k, v in common.items()} | operation["responses"]
             app.openapi_schema = description
         return app.openapi_schema
 

@@ -1,4 +1,4 @@
-"""Tokens and their rights: how tokens are made and stored, who may do what, and with which models."""
+"""Authentication and authorization: how tokens are made and looked up, and which requests each may make."""
 
 from __future__ import annotations
 
@@ -14,26 +14,47 @@ from typing import Any, Literal, NamedTuple
 from starlette.requests import HTTPConnection
 
 from streamkm.errors import SettingsError
-from streamkm.service.limits import network
+from streamkm.service.limits import client_network
 from streamkm.service.problems import Problem
 from streamkm.stores.base import Token
 from streamkm.values import Secret
 
-PREFIX = "skm_"
-"""What each begins with, so that scanners of repositories and logs find one that leaked."""
-OF_THE_ENVIRONMENT = "STREAMKM_TOKEN"
-"""Name of the token that is no store's."""
-MOST_MODELS = 100
-_NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
-_TEXT = re.compile(PREFIX + r"[!-~]{32,512}")
-_MODEL = re.compile(r"[A-Za-z0-9._-]{1,128}")
+TOKEN_PREFIX = "skm_"  # noqa: S105 - no password
+"""Prefix of every token, by which scanners of repositories and logs recognize a leaked one."""
+ENVIRONMENT_TOKEN = "STREAMKM_TOKEN"  # noqa: S105 - a name
+"""Name under which the token of the environment is logged; no stored token may have it."""
+MAX_MODELS = 100
+"""Models that one token can be restricted to."""
+TOKEN_CACHE_SECONDS = 2.0
+"""Seconds for which stored tokens are cached; a revoked one ends after that."""
+TOKEN_MISS_SECONDS = 0.25
+"""Minimum seconds between two reloads because of an unknown token, however many unknown ones arrive."""
+_NAME_PATTERN = re.compile(r"[A-Za-z0-9._@-]{1,64}")
+_TOKEN_PATTERN = re.compile(TOKEN_PREFIX + r"[!-~]{32,512}")
+_MODEL_PATTERN = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+PROBE_PATHS = frozenset(("/livez", "/readyz"))
+"""Liveness and readiness: without a token, and without a rate limit."""
+PAGE_PATHS = frozenset(("/", "/docs"))
+ASSETS_PREFIX = "/assets/"
+"""Files of the dashboard; they hold no data, so they need no token. The requests of the dashboard do."""
+ME_PATH = "/v1/me"
+"""Shows the rights of a request; open, so that a client can find out that it needs a token."""
+PUBLIC_API_PATHS = (*sorted(PROBE_PATHS), ME_PATH)
+"""Paths of the API that need no token."""
+SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS"))
+# Paths are matched as the router matches them: the same text, decoded in the same way, by the same pattern. A path that
+# is not of a model belongs to no model, and is closed to a token restricted to models, unless it is in _SHARED_PATHS.
+_MODEL_PATH = re.compile(r"/v[12]/models/([^/]+)(?:/.*)?", re.DOTALL)
+_READ_ONLY_POST = re.compile(r"/v1/models/[^/]+/predict|/v2/models/[^/]+(?:/versions/[^/]+)?/infer")
+_SHARED_PATHS = frozenset(("/v1/models", ME_PATH, "/v2", "/v2/health/live", "/v2/health/ready", "/openapi.json"))
 
 
 def digest(token: bytes) -> str:
-    """What the store keeps of a token: SHA-256, hexadecimal.
+    """SHA-256 of a token, hexadecimal; the store keeps only this.
 
-    A fast hash is right here: a slow one makes guessing costly where people choose from few words, but this is 256
-    random bits, which nobody guesses at any speed, and each request needs it.
+    A slow hash would protect passwords that people choose; a token of 256 random bits cannot be guessed at any speed,
+    and every request computes its hash.
     """
     return hashlib.sha256(token).hexdigest()
 
@@ -46,89 +67,67 @@ def issue(
     Parameters
     ----------
     name
-        What people call it.
+        Name for people and logs.
     right
-        ``read``, or ``write``: reading too.
+        ``read``, or ``write``, which includes reading.
     models
-        Names of the models that it is for, there or to come; empty: all.
+        Names of the models that it is restricted to, which need not exist yet; empty for all.
     now
         Seconds since 1970.
     text
-        The token, if somebody else has made it.
+        The token itself, if it was made elsewhere; else a random one is made.
 
     Returns
     -------
     str
         The token, to be shown once.
     Token
-        What to keep of it.
+        The entry for the store.
 
     Raises
     ------
     SettingsError
-        A name that is none, or a text that is too short.
+        A name or `text` is not valid.
     """
-    if not _NAME.fullmatch(name) or name == OF_THE_ENVIRONMENT:
+    if not _NAME_PATTERN.fullmatch(name) or name == ENVIRONMENT_TOKEN:
         raise SettingsError(
-            f"{name[:100]!r} is no name for a token",
+            f"{name[:100]!r} is not a name for a token",
             where="NAME",
-            hint=f"1 to 64 of A-Z a-z 0-9 . _ @ -, and not {OF_THE_ENVIRONMENT}",
+            hint=f"1 to 64 of A-Z a-z 0-9 . _ @ -, and not {ENVIRONMENT_TOKEN}",
         )
-    if len(models) > MOST_MODELS:
+    if len(models) > MAX_MODELS:
         raise SettingsError(
-            f"{len(models)} models are more than {MOST_MODELS}", where="--model", hint="Leave it out for all models"
+            f"{len(models)} models are more than {MAX_MODELS}", where="--model", hint="Leave it out for all models"
         )
     for model in models:
-        if not _MODEL.fullmatch(model):
+        if not _MODEL_PATTERN.fullmatch(model):
             raise SettingsError(
-                f"{model[:100]!r} is no name of a model", where="--model", hint="1 to 128 of A-Z a-z 0-9 . _ -"
+                f"{model[:100]!r} is not a name of a model", where="--model", hint="1 to 128 of A-Z a-z 0-9 . _ -"
             )
     if text is None:
-        text = PREFIX + secrets.token_urlsafe(32)
-    elif not _TEXT.fullmatch(text):
+        text = TOKEN_PREFIX + secrets.token_urlsafe(32)
+    elif not _TOKEN_PATTERN.fullmatch(text):
         raise SettingsError(
-            f"this is no token: it wants {PREFIX} and 32 to 512 characters without blanks",
+            f"this is not a token: {TOKEN_PREFIX} and 32 to 512 characters without blanks",
             where=name,
-            hint=f"echo {PREFIX}$(openssl rand -hex 32)",
+            hint=f"echo {TOKEN_PREFIX}$(openssl rand -hex 32)",
         )
     return text, Token(name, digest(text.encode()), right, tuple(sorted(set(models))), now)
 
 
-PROBES = frozenset(("/livez", "/readyz"))
-"""What starts and stops processes asks these, and it has no token. They are not limited in number either."""
-PAGES = frozenset(("/", "/docs"))
-ASSETS = "/assets/"
-"""The page's own files hold no data; what the page asks for does, and needs a token."""
-ME = "/v1/me"
-"""Anybody may ask who the service takes them for."""
-OPEN = (*sorted(PROBES), ME)
-"""Paths of the API that need no token."""
-FRESH = 2.0
-"""Seconds for which the tokens of the store are taken to be those there are: a revoked one ends after that."""
-SOON = 0.25
-"""Seconds after which an unknown token makes the service look for new ones, however many unknown ones come."""
-
-SAFE = frozenset(("GET", "HEAD", "OPTIONS"))
-# A path is judged as the router takes it apart: the same text, after the same decoding, by the same pattern. What does
-# not look like a model's path belongs to no model, and is closed to a token for some models unless in _COMMON.
-_OF_A_MODEL = re.compile(r"/v[12]/models/([^/]+)(?:/.*)?", re.DOTALL)
-_ASKS_BY_POST = re.compile(r"/v1/models/[^/]+/predict|/v2/models/[^/]+(?:/versions/[^/]+)?/infer")
-_COMMON = frozenset(("/v1/models", ME, "/v2", "/v2/health/live", "/v2/health/ready", "/openapi.json"))
-
-
 class Grant(NamedTuple):
-    """What somebody may do.
+    """The rights of a request.
 
     Attributes
     ----------
     name
         Of the token; None without one.
     right
-        ``none``, ``read``, or ``write``: reading too.
+        ``none``, ``read``, or ``write``, which includes reading.
     models
-        Those it is for; None: all.
+        Models that it is restricted to; None for all.
     digest
-        Of a token of the store; empty for others.
+        Digest of a stored token; empty for other grants.
     """
 
     name: str | None
@@ -136,87 +135,87 @@ class Grant(NamedTuple):
     models: frozenset[str] | None
     digest: str = ""
 
-    def sees(self, model: str) -> bool:
-        """Whether a model may be told about."""
+    def may_read(self, model: str) -> bool:
+        """Whether the grant includes a model."""
         return self.models is None or model in self.models
 
 
-NOBODY = Grant(None, "none", None)
-READER = Grant(None, "read", None)
-OWNER = Grant(OF_THE_ENVIRONMENT, "write", None)
-KEY = "streamkm.grant"
-"""Where a request's scope has its grant."""
+ANONYMOUS = Grant(None, "none", None)
+ANONYMOUS_READER = Grant(None, "read", None)
+ENVIRONMENT_GRANT = Grant(ENVIRONMENT_TOKEN, "write", None)
+GRANT_KEY = "streamkm.grant"
+"""Key of the grant in an ASGI scope."""
 
 
 def grant_of(request: HTTPConnection) -> Grant:
-    """What the asker of a request may do; nothing if no guard let it in."""
-    found = request.scope.get(KEY, NOBODY)
-    return found if isinstance(found, Grant) else NOBODY
+    """The grant of a request; `ANONYMOUS` if no access check has run."""
+    found = request.scope.get(GRANT_KEY, ANONYMOUS)
+    return found if isinstance(found, Grant) else ANONYMOUS
 
 
-def asker(request: HTTPConnection) -> str:
-    """What requests are counted for: the token, or the address without one."""
+def client_key(request: HTTPConnection) -> str:
+    """Key that a client is counted by: its token, or its network without one."""
     grant = grant_of(request)
     if grant.name is not None:
         return f"token {grant.name}"
-    return network(request.client.host) if request.client else ""
+    return client_network(request.client.host) if request.client else ""
 
 
-def is_open(path: str) -> bool:
+def is_public(path: str) -> bool:
     """Whether a path needs no token."""
-    return path in PROBES or path in PAGES or path == ME or path.startswith(ASSETS)
+    return path in PROBE_PATHS or path in PAGE_PATHS or path == ME_PATH or path.startswith(ASSETS_PREFIX)
 
 
-def acts(method: str, path: str) -> bool:
-    """Whether a request changes something: all do but those that are known not to."""
-    return method not in SAFE and not (method == "POST" and _ASKS_BY_POST.fullmatch(path))
+def modifies(method: str, path: str) -> bool:
+    """Whether a request changes something: every one does that is not known to be read-only."""
+    return method not in SAFE_METHODS and not (method == "POST" and _READ_ONLY_POST.fullmatch(path))
 
 
-def judge(grant: Grant, method: str, path: str, is_there: Callable[[], bool] = lambda: True) -> None:
-    """Return if a request may be made with a grant.
+def authorize(grant: Grant, method: str, path: str, route_exists: Callable[[], bool] = lambda: True) -> None:
+    """Check that a grant includes a request.
 
     Parameters
     ----------
     grant
-        What the asker has.
+        Rights of the request.
     method, path
-        Of the request; the path as the router gets it.
-    is_there
-        Says whether a route takes it. What none takes does nothing, and gets its 404 or 405 rather than 401.
+        Of the request; the path as the router sees it.
+    route_exists
+        Whether a route matches. A request that matches none changes nothing, and gets 404 or 405 instead of 401.
 
     Raises
     ------
     Problem
         401 or 403.
     """
-    if is_open(path) and method in SAFE:
+    if is_public(path) and method in SAFE_METHODS:
         return
     if grant.right == "none":
         raise unauthorized("this service needs a token")
-    if grant.models is not None and path not in _COMMON:
-        model = _OF_A_MODEL.fullmatch(path)
+    if grant.models is not None and path not in _SHARED_PATHS:
+        model = _MODEL_PATH.fullmatch(path)
         if model is None or model[1] not in grant.models:
-            what = f"model {model[1][:100]}" if model else "all models"
-            raise _forbidden(f"the token {grant.name} is not for {what}")
-    if grant.right != "write" and acts(method, path) and is_there():
+            resource = f"model {model[1][:100]}" if model else "all models"
+            raise _forbidden(f"the token {grant.name} is not for {resource}")
+    if grant.right != "write" and modifies(method, path) and route_exists():
         if grant.name is None:
-            raise unauthorized("acting needs a token with the right to write, from this machine too")
+            raise unauthorized("this needs a token with the right to write, from this machine too")
         raise _forbidden(f"the token {grant.name} may only read")
 
 
-class Tokens:
-    """The tokens there are: that of the environment, and those of the store, which are looked up anew now and then.
+class TokenCache:
+    """Looks tokens up: the one of the environment, and those of the store, which are reloaded from time to time.
 
-    Unknown tokens are not remembered, so that they cannot fill memory.
+    Unknown tokens are not cached, so that they cannot fill memory.
 
     Parameters
     ----------
     load
-        What asks the store.
+        Loads the tokens of the store.
     token
-        That of the environment, if there is one.
+        Token of the environment; None for none.
     clock
-        Seconds of a clock that does not go back.
+        Seconds of a monotonic clock.
     """
 
     def __init__(
@@ -226,66 +225,68 @@ class Tokens:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._load = load
-        self._own = None if token is None else bytes.fromhex(digest(Secret(token).encode()))
+        self._environment_digest = None if token is None else bytes.fromhex(digest(Secret(token).encode()))
         self._clock = clock
-        self._known: Mapping[str, Grant] = {}
-        self._at = -1e9
+        self._grants: Mapping[str, Grant] = {}
+        self._loaded_at = -1e9
         self._loading: asyncio.Task[None] | None = None
 
-    def is_owner(self, token: bytes) -> bool:
-        """Whether it is the token of the environment. Digests have one length, so the time tells nothing about it."""
-        return self._own is not None and hmac.compare_digest(bytes.fromhex(digest(token)), self._own)
+    def is_environment_token(self, token: bytes) -> bool:
+        """Whether it is the token of the environment; compared in constant time."""
+        if self._environment_digest is None:
+            return False
+        return hmac.compare_digest(bytes.fromhex(digest(token)), self._environment_digest)
 
     async def find(self, token: bytes) -> Grant | None:
-        """What a token of the store gives.
+        """The grant of a stored token; None if it is unknown.
 
         Raises
         ------
         StoreUnavailableError
-            Whether it still holds cannot be told.
+            The tokens cannot be loaded.
         """
         key = digest(token)
-        await self._refresh(FRESH)
-        if key not in self._known:
-            await self._refresh(SOON)
-        grant = self._known.get(key)
+        await self._refresh(TOKEN_CACHE_SECONDS)
+        if key not in self._grants:
+            await self._refresh(TOKEN_MISS_SECONDS)
+        grant = self._grants.get(key)
         return grant if grant is not None and hmac.compare_digest(grant.digest, key) else None
 
-    async def holds(self, grant: Grant) -> bool:
-        """Whether what was granted before still is."""
+    async def is_valid(self, grant: Grant) -> bool:
+        """Whether the token of a grant still exists with the same rights."""
         if not grant.digest:
             return True
-        await self._refresh(FRESH)
-        return self._known.get(grant.digest) == grant
+        await self._refresh(TOKEN_CACHE_SECONDS)
+        return self._grants.get(grant.digest) == grant
 
-    async def _refresh(self, age: float) -> None:
-        if self._clock() - self._at < age:
+    async def _refresh(self, max_age: float) -> None:
+        if self._clock() - self._loaded_at < max_age:
             return
         if self._loading is None:
             self._loading = asyncio.create_task(self._reload())
-            self._loading.add_done_callback(self._loaded)
-        # Who asked first may leave; the others still want the answer.
+            self._loading.add_done_callback(self._finished)
+        # The request that started the load may be cancelled; the others still wait for it.
         await asyncio.shield(self._loading)
 
-    def _loaded(self, task: asyncio.Task[None]) -> None:
+    def _finished(self, task: asyncio.Task[None]) -> None:
         self._loading = None
         if not task.cancelled():
-            task.exception()  # marks it as seen, should every waiter have left
+            task.exception()  # marks it as retrieved, in case every waiting request was cancelled
 
     async def _reload(self) -> None:
-        asked = self._clock()
+        started = self._clock()
         found = await self._load()
-        self._known = {
+        self._grants = {
             t.digest: Grant(t.name, "write" if t.right == "write" else "read", frozenset(t.models) or None, t.digest)
             for t in found
         }
-        self._at = asked
+        self._loaded_at = started
 
 
-def bearer(authorization: bytes) -> bytes | None:
-    """The token of an Authorization header (RFC 6750, section 2.1); None if it is of another kind.
+def bearer_token(authorization: bytes) -> bytes | None:
+    """The token of an Authorization header (RFC 6750, section 2.1); None if it has another scheme.
 
-    >>> bearer(b"Bearer abc"), bearer(b"bearer  abc "), bearer(b"Basic abc"), bearer(b"")
+    >>> bearer_token(b"Bearer abc"), bearer_token(b"bearer  abc "), bearer_token(b"Basic abc"), bearer_token(b"")
     (b'abc', b'abc', None, None)
     """
     scheme, _, token = authorization.partition(b" ")
@@ -293,7 +294,7 @@ def bearer(authorization: bytes) -> bytes | None:
 
 
 def unauthorized(message: str) -> Problem:
-    """The answer to who has no token, or a wrong one."""
+    """The 401 response to a request without a valid token."""
     return Problem(
         401,
         "unauthorized",
@@ -304,11 +305,11 @@ def unauthorized(message: str) -> Problem:
 
 
 def _forbidden(message: str) -> Problem:
-    return Problem(403, "forbidden", message, hint="Ask whoever runs the service for a token that may")
+    return Problem(403, "forbidden", message, hint="Ask the operator of the service for a token with this right")
 
 
-def me_json(grant: Grant) -> dict[str, Any]:
-    """A grant as the API tells it."""
+def grant_json(grant: Grant) -> dict[str, Any]:
+    """A grant as JSON, as in ``/v1/me``."""
     return {
         "name": grant.name,
         "right": grant.right,

@@ -1,6 +1,6 @@
-"""What goes on with a model, told to all who listen: looked up once a second, and made into messages once for all.
+"""Live streams: the store is polled once per second and model, and each message is sent to all listeners of the model.
 
-A listener that does not read its messages is let go; its browser comes back and asks for what it missed.
+A listener that falls behind is disconnected; its browser reconnects and requests what it missed.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import orjson
 from streamkm.errors import NotFoundError, StreamkmError
 from streamkm.records import TopicPartition
 from streamkm.service import serializers
-from streamkm.service.job_runner import job_json, seen
+from streamkm.service.job_runner import job_json, with_lost_state
 from streamkm.service.problems import Problem
 from streamkm.service.schemas import live as schemas
-from streamkm.service.snapshot_cache import Reader
+from streamkm.service.snapshot_cache import StoreReader
 from streamkm.service.status import status
 from streamkm.state import Progress, Recent, Snapshot
 from streamkm.stores.base import Job, ModelInfo
@@ -29,24 +29,24 @@ from streamkm.times import format_time
 
 log = logging.getLogger("streamkm.service")
 
-EVERY = 1.0
-"""Seconds between two looks."""
-SPAN = 5.0
-"""Seconds that a rate is taken over."""
-SAMPLE = 250
-"""Most points of a sample, and `NUMBERS` most numbers."""
-NUMBERS = 10_000
-MOST_LISTENERS = 200
-MOST_OF_ONE = 50
-"""Listeners of one token, or of one address without."""
-MOST_WAITING = 64
-"""Messages that a listener may leave unread."""
-MOST_AT_ONCE = 100
-"""Snapshots that are told one by one after a time in which nobody could be asked."""
+POLL_SECONDS = 1.0
+"""Seconds between two polls of the store."""
+RATE_WINDOW_SECONDS = 5.0
+"""Seconds over which rates are averaged."""
+MAX_SAMPLE_POINTS = 250
+MAX_SAMPLE_NUMBERS = 10_000
+"""Size of a sample message, in points and in numbers."""
+MAX_LISTENERS = 200
+MAX_LISTENERS_PER_CLIENT = 50
+"""Listeners of one token, or of one network without a token."""
+MAX_QUEUED_MESSAGES = 64
+"""Messages that a listener may fall behind."""
+MAX_CATCH_UP_SNAPSHOTS = 100
+"""Snapshots that are sent one by one after a time in which the store could not be polled."""
 
 
-class Message(NamedTuple):
-    """One for a listener.
+class StreamMessage(NamedTuple):
+    """A message to the listeners of a model.
 
     Attributes
     ----------
@@ -55,7 +55,7 @@ class Message(NamedTuple):
     data
         JSON.
     snapshot
-        That a ``snapshot`` is about.
+        Snapshot of a ``snapshot`` message.
     """
 
     event: str
@@ -63,17 +63,17 @@ class Message(NamedTuple):
     snapshot: Snapshot | None = None
 
     def encoded(self) -> bytes:
-        """As server-sent events have it."""
-        number = b"" if self.snapshot is None else b"id: %d\n" % self.snapshot.id
-        return b"%bevent: %b\ndata: %b\n\n" % (number, self.event.encode(), self.data)
+        """As a server-sent event."""
+        event_id = b"" if self.snapshot is None else b"id: %d\n" % self.snapshot.id
+        return b"%bevent: %b\ndata: %b\n\n" % (event_id, self.event.encode(), self.data)
 
 
-Listener = asyncio.Queue[Message | None]
-"""None: it is over."""
+Listener = asyncio.Queue[StreamMessage | None]
+"""Messages of one stream; None ends it."""
 
 
-class Look(NamedTuple):
-    """What the store said."""
+class PolledData(NamedTuple):
+    """Result of one poll."""
 
     info: ModelInfo
     recent: Recent | None
@@ -82,75 +82,93 @@ class Look(NamedTuple):
 
 
 @dataclass
-class Seen:
-    """What was known at the look before."""
+class ChannelState:
+    """What the last poll of a channel has seen.
+
+    Attributes
+    ----------
+    created_at
+        When the model was created, in seconds since 1970: tells a model from a later one of the same name.
+    snapshot
+        Number of the last snapshot that was sent.
+    sample_commit
+        Commit of the last sample that was sent.
+    projection, projected_snapshot
+        Axes of the last sample, and the snapshot that they were computed from.
+    """
 
     created_at: float = 0.0
     snapshot: int = 0
-    recent_at: int = -1
+    sample_commit: int = -1
     projection: schemas.Projection | None = None
-    projected: int = -1
+    projected_snapshot: int = -1
 
 
-class Hub:
-    """One task for each model that somebody listens to.
+class Broadcaster:
+    """Runs one polling task for each model that has listeners.
 
     Parameters
     ----------
     reader
-        Where everything comes from.
+        Access to the store.
     stale_after
         See `streamkm.service.status.status`.
     """
 
-    def __init__(self, reader: Reader, stale_after: float) -> None:
+    def __init__(self, reader: StoreReader, stale_after: float) -> None:
         self._reader, self._stale_after = reader, stale_after
         self._channels: dict[str, Channel] = {}
-        self._places: Counter[str] = Counter()
+        self._listeners: Counter[str] = Counter()
         self._closed = False
 
-    async def admit(self, model: str, who: str) -> Callable[[], None]:
-        """Keep a place for one who listens; what is returned gives it back.
+    async def reserve(self, model: str, client: str) -> Callable[[], None]:
+        """Count a new listener.
 
         Parameters
         ----------
         model
-            What it wants to be told about.
-        who
-            Token, or address without one, each of which has a share of the places.
+            Model that it listens to.
+        client
+            Key of the client; see `streamkm.service.auth.client_key`.
+
+        Returns
+        -------
+        Function that releases the reservation.
 
         Raises
         ------
         NotFoundError
-            There is no such model.
+            The model does not exist.
         Problem
-            429: too many of its own listen. 503: too many in all.
+            429: the client has too many listeners. 503: there are too many in all.
         """
         await self._reader.model(model)
-        later = {"Retry-After": "10"}
-        if self._places[who] >= MOST_OF_ONE:
-            raise Problem(429, "too-many", f"{MOST_OF_ONE} of yours listen already", hint="End one", headers=later)
-        if self._closed or self._places.total() >= MOST_LISTENERS:
-            raise Problem(503, "too-many", f"{MOST_LISTENERS} listen already", hint="Ask later", headers=later)
-        self._places[who] += 1
+        headers = {"Retry-After": "10"}
+        if self._listeners[client] >= MAX_LISTENERS_PER_CLIENT:
+            message = f"this client has {MAX_LISTENERS_PER_CLIENT} open streams already"
+            raise Problem(429, "too-many", message, hint="Close one", headers=headers)
+        if self._closed or self._listeners.total() >= MAX_LISTENERS:
+            message = f"{MAX_LISTENERS} streams are open already"
+            raise Problem(503, "too-many", message, hint="Retry later", headers=headers)
+        self._listeners[client] += 1
 
-        def give_back() -> None:
-            self._places[who] -= 1
-            if not self._places[who]:
-                del self._places[who]
+        def release() -> None:
+            self._listeners[client] -= 1
+            if not self._listeners[client]:
+                del self._listeners[client]
 
-        return give_back
+        return release
 
     @contextlib.asynccontextmanager
     async def listen(self, model: str) -> AsyncIterator[Listener]:
-        """Be told what goes on: all that is committed from the moment on at which this is entered."""
+        """Listen to a model: everything that is committed after the context is entered."""
         channel = self._channels.get(model)
         if channel is None:
             channel = self._channels[model] = Channel(self._reader, model, self._stale_after)
-        listener = channel.join()
+        listener = channel.subscribe()
         try:
-            # Before the first look it is open what will be news, and what was there already.
-            await channel.looked.wait()
+            # Before the first poll, new snapshots cannot be told from old ones.
+            await channel.polled.wait()
             yield listener
         finally:
             channel.listeners.discard(listener)
@@ -159,142 +177,145 @@ class Hub:
                 channel.close()
 
     def close(self) -> None:
-        """End all streams, or the server waits for their readers to leave."""
+        """End all streams; else the server would wait for the clients to close them."""
         self._closed = True
         for channel in self._channels.values():
             channel.end()
 
 
 class Channel:
-    """The listeners of one model, and the task that looks for them."""
+    """The listeners of one model, and the task that polls the store for them."""
 
-    def __init__(self, reader: Reader, model: str, stale_after: float) -> None:
+    def __init__(self, reader: StoreReader, model: str, stale_after: float) -> None:
         self.reader, self.model, self.stale_after = reader, model, stale_after
         self.listeners: set[Listener] = set()
         self.jobs: dict[str, float] = {}
-        self.seen = Seen()
+        self.state = ChannelState()
         self.steps: deque[Progress] = deque()
-        self.latest: dict[str, Message] = {}
-        self.looked = asyncio.Event()
+        self.latest: dict[str, StreamMessage] = {}
+        self.polled = asyncio.Event()
         self.task = asyncio.create_task(self._run())
 
-    def join(self) -> Listener:
-        """A new listener, told at once what the others know."""
-        listener: Listener = asyncio.Queue(MOST_WAITING)
+    def subscribe(self) -> Listener:
+        """A new listener; it starts with the latest messages."""
+        listener: Listener = asyncio.Queue(MAX_QUEUED_MESSAGES)
         for message in self.latest.values():
             listener.put_nowait(message)
         self.listeners.add(listener)
         return listener
 
     def close(self) -> None:
-        """Look no more."""
+        """Stop polling."""
         self.task.cancel()
 
     def end(self) -> None:
-        """Tell all listeners that it is over."""
+        """End the streams of all listeners."""
         for listener in list(self.listeners):
-            self._let_go(listener)
+            self._disconnect(listener)
 
-    def _let_go(self, listener: Listener) -> None:
+    def _disconnect(self, listener: Listener) -> None:
         self.listeners.discard(listener)
         while not listener.empty():
             listener.get_nowait()
         listener.put_nowait(None)
 
-    def _tell(self, message: Message) -> None:
+    def _send(self, message: StreamMessage) -> None:
         if message.event in {"now", "sample"}:
             self.latest[message.event] = message
         for listener in list(self.listeners):
             try:
                 listener.put_nowait(message)
             except asyncio.QueueFull:
-                log.info("%s: a listener does not read what it is told, it is let go", self.model)
-                self._let_go(listener)
+                log.info("%s: a listener is too slow and is disconnected", self.model)
+                self._disconnect(listener)
 
     async def _run(self) -> None:
         try:
-            await self._look_on()
+            await self._poll_forever()
         finally:
-            self.looked.set()  # nobody waits for a look that will not be
+            self.polled.set()  # release the listeners that wait for the first poll
 
-    async def _look_on(self) -> None:
+    async def _poll_forever(self) -> None:
         failing = False
         while True:
             try:
-                await self._step()
+                await self._poll()
                 failing = False
             except NotFoundError:
-                self.end()  # it was deleted
+                self.end()  # the model was deleted
                 return
             except StreamkmError as e:
                 if not failing:
-                    log.warning("%s: listeners are told nothing for now: %s", self.model, e)
+                    log.warning("%s: live streams are interrupted: %s", self.model, e)
                 failing = True
             except Exception:
-                log.exception("%s: cannot tell what goes on", self.model)
+                log.exception("%s: live streams failed", self.model)
                 self.end()
                 return
-            await asyncio.sleep(EVERY)
+            await asyncio.sleep(POLL_SECONDS)
 
-    async def _step(self) -> None:
-        look = await self.reader.ask(self._look)
-        if look.info.created_at != self.seen.created_at:
-            # Another model has taken the name, or it is the first look: what was published before is not news.
-            self.seen = Seen(look.info.created_at, look.info.last_snapshot)
-            self.jobs = {job.id: job.updated_at for job in look.jobs}
+    async def _poll(self) -> None:
+        data = await self.reader.query(self._read_store)
+        if data.info.created_at != self.state.created_at:
+            # The first poll, or a new model of the same name: snapshots that exist already are not news.
+            self.state = ChannelState(data.info.created_at, data.info.last_snapshot)
+            self.jobs = {job.id: job.updated_at for job in data.jobs}
             self.steps.clear()
-        self.looked.set()
-        self._count(look.info.progress)
-        for s in look.snapshots:
-            self._tell(Message("snapshot", serializers.entry(s), s))
-            self.seen.snapshot = s.id
-        newest = await self.reader.newest(look.info)
+        self.polled.set()
+        self._add_step(data.info.progress)
+        for s in data.snapshots:
+            self._send(StreamMessage("snapshot", serializers.history_entry(s), s))
+            self.state.snapshot = s.id
+        newest = await self.reader.newest(data.info)
         snapshot = newest.snapshot if newest is not None else None
-        self._tell(Message("now", orjson.dumps(self._now(look, snapshot).model_dump())))
-        for job in look.jobs:
-            job = seen(job, self.reader.clock())  # noqa: PLW2901
+        self._send(StreamMessage("now", orjson.dumps(self._now(data, snapshot).model_dump())))
+        for job in data.jobs:
+            job = with_lost_state(job, self.reader.clock())  # noqa: PLW2901
             if self.jobs.get(job.id) != job.updated_at:
-                self._tell(Message("job", orjson.dumps(job_json(job))))
-        self.jobs = {job.id: job.updated_at for job in look.jobs}
-        done = look.info.progress.commit_seq if look.info.progress else 0
-        if snapshot is not None and look.recent is not None and len(look.recent.points) and self.seen.recent_at != done:
-            self.seen.recent_at = done
-            points = serializers.thinned(look.recent.points, min(SAMPLE, max(1, NUMBERS // len(snapshot.fields))))
-            data = await self.reader.compute(lambda: self._sample(snapshot, points), 20 * points.size)
-            self._tell(Message("sample", data))
+                self._send(StreamMessage("job", orjson.dumps(job_json(job))))
+        self.jobs = {job.id: job.updated_at for job in data.jobs}
+        commit = data.info.progress.commit_seq if data.info.progress else 0
+        recent = data.recent
+        if snapshot is not None and recent is not None and len(recent.points) and self.state.sample_commit != commit:
+            self.state.sample_commit = commit
+            limit = min(MAX_SAMPLE_POINTS, max(1, MAX_SAMPLE_NUMBERS // len(snapshot.fields)))
+            points = serializers.subsample(recent.points, limit)
+            content = await self.reader.compute(lambda: self._sample(snapshot, points), 20 * points.size)
+            self._send(StreamMessage("sample", content))
 
-    def _look(self) -> Look:
-        """Everything in one turn of a store's thread."""
+    def _read_store(self) -> PolledData:
+        """All queries of a poll, in one thread."""
         store = self.reader.store
         info = store.model(self.model)
         new: list[Snapshot] = []
-        if info.created_at == self.seen.created_at and info.last_snapshot > self.seen.snapshot:
-            gap = info.last_snapshot - self.seen.snapshot
-            found = store.snapshots(self.model, before=info.last_snapshot + 1, limit=min(gap, MOST_AT_ONCE))
-            new = [s for s in reversed(found) if s.id > self.seen.snapshot and serializers.in_charge(s)]
-        return Look(info, store.recent(self.model), store.jobs(self.model), new)
+        if info.created_at == self.state.created_at and info.last_snapshot > self.state.snapshot:
+            gap = info.last_snapshot - self.state.snapshot
+            found = store.snapshots(self.model, before=info.last_snapshot + 1, limit=min(gap, MAX_CATCH_UP_SNAPSHOTS))
+            new = [s for s in reversed(found) if s.id > self.state.snapshot and serializers.in_charge(s)]
+        return PolledData(info, store.recent(self.model), store.jobs(self.model), new)
 
-    def _count(self, progress: Progress | None) -> None:
+    def _add_step(self, progress: Progress | None) -> None:
         if progress is None:
             return
         if not self.steps or progress.commit_seq > self.steps[-1].commit_seq:
             self.steps.append(progress)
-        while len(self.steps) > 2 and progress.committed_at - self.steps[1].committed_at >= SPAN:
+        while len(self.steps) > 2 and progress.committed_at - self.steps[1].committed_at >= RATE_WINDOW_SECONDS:
             self.steps.popleft()
 
-    def _rate(self, now: float, counted: int, before: int) -> float | None:
+    def _rate(self, now: float, count: int, first_count: int) -> float | None:
+        """Rate per second over the window; None before the second commit."""
         if len(self.steps) < 2:
             return None
-        # Without commits the last rate is no longer true.
+        # Without new commits the rate falls.
         last = self.steps[-1].committed_at
-        until = last if now - last < 3 * EVERY else now
-        return (counted - before) / max(until - self.steps[0].committed_at, 1e-3)
+        until = last if now - last < 3 * POLL_SECONDS else now
+        return (count - first_count) / max(until - self.steps[0].committed_at, 1e-3)
 
-    def _now(self, look: Look, newest: Snapshot | None) -> schemas.Now:
-        info, p, now = look.info, look.info.progress, self.reader.clock()
+    def _now(self, data: PolledData, newest: Snapshot | None) -> schemas.LiveStatus:
+        info, p, now = data.info, data.info.progress, self.reader.clock()
         word, why = status(info, now, self.stale_after)
         first = self.steps[0] if self.steps else None
-        return schemas.Now(
+        return schemas.LiveStatus(
             at=format_time(now),
             status=word,
             why=why,
@@ -304,28 +325,30 @@ class Channel:
             lag=p.lag if p and p.lag >= 0 else None,
             rate=self._rate(now, p.counters.points, first.counters.points) if p and first else None,
             committed_at=format_time(p.committed_at) if p else None,
-            snapshot=serializers.ref(newest) if newest else None,
+            snapshot=serializers.snapshot_ref(newest) if newest else None,
             n_clusters=len(newest.ids) if newest else info.spec.n_clusters,
             inertia=serializers.number(newest.inertia) if newest else None,
             partitions=[
-                self._partition(tp, at, look.recent, first, now) for tp, at in sorted((p.position if p else {}).items())
+                self._partition(tp, offset, data.recent, first, now)
+                for tp, offset in sorted((p.position if p else {}).items())
             ],
         )
 
     def _partition(
-        self, tp: TopicPartition, at: int, recent: Recent | None, first: Progress | None, now: float
-    ) -> schemas.PartitionNow:
+        self, tp: TopicPartition, offset: int, recent: Recent | None, first: Progress | None, now: float
+    ) -> schemas.PartitionStatus:
         end = recent.ends.get(tp) if recent is not None else None
-        return schemas.PartitionNow(
+        return schemas.PartitionStatus(
             topic=tp.topic,
             partition=tp.partition,
-            offset=at,
+            offset=offset,
             end=end,
-            lag=max(0, end - at) if end is not None else None,
-            rate=self._rate(now, at, first.position.get(tp, at)) if first else None,
+            lag=max(0, end - offset) if end is not None else None,
+            rate=self._rate(now, offset, first.position.get(tp, offset)) if first else None,
         )
 
     def _sample(self, s: Snapshot, points: serializers.Points) -> bytes:
-        if self.seen.projection is None or self.seen.projected != s.id:
-            self.seen.projection, self.seen.projected = serializers.project(s, points, self.seen.projection), s.id
-        return serializers.sample(s, points, self.seen.projection)
+        if self.state.projection is None or self.state.projected_snapshot != s.id:
+            self.state.projection = serializers.project(s, points, self.state.projection)
+            self.state.projected_snapshot = s.id
+        return serializers.sample(s, points, self.state.projection)

@@ -1,7 +1,7 @@
-"""Jobs: recomputations that run in a process of their own, one at a time, with their state in the store.
+"""Runs recomputation jobs, one at a time, each in a child process, with their state in the store.
 
-The service must not hold numba's work, and a job that is killed by the system for its memory must not take the service
-with it. So a job is a child that says on its standard error how far it is, a JSON object a line.
+A child process keeps the memory of the computation out of the service: a job that the system kills for its memory must
+not end the service. The child reports its progress on standard error, as one JSON object per line.
 """
 
 from __future__ import annotations
@@ -28,38 +28,42 @@ from streamkm.times import format_time
 
 log = logging.getLogger("streamkm.service")
 
-MOST_QUEUED = 20
-BEAT = 1.0
-"""Seconds between two notes of a running job in the store."""
-QUEUED_BEAT = 10.0
-"""The same of one that waits."""
-LOST_AFTER = 30.0
-"""Seconds without a note after which nobody works on a job any more."""
-PATIENCE = 5.0
+MAX_QUEUED = 20
+"""Jobs that may wait."""
+HEARTBEAT_SECONDS = 1.0
+"""Seconds between two updates of a running job in the store."""
+QUEUED_HEARTBEAT_SECONDS = 10.0
+"""Seconds between two updates of a queued job."""
+LOST_AFTER_SECONDS = 30.0
+"""Seconds without an update after which a job is lost: the service that ran it is gone."""
+KILL_AFTER_SECONDS = 5.0
 """Seconds between SIGTERM and SIGKILL."""
-_FOLDER = os.sep
-"""Where a child runs: nobody who may write into the folder of the service can put something there for it."""
 NICE = 10
-"""Where cores are few, answers and the live consumer come first."""
-MOST_OF_AN_ERROR = 2000
-MOST_OF_A_LINE = 1 << 16
+"""Niceness of a child: responses and the live consumer have priority."""
+MAX_ERROR_CHARS = 2000
+MAX_LINE_BYTES = 1 << 16
+"""Longest line of a child's output; the rest is dropped."""
 _LAST_LINES = 20
+"""Lines of a child's output that are kept for its error message."""
+_WORKING_DIRECTORY = os.sep
+"""Of a child: files in the working directory of the service must not be loaded by it."""
 DELETED = "the model was deleted"
-GONE = "the service that ran it is gone"
+LOST = "the service that ran it is gone"
+CANCELLED = "cancelled on request"
 _STARTING: Json = {"stage": "starting"}
 _FIELDS = tuple(JobProgress.model_fields)
 
 Command = Callable[[str, Json], Sequence[str]]
-"""Model and what is asked -> the program and its arguments."""
+"""Model and options of a job -> program and arguments."""
 
 
 def job_json(job: Job) -> dict[str, Any]:
-    """A job as the API tells it."""
+    """A job as JSON, as in ``/jobs``."""
     return {
         "id": job.id,
         "model": job.model,
         "state": job.state,
-        "asked": job.asked,
+        "options": job.asked,
         "progress": {name: job.progress.get(name) for name in _FIELDS},
         "snapshot": job.snapshot or None,
         "error": job.error,
@@ -68,26 +72,26 @@ def job_json(job: Job) -> dict[str, Any]:
     }
 
 
-def seen(job: Job, now: float, lost_after: float = LOST_AFTER) -> Job:
-    """A job as one must see it: failed, if it should be worked on and nobody noted anything for so many seconds."""
+def with_lost_state(job: Job, now: float, lost_after: float = LOST_AFTER_SECONDS) -> Job:
+    """The job, failed if it is queued or running but was not updated for `lost_after` seconds."""
     if job.state in {"queued", "running"} and now - job.updated_at > lost_after:
-        return dataclasses.replace(job, state="failed", error=GONE, updated_at=now)
+        return dataclasses.replace(job, state="failed", error=LOST, updated_at=now)
     return job
 
 
-class Jobs:
-    """Runs jobs, one at a time, in the order they come.
+class JobRunner:
+    """Runs jobs, one at a time, in the order of their submission.
 
     Parameters
     ----------
     store
-        Where their state is kept; asked from threads.
+        Keeps the state of the jobs; used from threads.
     command
-        What makes the command of a job. The child tells how far it is by JSON lines on its standard error: objects
-        with ``stage`` and the other names of `JobProgress`, and at the end one with ``snapshot``. It reads no input,
-        and what it writes to its standard output is dropped.
+        Makes the command of a job. The child reports its progress by JSON lines on standard error: objects with
+        ``stage`` and the other fields of `JobProgress`, and at the end one with ``snapshot``. It gets no input, and its
+        standard output is discarded.
     environment
-        Of the child, all of it. Secrets go this way: arguments can be seen by every user of the machine.
+        The whole environment of the child. Secrets are passed in it: every user of the machine can see arguments.
     clock
         Seconds since 1970.
     """
@@ -103,35 +107,42 @@ class Jobs:
         self._command = command
         self._environment = dict(environment)
         self._clock = clock
-        self._jobs: OrderedDict[str, Job] = OrderedDict()  # those that wait, and the one that runs
-        self._stop: dict[str, str] = {}  # id -> why it is to end
+        self._jobs: OrderedDict[str, Job] = OrderedDict()  # queued, and the running one
+        self._stop: dict[str, str] = {}  # id -> why it is cancelled
         self._wake = asyncio.Event()
         self._runner: asyncio.Task[None] | None = None
-        self._closed = self._given_up = False
+        self._closed = self._store_lost = False
 
-    async def submit(self, model: str, asked: Json) -> Job:
-        """Take a job.
+    async def submit(self, model: str, options: Json) -> Job:
+        """Queue a job.
+
+        Parameters
+        ----------
+        model
+            Name of the model.
+        options
+            Fields of `streamkm.service.schemas.control.JobRequest`.
 
         Raises
         ------
         Problem
-            429: too many are waiting.
+            429: too many jobs are queued. 503: the service is shutting down.
         StoreError
-            It cannot be noted.
+            The job cannot be stored.
         """
         if self._closed:
-            raise Problem(503, "store-unavailable", "the service is leaving", hint="Ask again")
-        if len(self._jobs) >= MOST_QUEUED + 1:
+            raise Problem(503, "store-unavailable", "the service is shutting down", hint="Retry")
+        if len(self._jobs) >= MAX_QUEUED + 1:
             raise Problem(
                 429,
                 "too-many",
-                f"{MOST_QUEUED} jobs are waiting",
-                hint="Ask again when one has ended, or cancel one",
+                f"{MAX_QUEUED} jobs are queued",
+                hint="Retry when one has ended, or cancel one",
                 headers={"Retry-After": "30"},
             )
         now = self._clock()
-        job = Job(uuid.uuid4().hex[:16], model, dict(asked), "queued", dict(_STARTING), 0, "", now, now)
-        self._jobs[job.id] = job  # at once: others must not slip past the limit while the store is asked
+        job = Job(uuid.uuid4().hex[:16], model, dict(options), "queued", dict(_STARTING), 0, "", now, now)
+        self._jobs[job.id] = job  # before the store is updated, so that concurrent requests see it
         try:
             await asyncio.to_thread(self._store.put_job, job)
         except BaseException:
@@ -141,21 +152,21 @@ class Jobs:
             self._runner = asyncio.create_task(self._run_all())
         return job
 
-    async def cancel(self, job: Job, why: str = "somebody cancelled it") -> Job:
-        """End a job that waits or runs; one of another service too, which sees it at its next note."""
-        mine = self._jobs.get(job.id)
-        if mine is None:
+    async def cancel(self, job: Job, why: str = CANCELLED) -> Job:
+        """Cancel a queued or running job; a job of another service ends at its next update."""
+        own = self._jobs.get(job.id)
+        if own is None:
             ended = dataclasses.replace(job, state="cancelled", error=why, updated_at=self._clock())
             await asyncio.to_thread(self._store.put_job, ended)
             return ended
         self._stop.setdefault(job.id, why)
         self._wake.set()
-        if mine.state == "queued":
-            return await self._end(mine, "cancelled", why)
-        return mine
+        if own.state == "queued":
+            return await self._end(own, "cancelled", why)
+        return own
 
     async def drop(self, model: str) -> None:
-        """End all jobs of a model that is gone, without a note in the store."""
+        """End all jobs of a deleted model, without storing their end."""
         for job in [j for j in self._jobs.values() if j.model == model]:
             self._stop.setdefault(job.id, DELETED)
             if job.state == "queued":
@@ -163,7 +174,7 @@ class Jobs:
         self._wake.set()
 
     async def close(self) -> None:
-        """End all jobs, and wait until they have ended."""
+        """Cancel all jobs, and wait until they have ended."""
         self._closed = True
         for job in reversed(list(self._jobs.values())):
             with contextlib.suppress(StreamkmError):
@@ -172,27 +183,27 @@ class Jobs:
             await self._runner
 
     async def _run_all(self) -> None:
-        waiting = asyncio.create_task(self._keep_waiting())
+        heartbeat = asyncio.create_task(self._refresh_queued())
         try:
             while job := next(iter(self._jobs.values()), None):
                 try:
                     await self._run(job)
                 except Exception as e:
                     log.exception("job %s", job.id)
-                    await self._end(self._jobs.get(job.id, job), "failed", f"the service could not run it ({e})")
+                    await self._end(self._jobs.get(job.id, job), "failed", f"internal error of the service ({e})")
                 finally:
                     self._jobs.pop(job.id, None)
                     self._stop.pop(job.id, None)
         finally:
-            waiting.cancel()
+            heartbeat.cancel()
 
-    async def _keep_waiting(self) -> None:
-        """Note of the jobs that wait that somebody means to run them; end those that another service cancelled."""
+    async def _refresh_queued(self) -> None:
+        """Update the queued jobs in the store, and end those that another service cancelled."""
         while True:
-            await asyncio.sleep(QUEUED_BEAT)
+            await asyncio.sleep(QUEUED_HEARTBEAT_SECONDS)
             for job in list(self._jobs.values()):
                 if job.state == "queued" and job.id in self._jobs:
-                    await self._note(job)
+                    await self._save(job)
                     if job.id in self._stop and self._jobs[job.id].state == "queued":
                         await self._end(job, "cancelled", self._stop[job.id])
 
@@ -205,11 +216,11 @@ class Jobs:
             child = await asyncio.create_subprocess_exec(
                 *command,
                 env=self._environment,
-                cwd=_FOLDER,
+                cwd=_WORKING_DIRECTORY,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.PIPE,
-                start_new_session=True,  # an interrupt from the terminal is for the service, which ends its jobs itself
+                start_new_session=True,  # Ctrl-C must reach the service only, which ends its jobs itself
             )
         except StreamkmError as e:
             await self._end(job, "failed", str(e))
@@ -219,67 +230,67 @@ class Jobs:
             return
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, child.pid, NICE)
-        told = _Told()
+        output = _ChildOutput()
         assert child.stderr is not None  # noqa: S101
-        reading = asyncio.create_task(told.read(child.stderr))
+        reading = asyncio.create_task(output.read(child.stderr))
         try:
-            job = await self._watch(job, child, told)
+            job = await self._watch(job, child, output)
         finally:
             if child.returncode is None:
                 child.kill()
                 await child.wait()
-            # A grandchild may hold the pipe open for ever.
+            # A grandchild may keep the pipe open.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(reading, PATIENCE)
+                await asyncio.wait_for(reading, KILL_AFTER_SECONDS)
         why = self._stop.get(job.id)
-        if child.returncode == 0 and told.snapshot:
-            job = dataclasses.replace(job, snapshot=told.snapshot)
-            await self._end(job, "done", "", told.progress)
+        if child.returncode == 0 and output.snapshot:
+            job = dataclasses.replace(job, snapshot=output.snapshot)
+            await self._end(job, "done", "", output.progress)
         elif why is not None:
-            await self._end(job, "cancelled", why, told.progress)
+            await self._end(job, "cancelled", why, output.progress)
         else:
-            await self._end(job, "failed", told.error(child.returncode or 0), told.progress)
+            await self._end(job, "failed", output.error(child.returncode or 0), output.progress)
 
-    async def _watch(self, job: Job, child: asyncio.subprocess.Process, told: _Told) -> Job:
-        """Note how far it is until it has ended, or was made to."""
+    async def _watch(self, job: Job, child: asyncio.subprocess.Process, output: _ChildOutput) -> Job:
+        """Store the progress of a job until its child has ended; terminate the child if the job is cancelled."""
         ended = asyncio.create_task(child.wait())
         kill_at: float | None = None
         while True:
-            job = dataclasses.replace(job, state="running", progress=dict(told.progress))
+            job = dataclasses.replace(job, state="running", progress=dict(output.progress))
             self._jobs[job.id] = job
-            await self._note(job)
+            await self._save(job)
             if job.id in self._stop and kill_at is None:
-                kill_at = time.monotonic() + PATIENCE
+                kill_at = time.monotonic() + KILL_AFTER_SECONDS
                 with contextlib.suppress(ProcessLookupError):
                     child.terminate()
             elif kill_at is not None and time.monotonic() >= kill_at:
                 with contextlib.suppress(ProcessLookupError):
                     child.kill()
             woken = asyncio.create_task(self._wake.wait())
-            await asyncio.wait({ended, woken}, timeout=BEAT, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({ended, woken}, timeout=HEARTBEAT_SECONDS, return_when=asyncio.FIRST_COMPLETED)
             woken.cancel()
             self._wake.clear()
             if ended.done():
                 return job
 
-    async def _note(self, job: Job) -> None:
-        """Write a job down, unless somebody else ended it meanwhile; a store that is away ends no job."""
+    async def _save(self, job: Job) -> None:
+        """Store a job unless another service has cancelled it; an unavailable store does not end the job."""
         job = dataclasses.replace(job, updated_at=self._clock())
 
-        def note() -> str:
+        def save() -> str:
             try:
-                there = self._store.job(job.model, job.id)
+                stored = self._store.job(job.model, job.id)
             except NotFoundError:
                 return DELETED
-            if there.state == "cancelled":
-                return there.error or "somebody cancelled it"
+            if stored.state == "cancelled":
+                return stored.error or CANCELLED
             self._store.put_job(job)
             return ""
 
         try:
-            why = await asyncio.to_thread(note)
+            why = await asyncio.to_thread(save)
         except StreamkmError as e:
-            log.warning("job %s cannot be noted: %s", job.id, e)
+            log.warning("job %s cannot be stored: %s", job.id, e)
             return
         if why:
             self._stop.setdefault(job.id, why)
@@ -288,29 +299,29 @@ class Jobs:
         ended = dataclasses.replace(
             job,
             state=state,
-            error=error[:MOST_OF_AN_ERROR],
+            error=error[:MAX_ERROR_CHARS],
             progress=dict(job.progress if progress is None else progress),
             updated_at=self._clock(),
         )
         self._jobs.pop(job.id, None)
-        # A store that is away for longer shows it as lost, which is true.
-        for pause in () if self._given_up else (0.2, 1.0, 0.0):
+        # If the store stays unavailable, the job is shown as lost later.
+        for delay in () if self._store_lost else (0.2, 1.0, 0.0):
             try:
                 if self._stop.get(job.id) != DELETED:
                     await asyncio.to_thread(self._store.put_job, ended)
                 break
             except StreamkmError as e:
-                log.warning("the end of job %s cannot be noted: %s", job.id, e)
-                if self._closed:  # leaving must not take a busy timeout for each job
-                    self._given_up = True
+                log.warning("the end of job %s cannot be stored: %s", job.id, e)
+                if self._closed:  # shutting down must not wait for a busy timeout per job
+                    self._store_lost = True
                     break
-                await asyncio.sleep(pause)
+                await asyncio.sleep(delay)
         log.info("job %s of %s: %s %s", job.id, job.model, state, ended.error)
         return ended
 
 
-class _Told:
-    """What a child said on its standard error: its progress, and its last words."""
+class _ChildOutput:
+    """Parsed standard error of a child: progress, resulting snapshot and last lines."""
 
     def __init__(self) -> None:
         self.progress: dict[str, Any] = dict(_STARTING)
@@ -318,13 +329,13 @@ class _Told:
         self._last: deque[str] = deque(maxlen=_LAST_LINES)
 
     async def read(self, stream: asyncio.StreamReader) -> None:
-        """Read to the end; a line that has no end is cut."""
+        """Read to the end; an overlong line is truncated."""
         rest = b""
-        while part := await stream.read(MOST_OF_A_LINE):
+        while part := await stream.read(MAX_LINE_BYTES):
             *lines, rest = (rest + part).split(b"\n")
             for line in lines:
                 self._line(line)
-            rest = rest[:MOST_OF_A_LINE]
+            rest = rest[:MAX_LINE_BYTES]
         self._line(rest)
 
     def _line(self, line: bytes) -> None:
@@ -332,7 +343,7 @@ class _Told:
         if not text:
             return
         try:
-            found = orjson.loads(text)  # unlike json it stops at a depth
+            found = orjson.loads(text)  # unlike json it limits the depth
         except orjson.JSONDecodeError:
             self._last.append(text)
             return
@@ -341,16 +352,16 @@ class _Told:
         elif isinstance(found.get("snapshot"), int):
             self.snapshot = found["snapshot"]
         elif "stage" in found:
-            with contextlib.suppress(ValueError):  # what is no progress is not shown as such
+            with contextlib.suppress(ValueError):  # not a valid progress
                 self.progress = JobProgress.model_validate(found).model_dump(exclude_none=True)
         elif found.get("level") in {"warning", "error", "critical"}:
             self._last.append(str(found.get("message", "")))
 
     def error(self, status: int) -> str:
-        """Why it failed: its last words from "error:" on, or its last line."""
+        """The error message: the last lines from "error:" on, or the last line."""
         lines = list(self._last)
         at = next((i for i, line in enumerate(lines) if line.startswith(("error:", "Error:"))), None)
         if at is not None:
             return " ".join([lines[at].partition(":")[2].strip(), *lines[at + 1 :]])
-        how = f"it was ended by signal {-status}" if status < 0 else f"it left with status {status}"
+        how = f"it was ended by signal {-status}" if status < 0 else f"it exited with status {status}"
         return f"{how}: {lines[-1]}" if lines else how

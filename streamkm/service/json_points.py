@@ -1,6 +1,6 @@
-"""Points out of a request's body: checked column by column, so that a million numbers cost no Python loop each.
+"""Parses points from JSON bodies, column by column, without a Python loop over all numbers.
 
-What is wrong is looked for only when something is, and then named exactly: which point, which field.
+Only if the fast check fails are the points searched for the first error, to report its point and field.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from streamkm.service.problems import Problem
 
 _NUMBERS = {int, float}
 _MEMBERS = ("points", "snapshot")
-_NAMES = {str: "a string", bool: "a boolean", type(None): "null", list: "an array", dict: "an object"}
+_TYPE_NAMES = {str: "a string", bool: "a boolean", type(None): "null", list: "an array", dict: "an object"}
 MAX_ID = 2**63 - 1
-_SHOWN, _SHOWN_CHARS = 20, 100
-"""How much of a request an error repeats."""
+_MAX_FIELDS, _MAX_CHARS = 20, 100
+"""Fields and characters that an error message repeats."""
 
 
 def parse(body: bytes) -> tuple[list[Any], int | None]:
-    """The points and the number of the snapshot that a predict request asks for.
+    """Parse a predict request: points, and the number of the snapshot.
 
     Raises
     ------
     Problem
-        400: not JSON. 422: JSON of another shape; NaN or infinity, which JSON does not have but programs write.
+        400: not JSON. 422: not a valid request, or NaN or infinity, which are not JSON although programs write them.
     """
     request = json_object(body, 'Send {"points": [[1.0, 2.0], ...]}')
     for name in request:
@@ -41,15 +41,15 @@ def parse(body: bytes) -> tuple[list[Any], int | None]:
             raise Problem(
                 422,
                 "unknown-field",
-                "there is no such member",
-                where=name[:_SHOWN_CHARS],
+                "unknown member",
+                where=name[:_MAX_CHARS],
                 hint="There are: points, snapshot",
             )
     points, snapshot = request.get("points"), request.get("snapshot")
     if "points" not in request:
         raise Problem(422, "missing-field", "is missing", where="points", hint='Send {"points": [[1.0, 2.0], ...]}')
     if not isinstance(points, list):
-        raise Problem(422, "invalid", f"{_kind(points)}, not an array of points", where="points")
+        raise Problem(422, "invalid", f"{_type_name(points)}, not an array of points", where="points")
     if snapshot is not None and (type(snapshot) is not int or not 1 <= snapshot <= MAX_ID):
         raise Problem(
             422, "invalid", "not the number of a snapshot", where="snapshot", hint="Leave it out for the newest"
@@ -58,36 +58,36 @@ def parse(body: bytes) -> tuple[list[Any], int | None]:
 
 
 def json_object(body: bytes, hint: str) -> dict[str, Any]:
-    """The object that a body is.
+    """Parse a body that must be a JSON object.
 
     Parameters
     ----------
     hint
-        What to send.
+        Hint of the error message.
 
     Raises
     ------
     Problem
-        400: not JSON. 422: NaN, infinity, or no object.
+        400: not JSON. 422: NaN or infinity, or not an object.
     """
     try:
         request = orjson.loads(body)
     except orjson.JSONDecodeError as e:
         raise _not_json(body, e) from e
     if not isinstance(request, dict):
-        raise Problem(422, "invalid", f"{_kind(request)}, not an object", where="body", hint=hint)
+        raise Problem(422, "invalid", f"{_type_name(request)}, not an object", where="body", hint=hint)
     return request
 
 
 def of_matrix(points: NDArray[Any], fields: Sequence[str]) -> NDArray[np.float64]:
-    """A matrix (n, d) of any numbers as the model takes it; what is wrong with it is said as by `to_array`."""
+    """Convert a numeric array (n, d) to the points of a model; errors as in `to_array`."""
     array = points.astype(np.float64)
-    right = array.shape[1:] == (len(fields),) and np.isfinite(array).all()
-    return array if right else to_array(array.tolist(), fields)
+    valid = array.shape[1:] == (len(fields),) and np.isfinite(array).all()
+    return array if valid else to_array(array.tolist(), fields)
 
 
 def to_array(points: Sequence[Any], fields: Sequence[str]) -> NDArray[np.float64]:
-    """Points as the model takes them.
+    """Convert points to an array.
 
     Parameters
     ----------
@@ -104,28 +104,28 @@ def to_array(points: Sequence[Any], fields: Sequence[str]) -> NDArray[np.float64
     Raises
     ------
     Problem
-        422: names the first point and field that is wrong.
+        422: the first invalid point and field.
     """
     n, d = len(points), len(fields)
-    kinds = set(map(type, points))
+    types = set(map(type, points))
     paths = FieldPaths(fields)
-    if paths.nested and dict in kinds:
+    if paths.nested and dict in types:
         points = [_by_field(p, paths) if isinstance(p, dict) else p for p in points]
-    if kinds == {list} and set(map(len, points)) == {d} and set(map(type, chain.from_iterable(points))) <= _NUMBERS:
+    if types == {list} and set(map(len, points)) == {d} and set(map(type, chain.from_iterable(points))) <= _NUMBERS:
         array = np.fromiter(chain.from_iterable(points), np.float64, n * d).reshape(n, d)
-    elif kinds == {dict} and set(map(len, points)) == {d} and _all_numbers(points, fields):
+    elif types == {dict} and set(map(len, points)) == {d} and _all_numbers(points, fields):
         array = np.empty((n, d))
         for j, f in enumerate(fields):
             array[:, j] = np.fromiter(map(itemgetter(f), points), np.float64, n)
     else:
-        problem = next(_wrong(points, fields), None)
+        problem = next(_errors(points, fields), None)
         if problem is not None:
             raise problem
-        # Nothing is wrong: arrays and objects side by side, or no points at all.
+        # Valid after all: a mix of arrays and objects, or no points.
         rows = [p if isinstance(p, list) else [p[f] for f in fields] for p in points]
         array = np.array(rows, np.float64).reshape(n, d)
     if not np.isfinite(array).all():
-        raise next(_wrong(points, fields))
+        raise next(_errors(points, fields))
     return array
 
 
@@ -136,10 +136,10 @@ def _all_numbers(points: Sequence[Mapping[str, Any]], fields: Sequence[str]) -> 
         return False
 
 
-def _wrong(points: Sequence[Any], fields: Sequence[str]) -> Iterator[Problem]:
-    """All that is wrong, in order; the slow way."""
+def _errors(points: Sequence[Any], fields: Sequence[str]) -> Iterator[Problem]:
+    """All errors, in order."""
     d = len(fields)
-    listed = ", ".join(fields[:_SHOWN]) + (", ..." if d > _SHOWN else "")
+    listed = ", ".join(fields[:_MAX_FIELDS]) + (", ..." if d > _MAX_FIELDS else "")
     has = f"the model has {d} field{'s' if d != 1 else ''} ({listed})"
     for i, p in enumerate(points):
         where = f"points[{i}]"
@@ -150,21 +150,24 @@ def _wrong(points: Sequence[Any], fields: Sequence[str]) -> Iterator[Problem]:
         elif isinstance(p, dict):
             for f in p:
                 if f not in fields:
-                    yield Problem(422, "unknown-field", f"unknown field, {has}", where=f"{where}.{f[:_SHOWN_CHARS]}")
+                    yield Problem(422, "unknown-field", f"unknown field, {has}", where=f"{where}.{f[:_MAX_CHARS]}")
             for f in fields:
                 if f not in p:
                     yield Problem(422, "missing-field", f"missing, {has}", where=f"{where}.{f}")
             values = [(f"{where}.{f}", "", p[f]) for f in fields if f in p]
         else:
             yield Problem(
-                422, "invalid", f"{_kind(p)}, a point is an array of numbers or an object by field; {has}", where=where
+                422,
+                "invalid",
+                f"{_type_name(p)}, a point is an array or an object of numbers; {has}",
+                where=where,
             )
             continue
-        for at, field, x in values:
+        for location, field, x in values:
             if type(x) not in _NUMBERS:
-                yield Problem(422, "not-a-number", f"{_kind(x)}, not a number{field}", where=at)
+                yield Problem(422, "not-a-number", f"{_type_name(x)}, not a number{field}", where=location)
             elif not math.isfinite(x):
-                yield Problem(422, "not-finite", f"not a finite number{field}", where=at)
+                yield Problem(422, "not-finite", f"not a finite number{field}", where=location)
 
 
 def _by_field(point: Mapping[str, Any], paths: FieldPaths) -> dict[str, Any]:
@@ -174,19 +177,19 @@ def _by_field(point: Mapping[str, Any], paths: FieldPaths) -> dict[str, Any]:
 
 
 def _not_json(body: bytes, error: orjson.JSONDecodeError) -> Problem:
-    # Python's own parser takes NaN, Infinity and 1e999, so it can tell where they are.
+    # Python's own parser accepts NaN, Infinity and 1e999, so it can locate them.
     try:
         where = _not_finite(json.loads(body), "")
-        where.encode()  # which a lone surrogate in a name of theirs does not let an answer do
+        where.encode()  # a lone surrogate in a name cannot be encoded in the response
     except (ValueError, RecursionError):
         where = ""
     if where:
-        return Problem(422, "not-finite", "not a finite number, which JSON cannot carry", where=where)
+        return Problem(422, "not-finite", "not a finite number, which JSON cannot represent", where=where)
     return Problem(400, "not-json", str(error), where="body")
 
 
 def _not_finite(value: Any, where: str) -> str:
-    """Where the first NaN or infinity is, such as ``points[0].amount``."""
+    """Location of the first NaN or infinity, such as ``points[0].amount``."""
     if isinstance(value, float):
         return where if not math.isfinite(value) else ""
     if isinstance(value, dict):
@@ -198,5 +201,5 @@ def _not_finite(value: Any, where: str) -> str:
     return next(filter(None, (_not_finite(v, at) for at, v in inner)), "")
 
 
-def _kind(value: Any) -> str:
-    return _NAMES.get(type(value), "a number")
+def _type_name(value: Any) -> str:
+    return _TYPE_NAMES.get(type(value), "a number")

@@ -1,4 +1,4 @@
-"""How often somebody may ask: token buckets in a table of a bounded size."""
+"""Rate limits: token buckets in a table of bounded size."""
 
 from __future__ import annotations
 
@@ -6,85 +6,85 @@ import functools
 import ipaddress
 from collections import OrderedDict
 
-MOST = 10_000
-"""Askers that are remembered at a time; who did not ask for the longest time is forgotten first."""
+MAX_CLIENTS = 10_000
+"""Buckets that are kept; the one that was not used for the longest time is dropped first."""
+UNKNOWN_ADDRESS = "unknown"
+"""Bucket of all clients whose proxy sends something other than an IP address."""
+_MAX_ADDRESS_CHARS = 100
+"""Longest text that is parsed as an address (IPv6 with a zone is shorter): cache keys must be bounded."""
 
 
-class Buckets:
-    """One token bucket for each asker: it holds `burst` requests, and fills up at `rate`.
+class RateLimiter:
+    """One token bucket per client, of `burst` requests, filled at `rate`.
 
-    A question takes a microsecond, whatever the number of askers. Not for several threads.
+    A call takes about a microsecond, whatever the number of clients. Not thread-safe.
 
     Parameters
     ----------
     rate
-        Requests a second; 0: no limit.
+        Requests per second; 0 for no limit.
     burst
-        Requests that may come at once.
-    most
-        Askers that are remembered.
+        Capacity of a bucket: requests that may arrive at once.
+    max_clients
+        Number of buckets that are kept.
     """
 
-    def __init__(self, rate: float, burst: float, most: int = MOST) -> None:
+    def __init__(self, rate: float, burst: float, max_clients: int = MAX_CLIENTS) -> None:
         self.rate = rate
         self.burst = burst
-        self.most = most
-        self._found: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self.max_clients = max_clients
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._found)
+        return len(self._buckets)
 
-    def take(self, who: str, now: float) -> float:
-        """Take one request out of somebody's bucket.
+    def take(self, client: str, now: float) -> float:
+        """Take one request from the bucket of a client.
 
         Parameters
         ----------
-        who
-            Name of the asker.
+        client
+            Key of the client.
         now
-            Seconds of a clock that does not go back.
+            Seconds of a monotonic clock.
 
         Returns
         -------
         float
-            0: it may be answered; else the seconds until the next one may.
+            0 if the request is within the limit, else the seconds until the next one is.
         """
         if not self.rate:
             return 0.0
-        level = self._level(who, now)
+        level = self._level(client, now)
         wait = 0.0 if level >= 1.0 else (1.0 - level) / self.rate
-        self._found[who] = (level if wait else level - 1.0, now)
-        self._found.move_to_end(who)
-        if len(self._found) > self.most:
-            self._found.popitem(last=False)
+        self._buckets[client] = (level if wait else level - 1.0, now)
+        self._buckets.move_to_end(client)
+        if len(self._buckets) > self.max_clients:
+            self._buckets.popitem(last=False)
         return wait
 
-    def wait(self, who: str, now: float) -> float:
-        """The seconds until somebody's next request may be answered; it takes nothing."""
-        if not self.rate or who not in self._found:
+    def retry_after(self, client: str, now: float) -> float:
+        """Seconds until the next request of a client is within the limit; takes nothing."""
+        if not self.rate or client not in self._buckets:
             return 0.0
-        return max(0.0, (1.0 - self._level(who, now)) / self.rate)
+        return max(0.0, (1.0 - self._level(client, now)) / self.rate)
 
-    def _level(self, who: str, now: float) -> float:
-        found = self._found.get(who)
+    def _level(self, client: str, now: float) -> float:
+        found = self._buckets.get(client)
         return self.burst if found is None else min(self.burst, found[0] + (now - found[1]) * self.rate)
 
 
-UNKNOWN = "unknown"
-"""What counts as the address of all who come from behind a proxy that says something else than an address."""
+def client_network(address: str) -> str:
+    """The network that a client's address is limited by: an IPv4 address, or the /64 of an IPv6 address.
 
+    One machine may have a whole /64 of IPv6.
 
-def network(address: str) -> str:
-    """What an address counts as: itself, or of IPv6 its /64, all of which one machine may have.
-
-    >>> network("192.0.2.7"), network("2001:db8::1:2"), network("::ffff:192.0.2.7"), network("made up")
-    ('192.0.2.7', '2001:db8::', '192.0.2.7', 'unknown')
+    >>> client_network("192.0.2.7"), client_network("2001:db8::1:2"), client_network("::ffff:192.0.2.7")
+    ('192.0.2.7', '2001:db8::', '192.0.2.7')
+    >>> client_network("made up")
+    'unknown'
     """
-    return _network(address) if len(address) <= _LONGEST else UNKNOWN
-
-
-_LONGEST = 100
-"""Characters of an address of IPv6 with its zone; what is remembered must be bounded."""
+    return _network(address) if len(address) <= _MAX_ADDRESS_CHARS else UNKNOWN_ADDRESS
 
 
 @functools.lru_cache(4096)
@@ -92,7 +92,7 @@ def _network(address: str) -> str:
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
-        return UNKNOWN
+        return UNKNOWN_ADDRESS
     if isinstance(parsed, ipaddress.IPv4Address):
         return str(parsed)
     if parsed.ipv4_mapped is not None:

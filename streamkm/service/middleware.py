@@ -1,4 +1,4 @@
-"""Middleware around every route: access, rate limits, metrics, security headers and traces."""
+"""Middleware around every route: access checks, rate limits, metrics, HEAD, default headers and tracing."""
 
 from __future__ import annotations
 
@@ -12,60 +12,66 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from streamkm import metrics as names
 from streamkm import tracing
 from streamkm.errors import StreamkmError
-from streamkm.http.responses import completed
+from streamkm.http.responses import with_default_headers
 from streamkm.metrics import Metrics
 from streamkm.service.auth import (
-    KEY,
-    NOBODY,
-    OWNER,
-    PREFIX,
-    PROBES,
-    READER,
-    SAFE,
+    ANONYMOUS,
+    ANONYMOUS_READER,
+    ENVIRONMENT_GRANT,
+    GRANT_KEY,
+    PROBE_PATHS,
+    SAFE_METHODS,
+    TOKEN_PREFIX,
     Grant,
-    Tokens,
-    bearer,
-    judge,
+    TokenCache,
+    authorize,
+    bearer_token,
     unauthorized,
 )
-from streamkm.service.limits import Buckets, network
+from streamkm.service.limits import RateLimiter, client_network
 from streamkm.service.problems import Problem, from_error
 from streamkm.values import is_loopback
 
-WRONG_TOKENS = 10
-"""Wrong tokens that an address may send in a second."""
-QUERY_BYTES, QUERY_PARAMETERS = 4096, 100
-PATH_CHARACTERS = 1000
-"""What an address may hold; to take more apart would hold others up."""
-TOKEN_BYTES = 1024
-"""Longer ones are wrong, and not worth a digest."""
-_PREFIX = PREFIX.encode()
-_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+MAX_WRONG_TOKENS = 10
+"""Wrong tokens per second and network; further ones get 429."""
+MAX_QUERY_BYTES, MAX_QUERY_PARAMETERS = 4096, 100
+MAX_PATH_CHARS = 1000
+"""Limits of a URL: parsing a longer one would delay other requests."""
+MAX_TOKEN_BYTES = 1024
+"""Longer tokens are wrong, and are not hashed."""
+GRANT_CHECK_SECONDS = 1.0
+"""Minimum seconds between two checks that the token of an open stream is still valid."""
+_TOKEN_PREFIX = TOKEN_PREFIX.encode()
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_MAX_HOST_BYTES = 300
+"""Longest host name, with a port, in bytes; cache keys must be bounded."""
+_TRACE_HEADERS = (b"traceparent", b"tracestate")
+_SERVER_ERROR = 500
 
 
-class Observe:
-    """Counts and times requests by route, never by path, which anybody can make up."""
+class MetricsMiddleware:
+    """Counts and times requests by route, not by path: clients can make up any number of paths."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self.app = app
         self.metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Handle one request."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         started = time.perf_counter()
         status = 500
 
-        async def watch(message: Message) -> None:
+        async def send_observed(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
             await send(message)
 
         try:
-            await self.app(scope, receive, watch)
+            await self.app(scope, receive, send_observed)
         finally:
             method = scope["method"] if scope["method"] in _METHODS else "other"
             route = getattr(scope.get("route"), "path", "none")
@@ -73,91 +79,91 @@ class Observe:
             self.metrics.observe(names.HTTP_SECONDS, time.perf_counter() - started, method=method, route=route)
 
 
-class Heads:
-    """Answers HEAD as GET is answered, without the body; a stream ends where it would begin."""
+class HeadMiddleware:
+    """Answers HEAD like GET without the body; a stream ends before its first byte."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Handle one request."""
         if scope["type"] != "http" or scope["method"] != "HEAD":
             await self.app(scope, receive, send)
             return
         done = False
 
-        async def head(message: Message) -> None:
+        async def send_head(message: Message) -> None:
             nonlocal done
-            scope["method"] = "HEAD"  # for those around, who count and log it
+            scope["method"] = "HEAD"  # the outer middleware counts and logs it
             if message["type"] == "http.response.start":
                 await send(message)
                 done = True
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-        async def gone() -> Message:
+        async def receive_until_done() -> Message:
             return {"type": "http.disconnect"} if done else await receive()
 
         scope["method"] = "GET"
         try:
-            await self.app(scope, gone, head)
+            await self.app(scope, receive_until_done, send_head)
         finally:
             scope["method"] = "HEAD"
 
 
-class Guard:
-    """Lets a request in, or says why not: where it was sent, from which site, with which token, how often, for what.
+class AccessMiddleware:
+    """Admits a request or refuses it, by Host header, origin, token, rate limit and rights.
 
-    One pass over the headers; a token of the store is looked up in memory. A check that fails in itself refuses.
+    Reads the headers once, and looks tokens up in memory. A check that fails with an error refuses the request.
 
     Parameters
     ----------
     app
-        What is guarded.
+        The application.
     tokens
-        The tokens there are.
+        The valid tokens.
     guarded
-        Reading needs a token too.
+        Whether reading needs a token too.
     local_only
-        Let in only who asks for this machine by a name of loopback. A page of another site whose name is made to point
-        here (DNS rebinding) asks for that name: a browser would let it read the answer, as of the page's own site.
+        Admit only requests whose Host is a loopback name. Against DNS rebinding: a page of another site whose name
+        resolves to this machine sends that name, and the browser would let it read the response.
     rate
-        Requests a second for each token, or address without one; twice as many at once; 0: no limit.
-    is_there
-        Whether a route takes the request of a scope.
+        Requests per second for each token, or network without one, with bursts of twice as many; 0 for no limit.
+    route_exists
+        Whether a route matches the scope of a request.
     clock
-        Seconds of a clock that does not go back.
+        Seconds of a monotonic clock.
     """
 
     def __init__(
         self,
         app: ASGIApp,
         *,
-        tokens: Tokens,
+        tokens: TokenCache,
         guarded: bool,
         local_only: bool,
         rate: float,
-        is_there: Callable[[Scope], bool],
+        route_exists: Callable[[Scope], bool],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.app = app
         self.tokens = tokens
         self.local_only = local_only
         self.clock = clock
-        self.is_there = is_there
-        self._without = NOBODY if guarded else READER
-        self._asked = Buckets(rate, 2 * rate)
-        self._wrong = Buckets(WRONG_TOKENS, WRONG_TOKENS)
+        self.route_exists = route_exists
+        self._anonymous = ANONYMOUS if guarded else ANONYMOUS_READER
+        self._requests = RateLimiter(rate, 2 * rate)
+        self._wrong_tokens = RateLimiter(MAX_WRONG_TOKENS, MAX_WRONG_TOKENS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Handle one request."""
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
         if scope["type"] != "http":
-            await send({"type": "websocket.close", "code": 1008})  # there is none here
+            await send({"type": "websocket.close", "code": 1008})  # the service has no WebSockets
             return
         try:
-            grant = scope[KEY] = await self._admit(scope)
+            grant = scope[GRANT_KEY] = await self._admit(scope)
         except Problem as e:
             await e.response(scope["path"])(scope, receive, send)
             return
@@ -169,28 +175,28 @@ class Guard:
             return
         # A stream must not outlive the token that it was opened with.
         try:
-            await self.app(scope, receive, self._watched(grant, send))
-        except _EndedError:
+            await self.app(scope, receive, self._send_while_valid(grant, send))
+        except _RevokedError:
             return
         except BaseExceptionGroup as e:
-            if e.split(_EndedError)[1] is not None:
+            if e.split(_RevokedError)[1] is not None:
                 raise
 
     async def _admit(self, scope: Scope) -> Grant:
-        if len(scope["path"]) > PATH_CHARACTERS:
-            told = f"more than {PATH_CHARACTERS} characters"
-            raise Problem(414, "too-large", told, where="path", hint="/openapi.json lists what there is")
+        if len(scope["path"]) > MAX_PATH_CHARS:
+            message = f"more than {MAX_PATH_CHARS} characters"
+            raise Problem(414, "too-large", message, where="path", hint="/openapi.json lists all paths")
         query = scope.get("query_string", b"")
-        if len(query) > QUERY_BYTES or query.count(b"&") >= QUERY_PARAMETERS:
+        if len(query) > MAX_QUERY_BYTES or query.count(b"&") >= MAX_QUERY_PARAMETERS:
             raise Problem(
                 414,
                 "too-large",
-                f"more than {QUERY_BYTES} bytes or {QUERY_PARAMETERS} parameters",
+                f"more than {MAX_QUERY_BYTES} bytes or {MAX_QUERY_PARAMETERS} parameters",
                 where="query",
-                hint="Ask for less at a time",
+                hint="Request less at a time",
             )
-        if scope["path"] in PROBES:
-            return NOBODY
+        if scope["path"] in PROBE_PATHS:
+            return ANONYMOUS
         host = authorization = origin = b""
         site = mode = b""
         for name, value in scope["headers"]:
@@ -210,70 +216,76 @@ class Guard:
                 "misdirected",
                 f"{host.decode('latin-1')[:100]} is not this machine",
                 where="Host",
-                hint="Ask 127.0.0.1 or localhost, or start the service with a token",
+                hint="Use 127.0.0.1 or localhost, or start the service with a token",
             )
         method, path = scope["method"], scope["path"]
-        if (site or origin) and _from_elsewhere(method, host, origin, site, mode):
+        if (site or origin) and _is_cross_site(method, host, origin, site, mode):
             raise Problem(
                 403,
                 "cross-site",
-                "a page of another site asks",
+                "a page of another site sent this request",
                 where="Sec-Fetch-Site" if site else "Origin",
-                hint="Ask from a program, or from the service's own page",
+                hint="Send it from a program, or from the service's own page",
             )
         now = self.clock()
         client = scope.get("client")
-        address = network(client[0]) if client else ""
-        token = bearer(authorization) if authorization else None
-        grant = self._without if token is None else await self._known(token, address, now)
-        wait = self._asked.take(address if grant.name is None else f"token {grant.name}", now)
+        network = client_network(client[0]) if client else ""
+        token = bearer_token(authorization) if authorization else None
+        grant = self._anonymous if token is None else await self._authenticate(token, network, now)
+        wait = self._requests.take(network if grant.name is None else f"token {grant.name}", now)
         if wait:
             raise _too_many("too many requests", wait)
-        judge(grant, method, path, lambda: self.is_there(scope))
+        authorize(grant, method, path, lambda: self.route_exists(scope))
         return grant
 
-    async def _known(self, token: bytes, address: str, now: float) -> Grant:
-        """What a token gives.
+    async def _authenticate(self, token: bytes, network: str, now: float) -> Grant:
+        """The grant of a token.
 
-        Who sent too many wrong ones does not even learn whether the next one is right: the token of the environment was
-        chosen by a person, and might be guessed. Those of the store cannot be, so theirs go on to be let in from there.
+        After too many wrong tokens, a network cannot learn whether the next guess of the environment's token is right:
+        a person chose that one, and it might be guessed. Stored tokens cannot be guessed, so they are still admitted.
+
+        Raises
+        ------
+        Problem
+            401: an unknown token. 429: too many wrong tokens.
         """
-        if len(token) > TOKEN_BYTES:
+        if len(token) > MAX_TOKEN_BYTES:
             token = b""
-        wait = self._wrong.wait(address, now)
-        if not wait and self.tokens.is_owner(token):
-            return OWNER
-        grant = await self.tokens.find(token) if token.startswith(_PREFIX) else None
+        wait = self._wrong_tokens.retry_after(network, now)
+        if not wait and self.tokens.is_environment_token(token):
+            return ENVIRONMENT_GRANT
+        grant = await self.tokens.find(token) if token.startswith(_TOKEN_PREFIX) else None
         if grant is not None:
             return grant
         if wait:
             raise _too_many("too many wrong tokens", wait)
-        self._wrong.take(address, now)
-        raise unauthorized("this token is not known here")
+        self._wrong_tokens.take(network, now)
+        raise unauthorized("this token is unknown")
 
-    def _watched(self, grant: Grant, send: Send) -> Send:
+    def _send_while_valid(self, grant: Grant, send: Send) -> Send:
+        """Wrap `send` to end a stream when its token is no longer valid."""
         checked = self.clock()
 
-        async def watch(message: Message) -> None:
+        async def send_checked(message: Message) -> None:
             nonlocal checked
-            if message.get("more_body") and self.clock() - checked >= 1.0:
+            if message.get("more_body") and self.clock() - checked >= GRANT_CHECK_SECONDS:
                 checked = self.clock()
-                if not await self._holds(grant):
+                if not await self._is_valid(grant):
                     await send({"type": "http.response.body", "body": b"", "more_body": False})
-                    raise _EndedError
+                    raise _RevokedError
             await send(message)
 
-        return watch
+        return send_checked
 
-    async def _holds(self, grant: Grant) -> bool:
+    async def _is_valid(self, grant: Grant) -> bool:
         try:
-            return await self.tokens.holds(grant)
+            return await self.tokens.is_valid(grant)
         except StreamkmError:
-            return False  # the store is away: the listener comes back, and gets its 503
+            return False  # the store is unavailable: the client reconnects, and gets a 503
 
 
-class _EndedError(Exception):
-    """The token of a stream is gone."""
+class _RevokedError(Exception):
+    """The token of an open stream is no longer valid."""
 
 
 def _too_many(message: str, wait: float) -> Problem:
@@ -281,30 +293,26 @@ def _too_many(message: str, wait: float) -> Problem:
         429,
         "too-many",
         message,
-        hint="Ask more slowly, or more points at a time",
+        hint="Send fewer requests, or more points in each",
         headers={"Retry-After": str(max(1, math.ceil(wait)))},
     )
 
 
-def _from_elsewhere(method: str, host: bytes, origin: bytes, site: bytes, mode: bytes) -> bool:
-    """Whether a page of another site asks, and not for somebody who followed a link.
+def _is_cross_site(method: str, host: bytes, origin: bytes, site: bytes, mode: bytes) -> bool:
+    """Whether a page of another site sent the request, and not a person who followed a link.
 
-    Browsers say so by Sec-Fetch-Site, which no page can change; older ones at least name the page's origin.
+    Browsers set Sec-Fetch-Site, which pages cannot change; older browsers send the origin of the page.
     """
     if site:
         if site in {b"same-origin", b"none"}:
             return False
-        return method not in SAFE or mode != b"navigate"
-    return method not in SAFE and origin.partition(b"://")[2].lower() != host.lower()
+        return method not in SAFE_METHODS or mode != b"navigate"
+    return method not in SAFE_METHODS and origin.partition(b"://")[2].lower() != host.lower()
 
 
 def _is_local(host: bytes) -> bool:
-    """Whether a Host header, with or without a port, is a name of loopback."""
-    return len(host) <= _LONGEST_HOST and _names_loopback(host)
-
-
-_LONGEST_HOST = 300
-"""Bytes of the longest name there can be, with a port; what is remembered must be bounded."""
+    """Whether a Host header, with or without a port, is a loopback name."""
+    return len(host) <= _MAX_HOST_BYTES and _names_loopback(host)
 
 
 @functools.lru_cache(256)
@@ -314,53 +322,48 @@ def _names_loopback(host: bytes) -> bool:
     return text.endswith(".localhost") or is_loopback(text)
 
 
-class Headers:
-    """Gives each answer the headers it has not."""
+class HeadersMiddleware:
+    """Adds the default headers to each response that does not set them."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Handle one request."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
 
-        async def complete(message: Message) -> None:
+        async def send_with_defaults(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = completed(message["headers"])
+                message["headers"] = with_default_headers(message["headers"])
             await send(message)
 
-        await self.app(scope, receive, complete)
+        await self.app(scope, receive, send_with_defaults)
 
 
-_HEADERS = (b"traceparent", b"tracestate")
-_KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-_SERVER_ERROR = 500
-
-
-class Trace:
-    """Makes a span of each request, where somebody asked for traces.
+class TracingMiddleware:
+    """Makes an OpenTelemetry span of each request, if tracing is enabled.
 
     Parameters
     ----------
     app
-        What answers.
+        The application.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Handle one request."""
         if scope["type"] != "http" or not tracing.enabled():
             await self.app(scope, receive, send)
             return
-        headers = {name.decode(): value.decode("latin-1") for name, value in scope["headers"] if name in _HEADERS}
-        method = scope["method"] if scope["method"] in _KNOWN_METHODS else "_OTHER"
+        headers = {n.decode(): value.decode("latin-1") for n, value in scope["headers"] if n in _TRACE_HEADERS}
+        method = scope["method"] if scope["method"] in _METHODS else "_OTHER"
         with tracing.server_span(method, headers, http_request_method=method) as span:
 
-            async def watch(message: Message) -> None:
+            async def send_traced(message: Message) -> None:
                 if message["type"] == "http.response.start":
                     status = message["status"]
                     span.set_attribute("http.response.status_code", status)
@@ -369,7 +372,7 @@ class Trace:
                 await send(message)
 
             try:
-                await self.app(scope, receive, watch)
+                await self.app(scope, receive, send_traced)
             finally:
                 route = getattr(scope.get("route"), "path", None)
                 if route is not None:

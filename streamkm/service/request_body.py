@@ -1,4 +1,4 @@
-"""Bodies of requests: of a known kind and a bounded size, in a bounded time, and not too many large ones at once."""
+"""Reads request bodies: checks the media type, and bounds size, time and the number of large bodies in memory."""
 
 from __future__ import annotations
 
@@ -11,38 +11,39 @@ from fastapi import Request
 from streamkm.service.problems import Problem
 
 BODY_SECONDS = 30
-"""How long a body may take to arrive."""
+"""Seconds within which a body must arrive."""
 STALL_SECONDS = 10
-"""How long nothing of it may come."""
-SMALL_BODY = 1 << 16
-"""Bytes that any number of clients may have on their way at a time; of larger bodies only `LARGE_AT_A_TIME`."""
-LARGE_AT_A_TIME = 4
-TABLES_AT_A_TIME = 2
-"""The same of tables, which may be much larger."""
+"""Longest time in seconds between two parts of a body."""
+SMALL_BODY_BYTES = 1 << 16
+"""Bodies up to this size are read without a limit on their number."""
+MAX_LARGE_BODIES = 4
+"""Larger JSON bodies that are in memory at a time."""
+MAX_TABLE_BODIES = 2
+"""CSV and Arrow bodies beyond `SMALL_BODY_BYTES` that are in memory at a time; they may be much larger than JSON."""
 JSON, CSV, ARROW = "application/json", "text/csv", "application/vnd.apache.arrow.stream"
 BINARY = "application/octet-stream"
-"""JSON with the bytes of tensors behind it."""
+"""JSON followed by the bytes of tensors."""
 
 
-class Bodies:
-    """Reads them.
+class BodyReader:
+    """Reads bodies within limits that all requests share.
 
     Parameters
     ----------
-    most
-        Bytes of JSON; larger bodies get 413.
-    most_of_a_table
-        The same of CSV and Arrow.
+    max_bytes
+        Largest JSON body; larger ones get 413.
+    max_table_bytes
+        Largest CSV or Arrow body.
     """
 
-    def __init__(self, most: int, most_of_a_table: int) -> None:
-        self._most = {JSON: most, BINARY: most, CSV: most_of_a_table, ARROW: most_of_a_table}
-        large, tables = asyncio.Semaphore(LARGE_AT_A_TIME), asyncio.Semaphore(TABLES_AT_A_TIME)
+    def __init__(self, max_bytes: int, max_table_bytes: int) -> None:
+        self._limits = {JSON: max_bytes, BINARY: max_bytes, CSV: max_table_bytes, ARROW: max_table_bytes}
+        large, tables = asyncio.Semaphore(MAX_LARGE_BODIES), asyncio.Semaphore(MAX_TABLE_BODIES)
         self._large = {JSON: large, BINARY: large, CSV: tables, ARROW: tables}
 
     @asynccontextmanager
     async def read(self, request: Request) -> AsyncIterator[bytes]:
-        """Give the body, which is JSON; until the end of the context it counts as one that is worked on.
+        """Read a JSON body; it counts as in memory until the context ends.
 
         Raises
         ------
@@ -53,24 +54,28 @@ class Bodies:
             yield body
 
     @asynccontextmanager
-    async def read_as(self, request: Request, kinds: tuple[str, ...]) -> AsyncIterator[tuple[str, bytes]]:
-        """Give the kind, one of `kinds`, and the body; until the end of the context it is worked on.
+    async def read_as(self, request: Request, accepted: tuple[str, ...]) -> AsyncIterator[tuple[str, bytes]]:
+        """Read a body of one of the accepted media types; it counts as in memory until the context ends.
+
+        Yields
+        ------
+        Media type and body.
 
         Raises
         ------
         Problem
             408, 413 or 415.
         """
-        kind = _kind(request, kinds)
-        most = self._most[kind]
-        announced = _announced(request)
-        if announced > most:
-            raise _too_large(most)
-        if 0 <= announced <= SMALL_BODY:
-            yield kind, await _read(request, SMALL_BODY)
+        media_type = _media_type(request, accepted)
+        limit = self._limits[media_type]
+        length = _content_length(request)
+        if length > limit:
+            raise _too_large(limit)
+        if 0 <= length <= SMALL_BODY_BYTES:
+            yield media_type, await _read(request, SMALL_BODY_BYTES)
             return
-        async with self._large[kind]:
-            yield kind, await _read(request, most)
+        async with self._large[media_type]:
+            yield media_type, await _read(request, limit)
 
 
 async def _read(request: Request, limit: int) -> bytes:
@@ -78,47 +83,47 @@ async def _read(request: Request, limit: int) -> bytes:
     clock = asyncio.get_running_loop().time
     end = clock() + BODY_SECONDS
     try:
-        async with asyncio.timeout(min(BODY_SECONDS, STALL_SECONDS)) as wait:
+        async with asyncio.timeout(min(BODY_SECONDS, STALL_SECONDS)) as timeout:
             async for part in request.stream():
-                wait.reschedule(min(end, clock() + STALL_SECONDS))
+                timeout.reschedule(min(end, clock() + STALL_SECONDS))
                 parts.append(part)
                 size += len(part)
                 if size > limit:
                     raise _too_large(limit)
     except TimeoutError as e:
-        told = f"did not arrive within {BODY_SECONDS} s, or nothing of it in {STALL_SECONDS} s"
-        raise Problem(408, "too-slow", told, where="body") from e
+        message = f"did not arrive within {BODY_SECONDS} s, or nothing of it in {STALL_SECONDS} s"
+        raise Problem(408, "too-slow", message, where="body") from e
     return b"".join(parts)
 
 
-def _announced(request: Request) -> int:
-    """Length of the body; -1 if the request does not say."""
+def _content_length(request: Request) -> int:
+    """Content-Length of the request, -1 if it has none."""
     text = request.headers.get("content-length", "")
     return int(text) if text.isascii() and text.isdigit() else -1
 
 
-def _kind(request: Request, kinds: tuple[str, ...]) -> str:
-    given = request.headers.get("content-type", JSON)
-    kind = given.partition(";")[0].strip().lower()
-    if kind.endswith("+json"):
-        kind = JSON
-    if kind not in kinds:
+def _media_type(request: Request, accepted: tuple[str, ...]) -> str:
+    header = request.headers.get("content-type", JSON)
+    media_type = header.partition(";")[0].strip().lower()
+    if media_type.endswith("+json"):
+        media_type = JSON
+    if media_type not in accepted:
         raise Problem(
             415,
             "unsupported-media-type",
-            f"{given[:100]} is not JSON" if kinds == (JSON,) else f"{given[:100]} is not read here",
+            f"{header[:100]} is not JSON" if accepted == (JSON,) else f"{header[:100]} is not accepted here",
             where="Content-Type",
-            hint=f"Send {' or '.join(kinds)}",
+            hint=f"Send {' or '.join(accepted)}",
         )
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise Problem(
             415,
             "unsupported-media-type",
-            "compressed bodies are not read",
+            "compressed bodies are not accepted",
             where="Content-Encoding",
-            hint="Send it plain",
+            hint="Send it without compression",
         )
-    return kind
+    return media_type
 
 
 def _too_large(limit: int) -> Problem:

@@ -1,4 +1,4 @@
-"""Converts stored data to the JSON of the API; large collections are encoded by hand, once."""
+"""Converts stored data to the JSON of the API; large collections are encoded without schemas, for speed."""
 
 from __future__ import annotations
 
@@ -20,27 +20,39 @@ from streamkm.state import Event, Snapshot
 from streamkm.stores.base import ModelInfo
 from streamkm.times import format_time
 
+MAX_TEXT_CHARS = 2000
+"""Characters of a quarantined record's key and value that are shown."""
+MAX_TEXT_BYTES = 4 * MAX_TEXT_CHARS
+"""Upper bound of the UTF-8 bytes of that many characters."""
+KEPT_AXES_SHARE = 0.9
+"""The axes of the last projection are kept while they explain at least this fraction of what the best axes explain."""
+SIMILAR_VARIANCE_RATIO = 0.7
+"""Two components with at least this ratio of variances are similar: their order would change by chance."""
+MAX_FIELDS_WITH_SPREAD = 400
+"""With more fields the spread within clusters is left out of the projection, unless there are at most two clusters."""
+Points = NDArray[np.float64]
+
 
 def number(x: float) -> float | None:
-    """A float as JSON can carry it."""
+    """A float, or None if JSON cannot represent it."""
     return float(x) if math.isfinite(x) else None
 
 
 def positions(position: Position) -> list[schemas.PartitionPosition]:
-    """A position, sorted."""
+    """A position, sorted by topic and partition."""
     return [
         schemas.PartitionPosition(topic=tp.topic, partition=tp.partition, offset=at)
         for tp, at in sorted(position.items())
     ]
 
 
-def ref(s: Snapshot) -> schemas.SnapshotRef:
-    """Which snapshot it is."""
+def snapshot_ref(s: Snapshot) -> schemas.SnapshotRef:
+    """Reference to a snapshot."""
     return schemas.SnapshotRef(id=s.id, created_at=format_time(s.created_at))
 
 
-def summary(s: Snapshot) -> schemas.SnapshotSummary:
-    """The snapshot without its clusters."""
+def snapshot_summary(s: Snapshot) -> schemas.SnapshotSummary:
+    """A snapshot without its clusters."""
     return schemas.SnapshotSummary(
         id=s.id,
         created_at=format_time(s.created_at),
@@ -55,13 +67,13 @@ def summary(s: Snapshot) -> schemas.SnapshotSummary:
 
 
 def shares(s: Snapshot) -> list[float | None]:
-    """Each cluster's part of all weight; None when nothing has weight."""
+    """Fraction of the total weight of each cluster; None if the total is 0."""
     total = float(s.weights.sum())
     return [number(w / total) if total > 0 else None for w in s.weights.tolist()]
 
 
 def clusters(s: Snapshot) -> list[schemas.Cluster]:
-    """The snapshot's clusters, in its order."""
+    """The clusters of a snapshot, in its order."""
     result = []
     share, found = shares(s), differences(s.centroids, s.weights, s.deviations)
     within = np.full(s.centroids.shape, np.nan) if s.deviations is None else s.deviations
@@ -84,25 +96,25 @@ def clusters(s: Snapshot) -> list[schemas.Cluster]:
     return result
 
 
-def events(happened: Iterable[Event]) -> list[schemas.Event]:
-    """What happened to clusters."""
-    return [schemas.Event(**e.to_json()) for e in happened]
+def events(found: Iterable[Event]) -> list[schemas.Event]:
+    """Events in the lineage of clusters."""
+    return [schemas.Event(**e.to_json()) for e in found]
 
 
 def snapshot_events(s: Snapshot) -> schemas.SnapshotEvents:
-    """What happened to clusters since the snapshot before."""
-    return schemas.SnapshotEvents(**dict(ref(s)), events=events(s.events))
+    """The events since the snapshot before."""
+    return schemas.SnapshotEvents(**dict(snapshot_ref(s)), events=events(s.events))
 
 
 def centroids(s: Snapshot) -> schemas.Centroids:
-    """The clusters at the moment of the snapshot."""
-    return schemas.Centroids(model=s.model, snapshot=summary(s), fields=list(s.fields), clusters=clusters(s))
+    """The clusters of a snapshot."""
+    return schemas.Centroids(model=s.model, snapshot=snapshot_summary(s), fields=list(s.fields), clusters=clusters(s))
 
 
 def snapshot_detail(s: Snapshot) -> schemas.SnapshotDetail:
-    """All that the snapshot holds."""
+    """A snapshot with its clusters and events."""
     return schemas.SnapshotDetail(
-        **dict(summary(s)),
+        **dict(snapshot_summary(s)),
         model=s.model,
         fields=list(s.fields),
         clusters=clusters(s),
@@ -115,7 +127,7 @@ def snapshot_detail(s: Snapshot) -> schemas.SnapshotDetail:
 
 
 def model_summary(info: ModelInfo, newest: Snapshot | None, status: schemas.Status, why: str) -> schemas.ModelSummary:
-    """A model as the list shows it."""
+    """A model: status, fields and counters."""
     p = info.progress
     return schemas.ModelSummary(
         name=info.spec.name,
@@ -128,14 +140,14 @@ def model_summary(info: ModelInfo, newest: Snapshot | None, status: schemas.Stat
         bad=p.counters.bad if p else 0,
         lag=p.lag if p and p.lag >= 0 else None,
         committed_at=format_time(p.committed_at) if p else None,
-        snapshot=ref(newest) if newest else None,
+        snapshot=snapshot_ref(newest) if newest else None,
     )
 
 
 def model_detail(
     info: ModelInfo, newest: Snapshot | None, status: schemas.Status, why: str, *, lease_live: bool
 ) -> schemas.ModelDetail:
-    """A model with all that is known about it."""
+    """A model with its settings, counters, position and owner."""
     p, lease = info.progress, info.lease
     c = p.counters if p else None
     return schemas.ModelDetail(
@@ -161,21 +173,8 @@ def model_detail(
     )
 
 
-CUT = 2000
-"""Characters of a record's key and value."""
-MOST_BYTES = 4 * CUT
-"""Bytes that so many characters take at most."""
-Points = NDArray[np.float64]
-KEEPS = 0.9
-"""Axes are kept while at least this share of the variance lies along them that could."""
-ALIKE = 0.7
-"""Two components are alike when the smaller one has this share of the larger one's variance."""
-WIDE = 400
-"""With more fields the spread within clusters has no say in how to look at them, unless there are hardly any."""
-
-
-def entry(s: Snapshot) -> bytes:
-    """A `schemas_live.HistoryEntry`. Numbers that are not finite become null, as orjson has it."""
+def history_entry(s: Snapshot) -> bytes:
+    """JSON of a `live.HistoricalSnapshot`; numbers that are not finite become null."""
     return orjson.dumps(
         {
             "id": s.id,
@@ -194,53 +193,59 @@ def entry(s: Snapshot) -> bytes:
     )
 
 
-def history(fields: Sequence[str], snapshots: Iterable[Snapshot], following: int | None) -> bytes:
-    """A `schemas_live.History`."""
-    listed = b",".join(map(entry, snapshots))
-    return b'{"fields":%b,"snapshots":[%b],"next":%b}' % (orjson.dumps(list(fields)), listed, orjson.dumps(following))
+def history(fields: Sequence[str], snapshots: Iterable[Snapshot], next_page: int | None) -> bytes:
+    """JSON of a `live.History`."""
+    entries = b",".join(map(history_entry, snapshots))
+    return b'{"fields":%b,"snapshots":[%b],"next":%b}' % (orjson.dumps(list(fields)), entries, orjson.dumps(next_page))
 
 
 def in_charge(s: Snapshot) -> bool:
-    """Whether a snapshot ever answered: a recomputed one is published anew when it is promoted."""
+    """Whether a snapshot was ever in charge: a recomputed one is published again when it is promoted."""
     return s.kind != "replay"
 
 
-def lives(snapshots: Iterable[Snapshot]) -> list[live.Life]:
-    """What the events of snapshots, the oldest first, tell about each cluster."""
-    found: dict[int, live.Life] = {}
+def lineage_of(snapshots: Iterable[Snapshot]) -> list[live.ClusterLineage]:
+    """The lineage of each cluster, by id.
 
-    def life(i: int) -> live.Life:
-        return found.setdefault(i, live.Life(id=i, born=None, ended=None, origins=[], successors=[]))
+    Parameters
+    ----------
+    snapshots
+        Snapshots with events, oldest first.
+    """
+    found: dict[int, live.ClusterLineage] = {}
+
+    def cluster(i: int) -> live.ClusterLineage:
+        return found.setdefault(i, live.ClusterLineage(id=i, born=None, ended=None, origins=[], successors=[]))
 
     for s in snapshots:
         for e in s.events:
             if e.kind not in {"birth", "death", "split", "merge"}:
                 continue
             for i in set(e.after) - set(e.before):
-                life(i).born = ref(s)
-                life(i).origins = sorted(e.before)
+                cluster(i).born = snapshot_ref(s)
+                cluster(i).origins = sorted(e.before)
             for i in set(e.before) - set(e.after):
-                life(i).ended = ref(s)
-                life(i).successors = sorted(e.after)
+                cluster(i).ended = snapshot_ref(s)
+                cluster(i).successors = sorted(e.after)
             for i in (*e.before, *e.after):
-                life(i)
+                cluster(i)
     return [found[i] for i in sorted(found)]
 
 
-def choice_of_k(s: Snapshot) -> live.ChoiceOfK:
-    """What the snapshot says about k."""
-    told: Mapping[str, Any] = s.detail.get("k") or {}
+def k_profile(s: Snapshot) -> live.KProfile:
+    """The criteria for the number of clusters that are stored in a snapshot."""
+    stored: Mapping[str, Any] = s.detail.get("k") or {}
     names = ("ks", "cost", "silhouette", "gap", "davies_bouldin")
-    return live.ChoiceOfK(
+    return live.KProfile(
         running=len(s.ids),
-        suggested=told.get("suggested"),
-        reason=told.get("reason", "not looked into yet: the first look is about a minute after the start"),
-        **{name: told.get(name, []) for name in names},
+        suggested=stored.get("suggested"),
+        reason=stored.get("reason", "not computed yet: the first time is about a minute after the start"),
+        **{name: stored.get(name, []) for name in names},
     )
 
 
 def quarantined(bad: BadRecord) -> live.QuarantinedRecord:
-    """A record of the quarantine; what is no text in it is replaced."""
+    """A quarantined record; bytes that are not UTF-8 are replaced."""
     r = bad.record
     return live.QuarantinedRecord(
         topic=r.partition.topic,
@@ -248,8 +253,8 @@ def quarantined(bad: BadRecord) -> live.QuarantinedRecord:
         offset=r.offset,
         timestamp=r.timestamp,
         reason=bad.reason,
-        field=_clean(bad.field),
-        message=_clean(bad.message),
+        field=_valid_text(bad.field),
+        message=_valid_text(bad.message),
         key=_text(r.key),
         value=_text(r.value),
         value_bytes=len(r.value or b"") if r.size is None else r.size,
@@ -257,28 +262,30 @@ def quarantined(bad: BadRecord) -> live.QuarantinedRecord:
 
 
 def _text(value: bytes | None) -> str | None:
-    return None if value is None else value[:MOST_BYTES].decode("utf-8", "replace")[:CUT]
+    return None if value is None else value[:MAX_TEXT_BYTES].decode("utf-8", "replace")[:MAX_TEXT_CHARS]
 
 
-def _clean(text: str) -> str:
+def _valid_text(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
 def project(s: Snapshot, points: Points, last: live.Projection | None) -> live.Projection:
-    """Two axes to look at points along, so that the picture stands still while the stream does.
+    """Two axes to draw points along, chosen so that successive pictures of a stream are stable.
 
-    They are principal components of all that the snapshot knows: of its centroids and of the spread around them. A few
-    hundred points would give others each time, and one that is far away any. Axes of the last time are kept while they
-    are good; others are turned within their plane until they are as near to those as they can be.
+    They are the principal components of the scatter of the centroids and of the spread within clusters. Those of a few
+    hundred points would differ each time, and depend on outliers. The last axes are kept while they explain enough;
+    new ones are rotated within their plane to be as close to the last ones as possible.
 
     Parameters
     ----------
+    s
+        The snapshot.
     points
-        (m, d) raw, the last ones: for snapshots that do not know how their clusters spread.
+        (m, d) recent points, used if the snapshot has no deviations (published by an older version).
     last
-        Axes of the last time.
+        The last projection; None at first.
     """
-    mean, rows = _looked_at(s, points)
+    mean, rows = _scatter(s, points)
     d = len(mean)
     with np.errstate(all="ignore"):
         total = float((rows**2).sum())
@@ -293,22 +300,22 @@ def project(s: Snapshot, points: Points, last: live.Projection | None) -> live.P
     if last is not None and len(last.mean) == d:
         before = _orthonormal(np.array(last.axes) / np.where(s.factors > 0.0, s.factors, 1.0))
         explained = _explained(rows, before, total)
-        if sum(explained) >= KEEPS * sum(_explained(rows, best, total)):
+        if sum(explained) >= KEPT_AXES_SHARE * sum(_explained(rows, best, total)):
             return last.model_copy(update={"explained": explained})
-        best = _turned(best, before)
+        best = _rotated(best, before)
     else:
         first, second = _explained(rows, best, total)
-        if second >= ALIKE * first:
-            # Which of them is the larger is chance: the fields that matter most in this plane tell how to look at it.
-            telling = np.sort(np.argsort(-np.square(best).sum(axis=0), kind="stable")[:2])
-            best = _turned(best, np.eye(d)[telling])
+        if second >= SIMILAR_VARIANCE_RATIO * first:
+            # Their order is chance: orient the plane by the two fields with the largest loadings.
+            largest = np.sort(np.argsort(-np.square(best).sum(axis=0), kind="stable")[:2])
+            best = _rotated(best, np.eye(d)[largest])
     return live.Projection(
         mean=mean.tolist(), axes=(best * s.factors).tolist(), explained=_explained(rows, best, total)
     )
 
 
-def _looked_at(s: Snapshot, points: Points) -> tuple[Points, Points]:
-    """The mean (d,), and rows (m, d) around it in the unit of distances whose squares are the scatter to look at."""
+def _scatter(s: Snapshot, points: Points) -> tuple[Points, Points]:
+    """The mean (d,), and centred rows (m, d), in units of distance, whose squares sum to the scatter to project."""
     total = float(s.weights.sum())
     with np.errstate(all="ignore"):
         if s.deviations is not None and np.isfinite(s.deviations).all() and 0.0 < total < math.inf:
@@ -317,36 +324,36 @@ def _looked_at(s: Snapshot, points: Points) -> tuple[Points, Points]:
             between = np.sqrt(share)[:, np.newaxis] * (s.centroids - mean)
             within = np.sqrt(share @ s.deviations**2)
             d = len(mean)
-            if d <= WIDE or len(between) <= 2:
+            if d <= MAX_FIELDS_WITH_SPREAD or len(between) <= 2:
                 return mean, np.concatenate([between, np.diag(within)]) * s.factors
             return mean, between * s.factors
-        seen = points if len(points) > 1 and np.ptp(points, axis=0).any() else s.centroids
-        mean = seen.mean(axis=0) if len(seen) else np.zeros(points.shape[1])
-        return mean, (seen - mean) * s.factors
+        rows = points if len(points) > 1 and np.ptp(points, axis=0).any() else s.centroids
+        mean = rows.mean(axis=0) if len(rows) else np.zeros(points.shape[1])
+        return mean, (rows - mean) * s.factors
 
 
-def _turned(axes: Points, towards: Points) -> Points:
-    """Two axes, turned within their plane until they are as near to two others as they can be (Procrustes)."""
+def _rotated(axes: Points, towards: Points) -> Points:
+    """Two axes, rotated within their plane to be as close to two others as possible (orthogonal Procrustes)."""
     left, _, right = np.linalg.svd(towards @ axes.T)
-    near: Points = left @ right @ axes
-    return near
+    rotated: Points = left @ right @ axes
+    return rotated
 
 
 def _explained(rows: Points, axes: Points, total: float) -> list[float]:
-    """Share of the scatter along each of some orthonormal axes."""
+    """Fraction of the scatter along each of some orthonormal axes."""
     found: list[float] = (np.square(rows @ axes.T).sum(axis=0) / total).tolist()
     return found
 
 
 def _orthonormal(axes: Points) -> Points:
-    """Two axes at right angles and of length one as near to some as they can be; units may have changed since."""
+    """The orthonormal axes closest to two given ones, whose units may have changed."""
     left, _, right = np.linalg.svd(axes, full_matrices=False)
-    near: Points = left @ right
-    return near
+    closest: Points = left @ right
+    return closest
 
 
 def sample(s: Snapshot, points: NDArray[np.float64], projection: live.Projection) -> bytes:
-    """A `schemas_live.Sample` of points (m, d)."""
+    """JSON of a `live.PointSample` of points (m, d)."""
     found = assign(s, points) if len(points) else None
     return orjson.dumps(
         {
@@ -363,8 +370,8 @@ def sample(s: Snapshot, points: NDArray[np.float64], projection: live.Projection
     )
 
 
-def thinned(points: NDArray[np.float64], most: int) -> NDArray[np.float64]:
-    """At most so many of the rows, evenly."""
-    if len(points) <= most:
+def subsample(points: NDArray[np.float64], limit: int) -> NDArray[np.float64]:
+    """At most `limit` of the rows, evenly spaced."""
+    if len(points) <= limit:
         return points
-    return points[np.linspace(0, len(points) - 1, most).astype(np.int64)]
+    return points[np.linspace(0, len(points) - 1, limit).astype(np.int64)]

@@ -1,10 +1,10 @@
 """Asynchronous, cached reading of a store.
 
-Snapshots are immutable, so they are kept; what can change is which one is newest. That is asked again at most every
-`freshness` seconds a model, by one question at a time, however many clients wait for the answer.
+Snapshots are immutable, so they are cached; only which one is the newest can change. That is queried at most once per
+`freshness` seconds and model, by one query at a time, however many requests wait for it.
 
-The store is asked in threads of its own, for at most `patience` seconds, so that a slow store holds up nothing but the
-answers that need it.
+Store queries run in threads of their own, for at most `timeout` seconds, so that a slow store delays only the responses
+that need it.
 """
 
 from __future__ import annotations
@@ -29,19 +29,21 @@ T = TypeVar("T")
 
 STORE_THREADS = 8
 COMPUTE_THREADS = 2
-SMALL = 1 << 14
-"""Numbers that are handled at once, in the event loop; more go to a thread."""
+MAX_INLINE_NUMBERS = 1 << 14
+"""Numbers that are processed in the event loop; more go to a thread."""
 
 
-class Served:
-    """A snapshot with what is sent of it, made once.
+class CachedSnapshot:
+    """A snapshot with its encoded responses.
 
     Attributes
     ----------
     snapshot
         The snapshot.
     etag
-        Entity tag; another one if the model was deleted and made anew.
+        Entity tag; it changes when the model is deleted and created again.
+    created_at
+        RFC 3339 time of publication.
     """
 
     def __init__(self, snapshot: Snapshot) -> None:
@@ -52,110 +54,137 @@ class Served:
 
     @property
     def cost(self) -> int:
-        """Bytes that it may take, answers included: a number of an answer is up to 40 characters, twice."""
+        """Upper bound of its size in bytes, with two responses of up to 40 characters per number, twice each."""
         return 4096 + self.snapshot.centroids.size * (8 + 2 * 2 * 40)
 
-    def body(self, answer: Callable[[Snapshot], BaseModel]) -> bytes:
-        """The answer as JSON."""
-        found = self._bodies.get(answer)
+    def body(self, serialize: Callable[[Snapshot], BaseModel]) -> bytes:
+        """The JSON of a response, encoded once."""
+        found = self._bodies.get(serialize)
         if found is None:
-            found = self._bodies[answer] = dumps(answer(self.snapshot))
+            found = self._bodies[serialize] = to_json(serialize(self.snapshot))
         return found
 
 
-def dumps(answer: BaseModel) -> bytes:
-    """An answer as JSON: never NaN, which orjson writes as null."""
-    return orjson.dumps(answer.model_dump())
+def to_json(content: BaseModel) -> bytes:
+    """Encode a response as JSON; NaN becomes null."""
+    return orjson.dumps(content.model_dump())
 
 
-class Reader:
-    """The store, as the service sees it.
+class StoreReader:
+    """Asynchronous access to a store, with a cache of snapshots.
 
     Parameters
     ----------
     store
-        Asked from threads; it belongs to the caller, who closes it.
+        Used from several threads; it belongs to the caller, who closes it.
     clock
         Seconds since 1970.
     freshness
-        Seconds for which the newest snapshot is taken to be the newest.
-    patience
-        Seconds that the store may take for one answer.
+        Seconds for which a snapshot is served as the newest before the store is queried again.
+    timeout
+        Maximum seconds of one query.
     cache_bytes
-        Most bytes of snapshots kept.
+        Maximum size of the cache.
     """
 
     def __init__(
-        self, store: Store, *, clock: Callable[[], float], freshness: float, patience: float, cache_bytes: int
+        self, store: Store, *, clock: Callable[[], float], freshness: float, timeout: float, cache_bytes: int
     ) -> None:
         self.store = store
         self.clock = clock
         self.freshness = freshness
-        self.patience = patience
+        self.timeout = timeout
         self.cache_bytes = cache_bytes
         self._cached_bytes = 0
-        self._cache: OrderedDict[tuple[str, float, int], Served] = OrderedDict()
+        self._cache: OrderedDict[tuple[str, float, int], CachedSnapshot] = OrderedDict()
         self._infos: dict[str, tuple[float, ModelInfo]] = {}
         self._pending: dict[Hashable, asyncio.Task[Any]] = {}
         self._store_threads = ThreadPoolExecutor(STORE_THREADS, "streamkm-store")
         self._compute_threads = ThreadPoolExecutor(COMPUTE_THREADS, "streamkm-compute")
 
     def close(self) -> None:
-        """Give back the threads. Answers on their way are lost."""
+        """Stop the threads; pending responses are lost."""
         self._store_threads.shutdown(wait=False, cancel_futures=True)
         self._compute_threads.shutdown(wait=False, cancel_futures=True)
 
     async def compute(self, work: Callable[[], T], size: int) -> T:
-        """Do `work` on `size` numbers: here if it is short, else in a thread."""
-        if size <= SMALL:
+        """Run `work` on `size` numbers, in the event loop if they are few, else in a thread."""
+        if size <= MAX_INLINE_NUMBERS:
             return work()
-        return await self.work(work)
+        return await self.run_in_thread(work)
 
-    async def work(self, work: Callable[[], T]) -> T:
-        """Do `work` in a thread."""
+    async def run_in_thread(self, work: Callable[[], T]) -> T:
+        """Run `work` in a thread for computations."""
         return await asyncio.get_running_loop().run_in_executor(self._compute_threads, work)
 
-    async def ask(self, question: Callable[[], T]) -> T:
-        """Ask the store.
+    async def query(self, read: Callable[[], T]) -> T:
+        """Run a store operation in a thread for the store.
 
         Raises
         ------
         StoreUnavailableError
-            It says so, or took longer than `patience`.
+            The store is unavailable, or took longer than `timeout`.
         """
-        answer = asyncio.get_running_loop().run_in_executor(self._store_threads, question)
+        result = asyncio.get_running_loop().run_in_executor(self._store_threads, read)
         try:
-            return await asyncio.wait_for(answer, self.patience)
+            return await asyncio.wait_for(result, self.timeout)
         except TimeoutError as e:
-            raise StoreUnavailableError(f"the store did not answer within {self.patience:g} s", hint="Ask again") from e
+            raise StoreUnavailableError(f"the store did not respond within {self.timeout:g} s", hint="Retry") from e
 
     async def ping(self) -> None:
-        """Return if the store can be read."""
-        await self._once("ping", lambda: self.ask(self.store.ping))
+        """Return if the store can be read; see `query` for errors."""
+        await self._once("ping", lambda: self.query(self.store.ping))
 
     async def model(self, name: str) -> ModelInfo:
-        """The model as it is stored now."""
+        """The model as stored now."""
         return await self._once(("model", name), lambda: self._load(name))
 
     async def models(self) -> list[tuple[ModelInfo, Snapshot | None]]:
-        """All models with their newest snapshots, as they are stored now."""
-        return await self._once("models", lambda: self.ask(self._models))
+        """All models as stored now, with their newest snapshots."""
+        return await self._once("models", lambda: self.query(self._models))
 
-    async def newest(self, info: ModelInfo) -> Served | None:
-        """The newest snapshot of a model, if it has any."""
+    async def newest(self, info: ModelInfo) -> CachedSnapshot | None:
+        """The newest snapshot of a model; None if it has none."""
         return await self._numbered(info, info.last_snapshot) if info.last_snapshot else None
 
     async def snapshots(self, name: str, before: int | None, limit: int, *, eventful: bool = False) -> list[Snapshot]:
-        """Some snapshots, newest first; with `eventful` only those that tell events."""
-        return await self.ask(lambda: list(self.store.snapshots(name, before=before, limit=limit, eventful=eventful)))
+        """Up to `limit` snapshots below a number, newest first; with `eventful` only those with events."""
+        return await self.query(lambda: list(self.store.snapshots(name, before=before, limit=limit, eventful=eventful)))
 
-    async def snapshot(self, name: str, snapshot_id: int | None = None, *, at: float | None = None) -> Served:
-        """A snapshot by number, the newest made at or before `at`, or the newest of all.
+    async def page(
+        self, name: str, before: int | None, limit: int, *, eventful: bool = False
+    ) -> tuple[list[Snapshot], int | None]:
+        """A page of snapshots, newest first.
+
+        Parameters
+        ----------
+        name
+            Name of the model.
+        before
+            Only snapshots with a lower number; all if None.
+        limit
+            Maximum length of the page.
+        eventful
+            Only snapshots with events.
+
+        Returns
+        -------
+        snapshots
+            The page.
+        next
+            `before` of the next page; None if this is the last one.
+        """
+        found = await self.snapshots(name, before, limit + 1, eventful=eventful)
+        page = found[:limit]
+        return page, page[-1].id if len(found) > limit else None
+
+    async def snapshot(self, name: str, snapshot_id: int | None = None, *, at: float | None = None) -> CachedSnapshot:
+        """A snapshot by number, the newest one published at or before `at`, or the newest of all.
 
         Raises
         ------
         NotFoundError
-            No such model or snapshot.
+            The model or snapshot does not exist.
         Problem
             409: the model is warming up.
         """
@@ -165,26 +194,26 @@ class Reader:
         if not info.last_snapshot:
             raise not_ready(info, self.clock())
         if at is not None:
-            found = await self.ask(lambda: self.store.snapshot(name, at=at))
+            found = await self.query(lambda: self.store.snapshot(name, at=at))
             return self._keep(info, found)
         return await self._numbered(info, info.last_snapshot if snapshot_id is None else snapshot_id)
 
-    async def _numbered(self, info: ModelInfo, number: int) -> Served:
+    async def _numbered(self, info: ModelInfo, number: int) -> CachedSnapshot:
         name = info.spec.name
         key = (name, info.created_at, number)
-        served = self._cache.get(key)
-        if served is not None:
+        cached = self._cache.get(key)
+        if cached is not None:
             self._cache.move_to_end(key)
-            return served
+            return cached
 
-        async def load() -> Served:
-            return self._keep(info, await self.ask(lambda: self.store.snapshot(name, number)))
+        async def load() -> CachedSnapshot:
+            return self._keep(info, await self.query(lambda: self.store.snapshot(name, number)))
 
         return await self._once(key, load)
 
     async def _load(self, name: str) -> ModelInfo:
         try:
-            info = await self.ask(lambda: self.store.model(name))
+            info = await self.query(lambda: self.store.model(name))
         except NotFoundError:
             self._infos.pop(name, None)
             raise
@@ -196,26 +225,26 @@ class Reader:
         for info in self.store.models():
             newest = None
             if info.last_snapshot:
-                served = self._cache.get((info.spec.name, info.created_at, info.last_snapshot))
+                cached = self._cache.get((info.spec.name, info.created_at, info.last_snapshot))
                 try:
-                    newest = served.snapshot if served else self.store.snapshot(info.spec.name, info.last_snapshot)
+                    newest = cached.snapshot if cached else self.store.snapshot(info.spec.name, info.last_snapshot)
                 except NotFoundError:
-                    continue  # deleted between the two questions
+                    continue  # deleted between the two queries
             result.append((info, newest))
         return result
 
-    def _keep(self, info: ModelInfo, snapshot: Snapshot) -> Served:
+    def _keep(self, info: ModelInfo, snapshot: Snapshot) -> CachedSnapshot:
         key = (info.spec.name, info.created_at, snapshot.id)
-        served = self._cache.get(key)
-        if served is None:
-            served = self._cache[key] = Served(snapshot)
-            self._cached_bytes += served.cost
+        cached = self._cache.get(key)
+        if cached is None:
+            cached = self._cache[key] = CachedSnapshot(snapshot)
+            self._cached_bytes += cached.cost
         while self._cached_bytes > self.cache_bytes and len(self._cache) > 1:
             self._cached_bytes -= self._cache.popitem(last=False)[1].cost
-        return served
+        return cached
 
     async def _once(self, key: Hashable, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """The answer of `work`, which one of those who want it at the same time does for all."""
+        """The result of `work`, which runs once for all requests that want it at the same time."""
         task = self._pending.get(key)
         if task is None:
             task = self._pending[key] = asyncio.create_task(work())
@@ -223,8 +252,8 @@ class Reader:
             def done(finished: asyncio.Task[Any]) -> None:
                 self._pending.pop(key, None)
                 if not finished.cancelled():
-                    finished.exception()  # marks it as seen, should every waiter have left
+                    finished.exception()  # marks it as retrieved, in case every waiting request was cancelled
 
             task.add_done_callback(done)
-        # A client that leaves must not take the answer from the others.
+        # A request that is cancelled must not cancel the work for the others.
         return cast("T", await asyncio.shield(task))

@@ -1,4 +1,4 @@
-"""A model's health in one word, with why."""
+"""The status of a model, with its reason."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from streamkm.times import format_age
 
 
 def lease_live(info: ModelInfo, now: float) -> bool:
-    """Whether somebody owns the model now."""
+    """Whether a consumer holds the lease of the model now."""
     return info.lease is not None and info.lease.expires_at > now
 
 
 def status(info: ModelInfo, now: float, stale_after: float) -> tuple[Status, str]:
-    """The word, and the reason.
+    """The status of a model, and its reason.
 
     Parameters
     ----------
@@ -25,21 +25,23 @@ def status(info: ModelInfo, now: float, stale_after: float) -> tuple[Status, str
     now
         Seconds since 1970.
     stale_after
-        Seconds without a commit after which an owner that has work is not well. One that had read everything at its
-        last commit has none, however long ago that was.
+        Seconds without a commit after which a consumer with work is stale. A consumer that had read everything at its
+        last commit has no work, however long ago that was.
     """
     lease = info.lease
     if not lease_live(info, now):
-        gone = (
-            f"the lease of {lease.owner} ended {format_age(now - lease.expires_at)} ago" if lease else "nobody runs it"
+        why = (
+            f"the lease of {lease.owner} expired {format_age(now - lease.expires_at)} ago"
+            if lease
+            else "no consumer runs"
         )
-        return "stopped", gone
+        return "stopped", why
     if info.paused:
-        return "paused", "somebody asked it to read nothing for now"
-    return _at_work(info, now, stale_after)
+        return "paused", "paused on request"
+    return _running_status(info, now, stale_after)
 
 
-def _at_work(info: ModelInfo, now: float, stale_after: float) -> tuple[Status, str]:
+def _running_status(info: ModelInfo, now: float, stale_after: float) -> tuple[Status, str]:
     p = info.progress
     if p is None:
         return "warming-up", "nothing is committed yet"
@@ -55,22 +57,22 @@ def _at_work(info: ModelInfo, now: float, stale_after: float) -> tuple[Status, s
 
 
 def not_ready(info: ModelInfo, now: float) -> Problem:
-    """The answer to a question about the clusters of a model that has none yet."""
+    """The 409 response of a model without a snapshot."""
     p = info.progress
     if p is None:
-        have, need, how_far = 0, None, "no points yet"
+        have, need, progress = 0, None, "no points yet"
     elif p.warmup is not None:
         have, need = p.warmup
-        how_far = f"{have} of {need} points"
+        progress = f"{have} of {need} points"
     else:
         have = need = p.counters.points
-        how_far = "the first snapshot is not published yet"
-    more: dict[str, Any] = {"have": have, "need": need}
+        progress = "the first snapshot is not published yet"
+    members: dict[str, Any] = {"have": have, "need": need}
     if lease_live(info, now):
-        hint = "Ask again in a moment"
+        hint = "Retry in a moment"
         headers = {"Retry-After": "1"}
     else:
-        hint, headers = f"Nobody runs it: start streamkm live {info.spec.name}", {}
+        hint, headers = f"No consumer runs: start streamkm live {info.spec.name}", {}
     return Problem(
-        409, "warming-up", f"warming up, {how_far}", where=info.spec.name, hint=hint, more=more, headers=headers
+        409, "warming-up", f"warming up, {progress}", where=info.spec.name, hint=hint, members=members, headers=headers
     )

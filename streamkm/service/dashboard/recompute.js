@@ -47,7 +47,7 @@ export function drawRecompute() {
   start.title = may ? "" : "Sign in with a token that may write";
   if (!state.jobs.length) { fill($("#recompute .jobs"), el("p", { class: "note", text: may ? "None was asked for yet." : "Sign in with a token that may write to start one." })); return; }
   const rows = state.jobs.slice(0, 20).map((job) => el("tr", {},
-    el("td", { text: `${job.asked.from} to ${job.asked.to}` }), el("td", { text: job.asked.k ?? "as it is" }), el("td", { class: "text", text: job.state }), el("td", { class: "wide" }, progress(job)),
+    el("td", { text: `${job.options.from} to ${job.options.to}` }), el("td", { text: job.options.k ?? "as it is" }), el("td", { class: "text", text: job.state }), el("td", { class: "wide" }, progress(job)),
     el("td", { text: `${ago((serverNow() - new Date(job.created_at)) / 1000)} ago` }),
     el("td", { class: "text" }, job.state === "done" ? [el("button", { type: "button", "data-key": `cmp${job.id}`, onclick: () => compare(job), text: "Compare" }), " ", el("button", { type: "button", "data-key": `pro${job.id}`, disabled: !may, onclick: () => actions.promote(job.snapshot), text: "Promote" })] : null,
       ["queued", "running"].includes(job.state) ? el("button", { type: "button", "data-key": `can${job.id}`, disabled: !may, onclick: () => actions.act(`/jobs/${job.id}`, { method: "DELETE" }), text: "Cancel" }) : null)));

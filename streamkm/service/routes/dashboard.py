@@ -1,7 +1,7 @@
-"""The pages for people: a handful of static files, and the colours of clusters.
+"""The dashboard and the API reference: static files, and the colours of clusters.
 
-All of it draws in the browser, from the same API that everybody has, so twenty readers cost the service no more than
-twenty listeners to one stream. It holds no data and needs no token; what it asks for does.
+The pages draw in the browser, from the public API, so twenty viewers cost as much as twenty listeners to one stream.
+The files hold no data and need no token; their requests do.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-"""What the page may load: nothing that is not ours, and no script that a record could bring along."""
+"""Content security policy of the pages: only files of this service, and no inline scripts."""
 _FOLDERS = ("dashboard", "reference")
-"""The page over models, and the one that tells the API. No two of their files have one name."""
-_KINDS = {
+"""The dashboard, and the API reference. File names are unique across both."""
+_MEDIA_TYPES = {
     "html": "text/html; charset=utf-8",
     "css": "text/css; charset=utf-8",
     "js": "text/javascript; charset=utf-8",
@@ -36,26 +36,26 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class Asset:
-    """A file as it is sent.
+    """A static file.
 
     Attributes
     ----------
-    kind
+    media_type
         Media type.
-    plain, packed
-        Its bytes, and the same by gzip.
+    content, compressed
+        Its bytes, and the same compressed by gzip.
     etag
         Entity tag.
     """
 
-    kind: str
-    plain: bytes
-    packed: bytes
+    media_type: str
+    content: bytes
+    compressed: bytes
     etag: str
 
 
 def router() -> APIRouter:
-    """The routes of the page, which are not part of the API."""
+    """The routes of the pages, which are not part of the API."""
     assets = {name: _asset(name, content) for name, content in _contents()}
     routes = APIRouter(include_in_schema=False)
 
@@ -63,43 +63,45 @@ def router() -> APIRouter:
     async def page(
         if_none_match: Annotated[str | None, Header()] = None, accept_encoding: Annotated[str, Header()] = ""
     ) -> Response:
-        return _answer(assets["index.html"], if_none_match, accept_encoding)
+        return _respond(assets["index.html"], if_none_match, accept_encoding)
 
     @routes.get("/docs")
     async def docs(
         if_none_match: Annotated[str | None, Header()] = None, accept_encoding: Annotated[str, Header()] = ""
     ) -> Response:
-        return _answer(assets["docs.html"], if_none_match, accept_encoding)
+        return _respond(assets["docs.html"], if_none_match, accept_encoding)
 
     @routes.get("/assets/{name}")
     async def asset(
         name: str, if_none_match: Annotated[str | None, Header()] = None, accept_encoding: Annotated[str, Header()] = ""
     ) -> Response:
         if name not in assets:
-            raise Problem(404, "not-found", "there is no such file", where=name[:100])
-        return _answer(assets[name], if_none_match, accept_encoding)
+            raise Problem(404, "not-found", "unknown file", where=name[:100])
+        return _respond(assets[name], if_none_match, accept_encoding)
 
     return routes
 
 
 def _contents() -> list[tuple[str, bytes]]:
     folders = [files("streamkm.service") / name for name in _FOLDERS]
-    found = [(f.name, f.read_bytes()) for at in folders for f in at.iterdir() if f.name.rpartition(".")[2] in _KINDS]
+    found = [
+        (f.name, f.read_bytes()) for at in folders for f in at.iterdir() if f.name.rpartition(".")[2] in _MEDIA_TYPES
+    ]
     return [*found, ("palette.json", orjson.dumps(COLOURS))]
 
 
 def _asset(name: str, content: bytes) -> Asset:
-    packed = gzip.compress(content, 9, mtime=0)
+    compressed = gzip.compress(content, 9, mtime=0)
     etag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
-    return Asset(_KINDS[name.rpartition(".")[2]], content, packed, etag)
+    return Asset(_MEDIA_TYPES[name.rpartition(".")[2]], content, compressed, etag)
 
 
-def _answer(asset: Asset, if_none_match: str | None, accept_encoding: str) -> Response:
-    # The browser asks each time, which costs nothing, and so never shows the page of an older service.
+def _respond(asset: Asset, if_none_match: str | None, accept_encoding: str) -> Response:
+    # Browsers revalidate each time, which is cheap, and so never show the page of an older service.
     headers = {"ETag": asset.etag, "Cache-Control": "no-cache", "Vary": "Accept-Encoding"}
     if if_none_match is not None and asset.etag in if_none_match:
         return Response(status_code=304, headers=headers)
     headers["Content-Security-Policy"] = POLICY
     if "gzip" in accept_encoding:
-        return Response(asset.packed, headers=headers | {"Content-Encoding": "gzip"}, media_type=asset.kind)
-    return Response(asset.plain, headers=headers, media_type=asset.kind)
+        return Response(asset.compressed, headers=headers | {"Content-Encoding": "gzip"}, media_type=asset.media_type)
+    return Response(asset.content, headers=headers, media_type=asset.media_type)

@@ -1,4 +1,4 @@
-"""``GET /v1/models/{m}/history | lineage | diff | k | sample | quarantine``: how clusters came to be, of what."""
+"""``GET /v1/models/{m}/history | lineage | diff | k | sample | quarantine``."""
 
 from __future__ import annotations
 
@@ -11,137 +11,133 @@ from pydantic import Field
 from streamkm.errors import NotReadyError
 from streamkm.service import serializers
 from streamkm.service.json_points import MAX_ID
-from streamkm.service.problems import Problem, documented
-from streamkm.service.routes.models import ModelName, NoQuery, Page, json_response
+from streamkm.service.problems import Problem, problem_responses
+from streamkm.service.routes.models import ModelName, NoQuery, PageQuery, json_response
 from streamkm.service.schemas import live as schemas
-from streamkm.service.schemas.live import Difference
-from streamkm.service.snapshot_cache import Reader, dumps
+from streamkm.service.snapshot_cache import StoreReader, to_json
 from streamkm.state import Snapshot
 
 _ERRORS = (401, 404, 422, 500, 503)
 _WARMING = (401, 404, 409, 422, 500, 503)
 
 
-class Two(NoQuery):
-    """Which snapshots are compared."""
+class DiffQuery(NoQuery):
+    """Parameters that select the snapshots to compare."""
 
     a: int = Field(ge=1, le=MAX_ID, description="Number of the first snapshot", examples=[41])
-    b: int = Field(ge=1, le=MAX_ID, description="Number of the second", examples=[42])
+    b: int = Field(ge=1, le=MAX_ID, description="Number of the second snapshot", examples=[42])
 
 
-class HowMany(NoQuery):
-    """How many points are shown."""
+class SampleQuery(NoQuery):
+    """Parameters that select a sample of points."""
 
-    n: int = Field(default=300, ge=1, le=1000, description="Most points; a model keeps some hundreds")
-    snapshot: int | None = Field(default=None, ge=1, le=MAX_ID, description="Whose clusters; the newest if absent")
-
-
-class WhichRecords(NoQuery):
-    """Which records are shown."""
-
-    limit: int = Field(default=100, ge=1, le=1000, description="Most records")
-    reason: str | None = Field(default=None, max_length=100, description="Only those of this reason")
+    n: int = Field(default=300, ge=1, le=1000, description="Maximum number of points; a model keeps some hundreds")
+    snapshot: int | None = Field(
+        default=None, ge=1, le=MAX_ID, description="Snapshot of the clusters; the newest if absent"
+    )
 
 
-def router(reader: Reader) -> APIRouter:
+class QuarantineQuery(NoQuery):
+    """Parameters that select quarantined records."""
+
+    limit: int = Field(default=100, ge=1, le=1000, description="Maximum number of records")
+    reason: str | None = Field(default=None, max_length=100, description="Only records with this reason")
+
+
+def router(reader: StoreReader) -> APIRouter:
     """The routes.
 
     Parameters
     ----------
     reader
-        Where everything comes from.
+        Access to the store.
     """
     routes = APIRouter(prefix="/v1")
     store = reader.store
-
-    async def page_of(model: str, page: Page, *, eventful: bool) -> tuple[list[Snapshot], int | None]:
-        """Snapshots of a page, and where the next one begins."""
-        found = await reader.snapshots(model, page.before, page.limit + 1, eventful=eventful)
-        shown = found[: page.limit]
-        return shown, shown[-1].id if len(found) > len(shown) else None
 
     @routes.get(
         "/models/{model}/history",
         tags=["clusters"],
         summary="The clusters over time",
         response_model=schemas.History,
-        responses=documented(_ERRORS),
+        responses=problem_responses(_ERRORS),
     )
-    async def history(model: ModelName, page: Annotated[Page, Query()]) -> Response:
+    async def history(model: ModelName, page: Annotated[PageQuery, Query()]) -> Response:
         """Ids, shares and centroids of every snapshot that was in charge, newest first, a page at a time."""
         info = await reader.model(model)
-        shown, following = await page_of(model, page, eventful=False)
-        live = [s for s in shown if serializers.in_charge(s)]
+        found, next_page = await reader.page(model, page.before, page.limit)
+        live = [s for s in found if serializers.in_charge(s)]
         size = sum(s.centroids.size for s in live)
         return json_response(
-            await reader.compute(lambda: serializers.history(info.spec.fields, live, following), size + 200 * len(live))
+            await reader.compute(lambda: serializers.history(info.spec.fields, live, next_page), size + 200 * len(live))
         )
 
     @routes.get(
         "/models/{model}/lineage",
         tags=["clusters"],
-        summary="Where clusters came from, and what became of them",
+        summary="Origin and end of clusters",
         response_model=schemas.Lineage,
-        responses=documented(_ERRORS),
+        responses=problem_responses(_ERRORS),
     )
-    async def lineage(model: ModelName, page: Annotated[Page, Query()]) -> Response:
-        """The family tree that births, deaths, splits and merges tell. A page has so many snapshots with events."""
+    async def lineage(model: ModelName, page: Annotated[PageQuery, Query()]) -> Response:
+        """Lineage of the clusters from births, deaths, splits and merges. A page is of snapshots with events."""
         await reader.model(model)
-        shown, following = await page_of(model, page, eventful=True)
-        return json_response(dumps(schemas.Lineage(clusters=serializers.lives(reversed(shown)), next=following)))
+        found, next_page = await reader.page(model, page.before, page.limit, eventful=True)
+        clusters = serializers.lineage_of(reversed(found))
+        return json_response(to_json(schemas.Lineage(clusters=clusters, next=next_page)))
 
     @routes.get(
         "/models/{model}/diff",
         tags=["snapshots"],
-        summary="Two snapshots side by side",
-        response_model=schemas.Difference,
-        responses=documented(_WARMING),
+        summary="Compare two snapshots",
+        response_model=schemas.SnapshotDiff,
+        responses=problem_responses(_WARMING),
     )
-    async def diff(model: ModelName, two: Annotated[Two, Query()]) -> Response:
-        """What moved how far, which part of the points changes cluster, and what each costs on the same points."""
-        first, second = await reader.snapshot(model, two.a), await reader.snapshot(model, two.b)
-        found = await reader.work(lambda: _compare(first.snapshot, second.snapshot))
-        return json_response(dumps(found))
+    async def diff(model: ModelName, query: Annotated[DiffQuery, Query()]) -> Response:
+        """Shift of each cluster, fraction of the points that changes cluster, and cost of each on the same points."""
+        first, second = await reader.snapshot(model, query.a), await reader.snapshot(model, query.b)
+        found = await reader.run_in_thread(lambda: _compare(first.snapshot, second.snapshot))
+        return json_response(to_json(found))
 
-    def _compare(a: Snapshot, b: Snapshot) -> Difference:
-        # numba comes with these, which takes a second and a hundred megabytes: only who compares needs it.
+    def _compare(a: Snapshot, b: Snapshot) -> schemas.SnapshotDiff:
+        # These import numba, which takes a second and a hundred megabytes.
         from streamkm.models import OnlineKMeans  # noqa: PLC0415
         from streamkm.recompute.compare import compare  # noqa: PLC0415
 
         if a.fields != b.fields or a.distance != b.distance:
             raise Problem(
-                422, "invalid", "the snapshots measure different things", where=f"snapshots {a.id} and {b.id}"
+                422, "invalid", "the snapshots have different fields or distances", where=f"snapshots {a.id} and {b.id}"
             )
         checkpoint = store.load_checkpoint(a.model)
         if checkpoint is None:
             raise NotReadyError("the model has learned nothing yet", where=a.model)
         coreset = OnlineKMeans.from_state(checkpoint.state).coreset_
-        return schemas.Difference(**compare(a, b, coreset.rows_, coreset.weights_).to_json())
+        return schemas.SnapshotDiff(**compare(a, b, coreset.rows_, coreset.weights_).to_json())
 
     @routes.get(
         "/models/{model}/k",
         tags=["clusters"],
-        summary="How many clusters there should be",
-        response_model=schemas.ChoiceOfK,
-        responses=documented(_WARMING),
+        summary="Criteria for the number of clusters",
+        response_model=schemas.KProfile,
+        responses=problem_responses(_WARMING),
     )
-    async def choice_of_k(model: ModelName, _: Annotated[NoQuery, Query()]) -> Response:
-        """What each k would cost and how well it would tell clusters apart, and which one is suggested."""
-        return json_response(dumps(serializers.choice_of_k((await reader.snapshot(model)).snapshot)))
+    async def k_profile(model: ModelName, _: Annotated[NoQuery, Query()]) -> Response:
+        """Cost and separation for each k, and the suggested k."""
+        return json_response(to_json(serializers.k_profile((await reader.snapshot(model)).snapshot)))
 
     @routes.get(
         "/models/{model}/sample",
         tags=["clusters"],
         summary="Some of the last points",
-        response_model=schemas.Sample,
-        responses=documented(_WARMING),
+        response_model=schemas.PointSample,
+        responses=problem_responses(_WARMING),
     )
-    async def sample(model: ModelName, which: Annotated[HowMany, Query()]) -> Response:
-        """Some of the points that were learned last, their clusters, and two axes to draw them along."""
-        s = (await reader.snapshot(model, which.snapshot)).snapshot
-        recent = await reader.ask(lambda: store.recent(model))
-        kept = np.empty((0, len(s.fields))) if recent is None else recent.points.reshape(-1, len(s.fields))
-        points = serializers.thinned(kept, which.n)
+    async def sample(model: ModelName, query: Annotated[SampleQuery, Query()]) -> Response:
+        """Some of the last points, their clusters, and two axes to draw them along."""
+        s = (await reader.snapshot(model, query.snapshot)).snapshot
+        recent = await reader.query(lambda: store.recent(model))
+        stored = np.empty((0, len(s.fields))) if recent is None else recent.points.reshape(-1, len(s.fields))
+        points = serializers.subsample(stored, query.n)
         size = points.size * (len(s.fields) + len(s.ids))
         return json_response(
             await reader.compute(lambda: serializers.sample(s, points, serializers.project(s, points, None)), size)
@@ -150,20 +146,20 @@ def router(reader: Reader) -> APIRouter:
     @routes.get(
         "/models/{model}/quarantine",
         tags=["operations"],
-        summary="Records that could not be learned",
+        summary="Bad records",
         response_model=schemas.Quarantine,
-        responses=documented(_ERRORS),
+        responses=problem_responses(_ERRORS),
     )
-    async def quarantine(model: ModelName, which: Annotated[WhichRecords, Query()]) -> Response:
-        """How many there are by reason, and the newest of them. What is no text in them is replaced."""
+    async def quarantine(model: ModelName, query: Annotated[QuarantineQuery, Query()]) -> Response:
+        """Number of bad records by reason, and the newest of them. Bytes that are not UTF-8 are replaced."""
 
-        def look() -> schemas.Quarantine:
+        def read() -> schemas.Quarantine:
             reasons = dict(store.quarantine_counts(model))
-            most = serializers.MOST_BYTES  # the database cuts: whole values of many records would fill our memory
-            records = store.newest_quarantined(model, limit=which.limit, reason=which.reason, most=most)
-            shown = [serializers.quarantined(bad) for bad in records]
-            return schemas.Quarantine(total=sum(reasons.values()), reasons=reasons, records=shown)
+            most = serializers.MAX_TEXT_BYTES  # truncated by the database: whole values could fill the memory
+            records = store.newest_quarantined(model, limit=query.limit, reason=query.reason, most=most)
+            entries = [serializers.quarantined(bad) for bad in records]
+            return schemas.Quarantine(total=sum(reasons.values()), reasons=reasons, records=entries)
 
-        return json_response(dumps(await reader.ask(look)))
+        return json_response(to_json(await reader.query(read)))
 
     return routes

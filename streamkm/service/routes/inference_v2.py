@@ -1,39 +1,42 @@
-"""``/v2``: the same predictions by the open inference protocol, as KServe, Triton and Seldon speak it.
+"""``/v2``: predictions by the open inference protocol of KServe, Triton and Seldon.
 
-A version of a model is a snapshot. One tensor goes in, ``points``; ``ids``, ``distances`` and ``scores`` come out.
-Source: kserve/open-inference-protocol, ``specification/protocol/inference_rest.md``, and its extension for binary
-tensors in triton-inference-server/server, ``docs/protocol/extension_binary_data.md``, which its client always speaks.
+A version of a model is a snapshot. The input is one tensor, ``points``; the outputs are ``ids``, ``distances`` and
+``scores``. Sources: kserve/open-inference-protocol, ``specification/protocol/inference_rest.md``, and the extension for
+binary tensors in triton-inference-server/server, ``docs/protocol/extension_binary_data.md``, which its client always
+uses.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from importlib.metadata import version as version_of
 from typing import Any
 
 import numpy as np
 import orjson
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from numpy.typing import NDArray
+from pydantic import BaseModel
 
 from streamkm import metrics as names
 from streamkm.assignment import assign
 from streamkm.metrics import Metrics
 from streamkm.service.json_points import json_object, of_matrix, to_array
-from streamkm.service.problems import Problem, documented
-from streamkm.service.request_body import BINARY, JSON, Bodies
+from streamkm.service.problems import Problem, problem_responses
+from streamkm.service.request_body import BINARY, JSON, BodyReader
 from streamkm.service.routes.models import ModelName, SnapshotNumber
 from streamkm.service.schemas import models as schemas
-from streamkm.service.snapshot_cache import Reader, Served, dumps
+from streamkm.service.snapshot_cache import CachedSnapshot, StoreReader, to_json
 
 OUTPUTS = {"ids": "INT64", "distances": "FP64", "scores": "FP64"}
 _NUMBERS = {f"FP{bits}": f"<f{bits // 8}" for bits in (64, 32, 16)} | {
     f"{sign}INT{bits}": f"<{kind}{bits // 8}" for sign, kind in (("", "i"), ("U", "u")) for bits in (8, 16, 32, 64)
 }
-"""Kinds of numbers, and what numpy calls their bytes."""
-HEAD_LENGTH = "Inference-Header-Content-Length"
-"""How many bytes of a body are JSON; behind them stand those of the binary tensors."""
+"""Datatypes of the protocol -> numpy dtypes, little-endian."""
+HEADER_LENGTH = "Inference-Header-Content-Length"
+"""Header with the length of the JSON in bytes; the bytes of the binary tensors follow it."""
 _SIZE = "binary_data_size"
 _HINT = 'Send {"inputs": [{"name": "points", "shape": [2, 3], "datatype": "FP64", "data": [[...], [...]]}]}'
 _ERRORS = (401, 404, 409, 422, 500, 503)
@@ -46,7 +49,7 @@ REQUEST: dict[str, Any] = {
                 "type": "object",
                 "required": ["inputs"],
                 "properties": {
-                    "id": {"type": "string", "description": "Comes back in the answer"},
+                    "id": {"type": "string", "description": "Returned in the response"},
                     "inputs": {
                         "type": "array",
                         "minItems": 1,
@@ -62,8 +65,8 @@ REQUEST: dict[str, Any] = {
                                 "parameters": {
                                     "type": "object",
                                     "properties": {_SIZE: {"type": "integer", "minimum": 0}},
-                                    "description": f"`{_SIZE}` instead of data: the numbers stand behind the JSON, "
-                                    f"row by row and little-endian, and the header {HEAD_LENGTH} says where",
+                                    "description": f"`{_SIZE}` instead of data: the numbers follow the JSON, row by "
+                                    f"row and little-endian, and the header {HEADER_LENGTH} has the length of the JSON",
                                 },
                             },
                         },
@@ -71,12 +74,12 @@ REQUEST: dict[str, Any] = {
                     "outputs": {
                         "type": "array",
                         "items": {"type": "object", "properties": {"name": {"enum": list(OUTPUTS)}}},
-                        "description": "With the parameter `binary_data` the numbers stand behind the JSON",
+                        "description": "With the parameter `binary_data` the numbers follow the JSON",
                     },
                     "parameters": {
                         "type": "object",
                         "properties": {"binary_data_output": {"type": "boolean"}},
-                        "description": "`binary_data_output`: those of all outputs do that do not say otherwise",
+                        "description": "`binary_data_output`: the default of `binary_data` for all outputs",
                     },
                 },
             },
@@ -91,7 +94,7 @@ REQUEST: dict[str, Any] = {
             "schema": {
                 "type": "string",
                 "format": "binary",
-                "description": f"The same JSON, {HEAD_LENGTH} bytes of it, and behind it the numbers of the tensor",
+                "description": f"The same JSON, {HEADER_LENGTH} bytes long, followed by the numbers of the tensor",
             },
         },
     },
@@ -103,7 +106,7 @@ _BINARY: dict[int | str, dict[str, Any]] = {
                 "schema": {
                     "type": "string",
                     "format": "binary",
-                    "description": f"The same JSON, {HEAD_LENGTH} bytes of it, and behind it those of the tensors",
+                    "description": f"The same JSON, {HEADER_LENGTH} bytes long, followed by the numbers of the tensors",
                 }
             }
         }
@@ -112,17 +115,17 @@ _BINARY: dict[int | str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A request.
+class InferenceQuery:
+    """A parsed request.
 
     Attributes
     ----------
     id
-        Comes back in the answer.
+        Returned in the response.
     rows
-        Points as they came, a list for each or (n, d).
+        Points, a list for each or an array (n, d).
     outputs
-        Which tensors are wanted, and whether as bytes.
+        Requested tensors -> whether as bytes.
     """
 
     id: str | None
@@ -130,234 +133,235 @@ class Asked:
     outputs: dict[str, bool]
 
 
-def router(reader: Reader, metrics: Metrics, bodies: Bodies) -> APIRouter:
+def router(reader: StoreReader, metrics: Metrics, bodies: BodyReader) -> APIRouter:
     """The routes.
 
     Parameters
     ----------
     reader
-        Where snapshots come from.
+        Access to the store.
     metrics
-        What counts the points.
+        Counts the predicted points.
     bodies
-        What reads requests.
+        Reads request bodies.
     """
     routes = APIRouter(prefix="/v2", tags=["open inference protocol"])
 
-    @routes.get("", summary="The server", response_model=schemas.ServerMetadata, responses=documented((401, 500)))
+    @routes.get(
+        "", summary="The server", response_model=schemas.ServerMetadata, responses=problem_responses((401, 500))
+    )
     async def server() -> Response:
-        """Name and version."""
+        """Name, version and extensions of the server."""
         return _json(
             schemas.ServerMetadata(name="streamkm", version=version_of("streamkm"), extensions=["binary_tensor_data"])
         )
 
     @routes.get(
-        "/health/live", summary="Is it up?", response_model=schemas.ServerLive, responses=documented((401, 500))
+        "/health/live",
+        summary="Is the server live?",
+        response_model=schemas.ServerLive,
+        responses=problem_responses((401, 500)),
     )
     async def live() -> Response:
-        """Answers as long as the process does."""
+        """Succeeds as long as the process runs."""
         return _json(schemas.ServerLive(live=True))
 
     @routes.get(
         "/health/ready",
-        summary="Can it answer?",
+        summary="Is the server ready?",
         response_model=schemas.ServerReady,
-        responses=documented((401, 500, 503)),
+        responses=problem_responses((401, 500, 503)),
     )
     async def ready() -> Response:
-        """Answers 200 if the store does."""
+        """Succeeds if the store is available."""
         await reader.ping()
         return _json(schemas.ServerReady(ready=True))
 
-    @routes.get(
-        "/models/{model}", summary="One model", response_model=schemas.ModelMetadata, responses=documented(_ERRORS)
-    )
-    async def model(model: ModelName) -> Response:
-        """Tensors of a model, and its newest snapshot as its version."""
-        return _json(_metadata(await reader.snapshot(model)))
+    _add_model_routes(routes, "/models/{model}", _newest, reader, metrics, bodies)
+    _add_model_routes(routes, "/models/{model}/versions/{version}", _numbered, reader, metrics, bodies)
+    return routes
+
+
+async def _newest() -> int | None:
+    return None
+
+
+async def _numbered(version: SnapshotNumber) -> int | None:
+    return version
+
+
+def _add_model_routes(
+    routes: APIRouter,
+    path: str,
+    version_of_path: Callable[..., Awaitable[int | None]],
+    reader: StoreReader,
+    metrics: Metrics,
+    bodies: BodyReader,
+) -> None:
+    """Add the routes of a model: of its newest snapshot, or of the snapshot whose number is in the path."""
 
     @routes.get(
-        "/models/{model}/versions/{version}",
-        summary="One snapshot as a version",
-        response_model=schemas.ModelMetadata,
-        responses=documented(_ERRORS),
+        path, summary="Metadata of a model", response_model=schemas.ModelMetadata, responses=problem_responses(_ERRORS)
     )
-    async def model_version(model: ModelName, version: SnapshotNumber) -> Response:
-        """The same for a snapshot."""
+    async def metadata(
+        model: ModelName,
+        version: int | None = Depends(version_of_path),  # noqa: FAST002 - differs by path
+    ) -> Response:
+        """Input and output tensors, and the snapshot as version."""
         return _json(_metadata(await reader.snapshot(model, version)))
 
     @routes.get(
-        "/models/{model}/ready",
-        summary="Can the model answer?",
+        f"{path}/ready",
+        summary="Is the model ready?",
         response_model=schemas.ModelReady,
-        responses=documented(_ERRORS),
+        responses=problem_responses(_ERRORS),
     )
-    async def model_ready(model: ModelName) -> Response:
-        """200 once it has a snapshot, 409 while it warms up."""
-        await reader.snapshot(model)
-        return _json(schemas.ModelReady(name=model, ready=True))
-
-    @routes.get(
-        "/models/{model}/versions/{version}/ready",
-        summary="Can the snapshot answer?",
-        response_model=schemas.ModelReady,
-        responses=documented(_ERRORS),
-    )
-    async def version_ready(model: ModelName, version: SnapshotNumber) -> Response:
-        """200 if it is there."""
+    async def model_ready(
+        model: ModelName,
+        version: int | None = Depends(version_of_path),  # noqa: FAST002 - differs by path
+    ) -> Response:
+        """200 if there is a snapshot, 409 while the model warms up."""
         await reader.snapshot(model, version)
         return _json(schemas.ModelReady(name=model, ready=True))
 
     @routes.post(
-        "/models/{model}/infer",
-        summary="Clusters of points",
+        f"{path}/infer",
+        summary="Predict the clusters of points",
         response_model=schemas.Inference,
-        responses=_BINARY | documented((400, 401, 404, 408, 409, 413, 415, 422, 500, 503)),
+        responses=_BINARY | problem_responses((400, 401, 404, 408, 409, 413, 415, 422, 500, 503)),
         openapi_extra={"requestBody": REQUEST},
     )
-    async def infer(request: Request, model: ModelName) -> Response:
-        """Ids of the nearest clusters, distances and outlier scores, by the newest snapshot."""
-        return await answer(request, model, None)
-
-    @routes.post(
-        "/models/{model}/versions/{version}/infer",
-        summary="Clusters of points by one snapshot",
-        response_model=schemas.Inference,
-        responses=_BINARY | documented((400, 401, 404, 408, 409, 413, 415, 422, 500, 503)),
-        openapi_extra={"requestBody": REQUEST},
-    )
-    async def infer_version(request: Request, model: ModelName, version: SnapshotNumber) -> Response:
-        """The same by the snapshot of this number."""
-        return await answer(request, model, version)
-
-    async def answer(request: Request, model: str, version: int | None) -> Response:
+    async def infer(
+        request: Request,
+        model: ModelName,
+        version: int | None = Depends(version_of_path),  # noqa: FAST002 - differs by path
+    ) -> Response:
+        """Ids of the nearest clusters, distances and outlier scores."""
         async with bodies.read_as(request, (JSON, BINARY)) as (_, body):
-            head = _head_length(request.headers.get(HEAD_LENGTH), len(body))
-            asked = await reader.compute(functools.partial(parse, body, head), len(body) // 4)
-            served = await reader.snapshot(model, version)
-            size = len(asked.rows) * served.snapshot.centroids.size
-            told, tensors = await reader.compute(functools.partial(infer_parts, served, asked), size)
-            metrics.add(names.POINTS_PREDICTED, len(asked.rows), model=model)
-            if not any(asked.outputs.values()):
-                return Response(told, media_type=JSON)
-            return Response(told + tensors, headers={HEAD_LENGTH: str(len(told))}, media_type=BINARY)
-
-    return routes
+            json_bytes = _json_length(request.headers.get(HEADER_LENGTH), len(body))
+            query = await reader.compute(functools.partial(parse, body, json_bytes), len(body) // 4)
+            cached = await reader.snapshot(model, version)
+            size = len(query.rows) * cached.snapshot.centroids.size
+            content, tensors = await reader.compute(functools.partial(infer_parts, cached, query), size)
+            metrics.add(names.POINTS_PREDICTED, len(query.rows), model=model)
+            if not any(query.outputs.values()):
+                return Response(content, media_type=JSON)
+            return Response(content + tensors, headers={HEADER_LENGTH: str(len(content))}, media_type=BINARY)
 
 
-def _head_length(text: str | None, size: int) -> int:
+def _json_length(text: str | None, size: int) -> int:
     if text is None:
         return size
     if not (text.isascii() and text.isdigit() and len(text) <= len(str(size)) and int(text) <= size):
-        raise Problem(400, "invalid", f"not a number of bytes up to the {size} of the body", where=HEAD_LENGTH)
+        raise Problem(400, "invalid", f"not a number of bytes up to the {size} of the body", where=HEADER_LENGTH)
     return int(text)
 
 
-def parse(body: bytes, head: int | None = None) -> Asked:
-    """What a request asks for.
+def parse(body: bytes, json_bytes: int | None = None) -> InferenceQuery:
+    """Parse a request.
 
     Parameters
     ----------
     body
-        JSON, and behind it the bytes of a tensor.
-    head
-        Bytes of the JSON; None: all.
+        JSON, followed by the bytes of a tensor.
+    json_bytes
+        Length of the JSON; the whole body if None.
 
     Raises
     ------
     Problem
-        400: not JSON. 422: JSON of another shape.
+        400: not JSON. 422: not a valid request.
     """
-    head = len(body) if head is None else head
-    request = json_object(body[:head], _HINT)
+    json_bytes = len(body) if json_bytes is None else json_bytes
+    request = json_object(body[:json_bytes], _HINT)
     identity, inputs, outputs = (request.get(name) for name in ("id", "inputs", "outputs"))
     if identity is not None and not isinstance(identity, str):
         raise Problem(422, "invalid", "not a string", where="id")
     if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
         raise Problem(422, "invalid", "not a list of one tensor", where="inputs", hint=_HINT)
-    every = _parameters(request).get("binary_data_output") is True
-    return Asked(identity, _rows(inputs[0], body[head:]), _wanted(outputs, every))
+    binary = _parameters(request).get("binary_data_output") is True
+    return InferenceQuery(identity, _rows(inputs[0], body[json_bytes:]), _outputs(outputs, binary))
 
 
-def _parameters(of: dict[str, Any]) -> dict[str, Any]:
-    found = of.get("parameters")
+def _parameters(element: dict[str, Any]) -> dict[str, Any]:
+    found = element.get("parameters")
     return found if isinstance(found, dict) else {}
 
 
-def _rows(tensor: dict[str, Any], behind: bytes) -> list[Any] | NDArray[Any]:
-    shape, kind, data = (tensor.get(name) for name in ("shape", "datatype", "data"))
+def _rows(tensor: dict[str, Any], tail: bytes) -> list[Any] | NDArray[Any]:
+    shape, datatype, data = (tensor.get(name) for name in ("shape", "datatype", "data"))
     parameters = _parameters(tensor)
     if "shared_memory_region" in parameters:
-        raise Problem(422, "invalid", "shared memory is not read", where="inputs[0].parameters", hint=_HINT)
-    if not isinstance(kind, str) or kind not in _NUMBERS:
-        raise Problem(422, "invalid", "not a kind of number", where="inputs[0].datatype", hint="Send FP64")
+        raise Problem(422, "invalid", "shared memory is not supported", where="inputs[0].parameters", hint=_HINT)
+    if not isinstance(datatype, str) or datatype not in _NUMBERS:
+        raise Problem(422, "invalid", "not a supported datatype", where="inputs[0].datatype", hint="Send FP64")
     if not isinstance(shape, list) or len(shape) != 2 or any(type(x) is not int or x < 0 for x in shape):
         raise Problem(422, "invalid", "not [points, fields]", where="inputs[0].shape", hint=_HINT)
     n, d = shape
-    if _SIZE in parameters or behind:
-        dtype = np.dtype(_NUMBERS[kind])
-        if parameters.get(_SIZE) != len(behind) or len(behind) != n * d * dtype.itemsize:
-            told = f"{len(behind)} bytes behind the JSON, {_SIZE} says {parameters.get(_SIZE)}, {n} x {d} {kind} have"
-            told = f"{told} {n * d * dtype.itemsize}"
-            raise Problem(422, "wrong-dimension", told[:300], where="inputs[0]", hint=f"Is {HEAD_LENGTH} right?")
-        return np.frombuffer(behind, dtype).reshape(n, d)
+    if _SIZE in parameters or tail:
+        dtype = np.dtype(_NUMBERS[datatype])
+        if parameters.get(_SIZE) != len(tail) or len(tail) != n * d * dtype.itemsize:
+            message = f"{len(tail)} bytes after the JSON, {_SIZE} is {parameters.get(_SIZE)}, {n} x {d} {datatype} need"
+            message = f"{message} {n * d * dtype.itemsize}"
+            raise Problem(422, "wrong-dimension", message[:300], where="inputs[0]", hint=f"Is {HEADER_LENGTH} right?")
+        return np.frombuffer(tail, dtype).reshape(n, d)
     if not isinstance(data, list):
         raise Problem(422, "invalid", "not a list", where="inputs[0].data", hint=_HINT)
     nested = bool(data) and isinstance(data[0], list)
     if len(data) != (n if nested else n * d):
-        told = f"{len(data)} {'rows' if nested else 'numbers'}, the shape says {n} x {d}"
-        raise Problem(422, "wrong-dimension", told, where="inputs[0].data")
-    return data if nested else [data[at : at + d] for at in range(0, n * d, d or 1)]
+        message = f"{len(data)} {'rows' if nested else 'numbers'}, the shape is {n} x {d}"
+        raise Problem(422, "wrong-dimension", message, where="inputs[0].data")
+    return data if nested else [data[start : start + d] for start in range(0, n * d, d or 1)]
 
 
-def _wanted(outputs: Any, every: bool) -> dict[str, bool]:
+def _outputs(outputs: Any, binary: bool) -> dict[str, bool]:
     if outputs is None or outputs == []:
-        return dict.fromkeys(OUTPUTS, every)
+        return dict.fromkeys(OUTPUTS, binary)
     if not isinstance(outputs, list):
         raise Problem(422, "invalid", "not a list", where="outputs")
-    wanted: dict[str, bool] = {}
+    requested: dict[str, bool] = {}
     for i, output in enumerate(outputs):
         name = output.get("name") if isinstance(output, dict) else None
         if not isinstance(name, str) or name not in OUTPUTS:
-            there = f"There are: {', '.join(OUTPUTS)}"
-            raise Problem(422, "unknown-field", "there is no such output", where=f"outputs[{i}]", hint=there)
+            hint = f"There are: {', '.join(OUTPUTS)}"
+            raise Problem(422, "unknown-field", "unknown output", where=f"outputs[{i}]", hint=hint)
         parameters = _parameters(output)
         if parameters.get("classification") or "shared_memory_region" in parameters:
             raise Problem(
-                422, "invalid", "neither classes nor shared memory are told", where=f"outputs[{i}].parameters"
+                422, "invalid", "classification and shared memory are not supported", where=f"outputs[{i}].parameters"
             )
-        wanted.setdefault(name, parameters.get("binary_data", every) is True)
-    return wanted
+        requested.setdefault(name, parameters.get("binary_data", binary) is True)
+    return requested
 
 
-def infer_parts(served: Served, asked: Asked) -> tuple[bytes, bytes]:
-    """The answer: its JSON, and the bytes of the tensors that are wanted as such."""
-    s = served.snapshot
-    points = of_matrix(asked.rows, s.fields) if isinstance(asked.rows, np.ndarray) else to_array(asked.rows, s.fields)
+def infer_parts(cached: CachedSnapshot, query: InferenceQuery) -> tuple[bytes, bytes]:
+    """The response: its JSON, and the bytes of the binary tensors."""
+    s = cached.snapshot
+    points = of_matrix(query.rows, s.fields) if isinstance(query.rows, np.ndarray) else to_array(query.rows, s.fields)
     found = assign(s, points)
     tensors: list[dict[str, Any]] = []
-    behind = []
-    for name, binary in asked.outputs.items():
+    binaries = []
+    for name, binary in query.outputs.items():
         values = getattr(found, name)
-        tensor = {"name": name, "datatype": OUTPUTS[name], "shape": [len(asked.rows)]}
+        tensor = {"name": name, "datatype": OUTPUTS[name], "shape": [len(query.rows)]}
         if binary:
-            behind.append(values.astype(_NUMBERS[OUTPUTS[name]], copy=False).tobytes())
-            tensors.append(tensor | {"parameters": {_SIZE: len(behind[-1])}})
+            binaries.append(values.astype(_NUMBERS[OUTPUTS[name]], copy=False).tobytes())
+            tensors.append(tensor | {"parameters": {_SIZE: len(binaries[-1])}})
         else:
             tensors.append(tensor | {"data": values})
-    told = {"model_name": s.model, "model_version": str(s.id), "outputs": tensors}
-    told |= {} if asked.id is None else {"id": asked.id}
-    return orjson.dumps(told, option=orjson.OPT_SERIALIZE_NUMPY), b"".join(behind)
+    content = {"model_name": s.model, "model_version": str(s.id), "outputs": tensors}
+    content |= {} if query.id is None else {"id": query.id}
+    return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY), b"".join(binaries)
 
 
-def _metadata(served: Served) -> schemas.ModelMetadata:
-    s = served.snapshot
-    tensors = [schemas.TensorMetadata(name=name, datatype=kind, shape=[-1]) for name, kind in OUTPUTS.items()]
+def _metadata(cached: CachedSnapshot) -> schemas.ModelMetadata:
+    s = cached.snapshot
+    tensors = [schemas.TensorMetadata(name=name, datatype=datatype, shape=[-1]) for name, datatype in OUTPUTS.items()]
     points = schemas.TensorMetadata(name="points", datatype="FP64", shape=[-1, len(s.fields)])
     return schemas.ModelMetadata(
         name=s.model, versions=[str(s.id)], platform="streamkm", inputs=[points], outputs=tensors
     )
 
 
-def _json(answer: Any) -> Response:
-    return Response(dumps(answer), media_type="application/json")
+def _json(content: BaseModel) -> Response:
+    return Response(to_json(content), media_type="application/json")

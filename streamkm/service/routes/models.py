@@ -11,9 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from streamkm.service import serializers
 from streamkm.service.auth import grant_of
 from streamkm.service.json_points import MAX_ID
-from streamkm.service.problems import Problem, documented
+from streamkm.service.problems import Problem, problem_responses
 from streamkm.service.schemas import models as schemas
-from streamkm.service.snapshot_cache import Reader, Served, dumps
+from streamkm.service.snapshot_cache import CachedSnapshot, StoreReader, to_json
 from streamkm.service.status import lease_live, status
 from streamkm.state import Snapshot
 from streamkm.times import parse_time
@@ -22,48 +22,48 @@ ModelName = Annotated[
     str, Path(pattern=r"^[A-Za-z0-9._-]+$", max_length=128, description="Name of the model", examples=["orders"])
 ]
 SnapshotNumber = Annotated[int, Path(ge=1, le=MAX_ID, description="Number of the snapshot", examples=[42])]
-IfNoneMatch = Annotated[str | None, Header(description="An ETag: the answer is 304 while it still holds")]
+IfNoneMatch = Annotated[str | None, Header(description="An ETag; the response is 304 while it is current")]
 
 
 class NoQuery(BaseModel):
-    """No parameters: one that is misspelt must not be passed over."""
+    """No parameters: an unknown one is an error, not ignored."""
 
     model_config = ConfigDict(extra="forbid")
 
 
-class WhichSnapshot(NoQuery):
-    """Parameters that choose a snapshot."""
+class SnapshotQuery(NoQuery):
+    """Parameters that select a snapshot."""
 
     snapshot: int | None = Field(default=None, ge=1, le=MAX_ID, description="Number of the snapshot", examples=[42])
     at: str | None = Field(
         default=None,
-        description="The newest snapshot at this time: ISO 8601 (UTC unless it says otherwise) or seconds since 1970",
+        description="The newest snapshot at this time: ISO 8601 (UTC by default) or seconds since 1970",
         examples=["2026-11-01T10:00:00Z"],
     )
 
 
-class Page(NoQuery):
-    """Parameters that choose a page."""
+class PageQuery(NoQuery):
+    """Parameters that select a page."""
 
     before: int | None = Field(
-        default=None, ge=1, le=MAX_ID, description="Only numbers below; `next` of the page before"
+        default=None, ge=1, le=MAX_ID, description="Only snapshots with a lower number; `next` of the previous page"
     )
-    limit: int = Field(default=100, ge=1, le=1000, description="Most snapshots on the page")
+    limit: int = Field(default=100, ge=1, le=1000, description="Maximum number of snapshots")
 
 
-_NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "The ETag still holds"}}
+_NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "The ETag is current"}}
 _ERRORS = (401, 404, 422, 500, 503)
 
 
-def router(reader: Reader, stale_after: float) -> APIRouter:
+def router(reader: StoreReader, stale_after: float) -> APIRouter:
     """The routes.
 
     Parameters
     ----------
     reader
-        Where everything comes from.
+        Access to the store.
     stale_after
-        Seconds without a commit after which a model with work is stale.
+        See `streamkm.service.status.status`.
     """
     routes = APIRouter(prefix="/v1")
 
@@ -72,88 +72,84 @@ def router(reader: Reader, stale_after: float) -> APIRouter:
         tags=["models"],
         summary="All models",
         response_model=schemas.ModelList,
-        responses=documented((401, 422, 500, 503)),
+        responses=problem_responses((401, 422, 500, 503)),
     )
     async def models(request: Request, _: Annotated[NoQuery, Query()]) -> Response:
-        """All models by name that the asker may see, each with its health in one word."""
+        """All models that the token may read, by name, with their status."""
         grant = grant_of(request)
         now = reader.clock()
         found = [
             serializers.model_summary(info, newest, *status(info, now, stale_after))
             for info, newest in await reader.models()
-            if grant.sees(info.spec.name)
+            if grant.may_read(info.spec.name)
         ]
-        return json_response(dumps(schemas.ModelList(models=found)))
+        return json_response(to_json(schemas.ModelList(models=found)))
 
     @routes.get(
         "/models/{model}",
         tags=["models"],
         summary="One model",
         response_model=schemas.ModelDetail,
-        responses=documented(_ERRORS),
+        responses=problem_responses(_ERRORS),
     )
     async def model(model: ModelName, _: Annotated[NoQuery, Query()]) -> Response:
-        """A model with its settings, position, counters and owner."""
+        """A model with its settings, counters, position and owner."""
         info = await reader.model(model)
         newest = await reader.newest(info)
         now = reader.clock()
         word, why = status(info, now, stale_after)
         snapshot = newest.snapshot if newest else None
         return json_response(
-            dumps(serializers.model_detail(info, snapshot, word, why, lease_live=lease_live(info, now)))
+            to_json(serializers.model_detail(info, snapshot, word, why, lease_live=lease_live(info, now)))
         )
 
     @routes.get(
         "/models/{model}/centroids",
         tags=["clusters"],
-        summary="The clusters now, or at a moment",
+        summary="The clusters now, or at a time",
         response_model=schemas.Centroids,
-        responses=_NOT_MODIFIED | documented((401, 404, 409, 422, 500, 503)),
+        responses=_NOT_MODIFIED | problem_responses((401, 404, 409, 422, 500, 503)),
     )
     async def centroids(
-        model: ModelName, which: Annotated[WhichSnapshot, Query()], if_none_match: IfNoneMatch = None
+        model: ModelName, query: Annotated[SnapshotQuery, Query()], if_none_match: IfNoneMatch = None
     ) -> Response:
-        """Clusters of the newest snapshot, of a snapshot by number, or of the newest one at a time."""
-        return await answer(await choose(model, which), serializers.centroids, if_none_match)
+        """Clusters of the newest snapshot, of a snapshot by number, or of the one that was newest at a time."""
+        return await respond(await select(model, query), serializers.centroids, if_none_match)
 
     @routes.get(
         "/models/{model}/snapshots",
         tags=["snapshots"],
-        summary="What the model published",
+        summary="The snapshots of a model",
         response_model=schemas.SnapshotList,
-        responses=documented(_ERRORS),
+        responses=problem_responses(_ERRORS),
     )
-    async def snapshots(model: ModelName, page: Annotated[Page, Query()]) -> Response:
+    async def snapshots(model: ModelName, page: Annotated[PageQuery, Query()]) -> Response:
         """Snapshots without their clusters, newest first, a page at a time."""
-        await reader.model(model)  # a model that is not there has no page, not an empty one
-        found = await reader.snapshots(model, page.before, page.limit + 1)
-        shown = found[: page.limit]
-        more = shown[-1].id if len(found) > len(shown) else None
-        return json_response(dumps(schemas.SnapshotList(snapshots=[serializers.summary(s) for s in shown], next=more)))
+        await reader.model(model)  # 404 instead of an empty page
+        found, next_page = await reader.page(model, page.before, page.limit)
+        summaries = [serializers.snapshot_summary(s) for s in found]
+        return json_response(to_json(schemas.SnapshotList(snapshots=summaries, next=next_page)))
 
     @routes.get(
         "/models/{model}/events",
         tags=["clusters"],
-        summary="What happened to clusters",
+        summary="Events of clusters",
         response_model=schemas.EventList,
-        responses=documented(_ERRORS),
+        responses=problem_responses(_ERRORS),
     )
-    async def events(model: ModelName, page: Annotated[Page, Query()]) -> Response:
-        """Births, deaths, splits, merges and drifts, by the snapshots that tell them, newest first."""
+    async def events(model: ModelName, page: Annotated[PageQuery, Query()]) -> Response:
+        """Births, deaths, splits, merges and drifts by snapshot, newest first."""
         await reader.model(model)
-        found = await reader.snapshots(model, page.before, page.limit + 1, eventful=True)
-        shown = found[: page.limit]
-        more = shown[-1].id if len(found) > len(shown) else None
-        return json_response(
-            dumps(schemas.EventList(snapshots=[serializers.snapshot_events(s) for s in shown], next=more))
-        )
+        found, next_page = await reader.page(model, page.before, page.limit, eventful=True)
+        events = [serializers.snapshot_events(s) for s in found]
+        return json_response(to_json(schemas.EventList(snapshots=events, next=next_page)))
 
     @routes.get(
         "/models/{model}/snapshots/{snapshot_id}",
         tags=["snapshots"],
         summary="One snapshot",
         response_model=schemas.SnapshotDetail,
-        responses=_NOT_MODIFIED | documented((401, 404, 409, 422, 500, 503)),
+        responses=_NOT_MODIFIED | problem_responses((401, 404, 409, 422, 500, 503)),
     )
     async def snapshot(
         model: ModelName,
@@ -161,42 +157,44 @@ def router(reader: Reader, stale_after: float) -> APIRouter:
         _: Annotated[NoQuery, Query()],
         if_none_match: IfNoneMatch = None,
     ) -> Response:
-        """A snapshot with its clusters and where it came from."""
-        return await answer(await reader.snapshot(model, snapshot_id), serializers.snapshot_detail, if_none_match)
+        """A snapshot with its clusters, events and details."""
+        return await respond(await reader.snapshot(model, snapshot_id), serializers.snapshot_detail, if_none_match)
 
-    async def choose(model: str, which: WhichSnapshot) -> Served:
-        if which.at is None:
-            return await reader.snapshot(model, which.snapshot)
-        if which.snapshot is not None:
-            raise Problem(422, "invalid", "ask for a snapshot or for a time, not for both", where="query.at")
+    async def select(model: str, query: SnapshotQuery) -> CachedSnapshot:
+        if query.at is None:
+            return await reader.snapshot(model, query.snapshot)
+        if query.snapshot is not None:
+            raise Problem(422, "invalid", "give a snapshot or a time, not both", where="query.at")
         try:
-            at = parse_time(which.at)
+            at = parse_time(query.at)
         except ValueError as e:
             raise Problem(422, "invalid", str(e), where="query.at") from e
         return await reader.snapshot(model, at=at)
 
-    async def answer(served: Served, made: Callable[[Snapshot], BaseModel], if_none_match: str | None) -> Response:
-        # "no-cache" lets clients keep it and makes them ask whether it still holds, which is cheap.
-        headers = {"ETag": served.etag, "Cache-Control": "private, no-cache"}
-        if if_none_match is not None and _matches(if_none_match, served.etag):
+    async def respond(
+        cached: CachedSnapshot, serialize: Callable[[Snapshot], BaseModel], if_none_match: str | None
+    ) -> Response:
+        # With "no-cache" clients cache the response but revalidate it each time, which is cheap.
+        headers = {"ETag": cached.etag, "Cache-Control": "private, no-cache"}
+        if if_none_match is not None and _matches(if_none_match, cached.etag):
             return Response(status_code=304, headers=headers)
-        body = await reader.compute(lambda: served.body(made), served.snapshot.centroids.size)
+        body = await reader.compute(lambda: cached.body(serialize), cached.snapshot.centroids.size)
         return json_response(body, headers)
 
     return routes
 
 
 def json_response(body: bytes, headers: dict[str, str] | None = None) -> Response:
-    """JSON that is encoded already."""
+    """A response with encoded JSON."""
     return Response(body, headers=headers, media_type="application/json")
 
 
-_MOST_OF_TAGS = 4096
-"""Characters of If-None-Match that are looked through; who has more gets the answer again, which is never wrong."""
+_MAX_TAGS_CHARS = 4096
+"""Longest If-None-Match header that is parsed; with a longer one the full response is sent, which is always right."""
 
 
 def _matches(if_none_match: str, etag: str) -> bool:
-    if len(if_none_match) > _MOST_OF_TAGS:
+    if len(if_none_match) > _MAX_TAGS_CHARS:
         return False
     tags = {t.strip().removeprefix("W/") for t in if_none_match.split(",")}
     return "*" in tags or etag in tags

@@ -11,9 +11,9 @@ from streamkm import metrics as names
 from streamkm.errors import StoreError
 from streamkm.metrics import CONTENT_TYPE, Family, Metrics, family
 from streamkm.service import serializers
-from streamkm.service.problems import RETRY_SECONDS, Problem, documented
+from streamkm.service.problems import RETRY_SECONDS, Problem, problem_responses
 from streamkm.service.schemas import models as schemas
-from streamkm.service.snapshot_cache import Reader
+from streamkm.service.snapshot_cache import StoreReader
 from streamkm.service.status import status
 from streamkm.state import Snapshot
 from streamkm.stores.base import ModelInfo
@@ -24,28 +24,28 @@ streamkm_model_lag_records{model="orders"} 120.0
 """
 
 
-def router(reader: Reader, metrics: Metrics, stale_after: float) -> APIRouter:
+def router(reader: StoreReader, metrics: Metrics, stale_after: float) -> APIRouter:
     """The routes.
 
     Parameters
     ----------
     reader
-        Whose store must answer.
+        Access to the store.
     metrics
-        What is exported.
+        Metrics of this process.
     stale_after
-        Seconds without a commit after which a model with work is stale.
+        See `streamkm.service.status.status`.
     """
     routes = APIRouter(tags=["operations"])
 
-    @routes.get("/livez", summary="Is the process up?", response_model=schemas.Health, responses=documented((500,)))
+    @routes.get("/livez", summary="Liveness", response_model=schemas.Health, responses=problem_responses((500,)))
     async def livez() -> Response:
-        """Answers as long as the process does; asks nothing of the store."""
+        """Succeeds as long as the process runs; does not use the store."""
         return _OK
 
-    @routes.get("/readyz", summary="Can it answer?", response_model=schemas.Health, responses=documented((500, 503)))
+    @routes.get("/readyz", summary="Readiness", response_model=schemas.Health, responses=problem_responses((500, 503)))
     async def readyz() -> Response:
-        """Answers 200 if the store does."""
+        """Succeeds if the store is available."""
         try:
             await reader.ping()
         except StoreError as e:
@@ -68,17 +68,17 @@ def router(reader: Reader, metrics: Metrics, stale_after: float) -> APIRouter:
                 "description": "Prometheus text format",
                 "content": {"text/plain": {"schema": {"type": "string"}, "example": _METRICS_EXAMPLE}},
             },
-            **documented((401, 500)),
+            **problem_responses((401, 500)),
         },
     )
     async def scrape() -> Response:
-        """Counters of this process and every model of the store; ``streamkm_store_up`` is 0 while the store is away."""
+        """Metrics of this process and of every model; ``streamkm_store_up`` is 0 if the store is unavailable."""
         try:
             models = await reader.models()
         except StoreError:
             models = None
-        more = store_families(models, reader.clock(), stale_after)
-        return Response(metrics.render(more), media_type=CONTENT_TYPE)
+        families = store_families(models, reader.clock(), stale_after)
+        return Response(metrics.render(families), media_type=CONTENT_TYPE)
 
     return routes
 
@@ -94,7 +94,7 @@ def store_families(
     Parameters
     ----------
     models
-        What the store has; None if it did not answer.
+        Models with their newest snapshots; None if the store is unavailable.
     now
         Seconds since 1970.
     stale_after
@@ -103,9 +103,9 @@ def store_families(
     yield family(names.STORE_UP, {(): float(models is not None)})
     if models is None:
         return
-    words = get_args(schemas.Status)
+    statuses = get_args(schemas.Status)
     states = {info.spec.name: status(info, now, stale_after)[0] for info, _ in models}
-    yield family(names.MODEL_STATUS, {(m, w): float(w == state) for m, state in states.items() for w in words})
+    yield family(names.MODEL_STATUS, {(m, w): float(w == state) for m, state in states.items() for w in statuses})
     started = {(info.spec.name,): info.progress for info, _ in models if info.progress is not None}
     yield family(names.MODEL_RECORDS, {m: p.counters.records for m, p in started.items()})
     yield family(names.MODEL_POINTS, {m: p.counters.points for m, p in started.items()})
@@ -122,13 +122,13 @@ def store_families(
     published = {(info.spec.name,): s for info, s in models if s is not None}
     yield family(names.MODEL_SNAPSHOT_AGE, {m: now - s.created_at for m, s in published.items()})
     yield family(names.MODEL_INERTIA, {m: s.inertia for m, s in published.items()})
-    told = {m: s.detail for m, s in published.items() if s.detail.get("evaluation")}
-    yield family(names.MODEL_SILHOUETTE, {m: d["evaluation"]["silhouette"] for m, d in told.items()})
-    yield family(names.MODEL_STALENESS, {m: d["evaluation"]["staleness"] for m, d in told.items()})
-    yield family(names.MODEL_OUTLIERS, {m: d["outliers"] for m, d in told.items()})
+    evaluated = {m: s.detail for m, s in published.items() if s.detail.get("evaluation")}
+    yield family(names.MODEL_SILHOUETTE, {m: d["evaluation"]["silhouette"] for m, d in evaluated.items()})
+    yield family(names.MODEL_STALENESS, {m: d["evaluation"]["staleness"] for m, d in evaluated.items()})
+    yield family(names.MODEL_OUTLIERS, {m: d["outliers"] for m, d in evaluated.items()})
     yield family(
         names.MODEL_SUGGESTED_K,
-        {m: d["k"]["suggested"] for m, d in told.items() if d["k"] and d["k"]["suggested"] is not None},
+        {m: d["k"]["suggested"] for m, d in evaluated.items() if d["k"] and d["k"]["suggested"] is not None},
     )
     shares = {
         (*m, str(c)): share

@@ -1,4 +1,4 @@
-"""``POST /v1/models/{m}/predict``: the clusters of points, as JSON or as tables."""
+"""``POST /v1/models/{m}/predict``: the clusters of points, as JSON, CSV or Arrow."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from streamkm.assignment import Assignment, assign
 from streamkm.metrics import Metrics
 from streamkm.service import tables
 from streamkm.service.json_points import MAX_ID, parse, to_array
-from streamkm.service.problems import Problem, documented
-from streamkm.service.request_body import ARROW, CSV, JSON, Bodies
+from streamkm.service.problems import Problem, problem_responses
+from streamkm.service.request_body import ARROW, CSV, JSON, BodyReader
 from streamkm.service.routes.models import ModelName
 from streamkm.service.schemas import models as schemas
-from streamkm.service.snapshot_cache import Reader, Served
+from streamkm.service.snapshot_cache import CachedSnapshot, StoreReader
 
-KINDS = (JSON, CSV, ARROW)
+MEDIA_TYPES = (JSON, CSV, ARROW)
 INCLUDES = ("distances", "second")
-MOST_DISTANCES = 1 << 24
-"""Distances to all clusters that one answer tells: 128 MB."""
-MOST_OF_ACCEPT = 1000
+MAX_DISTANCES = 1 << 24
+"""Distances to all clusters in one response: 128 MB of doubles."""
+MAX_ACCEPT_CHARS = 1000
 SNAPSHOT_HEADER = "Streamkm-Snapshot"
-"""Which snapshot answered: a table has no place for it."""
+"""Header with the number of the snapshot: CSV cannot hold it."""
 
 _POINT: dict[str, Any] = {
     "oneOf": [
         {"type": "array", "items": {"type": "number"}, "minItems": 1, "description": "In the order of the fields"},
-        {"type": "object", "additionalProperties": {"type": "number"}, "description": "By field; all of them"},
+        {"type": "object", "additionalProperties": {"type": "number"}, "description": "By field name, with all fields"},
     ]
 }
 REQUEST: dict[str, Any] = {
@@ -49,7 +49,7 @@ REQUEST: dict[str, Any] = {
                     "snapshot": {
                         "type": ["integer", "null"],
                         "minimum": 1,
-                        "description": "Ask this snapshot; the newest if absent",
+                        "description": "Number of the snapshot to predict with; the newest if absent",
                     },
                 },
             },
@@ -61,8 +61,8 @@ REQUEST: dict[str, Any] = {
         CSV: {
             "schema": {
                 "type": "string",
-                "description": "UTF-8. The first line names the columns, of which those that are no fields are passed "
-                "over; or there is no such line, and all fields come in their order",
+                "description": "UTF-8. The first line has the column names, and columns that are not fields are "
+                "ignored; or there is no header, and the columns are the fields in their order",
             },
             "example": "lon,amount,lat\n13.4,12.0,52.5\n11.6,250.0,48.1\n",
         },
@@ -70,7 +70,7 @@ REQUEST: dict[str, Any] = {
             "schema": {
                 "type": "string",
                 "format": "binary",
-                "description": "The streaming format of Arrow IPC, not compressed: a column of numbers for each field",
+                "description": "Arrow IPC stream without compression: a numeric column per field",
             },
         },
     },
@@ -80,14 +80,14 @@ PARAMETERS: list[dict[str, Any]] = [
         "name": "snapshot",
         "in": "query",
         "required": False,
-        "description": "Ask this snapshot; the newest if absent",
+        "description": "Number of the snapshot to predict with; the newest if absent",
         "schema": {"type": "integer", "minimum": 1, "maximum": MAX_ID},
     },
     {
         "name": "include",
         "in": "query",
         "required": False,
-        "description": "What to tell besides: `distances` to all clusters, the `second` nearest cluster",
+        "description": "Additional results: `distances` to all clusters, the `second` nearest cluster",
         "schema": {"type": "array", "items": {"enum": list(INCLUDES)}},
         "explode": False,
         "style": "form",
@@ -97,7 +97,7 @@ _TABLES: dict[int | str, dict[str, Any]] = {
     200: {
         "content": {
             CSV: {
-                "schema": {"type": "string", "description": "With a header; what no double holds is empty"},
+                "schema": {"type": "string", "description": "With a header; a number that overflows a double is empty"},
                 "example": "id,distance,score\n0,1.25,0.66\n3,3.5,0.25\n",
             },
             ARROW: {
@@ -105,26 +105,26 @@ _TABLES: dict[int | str, dict[str, Any]] = {
                     "type": "string",
                     "format": "binary",
                     "description": "Columns id, distance and score; second_id and second_distance; distances, a list "
-                    "for each point. The schema's metadata tell model, snapshot and clusters",
+                    "for each point. The metadata of the schema have model, snapshot and clusters",
                 },
             },
         },
         "headers": {
-            SNAPSHOT_HEADER: {"description": "Number of the snapshot that answered", "schema": {"type": "integer"}}
+            SNAPSHOT_HEADER: {"description": "Number of the snapshot that predicted", "schema": {"type": "integer"}}
         },
     }
 }
 
 
-class Asked(NamedTuple):
-    """What the address of a request asks for.
+class PredictOptions(NamedTuple):
+    """Query parameters of a request.
 
     Attributes
     ----------
     snapshot
-        Number of the snapshot; None: the newest.
+        Number of the snapshot; None for the newest.
     second, every
-        What to tell besides.
+        Whether the second nearest cluster, and the distances to all clusters, are included.
     """
 
     snapshot: int | None = None
@@ -132,82 +132,84 @@ class Asked(NamedTuple):
     every: bool = False
 
 
-def router(reader: Reader, metrics: Metrics, bodies: Bodies) -> APIRouter:
+def router(reader: StoreReader, metrics: Metrics, bodies: BodyReader) -> APIRouter:
     """The route.
 
     Parameters
     ----------
     reader
-        Where snapshots come from.
+        Access to the store.
     metrics
-        What counts the points.
+        Counts the predicted points.
     bodies
-        What reads requests.
+        Reads request bodies.
     """
     routes = APIRouter(prefix="/v1")
 
     @routes.post(
         "/models/{model}/predict",
         tags=["clusters"],
-        summary="Clusters of points",
+        summary="Predict the clusters of points",
         response_model=schemas.Prediction,
-        responses=_TABLES | documented((400, 401, 404, 406, 408, 409, 413, 415, 422, 500, 503)),
+        responses=_TABLES | problem_responses((400, 401, 404, 406, 408, 409, 413, 415, 422, 500, 503)),
         openapi_extra={"requestBody": REQUEST, "parameters": PARAMETERS},
     )
     async def predict(request: Request, model: ModelName) -> Response:
-        """Nearest cluster of each point, the distance to it and an outlier score, with the snapshot that answered.
+        """Nearest cluster of each point, distance to its centroid and outlier score.
 
-        Points come as JSON, CSV or an Arrow stream, and the answer is of the kind that Accept asks for.
+        Points are sent as JSON, CSV or an Arrow stream; the Accept header chooses the format of the response.
         """
-        # By hand: the framework would take longer for it than a few points do.
-        asked = read_query(request.scope["query_string"])
-        wanted = negotiate(request.headers.get("accept", ""))
-        async with bodies.read_as(request, KINDS) as (kind, body):
-            if kind == JSON:
-                return await of_json(model, body, asked, wanted)
-            return await of_table(model, kind, body, asked, wanted)
+        # Parsed without the framework, which would take longer than the prediction of a few points.
+        options = parse_options(request.scope["query_string"])
+        accepted = negotiate(request.headers.get("accept", ""))
+        async with bodies.read_as(request, MEDIA_TYPES) as (media_type, body):
+            if media_type == JSON:
+                return await predict_json(model, body, options, accepted)
+            return await predict_table(model, media_type, body, options, accepted)
 
-    async def of_json(model: str, body: bytes, asked: Asked, wanted: str) -> Response:
+    async def predict_json(model: str, body: bytes, options: PredictOptions, accepted: str) -> Response:
         points, number = await reader.compute(lambda: parse(body), len(body) // 4)
-        if number is not None and asked.snapshot is not None:
-            raise Problem(422, "invalid", "ask for a snapshot in the body or in the address", where="query.snapshot")
-        served = await reader.snapshot(model, asked.snapshot if number is None else number)
+        if number is not None and options.snapshot is not None:
+            raise Problem(422, "invalid", "the snapshot is in the body and in the query", where="query.snapshot")
+        cached = await reader.snapshot(model, options.snapshot if number is None else number)
 
         def work() -> bytes:
-            return answer(served, assigned(served, to_array(points, served.snapshot.fields), asked), wanted)
+            return encode(cached, assigned(cached, to_array(points, cached.snapshot.fields), options), accepted)
 
-        size = len(points) * served.snapshot.centroids.size
-        content = await (reader.compute(work, size) if wanted == JSON else reader.work(work))
-        return respond(served, content, wanted, len(points))
+        size = len(points) * cached.snapshot.centroids.size
+        content = await (reader.compute(work, size) if accepted == JSON else reader.run_in_thread(work))
+        return respond(cached, content, accepted, len(points))
 
-    async def of_table(model: str, kind: str, body: bytes, asked: Asked, wanted: str) -> Response:
-        served = await reader.snapshot(model, asked.snapshot)
-        read = tables.read_arrow if kind == ARROW else tables.read_csv
+    async def predict_table(
+        model: str, media_type: str, body: bytes, options: PredictOptions, accepted: str
+    ) -> Response:
+        cached = await reader.snapshot(model, options.snapshot)
+        read = tables.read_arrow if media_type == ARROW else tables.read_csv
 
         def work() -> tuple[bytes, int]:
-            points = read(body, served.snapshot.fields)
-            return answer(served, assigned(served, points, asked), wanted), len(points)
+            points = read(body, cached.snapshot.fields)
+            return encode(cached, assigned(cached, points, options), accepted), len(points)
 
-        content, count = await reader.work(work)
-        return respond(served, content, wanted, count)
+        content, count = await reader.run_in_thread(work)
+        return respond(cached, content, accepted, count)
 
-    def respond(served: Served, content: bytes, wanted: str, count: int) -> Response:
-        metrics.add(names.POINTS_PREDICTED, count, model=served.snapshot.model)
-        return Response(content, headers={SNAPSHOT_HEADER: str(served.snapshot.id)}, media_type=wanted)
+    def respond(cached: CachedSnapshot, content: bytes, media_type: str, count: int) -> Response:
+        metrics.add(names.POINTS_PREDICTED, count, model=cached.snapshot.model)
+        return Response(content, headers={SNAPSHOT_HEADER: str(cached.snapshot.id)}, media_type=media_type)
 
     return routes
 
 
-def read_query(query: bytes) -> Asked:
-    """What an address asks for.
+def parse_options(query: bytes) -> PredictOptions:
+    """Parse the query string.
 
     Raises
     ------
     Problem
-        422: not what it may say.
+        422: an invalid or unknown parameter.
     """
     if not query:
-        return Asked()
+        return PredictOptions()
     number: int | None = None
     include: set[str] = set()
     for name, value in parse_qsl(query.decode("latin-1"), keep_blank_values=True):
@@ -225,15 +227,15 @@ def read_query(query: bytes) -> Asked:
             include |= set(filter(None, value.split(",")))
         else:
             where = f"query.{name[:100]}".encode("utf-8", "replace").decode()
-            raise Problem(422, "unknown-field", "there is no such parameter", where=where)
+            raise Problem(422, "unknown-field", "unknown parameter", where=where)
     if unknown := sorted(include - set(INCLUDES)):
-        there = f"There are: {', '.join(INCLUDES)}"
-        raise Problem(422, "invalid", f"{unknown[0][:100]!a} is not told", where="query.include", hint=there)
-    return Asked(number, "second" in include, "distances" in include)
+        hint = f"There are: {', '.join(INCLUDES)}"
+        raise Problem(422, "invalid", f"{unknown[0][:100]!a} cannot be included", where="query.include", hint=hint)
+    return PredictOptions(number, "second" in include, "distances" in include)
 
 
 def negotiate(accept: str) -> str:
-    """The kind of answer that an Accept header asks for (RFC 9110, section 12.5.1); JSON if it does not care.
+    """The media type of the response by the Accept header (RFC 9110, section 12.5.1); JSON by default.
 
     >>> negotiate(""), negotiate("text/csv;q=0.5, text/*;q=0.1"), negotiate("text/html, */*;q=0.8")
     ('application/json', 'text/csv', 'application/json')
@@ -241,85 +243,86 @@ def negotiate(accept: str) -> str:
     Raises
     ------
     Problem
-        406: none that there is.
+        406: no media type is acceptable.
     """
     if accept in {"", "*/*", JSON}:
         return JSON
-    asked: dict[str, float] = {}
-    if len(accept) > MOST_OF_ACCEPT:
-        raise Problem(406, "not-acceptable", f"more than {MOST_OF_ACCEPT} characters", where="Accept")
+    weights: dict[str, float] = {}
+    if len(accept) > MAX_ACCEPT_CHARS:
+        raise Problem(406, "not-acceptable", f"more than {MAX_ACCEPT_CHARS} characters", where="Accept")
     for part in accept.split(","):
-        kind, *parameters = (piece.strip().lower() for piece in part.split(";"))
+        media_range, *parameters = (piece.strip().lower() for piece in part.split(";"))
         weight = next((p[2:] for p in parameters if p.startswith("q=")), "1")
         try:
-            asked[kind] = float(weight)
+            weights[media_range] = float(weight)
         except ValueError:
-            asked[kind] = 0.0
+            weights[media_range] = 0.0
 
-    def weight_of(kind: str) -> float:
-        return next((asked[k] for k in (kind, f"{kind.partition('/')[0]}/*", "*/*") if k in asked), 0.0)
+    def weight_of(media_type: str) -> float:
+        ranges = (media_type, f"{media_type.partition('/')[0]}/*", "*/*")
+        return next((weights[r] for r in ranges if r in weights), 0.0)
 
-    best = max(KINDS, key=weight_of)
+    best = max(MEDIA_TYPES, key=weight_of)
     if not weight_of(best) > 0.0:
         raise Problem(
             406,
             "not-acceptable",
-            f"{accept[:100]} is not what this can answer with",
+            f"{accept[:100]} is not available",
             where="Accept",
-            hint=f"Accept {' or '.join(KINDS)}",
+            hint=f"Accept {' or '.join(MEDIA_TYPES)}",
         )
     return best
 
 
-def assigned(served: Served, points: NDArray[np.float64], asked: Asked) -> Assignment:
-    """What a snapshot says about points (n, d).
+def assigned(cached: CachedSnapshot, points: NDArray[np.float64], options: PredictOptions) -> Assignment:
+    """Assign points (n, d) to the clusters of a snapshot.
 
     Raises
     ------
     Problem
-        413: more distances than one answer tells. 422: see `assign`.
+        413: more than `MAX_DISTANCES` distances.
     """
-    if asked.every and len(points) * len(served.snapshot.ids) > MOST_DISTANCES:
+    if options.every and len(points) * len(cached.snapshot.ids) > MAX_DISTANCES:
         raise Problem(
             413,
             "too-large",
-            f"more than {MOST_DISTANCES} distances to tell",
+            f"more than {MAX_DISTANCES} distances",
             where="query.include",
             hint="Send fewer points in one request",
         )
-    return assign(served.snapshot, points, second=asked.second, every=asked.every)
+    return assign(cached.snapshot, points, second=options.second, every=options.every)
 
 
-def answer(served: Served, found: Assignment, wanted: str) -> bytes:
-    """The answer of one of `KINDS`."""
-    s = served.snapshot
-    if wanted == JSON:
-        return _json(served, found)
+def encode(cached: CachedSnapshot, found: Assignment, media_type: str) -> bytes:
+    """Encode a response in one of `MEDIA_TYPES`."""
+    s = cached.snapshot
+    if media_type == JSON:
+        return _json(cached, found)
     columns: dict[str, Any] = {"id": found.ids, "distance": found.distances, "score": found.scores}
     if found.second_ids is not None:
         columns |= {"second_id": found.second_ids, "second_distance": found.second_distances}
-    if wanted == CSV:
+    if media_type == CSV:
         if found.every is not None:
             columns |= {f"distance_{i}": found.every[:, j] for j, i in enumerate(s.ids.tolist())}
         return tables.write_csv(columns)
     if found.every is not None:
         columns["distances"] = found.every
-    about = {"model": s.model, "snapshot": str(s.id), "created_at": served.created_at}
-    return tables.write_arrow(columns, about | {"clusters": ",".join(map(str, s.ids.tolist()))})
+    metadata = {"model": s.model, "snapshot": str(s.id), "created_at": cached.created_at}
+    return tables.write_arrow(columns, metadata | {"clusters": ",".join(map(str, s.ids.tolist()))})
 
 
-def _json(served: Served, found: Assignment) -> bytes:
-    s = served.snapshot
-    told: dict[str, Any] = {
+def _json(cached: CachedSnapshot, found: Assignment) -> bytes:
+    s = cached.snapshot
+    content: dict[str, Any] = {
         "model": s.model,
-        "snapshot": {"id": s.id, "created_at": served.created_at},
+        "snapshot": {"id": s.id, "created_at": cached.created_at},
         "ids": found.ids,
         "distances": found.distances,
         "scores": found.scores,
     }
     if found.second_ids is not None:
-        told["second_ids"] = [i if i >= 0 else None for i in found.second_ids.tolist()]
-        told["second_distances"] = found.second_distances
+        content["second_ids"] = [i if i >= 0 else None for i in found.second_ids.tolist()]
+        content["second_distances"] = found.second_distances
     if found.every is not None:
-        told |= {"clusters": s.ids, "all_distances": found.every}
-    return orjson.dumps(told, option=orjson.OPT_SERIALIZE_NUMPY)
+        content |= {"clusters": s.ids, "all_distances": found.every}
+    return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)

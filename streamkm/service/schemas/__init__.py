@@ -1,1 +1,1 @@
-"""What routes take and answer, typed."""
+"""Schemas of requests and responses."""
