@@ -38,8 +38,8 @@ def quick(monkeypatch):
     assert module.HEARTBEAT_SECONDS <= 2.0 < module.QUEUED_HEARTBEAT_SECONDS < module.LOST_AFTER_SECONDS, (
         "it is seen to live"
     )
-    monkeypatch.setattr(module, "BEAT", 0.02)
-    monkeypatch.setattr(module, "QUEUED_BEAT", 0.02)
+    monkeypatch.setattr(module, "HEARTBEAT_SECONDS", 0.02)
+    monkeypatch.setattr(module, "QUEUED_HEARTBEAT_SECONDS", 0.02)
 
 
 @pytest.fixture(params=["memory", "sqlite"])

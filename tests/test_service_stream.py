@@ -30,7 +30,7 @@ BIRTH, SPLIT = Event("birth", (), (4,)), Event("split", (4,), (4, 7), {"share": 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(broadcast, "EVERY", 0.02)
+    monkeypatch.setattr(broadcast, "POLL_SECONDS", 0.02)
 
 
 @contextlib.contextmanager
@@ -228,7 +228,7 @@ def test_a_model_that_is_deleted_ends_its_streams(store, writer):
 
 def test_too_many_listeners_are_sent_away(store, writer, monkeypatch):
     writer.commit()
-    monkeypatch.setattr(broadcast, "MOST_LISTENERS", 1)
+    monkeypatch.setattr(broadcast, "MAX_LISTENERS", 1)
     with serving(store) as url, listening(f"{url}/stream") as stream:
         wait_for(stream, "now")
         answer = httpx.get(f"{url}/stream", trust_env=False, timeout=PATIENCE)
@@ -238,7 +238,7 @@ def test_too_many_listeners_are_sent_away(store, writer, monkeypatch):
 
 def test_no_asker_takes_all_places(store, writer, monkeypatch):
     writer.commit()
-    monkeypatch.setattr(broadcast, "MOST_OF_ONE", 2)
+    monkeypatch.setattr(broadcast, "MAX_LISTENERS_PER_CLIENT", 2)
     tokens = {}
     for name in ("a", "b"):
         text, token = issue(name, "read", (), NOW)
@@ -261,7 +261,7 @@ def test_no_asker_takes_all_places(store, writer, monkeypatch):
 
 
 def test_who_does_not_read_is_let_go_and_holds_up_nobody(store, writer, monkeypatch):
-    monkeypatch.setattr(broadcast, "MOST_WAITING", 5)
+    monkeypatch.setattr(broadcast, "MAX_QUEUED_MESSAGES", 5)
     long = {"from": "x" * 20_000}
     store.put_job(Job("a1", "orders", long, "running", {}, 0, "", NOW, NOW))
     writer.commit()
