@@ -1,11 +1,12 @@
-"""Kafka's record batches as columns: what kafka-python's fetcher holds, without a Python object per record.
+"""Record batches as columns, without a Python object per record.
 
-kafka-python makes a ``ConsumerRecord`` of every record (measured: about 0.2M records/s on one core). Its fetcher hands
-each fetched piece of a partition to a class that it looks up as ``fetcher.PartitionRecords``, asks that object for
-``take(n)`` records, counts them with ``len`` and moves the partition's position to its ``next_fetch_offset``.
-`BatchRecords` is such a class: it gives the same records, at the same positions, as arrays. That hook is private, so it
-is used only with the versions in `sockets.SUPPORTED_VERSIONS`, for which a test compares both ways record for record;
-other versions use the public API.
+kafka-python creates a ``ConsumerRecord`` for each record (measured: about 0.2M records/s on one core). Its fetcher
+passes
+each fetched piece of a partition to the class ``fetcher.PartitionRecords``, calls ``take(n)`` on the object, counts the
+records with ``len`` and sets the partition's position to its ``next_fetch_offset``. `BatchRecords` replaces that class:
+it
+returns the same records, at the same positions, as arrays. The hook is private, so it is used only with the versions in
+`sockets.SUPPORTED_VERSIONS`, for which a test compares both ways record for record; other versions use the public API.
 """
 
 from __future__ import annotations
@@ -38,22 +39,35 @@ from streamkm.records import Bytes, Headers, TopicPartition
 # Kafka's RecordBatch header: base offset, length, leader epoch, magic, crc, attributes, last offset delta, base
 # timestamp, max timestamp, producer id, producer epoch, base sequence, record count.
 _HEADER = struct.Struct(">qiibIhiqqqhii")
-_PREFIX = struct.Struct(">qi")  # what a batch of any format begins with: offset, length of the rest
+_PREFIX = struct.Struct(">qi")  # start of a batch of any format: offset, length of the rest
 _MAGIC_AT = 16
-_CRC_FROM = 21  # the checksum covers everything from the attributes on
+_CRC_FROM = 21  # the checksum covers everything after it
 _CODEC, _APPEND_TIME, _TRANSACTIONAL, _CONTROL = 0x07, 0x08, 0x10, 0x20
 _NO_PRODUCER = -1
 _LAST_OFFSET = (1 << 63) - 1
 _ABORT = 0  # type of an abort marker; a commit marker is 1
-_MIN_RECORD_BYTES = 7  # bytes of a record without anything in it
+_MIN_RECORD_BYTES = 7  # bytes of an empty record
 _MIN_MESSAGE_BYTES = 4  # bytes of a message of formats 0 and 1 before the first field that is not its length
 _NOT_TRUNCATED: Mapping[int, int] = MappingProxyType({})
 
 
 class RecordColumns(NamedTuple):
-    """Some consecutive records: row i of each array is a record; ``starts`` is where it begins in ``data``.
+    """Consecutive records as columns; row i of each array is a record.
 
-    ``cut`` has the offsets of those that are not there whole, and how many bytes they have.
+    Attributes
+    ----------
+    data
+        Bytes that hold the records.
+    starts
+        (n,) index of each record in `data`.
+    begins, ends
+        (n,) start and end of each value in `data`; the end is -1 for a null value.
+    offsets
+        (n,) offsets.
+    timestamps
+        (n,) timestamps, ms since the epoch; -1 for none.
+    cut
+        Original size in bytes of truncated records, by offset.
     """
 
     data: Bytes
@@ -70,7 +84,7 @@ class RecordColumns(NamedTuple):
 
     @property
     def table(self) -> tuple[NDArray[np.int64], ...]:
-        """The columns themselves."""
+        """All columns but `data`."""
         return self[1:6]
 
     def details(self, i: int) -> tuple[bytes | None, Headers]:
@@ -79,21 +93,22 @@ class RecordColumns(NamedTuple):
 
 
 def columns(data: Bytes, table: Iterable[NDArray[np.int64]], cut: Mapping[int, int] = _NOT_TRUNCATED) -> RecordColumns:
-    """Put columns together, in the order that `RecordColumns` has them."""
+    """Combine columns, in the order of `RecordColumns`."""
     starts, begins, ends, offsets, timestamps = table
     return RecordColumns(data, starts, begins, ends, offsets, timestamps, cut)
 
 
 class FetchedRecords:
-    """What `BatchRecords.take` gives: as long as its records are many, but iterated it gives few `RecordColumns`.
+    """Result of `BatchRecords.take`: its length is a number of records, and its items are `RecordColumns`.
 
     Parameters
     ----------
     parts
         The records.
     counts
-        How many of those that were asked for are dealt with; None: as many as there are. kafka-python asks on until
-        that are all, and where the room of a poll is used up, no more can come.
+        Length to report; None for the number of records. kafka-python repeats `take` until it has the requested number,
+        so
+        the requested number is reported when the decompression buffer is full and no more records can follow.
     """
 
     def __init__(self, parts: Sequence[RecordColumns], counts: int | None = None) -> None:
@@ -108,7 +123,7 @@ class FetchedRecords:
 
 
 def join(parts: Sequence[RecordColumns]) -> RecordColumns:
-    """Put consecutive pieces of one partition together; bytes are copied only if they lie in several buffers."""
+    """Concatenate consecutive parts of one partition; bytes are copied only if the parts have different buffers."""
     if len(parts) == 1:
         return parts[0]
     first = parts[0].data
@@ -119,7 +134,7 @@ def join(parts: Sequence[RecordColumns]) -> RecordColumns:
     size = 0
     pieces, moved = [], []
     for part in parts:
-        # Only the bytes of these records: a piece may be a small rest of a large buffer.
+        # Only the bytes of these records: a part may be a small piece of a large buffer.
         low = int(part.starts[0])
         length, high = read_varint(part.data, int(part.starts[-1]))
         high += length
@@ -132,15 +147,18 @@ def join(parts: Sequence[RecordColumns]) -> RecordColumns:
 
 
 class BatchRecords:
-    """What one fetch brought for one partition; takes the place of kafka-python's ``Fetcher.PartitionRecords``.
+    """The records that one fetch returned for one partition; replaces kafka-python's ``Fetcher.PartitionRecords``.
 
     Attributes that kafka-python reads: ``topic_partition``, ``next_fetch_offset``, ``leader_epoch``, ``bytes_read``,
-    and the truth value (False once all is taken). After an error every `take` raises it again: kafka-python's own class
-    goes silent instead, and its ``poll`` then never returns.
+    and the
+    truth value (False once all records are taken). After an error every `take` raises it again: kafka-python's own
+    class
+    returns nothing instead, and its ``poll`` then never ends.
 
-    Compressed batches are unpacked in pieces, so that a position may lie inside of one that is not unpacked whole yet.
-    Which records are read before an error does not depend on how they are taken: all that lie before the first byte
-    that cannot be read, and of a batch whose checksum is wrong none.
+    Compressed batches are decompressed in chunks, so a position may lie inside of a batch that is not completely
+    decompressed. The records read before an error do not depend on the sizes of `take`: all records before the first
+    byte
+    that cannot be read, and none of a batch with a wrong checksum.
     """
 
     def __init__(
@@ -159,7 +177,7 @@ class BatchRecords:
         buffer: DecompressionBuffer | None = None,
     ) -> None:
         if key_deserializer is not None or value_deserializer is not None:
-            raise SettingsError("records are read as bytes: deserializers have no place here")
+            raise SettingsError("records are read as bytes: deserializers are not supported")
         self.topic_partition = tp
         self.fetch_offset = fetch_offset
         self.next_fetch_offset = fetch_offset
@@ -172,9 +190,9 @@ class BatchRecords:
         self._aborted_producers: set[int] = set()
         self._metric_aggregator = metric_aggregator
         self._on_drain = on_drain
-        self._buffer: Any = memoryview(records._buffer)  # noqa: SLF001  # of MemoryRecords, which would copy each batch
+        self._buffer: Any = memoryview(records._buffer)  # noqa: SLF001  # MemoryRecords would copy each batch
         self._data: Bytes = np.frombuffer(self._buffer, np.uint8)
-        self._data.flags.writeable = False  # one type of array for the kernels, whatever the buffer was
+        self._data.flags.writeable = False  # one array type for the kernels
         self._decompression = buffer if buffer is not None else DecompressionBuffer()
         self._each_take_is_a_poll = buffer is None
         self._chunks = self._read()
@@ -188,7 +206,7 @@ class BatchRecords:
         return not self._drained
 
     def drain(self) -> None:
-        """Give up what is left."""
+        """Discard the remaining records."""
         if not self._drained:
             self._drained = True
             self._chunks.close()
@@ -199,7 +217,18 @@ class BatchRecords:
             self._on_drain(self)
 
     def take(self, n: int | None = None) -> FetchedRecords:
-        """The next `n` records, or fewer: as many as there are, or as the room of this poll holds."""
+        """The next records, at most `n` and as many as the decompression buffer holds.
+
+        Parameters
+        ----------
+        n
+            Maximum number of records; None for all.
+
+        Raises
+        ------
+        CorruptBatchError
+            The next batch cannot be read.
+        """
         if self._error is not None:
             raise self._error
         if self._each_take_is_a_poll:
@@ -220,7 +249,7 @@ class BatchRecords:
                 self._error = error
                 if not parts:
                     raise
-                break  # what was read before it is good; the next call raises
+                break  # records before it are valid; the next call raises
             if chunk is None:
                 break
             parts.append(chunk)
@@ -232,15 +261,15 @@ class BatchRecords:
         return FetchedRecords(parts, wanted if self._decompression.full else None)
 
     def _read(self) -> Generator[RecordColumns | None, None, None]:
-        """All records, never more than `_limit` at a time; None where the room of a poll is full.
+        """All records, at most `_limit` at a time; None when the decompression buffer of a poll is full.
 
-        With each, `_next` becomes the position behind them.
+        With each part, `_next` becomes the offset behind its last record.
         """
         buffer, pos = self._buffer, 0
         while len(buffer) - pos >= _PREFIX.size:
             base_offset, length = _PREFIX.unpack_from(buffer, pos)
             end = pos + _PREFIX.size + length
-            if end > len(buffer):  # the broker cuts the last batch of a fetch anywhere
+            if end > len(buffer):  # the last batch of a fetch may be incomplete
                 return
             if end - pos <= _MAGIC_AT:
                 raise self._corrupt(base_offset, base_offset, "it is shorter than its header", end)
@@ -252,7 +281,7 @@ class BatchRecords:
             pos = end
 
     def _skip_to(self, position: int) -> None:
-        """Go on behind what has no records for us."""
+        """Advance the position over offsets without records."""
         self.next_fetch_offset = max(self.next_fetch_offset, position)
 
     def _batch(self, pos: int, end: int) -> Iterator[RecordColumns | None]:
@@ -297,8 +326,8 @@ class BatchRecords:
         self._skip_to(last + 1)
 
     def _plain_rows(self, batch: _BatchCursor, at: int, end: int) -> Iterator[RecordColumns | None]:
-        """Records as they lie in the fetch."""
-        # A record takes 7 bytes at least, so that a wrong count cannot ask for more memory than the batch is large.
+        """Records of an uncompressed batch."""
+        # A record has at least 7 bytes; a wrong count must not allocate more memory than the batch has bytes.
         if batch.left * _MIN_RECORD_BYTES > end - at:
             raise InvalidBatchError("its record count is impossible")
         while batch.left:
@@ -316,7 +345,7 @@ class BatchRecords:
             raise InvalidBatchError(STATUS_MESSAGES[record_batch.TRAILING_BYTES])
 
     def _compressed_rows(self, batch: _BatchCursor, codec: int, begin: int, end: int) -> Iterator[RecordColumns | None]:
-        """Records of a compressed batch, unpacked as far as there is room."""
+        """Records of a compressed batch, decompressed as far as the buffer allows."""
         if codec not in DECOMPRESSORS:
             raise InvalidBatchError(f"its compression {codec} is unknown")
         name, decode = DECOMPRESSORS[codec]
@@ -330,7 +359,7 @@ class BatchRecords:
                 if chunk is not None:
                     yield self._emit(batch, compressed, chunk)
                 if status == record_batch.UNFINISHED:
-                    compressed.discard()  # what was read before
+                    compressed.discard()  # bytes that were parsed before
                     length = compressed.length()
                     if length is None or length <= self._decompression.max_record_bytes:
                         yield from decompress_more(compressed)
@@ -349,7 +378,7 @@ class BatchRecords:
             self._compressed = None
 
     def _emit(self, batch: _BatchCursor, compressed: CompressedBatch, chunk: RecordColumns) -> RecordColumns:
-        """Give a chunk away; behind the last of a sound batch the position is that behind the batch."""
+        """Mark a part as returned; after the last record of a valid batch the position is behind the batch."""
         compressed.retain()
         self._next = batch.position(
             sound=not batch.left and compressed.at == compressed.end and not compressed.decompress_more()
@@ -357,7 +386,7 @@ class BatchRecords:
         return chunk
 
     def _legacy(self, pos: int, end: int) -> Iterator[RecordColumns]:
-        """Read a message (set) of formats 0 and 1, record by record: such topics are old, and rare."""
+        """Read a message (set) of formats 0 and 1, record by record: such topics are old and rare."""
         base_offset, _ = _PREFIX.unpack_from(self._buffer, pos)
         try:
             batch = _LegacyMessages(self._buffer[pos:end], self._buffer[pos + _MAGIC_AT])
@@ -396,9 +425,9 @@ class BatchRecords:
         self._skip_to(int(chunk.offsets[-1]) + 1 if found else base_offset + 1)
 
     def _corrupt(self, base: int, last: int, why: str, end: int) -> CorruptBatchError:
-        """The error for the batch that ends at `end`, which knows what is lost with it."""
+        """The error for the batch that ends at `end`, with the offset range that is lost with it."""
         stop = last + 1
-        if 0 < end <= len(self._buffer) - _PREFIX.size:  # where the next one begins, a damaged header does not change
+        if 0 < end <= len(self._buffer) - _PREFIX.size:  # a damaged header does not change where it starts
             following, _ = _PREFIX.unpack_from(self._buffer, end)
             stop = following if base < following < _LAST_OFFSET else stop
         at = max(base, self.next_fetch_offset)
@@ -406,23 +435,23 @@ class BatchRecords:
         return CorruptBatchError(
             f"the record batch of offsets {base} to {last} cannot be read: {why}",
             where=f"{tp}@{at}",
-            hint="Restore the partition from a replica; or give --on-data-loss skip to go on behind it, at "
-            f"offset {stop}, and have these records on record as lost",
+            hint="Restore the partition from a replica; or give --on-data-loss skip to continue behind it, at "
+            f"offset {stop}, and record these offsets as lost",
             lost=(*tp, at, stop) if at < stop else None,
         )
 
 
 class _BatchCursor:
-    """How far a batch of format 2 was read.
+    """Progress within a batch of format 2.
 
     Parameters
     ----------
     base, last, base_time, append_time
-        As for `wire.parse_records`.
+        As for `record_batch.parse_records`.
     left
-        Records that are still to come.
+        Number of records not parsed yet.
     start
-        Records with smaller offsets were read before: the position may lie inside of a batch.
+        Records with smaller offsets were read before; the position may lie inside of a batch.
     """
 
     def __init__(self, base: int, last: int, base_time: int, append_time: int, left: int, start: int) -> None:
@@ -431,11 +460,11 @@ class _BatchCursor:
         self.previous = base - 1
 
     def position(self, *, sound: bool) -> int:
-        """The position behind what was read; behind the last record of a sound batch that is behind the batch."""
+        """The offset behind the last parsed record; behind the batch if it was the last one of a valid batch."""
         return self.last + 1 if sound and not self.left else self.previous + 1
 
     def parse(self, data: Bytes, at: int, end: int, most: int) -> tuple[int, RecordColumns | None, int]:
-        """Read up to `most` records from ``data[at:end]``: why no more, those not read before, and where it stopped."""
+        """Parse up to `most` records from ``data[at:end]``; returns status, new records and end index."""
         n = min(self.left, most, (end - at) // _MIN_RECORD_BYTES + 1)
         table = np.empty((5, n), np.int64)
         times = self.base_time, self.append_time
@@ -460,7 +489,7 @@ class _BatchCursor:
 
 
 class _LegacyMessages(LegacyRecordBatch):  # type: ignore[misc]
-    """Messages of formats 0 and 1; kafka-python's own goes round for ever where one ends before it begins."""
+    """Messages of formats 0 and 1; kafka-python's class loops forever if a length is less than the header's."""
 
     def _read_header(self, pos: int) -> tuple[Any, ...]:
         header: tuple[Any, ...] = super()._read_header(pos)
@@ -475,7 +504,7 @@ def _is_abort(chunk: RecordColumns) -> bool:
 
 
 def compile_parser() -> None:
-    """Run the parser of record batches once, so that numba's cache on disk holds it before somebody waits for it."""
+    """Compile the parser of record batches, or load it from numba's cache."""
     record = np.frombuffer(encode_record(b"k", b"v"), np.uint8)
     record.flags.writeable = False
     record_batch.parse_records(record, 0, len(record), 0, -1, 0, 0, -1, *np.empty((5, 1), np.int64))

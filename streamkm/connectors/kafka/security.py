@@ -1,4 +1,4 @@
-"""What a Kafka client's settings say of encryption and login, seen to be usable before anybody is asked."""
+"""Validates the TLS and SASL settings of a Kafka client before it connects."""
 
 from __future__ import annotations
 
@@ -18,22 +18,27 @@ _PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 
 
 def resolve_security(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A client's settings, with all that they say of encryption and login seen to be usable.
+    """Validate the TLS and SASL settings of a client, and create its TLS context.
 
-    Files are read here, once: kafka-python would read them with each connection, and tell nobody what is wrong.
+    Certificates and keys are read here, once: kafka-python would read them at each connection, and not report errors.
+
+    Returns
+    -------
+    dict
+        The settings, with ``ssl_context`` where TLS is used.
 
     Raises
     ------
     SettingsError
-        A protocol or mechanism is unknown, what it needs is missing, or a file is not what it should be.
+        A protocol or mechanism is unknown, a required setting is missing, or a file is not valid.
     """
     out = dict(settings)
     protocol = str(out.get("security_protocol") or "PLAINTEXT").upper()
     if protocol not in _PROTOCOLS:
         raise SettingsError(
-            f"{protocol!r} is no protocol of Kafka",
+            f"{protocol!r} is not a security protocol of Kafka",
             where="security.protocol",
-            hint=f"There are {', '.join(_PROTOCOLS)}",
+            hint=f"Known: {', '.join(_PROTOCOLS)}",
         )
     out["security_protocol"] = protocol
     _check_login(out, protocol)
@@ -48,32 +53,32 @@ def _check_login(settings: Mapping[str, Any], protocol: str) -> None:
         unused = [name for name in ("sasl_plain_username", "sasl_plain_password") if settings.get(name)]
         if unused or mechanism:
             raise SettingsError(
-                f"a login is given, and with {protocol} there is none",
+                f"a login is given, and {protocol} has none",
                 where="security.protocol",
                 hint="Give security.protocol=SASL_SSL, or SASL_PLAINTEXT where the network is trusted",
             )
         return
     if mechanism not in SASL_MECHANISMS:
-        said = f"{mechanism!r} is no mechanism that kafka-python knows" if mechanism else "there is no mechanism"
+        problem = f"{mechanism!r} is not a mechanism of kafka-python" if mechanism else "there is no mechanism"
         raise SettingsError(
-            f"{said} for {protocol}", where="sasl.mechanism", hint=f"It knows {', '.join(sorted(SASL_MECHANISMS))}"
+            f"{problem} for {protocol}", where="sasl.mechanism", hint=f"Known: {', '.join(sorted(SASL_MECHANISMS))}"
         )
     if mechanism in PASSWORD_MECHANISMS:
         for key, name in (("sasl_plain_username", "sasl.username"), ("sasl_plain_password", "sasl.password")):
             if not settings.get(key):
-                raise SettingsError(f"{mechanism} needs it, and it is not given", where=name)
+                raise SettingsError(f"it is missing, and {mechanism} requires it", where=name)
     if mechanism == "OAUTHBEARER" and not settings.get("sasl_oauth_token_provider"):
         raise SettingsError(
-            "OAUTHBEARER needs an object that gives tokens, which no text can name",
+            "OAUTHBEARER requires a token provider object, which cannot be given as text",
             where="sasl.oauth.token.provider",
             hint="Use another mechanism",
         )
     if mechanism == "GSSAPI" and find_spec("gssapi") is None:
-        raise SettingsError("GSSAPI needs the package gssapi", where="sasl.mechanism", hint="pip install gssapi")
+        raise SettingsError("GSSAPI requires the package gssapi", where="sasl.mechanism", hint="pip install gssapi")
 
 
 def _ssl_context(settings: Mapping[str, Any]) -> ssl.SSLContext:
-    """What kafka-python would make of the files."""
+    """Create the TLS context that kafka-python would create."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.check_hostname = settings.get("ssl_check_hostname") is not False
@@ -81,7 +86,7 @@ def _ssl_context(settings: Mapping[str, Any]) -> ssl.SSLContext:
         _checked_file(settings, name) for name in ("ssl_cafile", "ssl_certfile", "ssl_keyfile", "ssl_crlfile")
     )
     if key and not certificate:
-        raise SettingsError("there is a key, and no certificate that it belongs to", where="ssl.certificate.location")
+        raise SettingsError("there is a key without a certificate", where="ssl.certificate.location")
     where = "ssl.ca.location"
     try:
         if authority:
@@ -90,7 +95,7 @@ def _ssl_context(settings: Mapping[str, Any]) -> ssl.SSLContext:
             context.load_default_certs()
         if certificate:
             where = "ssl.key.location" if key else "ssl.certificate.location"
-            # Without a password OpenSSL would ask at the terminal.
+            # Without a password OpenSSL would prompt at the terminal.
             context.load_cert_chain(certificate, key, str(settings.get("ssl_password") or ""))
         if revoked:
             where = "ssl.crl.location"
@@ -99,7 +104,7 @@ def _ssl_context(settings: Mapping[str, Any]) -> ssl.SSLContext:
     except (OSError, ValueError) as error:
         said = getattr(error, "reason", None) or str(error)
         raise SettingsError(
-            f"it cannot be used ({said})", where=where, hint="It has to be PEM, and keys those of their certificates"
+            f"it cannot be used ({said})", where=where, hint="It must be PEM, and a key must match its certificate"
         ) from error
     return context
 
@@ -114,5 +119,5 @@ def _checked_file(settings: Mapping[str, Any], name: str) -> str | None:
     except OSError as error:
         shown = {ours: theirs for theirs, ours in CLIENT_ALIASES.items()}.get(name, name)
         raise SettingsError(
-            f"{file} cannot be read ({error.strerror})", where=shown.replace("_", "."), hint="Name a file that is there"
+            f"{file} cannot be read ({error.strerror})", where=shown.replace("_", "."), hint="Give an existing file"
         ) from error

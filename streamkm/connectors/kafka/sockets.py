@@ -1,9 +1,10 @@
-"""The sockets of kafka-python: larger reads, and no leak of those that are refused.
+"""Patches of kafka-python's sockets: larger reads, and no leak of refused connections.
 
-Its input thread reads 4 KB at a time, and has to win the interpreter's lock back after each (measured on a fetch of
-2 MB: a fifth of all CPU time, and up to half of the wall time beside a busy main thread). And a socket whose connection
-fails is left to the garbage collector, so that a consumer that waits for its broker holds more and more of them. Both
-are private matters like those of `record_batches`, and touched in the same versions only.
+Its input thread reads 4 KB at a time, and has to reacquire the interpreter's lock after each (measured on a fetch of 2
+MB:
+a fifth of all CPU time, and up to half of the wall time beside a busy main thread). A socket whose connection fails is
+left to the garbage collector, so a consumer that waits for its broker holds more and more of them. Both patches use
+private parts of kafka-python, as `record_batches` does, and apply to the same versions only.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ from kafka.net.inet import KafkaNetSocket  # type: ignore[import-untyped]
 from kafka.net.transport import KafkaTCPTransport  # type: ignore[import-untyped]
 
 SUPPORTED_VERSIONS = frozenset({"3.0.12"})
-"""Versions of kafka-python whose private parts are known here."""
+"""Versions of kafka-python whose private parts are known."""
 
 _READ_BYTES = 1 << 20
 _MAX_READ_BYTES = 8 << 20
-"""After so much the other connections of the thread get their turn."""
+"""Bytes read from one connection before the others get their turn."""
 
 
 def use_large_reads(client: Any) -> None:
-    """Make the client's future connections read in large pieces; encrypted ones stay as they are."""
+    """Make new connections of a client read large pieces; encrypted connections are not changed."""
     manager = client._manager  # noqa: SLF001
     build = manager._build_transport  # noqa: SLF001
 
@@ -40,7 +41,7 @@ def use_large_reads(client: Any) -> None:
 
 
 def read_available(transport: Any) -> tuple[bytes, Exception | None]:
-    """What the socket has, and the error that ended it; in place of ``KafkaTCPTransport._sock_recv``."""
+    """Read what a socket has, and the error that ended it; replaces ``KafkaTCPTransport._sock_recv``."""
     parts: list[bytes] = []
     size = 0
     error: Exception | None = None
@@ -49,7 +50,7 @@ def read_available(transport: Any) -> tuple[bytes, Exception | None]:
             data = transport._sock.recv(_READ_BYTES)  # noqa: SLF001
         except (BlockingIOError, InterruptedError):
             break
-        except Exception as failed:  # noqa: BLE001  # the transport is closed for it, whatever it is
+        except Exception as failed:  # noqa: BLE001  # any error closes the transport
             error = KafkaConnectionError(failed)
             break
         if not data:
@@ -63,7 +64,7 @@ def read_available(transport: Any) -> tuple[bytes, Exception | None]:
 async def connect(
     self: Any, net: Any, addrinfo: Any, socket_options: Sequence[Any] = (), timeout_at: float | None = None
 ) -> Any:
-    """Connect as ``KafkaNetSocket.connect`` does, and close the socket when that fails."""
+    """Connect like ``KafkaNetSocket.connect``, and close the socket if that fails."""
     family, kind, protocol, _, address = addrinfo
     sock = self.socket(family, kind, protocol)
     try:

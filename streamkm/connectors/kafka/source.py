@@ -1,4 +1,4 @@
-"""Records from a Kafka topic, through kafka-python."""
+"""Reads a Kafka topic through kafka-python."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ log = logging.getLogger(__name__)
 _CLIENT_DEFAULTS: dict[str, Any] = {
     "max_partition_fetch_bytes": 2 << 20,
     "fetch_max_bytes": 32 << 20,
-    "reconnect_backoff_max_ms": 2000,  # 30 s by default: a broker that is back would stay unread for so long
-    "metadata_max_age_ms": 5000,  # 5 min by default: how long a new partition or another topic may go unnoticed
+    "reconnect_backoff_max_ms": 2000,  # default 30 s: reading would resume that long after the broker is back
+    "metadata_max_age_ms": 5000,  # default 5 min: delay until a new partition is noticed
     "metrics_enabled": False,
 }
 _CLOSE_SECONDS = 2.0
@@ -56,43 +56,47 @@ _CONFIRM_SECONDS = 5.0
 
 
 class KafkaSource:
-    """A topic as a `Source`.
+    """A Kafka topic as a `Source`.
 
-    Partitions are assigned, never balanced by a consumer group: whoever holds the model's lease reads them all. Only
-    committed transactions are read. Positions are committed to the group `group_id` for the sake of other tools only.
+    Partitions are assigned, not balanced by a consumer group: the holder of the model's lease reads all of them. Only
+    committed transactions are read. Offsets are committed to the group `group_id` for monitoring tools only.
 
     Parameters
     ----------
     bootstrap
         ``host:port``, several separated by commas.
     topic
-        Its name; it is never created.
+        Name of the topic; it is never created.
     group_id
-        Group that `commit` writes to; without one `commit` does nothing.
+        Group for `commit`; if None, `commit` does nothing.
     plain
-        Use kafka-python's public interface only: slower by an order, and the same in result. Without it record batches
-        are read as columns, where kafka-python has the version that is known to allow it.
+        Use the public API of kafka-python only: slower by an order of magnitude, with the same result. Otherwise record
+        batches are read as columns, if the version of kafka-python is known to allow it.
     request_timeout
-        Seconds after which a broker that does not answer counts as unreachable; while nothing comes, `poll` counts it
-        so after three refreshes of metadata (``metadata.max.age.ms``, 5 s) without an answer.
+        Time after which a broker that does not respond counts as unreachable, s. While no records arrive, `poll` raises
+        after three refreshes of metadata (``metadata.max.age.ms``, 5 s) without a response.
     client
-        More properties of the client by their Kafka names (``security.protocol``, ``sasl.mechanism``, ...).
+        More client properties by their Kafka names (``security.protocol``, ``sasl.mechanism``, ...).
     max_decompressed_bytes
-        Bytes that one poll decompresses, at most; what does not fit comes with the next one. Not with `plain`.
+        Maximum number of bytes that one poll decompresses; the rest follows in the next poll. Not used with `plain`.
     max_value_bytes
-        Bytes of a value that may be wanted: of a longer one in a compressed batch there may be the beginning only
-        (`ByteRecords.full_sizes`).
+        Maximum size of a value, bytes: a longer one in a compressed batch may be truncated (`ByteRecords.cut`).
     should_stop
-        Asked while a first broker is waited for: whether it is time to give up.
+        Called while waiting for the first broker; True ends the wait.
+
+    Attributes
+    ----------
+    fast
+        Whether record batches are read as columns.
 
     Raises
     ------
     BrokerUnreachableError
-        No broker answers at `bootstrap`.
+        No broker at `bootstrap` responds.
     BrokerRefusedError
-        One does, and does not let us in.
+        A broker refuses the connection.
     SettingsError
-        A property in `client` is unknown or wrong.
+        A property in `client` is unknown or not valid.
     """
 
     def __init__(
@@ -121,25 +125,25 @@ class KafkaSource:
         }
         wait = int(self._settings.get("fetch_max_wait_ms", 500))
         self._settings["fetch_max_wait_ms"] = min(wait, self._timeout_ms // 2)
-        # Metadata is asked for all the time: after three times without an answer nobody is there.
+        # Metadata is refreshed regularly: after three refreshes without a response the broker is gone.
         self._max_silence = 3 * int(self._settings["metadata_max_age_ms"]) / 1000
         self._decompression = DecompressionBuffer(max_decompressed_bytes, max_value_bytes)
         self._position: dict[TopicPartition, int] = {}
-        self._topic_id: str | None = None  # as the broker told first
+        self._topic_id: str | None = None  # of the first response
         self._partitions: frozenset[int] = frozenset()
         self._checked_metadata: object = None
         self._failure: StreamkmError | None = None
         self._closed = False
         self._admin_client: Any = None
-        self._admin_lock = threading.Lock()  # the committer's thread may be first to need it
+        self._admin_lock = threading.Lock()  # the committer's thread may need it first
         self._committer: OffsetCommitter | None = None
         self._identity_check: BackgroundCall | None = None
         self._check_pending = False
         self.fast = not plain and kafka.__version__ in SUPPORTED_VERSIONS
         with self._translated_errors("connecting"):
             check_connection(self._settings, should_stop)
-            # No group: kafka-python's poll would wait for the group's coordinator before it reads. No deserializers:
-            # one that raises makes the next poll spin for ever.
+            # No group: kafka-python's poll would wait for the group's coordinator. No deserializers: one that raises
+            # makes the next poll loop forever.
             self._consumer = start_client(
                 kafka.KafkaConsumer,
                 large_reads=self.fast,
@@ -185,7 +189,7 @@ class KafkaSource:
         return self._bounds("end", self.partitions())
 
     def offsets_at(self, seconds: float) -> Position:
-        """Offset of the first record at or after a time, seconds since 1970, for each partition; its end if none is."""
+        """For each partition the offset of the first record at or after a time, s since the epoch, or else its end."""
         partitions = self.partitions()
         asked = {kafka.TopicPartition(*tp): max(0, math.ceil(seconds * 1000)) for tp in partitions}
         with self._translated_errors("asking for offsets by time"):
@@ -197,20 +201,20 @@ class KafkaSource:
     def seek(self, position: Position) -> None:
         self._check()
         if position:
-            self._describe()  # not what it was some seconds ago
+            self._describe()  # the cached state may be some seconds old
         known = {TopicPartition(self._topic, p) for p in self._partitions}
         for tp, offset in position.items():
             if tp not in known:
-                raise PositionLostError(f"offset {offset} is wanted of a partition that is not there", where=str(tp))
-        wanted = sorted(position)
-        beginning, end = self._bounds("beginning", wanted), self._bounds("end", wanted)
-        for tp in wanted:
+                raise PositionLostError(f"the partition of offset {offset} does not exist", where=str(tp))
+        partitions = sorted(position)
+        beginning, end = self._bounds("beginning", partitions), self._bounds("end", partitions)
+        for tp in partitions:
             check_position(tp, position[tp], beginning[tp], end[tp])
         with self._translated_errors("seeking"):
-            self._consumer.assign([kafka.TopicPartition(*tp) for tp in wanted])
-            for tp in wanted:
+            self._consumer.assign([kafka.TopicPartition(*tp) for tp in partitions])
+            for tp in partitions:
                 self._consumer.seek(kafka.TopicPartition(*tp), position[tp])
-        self._position = {tp: position[tp] for tp in wanted}
+        self._position = {tp: position[tp] for tp in partitions}
 
     def poll(self, timeout: float, max_records: int) -> Sequence[ByteRecords]:
         self._check()
@@ -224,7 +228,7 @@ class KafkaSource:
             got = self._consumer.poll(timeout_ms=max(0, int(timeout * 1000)), max_records=max_records)
             after = {tp: self._offset(tp) for tp in self._position}
         except Exception as error:
-            # kafka-python may never return from the next poll: nothing is asked of this consumer again.
+            # The next poll of kafka-python may never return: this consumer is not used again.
             self._failure = self._poll_error(error)
             raise self._failure from error
         out = []
@@ -241,7 +245,7 @@ class KafkaSource:
         return out
 
     def begin_identity_check(self) -> None:
-        self._check_open()  # a consumer that has died left records behind that want to be confirmed
+        self._check_open()  # after a failed poll, records of earlier ones still have to be confirmed
         if self._identity_check is None:
             self._identity_check = BackgroundCall(self._describe, f"streamkm-ask-{self._topic}")
         self._identity_check.start()
@@ -251,10 +255,10 @@ class KafkaSource:
         if not self._check_pending:
             self.begin_identity_check()
         self._check_pending = False
-        assert self._identity_check is not None  # noqa: S101  # it was asked
+        assert self._identity_check is not None  # noqa: S101  # started above
         if not self._identity_check.wait(_CONFIRM_SECONDS):
             raise BrokerUnreachableError(
-                f"no broker at {self._bootstrap} confirmed what was read within {_CONFIRM_SECONDS:g} s",
+                f"no broker at {self._bootstrap} confirmed the topic's identity within {_CONFIRM_SECONDS:g} s",
                 where=self._topic,
             )
 
@@ -282,7 +286,7 @@ class KafkaSource:
             self._identity_check.close()
         for client in (self._consumer, self._admin_client):
             if client is not None:
-                # What a client has to say while it is thrown away helps nobody.
+                # Errors of a client that is discarded do not matter.
                 with contextlib.suppress(Exception):
                     client.close()
 
@@ -312,12 +316,12 @@ class KafkaSource:
             return self._admin_client
 
     def _refresh_partitions(self) -> None:
-        """Ask which partitions there are, if what the client has heard lately differs from what is known."""
+        """Request the partitions if the client's metadata differ from what is known."""
         latest = self._topic_metadata.latest
         if self._partitions and latest is not None:
             if latest == (self._topic_id, self._partitions) or latest is self._checked_metadata:
                 return
-            self._checked_metadata = latest  # metadata may be older than the answer: then the next has to differ again
+            self._checked_metadata = latest  # may be older than the response below
         self._describe()
 
     def _describe(self) -> Mapping[str, Any]:
@@ -337,9 +341,9 @@ class KafkaSource:
             found = topic_id(topic.get("topic_id"))
             if self._topic_id and found and found != self._topic_id:
                 raise TopicChangedError(
-                    f"the topic was deleted and made anew while it was read (its id was {self._topic_id}, is {found})",
+                    f"the topic was deleted and recreated while it was read (its id was {self._topic_id}, is {found})",
                     where=self._topic,
-                    hint="Its offsets count from the beginning again: start a new model under another name",
+                    hint="Its offsets start again: start a new model under another name",
                 )
             self._topic_id = found
             self._partitions = frozenset(int(p["partition_index"]) for p in topic["partitions"])
@@ -356,40 +360,41 @@ class KafkaSource:
                     found = fetch([kafka.TopicPartition(*tp) for tp in partitions], timeout_ms=self._timeout_ms)
                     return {tp: int(found[kafka.TopicPartition(*tp)]) for tp in partitions}
                 except KeyError:
-                    # A partition newer than the consumer's metadata: kafka-python has asked for newer ones, but
-                    # answers without it.
+                    # A partition newer than the consumer's metadata: kafka-python has requested newer ones, but
+                    # returns without it.
                     if time.monotonic() > deadline:
                         raise
                     time.sleep(_METADATA_SECONDS)
 
     def _offset(self, tp: TopicPartition) -> int:
-        if self.fast:  # the public way looks at every partition each time
+        if self.fast:  # the public method checks every partition each time
             return int(self._consumer._subscription.assignment[kafka.TopicPartition(*tp)].position.offset)  # noqa: SLF001
         return int(self._consumer.position(kafka.TopicPartition(*tp), timeout_ms=self._timeout_ms))
 
     def _poll_error(self, error: Exception) -> StreamkmError:
+        """Translate an error of `poll`, with the partition and the offset where they are known."""
         if isinstance(error, CorruptBatchError):
             return self._clip_lost(error)
         if isinstance(error, StreamkmError):
             return error
         where = self._topic
-        # Which partition it was, kafka-python says only in private; without that, the topic has to do.
+        # Only a private attribute of kafka-python has the partition; without it the error names the topic.
         part = getattr(getattr(self._consumer, "_fetcher", None), "_next_partition_records", None)
         if part:
             where = f"{self._topic}-{part.topic_partition.partition}@{part.next_fetch_offset}"
         if isinstance(error, ke.OffsetOutOfRangeError):
             return self._position_lost(error)
         if not isinstance(error, ke.KafkaError | OSError):
-            # Each compression library has errors of its own, and nothing but unpacking can raise them here.
+            # Errors of the compression libraries: nothing else raises other errors here.
             return CorruptBatchError(
                 f"a record batch cannot be read ({type(error).__name__}: {error})",
                 where=where,
-                hint="Restore the partition from a replica, or go on from an offset behind the batch",
+                hint="Restore the partition from a replica, or continue from an offset behind the batch",
             )
         return translate_error(error, doing="reading", where=where, bootstrap=self._bootstrap)
 
     def _clip_lost(self, error: CorruptBatchError) -> CorruptBatchError:
-        """The error, with nothing lost that is not there: the header of a damaged batch may say anything."""
+        """Limit the lost range to existing offsets: the header of a damaged batch may have any numbers."""
         if error.lost is not None:
             topic, partition, start, stop = error.lost
             tp = TopicPartition(topic, partition)
@@ -399,7 +404,7 @@ class KafkaSource:
         return error
 
     def _position_lost(self, error: Exception) -> StreamkmError:
-        """Name the partition and both numbers, if the broker still tells them."""
+        """An error with the partition and its range, if the broker still returns them."""
         try:
             beginning, end = self._bounds("beginning", list(self._position)), self._bounds("end", list(self._position))
             for tp, offset in self._position.items():

@@ -1,4 +1,4 @@
-"""Records and positions onto a cluster in one transaction, through kafka-python."""
+"""Writes records and commits offsets in one Kafka transaction, through kafka-python."""
 
 from __future__ import annotations
 
@@ -22,35 +22,35 @@ from streamkm.records import CommittedOffset, ProducerRecord, TopicPartition
 _CLOSE_SECONDS = 2.0
 _FENCED = (ke.ProducerFencedError, ke.InvalidProducerEpochError)
 _PRODUCER_STATE_LOST = (ke.UnknownProducerIdError, ke.InvalidProducerIdMappingError, ke.OutOfOrderSequenceNumberError)
-"""The cluster lost what it knew of the writer, as after days without a record: a new one goes on."""
+"""The cluster has deleted the producer's state, as after days without a record; a new producer continues."""
 
 
 class KafkaTransactionalWriter:
-    """Writes records, and the position of a group in what they were made of, all or nothing.
+    """Writes records and commits offsets to a group, all or nothing.
 
-    Two with one name cannot both write: making the second ends an open transaction of the first and shuts it out. After
-    an error nothing is written until `close` and a new one. Not safe to use from several threads at once.
+    Two writers with the same name exclude each other: opening the second aborts an open transaction of the first, and
+    fences
+    it. After an error the writer cannot be used any more: close it and open a new one. Used by one thread.
 
     Parameters
     ----------
     bootstrap
         ``host:port``, several separated by commas.
     name
-        Of the writer (``transactional.id``) and of its group.
+        Name of the writer (``transactional.id``) and of its group.
     client
-        More properties of the client by their Kafka names, as for a `KafkaSource`.
+        More client properties by their Kafka names, as for `KafkaSource`.
     timeout
-        Seconds that the cluster may take for one step of a transaction.
-
+        Maximum duration of one step of a transaction, s.
     should_stop
-        Asked while a first broker is waited for: whether it is time to give up.
+        Called while waiting for the first broker; True ends the wait.
 
     Raises
     ------
     BrokerUnreachableError
-        No broker answers at `bootstrap`, or none makes the writer in time.
+        No broker at `bootstrap` responds, or none initializes the producer in time.
     SettingsError
-        A property in `client` is unknown or wrong.
+        A property in `client` is unknown or not valid.
     """
 
     def __init__(
@@ -81,20 +81,20 @@ class KafkaTransactionalWriter:
                 **{key: value for key, value in self._settings.items() if key in known},
                 transactional_id=name,
                 acks="all",
-                # Far more than a step takes, and short enough that what a dead writer left open soon holds up nobody.
+                # Longer than any step, and short enough that a dead writer's open transaction soon stops blocking readers.
                 transaction_timeout_ms=2 * milliseconds,
                 delivery_timeout_ms=milliseconds + 1000,
                 max_block_ms=milliseconds,
-                max_request_size=100 << 20,  # what a record may weigh, the topic decides
+                max_request_size=100 << 20,  # the topic limits the size of a record
                 batch_size=1 << 18,
                 linger_ms=20,
             )
-            # One that is shut out in the middle of a transaction would ask for a new epoch and so, if it got one, shut
-            # its successor out; stopped and woken again, 3.0.12 was seen to hang in doing so. Without that kafka-python
-            # takes it for the end, as it is.
+            # A producer fenced in the middle of a transaction would request a new epoch and, if it got one, fence its
+            # successor; 3.0.12 was seen to hang while doing so after SIGSTOP and SIGCONT. Without epoch bumps
+            # kafka-python treats fencing as final, which it is.
             self._producer._transaction_manager._supports_epoch_bump = lambda: False  # noqa: SLF001
             try:
-                self._with_timeout("becoming the writer", self._producer.init_transactions)
+                self._with_timeout("initializing the producer", self._producer.init_transactions)
             except Exception:
                 self.close()
                 raise
@@ -103,7 +103,7 @@ class KafkaTransactionalWriter:
         create_topic(self._settings, topic, partitions)
 
     def is_empty(self, topic: str) -> bool:
-        """Whether nothing was ever written to a topic that is there."""
+        """Whether an existing topic has never had a record."""
         with self._translated_errors("asking for the end", topic):
             consumer = start_client(kafka.KafkaConsumer, **self._settings, group_id=None)
             try:
@@ -114,7 +114,7 @@ class KafkaTransactionalWriter:
                     consumer.close(autocommit=False)
 
     def group_conflict(self) -> str:
-        """Who else uses the group, as a sentence; empty if nobody does."""
+        """Describe other users of the group; empty if there are none."""
         with (
             self._translated_errors("looking at the group"),
             contextlib.closing(start_client(kafka.KafkaAdminClient, **admin_settings(self._settings))) as admin,
@@ -122,11 +122,11 @@ class KafkaTransactionalWriter:
             return group_conflict(admin, self._name)
 
     def committed(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, CommittedOffset]:
-        """The group's position, without the partitions that it has none for. Ends of transactions are waited for."""
+        """The group's committed position, without partitions that have none. Waits for transactions that are ending."""
         ours = [kafka.TopicPartition(*tp) for tp in partitions]
         milliseconds = int(self._timeout * 1000)
         with self._translated_errors("asking for the group's position"):
-            # An admin client does not wait for transactions that are about to end; a read-committed consumer does.
+            # An admin client does not wait for transactions that are ending; a read-committed consumer does.
             consumer = start_client(
                 kafka.KafkaConsumer,
                 **self._settings,
@@ -135,7 +135,7 @@ class KafkaTransactionalWriter:
                 isolation_level="read_committed",
             )
             try:
-                if kafka.__version__ in SUPPORTED_VERSIONS:  # one question for all of them
+                if kafka.__version__ in SUPPORTED_VERSIONS:  # one request for all partitions
                     found = consumer._coordinator.fetch_committed_offsets(ours, timeout_ms=milliseconds)  # noqa: SLF001
                 else:
                     found = {tp: consumer.committed(tp, metadata=True, timeout_ms=milliseconds) for tp in ours}
@@ -149,22 +149,23 @@ class KafkaTransactionalWriter:
         }
 
     def write(self, records: Sequence[ProducerRecord], position: Mapping[TopicPartition, CommittedOffset]) -> None:
-        """Write records and the group's position in one transaction.
+        """Write records and commit the group's position in one transaction.
 
         Parameters
         ----------
         records
-            A partition that the topic does not have is taken modulo the number of those it has.
+            Partition numbers are taken modulo the number of partitions of the topic.
         position
-            What becomes the group's position.
+            New position of the group.
 
         Raises
         ------
         WriterFencedError
-            Another writer of this name is at work.
+            Another writer with this name has taken over.
+        BrokerUnreachableError
+            The outcome is unknown; the group's position tells.
         SourceError
-            The cluster does not take it. Nothing of it is visible to those that read committed records only, unless
-            `BrokerUnreachableError` says that nobody knows: then the group's position tells.
+            The cluster rejected the transaction. Read-committed consumers see nothing of it.
         """
         producer = self._producer
         try:
@@ -189,19 +190,17 @@ class KafkaTransactionalWriter:
                     kafka.TopicPartition(*tp): OffsetAndMetadata(at.offset, at.metadata, -1)
                     for tp, at in position.items()
                 }
-                self._with_timeout(
-                    "sending positions", lambda: producer.send_offsets_to_transaction(offsets, self._name)
-                )
+                self._with_timeout("sending offsets", lambda: producer.send_offsets_to_transaction(offsets, self._name))
                 self._with_timeout("committing", producer.commit_transaction)
         except BrokerUnreachableError:
-            raise  # nobody would answer; the next writer of this name aborts it
+            raise  # aborting would fail too; the next writer with this name aborts the transaction
         except SourceError:
             with contextlib.suppress(Exception):
                 self._with_timeout("aborting", producer.abort_transaction)
             raise
 
     def close(self) -> None:
-        """Give back the connections."""
+        """Close the connections."""
         if self._producer is not None:
             with contextlib.suppress(Exception):
                 self._producer.close(_CLOSE_SECONDS)
@@ -215,7 +214,7 @@ class KafkaTransactionalWriter:
         return self._partitions[topic]
 
     def _with_timeout(self, doing: str, call: Callable[[], object]) -> None:
-        """Make a call that kafka-python lets wait for ever; after the time we do not wait with it."""
+        """Run a call of kafka-python that has no timeout of its own; the call is abandoned after the timeout."""
         raised: list[Exception] = []
         done = threading.Event()
 
@@ -240,22 +239,22 @@ class KafkaTransactionalWriter:
         try:
             yield
         except Exception as error:
-            # Later calls say that something was wrong before; what it was, the producer keeps.
+            # Later calls only report an earlier failure; the producer keeps its cause.
             manager = getattr(self._producer, "_transaction_manager", None)
             cause = getattr(manager, "last_error", None) or error
             if isinstance(error, _FENCED) or isinstance(cause, _FENCED):
                 raise WriterFencedError(
-                    "another process has taken over, with the same model and the same target "
-                    f"(or this one stood still for more than {2 * self._timeout:g} s)",
+                    "another process has taken over, with the same model and target "
+                    f"(or this one was paused for more than {2 * self._timeout:g} s)",
                     where=self._name,
-                    hint="One at a time writes. Leave this one stopped, or stop the other one first",
+                    hint="Only one process can write. Stop the other one before this one is started again",
                 ) from error
             if isinstance(cause, _PRODUCER_STATE_LOST):
                 raise BrokerUnreachableError(
-                    f"the cluster has forgotten this writer ({type(cause).__name__})", where=self._name
+                    f"the cluster has deleted the state of this writer ({type(cause).__name__})", where=self._name
                 ) from error
-            told = cause if isinstance(cause, Exception) else error
-            translated = translate_error(told, doing=doing, where=where or self._name, bootstrap=self._bootstrap)
+            reported = cause if isinstance(cause, Exception) else error
+            translated = translate_error(reported, doing=doing, where=where or self._name, bootstrap=self._bootstrap)
             if translated is error:
                 raise
             raise translated from error

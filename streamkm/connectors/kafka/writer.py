@@ -1,4 +1,4 @@
-"""The way back: records onto a topic, through kafka-python."""
+"""Writes records to topics through kafka-python."""
 
 from __future__ import annotations
 
@@ -17,35 +17,34 @@ from streamkm.connectors.kafka.security import resolve_security
 from streamkm.records import DeliveryError, ProducerRecord
 
 NULL_HEADERS = "__streamkm.null.headers"
-"""Header that names those whose null became empty: kafka-python writes no null in a header."""
+"""Header with the names of headers whose null value was replaced by an empty one: kafka-python cannot write null."""
 
 _PERMANENT = (ke.MessageSizeTooLargeError, ke.InvalidTimestampError, ke.InvalidRecordError, TypeError, ValueError)
 _CLOSE_SECONDS = 2.0
 
 
 class KafkaWriter:
-    """Writes records to topics of a cluster, and waits until all replicas that are in sync have them.
+    """Writes records to topics, and waits for the acknowledgement of all in-sync replicas.
 
-    Not safe to use from several threads at once.
+    Used by one thread.
 
     Parameters
     ----------
     bootstrap
         ``host:port``, several separated by commas.
     client
-        More properties of the client by their Kafka names, as for a `KafkaSource`.
+        More client properties by their Kafka names, as for `KafkaSource`.
     timeout
-        Seconds after which a record that nobody acknowledged counts as refused.
-
+        Time after which a record without acknowledgement counts as failed, s.
     should_stop
-        Asked while a first broker is waited for: whether it is time to give up.
+        Called while waiting for the first broker; True ends the wait.
 
     Raises
     ------
     BrokerUnreachableError
-        No broker answers at `bootstrap`.
+        No broker at `bootstrap` responds.
     SettingsError
-        A property in `client` is unknown or wrong.
+        A property in `client` is unknown or not valid.
     """
 
     def __init__(
@@ -70,13 +69,13 @@ class KafkaWriter:
             self._producer = kafka.KafkaProducer(
                 **{name: value for name, value in self._settings.items() if name in known},
                 acks="all",
-                # An idempotent producer takes the first record that is too large for its end: all that are under way
-                # with it are refused. What is written here may come twice, and one request at a time keeps the order.
+                # An idempotent producer fails permanently at a record that is too large, with all records in flight.
+                # Duplicates are allowed here, and one request at a time keeps the order.
                 enable_idempotence=False,
                 max_in_flight_requests_per_connection=1,
                 delivery_timeout_ms=milliseconds + 1000,
                 max_block_ms=milliseconds,
-                max_request_size=100 << 20,  # what a record may weigh, the topic decides
+                max_request_size=100 << 20,  # the topic limits the size of a record
                 linger_ms=5,
                 metrics_enabled=False,
             )
@@ -84,7 +83,7 @@ class KafkaWriter:
             raise translate_error(error, doing="connecting", where="producer", bootstrap=bootstrap) from error
 
     def partitions(self, topic: str) -> int:
-        """How many partitions a topic that is there has."""
+        """Number of partitions of an existing topic."""
         try:
             return len(self._producer.partitions_for(topic))
         except Exception as error:
@@ -96,7 +95,7 @@ class KafkaWriter:
         create_topic(self._settings, topic, partitions)
 
     def write(self, records: Sequence[ProducerRecord]) -> list[DeliveryError | None]:
-        """Write records; for each, None once it was acknowledged, or why it was not."""
+        """Write records and wait for the acknowledgements; for each record None, or the reason of its failure."""
         sent = [self._send(record) for record in records]
         deadline = time.monotonic() + self._timeout + 2.0
         answers: list[DeliveryError | None] = []
@@ -107,7 +106,7 @@ class KafkaWriter:
             try:
                 future.get(timeout=max(0.0, deadline - time.monotonic()))
                 answers.append(None)
-            except Exception as error:  # noqa: BLE001  # whatever it was, the caller is told
+            except Exception as error:  # noqa: BLE001  # returned to the caller
                 answers.append(_delivery_error(error))
         return answers
 
@@ -116,7 +115,7 @@ class KafkaWriter:
         null = [_valid_utf8(name) for name, value in record.headers if value is None]
         if null:
             headers.append((NULL_HEADERS, ",".join(null).encode()))
-        # kafka-python sends nothing that has neither a key nor a value.
+        # kafka-python rejects records with neither key nor value.
         value = b"" if record.key is None and record.value is None else record.value
         at = None if record.timestamp < 0 else record.timestamp
         try:
@@ -125,7 +124,7 @@ class KafkaWriter:
             return _delivery_error(error)
 
     def close(self) -> None:
-        """Give back the connections; what was not acknowledged is not waited for."""
+        """Close the connections without waiting for acknowledgements."""
         with contextlib.suppress(Exception):
             self._producer.close(_CLOSE_SECONDS)
 
