@@ -37,7 +37,7 @@ def source_opener(
         settings.bootstrap,
         topic,
         group_id=group,
-        client=dict(p.split("=", 1) for p in settings.client),
+        client=settings.kafka_properties,
         max_decompressed_bytes=settings.max_decompressed,
         max_value_bytes=int(codec.get("max_bytes", DEFAULT_MAX_BYTES)),
         should_stop=should_stop,
@@ -48,16 +48,16 @@ def writer_opener(
     settings: SourceSettings | NotifySettings, should_stop: Callable[[], bool] = lambda: False
 ) -> Callable[[], KafkaWriter]:
     """What gives a fresh writer to the cluster that is read."""
-    client = dict(p.split("=", 1) for p in settings.client)
-    return lambda: KafkaWriter(settings.bootstrap, client=client, should_stop=should_stop)
+    return lambda: KafkaWriter(settings.bootstrap, client=settings.kafka_properties, should_stop=should_stop)
 
 
 def transactions_opener(
     name: str, settings: AssignSettings, should_stop: Callable[[], bool] = lambda: False
 ) -> Callable[[], KafkaTransactionalWriter]:
     """What gives a fresh writer of transactions to the cluster that is read."""
-    client = dict(p.split("=", 1) for p in settings.client)
-    return lambda: KafkaTransactionalWriter(settings.bootstrap, name, client=client, should_stop=should_stop)
+    return lambda: KafkaTransactionalWriter(
+        settings.bootstrap, name, client=settings.kafka_properties, should_stop=should_stop
+    )
 
 
 def codec_spec(settings: LiveSettings) -> Json:

@@ -20,7 +20,7 @@ from consumers.signals import stop_on_signals
 from streamkm.connectors import KafkaWriter
 from streamkm.errors import SourceError, StreamkmError
 from streamkm.records import ProducerRecord
-from streamkm.settings import SourceSettings
+from streamkm.settings import KafkaClientSettings
 
 PARTITIONS = 3
 FIELDS = ("f1", "f3", "f5", "f7", "f8", "f9")
@@ -38,18 +38,19 @@ AT_ONCE = 10_000
     )
 )
 @click.argument("topic")
-@with_settings(SourceSettings, only=("bootstrap", "client"))
+@with_settings(KafkaClientSettings)
 @click.option("--rate", type=click.IntRange(1, 1_000_000), default=5000, show_default=True, help="Records a second.")
 @click.option("--records", type=click.IntRange(min=0), help="End after so many; 0: only make the topic.")
-def feed(topic: str, settings: SourceSettings, *, rate: int, records: int | None) -> None:
+def feed(topic: str, settings: KafkaClientSettings, *, rate: int, records: int | None) -> None:
     """Write sample records into TOPIC, which is made if it is not there: sensor readings of the NASA shuttle.
 
     49,097 of them, over and over, as JSON with the fields f1 to f9. SIGTERM and SIGINT end it when all are written.
     """
     logs.configure()
     stop = stop_on_signals()
-    client = dict(p.split("=", 1) for p in settings.client)
-    with contextlib.closing(KafkaWriter(settings.bootstrap, client=client, should_stop=stop.is_set)) as writer:
+    with contextlib.closing(
+        KafkaWriter(settings.bootstrap, client=settings.kafka_properties, should_stop=stop.is_set)
+    ) as writer:
         writer.create_topic(topic, PARTITIONS)
         told = time.monotonic()
         with Producer(writer, topic, rate, records) as producer:
@@ -61,7 +62,7 @@ def feed(topic: str, settings: SourceSettings, *, rate: int, records: int | None
         raise SourceError(
             f"a record was not taken ({producer.refused}), after {producer.sent:,} of them",
             where=f"{topic} at {settings.bootstrap}",
-            hint="Is the broker up, and may we write to the topic? --client has what a login needs",
+            hint="Is the broker up, and may we write to the topic? --kafka-property has the properties of a login",
         )
     terminal.say(f"wrote {producer.sent:,} records into {topic}")
 

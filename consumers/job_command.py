@@ -28,10 +28,10 @@ def replay_command(settings: ServeSettings) -> Callable[[str, Json], Sequence[st
                 where="--bootstrap",
                 hint="Start streamkm serve with --bootstrap HOST:PORT",
             )
-        if any("," in p for p in settings.client):
+        if any("," in p for p in settings.kafka_property):
             raise SettingsError(
                 "a property of the Kafka client has a comma, and cannot be handed on to a job",
-                where="--client",
+                where="--kafka-property",
                 hint="Run streamkm replay by hand, with --config",
             )
         options = [f"{option}={asked[name]}" for name, option in _OPTIONS if asked.get(name) is not None]
@@ -73,7 +73,7 @@ def child_environment(settings: ServeSettings, environment: Mapping[str, str] | 
     given = {
         "STORE": _absolute_url(settings.store),
         "BOOTSTRAP": settings.bootstrap,
-        "CLIENT": ",".join(map(_absolute_property, settings.client)),
+        "KAFKA_PROPERTY": ",".join(map(_absolute_property, settings.kafka_property)),
         "MEMORY": "" if settings.memory is None else str(int(settings.memory)),
         "THREADS": str(settings.threads),
     }
@@ -85,7 +85,7 @@ def _serves(name: str, settings: ServeSettings) -> bool:
         return True
     if name.startswith(_OF_POSTGRES):
         return settings.store.startswith("postgres")
-    return name.startswith(_OF_AWS) and any(p.upper().endswith("AWS_MSK_IAM") for p in settings.client)
+    return name.startswith(_OF_AWS) and any(p.upper().endswith("AWS_MSK_IAM") for p in settings.kafka_property)
 
 
 def _from_here(path: str) -> str:

@@ -49,9 +49,11 @@ def with_settings(cls: type[settings.S], *, only: tuple[str, ...] = ()) -> Calla
 
     def decorate(command: F) -> F:
         def wrapped(config: Path | None, **kwargs: Any) -> Any:
-            given = {name: kwargs.pop(name) for name in chosen}
+            values = {name: kwargs.pop(name) for name in chosen}
+            given = {name: None if value == () else value for name, value in values.items()}  # (): not repeated once
             for name, value in given.items():
-                if value is not None and settings.holds_secret(name, value):
+                texts = value if isinstance(value, tuple) else (value,)
+                if any(text is not None and settings.holds_secret(name, text) for text in texts):
                     variable = f"{settings.ENV_PREFIX}{name.upper()}_FILE"
                     warn_of_argument("--" + name.replace("_", "-"), f"set {variable} to a file that holds it")
             return command(settings=settings.load(cls, given, file=config), **kwargs)
@@ -84,9 +86,9 @@ def warn_of_argument(what: str, instead: str) -> None:
 def _option(f: dataclasses.Field[Any]) -> Callable[[Any], Any]:
     default = settings.shown(f, f.default)
     text = f.metadata["help"] + (f"  [{default}]" if default else "")
-    return click.option(
-        "--" + f.name.replace("_", "-"), f.name, default=None, metavar=f.metadata["metavar"] or None, help=text
-    )
+    name, metavar = "--" + f.name.replace("_", "-"), f.metadata["metavar"]
+    repeated = metavar == settings.PROPERTY_METAVAR
+    return click.option(name, f.name, default=None, metavar=metavar or None, multiple=repeated, help=text)
 
 
 class DurationType(click.ParamType[float]):

@@ -205,7 +205,7 @@ def record_json(bad: BadRecord, limit: int | None = _LISTED_BYTES) -> dict[str, 
 )
 @click.argument("model")
 @click.argument("records", type=PlaceType(), metavar="[TOPIC-PARTITION-OFFSET]...", nargs=-1)
-@with_settings(LiveSettings, only=("store", "bootstrap", "client"))
+@with_settings(LiveSettings, only=("store", "bootstrap", "kafka_property"))
 @click.option("--all", "every", is_flag=True, help="All of the quarantine.")
 @click.option("--reason", help="All of this reason, such as too-large.")
 @click.option("--dry-run", is_flag=True, help="Only say which would be tried again.")
@@ -286,7 +286,7 @@ class Rereader:
             return held
         topic, offset = place[0].topic, place[1]
         if topic not in self._sources:
-            client = dict(p.split("=", 1) for p in self._settings.client)
+            client = self._settings.kafka_properties
             self._sources[topic] = KafkaSource(self._settings.bootstrap, topic, client=client, plain=True)
         source = self._sources[topic]
         try:

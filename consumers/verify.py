@@ -38,7 +38,7 @@ DIFFERENT = 9
 @click.command(epilog=example("streamkm verify orders", "streamkm verify orders 12 --json"))
 @click.argument("model")
 @click.argument("snapshot", type=int, required=False)
-@with_settings(LiveSettings, only=("store", "bootstrap", "client", "max_decompressed"))
+@with_settings(LiveSettings, only=("store", "bootstrap", "kafka_property", "max_decompressed"))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def verify(model: str, snapshot: int | None, settings: LiveSettings, *, as_json: bool) -> None:
     """Prove SNAPSHOT of MODEL (the newest if not given).

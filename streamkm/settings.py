@@ -53,6 +53,8 @@ ENV_PREFIX = "STREAMKM_"
 DEFAULT = "default"
 """The origin of a setting that nobody gave."""
 _GIVEN = "_given"
+PROPERTY_METAVAR = "NAME=VALUE"
+"""Form of a setting whose option may be repeated, once for each pair."""
 MAX_FILE_CHARS = 1 << 20
 """Characters of a file that holds one value."""
 SCALES = ("none", "standard", "robust")
@@ -79,21 +81,32 @@ class StoreSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SourceSettings:
-    """Which records are read."""
+class KafkaClientSettings:
+    """How the Kafka client connects."""
 
     bootstrap: str = setting(
         "localhost:9092", "Kafka brokers to start from, separated by commas", metavar="HOST:PORT", shown=False
     )
-    topic: str = setting("", "Topic of the points", metavar="TOPIC")
-    group: str = setting("", "Consumer group whose offsets ordinary Kafka tools show; streamkm-MODEL when empty")
-    client: tuple[str, ...] = setting(
+    kafka_property: tuple[str, ...] = setting(
         (),
-        "More properties of the Kafka client, such as security.protocol=SSL",
+        "Property of the Kafka client, such as security.protocol=SSL; may be repeated (variable: separated by commas)",
         name_value_pairs,
-        "NAME=VALUE,...",
+        PROPERTY_METAVAR,
         shown=False,
     )
+
+    @property
+    def kafka_properties(self) -> dict[str, str]:
+        """The properties of the Kafka client by name."""
+        return dict(pair.split("=", 1) for pair in self.kafka_property)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceSettings(KafkaClientSettings):
+    """Which records are read."""
+
+    topic: str = setting("", "Topic of the points", metavar="TOPIC")
+    group: str = setting("", "Consumer group whose offsets ordinary Kafka tools show; streamkm-MODEL when empty")
     start: str = setting(
         "beginning", "Where a new model starts: beginning or end of the topic", one_of("beginning", "end")
     )
@@ -193,15 +206,9 @@ class LiveSettings(StoreSettings, SourceSettings, CodecSettings, ModelSettings, 
 
 
 @dataclass(frozen=True, kw_only=True)
-class KafkaSettings:
+class KafkaSettings(KafkaClientSettings):
     """Where records are read again."""
 
-    bootstrap: str = setting(
-        "localhost:9092", "Kafka brokers to start from, separated by commas", metavar="HOST:PORT", shown=False
-    )
-    client: tuple[str, ...] = setting(
-        (), "More properties of the Kafka client", name_value_pairs, "NAME=VALUE,...", shown=False
-    )
     max_decompressed: Size = setting(Size(64 << 20), _UNPACKED, between(1 << 20, 1 << 40), "SIZE")
 
 
@@ -265,31 +272,18 @@ class ReplaySettings(StoreSettings, KafkaSettings, ExactSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NotifySettings(StoreSettings):
+class NotifySettings(StoreSettings, KafkaClientSettings):
     """Everything that ``streamkm notify`` takes, but for its targets."""
 
-    bootstrap: str = setting(
-        "localhost:9092", "Kafka brokers to start from, separated by commas", metavar="HOST:PORT", shown=False
-    )
-    client: tuple[str, ...] = setting(
-        (), "More properties of the Kafka client", name_value_pairs, "NAME=VALUE,...", shown=False
-    )
     webhook_secret: Secret = setting(
         Secret(""), "What webhooks are signed with: whsec_ and 24 to 64 bytes in base64", metavar="SECRET"
     )
 
 
 @dataclass(frozen=True, kw_only=True)
-class AssignSettings(StoreSettings):
+class AssignSettings(StoreSettings, KafkaSettings):
     """Everything that ``streamkm assign`` takes, but for its topic."""
 
-    bootstrap: str = setting(
-        "localhost:9092", "Kafka brokers to start from, separated by commas", metavar="HOST:PORT", shown=False
-    )
-    client: tuple[str, ...] = setting(
-        (), "More properties of the Kafka client", name_value_pairs, "NAME=VALUE,...", shown=False
-    )
-    max_decompressed: Size = setting(Size(64 << 20), _UNPACKED, between(1 << 20, 1 << 40), "SIZE")
     commit_every: Seconds = setting(
         Seconds(0.1), "Time between transactions of assignments, which readers wait for", at_least(0.001), "DURATION"
     )
@@ -416,7 +410,7 @@ def holds_secret(name: str, value: str) -> bool:
     field = TABLE[name]
     if field.type == "Secret":
         return bool(value)
-    if name == "client":
+    if name == "kafka_property":
         return any(is_secret_name(part.partition("=")[0]) for part in value.split(","))
     return field.metadata["metavar"] == "URL" and bool(secrets_in(value))
 
@@ -452,7 +446,7 @@ def show(settings: object) -> dict[str, str]:
 
 def shown(field: dataclasses.Field[Any], value: Any) -> str:
     """The value of a setting as one would type it, secrets masked."""
-    if field.name == "client":
+    if field.name == "kafka_property":
         return ",".join(map(_shown_property, value))
     if isinstance(value, str) and not isinstance(value, Secret) and field.metadata["metavar"] == "URL":
         return redact_url(value)
@@ -529,7 +523,7 @@ def _remember(name: str, hint: Any, raw: Any) -> None:
         remember(str(raw))
     if TABLE[name].metadata["metavar"] == "URL" or (name == "bootstrap" and "@" in str(raw)):
         remember_url(str(raw))
-    if name == "client":
+    if name == "kafka_property":
         parts = [raw] if isinstance(raw, str) else [str(part) for part in raw] if isinstance(raw, list | tuple) else []
         remember_properties(*parts)
 

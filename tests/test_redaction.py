@@ -33,7 +33,7 @@ encoded = secrets.map(lambda s: urllib.parse.quote(s, safe=""))
 # Places of a secret in text, and whether it can hold any sign there (else what is allowed in a word, or encoded).
 _ANY = [
     "sasl.password={}",
-    "--client sasl.mechanism=PLAIN,sasl.password={}",
+    "--kafka-property sasl.mechanism=PLAIN,sasl.password={}",
     "oauth_client_secret={}",
     "scram_client_key={}",
     "ssl_password={}",

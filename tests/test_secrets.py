@@ -92,7 +92,7 @@ PLACES = [
     (("fit", "s3://KEY:{}/x@bucket/y.csv"), {}),
     (("fit", "file://me:{}@host/y.csv"), {}),
     *(
-        (LIVE, {"STREAMKM_CLIENT": client})
+        (LIVE, {"STREAMKM_KAFKA_PROPERTY": client})
         for client in (
             "sasl.password={}",
             "sasl.password=a,{}",
@@ -132,7 +132,7 @@ def test_config_prints_no_secret(secret):
         "STREAMKM_URL": f"http://me:{secret}@h/?token={secret}",
         "STREAMKM_TOKEN": secret,
         "STREAMKM_WEBHOOK_SECRET": secret,
-        "STREAMKM_CLIENT": f"sasl.username=me,sasl.password={secret}",
+        "STREAMKM_KAFKA_PROPERTY": f"sasl.username=me,sasl.password={secret}",
         "STREAMKM_BOOTSTRAP": f"me:{secret}@h:1",
     }
     for form in ((), ("--json",)):
@@ -158,12 +158,12 @@ def test_doctor_and_answers_over_http_hold_no_secret(secret):
 
 def test_every_setting_that_may_hold_a_secret_is_told_from_those_that_cannot():
     url = "postgresql://me:hunter22@h/x"
-    wanted = {"store", "database", "url", "token", "webhook_secret", "client"}
+    wanted = {"store", "database", "url", "token", "webhook_secret", "kafka_property"}
     assert {
-        n for n in TABLE if holds_secret(n, f"{url}&sasl.password=x" if n != "client" else "sasl.password=x")
+        n for n in TABLE if holds_secret(n, f"{url}&sasl.password=x" if n != "kafka_property" else "sasl.password=x")
     } == wanted
     assert not any(holds_secret(n, "sqlite:///x.db") for n in ("store", "url"))
-    assert not holds_secret("client", "security.protocol=SSL,ssl.cafile=/x")
+    assert not holds_secret("kafka_property", "security.protocol=SSL,ssl.cafile=/x")
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_every_setting_that_may_hold_a_secret_is_told_from_those_that_cannot():
     [
         (("models", "--store", "postgresql://me:hunter22@127.0.0.1:1/x"), "STREAMKM_STORE_FILE"),
         ((*PREDICT, "--url", "http://127.0.0.1:1", "--token", "hunter22"), "STREAMKM_TOKEN_FILE"),
-        ((*LIVE, "--client", "sasl.password=hunter22"), "STREAMKM_CLIENT_FILE"),
+        ((*LIVE, "--kafka-property", "sasl.password=hunter22"), "STREAMKM_KAFKA_PROPERTY_FILE"),
         ((*FIT, "--database", "nonsense://me:hunter22@h/x"), "STREAMKM_DATABASE_FILE"),
         (("notify", "m", "--store", "memory://", "--webhook", f"https://h/{'x' * 20}"), "STREAMKM_NOTIFY_WEBHOOK_FILE"),
         (("notify", "m", "--store", "memory://", "--webhook-secret", "hunter22"), "STREAMKM_WEBHOOK_SECRET_FILE"),

@@ -123,7 +123,7 @@ def test_a_program_that_waits_for_its_first_broker_leaves_at_sigterm(tmp_path: P
         with program(tmp_path / "log", "live", "m", *at) as owner:
             connection, _ = server.accept()  # it knocks
             with connection:
-                assert owner.should_stop() == 0
+                assert owner.leave() == 0
     assert "no broker" not in (tmp_path / "log").read_text()
 
 
@@ -156,7 +156,7 @@ def test_settings_that_no_broker_could_take_are_named_before_one_is_asked(
 
 def test_the_program_ends_with_the_status_of_wrong_settings(tmp_path: Path) -> None:
     at = ("--store", f"sqlite:///{tmp_path}/s.db", "--topic", "t", "--fields", "x")
-    ended = run_apart("live", "m", *at, "--client", "security.protocol=SSL,ssl.key.location=/no/such/key")
+    ended = run_apart("live", "m", *at, "--kafka-property", "security.protocol=SSL,ssl.key.location=/no/such/key")
     assert ended.returncode == 2
     assert "/no/such/key cannot be read" in ended.stderr
 
@@ -177,7 +177,7 @@ def test_no_log_of_a_login_holds_the_password_or_unasked_what_libraries_send(
     at = ("--store", f"sqlite:///{tmp_path}/s.db", "--bootstrap", secured.sasl, "--config", str(config))
     with program(log, "live", "m", *at, "--topic", "points", "--fields", "x", "--k", "2", verbosity) as owner:
         owner.until(lambda: "epoch 1" in log.read_text())
-        assert owner.should_stop() == 0
+        assert owner.leave() == 0
     text = log.read_text()
     lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
     loud = [line for line in lines if line["level"] == "debug" and not line["logger"].startswith("streamkm")]
@@ -187,8 +187,9 @@ def test_no_log_of_a_login_holds_the_password_or_unasked_what_libraries_send(
 
 @pytest.mark.kafka
 def test_a_login_that_fails_is_told_without_its_password(secured: Secured, tmp_path: Path) -> None:
-    client = ",".join(f"{name}={value}" for name, value in secured.login(**{"sasl.password": "pass-9-word"}).items())
-    at = ("--store", f"sqlite:///{tmp_path}/s.db", "--bootstrap", secured.sasl, "--client", client)
+    login = secured.login(**{"sasl.password": "pass-9-word"})
+    properties = [text for name, value in login.items() for text in ("--kafka-property", f"{name}={value}")]
+    at = ("--store", f"sqlite:///{tmp_path}/s.db", "--bootstrap", secured.sasl, *properties)
     ended = run_apart("live", "m", *at, "--topic", "points", "--fields", "x", "-vv")
     assert ended.returncode == 4
     assert "the login failed" in ended.stderr

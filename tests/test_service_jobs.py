@@ -360,7 +360,9 @@ def settings(**given):
 
 
 def test_secrets_reach_the_child_by_its_environment_and_no_others_do():
-    s = settings(store="postgresql://u:hunter2@h/d", client="sasl.password=hunter3,a=b", token=TOKEN, memory="1GB")
+    s = settings(
+        store="postgresql://u:hunter2@h/d", kafka_property="sasl.password=hunter3,a=b", token=TOKEN, memory="1GB"
+    )
     command = replay_command(s)("orders", ASKED)
     assert command[1:] == [
         "-P", "-m", "consumers", "replay", "--progress-json", "--from=2h", "--to=now", "--k=3", "--init=random",
@@ -383,14 +385,14 @@ def test_secrets_reach_the_child_by_its_environment_and_no_others_do():
         "PYTHONSAFEPATH": "1",
         "STREAMKM_STORE": "postgresql://u:hunter2@h/d",
         "STREAMKM_BOOTSTRAP": "localhost:9092",
-        "STREAMKM_CLIENT": "sasl.password=hunter3,a=b",
+        "STREAMKM_KAFKA_PROPERTY": "sasl.password=hunter3,a=b",
         "STREAMKM_MEMORY": "1000000000",
         "STREAMKM_THREADS": "0",
     }
     from streamkm.settings import ReplaySettings
 
     taken = load(ReplaySettings, {}, env=environment)
-    assert (taken.store, taken.client, taken.memory, taken.k) == (s.store, s.client, Size("1GB"), None)
+    assert (taken.store, taken.kafka_property, taken.memory, taken.k) == (s.store, s.kafka_property, Size("1GB"), None)
 
 
 @pytest.mark.parametrize(
@@ -399,7 +401,7 @@ def test_secrets_reach_the_child_by_its_environment_and_no_others_do():
         ({}, "PGPASSWORD", False),
         ({"store": "postgresql://h/d"}, "PGPASSWORD", True),
         ({}, "AWS_SECRET_ACCESS_KEY", False),
-        ({"client": "sasl_mechanism=AWS_MSK_IAM"}, "AWS_SECRET_ACCESS_KEY", True),
+        ({"kafka_property": "sasl_mechanism=AWS_MSK_IAM"}, "AWS_SECRET_ACCESS_KEY", True),
     ],
 )
 def test_a_job_gets_the_credentials_of_the_store_and_broker_that_it_uses(given, name, kept):
@@ -413,8 +415,8 @@ def test_a_job_gets_the_credentials_of_the_store_and_broker_that_it_uses(given, 
         ("store", "sqlite:////var/a.db", "sqlite:////var/a.db"),
         ("store", "postgresql://u:a%40b@h/d?sslmode=require", "postgresql://u:a%40b@h/d?sslmode=require"),
         ("store", "postgresql://u:p%2Fw@h/d?sslrootcert=ca.pem", "postgresql://u:p%2Fw@h/d?sslrootcert={ca}"),
-        ("client", "ssl.ca.location=ca.pem,a=b", "ssl.ca.location={here}/ca.pem,a=b"),
-        ("client", "ssl_keyfile=/k.pem", "ssl_keyfile=/k.pem"),
+        ("kafka_property", "ssl.ca.location=ca.pem,a=b", "ssl.ca.location={here}/ca.pem,a=b"),
+        ("kafka_property", "ssl_keyfile=/k.pem", "ssl_keyfile=/k.pem"),
     ],
 )
 def test_a_path_that_is_relative_to_the_folder_of_the_service_holds_in_that_of_a_job(name, given, expected):
@@ -450,7 +452,7 @@ def test_without_a_broker_a_job_says_what_is_missing():
     with pytest.raises(SettingsError, match="knows no broker"):
         replay_command(settings(bootstrap=" "))("orders", ASKED)
     with pytest.raises(SettingsError, match="has a comma"):
-        replay_command(dataclasses.replace(settings(), client=("a=b,c",)))("orders", ASKED)
+        replay_command(dataclasses.replace(settings(), kafka_property=("a=b,c",)))("orders", ASKED)
 
 
 def test_a_model_that_looks_like_an_option_is_none():

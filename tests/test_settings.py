@@ -65,13 +65,13 @@ def test_a_file_that_is_not_toml_says_where(tmp_path):
 
 def test_secrets_never_show():
     s = load(ServeSettings, {"token": "hunter2"}, env={})
-    c = load(LiveSettings, {"client": "sasl.password=hunter2"}, env={})
+    c = load(LiveSettings, {"kafka_property": "sasl.password=hunter2"}, env={})
     assert s.token == "hunter2"  # noqa: S105 - that it is kept is the point
-    assert c.client == ("sasl.password=hunter2",)
+    assert c.kafka_property == ("sasl.password=hunter2",)
     for text in (repr(s), repr(c), str(settings.show(s)), str(settings.show(c)), settings.markdown_table()):
         assert "hunter2" not in text
     with pytest.raises(SettingsError) as e:
-        load(LiveSettings, {"client": "=hunter2"}, env={})
+        load(LiveSettings, {"kafka_property": "=hunter2"}, env={})
     assert "hunter2" not in str(e.value)
 
 

@@ -288,7 +288,7 @@ def test_brokers_that_are_gone_for_a_while_are_waited_for_alive_and_not_ready_an
         broker.create_topic("t", 2)
         produce(broker.bootstrap, "t", [record % (i % 5) for i in range(500)])
         at = ("--bootstrap", broker.bootstrap, "--store", url, "--topic", "t", "--fields", "x,y", "--k", "2")
-        quick = ("--client", "metadata.max.age.ms=500", "--metrics-port", str(port), "--lease", "2s")
+        quick = ("--kafka-property", "metadata.max.age.ms=500", "--metrics-port", str(port), "--lease", "2s")
         with program(tmp_path / "log", "live", "m", *at, *quick) as owner:
 
             def info():
