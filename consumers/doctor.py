@@ -123,7 +123,7 @@ def _store(url: str) -> Finding:
         url += ("&" if "?" in url else "?") + "mode=ro"  # to look at a store must neither make nor change it
     try:
         with contextlib.closing(open_store(url, create=False)) as store:
-            damage, models = maintenance.damage(store, quick=True), len(store.models())
+            damage, models = maintenance.find_damage(store, quick=True), len(store.models())
     except StreamkmError as e:
         return Finding("store", ok=False, detail=e.message, fix=e.hint, needed=False)
     if damage:

@@ -73,7 +73,7 @@ def list_(model: str, settings: StoreSettings, *, reason: str | None, limit: int
     """List the quarantine of MODEL, newest first, and count its reasons."""
     with contextlib.closing(open_store(settings.store, create=False)) as store:
         counts = dict(store.quarantine_counts(model))
-        found = store.newest_quarantined(model, limit=limit, reason=reason, most=_LISTED_BYTES)
+        found = store.newest_quarantined(model, limit=limit, reason=reason, max_bytes=_LISTED_BYTES)
     if as_json:
         terminal.say_json({"reasons": counts, "records": [record_json(bad) for bad in found]}, verbatim=True)
         return

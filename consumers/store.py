@@ -70,7 +70,7 @@ def check(settings: StoreSettings, *, quick: bool, as_json: bool) -> None:
     and reads the topic for it. Exit status 5 if anything is wrong.
     """
     with contextlib.closing(open_store(settings.store, create=False)) as opened:
-        damaged = maintenance.damage(opened, quick=quick)
+        damaged = maintenance.find_damage(opened, quick=quick)
         names = [] if damaged else [info.spec.name for info in opened.models()]
         wrong = {name: found for name in names if (found := audit(opened, name))}
     if as_json:

@@ -406,7 +406,7 @@ class Commit:
         What becomes the model's progress; its `commit_seq` is the stored one plus 1.
     journal_entry
         What the model did since `expected`: the journal.
-    bounds
+    quarantine_limits
         To which the quarantine is trimmed, in this transaction, if the commit adds to it; None: not.
     """
 
@@ -417,4 +417,4 @@ class Commit:
     snapshot: Snapshot | None = None
     quarantine: tuple[BadRecord, ...] = ()
     recent: Recent | None = None
-    bounds: QuarantineLimits | None = None
+    quarantine_limits: QuarantineLimits | None = None

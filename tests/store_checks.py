@@ -128,7 +128,7 @@ def check_create_returns_what_is_stored_the_first_time_and_every_time(store: Sto
 
 def check_a_name_that_is_no_name_is_refused(store: Store) -> None:
     for name in ("", "a/b", "a b", "ü", "x" * 129, "a\n"):
-        with pytest.raises(SettingsError, match="cannot name a model"):
+        with pytest.raises(SettingsError, match="is not a valid name"):
             store.create(replace(SPEC, name=name), 1.0)
     assert store.create(replace(SPEC, name="x" * 128), 1.0).name == "x" * 128
 
@@ -509,27 +509,27 @@ def sized(seq: int, *sizes: int, whole: int | None = None) -> tuple[BadRecord, .
 
 def check_a_commit_that_adds_trims_the_quarantine_to_rows_and_bytes(store: Store) -> None:
     lease = owned(store)
-    for seq, sizes, bounds, left in (
+    for seq, sizes, limits, left in (
         (1, (9000, 9000, 9000), QuarantineLimits(2, 1 << 20), [1, 2]),
         (2, (5000, 9000), QuarantineLimits(100, 20_000), [10, 11]),
         (3, (30_000,), QuarantineLimits(100, 20_000), []),
         (4, (10,), None, [30]),
         (5, (10,), QuarantineLimits(1, 250), [40]),
     ):
-        store.commit(lease, replace(commit_of(seq), quarantine=sized(seq, *sizes), bounds=bounds))
+        store.commit(lease, replace(commit_of(seq), quarantine=sized(seq, *sizes), quarantine_limits=limits))
         assert [held.bad.record.offset for held in store.iter_quarantine("m")] == left
-    store.commit(lease, replace(commit_of(6), bounds=QuarantineLimits(0, 0)))
+    store.commit(lease, replace(commit_of(6), quarantine_limits=QuarantineLimits(0, 0)))
     assert len(store.newest_quarantined("m")) == 1, "a commit that adds nothing has nothing to trim"
 
 
 def check_what_waits_for_its_letter_stays_but_for_its_value(store: Store) -> None:
     lease = owned(store)
-    bounds = QuarantineLimits(1, 12_000, delivered_only=True)
-    store.commit(lease, replace(commit_of(1), quarantine=sized(1, 9000, 9000, 9000), bounds=bounds))
+    limits = QuarantineLimits(1, 12_000, delivered_only=True)
+    store.commit(lease, replace(commit_of(1), quarantine=sized(1, 9000, 9000, 9000), quarantine_limits=limits))
     found = [held.bad.record for held in store.undelivered("m")]
     assert [(r.offset, len(r.value or b""), r.size) for r in found] == [(0, 0, 9000), (1, 0, 9000), (2, 9000, None)]
     store.mark_delivered("m", [(P0, 0), (P0, 2)], 1.0)
-    assert store.trim_quarantine("m", bounds) == 2
+    assert store.trim_quarantine("m", limits) == 2
     assert [held.bad.record.offset for held in store.iter_quarantine("m")] == [1]
 
 
@@ -538,7 +538,7 @@ def check_a_record_that_is_kept_in_part_says_how_large_it_is(store: Store) -> No
     (bad,) = sized(1, 100, whole=5_000_000)
     store.commit(lease, replace(commit_of(1), quarantine=(bad,)))
     assert store.quarantined_record("m", (P0, 0)).bad == bad
-    assert store.newest_quarantined("m", most=10)[0].record.size == 5_000_000
+    assert store.newest_quarantined("m", max_bytes=10)[0].record.size == 5_000_000
 
 
 def check_a_list_of_quarantined_records_is_cut_by_the_store(store: Store) -> None:
@@ -546,7 +546,7 @@ def check_a_list_of_quarantined_records_is_cut_by_the_store(store: Store) -> Non
     (long,) = sized(1, 50_000)
     record = long.record._replace(key=b"k" * 9000, headers=(("h", b"x" * 9000),))
     store.commit(lease, replace(commit_of(1), quarantine=(replace(long, record=record), bad_of(1))))
-    short, cut = (bad.record for bad in store.newest_quarantined("m", most=100))
+    short, cut = (bad.record for bad in store.newest_quarantined("m", max_bytes=100))
     assert short == bad_of(1).record
     assert (cut.value, cut.size, cut.key, cut.headers) == (b"v" * 100, 50_000, b"k" * 100, ())
     assert store.newest_quarantined("m")[1].record == record
@@ -576,7 +576,7 @@ def check_old_snapshots_are_thinned_and_the_rest_answers_as_before(store: Store)
     assert [s.id for s in store.snapshots("m")] == [11, 10, 9, 8, 7, 6, 4, 3]
     assert store.apply_retention("m", now) == 0
     assert store.snapshot("m", at=now - 15 * day).id == 3
-    with pytest.raises(NotFoundError, match="Old ones are thinned out: streamkm snapshots lists those kept of 3 to 11"):
+    with pytest.raises(NotFoundError, match="streamkm snapshots lists those kept of 3 to 11"):
         store.snapshot("m", 5)
     with pytest.raises(NotFoundError):
         store.request_promotion("m", Promotion(5, skip=True))

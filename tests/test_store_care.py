@@ -66,7 +66,7 @@ def test_a_copy_made_while_commits_go_on_is_a_whole_store_of_one_moment(store, f
             out = ask("backup", str(copy), "--store", f"sqlite:///{file}", "--json")
             assert json.loads(out)["bytes"] == copy.stat().st_size
             with contextlib.closing(open_store(f"sqlite:///{copy}")) as copied:
-                wrong += [*maintenance.damage(copied), *(audit(copied, "m") if copied.models() else [])]
+                wrong += [*maintenance.find_damage(copied), *(audit(copied, "m") if copied.models() else [])]
                 checkpoint = copied.load("m")
             seq = checkpoint.progress.commit_seq if checkpoint else 0
             assert checkpoint is None or checkpoint.state.params == {"seq": seq}
@@ -96,7 +96,7 @@ def test_a_copy_takes_no_place_that_is_taken_unless_it_is_told_to(store, file, t
 
 
 def test_where_there_is_no_file_the_tool_that_does_it_is_named(database):
-    with pytest.raises(SettingsError, match="forgotten with its process"):
+    with pytest.raises(SettingsError, match="ends with its process"):
         maintenance.backup(open_store("memory://"), Path("x"))
     with contextlib.closing(open_store(database())) as store:
         filled(store)
@@ -106,7 +106,7 @@ def test_where_there_is_no_file_the_tool_that_does_it_is_named(database):
         with pytest.raises(SettingsError) as e:
             maintenance.vacuum(store)
         assert "vacuumdb" in e.value.hint
-        assert maintenance.damage(store) == []
+        assert maintenance.find_damage(store) == []
         assert audit(store, "m") == []
 
 
@@ -170,10 +170,10 @@ def test_a_quarantine_with_more_than_was_counted_is_told(store):
 
 def test_rows_that_belong_to_nothing_and_pages_that_are_broken_are_damage(store, file):
     filled(store)
-    assert maintenance.damage(store) == []
+    assert maintenance.find_damage(store) == []
     with contextlib.closing(sqlite3.connect(file)) as database, database:
         database.execute("UPDATE streamkm_journal SET model_id = 77 WHERE commit_seq = 1")
-    assert "refers to a streamkm_models that is gone" in maintenance.damage(store)[0]
+    assert "refers to a streamkm_models that is gone" in maintenance.find_damage(store)[0]
     store.close()
     with contextlib.closing(sqlite3.connect(file)) as database:
         database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -218,7 +218,7 @@ def test_a_full_disk_stops_the_consumer_and_with_room_it_goes_on_with_nothing_lo
     c = counters(url)
     assert 1000 <= c.points < n
     with contextlib.closing(open_store(url)) as store:
-        assert maintenance.damage(store) == audit(store, "m") == []
+        assert maintenance.find_damage(store) == audit(store, "m") == []
     with live(tmp_path / "log", bootstrap, name, url) as owner:
         owner.until(lambda: counters(url).points == n)
         assert owner.leave() == 0

@@ -100,7 +100,7 @@ class EngineOptions:
     on_data_loss: str = "fail"
     owner: str = field(default_factory=owner_name)
 
-    def quarantine_bounds(self) -> QuarantineLimits:
+    def quarantine_limits(self) -> QuarantineLimits:
         """What the quarantine of a model may hold."""
         return QuarantineLimits(self.quarantine_keep, self.quarantine_keep_bytes, bool(self.dead_letters))
 

@@ -196,7 +196,7 @@ class DeadLetterSender:
         if arrived:
             places = [(held.bad.record.partition, held.bad.record.offset) for held in arrived]
             self._store.mark_delivered(self._model, places, time.time())
-            self._store.trim_quarantine(self._model, self._context.options.quarantine_bounds())
+            self._store.trim_quarantine(self._model, self._context.options.quarantine_limits())
             self._context.metrics.add(LETTERS, len(arrived), model=self._model)
         refused = next((answer for answer in answers if answer is not None), None)
         if refused is not None:

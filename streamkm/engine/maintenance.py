@@ -38,7 +38,7 @@ class Maintenance:
         """Remove what is too old or too much; how many rows went."""
         store, name = self.context.store, self.context.spec.name
         try:
-            gone = store.trim_quarantine(name, self.options.quarantine_bounds())
+            gone = store.trim_quarantine(name, self.options.quarantine_limits())
             now = self.context.clock.time()
             store.keep_checkpoint(name, now)
             return gone + (store.apply_retention(name, now) if self.options.keep_snapshots != "all" else 0)

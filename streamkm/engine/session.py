@@ -353,7 +353,7 @@ class LeaseSession:
             snapshot=snapshot,
             quarantine=tuple(self.quarantine),
             recent=self.recent_sample.take(self.sources.ends),
-            bounds=self.options.quarantine_bounds(),
+            quarantine_limits=self.options.quarantine_limits(),
         )
         started = self.clock.monotonic()
         c = self.counters

@@ -1,4 +1,4 @@
-"""Where models are kept."""
+"""Stores: databases of models, snapshots and quarantined records."""
 
 from __future__ import annotations
 
@@ -28,34 +28,34 @@ __all__ = [
 
 _HINT = (
     "Write sqlite:///path.db, postgresql://user:password@host/database, "
-    "or memory:// for a store that is forgotten with the process"
+    "or memory:// for a store that ends with the process"
 )
 
 
 def open_store(url: str, *, busy_timeout: float = 5.0, create: bool = True) -> Store:
-    """Open a store, and bring its tables to this streamkm if they are older.
+    """Open a store, and migrate its tables to the current schema.
 
     Parameters
     ----------
     url
         ``sqlite:///path.db`` (relative), ``sqlite:////path.db`` (absolute), ``postgresql://user:password@host/name`` or
-        ``memory://``. For SQLite, ``?mode=rw`` refuses to make a file that does not exist and ``?mode=ro`` opens it
-        read-only. For PostgreSQL, all parameters of libpq can be given, such as ``?sslmode=verify-full``; the tables
-        are where the search path leads.
+        ``memory://``. For SQLite, ``?mode=rw`` requires the file to exist and ``?mode=ro`` opens it read-only. For
+        PostgreSQL, all parameters of libpq are accepted, such as ``?sslmode=verify-full``; the tables are in the first
+        schema of the search path.
     busy_timeout
-        Seconds to wait for another process's write to end before `StoreUnavailableError`.
+        Seconds to wait for another process's write before `StoreUnavailableError`.
     create
-        Make file and tables if they are missing. What only looks into a store must not: a path with a slip in it would
-        become an empty store.
+        Create file and tables if they are missing. Readers pass False, so that a mistyped path does not become an empty
+        store.
 
     Raises
     ------
     SettingsError
-        The URL is not one of these, or PostgreSQL's driver is not installed.
+        The URL has another form, or PostgreSQL's driver is not installed.
     StoreUnavailableError
-        The store cannot be opened, or is not there and shall not be made; the message says why.
+        The store cannot be opened, or does not exist and `create` is false; the message says which.
     SchemaVersionError
-        The store was written by a newer streamkm.
+        The store was written by a newer version of streamkm.
 
     Examples
     --------
@@ -73,7 +73,7 @@ def open_store(url: str, *, busy_timeout: float = 5.0, create: bool = True) -> S
     return SqlStore(_ENGINES[scheme[1]](url, busy_timeout, create), create=create)
 
 
-def _postgres(url: str, busy_timeout: float, create: bool) -> Engines:  # noqa: ARG001 - a database is never made
+def _postgres(url: str, busy_timeout: float, create: bool) -> Engines:  # noqa: ARG001 - databases are never created
     try:
         from streamkm.stores.sql import postgres  # noqa: PLC0415
     except ImportError as e:

@@ -1,4 +1,8 @@
-"""The contract of a store."""
+"""The interface of a store: three Protocols, and the plain data that they take and return.
+
+`ModelStore` serves learning and publishing, `QuarantineStore` bad records, `AdministrationStore` the service. `Store`
+is all three.
+"""
 
 from __future__ import annotations
 
@@ -23,14 +27,15 @@ from streamkm.state import (
 
 @dataclass(frozen=True)
 class Lease:
-    """The right to write one model.
+    """The exclusive right to write one model.
 
     Attributes
     ----------
     epoch
-        Grows by one with every acquisition. A commit carries it, so an owner that slept through its lease cannot write.
+        Increases by one with every acquisition. Commits carry it, so an owner that slept past its lease cannot write.
     expires_at
-        Seconds since 1970, by the owner's clock. Others may take over after that; exactness never depends on it.
+        Seconds since 1970, by the owner's clock. Others may acquire the lease after that; exactness does not depend on
+        it.
     """
 
     model: str
@@ -40,14 +45,14 @@ class Lease:
 
 
 class Promotion(NamedTuple):
-    """A snapshot that somebody wants in charge.
+    """A request to make a snapshot the one that answers queries and that learning continues from.
 
     Attributes
     ----------
     snapshot
         Its number.
     skip
-        Leave out the records between it and the position of the model; else they are learned again.
+        Leave out the records between the snapshot's position and the model's; otherwise they are learned again.
     """
 
     snapshot: int
@@ -55,14 +60,14 @@ class Promotion(NamedTuple):
 
 
 class ControlRequests(NamedTuple):
-    """What the owner of a model is asked for.
+    """What users have asked the owner of a model to do.
 
     Attributes
     ----------
     promotion
-        The snapshot that is wanted in charge, if one is.
+        The snapshot to promote; None: none.
     paused
-        Read nothing for now.
+        Stop reading until further notice.
     """
 
     promotion: Promotion | None
@@ -70,18 +75,18 @@ class ControlRequests(NamedTuple):
 
 
 RecordId = tuple[TopicPartition, int]
-"""Partition and offset of a record: what tells it apart from all others."""
+"""Partition and offset of a record, which identify it."""
 
 
 class QuarantinedRecord(NamedTuple):
-    """A record in quarantine.
+    """A bad record in quarantine.
 
     Attributes
     ----------
     commit_seq
-        Number of the commit that brought it.
+        Number of the commit that added it.
     delivered_at
-        When its dead letter was acknowledged, seconds since 1970; None: not that one knows.
+        When its dead letter was acknowledged, in seconds since 1970; None: not known to be delivered.
     """
 
     bad: BadRecord
@@ -91,18 +96,20 @@ class QuarantinedRecord(NamedTuple):
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """A model as a list shows it, without its state.
+    """Summary of a model, without its state.
 
     Attributes
     ----------
+    created_at
+        Seconds since 1970.
     progress
-        Position, counters, lag and age of the last checkpoint; None before the first.
+        Position, counters, lag and time of the last checkpoint; None before the first.
     last_snapshot
-        Number of the newest snapshot in charge; 0 when there is none.
+        Number of the newest snapshot in charge; 0: none.
     lease
-        Who writes it, if anybody does. It may have expired.
+        The current lease, which may have expired; None when it was released.
     paused
-        Whether somebody asked its owner to read nothing for now.
+        Whether the owner is asked to stop reading.
     """
 
     spec: ModelSpec
@@ -114,18 +121,18 @@ class ModelInfo:
 
 
 class Token(NamedTuple):
-    """Somebody who may ask a service.
+    """An access token of the service.
 
     Attributes
     ----------
     name
-        What people call it; unique.
+        Unique.
     digest
-        SHA-256 of the token, hexadecimal: the token itself is nowhere.
+        SHA-256 of the token, hexadecimal; the token itself is not stored.
     right
-        ``read``, or ``write``: reading too, and acting on models.
+        ``read``, or ``write``, which includes reading.
     models
-        Names of the models that it is for; empty: all.
+        Names of the models that the token is valid for; empty: all.
     created_at
         Seconds since 1970.
     """
@@ -142,22 +149,22 @@ JobState = Literal["queued", "running", "done", "failed", "cancelled"]
 
 @dataclass(frozen=True)
 class Job:
-    """A recomputation that a service was asked for.
+    """A recomputation that a service runs.
 
     Attributes
     ----------
     id
         Letters and digits; unique.
     asked
-        What to do: JSON values.
+        The request, as JSON values.
     progress
-        How far it is: JSON values.
+        As JSON values.
     snapshot
-        Number of the snapshot that came of it; 0: none yet.
+        Number of the resulting snapshot; 0: none yet.
     error
-        Why it failed.
+        Why it failed; empty otherwise.
     created_at, updated_at
-        Seconds since 1970. One that runs is updated every few seconds, or nobody works on it any more.
+        Seconds since 1970. A running job is updated every few seconds; one that is not has lost its worker.
     """
 
     id: str
@@ -171,22 +178,21 @@ class Job:
     updated_at: float
 
 
-@runtime_checkable
-class Store(Protocol):
-    """Models, their checkpoints, journals, snapshots and quarantined records.
-
-    Safe to use from several threads and processes. Every method is one transaction. `StoreUnavailableError` may come
-    out of any of them (unreachable, full, read-only, locked for longer than the store's busy timeout); the transaction
-    is then rolled back whole, and the call may be made again. Where the connection to a server was lost in the very
-    moment of its end, it may have taken effect whole: a commit that is made again is then a `ConflictError`.
-    """
+class ModelStore(Protocol):
+    """Models, leases, checkpoints, journals, snapshots, and requests to the owners of models."""
 
     def create(self, spec: ModelSpec, now: float) -> ModelSpec:
-        """Make the model, or return the stored spec of the one that has this name."""
+        """Create the model, or return the stored spec of the model that already has this name.
+
+        Raises
+        ------
+        SettingsError
+            The name is not valid.
+        """
         ...
 
     def models(self) -> Sequence[ModelInfo]:
-        """All models by name."""
+        """All models, by name."""
         ...
 
     def model(self, name: str) -> ModelInfo:
@@ -195,23 +201,24 @@ class Store(Protocol):
         Raises
         ------
         NotFoundError
-            No model has this name; the message lists those there are.
+            No model has this name; the message lists the names there are. Every method below that takes the name of a
+            model raises it, unless stated otherwise.
         """
         ...
 
     def delete(self, name: str) -> None:
-        """Remove a model with all that belongs to it."""
+        """Delete a model and everything that belongs to it."""
         ...
 
     def acquire(self, model: str, owner: str, ttl: float, now: float) -> Lease | None:
-        """Become the owner for `ttl` seconds, or None while another owner's lease runs.
+        """Acquire the lease for `ttl` seconds; None while another owner's lease is valid.
 
-        An owner that already holds the lease gets a new epoch, so two processes with one name cannot both write.
+        An owner that already holds the lease gets a new epoch, so two processes with the same name cannot both write.
         """
         ...
 
     def renew(self, lease: Lease, ttl: float, now: float) -> Lease:
-        """Push the expiry on; same epoch.
+        """Extend the lease to `ttl` seconds from `now`; the epoch stays.
 
         Raises
         ------
@@ -221,15 +228,15 @@ class Store(Protocol):
         ...
 
     def release(self, lease: Lease) -> None:
-        """Let the next owner in at once. Nothing happens when the lease is already lost."""
+        """Let the next owner acquire the lease at once; without effect when it is already lost."""
         ...
 
     def load_checkpoint(self, model: str) -> Checkpoint | None:
-        """The last checkpoint, or None before the first commit."""
+        """The last checkpoint; None before the first commit."""
         ...
 
     def commit(self, lease: Lease, commit: Commit) -> int:
-        """Write state, position, counters, journal, snapshot and quarantine: all of it or nothing.
+        """Write state, position, counters, journal entry, snapshot and quarantined records atomically.
 
         Returns
         -------
@@ -239,48 +246,53 @@ class Store(Protocol):
         Raises
         ------
         LeaseLostError
-            The lease's epoch is not the model's any more.
+            The lease's epoch is no longer the model's.
         ConflictError
-            The stored position is not `commit.expected`. (A partition may be new in
-            `commit.progress.position`: then it is absent from `expected` and from the store.)
+            The stored position is not `commit.expected`. (A partition that is new in `commit.progress.position` is
+            absent from `expected` and from the store.)
         """
         ...
 
     def journal(
         self, model: str, until_seq: int | None = None, *, after_seq: int = 0
     ) -> Iterator[tuple[int, JournalEntry]]:
-        """(commit number, what the model did before it), from the first kept after `after_seq` to `until_seq` included.
+        """(commit number, journal entry) in order, from the first kept after `after_seq` to `until_seq` inclusive.
 
-        It begins with commit 1, or behind the first base (see `kept_checkpoints`).
+        The journal starts with commit 1, or behind the first kept checkpoint once retention has removed its beginning.
         """
         ...
 
     def keep_checkpoint(self, model: str, now: float, *, always: bool = False) -> bool:
-        """Keep the last checkpoint for re-runs to begin at, if the newest kept is older than a day; whether it did.
+        """Keep the last checkpoint as a start for journal replays if the newest kept one is older than a day.
 
         Parameters
         ----------
         always
-            Keep it however young the newest is: what follows is learned by another arithmetic.
+            Keep it whatever the age of the newest: what follows is learned with another version of the arithmetic.
+
+        Returns
+        -------
+        bool
+            Whether it was kept.
         """
         ...
 
     def kept_checkpoints(self, model: str) -> Sequence[Progress]:
-        """How far the model was at each checkpoint that is kept, the oldest first."""
+        """The progress of each kept checkpoint, oldest first."""
         ...
 
     def kept_checkpoint(self, model: str, commit_seq: int) -> Checkpoint:
-        """One of them.
+        """The kept checkpoint of one commit.
 
         Raises
         ------
         NotFoundError
-            No such model, or that checkpoint is not kept.
+            That checkpoint is not kept.
         """
         ...
 
     def add_snapshot(self, snapshot: Snapshot, state: ModelState) -> int:
-        """Keep a recomputed snapshot, and the state that learning can go on from; it answers nothing until promoted.
+        """Add a recomputed snapshot and a state to continue learning from; it answers no queries until promoted.
 
         Returns
         -------
@@ -290,56 +302,80 @@ class Store(Protocol):
         ...
 
     def snapshot_state(self, model: str, snapshot_id: int) -> ModelState | None:
-        """The state that was added with a snapshot, if one was."""
+        """The state that was added with a snapshot; None when there is none."""
         ...
 
     def request_promotion(self, model: str, promotion: Promotion | None) -> None:
-        """Ask the model's owner to put a snapshot in charge, instead of any that was asked for before; None: no more.
+        """Ask the owner to promote a snapshot, in place of an earlier request; None withdraws the request.
 
-        A snapshot that was ever asked for is kept for good: a re-run of the journal needs it.
+        A snapshot whose promotion was ever requested is kept for good, because replaying the journal needs it. The
+        commit with a matching `JournalEntry.promoted_snapshot` fulfils the request.
 
         Raises
         ------
         NotFoundError
-            No such model or snapshot.
+            No such snapshot.
         """
         ...
 
+    def set_paused(self, model: str, paused: bool) -> None:
+        """Ask the current or next owner to stop reading, or to resume."""
+        ...
+
     def control_requests(self, model: str) -> ControlRequests:
-        """All that the owner is asked for, in one question; nothing if there is no such model."""
+        """All pending requests to the owner; none if the model does not exist."""
         ...
 
     def snapshot(self, model: str, snapshot_id: int | None = None, *, at: float | None = None) -> Snapshot:
-        """A snapshot by number, or of those in charge the newest made at or before `at`, or the newest of all.
+        """A snapshot by number; or, of those in charge, the newest, or the newest published at or before `at`.
 
         Raises
         ------
         NotFoundError
-            No such model, or no such snapshot; the message tells which, and which range there is.
+            No such snapshot; the message says which numbers exist.
         """
         ...
 
     def snapshots(
         self, model: str, *, before: int | None = None, limit: int = 100, eventful: bool = False
     ) -> Sequence[Snapshot]:
-        """Newest first, numbers below `before`; with `eventful` only those that tell events."""
+        """Snapshots with numbers below `before`, newest first; with `eventful` only those that have events."""
         ...
 
     def apply_retention(self, model: str, now: float) -> int:
-        """Remove what retention no longer keeps, in small pieces; how many rows went.
+        """Delete old snapshots, and the journal and kept checkpoints that are no longer needed (see `retention`).
 
-        That is old snapshots, and the journal and kept checkpoints before the first checkpoint that is kept.
+        Returns
+        -------
+        int
+            Number of rows deleted, limited per call so that no transaction is long.
         """
         ...
 
-    def newest_quarantined(
-        self, model: str, *, limit: int = 100, reason: str | None = None, most: int | None = None
-    ) -> Sequence[BadRecord]:
-        """Newest first; with `reason` only those of that reason, with `most` no more bytes of each key and value."""
+    def recent(self, model: str) -> Recent | None:
+        """The points that were learned last, from the last commit that had some; None if none had."""
         ...
 
-    def quarantined_record(self, model: str, place: RecordId) -> QuarantinedRecord:
-        """The quarantined record of one place.
+
+class QuarantineStore(Protocol):
+    """Bad records, until they are retried, discarded or removed by retention."""
+
+    def newest_quarantined(
+        self, model: str, *, limit: int = 100, reason: str | None = None, max_bytes: int | None = None
+    ) -> Sequence[BadRecord]:
+        """The newest records first.
+
+        Parameters
+        ----------
+        reason
+            Only records with this reason.
+        max_bytes
+            Return at most this many bytes of each key and value.
+        """
+        ...
+
+    def quarantined_record(self, model: str, record: RecordId) -> QuarantinedRecord:
+        """One record.
 
         Raises
         ------
@@ -349,82 +385,78 @@ class Store(Protocol):
         ...
 
     def iter_quarantine(self, model: str) -> Iterator[QuarantinedRecord]:
-        """All that are in quarantine now, in the order they came; read page by page."""
+        """All records that are in quarantine now, in order of arrival; read page by page."""
         ...
 
     def undelivered(self, model: str, *, limit: int = 500) -> Sequence[QuarantinedRecord]:
-        """The oldest whose letters are not known to be delivered, at most; fewer where they are large."""
+        """The oldest records without an acknowledged dead letter; fewer than `limit` when they are large."""
         ...
 
     def quarantine_counts(self, model: str) -> Mapping[str, int]:
-        """How many are in quarantine, by reason."""
+        """Number of records in quarantine, by reason."""
         ...
 
-    def mark_delivered(self, model: str, places: Sequence[RecordId], now: float) -> None:
-        """Note that letters were acknowledged. It needs no lease: noting it twice, or of what is gone, does no harm."""
+    def mark_delivered(self, model: str, records: Sequence[RecordId], now: float) -> None:
+        """Record that dead letters were acknowledged. Needs no lease: repeating it does no harm."""
         ...
 
-    def remove_quarantined(self, model: str, places: Sequence[RecordId]) -> None:
-        """Take records out of quarantine; no counter changes. Those that are gone already do not matter."""
+    def remove_quarantined(self, model: str, records: Sequence[RecordId]) -> None:
+        """Remove records from quarantine; counters do not change. Records that are already gone are ignored."""
         ...
 
-    def trim_quarantine(self, model: str, bounds: QuarantineLimits) -> int:
-        """Remove the oldest beyond the bounds, some thousand at most; how many went. Commits that add do it too."""
-        ...
+    def trim_quarantine(self, model: str, limits: QuarantineLimits) -> int:
+        """Remove the oldest records beyond the limits, as commits that add records do.
 
-    def recent(self, model: str) -> Recent | None:
-        """What its owner saw last, by the last commit that told; None if none did.
-
-        Raises
-        ------
-        NotFoundError
-            No such model; so do all below that name a model.
+        Returns
+        -------
+        int
+            Number of records removed, limited per call.
         """
         ...
 
-    def set_paused(self, model: str, paused: bool) -> None:
-        """Ask the owner, now or later, to read nothing until it is taken back."""
-        ...
+
+class AdministrationStore(Protocol):
+    """Access tokens, jobs and event deliveries of the service, and the store's own connections."""
 
     def tokens(self) -> Sequence[Token]:
-        """All by name."""
+        """All tokens, by name."""
         ...
 
     def add_token(self, token: Token) -> None:
-        """Let somebody in.
+        """Add a token.
 
         Raises
         ------
         ConflictError
-            There is one of this name or digest.
+            There is one with this name or digest.
         """
         ...
 
     def remove_token(self, name: str) -> None:
-        """Let somebody in no longer.
+        """Revoke a token.
 
         Raises
         ------
         NotFoundError
-            There is none of this name.
+            There is none with this name.
         """
         ...
 
     def put_job(self, job: Job) -> None:
-        """Keep a job as it is now, instead of what was kept of it; of a model's the newest 100 stay."""
+        """Insert or replace a job; the newest 100 of a model are kept."""
         ...
 
     def jobs(self, model: str) -> Sequence[Job]:
-        """Those of a model, the newest first."""
+        """Jobs of a model, newest first."""
         ...
 
     def job(self, model: str, job_id: str) -> Job:
-        """One of them.
+        """One job.
 
         Raises
         ------
         NotFoundError
-            There is none of this id.
+            There is none with this id.
         """
         ...
 
@@ -433,16 +465,36 @@ class Store(Protocol):
         ...
 
     def advance_delivery(self, model: str, target: str, expected: int, snapshot: int) -> bool:
-        """Record that events up to a snapshot were delivered, if `delivered_until` is still `expected`.
+        """Record that the events up to `snapshot` were delivered, if `delivered_until` is still `expected`.
 
-        So of two that deliver to one target at once only one goes on.
+        Returns
+        -------
+        bool
+            False when another process delivered to the target meanwhile: only one of two concurrent ones goes on.
         """
         ...
 
     def ping(self) -> None:
-        """Return if the store can be read: something of every table is, from the disk and not from memory."""
+        """Read a row of every table from disk, not from a cache.
+
+        Raises
+        ------
+        StoreUnavailableError
+            The store cannot be read.
+        """
         ...
 
     def close(self) -> None:
-        """Give back connections. Other methods must not be called afterwards."""
+        """Close the connections. No other method may be called afterwards."""
         ...
+
+
+@runtime_checkable
+class Store(ModelStore, QuarantineStore, AdministrationStore, Protocol):
+    """A database of models.
+
+    Safe to use from several threads and processes. Every method is one transaction. Any of them may raise
+    `StoreUnavailableError` (unreachable, full, read-only, locked for longer than the busy timeout); the transaction is
+    then rolled back, and the call may be repeated. When the connection to a server breaks during the final COMMIT, the
+    transaction may have taken effect; repeating a `commit` then raises `ConflictError`.
+    """

@@ -1,16 +1,21 @@
-"""The journal's entry of one commit as bytes: which ranges made which mini-batch, in order, and what was published.
+"""The binary format of a journal entry: the ranges of each mini-batch, in order, and what was published.
 
-Ranges of a partition usually follow each other without a hole, and partitions come round in a pattern. So a range is
-written as (partition, gap to the range before in that partition, length), column by column in the narrowest integers
-that hold each column, and then deflated.
+Ranges of a partition usually follow each other without gaps, and partitions alternate in a pattern. So each range is
+stored as (partition, gap to the previous range of that partition, length), column by column in the narrowest integers
+that fit, and the whole is deflated.
 
-Layout before deflation, little-endian: version, numbers of topics, partitions, mini-batches and ranges, and of the
-mini-batches before a publication was prepared (-1: none was), the snapshot adopted (0: none); the topics; the
-partitions, each with the offset that its first gap counts from; four columns (ranges of each mini-batch; partition, gap
-and length of each range), each led by the width of its integers; the number of the arithmetic, whether the last
-mini-batch is none because its ranges were lost, and whether event times were limited, by which lead at which moment.
+Layout before deflation, little-endian:
 
-Older versions end with the columns: 2 without lost ranges, 3 with them as the last mini-batch.
+- version; numbers of topics, partitions, mini-batches and ranges; number of mini-batches before a publication was
+  prepared (-1: none was); number of the promoted snapshot (0: none);
+- the topics;
+- the partitions, each with the offset that its first gap counts from;
+- four columns (ranges per mini-batch; partition, gap and length of each range), each preceded by the width of its
+  integers in bytes;
+- the version of the arithmetic; whether the last mini-batch holds lost ranges instead; whether event times were
+  limited, and the lead and the time of reading in seconds.
+
+Older versions end with the columns: 2 has no lost ranges, 3 has them as the last mini-batch.
 """
 
 from __future__ import annotations
@@ -35,9 +40,9 @@ _TAIL = struct.Struct("<H??dd")
 _WIDTHS = (1, 2, 4, 8)
 
 
-def encode(learning: JournalEntry) -> bytes:
-    """Write what was learned as bytes; equal ones give equal bytes."""
-    batches, prepared, adopted, lost, limit, arithmetic = learning
+def encode(entry: JournalEntry) -> bytes:
+    """Serialise an entry; equal entries give equal bytes."""
+    batches, prepared_after, promoted_snapshot, lost, limit, arithmetic = entry
     batches = (*batches, lost) if lost else batches
     partitions: dict[TopicPartition, int] = {}
     origins: list[int] = []
@@ -55,7 +60,8 @@ def encode(learning: JournalEntry) -> bytes:
             stops[i] = stop
     topics = {topic: i for i, topic in enumerate(dict.fromkeys(p.topic for p in partitions))}
     names = [topic.encode("utf-8", "surrogatepass") for topic in topics]
-    parts = [_HEAD.pack(_VERSION, len(topics), len(partitions), len(batches), len(index), prepared, adopted)]
+    counts = (len(topics), len(partitions), len(batches), len(index))
+    parts = [_HEAD.pack(_VERSION, *counts, prepared_after, promoted_snapshot)]
     parts += [_TOPIC.pack(len(name)) + name for name in names]
     parts += [
         _PARTITION.pack(topics[p.topic], p.partition, origin) for p, origin in zip(partitions, origins, strict=True)
@@ -66,12 +72,12 @@ def encode(learning: JournalEntry) -> bytes:
 
 
 def decode(blob: bytes) -> JournalEntry:
-    """Read what `encode` wrote.
+    """Undo `encode`.
 
     Raises
     ------
     StoreError
-        The bytes are damaged, or were written by a newer streamkm.
+        The bytes are damaged, or were written by a newer version of streamkm.
     """
     try:
         data = zlib.decompress(blob)
@@ -84,7 +90,7 @@ def decode(blob: bytes) -> JournalEntry:
 
 
 def _decode(data: bytes) -> JournalEntry:
-    version, n_topics, n_partitions, n_batches, n_ranges, prepared, adopted = _HEAD.unpack_from(data)
+    version, n_topics, n_partitions, n_batches, n_ranges, prepared_after, promoted_snapshot = _HEAD.unpack_from(data)
     at = _HEAD.size
     topics: list[str] = []
     for _ in range(n_topics):
@@ -118,7 +124,9 @@ def _decode(data: bytes) -> JournalEntry:
         arithmetic, with_lost, limited, lead, read_at = _TAIL.unpack_from(data, at)
     lost = batches[-1] if with_lost else ()
     limit = EventTimeLimit(lead, read_at) if limited else None
-    return JournalEntry(batches[:-1] if with_lost else batches, prepared, adopted, lost, limit, arithmetic)
+    return JournalEntry(
+        batches[:-1] if with_lost else batches, prepared_after, promoted_snapshot, lost, limit, arithmetic
+    )
 
 
 def _column(values: Sequence[int]) -> bytes:

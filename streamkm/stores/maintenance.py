@@ -1,4 +1,4 @@
-"""Care of a store's database by hand: a copy of it, the room that was given up, and whether it is whole."""
+"""Maintenance of a store's database on request: backup, vacuum and integrity check."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from streamkm.stores.sql.store import SqlStore
 
 
 def backup(store: Store, file: Path, *, overwrite: bool = False) -> int:
-    """Copy an SQLite store to a file while others read and write it; the copy is the store of one moment.
+    """Copy an SQLite store to a file while other processes use it; the copy is one consistent snapshot.
 
-    The file is there when it is whole, never before.
+    The file appears under its name only when it is complete.
 
     Returns
     -------
     int
-        Bytes of the copy.
+        Size of the copy in bytes.
 
     Raises
     ------
     SettingsError
-        The store is no SQLite file, or `file` exists, or its directory does not.
+        The store is not an SQLite file, or `file` exists, or its directory does not.
     StoreUnavailableError
-        It cannot be read, or the copy cannot be written.
+        The store cannot be read, or the copy cannot be written.
     StoreError
         The copy is damaged.
     """
@@ -40,14 +40,14 @@ def backup(store: Store, file: Path, *, overwrite: bool = False) -> int:
     if not file.absolute().parent.is_dir():
         raise SettingsError("there is no such directory", where=str(file.absolute().parent), hint="Create it")
     if file.exists() and not overwrite:
-        raise SettingsError("this file exists", where=str(file), hint="Name another one, or give --force")
+        raise SettingsError("this file exists", where=str(file), hint="Name another file, or give --force")
     part = file.with_name(file.name + ".part")
     with errors.translate_errors(engines):
         try:
             private_files.make_file(part)
             with contextlib.closing(sqlite3.connect(part)) as copy, _raw(engines) as original:
-                # All pages at once: in the log's mode that holds up no writer, and page by page a busy one would make
-                # it begin again and again.
+                # All pages in one step: with a write-ahead log that blocks no writer, whereas in several steps each
+                # concurrent write would restart the copy.
                 original.backup(copy)
                 damaged = [row[0] for row in copy.execute("PRAGMA quick_check")]
                 copy.execute("PRAGMA journal_mode = DELETE")  # one file, without a log beside it
@@ -62,19 +62,19 @@ def backup(store: Store, file: Path, *, overwrite: bool = False) -> int:
 
 
 def vacuum(store: Store) -> tuple[int, int]:
-    """Give the room of removed rows back to the disk; a writer waits meanwhile.
+    """Return the space of deleted rows to the file system; writers wait meanwhile.
 
     Returns
     -------
     before, after
-        Bytes of the database.
+        Size of the database in bytes.
 
     Raises
     ------
     SettingsError
-        The store is no SQLite file.
+        The store is not an SQLite file.
     StoreUnavailableError
-        Another process writes for too long, or there is no room for a second copy.
+        Another process writes for too long, or there is no space for a second copy.
     """
     engines = _sqlite(store, "vacuumdb --table='streamkm_*'")
     with errors.translate_errors(engines), _raw(engines) as connection:
@@ -84,20 +84,18 @@ def vacuum(store: Store) -> tuple[int, int]:
         return before, _size(connection)
 
 
-def damage(store: Store, *, quick: bool = False) -> list[str]:
-    """What SQLite finds wrong with its file, or nothing; PostgreSQL keeps checksums itself.
+def find_damage(store: Store, *, quick: bool = False) -> list[str]:
+    """Damage that SQLite's integrity check finds in its file; empty for other stores (PostgreSQL has checksums).
 
     Parameters
     ----------
-    store
-        Any.
     quick
-        Do not compare indexes with their tables: several times as fast.
+        Do not compare indexes with their tables: several times faster.
 
     Raises
     ------
     StoreUnavailableError
-        It cannot be read.
+        The store cannot be read.
     """
     if not isinstance(store, SqlStore) or store.engines.reader.dialect.name != "sqlite":
         return []
@@ -109,7 +107,7 @@ def damage(store: Store, *, quick: bool = False) -> list[str]:
         except sqlite3.DatabaseError as e:
             if e.sqlite_errorcode & 0xFF != sqlite3.SQLITE_CORRUPT:
                 raise
-            return [str(e)]  # so damaged that the check itself cannot go on
+            return [str(e)]  # so damaged that the check itself fails
     return found + [f"{table}: row {row} refers to a {parent} that is gone" for table, row, parent, _ in orphans]
 
 
@@ -120,7 +118,7 @@ def _size(connection: sqlite3.Connection) -> int:
 
 @contextlib.contextmanager
 def _raw(engines: Engines) -> Iterator[sqlite3.Connection]:
-    with engines.glance.connect() as connection:
+    with engines.autocommit.connect() as connection:
         yield cast("sqlite3.Connection", connection.connection.dbapi_connection)
 
 
@@ -130,10 +128,10 @@ def _sqlite(store: Store, instead: str) -> Engines:
     Raises
     ------
     SettingsError
-        It is another store; the hint says what does the same there.
+        The store is of another kind; the hint names its own tool.
     """
     if not isinstance(store, SqlStore):
-        raise SettingsError("a store in memory is forgotten with its process", hint="Name one with --store")
+        raise SettingsError("a store in memory ends with its process", hint="Name a store with --store")
     if store.engines.reader.dialect.name != "sqlite":
         raise SettingsError(
             "PostgreSQL has its own tools for this", where=store.engines.where, hint=f"Run {instead} DATABASE"

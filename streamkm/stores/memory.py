@@ -1,14 +1,12 @@
-"""A store in the memory of one process: for tests, and for models that need not outlive it."""
+"""A store in memory: for tests, and for models that need not outlive the process."""
 
 from __future__ import annotations
 
 import json
 import threading
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import accumulate
 
 import numpy as np
 
@@ -24,14 +22,13 @@ from streamkm.state import (
     Recent,
     Snapshot,
 )
-from streamkm.stores import checkpoints, checks, journal, retention, serialization
+from streamkm.stores import checks, journal, quarantine, retention, serialization
 from streamkm.stores.base import ControlRequests, Job, Lease, ModelInfo, Promotion, QuarantinedRecord, RecordId, Token
-from streamkm.stores.sql import quarantine
 
 
 @dataclass
 class _Model:
-    """All that belongs to one model. Whatever a caller might still change is held as bytes or text."""
+    """Everything that belongs to one model; what a caller could still modify is stored as bytes or text."""
 
     spec: str
     created_at: float
@@ -42,19 +39,19 @@ class _Model:
     states: dict[int, bytes] = field(default_factory=dict)
     promotion: Promotion | None = None
     journal: list[tuple[int, bytes]] = field(default_factory=list)
-    bases: list[tuple[Progress, bytes]] = field(default_factory=list)
+    kept_checkpoints: list[tuple[Progress, bytes]] = field(default_factory=list)
     snapshots: list[Snapshot] = field(default_factory=list)
     pinned: set[int] = field(default_factory=set)
     quarantine: list[QuarantinedRecord] = field(default_factory=list)
     paused: bool = False
     recent: Recent | None = None
     jobs: dict[str, Job] = field(default_factory=dict)
-    told: dict[str, int] = field(default_factory=dict)
+    delivered_until: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass
-class _Seat:
-    """The lease of a name; it outlives its model, so that epochs go on counting."""
+class _LeaseRow:
+    """The lease of a model's name; kept when the model is deleted, so that epochs continue."""
 
     epoch: int = 0
     owner: str | None = None
@@ -62,18 +59,18 @@ class _Seat:
 
 
 class MemoryStore:
-    """A `Store` that is forgotten with its process. Safe to use from several threads."""
+    """A `Store` in memory. Safe to use from several threads."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._models: dict[str, _Model] = {}
-        self._seats: dict[str, _Seat] = {}
+        self._leases: dict[str, _LeaseRow] = {}
         self._tokens: dict[str, Token] = {}
 
     def create(self, spec: ModelSpec, now: float) -> ModelSpec:
         checks.check_name(spec.name)
         with self._lock:
-            self._seats.setdefault(spec.name, _Seat())
+            self._leases.setdefault(spec.name, _LeaseRow())
             model = self._models.setdefault(spec.name, _Model(serialization.spec_to_text(spec), now))
             return serialization.spec_from_text(model.spec)
 
@@ -83,9 +80,9 @@ class MemoryStore:
 
     def model(self, name: str) -> ModelInfo:
         with self._lock:
-            model, seat = self._get(name), self._seats[name]
-            lease = None if seat.owner is None else Lease(name, seat.owner, seat.epoch, seat.expires_at)
-            progress = None if model.progress is None else _copied(model.progress)
+            model, row = self._get(name), self._leases[name]
+            lease = None if row.owner is None else Lease(name, row.owner, row.epoch, row.expires_at)
+            progress = None if model.progress is None else _copy_progress(model.progress)
             spec, last = serialization.spec_from_text(model.spec), model.last_snapshot
             return ModelInfo(spec, model.created_at, progress, last, lease, model.paused)
 
@@ -93,16 +90,16 @@ class MemoryStore:
         with self._lock:
             self._get(name)
             del self._models[name]
-            self._seats[name].owner = None
+            self._leases[name].owner = None
 
     def acquire(self, model: str, owner: str, ttl: float, now: float) -> Lease | None:
         with self._lock:
             self._get(model)
-            seat = self._seats[model]
-            if seat.owner not in (None, owner) and seat.expires_at > now:
+            row = self._leases[model]
+            if row.owner not in (None, owner) and row.expires_at > now:
                 return None
-            seat.epoch, seat.owner, seat.expires_at = seat.epoch + 1, owner, now + ttl
-            return Lease(model, owner, seat.epoch, now + ttl)
+            row.epoch, row.owner, row.expires_at = row.epoch + 1, owner, now + ttl
+            return Lease(model, owner, row.epoch, now + ttl)
 
     def renew(self, lease: Lease, ttl: float, now: float) -> Lease:
         with self._lock:
@@ -111,9 +108,9 @@ class MemoryStore:
 
     def release(self, lease: Lease) -> None:
         with self._lock:
-            seat = self._seats.get(lease.model)
-            if seat is not None and (seat.epoch, seat.owner) == (lease.epoch, lease.owner):
-                seat.owner = None
+            row = self._leases.get(lease.model)
+            if row is not None and (row.epoch, row.owner) == (lease.epoch, lease.owner):
+                row.owner = None
 
     def load_checkpoint(self, model: str) -> Checkpoint | None:
         with self._lock:
@@ -121,11 +118,11 @@ class MemoryStore:
             return None if stored.progress is None else Checkpoint(ModelState.from_bytes(stored.state), stored.progress)
 
     def commit(self, lease: Lease, commit: Commit) -> int:
-        # Everything that can fail comes before the first change.
+        # Everything that can fail comes before the first modification.
         state = commit.state.to_bytes()
         batches = journal.encode(commit.journal_entry)
-        progress = _copied(commit.progress)
-        seen = None if commit.recent is None else _own(commit.recent)
+        progress = _copy_progress(commit.progress)
+        recent = None if commit.recent is None else _copy_recent(commit.recent)
         with self._lock:
             self._fence(lease)
             model = self._models[lease.model]
@@ -137,11 +134,11 @@ class MemoryStore:
             if model.promotion is not None and model.promotion.snapshot == commit.journal_entry.promoted_snapshot:
                 model.promotion = None
             model.state, model.progress = state, progress
-            model.recent = seen or model.recent
+            model.recent = recent or model.recent
             model.journal.append((progress.commit_seq, batches))
             model.quarantine.extend(QuarantinedRecord(bad, progress.commit_seq, None) for bad in commit.quarantine)
-            if commit.quarantine and commit.bounds is not None:
-                _trim(model.quarantine, commit.bounds)
+            if commit.quarantine and commit.quarantine_limits is not None:
+                quarantine.trim(model.quarantine, commit.quarantine_limits)
             return 0 if commit.snapshot is None else model.numbered
 
     def add_snapshot(self, snapshot: Snapshot, state: ModelState) -> int:
@@ -184,40 +181,40 @@ class MemoryStore:
     def keep_checkpoint(self, model: str, now: float, *, always: bool = False) -> bool:
         with self._lock:
             stored = self._get(model)
-            newest = stored.bases[-1][0].committed_at if stored.bases else stored.created_at
+            newest = stored.kept_checkpoints[-1][0].committed_at if stored.kept_checkpoints else stored.created_at
             progress = stored.progress
-            known = [kept.commit_seq for kept, _ in stored.bases]
+            known = [kept.commit_seq for kept, _ in stored.kept_checkpoints]
             if progress is None or progress.commit_seq in known:
                 return False
-            if not always and now - newest < checkpoints.EVERY_SECONDS:
+            if not always and now - newest < retention.CHECKPOINT_INTERVAL_SECONDS:
                 return False
-            stored.bases.append((progress, stored.state))
+            stored.kept_checkpoints.append((progress, stored.state))
             return True
 
     def kept_checkpoints(self, model: str) -> Sequence[Progress]:
         with self._lock:
-            return [_copied(progress) for progress, _ in self._get(model).bases]
+            return [_copy_progress(progress) for progress, _ in self._get(model).kept_checkpoints]
 
     def kept_checkpoint(self, model: str, commit_seq: int) -> Checkpoint:
         with self._lock:
-            for progress, state in self._get(model).bases:
+            for progress, state in self._get(model).kept_checkpoints:
                 if progress.commit_seq == commit_seq:
-                    return Checkpoint(ModelState.from_bytes(state), _copied(progress))
+                    return Checkpoint(ModelState.from_bytes(state), _copy_progress(progress))
         raise checks.no_kept_checkpoint(model, commit_seq)
 
     def snapshot(self, model: str, snapshot_id: int | None = None, *, at: float | None = None) -> Snapshot:
         with self._lock:
-            there = self._get(model).snapshots
-            in_charge = [s for s in there if s.kind != checks.RECOMPUTED]
+            snapshots = self._get(model).snapshots
+            in_charge = [s for s in snapshots if s.kind != checks.RECOMPUTED]
             if snapshot_id is not None:
-                found = [s for s in there if s.id == snapshot_id]
+                found = [s for s in snapshots if s.id == snapshot_id]
             elif at is not None:
                 earlier = [s for s in in_charge if s.created_at <= at]
                 found = sorted(earlier, key=lambda s: (s.created_at, s.id))[-1:]
             else:
                 found = in_charge[-1:]
             if not found:
-                first, last = (there[0].id, there[-1].id) if there else (0, 0)
+                first, last = (snapshots[0].id, snapshots[-1].id) if snapshots else (0, 0)
                 raise checks.no_snapshot(model, snapshot_id, at, first, last)
             return found[0]
 
@@ -232,31 +229,36 @@ class MemoryStore:
     def apply_retention(self, model: str, now: float) -> int:
         with self._lock:
             stored = self._get(model)
-            safe = {*stored.pinned, stored.last_snapshot}
-            free = [s for s in stored.snapshots if s.id not in safe and s.kind != checks.RECOMPUTED]
-            gone = set(
-                retention.expired_snapshots(
-                    (retention.SnapshotAge(s.id, s.created_at, bool(s.events)) for s in free), now
-                )
-            )
-            gone = set(sorted(gone)[: retention.MOST])
-            stored.snapshots[:] = [s for s in stored.snapshots if s.id not in gone]
-            return len(gone) + _thin_journal(stored, now)
+            protected = {*stored.pinned, stored.last_snapshot}
+            deletable = [s for s in stored.snapshots if s.id not in protected and s.kind != checks.RECOMPUTED]
+            ages = (retention.SnapshotAge(s.id, s.created_at, bool(s.events)) for s in deletable)
+            expired = set(retention.expired_snapshots(ages, now)[: retention.MAX_SNAPSHOTS])
+            stored.snapshots[:] = [s for s in stored.snapshots if s.id not in expired]
+            return len(expired) + _delete_journal(stored, now)
+
+    def recent(self, model: str) -> Recent | None:
+        with self._lock:
+            recent = self._get(model).recent
+            return None if recent is None else replace(recent, ends=dict(recent.ends))
+
+    def set_paused(self, model: str, paused: bool) -> None:
+        with self._lock:
+            self._get(model).paused = paused
 
     def newest_quarantined(
-        self, model: str, *, limit: int = 100, reason: str | None = None, most: int | None = None
+        self, model: str, *, limit: int = 100, reason: str | None = None, max_bytes: int | None = None
     ) -> Sequence[BadRecord]:
         with self._lock:
             newest_first = [held.bad for held in reversed(self._get(model).quarantine)]
         found = [bad for bad in newest_first if reason in (None, bad.reason)][: max(0, limit)]
-        return found if most is None else [_cut(bad, most) for bad in found]
+        return found if max_bytes is None else [quarantine.truncate(bad, max_bytes) for bad in found]
 
-    def quarantined_record(self, model: str, place: RecordId) -> QuarantinedRecord:
+    def quarantined_record(self, model: str, record: RecordId) -> QuarantinedRecord:
         with self._lock:
             for held in self._get(model).quarantine:
-                if _place(held.bad) == place:
+                if quarantine.record_id(held.bad) == record:
                     return held
-        raise checks.not_in_quarantine(model, *place)
+        raise checks.not_in_quarantine(model, *record)
 
     def iter_quarantine(self, model: str) -> Iterator[QuarantinedRecord]:
         with self._lock:
@@ -265,35 +267,27 @@ class MemoryStore:
     def undelivered(self, model: str, *, limit: int = 500) -> Sequence[QuarantinedRecord]:
         with self._lock:
             found = [held for held in self._get(model).quarantine if held.delivered_at is None][: max(0, limit)]
-        sizes = accumulate(serialization.kept_bytes(held.bad) for held in found)
-        return found[: max(1, bisect_right(list(sizes), quarantine.AT_ONCE_BYTES))]
+        return quarantine.first_batch(found)
 
     def quarantine_counts(self, model: str) -> Mapping[str, int]:
         with self._lock:
             return dict(Counter(held.bad.reason for held in self._get(model).quarantine))
 
-    def mark_delivered(self, model: str, places: Sequence[RecordId], now: float) -> None:
+    def mark_delivered(self, model: str, records: Sequence[RecordId], now: float) -> None:
         with self._lock:
-            there, wanted = self._get(model).quarantine, set(places)
-            there[:] = [held._replace(delivered_at=now) if _place(held.bad) in wanted else held for held in there]
+            stored, delivered = self._get(model).quarantine, set(records)
+            for i, held in enumerate(stored):
+                if quarantine.record_id(held.bad) in delivered:
+                    stored[i] = held._replace(delivered_at=now)
 
-    def remove_quarantined(self, model: str, places: Sequence[RecordId]) -> None:
+    def remove_quarantined(self, model: str, records: Sequence[RecordId]) -> None:
         with self._lock:
-            there, gone = self._get(model).quarantine, set(places)
-            there[:] = [held for held in there if _place(held.bad) not in gone]
+            stored, removed = self._get(model).quarantine, set(records)
+            stored[:] = [held for held in stored if quarantine.record_id(held.bad) not in removed]
 
-    def trim_quarantine(self, model: str, bounds: QuarantineLimits) -> int:
+    def trim_quarantine(self, model: str, limits: QuarantineLimits) -> int:
         with self._lock:
-            return _trim(self._get(model).quarantine, bounds)
-
-    def recent(self, model: str) -> Recent | None:
-        with self._lock:
-            seen = self._get(model).recent
-            return None if seen is None else replace(seen, ends=dict(seen.ends))
-
-    def set_paused(self, model: str, paused: bool) -> None:
-        with self._lock:
-            self._get(model).paused = paused
+            return quarantine.trim(self._get(model).quarantine, limits)
 
     def tokens(self) -> Sequence[Token]:
         with self._lock:
@@ -301,7 +295,7 @@ class MemoryStore:
 
     def add_token(self, token: Token) -> None:
         with self._lock:
-            if any(token.name == there.name or token.digest == there.digest for there in self._tokens.values()):
+            if any(token.name == other.name or token.digest == other.digest for other in self._tokens.values()):
                 raise checks.token_taken(token.name)
             self._tokens[token.name] = token
 
@@ -313,49 +307,49 @@ class MemoryStore:
     def put_job(self, job: Job) -> None:
         with self._lock:
             jobs = self._get(job.model).jobs
-            jobs[job.id] = _own_job(job)
-            for old in checks.newest_jobs(jobs.values())[checks.JOBS_KEPT :]:
+            jobs[job.id] = _copy_job(job)
+            for old in checks.newest_jobs(jobs.values())[checks.MAX_JOBS :]:
                 del jobs[old.id]
 
     def jobs(self, model: str) -> Sequence[Job]:
         with self._lock:
-            return [_own_job(job) for job in checks.newest_jobs(self._get(model).jobs.values())]
+            return [_copy_job(job) for job in checks.newest_jobs(self._get(model).jobs.values())]
 
     def job(self, model: str, job_id: str) -> Job:
         with self._lock:
             found = self._get(model).jobs.get(job_id)
         if found is None:
             raise checks.no_job(model, job_id)
-        return _own_job(found)
+        return _copy_job(found)
 
     def delivered_until(self, model: str, target: str) -> int:
         with self._lock:
-            return self._get(model).told.get(target, 0)
+            return self._get(model).delivered_until.get(target, 0)
 
     def advance_delivery(self, model: str, target: str, expected: int, snapshot: int) -> bool:
         with self._lock:
-            told = self._get(model).told
-            if told.get(target, 0) != expected:
+            delivered_until = self._get(model).delivered_until
+            if delivered_until.get(target, 0) != expected:
                 return False
-            told[target] = snapshot
+            delivered_until[target] = snapshot
             return True
 
     def ping(self) -> None:
-        """Return: memory is always there."""
+        """Without effect: memory is always available."""
 
     def close(self) -> None:
-        """There is nothing to give back."""
+        """Without effect: there are no connections."""
 
     def _get(self, name: str) -> _Model:
         if name not in self._models:
             raise checks.no_model(name, self._models)
         return self._models[name]
 
-    def _fence(self, lease: Lease) -> _Seat:
-        seat = self._seats.get(lease.model, _Seat())
-        if (seat.epoch, seat.owner) != (lease.epoch, lease.owner):
-            raise checks.lease_lost(lease, seat.epoch if lease.model in self._models else None, seat.owner)
-        return seat
+    def _fence(self, lease: Lease) -> _LeaseRow:
+        row = self._leases.get(lease.model, _LeaseRow())
+        if (row.epoch, row.owner) != (lease.epoch, lease.owner):
+            raise checks.lease_lost(lease, row.epoch if lease.model in self._models else None, row.owner)
+        return row
 
 
 def _add_snapshot(model: _Model, name: str, snapshot: Snapshot, commit_seq: int) -> None:
@@ -366,78 +360,36 @@ def _add_snapshot(model: _Model, name: str, snapshot: Snapshot, commit_seq: int)
         model.last_snapshot = model.numbered
 
 
-def _thin_journal(model: _Model, now: float) -> int:
-    first = checkpoints.journal_start(
-        (checkpoints.CheckpointAge(p.commit_seq, p.committed_at) for p, _ in model.bases), now
-    )
-    before = len(model.bases) + len(model.journal)
-    model.bases[:] = [base for base in model.bases if base[0].commit_seq >= first]
-    model.journal[:] = [entry for entry in model.journal if entry[0] > first]
-    return before - len(model.bases) - len(model.journal)
+def _delete_journal(model: _Model, now: float) -> int:
+    ages = (retention.CheckpointAge(p.commit_seq, p.committed_at) for p, _ in model.kept_checkpoints)
+    start = retention.journal_start(ages, now)
+    before = len(model.kept_checkpoints) + len(model.journal)
+    model.kept_checkpoints[:] = [kept for kept in model.kept_checkpoints if kept[0].commit_seq >= start]
+    model.journal[:] = [entry for entry in model.journal if entry[0] > start]
+    return before - len(model.kept_checkpoints) - len(model.journal)
 
 
-def _copied(progress: Progress) -> Progress:
+def _copy_progress(progress: Progress) -> Progress:
     return replace(progress, position=dict(progress.position))
 
 
-def _own(recent: Recent) -> Recent:
+def _copy_recent(recent: Recent) -> Recent:
     points = np.array(recent.points, np.float64)
     points.flags.writeable = False
     return Recent(points, dict(recent.ends))
 
 
-def _own_job(job: Job) -> Job:
+def _copy_job(job: Job) -> Job:
     asked, progress = (
         json.loads(json.dumps(value, default=serialization.json_default)) for value in (job.asked, job.progress)
     )
     return replace(job, asked=asked, progress=progress)
 
 
-def _check_new(model: str, there: Sequence[QuarantinedRecord], new: Sequence[BadRecord]) -> None:
-    seen = {_place(held.bad) for held in there} if new else set()
+def _check_new(model: str, stored: Sequence[QuarantinedRecord], new: Sequence[BadRecord]) -> None:
+    seen = {quarantine.record_id(held.bad) for held in stored} if new else set()
     for bad in new:
-        if _place(bad) in seen:
-            raise checks.already_stored(
-                f"model {model}", f"the quarantined record {bad.record.partition}@{bad.record.offset}"
-            )
-        seen.add(_place(bad))
-
-
-def _place(bad: BadRecord) -> RecordId:
-    return bad.record.partition, bad.record.offset
-
-
-def _cut(bad: BadRecord, most: int) -> BadRecord:
-    """What a list shows of a quarantined record."""
-    record = bad.record
-    long = record.value is not None and len(record.value) > most
-    fit = len(json.dumps([(n, (v or b"").hex()) for n, v in record.headers])) <= max(quarantine.LEAST_HEADERS, 4 * most)
-    part = record._replace(
-        key=record.key and record.key[:most],
-        value=record.value and record.value[:most],
-        headers=record.headers if fit else (),
-        size=record.size if record.size is not None or not long else len(record.value or b""),
-    )
-    return replace(bad, record=part)
-
-
-def _trim(there: list[QuarantinedRecord], bounds: QuarantineLimits) -> int:
-    """Take the oldest records beyond the bounds out of a list; how many went."""
-    rows_over, over = len(there) - bounds.rows, sum(serialization.kept_bytes(held.bad) for held in there) - bounds.size
-    gone: set[int] = set()
-    for i, held in enumerate(there):
-        if (rows_over <= 0 and over <= 0) or len(gone) >= quarantine.MOST:
-            break
-        if held.delivered_at is not None or not bounds.delivered_only:
-            gone.add(i)
-            rows_over, over = rows_over - 1, over - serialization.kept_bytes(held.bad)
-    there[:] = [held for i, held in enumerate(there) if i not in gone]
-    for i, held in enumerate(there):
-        record = held.bad.record
-        if over <= 0 or not bounds.delivered_only:
-            break
-        if held.delivered_at is None and record.value:
-            size = len(record.value) if record.size is None else record.size
-            there[i] = held._replace(bad=replace(held.bad, record=record._replace(value=b"", size=size)))
-            over -= len(record.value)
-    return len(gone)
+        if quarantine.record_id(bad) in seen:
+            what = f"the quarantined record {bad.record.partition}@{bad.record.offset}"
+            raise checks.already_stored(f"model {model}", what)
+        seen.add(quarantine.record_id(bad))

@@ -1,31 +1,39 @@
-"""Which snapshots are kept: all that are young, then fewer and fewer, so that time travel stays cheap."""
+"""Retention rules: which snapshots, checkpoints and journal entries a store keeps, and for how long.
+
+Snapshots become sparser with age, so that time travel stays cheap. The journal starts at the newest kept checkpoint
+that is older than the hourly period: a replay from the creation of the model would take ever longer, and would need
+records that the topic no longer has.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import NamedTuple
 
-import sqlalchemy as sa
-
-from streamkm.stores import checks
-from streamkm.stores.sql import schema as t
-
 HOUR, DAY = 3600.0, 86_400.0
-ALL_SECONDS = DAY
-"""Every snapshot is kept for so long."""
+KEEP_ALL_SECONDS = DAY
+"""Age up to which every snapshot is kept."""
 HOURLY_SECONDS = 8 * DAY
-"""Until this age the last one of each hour is kept, and each that tells events; then the last one of each day."""
-MOST = 500
-"""Snapshots that go in one transaction at most, so that it never holds the database for long."""
+"""Age up to which the last snapshot of each hour and all with events are kept; after that the last of each day.
+
+The journal, too, reaches back at least this far."""
+CHECKPOINT_INTERVAL_SECONDS = DAY
+"""Time between kept checkpoints."""
+MAX_SNAPSHOTS = 500
+"""Snapshots deleted in one transaction: keeps the database locked for a short time only."""
+MAX_JOURNAL_ENTRIES = 5000
+"""Journal entries deleted in one transaction, for the same reason."""
 
 
 class SnapshotAge(NamedTuple):
-    """What retention looks at.
+    """The properties of a snapshot that retention depends on.
 
     Attributes
     ----------
+    created_at
+        Seconds since 1970.
     eventful
-        Whether it tells events.
+        Whether the snapshot has events.
     """
 
     number: int
@@ -33,33 +41,32 @@ class SnapshotAge(NamedTuple):
     eventful: bool
 
 
-def expired_snapshots(snapshots: Iterable[SnapshotAge], now: float) -> list[int]:
-    """Numbers of the snapshots that need not be kept, the oldest first.
+class CheckpointAge(NamedTuple):
+    """The properties of a kept checkpoint that retention depends on; `committed_at` in seconds since 1970."""
 
-    Buckets are those of the calendar (UTC), so that nothing is kept in vain: a day's last one is also the last of its
-    hour.
+    commit_seq: int
+    committed_at: float
+
+
+def expired_snapshots(snapshots: Iterable[SnapshotAge], now: float) -> list[int]:
+    """Numbers of the snapshots that need not be kept, oldest first.
+
+    Hours and days are those of the calendar (UTC), so that the last snapshot of a day is also the last of its hour.
     """
     kept: dict[tuple[float, int], SnapshotAge] = {}
-    gone: list[SnapshotAge] = []
+    expired: list[SnapshotAge] = []
     for s in sorted(snapshots, key=lambda s: (s.created_at, s.number)):
         age = now - s.created_at
-        if age < ALL_SECONDS or (s.eventful and age < HOURLY_SECONDS):
+        if age < KEEP_ALL_SECONDS or (s.eventful and age < HOURLY_SECONDS):
             continue
         size = HOUR if age < HOURLY_SECONDS else DAY
         bucket = (size, int(s.created_at // size))
         if bucket in kept:
-            gone.append(kept[bucket])
+            expired.append(kept[bucket])
         kept[bucket] = s
-    return [s.number for s in sorted(gone, key=lambda s: s.number)]
+    return [s.number for s in sorted(expired, key=lambda s: s.number)]
 
 
-def thin(tx: sa.Connection, model: int, now: float) -> int:
-    """Remove what `expired_snapshots` names; never the newest, a recomputed one, or one ever asked to be in charge."""
-    c = t.snapshots.c
-    newest = sa.select(t.models.c.last_snapshot).where(t.models.c.id == model).scalar_subquery()
-    free = (c.model_id == model, c.pinned.is_(sa.false()), c.kind != checks.RECOMPUTED, c.id != newest)
-    old = sa.select(c.id, c.created_at, c.events != "[]").where(*free, c.created_at <= now - ALL_SECONDS)
-    numbers = expired_snapshots((SnapshotAge(*row) for row in tx.execute(old)), now)[:MOST]
-    if not numbers:
-        return 0
-    return tx.execute(sa.delete(t.snapshots).where(*free, c.id.in_(numbers))).rowcount
+def journal_start(checkpoints: Iterable[CheckpointAge], now: float) -> int:
+    """Number of the commit behind which the journal may start; 0: it starts with the model."""
+    return max((c.commit_seq for c in checkpoints if c.committed_at <= now - HOURLY_SECONDS), default=0)

@@ -1,4 +1,4 @@
-"""Plain data to the columns of a row and back: exact both ways, JSON and safetensors only."""
+"""Conversion between plain data and database columns: exact in both directions, JSON and safetensors only."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def spec_to_text(spec: ModelSpec) -> str:
 
 
 def spec_from_text(text: str) -> ModelSpec:
-    """A model's spec from what `spec_to_text` wrote. Tuples inside its JSON values have become lists."""
+    """Undo `spec_to_text`, except that tuples inside the JSON values become lists."""
     with damage_as_store_error("the spec of a model"):
         values = json.loads(text)
         return ModelSpec(**{**values, "fields": _names(values["fields"])})
 
 
 def position_to_rows(position: Position, model_id: int) -> list[Columns]:
-    """One row of ``progress`` for each partition."""
+    """One row of table ``progress`` per partition."""
     return [
         {"model_id": model_id, "topic": p.topic, "partition": p.partition, "next_offset": offset}
         for p, offset in position.items()
@@ -57,7 +57,7 @@ def position_to_text(position: Position) -> str:
 
 
 def position_from_text(text: str) -> Position:
-    """A position from what `position_to_text` wrote."""
+    """Undo `position_to_text`."""
     with damage_as_store_error("a position"):
         return {
             TopicPartition(str(topic), int(partition)): int(offset) for topic, partition, offset in json.loads(text)
@@ -65,10 +65,10 @@ def position_from_text(text: str) -> Position:
 
 
 def progress_to_row(progress: Progress) -> Columns:
-    """The columns of ``checkpoints`` that tell how far a model is; its position has rows of its own."""
+    """The progress columns of table ``checkpoints``; the position is in table ``progress``."""
     have, need = progress.warmup if progress.warmup is not None else (None, None)
     counters = asdict(progress.counters)
-    del counters["lost"]  # it stands with the model
+    del counters["lost"]  # a column of table models
     return {
         "commit_seq": progress.commit_seq,
         "committed_at": progress.committed_at,
@@ -80,7 +80,7 @@ def progress_to_row(progress: Progress) -> Columns:
 
 
 def progress_from_row(row: sa.Row[Any], position: Position) -> Progress:
-    """How far a model is, from its row of ``checkpoints``, with what it ``lost``, and its position."""
+    """Progress from a row of ``checkpoints`` joined with ``models.lost``, and the position."""
     return Progress(
         position,
         Counters(row.records, row.points, row.bad, row.tombstones, row.lost),
@@ -92,12 +92,12 @@ def progress_from_row(row: sa.Row[Any], position: Position) -> Progress:
 
 
 def lease_from_row(name: str, row: sa.Row[Any]) -> Lease | None:
-    """The lease of a model, or None when nobody holds it."""
+    """The lease of a model; None when it is free."""
     return None if row.owner is None else Lease(name, row.owner, row.epoch, row.expires_at)
 
 
 def snapshot_to_row(snapshot: Snapshot) -> Columns:
-    """The columns of ``snapshots``, without the model and the numbers that the store gives."""
+    """The columns of ``snapshots``, without the model and the numbers that the store assigns."""
     arrays = {name: np.ascontiguousarray(getattr(snapshot, name), dtype) for name, dtype in _DTYPES.items()}
     if snapshot.deviations is not None:
         arrays["deviations"] = np.ascontiguousarray(snapshot.deviations, np.float64)
@@ -117,12 +117,12 @@ def snapshot_to_row(snapshot: Snapshot) -> Columns:
 
 
 def snapshot_from_row(model: str, row: Mapping[str, Any] | sa.RowMapping) -> Snapshot:
-    """A snapshot from its row; its arrays are read-only.
+    """A snapshot from its row; the arrays are read-only.
 
     Raises
     ------
     StoreError
-        It is damaged.
+        The row is damaged.
     """
     with damage_as_store_error("it", f"model {model}, snapshot {row['id']}"):
         arrays = safetensors.numpy.load(row["arrays"])
@@ -133,7 +133,7 @@ def snapshot_from_row(model: str, row: Mapping[str, Any] | sa.RowMapping) -> Sna
         shapes = {"centroids": (k, d), "factors": (d,)}
         if len(names) != d or any(arrays[name].shape != shapes.get(name, (k,)) for name in _DTYPES):
             raise ValueError("its arrays do not fit together")
-        deviations = arrays.get("deviations")  # older versions did not publish them
+        deviations = arrays.get("deviations")  # older versions did not publish deviations
         if deviations is not None and deviations.shape != (k, d):
             raise ValueError("its arrays do not fit together")
         return Snapshot(
@@ -175,7 +175,7 @@ def bad_record_to_row(bad: BadRecord) -> Columns:
 
 
 def kept_bytes(bad: BadRecord) -> int:
-    """What a quarantined record takes, about."""
+    """Approximate bytes that a quarantined record occupies."""
     return bad.record.n_bytes + len(bad.message)
 
 
@@ -209,21 +209,38 @@ def _names(values: Any) -> tuple[str, ...]:
     return tuple(values)
 
 
-_BROKEN = (AttributeError, OverflowError, RecursionError)
-"""What values of another kind than they should be raise."""
+_TYPE_ERRORS = (AttributeError, OverflowError, RecursionError)
+"""Raised by values of an unexpected type."""
 
 
 @contextmanager
 def damage_as_store_error(what: str, where: str = "") -> Iterator[None]:
-    """Say of what cannot be read that it is damaged: somebody else has written to this database, or its disk has."""
+    """Raise `StoreError` for errors of decoding: stored data that does not decode is damaged.
+
+    Parameters
+    ----------
+    what
+        Names the data in the message.
+
+    Raises
+    ------
+    StoreError
+        The body raised an error of decoding.
+    """
     try:
         yield
-    except (safetensors.SafetensorError, LookupError, TypeError, ValueError, *_BROKEN) as e:
+    except (safetensors.SafetensorError, LookupError, TypeError, ValueError, *_TYPE_ERRORS) as e:
         raise StoreError(f"{what} is damaged ({e})", where=where, hint="Restore a backup") from e
 
 
 def json_default(value: object) -> Json:
-    """Mappings other than dict, for json."""
+    """Encode mappings other than dict, as the ``default`` of `json.dumps`.
+
+    Raises
+    ------
+    TypeError
+        The value is not a mapping.
+    """
     if isinstance(value, Mapping):
         return dict(value)
     raise TypeError(f"{type(value).__name__} is not a JSON value")

@@ -156,7 +156,7 @@ def router(reader: StoreReader) -> APIRouter:
         def read() -> schemas.Quarantine:
             reasons = dict(store.quarantine_counts(model))
             most = serializers.MAX_TEXT_BYTES  # truncated by the database: whole values could fill the memory
-            records = store.newest_quarantined(model, limit=query.limit, reason=query.reason, most=most)
+            records = store.newest_quarantined(model, limit=query.limit, reason=query.reason, max_bytes=most)
             entries = [serializers.quarantined(bad) for bad in records]
             return schemas.Quarantine(total=sum(reasons.values()), reasons=reasons, records=entries)
 

@@ -1,4 +1,4 @@
-"""What a database gives to `SqlStore`. Each kind of database has a module that makes it."""
+"""The engines through which `SqlStore` uses a database; the module of each kind of database creates them."""
 
 from __future__ import annotations
 
@@ -8,36 +8,36 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 Explain = Callable[[BaseException], tuple[str, str] | None]
-"""What an error of the driver means, and what to do; None for one that is not among those that happen to a store."""
+"""Message and hint for an error of the driver; None for errors that are not due to the database's environment."""
 
 
 @dataclass(frozen=True)
 class Engines:
-    """One pool of connections, seen through each kind of transaction that a store needs.
+    """One connection pool, with an engine for each kind of transaction that a store needs.
 
     Attributes
     ----------
     reader
-        Its transactions see one moment.
+        Transactions see one consistent snapshot of the database.
     writer
-        Each statement sees what was committed before it, and a row that a transaction changed is its own until it ends.
-    alone
-        As `writer`, and one such transaction runs at a time: for migrations.
-    glance
+        Each statement sees what was committed before it; rows that a transaction changed are locked until it ends.
+    exclusive
+        As `writer`, with one transaction at a time: for migrations.
+    autocommit
         Each statement is a transaction of its own.
     where
-        The database in messages: its URL without a password.
+        The database in messages: its URL without the password.
     explain
-        What the driver's errors mean.
+        Translates errors of the driver.
     """
 
     reader: sa.Engine
     writer: sa.Engine
-    alone: sa.Engine
-    glance: sa.Engine
+    exclusive: sa.Engine
+    autocommit: sa.Engine
     where: str
     explain: Explain
 
     def close(self) -> None:
-        """Give back the connections."""
+        """Close all connections."""
         self.reader.dispose()

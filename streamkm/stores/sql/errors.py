@@ -1,4 +1,4 @@
-"""The one place where errors of SQLAlchemy and of database drivers become streamkm's."""
+"""Translates errors of SQLAlchemy and of database drivers; the one place that does."""
 
 from __future__ import annotations
 
@@ -14,41 +14,41 @@ from streamkm.stores.sql.database import Engines
 
 @contextmanager
 def translate_errors(engines: Engines) -> Iterator[None]:
-    """Raise streamkm's errors for the database's.
+    """Translate errors of the database that leave the body.
 
     Raises
     ------
     StoreUnavailableError
-        The store cannot be opened, read or written now.
+        The store cannot be opened, read or written at the moment.
     ConflictError
-        A constraint forbids the write.
+        A constraint was violated.
     StoreError
-        Anything else that the database refused.
+        Any other error of the database.
     """
     where = engines.where
     try:
         yield
     except sa.exc.TimeoutError as e:
-        hint = "Make fewer calls at once; each waits for one of the store's connections"
+        hint = "Make fewer concurrent calls; each needs one of the store's connections"
         raise StoreUnavailableError("all connections are busy", where=where, hint=hint) from e
     except sa.exc.IntegrityError as e:
-        raise checks.already_stored(where, _said(e.orig)) from e
+        raise checks.already_stored(where, _message(e.orig)) from e
     except sa.exc.DBAPIError as e:
-        raise _translated(e.orig, engines) from e
+        raise _translate(e.orig, engines) from e
     except engines.reader.dialect.loaded_dbapi.Error as e:
-        raise _translated(e, engines) from e
+        raise _translate(e, engines) from e
     except sa.exc.SQLAlchemyError as e:
         raise StoreError(str(e), where=where) from e
 
 
-def _translated(error: BaseException | None, engines: Engines) -> StoreError:
+def _translate(error: BaseException | None, engines: Engines) -> StoreError:
     known = None if error is None else engines.explain(error)
     if known is None:
-        return StoreError(f"the database refused ({_said(error)})", where=engines.where)
+        return StoreError(f"the database refused ({_message(error)})", where=engines.where)
     message, hint = known
-    return StoreUnavailableError(f"{message} ({_said(error)})", where=engines.where, hint=hint)
+    return StoreUnavailableError(f"{message} ({_message(error)})", where=engines.where, hint=hint)
 
 
-def _said(error: BaseException | None) -> str:
-    """What the database said, in one line: PostgreSQL draws the statement below it, and marks a place in it."""
+def _message(error: BaseException | None) -> str:
+    """The database's message in one line, without the excerpt of the statement that PostgreSQL appends."""
     return " ".join(str(error).split("\nLINE ", maxsplit=1)[0].split())

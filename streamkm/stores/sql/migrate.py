@@ -1,4 +1,4 @@
-"""Bring a database to the schema of this streamkm, with Alembic."""
+"""Migrate a database to the current schema, with Alembic."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from streamkm.errors import SchemaVersionError, StoreUnavailableError
 from streamkm.stores.sql.database import Engines
 
 HEAD = "0007"
-"""The newest revision in ``migrations/versions``, so that opening a store that has it need not import Alembic."""
+"""The newest revision in ``migrations/versions``; opening a store that has it does not import Alembic."""
 
 SCRIPTS = Path(__file__).parent / "migrations"
 VERSION_TABLE = "streamkm_version"
 
 _version = sa.table(VERSION_TABLE, sa.column("version_num", sa.String))
-_one_at_a_time = threading.Lock()  # Alembic keeps its context in a module
+_one_at_a_time = threading.Lock()  # Alembic keeps its context in module globals
 
 
 def revision(connection: sa.Connection) -> str | None:
-    """The revision of a database, or None when it has no streamkm tables."""
+    """The revision of a database; None when it has no tables of streamkm."""
     if not sa.inspect(connection).has_table(VERSION_TABLE):
         return None
     return connection.execute(sa.select(_version.c.version_num)).scalar_one_or_none()
 
 
 def check(connection: sa.Connection, where: str) -> None:
-    """Return if the database has this streamkm's schema.
+    """Check that the database has the current schema.
 
     Raises
     ------
@@ -41,21 +41,21 @@ def check(connection: sa.Connection, where: str) -> None:
 
 
 def upgrade(engines: Engines, scripts: Path = SCRIPTS, head: str = HEAD, *, create: bool = True) -> None:
-    """Apply the migrations that a database lacks, all in one transaction with the record that they were applied.
+    """Apply the missing migrations in one transaction, together with the new revision number.
 
-    Two processes that open a new store at once migrate it one after the other, and the second finds nothing left to do.
+    When two processes open a new store at the same time, one waits for the other and then finds nothing to do.
 
     Parameters
     ----------
     create
-        Make the tables if there are none.
+        Create the tables if there are none.
 
     Raises
     ------
     SchemaVersionError
-        The database has a revision that is not among the scripts. Nothing was changed.
+        The database has an unknown revision. Nothing was changed.
     StoreUnavailableError
-        There are no tables, and none shall be made.
+        There are no tables, and `create` is false.
     """
     with engines.reader.connect() as connection:
         stored = revision(connection)
@@ -65,10 +65,10 @@ def upgrade(engines: Engines, scripts: Path = SCRIPTS, head: str = HEAD, *, crea
         raise StoreUnavailableError(
             "there is no store of streamkm in this database",
             where=engines.where,
-            hint="Correct --store, or make one: streamkm live does that at its first start",
+            hint="Correct --store, or create a store: streamkm live does so at its first start",
         )
 
-    # Alembic takes half a second to import, which only a new or an older store needs.
+    # Importing Alembic takes half a second, and only new and older stores need it.
     from alembic import command  # noqa: PLC0415
     from alembic.config import Config  # noqa: PLC0415
     from alembic.script import ScriptDirectory  # noqa: PLC0415
@@ -76,7 +76,7 @@ def upgrade(engines: Engines, scripts: Path = SCRIPTS, head: str = HEAD, *, crea
     config = Config()
     config.set_main_option("script_location", str(scripts).replace("%", "%%"))
     known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
-    with _one_at_a_time, engines.alone.begin() as connection:
+    with _one_at_a_time, engines.exclusive.begin() as connection:
         stored = revision(connection)
         if stored is not None and stored not in known:
             raise _unknown(stored, engines.where)
@@ -86,7 +86,7 @@ def upgrade(engines: Engines, scripts: Path = SCRIPTS, head: str = HEAD, *, crea
 
 def _unknown(stored: str | None, where: str) -> SchemaVersionError:
     return SchemaVersionError(
-        f"the store has schema {stored}, this streamkm knows up to {HEAD}",
+        f"the store has schema {stored}, this version of streamkm knows up to {HEAD}",
         where=where,
         hint="Upgrade streamkm, or name another store",
     )

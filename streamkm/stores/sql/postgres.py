@@ -1,6 +1,6 @@
-"""PostgreSQL under SQLAlchemy: connections, their settings, their transactions, and what their errors mean.
+"""Engines for PostgreSQL: connections, their settings and transactions, and the translation of errors.
 
-Importing this needs psycopg.
+Requires psycopg.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from streamkm.stores.sql.database import Engines
 _EXAMPLE = "Write postgresql://user:password@host:5432/database"
 _ENCODE = "Percent-encode it where it has one of @ : / ? # %, or leave it out and set PGPASSWORD or use ~/.pgpass"
 
-# What libpq is told where the URL says nothing else. A peer that is gone is noticed within a minute, in the middle of
-# an answer (keepalives) and of a question (tcp_user_timeout).
+# Parameters of libpq that the URL can override. A lost peer is noticed within a minute, while receiving (keepalives)
+# and while sending (tcp_user_timeout).
 _DEFAULTS = {
     "application_name": "streamkm",
     "connect_timeout": "5",
@@ -32,13 +32,13 @@ _DEFAULTS = {
     "keepalives_count": "3",
     "tcp_user_timeout": "60000",
 }
-# An owner that is stopped inside a transaction would keep the lock on its lease's row for ever, and its successor out.
-# The server ends such a transaction after this, as long as a lease lasts by default; when that owner wakes, its commit
-# fails whole, and so does each further one by the lease's epoch.
+# An owner that is stopped inside a transaction would keep the lock on its lease's row, and so block its successor. The
+# server ends such a transaction after this time (the default duration of a lease); when the owner resumes, its commit
+# fails, and later ones are rejected by the lease's epoch.
 _IDLE_SECONDS = 10
-# Any constant will do, as long as other programs that lock numbers in this database take another one.
+# An arbitrary key of an advisory lock that other programs on this database do not use.
 _MIGRATION_LOCK = int.from_bytes(b"streamkm")
-_BEYOND_POOL = 8
+_MAX_OVERFLOW = 8
 
 _LOST = ("the connection was lost", "The next call makes a new one; look at the server's log if this goes on")
 _STARTING = ("the server is starting or shutting down", "Wait until it takes connections again")
@@ -56,7 +56,7 @@ _NO_SCHEMA = ("there is no schema to make tables in", "Make it with CREATE SCHEM
 _BROKEN = ("the server does not read or write its disk", "Look at the disk and at the server's log")
 _CANCELLED = ("the server broke off the statement", "Raise statement_timeout, or call again")
 
-# By SQLSTATE, or by its first two characters, the class.
+# By SQLSTATE, or by its class (the first two characters).
 _CODES = {
     "08": _LOST,
     "25P03": _STOOD_STILL,
@@ -77,7 +77,7 @@ _CODES = {
     "58": _BROKEN,
     "XX": _BROKEN,
 }
-# While there is no connection yet, or none any more, there is only text; the server's part is in its own language.
+# Without a connection there is only text, in which the server's part may be localised.
 _WORDS = {
     r"authentication|no password supplied|pg_hba\.conf|role .* does not exist": _USER,
     r"database .* does not exist": _DATABASE,
@@ -92,15 +92,15 @@ _WORDS = {
 
 
 def engines(url: str, busy_timeout: float) -> Engines:
-    """Connections whose transactions are those that `Engines` describes.
+    """The engines of a PostgreSQL database.
 
     Parameters
     ----------
     url
-        A URL of libpq, with its parameters: ``postgresql://user:password@host:port/database?sslmode=require``. What it
-        leaves out comes from libpq's environment variables, password file and service file.
+        A URL of libpq: ``postgresql://user:password@host:port/database?sslmode=require``. Missing parts come from
+        libpq's environment variables, password file and service file.
     busy_timeout
-        Seconds that a statement waits for locks.
+        Seconds that a statement waits for a lock.
 
     Raises
     ------
@@ -108,37 +108,37 @@ def engines(url: str, busy_timeout: float) -> Engines:
         libpq cannot read the URL.
     """
     remember_url(url)
-    named = _named(url)
+    named = _parse_url(url)
     remember(named.get("password", ""), named.get("sslpassword", ""))
-    # The URL's options come last, and win.
+    # The options of the URL come last and take precedence.
     options = {
-        "lock_timeout": f"{max(1, round(1000 * busy_timeout))}ms",  # 0 would mean for ever
+        "lock_timeout": f"{max(1, round(1000 * busy_timeout))}ms",  # 0 would mean no limit
         "idle_in_transaction_session_timeout": f"{_IDLE_SECONDS}s",
-        "extra_float_digits": "3",  # floats come back exactly, whatever is set for the user or the database
+        "extra_float_digits": "3",  # floats round-trip exactly, whatever the user's or database's setting
     }
     text = " ".join([*(f"-c {name}={value}" for name, value in options.items()), named.get("options", "")])
     engine = sa.create_engine(
         "postgresql+psycopg://",
         connect_args={**_DEFAULTS, **named, "options": text},
         pool_size=8,
-        max_overflow=_BEYOND_POOL,
-        pool_pre_ping=True,  # connections that a restart of the server ended are replaced without an error
+        max_overflow=_MAX_OVERFLOW,
+        pool_pre_ping=True,  # replaces connections that a restart of the server closed
     )
     sa.event.listen(engine, "do_connect", _connect)
     reader = engine.execution_options(isolation_level="REPEATABLE READ")
-    writer, alone = (engine.execution_options(isolation_level="READ COMMITTED") for _ in range(2))
+    writer, exclusive = (engine.execution_options(isolation_level="READ COMMITTED") for _ in range(2))
     sa.event.listen(reader, "begin", _read_only)
-    sa.event.listen(writer, "begin", _as_the_server_says)
-    sa.event.listen(alone, "begin", _one_at_a_time)
-    glance = engine.execution_options(isolation_level="AUTOCOMMIT")
-    return Engines(reader, writer, alone, glance, _shown(named), _explain)
+    sa.event.listen(writer, "begin", _server_default)
+    sa.event.listen(exclusive, "begin", _one_at_a_time)
+    autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
+    return Engines(reader, writer, exclusive, autocommit, _shown(named), _explain)
 
 
 def _connect(dialect: sa.Dialect, _: object, arguments: list[Any], named: dict[str, Any]) -> Any:
-    """Connect, and keep nothing of an attempt that failed.
+    """Connect, and close the socket of a failed attempt at once.
 
-    An error of psycopg holds the connection that it was about, by way of its traceback, and is held by it: the socket
-    would stay open until the garbage collector comes by, and the server would keep a process for it.
+    An error of psycopg and its connection refer to each other through the traceback: without clearing the frames the
+    socket would stay open, and the server would keep a process for it, until the next garbage collection.
     """
     try:
         return dialect.connect(*arguments, **named)
@@ -147,18 +147,18 @@ def _connect(dialect: sa.Dialect, _: object, arguments: list[Any], named: dict[s
         raise
 
 
-# SQLAlchemy's option for this would leave connections that ask for READ WRITE, which a standby refuses in words of its
-# own, and which undoes what was set for the user or the database.
+# SQLAlchemy's own option would set READ WRITE on the other connections, which a standby rejects with an error of its
+# own, and which overrides the settings of the user or the database.
 def _read_only(connection: sa.Connection) -> None:
     _driver(connection).read_only = True
 
 
-def _as_the_server_says(connection: sa.Connection) -> None:
+def _server_default(connection: sa.Connection) -> None:
     _driver(connection).read_only = None
 
 
 def _one_at_a_time(connection: sa.Connection) -> None:
-    _as_the_server_says(connection)
+    _server_default(connection)
     connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})")
 
 
@@ -166,16 +166,22 @@ def _driver(connection: sa.Connection) -> psycopg.Connection:
     return cast("psycopg.Connection", connection.connection.dbapi_connection)
 
 
-def _named(url: str) -> dict[str, str]:
-    """What a URL says, by libpq's names for it. No error of this shows any part of a password."""
+def _parse_url(url: str) -> dict[str, str]:
+    """The parts of a URL by libpq's names. Errors never contain any part of a password.
+
+    Raises
+    ------
+    SettingsError
+        The URL cannot be parsed.
+    """
     rest = url.partition("://")[2]
     authority, _, database = rest.partition("?")[0].partition("/")
-    if authority.count("@") > 1 or "@" in database:  # libpq would take the end of the password for the host
+    if authority.count("@") > 1 or "@" in database:  # libpq would read the end of the password as the host
         raise SettingsError("the password in the URL is not encoded", hint=_ENCODE)
-    found = _read(rest)
+    found = _parse(rest)
     if isinstance(found, str):
-        # libpq quotes what it cannot read. Without what stands before the @, it may be heard.
-        found = _read(re.sub(".*@", "", rest, flags=re.DOTALL))
+        # libpq's message quotes the text. Without the part before the @ it can be shown.
+        found = _parse(re.sub(".*@", "", rest, flags=re.DOTALL))
         if isinstance(found, str):
             said = "" if "password" in rest else f" ({found})"
             raise SettingsError(f"this URL cannot be read{said}", hint=_EXAMPLE)
@@ -183,7 +189,7 @@ def _named(url: str) -> dict[str, str]:
     return found
 
 
-def _read(rest: str) -> dict[str, str] | str:
+def _parse(rest: str) -> dict[str, str] | str:
     try:
         return {name: str(value) for name, value in conninfo_to_dict(f"postgresql://{rest}").items()}
     except psycopg.ProgrammingError as e:

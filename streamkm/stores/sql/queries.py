@@ -1,6 +1,6 @@
-"""The statements of the SQL store, inside whatever transaction they are given.
+"""SQL statements of models, leases, checkpoints and snapshots, to run inside a given transaction.
 
-Statements stand in constants where they can: building one anew takes SQLAlchemy about as long as running it.
+Statements are constants where possible: building one takes SQLAlchemy about as long as running it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from streamkm.stores.sql import schema as t
 
 _MODEL: sa.BindParameter[Any] = sa.bindparam("model")
 
-# Without the state: a list of models must not read megabytes.
+# Without the states, which are megabytes per model.
 LISTED = sa.select(
     t.models.c.id,
     t.models.c.name,
@@ -39,12 +39,12 @@ LISTED_ONE = LISTED.where(t.models.c.name == _MODEL)
 _OF_MODEL = (
     sa.select(t.snapshots).join(t.models, t.models.c.id == t.snapshots.c.model_id).where(t.models.c.name == _MODEL)
 )
-# A recomputed snapshot answers nothing until it is promoted.
+# A recomputed snapshot answers no queries until it is promoted.
 _IN_CHARGE = _OF_MODEL.where(t.snapshots.c.kind != checks.RECOMPUTED)
 NEWEST = _IN_CHARGE.order_by(t.snapshots.c.id.desc()).limit(1)
 NEWEST_NUMBER = NEWEST.with_only_columns(t.snapshots.c.model_id, t.snapshots.c.id)
 NUMBERED = _OF_MODEL.where(t.snapshots.c.id == sa.bindparam("number"))
-# By the publisher's clock, which may have gone back between two snapshots.
+# By the publisher's clock, which may go back between two snapshots.
 AS_OF = (
     _IN_CHARGE.where(t.snapshots.c.created_at <= sa.bindparam("at"))
     .order_by(t.snapshots.c.created_at.desc(), t.snapshots.c.id.desc())
@@ -73,7 +73,7 @@ JOURNAL_PAGE = (
 )
 
 _MODEL_ID = sa.select(t.models.c.id).where(t.models.c.name == _MODEL)
-# FOR NO KEY UPDATE: others may still refer to the row. SQLite has no such words: its writer has the whole database.
+# FOR NO KEY UPDATE: foreign keys to the row stay possible. Omitted on SQLite, whose writer locks the whole database.
 _MODEL_ID_LOCKED = _MODEL_ID.with_for_update(key_share=True)
 _COMMIT_SEQ = sa.select(t.checkpoints.c.commit_seq).where(t.checkpoints.c.model_id == _MODEL)
 _LOST = (
@@ -95,12 +95,17 @@ _MOVE = (
 
 
 def names(tx: sa.Connection) -> Sequence[str]:
-    """All models."""
+    """Names of all models."""
     return tx.execute(sa.select(t.models.c.name)).scalars().all()
 
 
 def model_id(tx: sa.Connection, name: str, *, locked: bool = False) -> int:
-    """The model's number in this database; `locked`: nobody deletes it or numbers its snapshots before we end.
+    """The model's primary key.
+
+    Parameters
+    ----------
+    locked
+        Lock the row until the end of the transaction, against deletion and numbering of snapshots.
 
     Raises
     ------
@@ -114,12 +119,12 @@ def model_id(tx: sa.Connection, name: str, *, locked: bool = False) -> int:
 
 
 def held(lease: Lease) -> tuple[sa.ColumnElement[bool], ...]:
-    """What is true of a lease's row while its owner has it."""
+    """Condition on the row of a lease: its owner still holds it."""
     return t.leases.c.model == lease.model, t.leases.c.epoch == lease.epoch, t.leases.c.owner == lease.owner
 
 
 def fence(tx: sa.Connection, lease: Lease, **values: float) -> None:
-    """Touch the lease's row, which locks it until the transaction ends.
+    """Update the lease's row if the lease is still held, which locks the row until the transaction ends.
 
     Raises
     ------
@@ -142,12 +147,12 @@ def commit_seq(tx: sa.Connection, model: int) -> int:
 
 
 def position(tx: sa.Connection, model: int) -> Position:
-    """The model's position."""
+    """The position of a model."""
     return _grouped(tx.execute(_POSITION, {"model": model})).get(model, {})
 
 
 def positions(tx: sa.Connection) -> dict[int, dict[TopicPartition, int]]:
-    """Positions of all models, by model."""
+    """The positions of all models, by primary key."""
     return _grouped(tx.execute(_POSITIONS))
 
 
@@ -159,7 +164,7 @@ def _grouped(found: sa.CursorResult[Any]) -> dict[int, dict[TopicPartition, int]
 
 
 def set_position(tx: sa.Connection, model: int, stored: Position, new: Position) -> None:
-    """Move the model from its stored position to a new one that has at least the same partitions."""
+    """Replace the stored position by a new one that has at least the same partitions."""
     added = {p: offset for p, offset in new.items() if p not in stored}
     moved = [(p, offset) for p, offset in new.items() if p in stored and offset != stored[p]]
     if added:
@@ -172,12 +177,12 @@ def set_position(tx: sa.Connection, model: int, stored: Position, new: Position)
 
 
 def set_checkpoint(tx: sa.Connection, model: int, progress: Progress, state: bytes) -> None:
-    """Write the model's first checkpoint, or replace the one with the commit number before.
+    """Insert the model's first checkpoint, or replace that of the previous commit.
 
     Raises
     ------
     ConflictError
-        The stored checkpoint is another one.
+        The stored checkpoint is that of another commit.
     """
     row = {**serialization.progress_to_row(progress), "state": state}
     c = t.checkpoints.c
@@ -192,25 +197,25 @@ def set_checkpoint(tx: sa.Connection, model: int, progress: Progress, state: byt
 
 
 def add_snapshot(tx: sa.Connection, row: serialization.Columns) -> int:
-    """Number a snapshot and add it; one that is not recomputed is in charge."""
-    # A counter of the model and not the newest number plus 1: a number is never used again when retention removes it.
+    """Assign a number to a snapshot and insert it; unless it is recomputed, it becomes the one in charge."""
+    # A counter, not the newest number plus 1: numbers of deleted snapshots are never reused.
     of_model = t.models.c.id == row["model_id"]
     following = t.models.c.numbered + 1
-    charge = {} if row["kind"] == checks.RECOMPUTED else {"last_snapshot": following}
-    tx.execute(sa.update(t.models).where(of_model).values(numbered=following, **charge))
+    in_charge = {} if row["kind"] == checks.RECOMPUTED else {"last_snapshot": following}
+    tx.execute(sa.update(t.models).where(of_model).values(numbered=following, **in_charge))
     number = int(tx.execute(sa.select(t.models.c.numbered).where(of_model)).scalar_one())
     tx.execute(sa.insert(t.snapshots), {**row, "id": number})
     return number
 
 
 def pin(tx: sa.Connection, model: int, number: int) -> bool:
-    """Keep a snapshot for good; False when the model has none of this number."""
+    """Exempt a snapshot from retention; False when the model has none with this number."""
     this = (t.snapshots.c.model_id == model, t.snapshots.c.id == number)
     return tx.execute(sa.update(t.snapshots).where(*this).values(pinned=True)).rowcount > 0
 
 
 def numbers(tx: sa.Connection, model: int) -> tuple[int, int]:
-    """The lowest and the highest number of the model's snapshots; 0 and 0 when there are none."""
+    """The lowest and the highest number of the model's snapshots; both 0 when there are none."""
     c = t.snapshots.c
     first, last = tx.execute(sa.select(sa.func.min(c.id), sa.func.max(c.id)).where(c.model_id == model)).one()
     return first or 0, last or 0

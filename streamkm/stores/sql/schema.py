@@ -1,10 +1,10 @@
-"""The tables of the SQL store, in SQLAlchemy Core so that one text serves every dialect.
+"""The tables of the SQL store, in SQLAlchemy Core so that one definition serves every dialect.
 
-``migrations`` creates them; a test compares the two. Every table has the prefix ``streamkm_``, so that a database can
+``migrations`` creates them; a test compares the two. Every table has the prefix ``streamkm_``, so that the database can
 be shared with other programs.
 
-What makes a double write impossible is in the keys: one checkpoint a model, one offset a partition, one journal entry a
-commit, one snapshot a number, one quarantined record an offset.
+The primary keys rule out double writes: one checkpoint per model, one offset per partition, one journal entry per
+commit, one snapshot per number, one quarantined record per offset.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from streamkm.errors import StoreError
 
 
 class EscapedText(sa.types.TypeDecorator[str]):
-    """Any Python string in a text column: plain ASCII as it is, everything else with JSON's escapes.
+    """Any Python string in a text column: printable ASCII unchanged, everything else with JSON's escapes.
 
-    Topic names are tame, but the name of a file or a message that quotes a bad record may hold NUL (which PostgreSQL's
-    text refuses) or lone surrogates (which SQLite's driver refuses).
+    File names, and messages that quote a bad record, may contain NUL (which PostgreSQL's text type rejects) or lone
+    surrogates (which SQLite's driver rejects).
     """
 
     impl = sa.Text
@@ -39,7 +39,7 @@ class EscapedText(sa.types.TypeDecorator[str]):
 
 metadata = sa.MetaData()
 
-# SQLite numbers rows by itself only in a column of type INTEGER.
+# SQLite generates row ids only in a column of type INTEGER.
 Id = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
@@ -54,15 +54,15 @@ models = sa.Table(
     sa.Column("name", sa.String(128), nullable=False),
     sa.Column("created_at", sa.Double, nullable=False),
     sa.Column("last_snapshot", sa.BigInteger, nullable=False),  # the newest in charge
-    sa.Column("numbered", sa.BigInteger, nullable=False),  # snapshots that ever got a number
-    sa.Column("lost", sa.BigInteger, nullable=False),  # records that were gone before they could be read
+    sa.Column("numbered", sa.BigInteger, nullable=False),  # the last snapshot number given out
+    sa.Column("lost", sa.BigInteger, nullable=False),  # records that the topic deleted before they were read
     sa.Column("spec", sa.Text, nullable=False),
-    sa.Column("paused", sa.Boolean, nullable=False, server_default=sa.false()),  # its owner is to read nothing
+    sa.Column("paused", sa.Boolean, nullable=False, server_default=sa.false()),  # the owner is asked to stop reading
     sa.UniqueConstraint("name", name="streamkm_models_name"),
-    sqlite_autoincrement=True,  # a number is never used again, so nothing of a deleted model is taken for a new one's
+    sqlite_autoincrement=True,  # ids are never reused, so rows of a deleted model cannot become a new one's
 )
 
-# Not tied to `models`: epochs go on counting when a model is deleted and made anew, or a lease from before would fit.
+# Not a child of `models`: epochs continue when a model is deleted and created again, or an older lease would match.
 leases = sa.Table(
     "streamkm_leases",
     metadata,
@@ -72,7 +72,7 @@ leases = sa.Table(
     sa.Column("expires_at", sa.Double, nullable=False),
 )
 
-# The blob stands last: SQLite then reads the other columns without touching its overflow pages.
+# The blob comes last: SQLite then reads the other columns without its overflow pages.
 checkpoints = sa.Table(
     "streamkm_checkpoints",
     metadata,
@@ -90,8 +90,8 @@ checkpoints = sa.Table(
     sa.PrimaryKeyConstraint("model_id"),
 )
 
-# Checkpoints that are kept, one a day: a re-run of the journal can begin at any of them.
-bases = sa.Table(
+# Checkpoints at which a replay of the journal can start, one a day. (The table has the name that schema 5 gave it.)
+kept_checkpoints = sa.Table(
     "streamkm_bases",
     metadata,
     _model(),
@@ -129,7 +129,7 @@ journal = sa.Table(
     sa.PrimaryKeyConstraint("model_id", "commit_seq"),
 )
 
-# The primary key serves "the newest", "number 7" and "before number 7"; the index serves "as of a moment".
+# The primary key serves lookups by number, the index those by time.
 snapshots = sa.Table(
     "streamkm_snapshots",
     metadata,
@@ -147,13 +147,13 @@ snapshots = sa.Table(
     sa.Column("distance", sa.String(16), nullable=False),
     sa.Column("events", sa.Text, nullable=False),
     sa.Column("arrays", sa.LargeBinary, nullable=False),
-    # Somebody asked for it to be in charge: a re-run of the journal needs it, so retention leaves it alone.
+    # Its promotion was requested: replaying the journal needs it, so retention keeps it.
     sa.Column("pinned", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.PrimaryKeyConstraint("model_id", "id"),
     sa.Index("streamkm_snapshots_created", "model_id", "created_at", "id"),
 )
 
-# What learning can go on from where a recomputed snapshot is put in charge.
+# States to continue learning from when a recomputed snapshot is promoted.
 states = sa.Table(
     "streamkm_states",
     metadata,
@@ -188,8 +188,8 @@ quarantine = sa.Table(
     sa.Column("headers", sa.Text, nullable=False),
     sa.Column("key", sa.LargeBinary, nullable=True),
     sa.Column("value", sa.LargeBinary, nullable=True),
-    sa.Column("delivered_at", sa.Double, nullable=True),  # when its letter was acknowledged
-    sa.Column("value_size", sa.BigInteger, nullable=True),  # bytes of the whole value, where not all of it is here
+    sa.Column("delivered_at", sa.Double, nullable=True),  # when its dead letter was acknowledged
+    sa.Column("value_size", sa.BigInteger, nullable=True),  # bytes of the whole value, when `value` is truncated
     sa.Column("kept_bytes", sa.BigInteger, nullable=False, server_default=sa.text("0")),
     sa.UniqueConstraint("model_id", "topic", "partition", "record_offset", name="streamkm_quarantine_record"),
     sa.Index("streamkm_quarantine_sizes", "model_id", "id", "kept_bytes"),
@@ -197,7 +197,7 @@ quarantine = sa.Table(
     sqlite_autoincrement=True,
 )
 
-# What an owner saw last, overwritten by its commits.
+# The points that were learned last, replaced by each commit.
 recent = sa.Table(
     "streamkm_recent",
     metadata,
@@ -211,7 +211,7 @@ tokens = sa.Table(
     "streamkm_tokens",
     metadata,
     sa.Column("name", EscapedText, nullable=False),
-    sa.Column("digest", sa.String(64), nullable=False),  # the token itself is nowhere
+    sa.Column("digest", sa.String(64), nullable=False),  # the token itself is not stored
     sa.Column("right", sa.String(16), nullable=False),
     sa.Column("models", sa.Text, nullable=False),
     sa.Column("created_at", sa.Double, nullable=False),
@@ -234,8 +234,8 @@ jobs = sa.Table(
     sa.PrimaryKeyConstraint("model_id", "id"),
 )
 
-# Up to which snapshot the events were delivered, for each place they go to.
-told = sa.Table(
+# The last snapshot whose events were delivered, by target. (The table has the name that schema 6 gave it.)
+deliveries = sa.Table(
     "streamkm_told",
     metadata,
     _model(),

@@ -1,4 +1,4 @@
-"""SQLite under SQLAlchemy: connections, their settings, their transactions, and what their errors mean."""
+"""Engines for SQLite: connections, their settings and transactions, and the translation of errors."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ _MEANINGS = {
 
 
 def engines(url: str, busy_timeout: float, create: bool = True) -> Engines:
-    """Connections that are durable enough, consistent, and really in transactions.
+    """The engines of an SQLite file.
 
     Parameters
     ----------
     url
         ``sqlite:///path.db``, optionally with ``?mode=rw`` (the file must exist) or ``?mode=ro`` (read only).
     busy_timeout
-        Seconds to wait for another process's write to end.
+        Seconds to wait for another process's write.
     create
-        Make the file if it does not exist, unless the URL says not to.
+        Create the file if it does not exist, unless the URL forbids it.
 
     Raises
     ------
     SettingsError
-        The URL names no file, or has parameters that are not known.
+        The URL names no file, or has unknown parameters.
     """
     remember_url(url)
     try:
@@ -57,9 +57,9 @@ def engines(url: str, busy_timeout: float, create: bool = True) -> Engines:
     path, mode = _file_of(parsed)
     engine = _make_engine(path, mode if create or mode == "ro" else "rw", busy_timeout, own=create)
     writer = engine.execution_options(streamkm_begin="write")
-    glance = engine.execution_options(streamkm_begin="no")
+    autocommit = engine.execution_options(streamkm_begin="no")
     return Engines(
-        engine, writer, writer, glance, redact_url(parsed.render_as_string()), functools.partial(_explain, path)
+        engine, writer, writer, autocommit, redact_url(parsed.render_as_string()), functools.partial(_explain, path)
     )
 
 
@@ -69,14 +69,14 @@ def _file_of(url: sa.URL) -> tuple[Path, str]:
     Raises
     ------
     SettingsError
-        The URL names no file, or has parameters that are not known.
+        The URL names no file, or has unknown parameters.
     """
     example = "Write sqlite:///name.db, or sqlite:////var/lib/name.db for an absolute path"
     if url.database in (None, "", ":memory:"):
         raise SettingsError(
             "an SQLite store needs a file: without one each connection has a database of its own",
             where=url.render_as_string(),
-            hint=f"{example}; for a store that is forgotten with the process write memory://",
+            hint=f"{example}; for a store that ends with the process write memory://",
         )
     if url.host:
         raise SettingsError("an SQLite store has no host", where=url.render_as_string(), hint=example)
@@ -84,30 +84,30 @@ def _file_of(url: sa.URL) -> tuple[Path, str]:
     mode = url.query.get("mode", "rwc")
     if unknown or mode not in _MODES:
         what = f"unknown parameter {unknown[0]!r}" if unknown else f"unknown mode {mode!r}"
-        hint = "The one parameter is mode: rwc (the default: made if missing), rw (must exist) or ro (read only)"
+        hint = "The one parameter is mode: rwc (the default: created if missing), rw (must exist) or ro (read only)"
         raise SettingsError(what, where=url.render_as_string(), hint=hint)
     return Path(str(url.database)).absolute(), str(mode)
 
 
 def _make_engine(path: Path, mode: str, busy_timeout: float, *, own: bool) -> sa.Engine:
-    """An engine whose transactions begin as the execution option ``streamkm_begin`` says.
+    """An engine whose transactions start as the execution option ``streamkm_begin`` says.
 
-    ``read`` (the default): it sees one moment. ``write``: with the write lock in hand, since one that first reads and
-    then wants to write fails at once, whatever the timeout, when another process wrote meanwhile. ``no``: each
-    statement is a transaction of its own. The driver's own transactions are switched off, as SQLAlchemy's documentation
-    of SQLite advises ("Using SQLAlchemy to emit BEGIN"): they would leave SELECT and CREATE TABLE outside.
+    ``read`` (the default): sees one consistent snapshot. ``write``: takes the write lock at the start, because a
+    transaction that reads before it writes fails at once, whatever the timeout, if another process wrote in between.
+    ``no``: each statement is a transaction of its own. The driver's own transactions are off, as SQLAlchemy's
+    documentation of SQLite advises ("Using SQLAlchemy to emit BEGIN"): they exclude SELECT and CREATE TABLE.
     """
     location = f"file:{quote(str(path))}?mode={mode}"
 
     def connect() -> sqlite3.Connection:
         if mode == "rwc":
-            private_files.make_file(path)  # its log and its index get the same rights from SQLite
+            private_files.make_file(path)  # SQLite creates its log and index with the same permissions
         connection = sqlite3.connect(
             location, uri=True, timeout=busy_timeout, check_same_thread=False, isolation_level=None
         )
         try:
             _set_up(connection)
-            if own and mode != "ro":  # another's database stays as it is; ours has its log since it was made
+            if own and mode != "ro":  # a reader leaves the journal mode as it is
                 _use_wal(connection, str(path), busy_timeout)
         except BaseException:
             connection.close()
@@ -128,22 +128,22 @@ def _make_engine(path: Path, mode: str, busy_timeout: float, *, own: bool) -> sa
 
 def _set_up(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA foreign_keys = ON")
-    # NORMAL syncs at checkpoints of the log and not at each commit: a power failure (never a crash of the process) may
-    # take back the last commits, each whole. That keeps every record counted once, because a model's state and its
-    # offsets are one transaction and go back together, and the topic still has the records to learn again.
+    # NORMAL syncs at checkpoints of the log instead of at each commit: a power failure (not a crash of the process) may
+    # undo the last commits, each as a whole. Every record still counts once: state and offsets are one transaction, so
+    # they are undone together, and the topic still has the records.
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
 
 
 def _use_wal(connection: sqlite3.Connection, where: str, busy_timeout: float) -> None:
-    """Readers and the writer do not wait for each other: write-ahead logging. Kept in the file once set."""
+    """Turn on write-ahead logging, so that readers and the writer do not block each other. Stored in the file."""
     deadline = time.monotonic() + busy_timeout
     while True:
         try:
             (journal_mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
             break
         except sqlite3.OperationalError as e:
-            # SQLite does not wait here for another process that is just switching the same new file.
+            # SQLite's busy timeout does not apply to another process that switches the same new file.
             if e.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                 raise
             time.sleep(0.005)
@@ -156,13 +156,13 @@ def _use_wal(connection: sqlite3.Connection, where: str, busy_timeout: float) ->
 
 
 def _explain(path: Path, error: BaseException) -> tuple[str, str] | None:
-    # The low byte of SQLite's result is what happened; the rest tells in which of its functions.
+    # The low byte of SQLite's result code is the error; the rest is detail.
     code = getattr(error, "sqlite_errorcode", -1) & 0xFF
-    return _why_closed(path) if code == sqlite3.SQLITE_CANTOPEN else _MEANINGS.get(code)
+    return _why_cannot_open(path) if code == sqlite3.SQLITE_CANTOPEN else _MEANINGS.get(code)
 
 
-def _why_closed(path: Path) -> tuple[str, str]:
-    """SQLite says "unable to open database file" for all of these."""
+def _why_cannot_open(path: Path) -> tuple[str, str]:
+    """Distinguish the causes of SQLite's "unable to open database file"."""
     parent = path.parent
     if path.is_dir():
         return f"{path} is a directory", "Name a file in it"

@@ -1,18 +1,18 @@
 """The store in a SQL database, through SQLAlchemy Core: the same statements for SQLite and PostgreSQL.
 
-What has to hold of a dialect: a transaction is atomic; a row that one transaction updated or locked cannot be updated
-by another before the first has ended; each statement sees what was committed before it (SQLite's write lock and
-PostgreSQL's READ COMMITTED both give that); a reading transaction sees one moment (SQLite's log does, PostgreSQL needs
-REPEATABLE READ).
+Required of a dialect: transactions are atomic; a row that one transaction updated or locked cannot be updated by
+another before the first has ended; each statement of a writing transaction sees what was committed before it (SQLite's
+write lock and PostgreSQL's READ COMMITTED); a reading transaction sees one consistent snapshot of the database
+(SQLite's write-ahead log, PostgreSQL's REPEATABLE READ).
 
-Where only rows are locked, two things keep writers apart. What one decides on is read after locking a row that whoever
-changes it locks too. And rows are locked in one order, so that no two writers wait for each other: the lease's, the
-model's, the rest.
+With row locks, two rules prevent lost updates and deadlocks: values that a decision depends on are read after locking a
+row that every writer of them locks too; and rows are locked in one order: lease, model, everything else.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import sqlalchemy as sa
 
@@ -26,11 +26,21 @@ from streamkm.state import (
     ModelState,
     Progress,
     QuarantineLimits,
+    Recent,
     Snapshot,
 )
-from streamkm.stores import checkpoints, checks, journal, retention, serialization
-from streamkm.stores.base import ControlRequests, Lease, ModelInfo, Promotion, QuarantinedRecord, RecordId
-from streamkm.stores.sql import admin, errors, migrate, quarantine
+from streamkm.stores import checks, journal, serialization
+from streamkm.stores.base import (
+    ControlRequests,
+    Job,
+    Lease,
+    ModelInfo,
+    Promotion,
+    QuarantinedRecord,
+    RecordId,
+    Token,
+)
+from streamkm.stores.sql import admin, checkpoints, errors, migrate, quarantine, retention
 from streamkm.stores.sql import queries as q
 from streamkm.stores.sql import schema as t
 from streamkm.stores.sql.database import Engines
@@ -42,29 +52,29 @@ _NEWEST = [
     .limit(1)
     for table in t.metadata.sorted_tables
 ]
-"""A row of each table, from its root to a leaf; of large ones only that of the snapshot that is asked for most."""
+"""Reads one row of each table through its primary key; blobs only of the newest snapshot, which queries need most."""
 
 
-class SqlStore(admin.ServiceTables):
-    """A `Store` in a SQL database. The database is brought to this streamkm's schema when it is opened.
+class SqlStore:
+    """A `Store` in a SQL database, which is migrated to the current schema when it is opened.
 
     Parameters
     ----------
     engines
-        The database. They are closed with the store, or when it cannot be opened.
+        The database. They are closed with the store, and when it cannot be opened.
     create
-        Make the tables if there are none.
+        Create the tables if there are none.
 
     Raises
     ------
     StoreUnavailableError
-        The database cannot be opened, or has no tables of a store and shall get none.
+        The database cannot be opened, or has no tables of a store and `create` is false.
     SchemaVersionError
-        A newer streamkm wrote it.
+        A newer version of streamkm wrote it.
     """
 
     def __init__(self, engines: Engines, *, create: bool = True) -> None:
-        super().__init__(engines)
+        self.engines = engines
         self._newest: dict[str, tuple[int, Snapshot]] = {}
         try:
             with errors.translate_errors(engines):
@@ -77,7 +87,7 @@ class SqlStore(admin.ServiceTables):
         checks.check_name(spec.name)
         try:
             return self._create(spec, now)
-        except ConflictError:  # another process made it after we had looked
+        except ConflictError:  # another process created it after the first look
             return self._create(spec, now)
 
     def _create(self, spec: ModelSpec, now: float) -> ModelSpec:
@@ -98,7 +108,7 @@ class SqlStore(admin.ServiceTables):
         with self._reading() as tx:
             positions = q.positions(tx)
             listed = tx.execute(q.LISTED).all()
-        # Not sorted by the database: that would be by the rules of some language.
+        # Sorted here: a database sorts by the collation of some language.
         return [q.info(row, positions.get(row.id, {})) for row in sorted(listed, key=lambda row: row.name)]
 
     def model(self, name: str) -> ModelInfo:
@@ -110,7 +120,7 @@ class SqlStore(admin.ServiceTables):
 
     def delete(self, name: str) -> None:
         with self._writing() as tx:
-            # A lease that is running ends here: its owner's next commit finds no owner.
+            # Ends a valid lease: its owner's next commit finds no owner.
             tx.execute(sa.update(t.leases).where(t.leases.c.model == name).values(owner=None, expires_at=0.0))
             if tx.execute(sa.delete(t.models).where(t.models.c.name == name)).rowcount == 0:
                 raise checks.no_model(name, q.names(tx))
@@ -126,7 +136,7 @@ class SqlStore(admin.ServiceTables):
             )
             if taken.rowcount == 0:
                 return None
-            q.model_id(tx, model)  # once more: a delete of the model may have held the row until now
+            q.model_id(tx, model)  # again: a delete of the model may have held the row's lock until now
             epoch = tx.execute(sa.select(t.leases.c.epoch).where(t.leases.c.model == model)).scalar_one()
             return Lease(model, owner, epoch, now + ttl)
 
@@ -149,21 +159,21 @@ class SqlStore(admin.ServiceTables):
         return Checkpoint(ModelState.from_bytes(row.state), progress)
 
     def commit(self, lease: Lease, commit: Commit) -> int:
-        """One transaction, in this order; whatever step fails, nothing of it is kept.
+        """One transaction, in this order; when a step fails, none takes effect.
 
-        1. Fence: touch the lease's row if it still holds this lease's epoch and owner. That also locks out every other
-           writer of the model until the end.
-        2. Compare the stored position and commit number with what the commit follows.
-        3. Set: checkpoint, where it still has the number compared; position; what was seen last.
-        4. Add: journal, quarantine, snapshot; take away the promotion that it answers, and what the quarantine has too
-           much.
+        1. Fence: update the lease's row if it still has this lease's epoch and owner. This locks out every other writer
+           of the model until the end of the transaction.
+        2. Compare the stored position and commit number with those that the commit expects.
+        3. Set the checkpoint (if it still has the number compared), the position and the recent points.
+        4. Insert journal entry, quarantined records and snapshot; delete the fulfilled request for a promotion, and
+           quarantined records beyond the limits.
         """
         # Serialised before the transaction, which holds locks.
         state = commit.state.to_bytes()
         batches = journal.encode(commit.journal_entry)
-        shown = serialization.snapshot_to_row(commit.snapshot) if commit.snapshot is not None else None
+        snapshot = serialization.snapshot_to_row(commit.snapshot) if commit.snapshot is not None else None
         bad = [serialization.bad_record_to_row(b) for b in commit.quarantine]
-        seen = admin.recent_to_row(commit.recent) if commit.recent is not None else None
+        recent = admin.recent_to_row(commit.recent) if commit.recent is not None else None
         with self._writing() as tx:
             # Step 1.
             q.fence(tx, lease)
@@ -174,16 +184,16 @@ class SqlStore(admin.ServiceTables):
             # Step 3.
             q.set_checkpoint(tx, model_id, commit.progress, state)
             q.set_position(tx, model_id, stored, commit.progress.position)
-            if seen is not None:
-                admin.set_recent(tx, model_id, seen)
+            if recent is not None:
+                admin.set_recent(tx, model_id, recent)
             # Step 4.
             numbers = {"model_id": model_id, "commit_seq": commit.progress.commit_seq}
             tx.execute(sa.insert(t.journal), {**numbers, "batches": batches})
             if bad:
                 tx.execute(sa.insert(t.quarantine), [{**numbers, **b} for b in bad])
-                if commit.bounds is not None:
-                    quarantine.trim(tx, model_id, commit.bounds)
-            number = 0 if shown is None else q.add_snapshot(tx, {**numbers, **shown})
+                if commit.quarantine_limits is not None:
+                    quarantine.trim(tx, model_id, commit.quarantine_limits)
+            number = 0 if snapshot is None else q.add_snapshot(tx, {**numbers, **snapshot})
             if commit.journal_entry.promoted_snapshot:
                 wanted = t.promotions.c
                 answered = (wanted.model_id == model_id, wanted.snapshot == commit.journal_entry.promoted_snapshot)
@@ -224,7 +234,7 @@ class SqlStore(admin.ServiceTables):
     def journal(
         self, model: str, until_seq: int | None = None, *, after_seq: int = 0
     ) -> Iterator[tuple[int, JournalEntry]]:
-        # Asked now, so that no such model is an error here, and a running writer does not make the iterator endless.
+        # Queried now: a missing model is an error of this call, and a concurrent writer cannot make this endless.
         of_model = t.journal.c.model_id
         with self._reading() as tx:
             model_id = q.model_id(tx, model)
@@ -232,8 +242,8 @@ class SqlStore(admin.ServiceTables):
         return self._journal_pages(model_id, after_seq, last if until_seq is None else min(last, until_seq))
 
     def _journal_pages(self, model_id: int, after: int, last: int) -> Iterator[tuple[int, JournalEntry]]:
-        # Entries never change, so each page may be a transaction of its own: one that stayed open for a whole replay
-        # would keep SQLite from ever resetting its log, and PostgreSQL from removing old rows.
+        # Entries never change, so each page is a transaction of its own: one that stayed open for a whole replay would
+        # keep SQLite from resetting its write-ahead log, and PostgreSQL from removing old row versions.
         page = _JOURNAL_PAGE
         while True:
             with self._reading() as tx:
@@ -248,16 +258,16 @@ class SqlStore(admin.ServiceTables):
 
     def keep_checkpoint(self, model: str, now: float, *, always: bool = False) -> bool:
         with self._reading() as tx:
-            if not always and not checkpoints.due(tx, model, now):
+            if not always and not checkpoints.is_due(tx, model, now):
                 return False
         with self._writing() as tx:
-            # Who commits touches this row first, so checkpoint and position are those of one commit.
+            # Every commit locks this row first, so checkpoint and position are those of one commit.
             tx.execute(sa.select(t.leases.c.epoch).where(t.leases.c.model == model).with_for_update())
-            return (always or checkpoints.due(tx, model, now)) and checkpoints.keep(tx, q.model_id(tx, model))
+            return (always or checkpoints.is_due(tx, model, now)) and checkpoints.keep(tx, q.model_id(tx, model))
 
     def kept_checkpoints(self, model: str) -> Sequence[Progress]:
         with self._reading() as tx:
-            return checkpoints.listed(tx, q.model_id(tx, model))
+            return checkpoints.all_progress(tx, q.model_id(tx, model))
 
     def kept_checkpoint(self, model: str, commit_seq: int) -> Checkpoint:
         with self._reading() as tx:
@@ -280,9 +290,9 @@ class SqlStore(admin.ServiceTables):
         return serialization.snapshot_from_row(model, row)
 
     def _newest_snapshot(self, model: str) -> Snapshot:
-        # Every query of the service asks this. Snapshots never change, so the one decoded last serves until there is a
-        # newer one, and looking whether there is takes a single statement on an index, without a transaction around.
-        with errors.translate_errors(self.engines), self.engines.glance.connect() as tx:
+        # Snapshots never change, so the one decoded last is returned until there is a newer one. Comparing the number
+        # takes a single statement on an index, outside a transaction.
+        with errors.translate_errors(self.engines), self.engines.autocommit.connect() as tx:
             newest = tx.execute(q.NEWEST_NUMBER, {"model": model}).one_or_none()
         known = self._newest.get(model)
         if known is not None and newest is not None and (known[0], known[1].id) == tuple(newest):
@@ -310,19 +320,28 @@ class SqlStore(admin.ServiceTables):
     def apply_retention(self, model: str, now: float) -> int:
         with self._writing() as tx:
             model_id = q.model_id(tx, model, locked=True)
-            return retention.thin(tx, model_id, now) + checkpoints.thin(tx, model_id, now)
+            return retention.delete_snapshots(tx, model_id, now) + retention.delete_journal(tx, model_id, now)
+
+    def recent(self, model: str) -> Recent | None:
+        with self._reading() as tx:
+            return admin.recent(tx, model)
+
+    def set_paused(self, model: str, paused: bool) -> None:
+        with self._writing() as tx:
+            if not tx.execute(sa.update(t.models).where(t.models.c.name == model).values(paused=paused)).rowcount:
+                raise checks.no_model(model, q.names(tx))
 
     def newest_quarantined(
-        self, model: str, *, limit: int = 100, reason: str | None = None, most: int | None = None
+        self, model: str, *, limit: int = 100, reason: str | None = None, max_bytes: int | None = None
     ) -> Sequence[BadRecord]:
         with self._reading() as tx:
-            return [held.bad for held in quarantine.newest(tx, q.model_id(tx, model), limit, reason, most)]
+            return [held.bad for held in quarantine.newest(tx, q.model_id(tx, model), limit, reason, max_bytes)]
 
-    def quarantined_record(self, model: str, place: RecordId) -> QuarantinedRecord:
+    def quarantined_record(self, model: str, record: RecordId) -> QuarantinedRecord:
         with self._reading() as tx:
-            found = quarantine.one(tx, q.model_id(tx, model), place)
+            found = quarantine.one(tx, q.model_id(tx, model), record)
         if found is None:
-            raise checks.not_in_quarantine(model, *place)
+            raise checks.not_in_quarantine(model, *record)
         return found
 
     def iter_quarantine(self, model: str) -> Iterator[QuarantinedRecord]:
@@ -340,34 +359,80 @@ class SqlStore(admin.ServiceTables):
 
     def undelivered(self, model: str, *, limit: int = 500) -> Sequence[QuarantinedRecord]:
         with self._reading() as tx:
-            return quarantine.waiting(tx, q.model_id(tx, model), limit)
+            return quarantine.undelivered(tx, q.model_id(tx, model), limit)
 
     def quarantine_counts(self, model: str) -> Mapping[str, int]:
         with self._reading() as tx:
-            return quarantine.reasons(tx, q.model_id(tx, model))
+            return quarantine.counts(tx, q.model_id(tx, model))
 
-    def mark_delivered(self, model: str, places: Sequence[RecordId], now: float) -> None:
+    def mark_delivered(self, model: str, records: Sequence[RecordId], now: float) -> None:
         with self._writing() as tx:
-            quarantine.mark(tx, q.model_id(tx, model, locked=True), places, now)
+            quarantine.mark_delivered(tx, q.model_id(tx, model, locked=True), records, now)
 
-    def remove_quarantined(self, model: str, places: Sequence[RecordId]) -> None:
+    def remove_quarantined(self, model: str, records: Sequence[RecordId]) -> None:
         with self._writing() as tx:
-            quarantine.forget(tx, q.model_id(tx, model, locked=True), places)
+            quarantine.remove(tx, q.model_id(tx, model, locked=True), records)
 
-    def trim_quarantine(self, model: str, bounds: QuarantineLimits) -> int:
+    def trim_quarantine(self, model: str, limits: QuarantineLimits) -> int:
         with self._writing() as tx:
-            return quarantine.trim(tx, q.model_id(tx, model, locked=True), bounds)
+            return quarantine.trim(tx, q.model_id(tx, model, locked=True), limits)
+
+    def tokens(self) -> Sequence[Token]:
+        with self._reading() as tx:
+            return admin.tokens(tx)
+
+    def add_token(self, token: Token) -> None:
+        try:
+            with self._writing() as tx:
+                admin.add_token(tx, token)
+        except ConflictError:
+            raise checks.token_taken(token.name) from None  # the database's message contains the digest
+
+    def remove_token(self, name: str) -> None:
+        with self._writing() as tx:
+            admin.remove_token(tx, name)
+
+    def put_job(self, job: Job) -> None:
+        with self._writing() as tx:
+            admin.put_job(tx, job)
+
+    def jobs(self, model: str) -> Sequence[Job]:
+        with self._reading() as tx:
+            return admin.jobs(tx, model)
+
+    def job(self, model: str, job_id: str) -> Job:
+        with self._reading() as tx:
+            return admin.job(tx, model, job_id)
+
+    def delivered_until(self, model: str, target: str) -> int:
+        with self._reading() as tx:
+            return admin.delivered_until(tx, model, target)
+
+    def advance_delivery(self, model: str, target: str, expected: int, snapshot: int) -> bool:
+        with self._writing() as tx:
+            return admin.advance_delivery(tx, model, target, expected, snapshot)
 
     def ping(self) -> None:
+        sqlite = self.engines.reader.dialect.name == "sqlite"
         with self._reading() as tx:
-            if self.engines.reader.dialect.name == "sqlite":
-                tx.exec_driver_sql("PRAGMA shrink_memory")  # what is remembered of the file says nothing about it
+            if sqlite:
+                tx.exec_driver_sql("PRAGMA shrink_memory")  # cached pages say nothing about the file
             migrate.check(tx, self.engines.where)
             for newest in _NEWEST:
                 tx.execute(newest).first()
-            if self.engines.reader.dialect.name == "sqlite":
-                for table in t.metadata.sorted_tables:  # an index alone says that a table is empty
+            if sqlite:
+                for table in t.metadata.sorted_tables:  # an index alone can answer that a table is empty
                     tx.exec_driver_sql(f"SELECT 1 FROM {table.name} NOT INDEXED LIMIT 1").first()  # noqa: S608 - ours
 
     def close(self) -> None:
         self.engines.close()
+
+    @contextmanager
+    def _reading(self) -> Iterator[sa.Connection]:
+        with errors.translate_errors(self.engines), self.engines.reader.connect() as tx:
+            yield tx
+
+    @contextmanager
+    def _writing(self) -> Iterator[sa.Connection]:
+        with errors.translate_errors(self.engines), self.engines.writer.begin() as tx:
+            yield tx
