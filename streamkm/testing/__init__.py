@@ -1,7 +1,7 @@
 """Test support for this project and its users: fakes that fail on cue, and the broker that a test run uses."""
 
 from streamkm.testing.broker import BrokerChoice, choose_broker
-from streamkm.testing.fakes import FlakySource, FlakyStore, FullStore, JumpingClock, ManualClock, KillAtCall, StopAfter
+from streamkm.testing.fakes import FlakySource, FlakyStore, FullStore, JumpingClock, KillAtCall, ManualClock, StopAfter
 
 __all__ = [
     "BrokerChoice",
@@ -9,8 +9,8 @@ __all__ = [
     "FlakyStore",
     "FullStore",
     "JumpingClock",
-    "ManualClock",
     "KillAtCall",
+    "ManualClock",
     "StopAfter",
     "choose_broker",
 ]

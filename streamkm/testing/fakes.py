@@ -79,7 +79,7 @@ class KillAtCall:
 
     Examples
     --------
-    >>> mortal = Mortal([1, 2], "append", 3)
+    >>> mortal = KillAtCall([1, 2], "append", 3)
     >>> mortal.append(3)
     >>> mortal.count(3)
     1
