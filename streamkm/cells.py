@@ -1,4 +1,4 @@
-"""What the text of a cell of a table means: a number, a missing value, or neither, and why."""
+"""Interpretation of table cells: a number, a missing value, or neither with a reason."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import math
 import re
 
 MISSING = frozenset({"", "na", "n/a", "#n/a", "<na>", "nan", "+nan", "-nan", "null", "none", ".", "-", "?"})
-"""Texts that stand for no value, in lower case and without blanks around them."""
+"""Texts that stand for a missing value, in lower case and without surrounding blanks."""
 
-# With one way to match only: two would be tried in as many ways as a text has digits, squared. Python's float() would
-# also take "1_000".
+# Unambiguous: two ways to match would take quadratic time in the number of digits. Python's float() also accepts
+# "1_000", which is not wanted.
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _INFINITE = frozenset({"inf", "infinity"})
 _MAX_EXPLAINED = 400
-"""Characters of a text of which the reason is looked for."""
+"""Maximum length of a text that `explain_non_number` looks at, characters."""
 
 _REASONS = (
     ("a thousands separator", r"[+-]?\d{1,3}(?:,\d{3})+\.\d+|[+-]?\d{1,3}(?:[,.' \u00a0\u202f]\d{3}){2,}(?:[.,]\d+)?"),
@@ -35,12 +35,12 @@ _COMPILED_REASONS = tuple((reason, re.compile(pattern)) for reason, pattern in _
 
 
 def parse_number(text: str) -> float | None:
-    """Read a cell as a number; blanks around it do not matter.
+    """Parse a cell as a number; surrounding blanks are ignored.
 
     Returns
     -------
-    float
-        NaN for a missing value; None for what is no number.
+    float or None
+        NaN for a missing value; None if it is not a number.
 
     Examples
     --------
@@ -59,7 +59,7 @@ def parse_number(text: str) -> float | None:
 
 
 def explain_non_number(text: str) -> str:
-    """Say why a text is no number, such as "a decimal comma"; "text" where there is nothing more to say.
+    """Why a text is not a number, such as "a decimal comma"; "text" if there is no specific reason.
 
     Examples
     --------
@@ -73,6 +73,6 @@ def explain_non_number(text: str) -> str:
 
 
 def non_number_message(field: str, text: str) -> str:
-    """The sentence for people about a cell that should be a number."""
+    """Error message for a cell that is not a number."""
     why = explain_non_number(text)
     return f"{field} is not a number: {text.strip()[:40]!r}" + (f" ({why})" if why != "text" else "")

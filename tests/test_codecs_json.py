@@ -67,7 +67,7 @@ def test_a_record_that_is_too_large_or_not_there_whole_is_judged_by_its_size_and
     assert (part.reason, part.record.value, part.record.size) == ("too-large", b"[5, 6]   ", 70_000_000)
     assert "70000000 bytes, more than 90000" in part.message
     (only,) = JsonCodec(["x", "y"], max_bytes=100_000_000).decode(cut).bad
-    assert "more than the source gives" in only.message
+    assert "more than the source keeps" in only.message
     head, tail = cut.split(103)
     assert [len(JsonCodec(["x", "y"]).decode(half)) for half in (head, tail)] == [2, 1]
 

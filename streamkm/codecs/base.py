@@ -1,4 +1,4 @@
-"""The contract of a codec."""
+"""Protocol of codecs."""
 
 from __future__ import annotations
 
@@ -10,11 +10,18 @@ from streamkm.state import Json
 
 @runtime_checkable
 class Codec(Protocol):
-    """Turns the records of one poll into points, all at once.
+    """Decodes the records of one poll into points.
 
-    Decoding is pure: the same records give the same batch, in the same order, at any time and on any machine, because
-    a replay has to learn what the live consumer learned. It never raises for what a record contains: a bad record goes
-    to `Batch.bad` with its place and reason, and its neighbours are decoded.
+    Decoding is a pure function: the same records give the same batch, in the same order, at any time and on any
+    machine,
+    because a replay has to learn what the live consumer learned. It never raises for the content of a record: a bad
+    record
+    is listed in `Batch.bad` with its place and the reason, and its neighbours are decoded.
+
+    Attributes
+    ----------
+    fields
+        Names in the order of a point's coordinates.
     """
 
     fields: tuple[str, ...]
@@ -25,7 +32,7 @@ class Codec(Protocol):
         Parameters
         ----------
         records
-            What a source's `poll` gave.
+            An item of a source's `poll`.
 
         Returns
         -------
@@ -35,5 +42,5 @@ class Codec(Protocol):
         ...
 
     def spec(self) -> Json:
-        """What makes this codec, for `ModelSpec.codec`."""
+        """Specification from which `make_codec` creates this codec, for `ModelSpec.codec`."""
         ...

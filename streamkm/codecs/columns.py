@@ -1,4 +1,4 @@
-"""Rows of files: columns that are numbers already, or text that has to be."""
+"""Decodes rows of tables."""
 
 from __future__ import annotations
 
@@ -17,24 +17,25 @@ from streamkm.state import Json
 
 
 class ColumnsCodec:
-    """Rows of a table as points.
+    """Decodes rows of tables into points.
 
-    A row in which one of the columns has no value, an infinite one, one beyond 1e140, or text that is not a number, is
-    a bad record; its neighbours are not. Which rows are bad does not depend on the other rows read with them.
+    A row is bad if one of the columns is missing, infinite, of an absolute value above 1e140, or text that is not a
+    number;
+    its neighbours are decoded. Whether a row is bad does not depend on the other rows.
 
     Parameters
     ----------
     fields
         Columns in the order of a point's coordinates.
     time_field
-        Column with the event time: numbers since 1970 or ISO 8601 text. Without it a row has no time.
+        Column with the event time: a number since the epoch, or ISO 8601 text. Without it rows have no time.
     time_unit
-        Unit of a number there: "s", "ms", "us", "ns", or "auto", by its size.
+        Unit of a number in `time_field`: "s", "ms", "us", "ns", or "auto" to infer it from the size.
 
     Raises
     ------
     SettingsError
-        An argument is not usable.
+        An argument is not valid.
     """
 
     def __init__(self, fields: Sequence[str], *, time_field: str | None = None, time_unit: str = "auto") -> None:
@@ -51,16 +52,16 @@ class ColumnsCodec:
         }
 
     def decode(self, records: Records) -> Batch:
-        """See `Codec`.
+        """See `Codec.decode`.
 
         Raises
         ------
         FileFormatError
-            The table has no such column at all.
+            The table does not have a column.
         """
         if not isinstance(records, ColumnRecords):
             raise SettingsError(
-                "these records are bytes without columns", where=str(records.partition), hint="Use the json codec"
+                "these records have bytes and no columns", where=str(records.partition), hint="Use the json codec"
             )
         n = len(records)
         defects: dict[int, tuple[str, str, str]] = {}
@@ -68,8 +69,8 @@ class ColumnsCodec:
         for j, field in enumerate(self.fields):
             points[:, j] = self._numbers(field, self._column(records, field), defects)
             for i in np.flatnonzero(np.isfinite(points[:, j]) & (np.abs(points[:, j]) > MAX_ABS_VALUE)).tolist():
-                said = f"{field} is {points[i, j]:g}, beyond the largest value taken, {MAX_ABS_VALUE:g}"
-                defects.setdefault(i, ("out-of-range", field, said))
+                message = f"{field} is {points[i, j]:g}, beyond the maximum of {MAX_ABS_VALUE:g}"
+                defects.setdefault(i, ("out-of-range", field, message))
         times = self._times(records, defects)
         good = np.ones(n, np.bool_)
         good[list(defects)] = False
@@ -89,14 +90,14 @@ class ColumnsCodec:
         except KeyError:
             has = ", ".join(list(records.columns)[:20])
             raise FileFormatError(
-                "there is no such column", where=f"{records.partition.topic}, column {field!r}", hint=f"It has {has}"
+                "the column does not exist", where=f"{records.partition.topic}, column {field!r}", hint=f"It has {has}"
             ) from None
 
     @staticmethod
     def _numbers(
         field: str, column: NDArray[np.generic], defects: dict[int, tuple[str, str, str]]
     ) -> NDArray[np.float64]:
-        """A column as numbers; rows that are none are noted, the first flaw of a row only."""
+        """Convert a column to numbers; adds the first defect of each row to `defects`."""
         if column.dtype != object:
             numbers = column.astype(np.float64)
         else:
@@ -139,7 +140,7 @@ class ColumnsCodec:
 
 
 def _raw(records: ColumnRecords, i: int) -> RawRecord:
-    """A row as a record, for the quarantine: its cells as csv."""
+    """A row as a record for the quarantine: its cells as csv."""
     cells = ["" if column[i] is None else str(column[i]) for column in records.columns.values()]
     quoted = ['"' + cell.replace('"', '""') + '"' if any(c in cell for c in ',"\n\r') else cell for cell in cells]
     return RawRecord(

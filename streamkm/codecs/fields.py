@@ -1,4 +1,4 @@
-"""Which fields make a point: their names, and dotted paths into nested objects."""
+"""Names of fields: validation, and the search tree of the JSON scanner."""
 
 from __future__ import annotations
 
@@ -10,42 +10,49 @@ from numpy.typing import NDArray
 from streamkm.errors import SettingsError
 
 MAX_ABS_VALUE = 1e140
-"""Largest absolute value of a field: models take no larger one, because its square would not be finite in a sum."""
+"""Maximum absolute value of a field; sums of squares of larger values would not be finite."""
 
 
 def validate_fields(fields: Sequence[str], time_field: str | None, *, dotted: bool = True) -> tuple[str, ...]:
-    """The fields, if a codec can work with them; `dotted` if a dot reaches into nested objects.
+    """Check that a codec can use these fields.
+
+    Parameters
+    ----------
+    fields
+        Names in the order of a point's coordinates.
+    time_field
+        Name of the event time, or None.
+    dotted
+        Whether a dot separates the names of nested objects.
 
     Raises
     ------
     SettingsError
-        There are none, or one is empty or named twice.
+        There are no fields, a name is empty, or a name occurs twice.
     """
     listed = tuple(fields)
     if isinstance(fields, str) or not listed:
-        raise SettingsError(
-            "a codec needs the names of at least one field", where="fields", hint="Such as amount,lat,lon"
-        )
+        raise SettingsError("a codec requires at least one field", where="fields", hint="Such as amount,lat,lon")
     for name in listed:
         broken = dotted and isinstance(name, str) and (name.startswith(".") or name.endswith(".") or ".." in name)
         if not isinstance(name, str) or not name or broken:
-            raise SettingsError(f"{name!r} is not the name of a field", where="fields")
+            raise SettingsError(f"{name!r} is not a valid field name", where="fields")
     if len(set(listed)) < len(listed):
         raise SettingsError("a field is named twice", where="fields")
     if time_field is not None and time_field in listed:
-        raise SettingsError("the time cannot be a coordinate too", where="time_field")
+        raise SettingsError("the event time cannot be a coordinate too", where="time_field")
     return listed
 
 
 class FieldTree:
-    """The fields as `kernels.jsonscan` wants them: a tree of names that says what a key means where.
+    """The fields as a tree of names, in the form that `kernels.decode.json_scan` takes.
 
     Attributes
     ----------
     names, entries, firsts
-        See `jsonscan.scan_rows`.
+        See `json_scan.scan_rows`.
     plain
-        Whether all names can be compared byte by byte, because JSON writes them as they are.
+        Whether all names can be compared byte by byte, because JSON does not escape them.
     """
 
     def __init__(self, paths: Sequence[str]) -> None:

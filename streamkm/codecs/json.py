@@ -1,4 +1,4 @@
-"""JSON records: objects by field name, arrays by position."""
+"""Decodes JSON records: objects by field name, arrays by position."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ from streamkm.records import BadRecord, Batch, BatchRange, ByteRecords, Records,
 from streamkm.state import Json
 
 DEFAULT_MAX_BYTES = 1 << 20
+"""Default maximum size of a record's value, bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Defect:
-    """What is wrong with a record."""
+    """Why a record is bad."""
 
     reason: str
     field: str
@@ -34,34 +35,35 @@ class _Defect:
 
 
 class JsonCodec:
-    """JSON objects and arrays as points.
+    """Decodes JSON objects and arrays into points.
 
-    An object gives the values of `fields`, which may be dotted paths into nested objects, and into arrays by the number
-    of a value: ``emb.0`` or ``emb[0]`` (these are read by the strict parser, several times slower). Other keys do not
-    matter. An
-    array of exactly ``len(fields)`` numbers is taken by position. Both may occur in one topic. Numbers are read
-    exactly. A text is never a number, and neither is true, false or null. A number beyond 1e140 makes a bad record too:
-    no model could take it.
+    An object gives the values of `fields`, by the rule of `streamkm.field_paths`; other members are ignored. Elements
+    of
+    arrays (``emb.0`` or ``emb[0]``) are read by the strict parser, which is several times slower. An array of exactly
+    ``len(fields)`` numbers is a point by position. Both forms may occur in one topic. Numbers are read exactly. Text,
+    true,
+    false and null are not numbers. A number of an absolute value above 1e140 makes a record bad: no model accepts it.
 
     Parameters
     ----------
     fields
         Names in the order of a point's coordinates.
     time_field
-        Field with the event time: a number since 1970 or ISO 8601 text (UTC unless it says otherwise). Without it, and
-        for arrays, the record's own timestamp is taken.
+        Field with the event time: a number since the epoch, or ISO 8601 text (UTC unless it has an offset). Without it,
+        and
+        for arrays, the record's own timestamp is used.
     time_unit
-        Unit of a number there: "s", "ms", "us", "ns", or "auto", by its size.
+        Unit of a number in `time_field`: "s", "ms", "us", "ns", or "auto" to infer it from the size.
     max_bytes
-        A longer record is bad, unread.
+        Maximum size of a record's value, bytes; a longer record is bad and is not parsed.
     strict
-        Ask the strict parser about every record instead of only those the scanner is unsure of: slower by several
-        times, and the same in result.
+        Parse every record with the strict parser instead of only those that the scanner cannot decide: several times
+        slower, with the same result; for tests.
 
     Raises
     ------
     SettingsError
-        An argument is not usable.
+        An argument is not valid.
     """
 
     def __init__(
@@ -77,7 +79,7 @@ class JsonCodec:
         self.time_field = time_field
         self.time_unit = validate_unit(time_unit)
         if max_bytes < 1:
-            raise SettingsError(f"{max_bytes} bytes are not enough for any record", where="max_bytes")
+            raise SettingsError(f"a maximum of {max_bytes} bytes excludes every record", where="max_bytes")
         self.max_bytes = max_bytes
         self._paths = FieldPaths(self.fields)
         self._tree = FieldTree(self.fields if time_field is None else (*self.fields, time_field))
@@ -103,10 +105,10 @@ class JsonCodec:
         points = np.empty((n, d))
         times = np.full(n, np.nan)
         kinds = np.where(records.ends < 0, json_scan.NULL, json_scan.UNSURE).astype(np.uint8)
-        # Step 1: the scanner reads all that is plain.
+        # Step 1: the scanner decodes all simple records.
         if self._scanner and n:
             data = records.data.view()
-            data.flags.writeable = False  # one type of array for the kernel, whatever the source gave
+            data.flags.writeable = False  # one array type for the kernel
             json_scan.scan_rows(
                 data,
                 records.begins,
@@ -126,10 +128,10 @@ class JsonCodec:
             numbered = kinds == json_scan.OBJECT
             times[numbered] = to_seconds(times[numbered], self.time_unit)
             has_time = numbered | (kinds == json_scan.DATED)
-        # Step 2: a strict parser judges the rest, one by one.
+        # Step 2: the strict parser decodes the others, one by one.
         bad: list[BadRecord] = []
         good = kinds != json_scan.NULL
-        if records.full_sizes:  # what is there of such a record may look like one
+        if records.full_sizes:  # the kept part of a truncated record may be valid JSON
             kinds[np.isin(records.offsets, list(records.full_sizes))] = json_scan.UNSURE
         for i in np.flatnonzero(kinds == json_scan.UNSURE).tolist():
             size = records.size(i)
@@ -142,12 +144,12 @@ class JsonCodec:
             points[i], time = found
             if time is not None:
                 times[i], has_time[i] = time, True
-        # Step 3: records without a time of their own have the broker's or the producer's.
+        # Step 3: records without an event time get their timestamp.
         stamped = np.where(records.timestamps < 0, np.nan, records.timestamps / 1000.0)
         times = np.where(has_time, times, stamped)
         if not good.all():
             points, times = np.ascontiguousarray(points[good]), times[good]
-        # Step 4: what can be read but not learned. Almost never there is any, so one pass looks for all of it.
+        # Step 4: values out of range. They are rare, so one pass over all values comes first.
         flat = points.reshape(-1)
         flat.flags.writeable = False
         if not largest(flat) <= MAX_ABS_VALUE:
@@ -169,12 +171,12 @@ class JsonCodec:
         )
 
     def _too_large(self, size: int) -> _Defect:
-        """What is wrong with a record whose value is too long, or that the source did not give whole."""
-        said = f"more than {self.max_bytes}" if size > self.max_bytes else "more than the source gives of one"
-        return _Defect("too-large", "", f"the record has {size} bytes, {said}")
+        """The defect of a record that is too long, or that the source has truncated."""
+        limit = f"more than {self.max_bytes}" if size > self.max_bytes else "more than the source keeps of one"
+        return _Defect("too-large", "", f"the record has {size} bytes, {limit}")
 
     def _decode_strictly(self, value: bytes) -> tuple[Sequence[float], float | None] | _Defect:
-        """What one record is: the point and its time, or what is wrong."""
+        """Decode one record: its point and time, or its defect."""
         try:
             parsed = orjson.loads(value)
         except orjson.JSONDecodeError as error:
@@ -204,11 +206,11 @@ class JsonCodec:
         return time if isinstance(time, _Defect) else (point, time)
 
     def _out_of_range(self, point: NDArray[np.float64]) -> _Defect:
-        """Say which field of a point is too large for a model."""
+        """The defect of a point with a value out of range."""
         column = int(np.flatnonzero(~(np.abs(point) <= MAX_ABS_VALUE))[0])
         field = self.fields[column]
-        said = f"{field} is {point[column]:g}, beyond the largest value taken, {MAX_ABS_VALUE:g}"
-        return _Defect("out-of-range", field, said)
+        message = f"{field} is {point[column]:g}, beyond the maximum of {MAX_ABS_VALUE:g}"
+        return _Defect("out-of-range", field, message)
 
     def _to_time(self, found: Any) -> float | _Defect:
         field = self.time_field or ""
@@ -228,7 +230,7 @@ class JsonCodec:
         return float(to_seconds(times, self.time_unit)[0])
 
     def _not_json(self, value: bytes, error: Exception) -> _Defect:
-        """Say why; a number that is not finite is told apart, because what made it is another mistake."""
+        """The defect of a value that is not JSON; NaN and infinity have a reason of their own."""
         try:
             parsed = json.loads(value.decode())
         except (ValueError, RecursionError):
@@ -238,7 +240,7 @@ class JsonCodec:
             if isinstance(defect, _Defect) and defect.reason == "not-finite":
                 return defect
         if value[:1] == b"\0":
-            return _Defect("not-json", "", "it begins with a zero byte, as records of a schema registry do")
+            return _Defect("not-json", "", "it begins with a zero byte, like records of a schema registry")
         return _Defect("not-json", "", str(error) if value else "the value is empty")
 
 
@@ -258,16 +260,16 @@ def _to_number(field: str, found: Any) -> float | _Defect:
 
 
 def _shortened_json(value: Any) -> str:
-    """A value as JSON writes it, short."""
+    """A value as JSON, of at most 40 characters."""
     try:
         text = json.dumps(value, ensure_ascii=False)
-    except RecursionError:  # orjson takes deeper ones than Python writes
-        text = f"{'an array' if isinstance(value, list) else 'an object'} of great depth"
+    except RecursionError:  # orjson parses deeper nesting than Python writes
+        text = f"a deeply nested {'array' if isinstance(value, list) else 'object'}"
     return text if len(text) <= 40 else text[:37] + "..."
 
 
 def compile_scanner() -> None:
-    """Run the scanner once, so that numba's cache on disk holds it before somebody waits for it."""
+    """Compile the scanner, or load it from numba's cache."""
     value = np.frombuffer(b'{"t":"2000-01-01T00:00:00Z","x":1.5}', np.uint8)
     one = np.zeros(1, np.int64)
     records = ByteRecords(TopicPartition("", 0), 0, 1, value, one, one + len(value), one, one)

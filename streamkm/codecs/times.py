@@ -1,4 +1,4 @@
-"""Event times: numbers since 1970 in some unit, or ISO 8601 text."""
+"""Event times: numbers since the epoch in some unit, or ISO 8601 text."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from streamkm.errors import SettingsError
 from streamkm.times import parse_iso
 
 UNITS = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
-# Seconds stay below the first until the year 5138; as milliseconds it is 1973. And so on by thousands.
+"""Units per second."""
+# (limit, units per second): seconds stay below the first limit until the year 5138; as milliseconds it is 1973.
 _AUTO = ((1e11, 1.0), (1e14, 1e3), (1e17, 1e6), (math.inf, 1e9))
 
 
 _INFINITIES = np.array(
-    # Microseconds, milliseconds, and a date in days.
+    # In microseconds, in milliseconds, and for a date in days.
     [9223372036825200000.0, -9223372036832400000.0, 9223372036825200.0, -9223372036832400.0, -2147472692.0]
 )
 
 
 def validate_unit(unit: str) -> str:
-    """The unit, if there is such a one.
+    """Check a unit of time.
 
     Raises
     ------
     SettingsError
-        There is not.
+        The unit is unknown.
     """
     if unit != "auto" and unit not in UNITS:
         raise SettingsError(
@@ -38,7 +39,15 @@ def validate_unit(unit: str) -> str:
 
 
 def to_seconds(times: NDArray[np.float64], unit: str) -> NDArray[np.float64]:
-    """Numbers to seconds since 1970; with the unit "auto" each by its size."""
+    """Convert numbers to seconds since the epoch; with the unit "auto" each by its size.
+
+    Parameters
+    ----------
+    times
+        (n,) numbers.
+    unit
+        "s", "ms", "us", "ns" or "auto".
+    """
     if unit != "auto":
         return times / UNITS[unit]
     size = np.abs(times)
@@ -49,7 +58,7 @@ def to_seconds(times: NDArray[np.float64], unit: str) -> NDArray[np.float64]:
 
 
 def is_debezium_infinity(times: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """(n,) whether numbers are what Debezium writes for PostgreSQL's ``infinity`` and ``-infinity``, in any unit.
+    """Whether each number is Debezium's encoding of PostgreSQL's ``infinity`` or ``-infinity``, in any unit.
 
     Debezium's reference, PostgreSQL connector, "Temporal types": the largest and the smallest time, in microseconds.
     """

@@ -1,4 +1,4 @@
-"""What polars' panics leave on standard error."""
+"""Suppression of the messages that panics in polars print."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import polars as pl
 
 @contextlib.contextmanager
 def suppress_panic_output() -> Iterator[None]:
-    """Keep what polars' panics write to standard error, beside the exception, from those who look there.
+    """Suppress what panics in polars print to standard error in addition to the exception.
 
-    Its text comes from Rust, to the descriptor itself. What comes without a panic is passed on.
+    Rust writes the message to the file descriptor itself. Output without a panic is passed on.
     """
     try:
         saved = os.dup(2)
-    except OSError:  # there is no standard error
+    except OSError:  # standard error is closed
         yield
         return
     with tempfile.TemporaryFile() as kept:

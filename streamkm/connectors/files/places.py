@@ -1,4 +1,4 @@
-"""Which files are meant: paths, folders, globs and URLs of pyarrow's filesystems, as a sorted list of files."""
+"""Resolves paths, folders, globs and URLs of pyarrow's filesystems to a sorted list of files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SUFFIXES = (
     *(".arrow", ".csv", ".csv.gz", ".feather", ".ipc", ".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz"),
     *(".npy", ".npz", ".parquet", ".pq", ".tsv", ".tsv.gz"),
 )
-"""Kinds of files that are read."""
+"""Supported kinds of files."""
 _PACKED = ".gz"
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _MAGIC = re.compile(r"[*?[]")
@@ -30,16 +30,16 @@ _MAGIC = re.compile(r"[*?[]")
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One file, here or elsewhere.
+    """A file, local or remote.
 
     Attributes
     ----------
     name
-        Its path or URL, without credentials.
+        Path or URL, without credentials.
     filesystem
-        The pyarrow filesystem that has it; None for the one of this machine.
+        pyarrow filesystem of the file; None for a local file.
     path
-        Its path there.
+        Path in `filesystem`.
     """
 
     name: str
@@ -48,29 +48,29 @@ class Place:
 
     @property
     def suffix(self) -> str:
-        """What its name says of its kind, in lower case, such as ".csv" or ".csv.gz"."""
+        """Kind of file by its name, in lower case, such as ".csv" or ".csv.gz"."""
         return _suffix(self.name)
 
     @property
     def packed(self) -> bool:
-        """Whether it is packed by gzip."""
+        """Whether it is compressed by gzip."""
         return self.suffix.endswith(_PACKED)
 
     def open(self) -> BinaryIO:
-        """Open it for reading at any position."""
+        """Open the file for reading, with seek."""
         if self.filesystem is None:
             return Path(self.name).open("rb")
         with remote_errors(self.name):
             return cast("BinaryIO", io.BufferedReader(self.filesystem.open_input_file(self.path), 1 << 20))
 
     def size(self) -> int:
-        """Bytes of it."""
+        """Size in bytes."""
         with contextlib.closing(self.open()) as file:
             return file.seek(0, os.SEEK_END)
 
     @contextlib.contextmanager
     def on_disk(self) -> Iterator[str]:
-        """Give a path to its content on this machine; from elsewhere it is copied, and the copy may be unlinked."""
+        """Path to a local copy of the content; a temporary one for a remote file."""
         if self.filesystem is None:
             yield self.name
             return
@@ -81,7 +81,7 @@ class Place:
             yield copy.name
 
     def hive_keys(self) -> dict[str, str | None]:
-        """Columns that stand in its path as ``name=value`` (Hive's partitions), in their order."""
+        """Columns in the path as ``name=value`` (Hive partitions), in order."""
         parts = [part.partition("=") for part in Path(self.name).parts[:-1] if not part.startswith("=")]
         unquote = urllib.parse.unquote
         return {
@@ -92,23 +92,25 @@ class Place:
 
 
 def expand(paths: Sequence[str | Place]) -> list[Place]:
-    """Find the files that are meant, sorted by name.
+    """Find files, sorted by name.
 
     Parameters
     ----------
     paths
-        Each a file, a folder (all files below it of a known kind, but none whose name or folder starts with ``.`` or
-        ``_``), a glob (``**`` for any depth), or a URL of any of these, such as ``s3://bucket/folder``; or a file
-        that was found before.
+        Each a file, a folder (all files below it of a known kind, except hidden ones: names of files or folders that
+        start
+        with ``.`` or ``_``), a glob (``**`` for any depth), or a URL of any of these, such as ``s3://bucket/folder``;
+        or a
+        `Place`.
 
     Raises
     ------
     MissingFileError
-        Nothing is there.
+        A path does not exist, or matches nothing.
     SettingsError
-        No path, the same file twice, or a URL without pyarrow.
+        There is no path, a file occurs twice, or a URL is given without pyarrow.
     SourceError
-        The filesystem does not answer.
+        The filesystem does not respond.
     """
     if not paths:
         raise SettingsError("give at least one path")
@@ -116,7 +118,7 @@ def expand(paths: Sequence[str | Place]) -> list[Place]:
     for path in paths:
         for place in _places(path):
             if place.name in places:
-                raise SettingsError("the file is named twice; give each only once", where=place.name)
+                raise SettingsError("the file is given twice; give each only once", where=place.name)
             places[place.name] = place
     return [places[name] for name in sorted(places)]
 
@@ -135,7 +137,7 @@ def _local(path: str) -> list[str]:
         found = [file for file in glob.glob(path, recursive=True) if Path(file).is_file()]  # noqa: PTH207 -- keeps ./
         if not found:
             hint = "Put a glob in quotes and check its folder; ** stands for folders of any depth"
-            raise MissingFileError("no file is called so", where=path, hint=_check(hint, path))
+            raise MissingFileError("no file matches", where=path, hint=_check(hint, path))
         return found
     if not Path(path).is_file():
         raise MissingFileError("the file does not exist", where=path, hint=_check("Check the path", path))
@@ -143,7 +145,7 @@ def _local(path: str) -> list[str]:
 
 
 def _check(hint: str, path: str) -> str:
-    return hint if Path(path).is_absolute() else f"{hint}; it is looked for from {Path.cwd()}"
+    return hint if Path(path).is_absolute() else f"{hint}; relative paths start at {Path.cwd()}"
 
 
 def _remote(url: str) -> list[Place]:
@@ -165,12 +167,12 @@ def _remote(url: str) -> list[Place]:
             files = [info for info in infos if info.type == fs.FileType.File]
             return [Place(redact_remembered(f"{scheme}://{i.path}"), filesystem, i.path) for i in files]
 
-        if "*" in path:  # the other signs of a glob have another meaning in a URL
+        if "*" in path:  # other wildcards have another meaning in a URL
             base = path[: path.index("*")].rpartition("/")[0]
             pattern = re.compile(_glob_pattern(path))
             infos = filesystem.get_file_info(fs.FileSelector(base, recursive=True))
             named = [info for info in infos if pattern.fullmatch(info.path)]
-            # As on this machine, a star does not stand for names that begin with a dot.
+            # As for local files, a star does not match names that begin with a dot.
             found = places([info for info in named if not info.base_name.startswith(".")])
         else:
             info = filesystem.get_file_info(path)
@@ -187,10 +189,10 @@ def _remote(url: str) -> list[Place]:
 
 @contextlib.contextmanager
 def remote_errors(where: str) -> Iterator[None]:
-    """Map what pyarrow's filesystems raise."""
+    """Translate errors of pyarrow's filesystems."""
     try:
         yield
-    except StreamkmError:  # some of ours are ValueErrors too
+    except StreamkmError:  # some of them are ValueErrors too
         raise
     except FileNotFoundError as error:
         raise MissingFileError(
@@ -199,16 +201,16 @@ def remote_errors(where: str) -> Iterator[None]:
     except OSError as error:
         raise SourceError(f"it cannot be read: {str(error).splitlines()[0]}", where=where) from error
     except (ValueError, NotImplementedError) as error:  # pyarrow's ArrowInvalid is a ValueError
-        raise SettingsError(f"it is no URL that pyarrow reads: {type(error).__name__}", where=where) from error
+        raise SettingsError(f"pyarrow does not support this URL: {type(error).__name__}", where=where) from error
 
 
 def _known(folder: str, names: list[str]) -> list[str]:
     kept = [name for name in names if _suffix(name) in SUFFIXES]
     if not kept:
         raise MissingFileError(
-            f"the folder has no file of a kind that is read here ({len(names)} others)",
+            f"the folder has no file of a supported kind ({len(names)} others)",
             where=folder,
-            hint=f"Known are {', '.join(SUFFIXES)}",
+            hint=f"Known: {', '.join(SUFFIXES)}",
         )
     return kept
 
@@ -220,16 +222,16 @@ def _suffix(name: str) -> str:
 
 
 def _hidden(relative: str) -> bool:
-    """Whether a name is that of bookkeeping, such as ``_SUCCESS`` or ``.crc``."""
+    """Whether a path has a hidden part, such as ``_SUCCESS`` or ``.crc``."""
     return any(part.startswith((".", "_")) for part in Path(relative).parts)
 
 
 def _glob_pattern(path: str) -> str:
-    """A glob as a regular expression in which only ``**`` reaches into deeper folders."""
+    """A glob as a regular expression in which only ``**`` matches slashes."""
     signs = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*"}
     return "".join(signs.get(part) or re.escape(part) for part in re.split(r"(\*\*/|\*\*|\*)", path))
 
 
 def _without_secrets(url: str) -> str:
-    """A URL without user, password and options."""
+    """A URL without user, password and query."""
     return redact_url(url).replace(f"://{MASK}@", "://").partition("?")[0]

@@ -1,4 +1,4 @@
-"""Opens a table by what its name says, and adds the columns that stand in its path."""
+"""Opens a table by its file name, and adds the columns in its path."""
 
 from __future__ import annotations
 
@@ -36,19 +36,21 @@ _MAKERS: dict[str, Callable[[Place, ColumnSelection], Reader]] = {
 
 
 def open_reader(place: Place, fields: Sequence[str] | None) -> Reader:
-    """Open a file by what its name says.
+    """Open a file by its name.
 
     Parameters
     ----------
     place
         The file.
     fields
-        Columns to read, all when None; also those of its path (``year=2026/``), which a column of the file hides.
+        Columns to read; None for all. Includes columns in the path (``year=2026/``), unless the file has a column of
+        that
+        name.
 
     Raises
     ------
     FileFormatError
-        It is of another kind, or has not the fields asked for.
+        The kind of file is unknown, or it does not have the fields.
     """
     keys = place.hive_keys()
     reader = _maker(place)(place, ColumnSelection(fields, elsewhere=tuple(keys)))
@@ -59,12 +61,12 @@ def open_reader(place: Place, fields: Sequence[str] | None) -> Reader:
 
 
 def profile(place: Place) -> Profile:
-    """Say what the columns of a file hold.
+    """Statistics of the columns of a file.
 
     Raises
     ------
     FileFormatError
-        It is not what its name says.
+        The file is not valid.
     """
     reader = _maker(place)(place, ColumnSelection([]))
     try:
@@ -76,15 +78,15 @@ def profile(place: Place) -> Profile:
 def _maker(place: Place) -> Callable[[Place, ColumnSelection], Reader]:
     if place.suffix not in _MAKERS:
         raise FileFormatError(
-            f"{place.suffix or 'a file without suffix'} is not a kind of file that is read here",
+            f"{place.suffix or 'a file without suffix'} is not a supported kind of file",
             where=place.name,
-            hint=f"Known are {', '.join(sorted(_MAKERS))}",
+            hint=f"Known: {', '.join(sorted(_MAKERS))}",
         )
     return _MAKERS[place.suffix]
 
 
 class HiveColumnsReader:
-    """A file with some more columns, the same value in each row."""
+    """A reader with additional columns that have the same value in each row."""
 
     def __init__(self, reader: Reader, added: dict[str, str | None], fields: Sequence[str] | None) -> None:
         self._reader, self._added, self.fits_float32 = reader, added, False
@@ -112,7 +114,7 @@ class HiveColumnsReader:
 
 
 def _belongs_to(name: str, field: str) -> bool:
-    """Whether a column of a block is what a field asks for: itself, or one of its dimensions."""
+    """Whether a column is the field itself, or one of its dimensions."""
     return name == field or (name.startswith(f"{field}[") and name.endswith("]"))
 
 

@@ -1,4 +1,4 @@
-"""Records from files: rows of csv, npy, npz, parquet and Arrow."""
+"""Reads files of rows as a source of records."""
 
 from __future__ import annotations
 
@@ -28,31 +28,33 @@ _SAMPLE_BYTES = 1 << 16
 
 
 class FileSource:
-    """Files as a `Source`: each is a partition, each row a record, its number the offset.
+    """Files as a `Source`: each file is a partition, each row a record, and its number the offset.
 
-    Memory stays bounded: text is read 4 MB at a time, the others about a hundred thousand rows at a time, or by row
-    groups or batches where pyarrow is installed. A file is taken as it is when it is opened; one that grows afterwards
-    is read to its old end.
+    Memory is bounded: text is read 4 MB at a time, other files about a hundred thousand rows at a time, or by row
+    groups or
+    batches if pyarrow is installed. The size of a file is fixed when it is opened: rows added later are not read.
 
     Parameters
     ----------
     paths
-        One or several: files, folders, globs, or URLs of these such as ``s3://bucket/folder`` (with pyarrow). The
-        suffix says what a file is: csv, tsv, jsonl, ndjson (these also with gz behind it), npy, npz, parquet, pq,
-        arrow, feather, ipc.
+        One or more files, folders, globs, or URLs of these such as ``s3://bucket/folder`` (requires pyarrow). The
+        suffix is
+        the kind of file: csv, tsv, jsonl, ndjson (these also with .gz), npy, npz, parquet, pq, arrow, feather, ipc.
     fields
-        Columns to read, in any order; all when None. Columns of an npy array are named "0", "1", ... What stands in
-        a path as ``year=2026/`` is a column too. A column of arrays is read as one column for each dimension, called
-        ``name[0]``, ``name[1]``, ...: its name stands for all of them. A column without a name is called ``index``.
+        Columns to read, in any order; None for all. Columns of an npy array are named "0", "1", ... A part
+        ``year=2026`` of
+        a path is a column too. A column of arrays is read as one column per dimension, ``name[0]``, ``name[1]``, ...;
+        its
+        name stands for all of them. A column without a name is called ``index``.
 
     Raises
     ------
     MissingFileError
         A file does not exist.
     SettingsError
-        No path, a file twice, or a URL without pyarrow.
+        There is no path, a file occurs twice, or a URL is given without pyarrow.
     FileFormatError
-        A file is not what its name says, or has not these columns.
+        A file is not valid, or does not have the columns.
     """
 
     def __init__(self, paths: Path | Sequence[Path], *, fields: Sequence[str] | None = None) -> None:
@@ -93,13 +95,13 @@ class FileSource:
         self._check()
         for tp, row in position.items():
             if tp not in self._readers:
-                raise PositionLostError(f"row {row} is wanted of a file that is not read", where=str(tp))
-            if row:  # the beginning is there without looking for the end
+                raise PositionLostError(f"row {row} belongs to a file that is not read", where=str(tp))
+            if row:  # row 0 needs no search for the end
                 check_position(tp, row, 0, self._readers[tp].rows())
         self._position = {tp: position[tp] for tp in sorted(position)}
 
     def poll(self, timeout: float, max_records: int) -> Sequence[ColumnRecords]:
-        del timeout  # a file never has more to wait for
+        del timeout  # all records of a file are available at once
         self._check()
         out = []
         for tp, start in self._position.items():
@@ -118,32 +120,32 @@ class FileSource:
         return out
 
     def fits_float32(self) -> bool:
-        """Whether float32 holds all values of the columns that are read exactly."""
+        """Whether float32 holds all values of the columns exactly."""
         self._check()
         return all(reader.fits_float32 for reader in self._readers.values())
 
     def progress(self) -> float:
-        """About which share of the files was read, 0 to 1; for progress."""
+        """Approximate share of the files that was read, 0 to 1."""
         self._check()
         return sum(self._readers[tp].progress(row) for tp, row in self._position.items()) / max(1, len(self._readers))
 
     def names(self) -> tuple[str, ...]:
-        """Columns that are read, one for each dimension; those of the first file."""
+        """Columns of the first file, one per dimension."""
         self._check()
         return next(iter(self._readers.values())).names
 
     def notes(self) -> tuple[str, ...]:
-        """What was assumed of the files, or passed over, each with its file."""
+        """Assumptions about the files and skipped content, each with its file."""
         self._check()
         return tuple(f"{tp.topic}: {note}" for tp, reader in self._readers.items() for note in reader.notes)
 
     def line(self, tp: TopicPartition, row: int) -> int | None:
-        """In which line of its file a row begins, from 1; None where it has no lines."""
+        """Line number of a row in its file, from 1; None if the file has no lines."""
         self._check()
         return None if self._readers[tp].is_past_end(row) else self._readers[tp].line(row)
 
     def row_count_of_headers(self) -> int | None:
-        """Rows of all files, where their headers tell how many these are."""
+        """Total number of rows if all headers have it, else None."""
         self._check()
         readers = self._readers.values()
         return sum(reader.rows() for reader in readers) if all(reader.row_count_known for reader in readers) else None
@@ -153,7 +155,7 @@ class FileSource:
         return dict(self._position)
 
     def commit(self, position: Position) -> None:
-        del position  # nobody else watches a file
+        del position  # files have no consumer groups
         self._check()
 
     def close(self) -> None:
@@ -167,7 +169,7 @@ class FileSource:
 
 
 def _fingerprint(place: Place) -> Json:
-    """Size and a checksum of both ends: tells another file under the same name, at any size, at once."""
+    """Size, and a checksum of both ends: detects another file under the same name without reading all of it."""
     with contextlib.closing(place.open()) as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
@@ -177,11 +179,11 @@ def _fingerprint(place: Place) -> Json:
 
 
 def numeric_columns(place: Place) -> tuple[str, ...]:
-    """Columns that are clustered where none is named: those of numbers that are no identifiers.
+    """Columns to cluster by default: numeric ones that are not identifiers.
 
     Raises
     ------
     FileFormatError
-        The file is not what its name says.
+        The file is not valid.
     """
     return profile(place).choose()[0]

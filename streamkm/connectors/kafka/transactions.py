@@ -81,7 +81,7 @@ class KafkaTransactionalWriter:
                 **{key: value for key, value in self._settings.items() if key in known},
                 transactional_id=name,
                 acks="all",
-                # Longer than any step, and short enough that a dead writer's open transaction soon stops blocking readers.
+                # Longer than any step, and short enough that a dead writer's transaction soon stops blocking readers.
                 transaction_timeout_ms=2 * milliseconds,
                 delivery_timeout_ms=milliseconds + 1000,
                 max_block_ms=milliseconds,
