@@ -30,6 +30,7 @@ from streamkm.errors import BrokerUnreachableError, NotFoundError, SettingsError
 from streamkm.records import DeliveryError, ProducerRecord
 from streamkm.state import Event
 from streamkm.stores import open_store
+from streamkm.times import format_time
 from streamkm.values import Secret
 from waiting import PATIENCE, wait_until
 
@@ -226,7 +227,7 @@ def test_a_webhook_that_fails_and_sleeps_gets_everything_once_it_takes_it(told_w
     with telling(store, WebhookTarget(hook.url, SECRET, timeout=4.0)):
         wait_until(lambda: len(hook.taken()) == 3)
         wait_until(lambda: store.delivered_until("orders", WebhookTarget(hook.url, SECRET).name) == 3)
-    assert hook.taken() == ["orders/1/0", "orders/1/1", "orders/3/0"]
+    assert hook.taken() == ["orders/1.0", "orders/1.1", "orders/3.0"]
     assert [r[3] for r in hook.requests] == [500, 0, 302, 503, 204, 429, 204, 204]
     for _, headers, body, _ in hook.requests:
         # Not with the code that is tested.
@@ -235,13 +236,13 @@ def test_a_webhook_that_fails_and_sleeps_gets_everything_once_it_takes_it(told_w
         assert headers["webhook-signature"] == f"v1,{mac}"
         assert abs(int(headers["webhook-timestamp"]) - time.time()) < 60
         assert headers["content-type"] == "application/json"
-        assert json.loads(body)["id"] == headers["webhook-id"]
+        assert headers["webhook-id"] == "orders/" + json.loads(body)["id"]
     first = json.loads(hook.requests[0][2])
     assert first == {
-        "id": "orders/1/0",
+        "id": "1.0",
         "model": "orders",
         "snapshot": 1,
-        "created_at": NOW,
+        "created_at": format_time(NOW),
         "kind": "birth",
         "before": [],
         "after": [4],
@@ -261,7 +262,7 @@ def test_a_target_that_is_gone_is_told_nothing_more_and_others_are(told_world, h
     with telling(store, WebhookTarget(hook.url, SECRET), inbox):
         wait_until(lambda: "no more events are delivered" in caplog.text)
         writer.commit(events=(MERGE,))
-        wait_until(lambda: inbox.ids() == ["orders/1/0", "orders/2/0"])
+        wait_until(lambda: inbox.ids() == ["1.0", "2.0"])
     assert len(hook.requests) == 1
 
 
@@ -322,12 +323,12 @@ def test_a_new_target_starts_now_or_at_the_beginning(told_world):
         wait_until(lambda: store.delivered_until("orders", "now") == 1)
         writer.commit(events=(MERGE,))
         wait_until(lambda: now.got and len(beginning.got) == 2)
-    assert now.ids() == ["orders/2/0"]
-    assert beginning.ids() == ["orders/1/0", "orders/2/0"]
+    assert now.ids() == ["2.0"]
+    assert beginning.ids() == ["1.0", "2.0"]
     again = Inbox("now")
     writer.commit(events=(BIRTH,))
     with telling(store, again, start="now"):  # no longer new
-        wait_until(lambda: again.ids() == ["orders/3/0"])
+        wait_until(lambda: again.ids() == ["3.0"])
 
 
 def test_a_target_of_a_model_without_snapshots_misses_none(told_world):
@@ -338,7 +339,7 @@ def test_a_target_of_a_model_without_snapshots_misses_none(told_world):
     with telling(store, inbox, start="now"):
         wait_until(lambda: looks)
         writer.commit(events=(BIRTH,))
-        wait_until(lambda: inbox.ids() == ["orders/1/0"])
+        wait_until(lambda: inbox.ids() == ["1.0"])
 
 
 def test_events_of_one_snapshot_are_not_repeated_because_the_last_one_failed(told_world):
@@ -357,7 +358,7 @@ def test_events_of_one_snapshot_are_not_repeated_because_the_last_one_failed(tol
     inbox.deliver = second_fails  # type: ignore[method-assign]
     with telling(store, inbox):
         wait_until(lambda: store.delivered_until("orders", "inbox") == 1)
-    assert inbox.ids() == ["orders/1/0", "orders/1/1"]
+    assert inbox.ids() == ["1.0", "1.1"]
 
 
 def test_many_snapshots_come_in_order(told_world):
@@ -367,7 +368,7 @@ def test_many_snapshots_come_in_order(told_world):
     inbox = Inbox()
     with telling(store, inbox):
         wait_until(lambda: len(inbox.got) == 125)
-    assert inbox.ids() == [f"orders/{i}/0" for i in range(2, 251, 2)]
+    assert inbox.ids() == [f"{i}.0" for i in range(2, 251, 2)]
 
 
 def test_what_retention_removed_is_counted_in_the_log(told_world, caplog):
@@ -393,7 +394,7 @@ def test_what_retention_removed_is_counted_in_the_log(told_world, caplog):
     inbox = Inbox()
     with telling(Thinned(), inbox, clock=lambda: NOW + EVENT_RETENTION_SECONDS + 1):
         wait_until(lambda: store.delivered_until("orders", "inbox") == 10)
-    assert inbox.ids() == ["orders/7/0", "orders/8/0", "orders/10/0"]
+    assert inbox.ids() == ["7.0", "8.0", "10.0"]
     assert "retention deleted 4 snapshots before their events were delivered to inbox" in caplog.text
     assert "retention deleted snapshot 9 before its events were delivered to inbox" in caplog.text
 
@@ -433,8 +434,8 @@ def test_a_topic_gets_each_event_with_its_id(told_world):
         wait_until(lambda: store.delivered_until("orders", "topic:events") == 1)
     assert mailbox.topics == {"events"}
     assert [(r.topic, r.key, dict(r.headers)) for r in mailbox.sent] == [
-        ("events", b"orders", {"id": b"orders/1/0"}),
-        ("events", b"orders", {"id": b"orders/1/1"}),
+        ("events", b"orders", {"id": b"orders/1.0"}),
+        ("events", b"orders", {"id": b"orders/1.1"}),
     ]
     assert json.loads(mailbox.sent[1].value or b"")["kind"] == "merge"
 
@@ -454,12 +455,12 @@ def test_killed_between_delivery_and_note_it_repeats_the_same_ids_and_loses_none
     env = {"STREAMKM_WEBHOOK_SECRET": str(SECRET)}
     with program(tmp_path / "log", *command, env=env, script=Path(__file__).with_name("mortal_notify.py")) as p:
         assert p.popen.wait(PATIENCE) == -9, p.output()
-    once = [f"orders/{n}/{i}" for n in (1, 2) for i in (0, 1)]
+    once = [f"orders/{n}.{i}" for n in (1, 2) for i in (0, 1)]
     assert hook.taken() == once
     with program(tmp_path / "log", *command, env=env) as p:
-        p.until(lambda: hook.taken()[-1:] == ["orders/3/1"])
+        p.until(lambda: hook.taken()[-1:] == ["orders/3.1"])
         assert p.leave() == 0
-    assert hook.taken() == [*once, "orders/2/0", "orders/2/1", "orders/3/0", "orders/3/1"]
+    assert hook.taken() == [*once, "orders/2.0", "orders/2.1", "orders/3.0", "orders/3.1"]
     bodies = {h["webhook-id"]: set[bytes]() for _, h, _, _ in hook.requests}
     for _, headers, body, _ in hook.requests:
         bodies[headers["webhook-id"]].add(body)
@@ -497,7 +498,7 @@ def test_events_reach_a_real_topic(url, bootstrap, topic, tmp_path):
         consumer.seek_to_beginning(tp)
         got: list[Any] = []
         wait_until(lambda: got.extend(consumer.poll(500).get(tp, ())) or len(got) == 6)
-    assert [r.headers for r in got] == [[("id", f"orders/{n}/{i}".encode())] for n in (1, 2, 3) for i in (0, 1)]
+    assert [r.headers for r in got] == [[("id", f"orders/{n}.{i}".encode())] for n in (1, 2, 3) for i in (0, 1)]
     assert {r.key for r in got} == {b"orders"}
     with contextlib.closing(kafka.KafkaAdminClient(bootstrap_servers=bootstrap)) as admin:
         admin.delete_topics([out])

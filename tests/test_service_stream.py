@@ -292,10 +292,10 @@ def test_messages_are_what_the_description_says(store, writer):
             jsonschema.validate(value, schema)
 
         with listening(f"{url}/stream") as stream, listening(f"{url}/events/stream") as events:
-            for event, name in (("now", "Now"), ("sample", "Sample")):
+            for event, name in (("now", "LiveStatus"), ("sample", "PointSample")):
                 check(name, wait_for(stream, event)[1])
             writer.commit(events=(SPLIT,))
-            check("HistoryEntry", wait_for(stream, "snapshot")[1])
+            check("HistoricalSnapshot", wait_for(stream, "snapshot")[1])
             check("ClusterEvent", next(events)[2])
             store.put_job(
                 Job(
@@ -310,7 +310,7 @@ def test_messages_are_what_the_description_says(store, writer):
                     time.time(),
                 )
             )
-            check("JobOut", wait_for(stream, "job")[1])
+            check("JobResponse", wait_for(stream, "job")[1])
 
 
 def test_fields_of_the_model_are_those_of_the_spec():

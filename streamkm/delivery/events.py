@@ -12,12 +12,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import orjson
 
 from streamkm.connectors.base import Writer
 from streamkm.errors import NotFoundError, StreamkmError
+from streamkm.event_format import event_json
 from streamkm.records import ProducerRecord
 from streamkm.reporting import ProgressReporter
 from streamkm.state import Snapshot
@@ -44,7 +45,7 @@ class EventMessage(NamedTuple):
     Attributes
     ----------
     id
-        ``model/snapshot/index``: the same for every attempt.
+        Model and id of the event, such as ``orders/42.0``: the same for every attempt.
     model
         Name of the model.
     body
@@ -99,25 +100,17 @@ class Target(Protocol):
         ...
 
 
-def event_json(s: Snapshot, index: int) -> dict[str, Any]:
-    """Event `index` of a snapshot as JSON values."""
-    return {
-        "id": f"{s.model}/{s.id}/{index}",
-        "model": s.model,
-        "snapshot": s.id,
-        "created_at": s.created_at,
-        **s.events[index].to_json(),
-    }
-
-
 def event_messages(s: Snapshot) -> list[EventMessage]:
     """The events of a snapshot, in order."""
     events = (event_json(s, i) for i in range(len(s.events)))
-    return [EventMessage(e["id"], s.model, orjson.dumps(e, option=orjson.OPT_SERIALIZE_NUMPY)) for e in events]
+    return [
+        EventMessage(f"{s.model}/{e['id']}", s.model, orjson.dumps(e, option=orjson.OPT_SERIALIZE_NUMPY))
+        for e in events
+    ]
 
 
 class TopicTarget:
-    """Writes events to a Kafka topic: the key is the model's name, the header ``id`` the event's id.
+    """Writes events to a Kafka topic: the key is the model's name, the header ``id`` the message id.
 
     Parameters
     ----------

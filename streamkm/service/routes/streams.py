@@ -12,6 +12,7 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from streamkm.event_format import event_id, event_json
 from streamkm.service import serializers
 from streamkm.service.auth import client_key
 from streamkm.service.broadcast import Broadcaster, Listener, StreamMessage
@@ -20,7 +21,6 @@ from streamkm.service.problems import Problem, problem_responses
 from streamkm.service.routes.models import ModelName, NoQuery
 from streamkm.service.snapshot_cache import StoreReader
 from streamkm.state import Snapshot
-from streamkm.times import format_time
 
 HEARTBEAT_SECONDS = 15.0
 """Seconds between comments on a silent stream: proxies close silent connections."""
@@ -176,16 +176,12 @@ async def _past_snapshots(reader: StoreReader, model: str, after: tuple[int, int
 
 
 def _events(s: Snapshot) -> list[tuple[tuple[int, int], bytes]]:
+    """The events of a snapshot: snapshot and index, and the server-sent event."""
     return [
         (
             (s.id, i),
-            b"id: %d.%d\nevent: %b\ndata: %b\n\n"
-            % (
-                s.id,
-                i,
-                e.kind.encode(),
-                orjson.dumps({"snapshot": s.id, "created_at": format_time(s.created_at), **e.to_json()}),
-            ),
+            b"id: %b\nevent: %b\ndata: %b\n\n"
+            % (event_id(s.id, i).encode(), event.kind.encode(), orjson.dumps(event_json(s, i))),
         )
-        for i, e in enumerate(s.events)
+        for i, event in enumerate(s.events)
     ]

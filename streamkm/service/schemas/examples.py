@@ -49,6 +49,7 @@ CLUSTERS = [
 ]
 CENTROIDS = {"model": MODEL, "snapshot": SNAPSHOT_SUMMARY, "fields": FIELDS, "clusters": CLUSTERS}
 EVENT = {"kind": "split", "before": [0], "after": [0, 3], "detail": {}}
+CLUSTER_EVENT = {"id": "42.0", "model": MODEL, "snapshot": 42, "created_at": TIME, **EVENT}
 SNAPSHOT_EVENTS = {**SNAPSHOT_REF, "events": [EVENT]}
 MODEL_SUMMARY = {
     "name": MODEL,

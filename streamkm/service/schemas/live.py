@@ -178,9 +178,11 @@ class LiveStatus(BaseModel):
 class ClusterEvent(BaseModel):
     """An event in the lineage of clusters: a message of the event stream."""
 
-    model_config = config({"snapshot": 42, "created_at": examples.TIME, **examples.EVENT})
+    model_config = config(examples.CLUSTER_EVENT)
+    id: str = Field(description="Id within the model: snapshot and index in it")
+    model: str
     snapshot: int
-    created_at: str
+    created_at: str = Field(json_schema_extra={"format": "date-time"})
     kind: Literal["birth", "death", "split", "merge", "drift", "promotion", "outliers"]
     before: list[int]
     after: list[int]
