@@ -110,7 +110,7 @@ class View:
         urls = Text("\n".join(self.urls), style="dim")
         title = Text(f"streamkm demo: NASA shuttle sensors, topic {self.topic}, {self.elapsed:.0f} s")
         found = np.array([c["differences"] for c in self.clusters], np.float64).reshape(-1, len(self.fields))
-        table, cut = fields.fitted(self._table, found, width - FRAME)
+        table, cut = fields.fit_fields(self._table, found, width - FRAME)
         below = [Text(cut, style="dim")] if cut else []
         return Panel(Group(head, "", trends, "", table, *below, "", urls), title=title, border_style="#56B4E9")
 

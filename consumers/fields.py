@@ -1,4 +1,4 @@
-"""Which fields of the clusters a terminal has room for, and what makes each cluster different."""
+"""The columns of fields that fit a terminal, and the fields in which a cluster differs most."""
 
 from __future__ import annotations
 
@@ -13,60 +13,73 @@ from streamkm.effect_sizes import LIMIT, most_distinctive
 
 Reals = NDArray[np.float64]
 
-NAME = 16
-"""Characters of a field's name on one line of a table's head; longer ones take several."""
-_TOLD, _LEAST = 3, 0.5
-"""Fields that are told of a cluster, and how much it has to differ in them."""
-_ENDLESS = 100_000
+MAX_NAME_CHARS = 16
+"""Characters of a field's name on one line of the head of a table; longer names are wrapped."""
+_MAX_DESCRIBED_FIELDS = 3
+_MIN_DIFFERENCE = 0.5
+"""Smallest difference that is described, in standard deviations."""
+_UNLIMITED = 100_000
+"""Width of a console that truncates nothing."""
 
 
 def add_field(table: Table, name: str) -> None:
     """Add a column of numbers whose head is the whole name of a field."""
-    table.add_column(name, justify="right", max_width=None if len(name) <= NAME else NAME)
+    table.add_column(name, justify="right", max_width=None if len(name) <= MAX_NAME_CHARS else MAX_NAME_CHARS)
 
 
-def fitted(build: Callable[[Sequence[int]], Table], found: Reals, width: int) -> tuple[Table, str]:
-    """The table with as many fields as the width has room for: those that differ most, and at least one.
+def fit_fields(build: Callable[[Sequence[int]], Table], found: Reals, width: int) -> tuple[Table, str]:
+    """The table with as many fields as fit: those in which clusters differ most, and at least one.
 
     Parameters
     ----------
     build
-        Makes the table with the fields at some places.
+        Makes the table with the fields of some indices.
     found
-        (k, d): how much clusters differ by field, from `streamkm.effect_sizes.differences`.
+        (k, d) differences of clusters by field, from `streamkm.effect_sizes.differences`.
     width
         Characters of a line.
 
     Returns
     -------
     table
-        It, its fields in their order.
-    cut
-        What is left out, a sentence; empty when nothing is.
+        The table, its fields in their order.
+    omitted
+        Which fields are shown, if not all; else empty.
     """
     d = found.shape[1]
-    endless = terminal.console(width=_ENDLESS)
+    unlimited = terminal.console(width=_UNLIMITED)
     shown = min(d, 1)
     best = build(most_distinctive(found, shown))
     while shown < d:
-        more = build(most_distinctive(found, shown + 1))
-        if endless.measure(more).maximum > width:
+        wider = build(most_distinctive(found, shown + 1))
+        if unlimited.measure(wider).maximum > width:
             break
-        best, shown = more, shown + 1
+        best, shown = wider, shown + 1
     if shown == d:
         return best, ""
-    which = "those in which clusters differ most" if np.isfinite(found).any() else "the first ones"
-    return best, f"{shown} of {d} fields, {which}"
+    selection = "those in which clusters differ most" if np.isfinite(found).any() else "the first ones"
+    return best, f"{shown} of {d} fields, {selection}"
 
 
-def told(names: Sequence[str], found: Reals) -> str:
-    """In which fields one cluster differs most from all points, largest first.
+def describe_differences(names: Sequence[str], found: Reals) -> str:
+    """The fields in which a cluster differs most from all points, largest difference first.
 
-    >>> told(["a", "b", "c", "d"], np.array([0.1, -4.0, 2.25, np.nan]))
+    Parameters
+    ----------
+    names
+        Names of the d fields.
+    found
+        (d,) differences of the cluster.
+
+    Examples
+    --------
+    >>> describe_differences(["a", "b", "c", "d"], np.array([0.1, -4.0, 2.25, np.nan]))
     'b -4, c +2.25'
     """
     size = np.nan_to_num(np.abs(found), nan=-1.0)
-    largest = [j for j in np.argsort(-size, kind="stable")[:_TOLD].tolist() if size[j] >= _LEAST]
+    largest = [
+        j for j in np.argsort(-size, kind="stable")[:_MAX_DESCRIBED_FIELDS].tolist() if size[j] >= _MIN_DIFFERENCE
+    ]
     return ", ".join(f"{names[j]} {_signed(float(found[j]))}" for j in largest)
 
 

@@ -172,7 +172,7 @@ def show(
     for line in trace_lines(fitted.trace, fitted.centroids):
         terminal.say(line)
     found = np.array([c["differences"] for c in result["clusters"]], np.float64)
-    table, cut = fields.fitted(lambda places: _clusters_table(result, places), found, console.width)
+    table, cut = fields.fit_fields(lambda places: _clusters_table(result, places), found, console.width)
     console.print(table)
     if len(result["clusters"]) > _MOST_CLUSTERS:
         cut = f"{_MOST_CLUSTERS} of {len(result['clusters'])} clusters" + (f"; {cut}" if cut else "")
@@ -181,7 +181,7 @@ def show(
     if found.shape[0] > 1 and found.shape[1] > 1:  # with one field the centroids say it
         terminal.say("differs most from the mean of all rows, in standard deviations within clusters:")
         for c in result["clusters"][:_MOST_TOLD]:
-            differs = fields.told(collected.fields, np.array(c["differences"], np.float64))
+            differs = fields.describe_differences(collected.fields, np.array(c["differences"], np.float64))
             terminal.say(f"  cluster {c['id']}: {differs or 'in nothing much'}")
         if len(found) > _MOST_TOLD:
             terminal.say(f"  (and {len(found) - _MOST_TOLD} more: --json has all)")

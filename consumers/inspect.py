@@ -1,19 +1,18 @@
-"""``streamkm models | inspect | snapshots | events``: look into a store from the terminal."""
+"""``streamkm models | inspect | snapshots | events``: models and their snapshots in the terminal."""
 
 from __future__ import annotations
 
 import contextlib
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
 from rich.table import Table
 
 from consumers import terminal
-from consumers.fields import add_field, fitted
-from consumers.fields import told as told_fields
+from consumers.fields import add_field, describe_differences, fit_fields
 from consumers.options import example, with_settings
 from streamkm.effect_sizes import differences
 from streamkm.settings import StoreSettings
@@ -22,24 +21,29 @@ from streamkm.stores import open_store
 from streamkm.stores.base import ModelInfo
 from streamkm.times import format_age, format_time
 
-MOST_NAMES = 3
-"""Fields that the list of models names."""
-MOST_TOLD = 20
-"""Clusters whose differences are told, the largest ones."""
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+MAX_FIELDS = 3
+"""Fields in the list of models."""
+MAX_DESCRIBED = 20
+"""Clusters whose differences are described, the largest ones."""
 
 
 @click.command(epilog=example("streamkm models --store sqlite:///streamkm.db", "streamkm models --json"))
 @with_settings(StoreSettings)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, as /v1/models.")
 def models(settings: StoreSettings, *, as_json: bool) -> None:
     """List the models of a store."""
     with contextlib.closing(open_store(settings.store, create=False)) as store:
         found = store.models()
-    if as_json:
-        terminal.say_json([info_json(m) for m in found])
-        return
+        if as_json:
+            newest = [store.snapshot(m.spec.name) if m.last_snapshot else None for m in found]
+            summaries = [model_json(m, s, detail=False) for m, s in zip(found, newest, strict=True)]
+            terminal.say_json({"models": summaries})
+            return
     if not found:
-        terminal.say("no models yet: streamkm live MODEL --topic TOPIC --fields A,B,... makes one")
+        terminal.say("no models yet: streamkm live MODEL --topic TOPIC --fields A,B,... creates one")
         return
     table = Table()
     for name in ("model", "k", "fields", "topic", "points", "bad", "lag", "snapshots", "last commit"):
@@ -49,7 +53,7 @@ def models(settings: StoreSettings, *, as_json: bool) -> None:
         table.add_row(
             m.spec.name,
             str(m.spec.n_clusters or "auto"),
-            _some(m.spec.fields),
+            _shortened(m.spec.fields),
             str(m.spec.source.get("topic", "")),
             f"{p.counters.points:,}" if p else "0",
             f"{p.counters.bad:,}" if p else "0",
@@ -60,62 +64,61 @@ def models(settings: StoreSettings, *, as_json: bool) -> None:
     terminal.show(table)
 
 
-def _some(names: Sequence[str]) -> str:
-    more = len(names) - MOST_NAMES
-    return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+def _shortened(names: Sequence[str]) -> str:
+    rest = len(names) - MAX_FIELDS
+    return ", ".join(names[:MAX_FIELDS]) + (f" and {rest} more" if rest > 0 else "")
 
 
 @click.command(epilog=example("streamkm inspect orders", "streamkm inspect orders --snapshot 12 --json"))
 @click.argument("model")
-@click.option("--snapshot", type=int, help="Number of a snapshot; the newest if not given.")
+@click.option("--snapshot", type=int, help="Number of a snapshot; the newest by default.")
 @with_settings(StoreSettings)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: model and snapshot, as the service has them.")
 def inspect(model: str, settings: StoreSettings, *, snapshot: int | None, as_json: bool) -> None:
-    """Show MODEL: progress and clusters."""
+    """Show progress and clusters of MODEL."""
     with contextlib.closing(open_store(settings.store, create=False)) as store:
         info = store.model(model)
         published = store.snapshot(model, snapshot) if snapshot or info.last_snapshot else None
+        newest = store.snapshot(model) if as_json and info.last_snapshot else None
     if as_json:
-        shown = {**info_json(info), "snapshot": snapshot_json(published) if published else None}
-        terminal.say_json(shown)
+        shown = None if published is None else snapshot_json(published)
+        terminal.say_json({"model": model_json(info, newest, detail=True), "snapshot": shown})
         return
     p = info.progress
     if p is not None:
         lag = f"{p.lag:,}" if p.lag >= 0 else "unknown"
-        terminal.say(
-            (model, "bold"),
-            f": {p.counters.points:,} points, lag {lag}, last commit {_ago(p.committed_at)}",
-        )
+        terminal.say((model, "bold"), f": {p.counters.points:,} points, lag {lag}, last commit {_ago(p.committed_at)}")
         if p.counters.lost:
-            gone = f"{p.counters.lost:,} records were gone before they could be read, and were skipped"
-            terminal.say((gone, "red"))
-        terminal.say("position: " + ", ".join(f"{tp}@{at}" for tp, at in sorted(p.position.items())))
+            terminal.say(
+                (f"{p.counters.lost:,} records were removed before they could be read, and were skipped", "red")
+            )
+        terminal.say("position: " + ", ".join(f"{tp}@{offset}" for tp, offset in sorted(p.position.items())))
     if published is None:
         have, need = p.warmup if p and p.warmup else (0, 0)
-        terminal.say(f"warming up: {have:,} of {need:,} points" if need else "nothing published yet")
+        terminal.say(f"warming up: {have:,} of {need:,} points" if need else "no snapshot yet")
         return
     terminal.say(f"snapshot {published.id}, published {_ago(published.created_at)} ({published.reason})")
     show_clusters(published)
-    for line in judgement(published):
+    for line in evaluation_lines(published):
         terminal.say(line)
     for event in published.events:
-        terminal.say(f"since the snapshot before: {told(event)}")
+        terminal.say(f"since the snapshot before: {describe_event(event)}")
 
 
-def judgement(s: Snapshot) -> list[str]:
-    """How good the clusters of a snapshot are, as lines for people."""
+def evaluation_lines(s: Snapshot) -> list[str]:
+    """Silhouette, outliers and suggested k of a snapshot, as lines of text."""
     lines, d = [], s.detail
     if d.get("evaluation"):
         lines.append(f"silhouette {d['evaluation']['silhouette']:.3f}, {d['outliers']:,} outliers so far")
     if d.get("k"):
         suggested, running = d["k"]["suggested"], d["k"]["running"]
-        same = "as many as there are" if suggested == running else f"k is {running}"
-        which = "none" if suggested is None else suggested
-        lines.append(f"suggested number of clusters: {which} ({same}): {d['k']['reason']}")
+        comparison = "the current number" if suggested == running else f"k is {running}"
+        value = "none" if suggested is None else suggested
+        lines.append(f"suggested number of clusters: {value} ({comparison}): {d['k']['reason']}")
     return lines
 
 
-def told(event: Event) -> str:
+def describe_event(event: Event) -> str:
     """An event as a sentence."""
     before, after = (", ".join(map(str, ids)) for ids in (event.before, event.after))
     return {
@@ -132,134 +135,133 @@ def told(event: Event) -> str:
 @click.command(epilog=example("streamkm events orders", "streamkm events orders --json"))
 @click.argument("model")
 @with_settings(StoreSettings)
-@click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="Snapshots at most.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="Maximum of snapshots.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, as /v1/models/MODEL/events.")
 def events(model: str, settings: StoreSettings, *, limit: int, as_json: bool) -> None:
-    """Tell what happened in MODEL: births, deaths, splits, merges, drifts, promotions, outliers; newest first."""
+    """List the events of MODEL: births, deaths, splits, merges, drifts, promotions, outliers; newest first."""
     with contextlib.closing(open_store(settings.store, create=False)) as store:
         store.model(model)
-        found = store.snapshots(model, limit=limit, eventful=True)
+        found = store.snapshots(model, limit=limit + 1, eventful=True)
+    page, next_page = _page(found, limit)
     if as_json:
-        fields = ("id", "created_at", "points", "events")
-        terminal.say_json([{name: snapshot_json(s)[name] for name in fields} for s in found])
+        from streamkm.service import serializers
+
+        terminal.say_json({"snapshots": [_json(serializers.snapshot_events(s)) for s in page], "next": next_page})
         return
-    if not found:
-        terminal.say("nothing has happened to the clusters yet")
+    if not page:
+        terminal.say("no events yet")
         return
     table = Table()
-    for name in ("snapshot", "published", "points", "what happened"):
+    for name in ("snapshot", "published", "points", "event"):
         table.add_column(name, no_wrap=name in {"snapshot", "points"})
-    for s in found:
+    for s in page:
         for event in s.events:
-            table.add_row(str(s.id), format_time(s.created_at, "seconds"), f"{s.n_points:,}", told(event))
+            table.add_row(str(s.id), format_time(s.created_at, "seconds"), f"{s.n_points:,}", describe_event(event))
     terminal.show(table)
 
 
 def show_clusters(s: Snapshot) -> None:
-    """Clusters of a snapshot, the largest first, in as many fields as there is room for, and how each differs."""
+    """Print the clusters of a snapshot, largest first, with as many fields as fit, and how each cluster differs."""
     found = differences(s.centroids, s.weights, s.deviations)
-    table, cut = fitted(lambda places: cluster_table(s, places), found, terminal.console().width)
+    table, omitted = fit_fields(lambda columns: cluster_table(s, columns), found, terminal.console().width)
     terminal.show(table)
-    if cut:
-        terminal.say(f"({cut}: --json has all)")
+    if omitted:
+        terminal.say(f"({omitted}: --json has all)")
     if len(s.fields) == 1 or len(s.ids) == 1:
         return  # the centroids say it
     if not np.isfinite(found).any():
-        terminal.say("what makes each cluster different is not known: an older streamkm published it")
+        terminal.say("the differences between clusters are unknown: an older version published this snapshot")
         return
     order = np.argsort(-s.weights, kind="stable")
-    terminal.say("differs most from the mean of all points, in standard deviations within clusters:")
-    for i in order[:MOST_TOLD]:
-        terminal.say(f"  cluster {s.ids[i]}: {told_fields(s.fields, found[i]) or 'in nothing much'}")
-    if len(order) > MOST_TOLD:
-        terminal.say(f"  (and {len(order) - MOST_TOLD} smaller ones: --json has all)")
+    terminal.say("largest differences from the mean of all points, in standard deviations within clusters:")
+    for i in order[:MAX_DESCRIBED]:
+        terminal.say(f"  cluster {s.ids[i]}: {describe_differences(s.fields, found[i]) or 'none'}")
+    if len(order) > MAX_DESCRIBED:
+        terminal.say(f"  (and {len(order) - MAX_DESCRIBED} smaller ones: --json has all)")
 
 
-def cluster_table(s: Snapshot, places: Sequence[int]) -> Table:
-    """Clusters of a snapshot, the largest first, in the fields at some places."""
+def cluster_table(s: Snapshot, columns: Sequence[int]) -> Table:
+    """Clusters of a snapshot, largest first, with the fields of some indices."""
     table = Table("cluster", "share", "spread", "age in points")
-    for j in places:
+    for j in columns:
         add_field(table, s.fields[j])
     total = s.weights.sum() or 1.0
     for i in np.argsort(-s.weights, kind="stable"):
         age = f"{s.n_points - s.born[i]:,}"
         row = [str(s.ids[i]), f"{s.weights[i] / total:.1%}", f"{s.spreads[i]:.4g}", age]
-        table.add_row(*row, *(f"{s.centroids[i, j]:.5g}" for j in places))
+        table.add_row(*row, *(f"{s.centroids[i, j]:.5g}" for j in columns))
     return table
 
 
 @click.command(epilog=example("streamkm snapshots orders", "streamkm snapshots orders --limit 5 --json"))
 @click.argument("model")
 @with_settings(StoreSettings)
-@click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="At most so many.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="Maximum of snapshots.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, as /v1/models/MODEL/snapshots.")
 def snapshots(model: str, settings: StoreSettings, *, limit: int, as_json: bool) -> None:
-    """List what MODEL has published, newest first."""
+    """List the snapshots of MODEL, newest first."""
     with contextlib.closing(open_store(settings.store, create=False)) as store:
         store.model(model)
-        found = store.snapshots(model, limit=limit)
+        found = store.snapshots(model, limit=limit + 1)
+    page, next_page = _page(found, limit)
     if as_json:
-        terminal.say_json([snapshot_json(s) for s in found])
+        from streamkm.service import serializers
+
+        terminal.say_json({"snapshots": [_json(serializers.snapshot_summary(s)) for s in page], "next": next_page})
         return
-    if not found:
-        terminal.say("nothing published yet")
+    if not page:
+        terminal.say("no snapshots yet")
         return
     table = Table()
-    for name in ("snapshot", "published", "why", "points", "inertia per point", "largest share"):
+    for name in ("snapshot", "published", "reason", "points", "inertia per point", "largest share"):
         table.add_column(name, no_wrap=name in {"snapshot", "points"})
-    for s in found:
+    for s in page:
         share = s.weights.max() / (s.weights.sum() or 1.0)
         inertia = f"{s.inertia:.5g}" if np.isfinite(s.inertia) else "-"
-        table.add_row(
-            str(s.id), format_time(s.created_at, "seconds"), s.reason, f"{s.n_points:,}", inertia, f"{share:.1%}"
-        )
+        published = format_time(s.created_at, "seconds")
+        table.add_row(str(s.id), published, s.reason, f"{s.n_points:,}", inertia, f"{share:.1%}")
     terminal.show(table)
 
 
-def info_json(m: ModelInfo) -> dict[str, Any]:
-    """A model as JSON."""
-    p = m.progress
-    return {
-        "model": m.spec.name,
-        "k": m.spec.n_clusters or "auto",
-        "fields": list(m.spec.fields),
-        "source": dict(m.spec.source),
-        "last_snapshot": m.last_snapshot,
-        "points": p.counters.points if p else 0,
-        "bad": p.counters.bad if p else 0,
-        "tombstones": p.counters.tombstones if p else 0,
-        "lost": p.counters.lost if p else 0,
-        "lag": p.lag if p and p.lag >= 0 else None,
-        "committed_at": p.committed_at if p else None,
-        "position": {str(tp): at for tp, at in p.position.items()} if p else {},
-    }
+def model_json(info: ModelInfo, newest: Snapshot | None, *, detail: bool) -> dict[str, Any]:
+    """A model as JSON, as the service has it.
+
+    Parameters
+    ----------
+    info
+        The model.
+    newest
+        Its newest snapshot.
+    detail
+        With settings, counters, position and owner.
+    """
+    from streamkm.service import ServiceOptions, serializers
+    from streamkm.service.status import lease_live, status
+
+    now = time.time()
+    word, why = status(info, now, ServiceOptions().stale_after)
+    if detail:
+        return _json(serializers.model_detail(info, newest, word, why, lease_live=lease_live(info, now)))
+    return _json(serializers.model_summary(info, newest, word, why))
 
 
 def snapshot_json(s: Snapshot) -> dict[str, Any]:
-    """A snapshot as JSON."""
-    return {
-        "id": s.id,
-        "created_at": s.created_at,
-        "kind": s.kind,
-        "reason": s.reason,
-        "fields": list(s.fields),
-        "ids": s.ids.tolist(),
-        "centroids": s.centroids.tolist(),
-        "weights": s.weights.tolist(),
-        "spreads": s.spreads.tolist(),
-        "deviations": None if s.deviations is None else s.deviations.tolist(),
-        "differences": None if s.deviations is None else differences(s.centroids, s.weights, s.deviations).tolist(),
-        "born": s.born.tolist(),
-        "factors": s.factors.tolist(),
-        "distance": s.distance,
-        "events": [event.to_json() for event in s.events],
-        "inertia": s.inertia if np.isfinite(s.inertia) else None,
-        "points": s.n_points,
-        "position": {str(tp): at for tp, at in s.position.items()},
-        "detail": dict(s.detail),
-    }
+    """A snapshot as JSON, as the service has it."""
+    from streamkm.service import serializers
+
+    return _json(serializers.snapshot_detail(s))
+
+
+def _json(content: BaseModel) -> dict[str, Any]:
+    return content.model_dump()
+
+
+def _page(found: Sequence[Snapshot], limit: int) -> tuple[Sequence[Snapshot], int | None]:
+    """The first `limit` snapshots, and the number before which the next page begins."""
+    page = found[:limit]
+    return page, page[-1].id if len(found) > limit else None
 
 
 def _ago(then: float) -> str:
-    """How long ago a time was, for people."""
+    """Time since a moment, such as ``3 min ago``."""
     return f"{format_age(time.time() - then)} ago"

@@ -212,19 +212,19 @@ def test_a_table_fits_into_80_columns_and_cuts_no_value(wide, tmp_path, monkeypa
         assert f"{WIDE[33]} " in result.output
     elif command[0] == "inspect":
         assert "of 40 fields, the first ones" in result.output
-        assert "is not known" in result.output
+        assert "are unknown" in result.output
 
 
 def test_json_tells_them_and_null_where_they_are_not_known(wide):
     def asked(number):
         result = CliRunner().invoke(cli, ["inspect", "orders", "--snapshot", str(number), "--store", wide, "--json"])
-        return json.loads(result.output)["snapshot"]
+        return json.loads(result.output)["snapshot"]["clusters"]
 
     known, unknown = asked(1), asked(2)
-    assert known["deviations"] == np.ones((3, 40)).tolist()
-    assert known["differences"][0][33] == LIMIT
-    assert known["differences"][1][7] == pytest.approx(5.0 - 8.0 / 3.0)
-    assert unknown["deviations"] is unknown["differences"] is None
+    assert [c["deviations"] for c in known] == np.ones((3, 40)).tolist()
+    assert known[0]["differences"][33] == LIMIT
+    assert known[1]["differences"][7] == pytest.approx(5.0 - 8.0 / 3.0)
+    assert unknown[0]["deviations"] == unknown[0]["differences"] == [None] * 40
 
 
 def test_the_service_tells_them_and_the_demo_shows_the_fields_that_differ():

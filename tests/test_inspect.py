@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from click.testing import CliRunner
 
-from consumers.inspect import events, inspect, judgement, models, snapshots
+from consumers.inspect import evaluation_lines, events, inspect, models, snapshots
 from service_api import Writer
 from store_checks import snapshot_of
 from streamkm.state import Event
@@ -45,12 +45,12 @@ def test_a_model_shows_its_clusters_their_age_and_how_good_they_are(ask):
     assert "200 points" in out
     assert "silhouette 0.710, 1,234 outliers so far" in out
     assert "suggested number of clusters: 5 (k is 2): the gap is largest" in out
-    assert json.loads(ask(inspect, "orders", "--json"))["snapshot"]["born"] == [0, 1]
+    assert json.loads(ask(inspect, "orders", "--json"))["snapshot"]["clusters"][1]["born_at_points"] == 1
 
 
 def test_where_no_number_is_suggested_it_says_none_and_why():
     k = {"running": 2, "suggested": None, "reason": "no clear number: the gap says 7"}
-    (line,) = judgement(replace(snapshot_of(1), detail={"k": k}))
+    (line,) = evaluation_lines(replace(snapshot_of(1), detail={"k": k}))
     assert line == "suggested number of clusters: none (k is 2): no clear number: the gap says 7"
 
 
@@ -63,8 +63,9 @@ def test_events_are_listed_with_their_snapshots(ask):
     out = ask(events, "orders")
     assert "cluster 4 split into 4, 9" in out
     assert "cluster 7 was born" in out
-    (found,) = json.loads(ask(events, "orders", "--json"))
-    assert (found["id"], found["points"]) == (2, 150)
+    answer = json.loads(ask(events, "orders", "--json"))
+    (found,) = answer["snapshots"]
+    assert (found["id"], answer["next"]) == (2, None)
     assert found["events"][1] == {"kind": "birth", "before": [], "after": [7], "detail": {}}
 
 
@@ -73,10 +74,13 @@ def test_a_quiet_model_has_no_events(tmp_path):
     with contextlib.closing(open_store(url)) as store:
         Writer(store).commit()
     result = CliRunner().invoke(events, ["orders", "--store", url])
-    assert (result.exit_code, result.output) == (0, "nothing has happened to the clusters yet\n")
+    assert (result.exit_code, result.output) == (0, "no events yet\n")
 
 
 def test_lists_show_models_and_snapshots(ask):
     assert "orders" in ask(models)
-    assert [s["id"] for s in json.loads(ask(snapshots, "orders", "--json"))] == [3, 2, 1]
+    answer = json.loads(ask(snapshots, "orders", "--json"))
+    assert ([s["id"] for s in answer["snapshots"]], answer["next"]) == ([3, 2, 1], None)
+    answer = json.loads(ask(snapshots, "orders", "--json", "--limit", "2"))
+    assert ([s["id"] for s in answer["snapshots"]], answer["next"]) == ([3, 2], 2)
     assert "interval" in ask(snapshots, "orders")

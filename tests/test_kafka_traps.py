@@ -349,7 +349,7 @@ def test_a_broken_batch_is_passed_over_where_that_is_wanted_and_is_on_record(
     done = run_apart("replay", "m", *at, "--on-data-loss", "skip", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert (found["points"], found["detail"]["lost"]) == (3000, {f"{topic}-0": [[1500, 3000]]})
+    assert (found["n_points"], found["detail"]["lost"]) == (3000, {f"{topic}-0": [[1500, 3000]]})
     # Assignments go on behind it too.
     memory = open_store("memory://")
     published(memory, {"kind": "memory"})
@@ -405,11 +405,11 @@ def test_a_compacted_topic_is_recomputed_from_what_is_left(
         result = run_apart("replay", "m", "--from", "beginning", "--to", "now", *at, "--json")
         assert result.returncode == 0, result.stderr
         found = json.loads(result.stdout)
-        assert 500 <= found["points"] <= left
-        assert found["position"] == {f"{topic}-0": end[TopicPartition(topic, 0)]}
+        assert 500 <= found["n_points"] <= left
+        assert [p["offset"] for p in found["position"]] == [end[TopicPartition(topic, 0)]]
         assert end[TopicPartition(topic, 0)] > 3000, "offsets go on counting where records are gone"
         exact = store.snapshot("m", found["id"])
-    assert exact.weights.sum() == found["points"]
+    assert exact.weights.sum() == found["n_points"]
     assert sorted(exact.centroids[:, 1].tolist()) == [0.0, 100.0]
 
 

@@ -111,7 +111,7 @@ def test_names_and_values_are_shown_as_what_they_are(name, value):
             assert obeyed(out + err) == []
             assert "Traceback" not in err
         _, out, _ = run("inspect", "orders", "--json", "--store", "memory://")
-        assert len(json.loads(out)["fields"]) == 3
+        assert len(json.loads(out)["model"]["fields"]) == 3
         assert obeyed(out) == []
 
 
