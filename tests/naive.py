@@ -81,9 +81,9 @@ def to_unit_length(rows):
     return np.array([r / math.hypot(*r) if r.any() else r for r in rows])
 
 
-def learn_batch(X, row_weights, decay, centroids, stats, *, passed=None, spherical=False):
+def learn_batch(X, row_weights, decay, centroids, stats, *, batch_weight=None, spherical=False):
     """(centroids, stats) after the batch, point by point: each update has the rate 1 / w_j of the batch's end."""
-    passed = row_weights.sum() if passed is None else passed
+    batch_weight = row_weights.sum() if batch_weight is None else batch_weight
     labels, squared = assign(X, centroids)
     X = np.asarray(X, float)
     new, stats = centroids.copy(), stats.copy()
@@ -93,7 +93,7 @@ def learn_batch(X, row_weights, decay, centroids, stats, *, passed=None, spheric
         weight = row_weights[mine].sum()
         stats[j, 0] += weight
         stats[j, 1] += (row_weights * squared)[mine].sum()
-        stats[j, 2] = 0.0 if weight > 0 else stats[j, 2] + passed
+        stats[j, 2] = 0.0 if weight > 0 else stats[j, 2] + batch_weight
         for x, w in zip(X[mine], row_weights[mine], strict=True):
             if w > 0:
                 new[j] += w / stats[j, 0] * (x - centroids[j])
@@ -104,13 +104,13 @@ def half_power(age):
     return 2.0**-age
 
 
-def lost(age):
+def lost_share(age):
     return -math.expm1(-age * math.log(2.0))
 
 
-def decay_by_place(weights, half_life):
+def decay_by_position(weights, half_life):
     """Each weight by the weight of all that comes after it; a weight of 3 is three rows of weight 1."""
-    rows = [lost(w / half_life) / lost(1.0 / half_life) for w in weights]
+    rows = [lost_share(w / half_life) / lost_share(1.0 / half_life) for w in weights]
     return np.array([w * 2.0 ** (-sum(weights[i + 1 :]) / half_life) for i, w in enumerate(rows)])
 
 
@@ -204,7 +204,7 @@ def _sampled(chances, state):
     return picked, state
 
 
-def admit(X, row_weights, labels, squared, stats, origin, size, inflation, state):
+def sample_rows(X, row_weights, labels, squared, stats, origin, size, inflation, state):
     """(rows, weights, strata, sums, next state) that the batch adds to an empty buffer."""
     X, k = np.asarray(X, float), len(stats)
     mass, cost = stats[:, 0].sum(), stats[:, 1].sum()
@@ -301,7 +301,7 @@ def pick_representatives(weights, labels, squared, k, share):
     return [kept[i] for i in order], [picked[i] for i in order]
 
 
-def put_near_together(rows, order):
+def order_by_kd_tree(rows, order):
     """The order, by halving at a median of nine of the widest dimension of nine; a leaf has 32 rows."""
     order = list(order)
     n = len(order)
@@ -319,7 +319,7 @@ def put_near_together(rows, order):
     if len(low) == n:
         return order
     lower = set(low)
-    return put_near_together(rows, low) + put_near_together(rows, [i for i in order if i not in lower])
+    return order_by_kd_tree(rows, low) + order_by_kd_tree(rows, [i for i in order if i not in lower])
 
 
 def lay_columns(rows, origin, scale):
@@ -328,7 +328,7 @@ def lay_columns(rows, origin, scale):
     return columns
 
 
-def descend(rows, weights, centroids, max_iter, tol, *, spherical=False):
+def lloyd_on_columns(rows, weights, centroids, max_iter, tol, *, spherical=False):
     """(centroids, their cost)."""
     found, _, cost = lloyd(rows, weights, centroids, max_iter, tol, spherical=spherical)
     return found, cost
@@ -342,13 +342,13 @@ def differences(rows, origin, factors):
     return np.array([(x - origin) * factors for x in rows])
 
 
-def even_places(weights, count):
+def evenly_spaced_rows(weights, count):
     reached = np.cumsum(weights)
     middles = (np.arange(count) + 0.5) / count * reached[-1]
     return [next(i for i, r in enumerate(reached) if r >= m) for m in middles]
 
 
-def squares_to(rows, centroid):
+def squared_distances_to(rows, centroid):
     return ((rows - centroid) ** 2).sum(axis=1)
 
 
@@ -382,7 +382,7 @@ def local_search(rows, weights, steps, least_gain, centroids, state):
     return centroids, swaps, state
 
 
-def squares_from(rows, middle, factors):
+def squared_distances_from(rows, middle, factors):
     return (((np.asarray(rows, float) - middle) * factors) ** 2).sum(axis=1)
 
 
@@ -400,7 +400,7 @@ def widest_gap(squares, weights, tail, least):
     return max(gaps)[1] if gaps else math.inf
 
 
-def prune(rows, weights, centroids, prices, k):
+def remove_centroids(rows, weights, centroids, prices, k):
     centroids, prices = list(centroids), list(prices)
     while len(centroids) > k:
         costs = [(weights * assign(rows, np.delete(centroids, j, axis=0))[1]).sum() for j in range(len(centroids))]
@@ -410,8 +410,8 @@ def prune(rows, weights, centroids, prices, k):
     return np.array(centroids)
 
 
-def within(X, middle, factors, limit):
-    return squares_from(X, middle, factors) <= limit
+def mask_within(X, middle, factors, limit):
+    return squared_distances_from(X, middle, factors) <= limit
 
 
 def read_varint(data, pos):

@@ -18,11 +18,11 @@ def exact_nearest(row, centroids):
     return winner
 
 
-def settle(X, centroids):
+def relabel_rows(X, centroids):
     return np.array([exact_nearest(row, centroids) for row in X], np.int32)
 
 
-rows_pass = blocks_pass = settle
+rows_pass = blocks_pass = relabel_rows
 
 
 def two_nearest(x, centroids):
@@ -39,7 +39,7 @@ def gather(rows, picked):
     return np.array([[rows[i][t] for i in picked] for t in range(len(rows[0]))])
 
 
-def unsettled(found, labels, picked):
+def changed_lanes(found, labels, picked):
     winners = found[1].view(np.int32)
     return sum(1 << p for p, i in enumerate(picked) if not found[0, p] > 0.0 or winners[p] != labels[i])
 
@@ -52,7 +52,7 @@ def lowest_bit(mask):
     return bin(mask)[::-1].index("1")
 
 
-def narrow(centroids):
+def to_float32(centroids):
     return [[np.float32(c) for c in row] for row in centroids] + [[np.float32(1e18)] * len(centroids[0])]
 
 
@@ -63,7 +63,7 @@ def rounding(centroids, extent):
 
 
 def begin_pass(centroids, extent):
-    return rounding(centroids, extent), narrow(centroids)
+    return rounding(centroids, extent), to_float32(centroids)
 
 
 def add_row(row, origin, factor, weight):
@@ -79,7 +79,7 @@ def relocate(row, origin, scale, weight):
     return add_row(row, origin, scale * weight, weight)
 
 
-def total(X, origin, scale):
+def sum_rows(X, origin, scale):
     return [sum(column) for column in zip(*(add_row(x, origin, scale, 1.0) for x in X), strict=True)]
 
 
@@ -102,11 +102,11 @@ def add_moves(drift, moved):
     return [m + p for m, p in zip(moved, [*pairs, max(pairs)], strict=True)]
 
 
-def centred(X, origin, unit):
+def to_working(X, origin, unit):
     return ((np.asarray(X, float) - origin) * unit).astype(np.float32)
 
 
-def split(sample):
+def split_sample(sample):
     """Return the axis and the cut of the first split."""
     columns = [sorted(column) for column in zip(*sample, strict=True)]
     axis = max(range(len(columns)), key=lambda t: np.var(np.asarray(sample)[:: max(1, len(sample) // 64), t]))
@@ -136,12 +136,12 @@ def bound_blocks(rows, offsets):
 bound_regions = bound_blocks
 
 
-def survey(X):
+def column_ranges(X):
     X = np.asarray(X, float)
     return np.array([X.min(axis=0), X.max(axis=0)])
 
 
-def own_squares(X, labels, centroids):
+def assigned_squares(X, labels, centroids):
     return np.array(
         [
             sum((float(a) - float(b)) ** 2 for a, b in zip(x, centroids[j], strict=True))
@@ -156,7 +156,7 @@ def all_distances(X, centroids):
     )
 
 
-def weigh_candidates(X, weights, nearest, candidates):
+def evaluate_candidates(X, weights, nearest, candidates):
     return [
         sum(
             w * min(near, float(((np.asarray(x, float) - c) ** 2).sum()))
@@ -180,14 +180,14 @@ def lloyd(X, start, *, weights=None, max_iter=300, tol=0.0):
     centroids, labels, n_iter = np.array(start, float), None, 0
     while n_iter < max_iter:
         n_iter += 1
-        before, labels = labels, settle(X, centroids)
+        before, labels = labels, relabel_rows(X, centroids)
         empty = [
             j
             for j in range(len(centroids))
             if not any(w > 0 for w, label in zip(weights, labels, strict=True) if label == j)
         ]
         given = labels.copy()
-        squares = np.where(weights > 0, own_squares(X, labels, centroids), 0.0)
+        squares = np.where(weights > 0, assigned_squares(X, labels, centroids), 0.0)
         sizes = np.bincount(given[weights > 0], minlength=len(centroids))
         for row in np.argsort(-squares, kind="stable"):
             if empty and squares[row] > 0 and sizes[given[row]] > 1:
@@ -200,4 +200,4 @@ def lloyd(X, start, *, weights=None, max_iter=300, tol=0.0):
         centroids, labels = moved, given
         if step <= tol:
             break
-    return centroids, settle(X, centroids), n_iter
+    return centroids, relabel_rows(X, centroids), n_iter

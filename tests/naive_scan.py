@@ -17,7 +17,7 @@ def leading_zeros(x):
     return 64 - x.bit_length()
 
 
-def nearest(mantissa, power, negative):
+def nearest_float64(mantissa, power, negative):
     return bits_of(float(f"{'-' if negative else ''}{mantissa}e{power}"))
 
 

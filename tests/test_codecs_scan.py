@@ -23,7 +23,7 @@ from streamkm.kernels.decode.decimal import (
     REFUSED,
     leading_zeros,
     multiply,
-    nearest,
+    nearest_float64,
     parse_number,
 )
 from streamkm.kernels.decode.iso_time import days_since_1970, parse_time, two_digits
@@ -93,9 +93,9 @@ def test_leading_zeros_are_the_naive_ones(x):
 @example(mantissa=22250738585072014, power=-324, negative=False)
 @example(mantissa=22250738585072011, power=-324, negative=False)
 def test_a_decimal_is_rounded_as_python_rounds_it_or_left_alone(mantissa, power, negative):
-    decided, bits = nearest(np.uint64(mantissa), power, negative)
+    decided, bits = nearest_float64(np.uint64(mantissa), power, negative)
     assume(decided)
-    assert int(bits) == naive.nearest(mantissa, power, negative)
+    assert int(bits) == naive.nearest_float64(mantissa, power, negative)
 
 
 @settings(max_examples=500, deadline=None)

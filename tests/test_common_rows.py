@@ -13,14 +13,14 @@ import naive_choice
 import naive_exact
 from strategies import common_rows, common_weights
 from streamkm import Coreset
-from streamkm.kernels.coreset import CERTAIN, admit, calibrate, thin
+from streamkm.kernels.coreset import UNSAMPLED, calibrate, sample_rows, thin
 from streamkm.kernels.exact import layout
-from streamkm.kernels.kd_order import put_near_together
-from streamkm.kernels.outliers import squares_from, widest_gap
+from streamkm.kernels.kd_order import order_by_kd_tree
+from streamkm.kernels.outliers import squared_distances_from, widest_gap
 from streamkm.kernels.random import BLOCK, draw, draw_by_blocks, sum_blocks
-from streamkm.kernels.reductions import even_places
+from streamkm.kernels.reductions import evenly_spaced_rows
 from streamkm.kernels.representatives import pick_representatives
-from streamkm.kernels.search import descend, lay_columns, local_search, nearest_two, prune
+from streamkm.kernels.search import lay_columns, lloyd_on_columns, local_search, nearest_two, remove_centroids
 from streamkm.kernels.seed import kmeans_plus_plus
 from streamkm.kernels.silhouette import simplified_silhouette
 from streamkm.kernels.update import learn_batch, lloyd
@@ -55,7 +55,7 @@ def problems(draw, max_rows=120, max_columns=3):
 
 def test_one_large_row_before_equal_ones_is_kept():
     order = np.arange(33)
-    put_near_together(columns_of(FIRST_IS_LARGE), order)
+    order_by_kd_tree(columns_of(FIRST_IS_LARGE), order)
     assert order.tolist() == [*range(1, 33), 0]
 
 
@@ -64,9 +64,9 @@ def test_one_large_row_before_equal_ones_is_kept():
 @example(FIRST_IS_LARGE)
 def test_rows_put_near_together_are_a_permutation(rows):
     order = np.arange(len(rows))
-    put_near_together(columns_of(rows), order)
+    order_by_kd_tree(columns_of(rows), order)
     assert sorted(order.tolist()) == list(range(len(rows)))
-    assert order.tolist() == naive.put_near_together(rows, range(len(rows)))
+    assert order.tolist() == naive.order_by_kd_tree(rows, range(len(rows)))
 
 
 @PLAIN
@@ -93,7 +93,7 @@ def test_rows_moved_to_the_leaves_of_a_tree_are_a_permutation(rows, levels):
     X = frozen(rows.astype(np.float32))
     n, parts = len(rows), 1 << levels
     axes, cuts = np.zeros(parts, np.uint32), np.zeros(parts, np.float32)
-    layout.split(X, levels, axes, cuts)
+    layout.split_sample(X, levels, axes, cuts)
     leaves, counts = np.empty(n, np.uint16), np.zeros(parts, np.int64)
     layout.find_leaves(X, 0, n, levels, axes, cuts, leaves, counts)
     assert leaves.tolist() == naive_exact.find_leaves(X, levels, axes, cuts)
@@ -175,11 +175,11 @@ def test_what_is_admitted_and_calibrated_has_the_mass_and_the_mean(problem, size
     capacity = room + k
     out, out_weights, strata = np.empty((capacity, d)), np.empty(capacity), np.empty(capacity, np.int32)
     sums, rng, origin = np.zeros((k, d + 1)), np.array([5], np.uint64), rows[0].copy()
-    filled = admit(
+    filled = sample_rows(
         frozen(rows), frozen(weights), labels.astype(np.int32), squared, totals, stats, np.zeros(d), origin, size,
         inflation, 0, out[:room], out_weights[:room], strata[:room], sums, rng,
     )  # fmt: skip
-    certain = out_weights[:filled][strata[:filled] == CERTAIN].sum()
+    certain = out_weights[:filled][strata[:filled] == UNSAMPLED].sum()
     mass = weights.sum() * inflation
     assert certain + sums[:, -1].sum() == pytest.approx(mass, rel=1e-9)
     assert (sums[:, -1] >= 0.0).all()
@@ -195,7 +195,7 @@ def test_light_rows_beside_heavy_ones_stay_where_they_are():
     stats = np.column_stack([totals[:, -2:], np.zeros(1)])
     out, out_weights, strata = np.empty((9, 1)), np.empty(9), np.empty(9, np.int32)
     sums, zeros, rng = np.zeros((1, 2)), np.zeros(1), np.array([5], np.uint64)
-    filled = admit(
+    filled = sample_rows(
         frozen(rows), frozen(weights), labels.astype(np.int32), squared, totals, stats, zeros, zeros, 4.0,
         1.0, 0, out, out_weights, strata, sums, rng,
     )  # fmt: skip
@@ -285,7 +285,7 @@ def test_a_batch_with_ties_and_one_iteration_of_lloyd_are_the_naive_ones(problem
     assert found == pytest.approx(cost, rel=1e-9, abs=1e-9)
     assert totals[:, d].sum() == pytest.approx(weights.sum(), rel=1e-12)
     moved = centroids.copy()
-    found = descend(frozen(rows), frozen(weights), columns_of(rows), False, moved, 1, 0.0)  # noqa: FBT003
+    found = lloyd_on_columns(frozen(rows), frozen(weights), columns_of(rows), False, moved, 1, 0.0)  # noqa: FBT003
     np.testing.assert_allclose(moved, after, rtol=1e-9, atol=1e-9)
     assert found == pytest.approx(cost, rel=1e-9, abs=1e-9)
 
@@ -302,8 +302,8 @@ def test_seeds_swaps_and_what_is_pruned_are_the_naive_ones_in_spite_of_ties(prob
     assert found.tolist() == expected.tolist()
     assert int(rng[0]) == state
     kept = np.empty((k, d))
-    prune(frozen(weights), columns_of(rows), found.copy(), np.zeros(k + 1), kept)
-    assert kept.tolist() == naive.prune(rows, weights, found, np.zeros(k + 1), k).tolist()
+    remove_centroids(frozen(weights), columns_of(rows), found.copy(), np.zeros(k + 1), kept)
+    assert kept.tolist() == naive.remove_centroids(rows, weights, found, np.zeros(k + 1), k).tolist()
     rng, swapped = np.array([seed], np.uint64), centroids.copy()
     swaps = local_search(frozen(rows), frozen(weights), columns_of(rows), 4, 0.0, swapped, rng)
     expected, naive_swaps, state = naive.local_search(rows, weights, 4, 0.0, centroids, seed)
@@ -318,8 +318,8 @@ def test_draws_places_quantiles_and_gaps_are_the_naive_ones(problem, seed):
     weights = np.floor(np.minimum(weights, 2.0**20))
     weights[0] += 1.0
     squares = np.empty(len(rows))
-    squares_from(frozen(rows), centroids[0], np.ones(rows.shape[1]), squares)
-    assert squares.tolist() == naive.squares_from(rows, centroids[0], 1.0).tolist()
+    squared_distances_from(frozen(rows), centroids[0], np.ones(rows.shape[1]), squares)
+    assert squares.tolist() == naive.squared_distances_from(rows, centroids[0], 1.0).tolist()
     sums, rng = np.empty(-(-len(rows) // BLOCK)), np.array([seed], np.uint64)
     sum_blocks(frozen(weights), squares, sums)
     expected, state = naive.draw(weights, squares, seed)
@@ -327,8 +327,8 @@ def test_draws_places_quantiles_and_gaps_are_the_naive_ones(problem, seed):
     assert draw_by_blocks(frozen(weights), squares, sums, rng) == expected
     assert int(rng[0]) == state
     places = np.empty(16, np.int64)
-    even_places(frozen(weights), places)
-    assert places.tolist() == naive.even_places(weights, 16)
+    evenly_spaced_rows(frozen(weights), places)
+    assert places.tolist() == naive.evenly_spaced_rows(weights, 16)
     assert widest_gap(squares, weights, 0.005, 100.0) == pytest.approx(naive.widest_gap(squares, weights, 0.005, 100.0))
     repeated = np.repeat(rows, np.minimum(weights, 5.0).astype(int), axis=0)
     for share in (0.25, 0.5, 0.75):

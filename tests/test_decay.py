@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import naive
 from streamkm import OnlineKMeans
-from streamkm.kernels.decay import OLDEST, decay_by_place, decay_by_time, half_power, lost, pieces
+from streamkm.kernels.decay import MAX_AGE, decay_by_position, decay_by_time, half_power, lost_share, pieces
 from streamkm.kernels.reductions import weighted_total
 from streamkm.models.validation import frozen
 
@@ -25,18 +25,18 @@ def test_half_power_is_exact_to_a_unit_in_the_last_place(age):
 
 def test_whole_half_lives_are_powers_of_two_and_at_last_nothing_is_left():
     assert [half_power(float(n)) for n in range(1075)] == [2.0**-n for n in range(1075)]
-    assert [half_power(age) for age in (OLDEST, 1e300, math.inf)] == [0.0] * 3
+    assert [half_power(age) for age in (MAX_AGE, 1e300, math.inf)] == [0.0] * 3
 
 
 @given(WEIGHTS, st.sampled_from([0.5, 7.0, 1e9]))
 def test_a_row_counts_by_the_weight_that_came_after_it(weights, half_life):
     out = np.empty(len(weights))
-    assert decay_by_place(frozen(np.array(weights)), half_life, out) == pytest.approx(sum(weights))
-    np.testing.assert_allclose(out, naive.decay_by_place(weights, half_life), rtol=1e-12, atol=1e-300)
+    assert decay_by_position(frozen(np.array(weights)), half_life, out) == pytest.approx(sum(weights))
+    np.testing.assert_allclose(out, naive.decay_by_position(weights, half_life), rtol=1e-12, atol=1e-300)
     if weights:
         plain = np.empty(len(weights))
-        assert decay_by_place(NONE, half_life, plain) == len(weights)
-        np.testing.assert_allclose(plain, naive.decay_by_place([1.0] * len(weights), half_life), rtol=1e-12)
+        assert decay_by_position(NONE, half_life, plain) == len(weights)
+        np.testing.assert_allclose(plain, naive.decay_by_position([1.0] * len(weights), half_life), rtol=1e-12)
 
 
 @given(st.lists(TIMES, max_size=40), st.sampled_from([math.nan, 3.0, 1.7e9]), st.sampled_from([0.5, 600.0]))
@@ -51,7 +51,7 @@ def test_a_row_counts_by_how_long_its_time_lies_before_the_newest(times, clock, 
 
 @given(st.floats(0.0, 30.0))
 def test_what_is_lost_is_accurate_for_small_ages_too(age):
-    assert lost(age) == pytest.approx(naive.lost(age), rel=1e-15, abs=0.0)
+    assert lost_share(age) == pytest.approx(naive.lost_share(age), rel=1e-15, abs=0.0)
 
 
 @given(st.lists(st.sampled_from([1.0, 2.0, 0.0, 5.0]), min_size=1, max_size=60), st.integers(1, 9), st.booleans())

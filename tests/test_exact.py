@@ -105,7 +105,7 @@ def test_the_first_of_equally_near_centroids_wins(data, dtype):
     X = data.draw(hnp.arrays(dtype, shape, elements=st.integers(-3, 3)) | common_rows(60, 3, 4)).astype(dtype)
     k = data.draw(st.integers(1, 4))
     model = ExactKMeans(k, init=X[:k], max_iter=5).fit(X)
-    np.testing.assert_array_equal(model.labels_, naive.settle(X, model.cluster_centers_))
+    np.testing.assert_array_equal(model.labels_, naive.relabel_rows(X, model.cluster_centers_))
     np.testing.assert_array_equal(model.predict(X), model.labels_)
 
 
@@ -295,7 +295,7 @@ def test_answers_agree_with_the_fit():
     assert model.score(X) == pytest.approx(-model.inertia_, rel=1e-12)
     weights = np.arange(9000) % 3
     assert model.score(X, sample_weight=weights) == pytest.approx(
-        -(weights * naive.own_squares(X, model.labels_, model.cluster_centers_)).sum(), rel=1e-9
+        -(weights * naive.assigned_squares(X, model.labels_, model.cluster_centers_)).sum(), rel=1e-9
     )
 
 

@@ -11,7 +11,7 @@ import naive_exact as naive
 from streamkm.kernels._jit import jit
 from streamkm.kernels.exact import distances, layout, relabel, seeding
 from streamkm.kernels.exact import sums as exact_sums
-from streamkm.kernels.exact.simd import GROUP, LANES, below, gather, lowest_bit, narrow, two_nearest, unsettled
+from streamkm.kernels.exact.simd import GROUP, LANES, below, changed_lanes, gather, lowest_bit, to_float32, two_nearest
 from streamkm.models.exact import kd_order
 from streamkm.models.exact import points as exact_points
 from streamkm.models.exact import threads as exact_crew
@@ -43,8 +43,8 @@ def test_naive_twins_share_no_code_with_the_kernels():
 
 
 @jit()
-def run_two_nearest(block, narrowed, chosen, out, n_groups, relative, absolute):
-    two_nearest(block, narrowed, chosen, out, n_groups, block.shape[0], np.float32(relative), np.float32(absolute))
+def run_two_nearest(block, centroids32, chosen, out, n_groups, relative, absolute):
+    two_nearest(block, centroids32, chosen, out, n_groups, block.shape[0], np.float32(relative), np.float32(absolute))
 
 
 @jit()
@@ -54,7 +54,7 @@ def run_gather(rows, picked, first, block):
 
 @jit()
 def run_unsettled(found, labels, picked, first):
-    return unsettled(found, labels, picked, first)
+    return changed_lanes(found, labels, picked, first)
 
 
 @jit()
@@ -81,15 +81,15 @@ def test_rows_come_into_lanes(d):
 def test_the_nearest_of_some_centroids_and_its_lead_are_the_naive_ones(d, k):
     rng = np.random.default_rng(100 * d + k)
     block, centroids = rng.normal(size=(d, LANES)).astype(np.float32), rng.normal(size=(20, d))
-    narrowed = np.empty((21, d), np.float32)
-    narrow(centroids, narrowed)
-    assert (narrowed == np.array(naive.narrow(centroids))).all()
+    centroids32 = np.empty((21, d), np.float32)
+    to_float32(centroids, centroids32)
+    assert (centroids32 == np.array(naive.to_float32(centroids))).all()
     some = np.sort(rng.choice(20, k, replace=False)).astype(np.int32)
     chosen = np.append(some, np.full(GROUP, 20, np.int32))
     out = np.empty((2, LANES), np.float32)
     slack = np.empty(3)
     relabel.rounding(centroids, 5.0, slack)
-    run_two_nearest(block, narrowed, chosen, out, -(-k // GROUP), slack[0], slack[1])
+    run_two_nearest(block, centroids32, chosen, out, -(-k // GROUP), slack[0], slack[1])
     for p in range(LANES):
         winner, lead = naive.two_nearest(block[:, p], centroids[some])
         if lead > 1e-4:
@@ -105,7 +105,7 @@ def test_lanes_with_another_label_or_no_margin_are_unsettled():
     for _ in range(20):
         found[0] = rng.choice([-1.0, 0.0, 1e-30, 2.0, np.nan], LANES, p=[0.1, 0.1, 0.3, 0.4, 0.1])
         found[1].view(np.int32)[:] = rng.integers(0, 3, LANES)
-        assert run_unsettled(found, labels, picked, 3) == naive.unsettled(found, labels, picked[3:])
+        assert run_unsettled(found, labels, picked, 3) == naive.changed_lanes(found, labels, picked[3:])
 
 
 def test_numbers_below_a_limit_are_the_bits_of_a_mask():
@@ -118,12 +118,12 @@ def test_numbers_below_a_limit_are_the_bits_of_a_mask():
 
 def test_rounding_bounds_are_the_naive_ones():
     centroids = np.random.default_rng(0).normal(size=(7, 3))
-    slack, narrowed, report = np.empty(3), np.empty((8, 3), np.float32), np.ones((2, 3), np.int64)
-    relabel.begin_pass(centroids, 2.0, slack, narrowed, report)
+    slack, centroids32, counters = np.empty(3), np.empty((8, 3), np.float32), np.ones((2, 3), np.int64)
+    relabel.begin_pass(centroids, 2.0, slack, centroids32, counters)
     expected, narrow_ones = naive.begin_pass(centroids, 2.0)
     np.testing.assert_allclose(slack, expected, rtol=1e-12)
-    assert (narrowed == np.array(narrow_ones)).all()
-    assert not report.any()
+    assert (centroids32 == np.array(narrow_ones)).all()
+    assert not counters.any()
 
 
 @pytest.mark.parametrize("d", [1, 3, 4, 5, 8, 11])
@@ -142,8 +142,8 @@ def test_sums_are_exact_integers_in_any_order(dtype, d):
     for i in range(60):
         exact_sums.add_row(X, i, origin, -0.125 * weights[i], -weights[i], sums, 1)
     assert not sums.any()
-    distances.total(X, origin, 0.125, sums)
-    twin = naive.total(X, origin, 0.125)
+    distances.sum_rows(X, origin, 0.125, sums)
+    twin = naive.sum_rows(X, origin, 0.125)
     assert [int(h) * 2**31 + int(w) for h, w in zip(sums[0, 0], sums[0, 1], strict=True)] == twin
 
 
@@ -202,7 +202,7 @@ def test_labels_stay_the_naive_ones_while_centroids_move(dtype, assigner, monkey
     keeper = assigner(points, 10, ClusterSums(1, 10, 3), ThreadTeam(1))
     keeper.label(raw, points.working(raw), force=True)
     for step in (0.3, 0.3, 0.01, 0.0, 0.001, 1.0, 0.1, 0.02, 0.0, 0.3):
-        twin = naive.settle(X, raw)
+        twin = naive.relabel_rows(X, raw)
         np.testing.assert_array_equal(points.original_labels(keeper.labels), twin)
         assert keeper.totals.counts[0].tolist() == np.bincount(twin, minlength=10).tolist()
         moved = raw + rng.normal(size=raw.shape) * step * (rng.random((10, 1)) < 0.5)
@@ -262,8 +262,8 @@ def test_a_node_is_split_by_the_medians_of_a_sample(n, levels):
     X = frozen((rng.random((n + 10, 3)) * [1, 5, 2]).astype(np.float32))
     axes, cuts = np.zeros(1 << levels, np.uint32), np.zeros(1 << levels, np.float32)
     sample = X[10 :: max(1, n // (32 << levels))].copy()
-    layout.split(sample, levels, axes, cuts)
-    assert (axes[1], cuts[1]) == naive.split(sample)
+    layout.split_sample(sample, levels, axes, cuts)
+    assert (axes[1], cuts[1]) == naive.split_sample(sample)
     leaves, counts = np.empty(n, np.uint16), np.zeros(1 << levels, np.int64)
     layout.find_leaves(X, 10, n + 10, levels, axes, cuts, leaves, counts)
     assert leaves.tolist() == naive.find_leaves(X[10:], levels, axes, cuts)
@@ -309,8 +309,8 @@ def test_rows_of_one_value_make_blocks_too():
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_working_coordinates_are_the_naive_ones(dtype):
     X, rows = (np.random.default_rng(0).normal(size=(20, 3)) + 1e6).astype(dtype), np.empty((20, 3), np.float32)
-    layout.centred(frozen(X), np.full(3, 1e6), 0.25, rows)
-    assert (rows == naive.centred(X, 1e6, 0.25)).all()
+    layout.to_working(frozen(X), np.full(3, 1e6), 0.25, rows)
+    assert (rows == naive.to_working(X, 1e6, 0.25)).all()
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -319,11 +319,11 @@ def test_ranges_distances_and_costs_are_the_naive_ones(dtype):
     X, centroids = frozen(rng.normal(size=(50, 4)).astype(dtype)), rng.normal(size=(6, 4))
     labels, weights = rng.integers(0, 6, 50).astype(np.int32), rng.random(50)
     low, high = np.empty(4), np.empty(4)
-    layout.survey(X, low, high)
-    assert ([low, high] == naive.survey(X)).all()
+    layout.column_ranges(X, low, high)
+    assert ([low, high] == naive.column_ranges(X)).all()
     squares, costs, out = np.empty(40), np.zeros((6, 3), np.int64), np.empty((50, 6))
-    distances.own_squares(0, 1, 10, 50, X, labels, centroids, 0.5, frozen(weights), 2.0**-7, squares, costs)
-    twin = naive.own_squares(X, labels, centroids)
+    distances.assigned_squares(0, 1, 10, 50, X, labels, centroids, 0.5, frozen(weights), 2.0**-7, squares, costs)
+    twin = naive.assigned_squares(X, labels, centroids)
     np.testing.assert_allclose(squares, twin[10:] / 4, rtol=1e-13)
     summed = np.bincount(labels[10:], (twin * weights)[10:], 6) / 4
     for (high, middle, low), expected in zip(costs.tolist(), summed, strict=True):
@@ -342,7 +342,7 @@ def test_candidates_weigh_what_they_would_leave(weighted, monkeypatch):
     nearest, most, costs = np.full(400, 3e38, np.float32), np.full(n_blocks, 3e38, np.float32), np.zeros(n_blocks)
 
     def call(candidates, trial):
-        seeding.weigh_candidates(
+        seeding.evaluate_candidates(
             0, 1, 0, n_blocks, points.rows, points.weights, points.offsets, points.boxes, candidates,
             trial.size == 0, nearest, most, costs, trial,
         )  # fmt: skip
@@ -354,7 +354,7 @@ def test_candidates_weigh_what_they_would_leave(weighted, monkeypatch):
     trial = np.empty((n_blocks, 3))
     call(candidates, trial)
     np.testing.assert_allclose(
-        trial.sum(axis=0), naive.weigh_candidates(points.rows, shares, nearest, candidates), rtol=1e-5
+        trial.sum(axis=0), naive.evaluate_candidates(points.rows, shares, nearest, candidates), rtol=1e-5
     )
     by_row = nearest * shares
     for share in (0.0, 0.1, 0.5, 0.9, 0.999):

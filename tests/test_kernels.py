@@ -7,7 +7,7 @@ import pytest
 import naive
 from streamkm.kernels.assign import assign, assign_accumulate, extent, largest, pack_centroids
 from streamkm.kernels.random import BLOCK, draw, draw_by_blocks, sum_blocks, uniform
-from streamkm.kernels.reductions import differences, even_places, weighted_sum
+from streamkm.kernels.reductions import differences, evenly_spaced_rows, weighted_sum
 from streamkm.kernels.search import lay_columns
 from streamkm.kernels.seed import kmeans_plus_plus
 from streamkm.kernels.update import learn_batch, lloyd, mean_square, starved
@@ -219,9 +219,9 @@ def test_what_each_cluster_gets_is_the_naive_sum(n, d, k, dtype, weighted, scale
 def test_a_batch_moves_centroids_and_stats_as_the_naive_updates_do(n, d, k, decay, spherical):
     X, weights, centroids = problem(n, d, k)
     stats = np.random.default_rng(2).uniform(0, 9, (k, 3))
-    passed = 2.0 * weights.sum()
+    batch_weight = 2.0 * weights.sum()
     expected_centroids, expected_stats = naive.learn_batch(
-        X, weights, decay, centroids, stats, passed=passed, spherical=spherical
+        X, weights, decay, centroids, stats, batch_weight=batch_weight, spherical=spherical
     )
     before = X.copy()
     origin = centroids.mean(axis=0)
@@ -230,7 +230,7 @@ def test_a_batch_moves_centroids_and_stats_as_the_naive_updates_do(n, d, k, deca
     cost, points, total_cost, mass, idle = learn_batch(
         X,
         frozen(weights),
-        passed,
+        batch_weight,
         decay,
         np.ones(d),
         ONES,
@@ -333,5 +333,5 @@ def test_sums_and_differences_of_rows_are_the_naive_ones(n, d):
 @pytest.mark.parametrize("count", [1, 3, 16])
 def test_even_places_are_the_naive_ones(weights, count):
     places = np.empty(count, np.int64)
-    even_places(frozen(np.array(weights)), places)
-    assert places.tolist() == naive.even_places(weights, count)
+    evenly_spaced_rows(frozen(np.array(weights)), places)
+    assert places.tolist() == naive.evenly_spaced_rows(weights, count)

@@ -2,11 +2,18 @@ import numpy as np
 import pytest
 
 import naive
-from streamkm.kernels.coreset import CALIBRATED, CERTAIN, admit, calibrate, thin, threshold
-from streamkm.kernels.kd_order import put_near_together
-from streamkm.kernels.outliers import squares_from, widest_gap, within
+from streamkm.kernels.coreset import CALIBRATED, UNSAMPLED, calibrate, sample_rows, thin, threshold
+from streamkm.kernels.kd_order import order_by_kd_tree
+from streamkm.kernels.outliers import mask_within, squared_distances_from, widest_gap
 from streamkm.kernels.representatives import pick_representatives
-from streamkm.kernels.search import descend, lay_columns, local_search, nearest_two, prune, squares_to
+from streamkm.kernels.search import (
+    lay_columns,
+    lloyd_on_columns,
+    local_search,
+    nearest_two,
+    remove_centroids,
+    squared_distances_to,
+)
 from streamkm.models.validation import ONES, frozen
 
 SHAPES = [(1, 1, 1), (40, 2, 3), (300, 5, 7), (130, 9, 20)]
@@ -49,7 +56,7 @@ def test_rows_are_admitted_as_the_naive_twin_admits_them(n, d, k, size, weighted
     labels, squared, totals, stats = batch_of(rows, weights, centroids, batch_origin)
     out_rows, out_weights, strata = buffer(n + 20, d)
     sums, rng = np.zeros((k, d + 1)), np.array([5], np.uint64)
-    filled = admit(
+    filled = sample_rows(
         frozen(rows),
         frozen(weights) if weighted else ONES,
         labels,
@@ -67,7 +74,7 @@ def test_rows_are_admitted_as_the_naive_twin_admits_them(n, d, k, size, weighted
         sums,
         rng,
     )
-    expected = naive.admit(rows, weights, labels, squared, stats, origin, size, 2.0, 5)
+    expected = naive.sample_rows(rows, weights, labels, squared, stats, origin, size, 2.0, 5)
     assert filled == len(expected[0]) <= max(n, size + 2)
     np.testing.assert_array_equal(out_rows[:filled], expected[0].reshape(-1, d))
     np.testing.assert_allclose(out_weights[:filled], expected[1], rtol=1e-12)
@@ -82,7 +89,7 @@ def test_a_row_of_weight_zero_is_never_admitted():
     weights[:5] = 1.0
     labels, squared, totals, stats = batch_of(rows, weights, centroids, np.zeros(2))
     out_rows, out_weights, strata = buffer(200, 2)
-    filled = admit(
+    filled = sample_rows(
         frozen(rows), frozen(weights), labels, squared, totals, stats, np.zeros(2), np.zeros(2), 100.0, 1.0, 0,
         out_rows, out_weights, strata, np.zeros((3, 3)), np.array([1], np.uint64),
     )  # fmt: skip
@@ -108,7 +115,7 @@ def test_calibration_gives_each_stratum_its_exact_mass_and_mean(n, d, k):
     np.testing.assert_allclose(out_weights[:filled], expected[1], rtol=1e-12)
     assert (out_strata[:filled] == CALIBRATED).all()
     assert not totals.any()
-    certain = weights[strata == CERTAIN].sum()
+    certain = weights[strata == UNSAMPLED].sum()
     assert out_weights[:filled].sum() == pytest.approx(certain + sums[:, -1].sum())
 
 
@@ -144,7 +151,7 @@ def test_thinning_keeps_the_naive_rows(n, d, k, share):
     order = np.argsort(labels, kind="stable")
     for j in range(k):
         begin, end = (labels < j).sum(), (labels <= j).sum()
-        put_near_together(columns_of(rows), order[begin:end])
+        order_by_kd_tree(columns_of(rows), order[begin:end])
     expected = naive.thin(labels, squared, k, size, rows, weights, origin, 11, order)
     np.testing.assert_allclose(out_rows[:filled], expected[0], rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(out_weights[:filled], expected[1], rtol=1e-9)
@@ -175,16 +182,16 @@ def length(path):
 def test_rows_are_put_from_neighbour_to_neighbour(n, d):
     rows = np.random.default_rng(0).normal(size=(n + 2, d))
     order = np.arange(n + 2)
-    put_near_together(columns_of(rows), order[1:-1])
+    order_by_kd_tree(columns_of(rows), order[1:-1])
     assert (order[0], order[-1]) == (0, n + 1)
-    assert order[1:-1].tolist() == naive.put_near_together(rows, range(1, n + 1))
+    assert order[1:-1].tolist() == naive.order_by_kd_tree(rows, range(1, n + 1))
     assert length(rows[order]) < [0.1, 0.4, 0.8][d // 2] * length(rows)
 
 
 def test_equal_rows_can_be_put_together():
     order = np.arange(1000)
-    put_near_together(columns_of(np.zeros((1000, 2))), order)
-    put_near_together(columns_of(np.repeat(np.eye(2), 500, axis=0)), order)
+    order_by_kd_tree(columns_of(np.zeros((1000, 2))), order)
+    order_by_kd_tree(columns_of(np.repeat(np.eye(2), 500, axis=0)), order)
     assert sorted(order.tolist()) == list(range(1000))
     assert {frozenset((order[:500] < 500).tolist()), frozenset((order[500:] < 500).tolist())} == {
         frozenset({True}),
@@ -204,8 +211,8 @@ def test_columns_and_nearest_pairs_are_the_naive_ones(n, d, k, dtype):
     moved = columns_of(rows, dtype, 0.5, 2.0)
     np.testing.assert_allclose(moved, naive.lay_columns(rows, np.full(d, 0.5), np.full(d, 2.0)), rtol=1e-6, atol=1e-6)
     squares = np.empty(columns.shape[1], dtype)
-    squares_to(columns, centroids[0], squares)
-    np.testing.assert_allclose(squares[:n], naive.squares_to(rows, centroids[0]), rtol=tolerance)
+    squared_distances_to(columns, centroids[0], squares)
+    np.testing.assert_allclose(squares[:n], naive.squared_distances_to(rows, centroids[0]), rtol=tolerance)
     padded = columns.shape[1]
     first, second = np.empty(padded, np.int32), np.empty(padded, np.int32)
     near, far = np.empty(padded, dtype), np.empty(padded, dtype)
@@ -221,8 +228,10 @@ def test_columns_and_nearest_pairs_are_the_naive_ones(n, d, k, dtype):
 @pytest.mark.parametrize("max_iter", [0, 1, 3, 50])
 def test_descending_ends_where_lloyd_does(n, d, k, max_iter, spherical, dtype):
     rows, weights, centroids = problem(n, d, k)
-    expected, expected_cost = naive.descend(rows, weights, centroids, max_iter, 1e-9, spherical=spherical)
-    cost = descend(frozen(rows), frozen(weights), columns_of(rows, dtype), spherical, centroids, max_iter, 1e-9)
+    expected, expected_cost = naive.lloyd_on_columns(rows, weights, centroids, max_iter, 1e-9, spherical=spherical)
+    cost = lloyd_on_columns(
+        frozen(rows), frozen(weights), columns_of(rows, dtype), spherical, centroids, max_iter, 1e-9
+    )
     np.testing.assert_allclose(centroids, expected, rtol=1e-9, atol=1e-9)
     assert cost == pytest.approx(expected_cost, rel=1e-5 if dtype == np.float32 else 1e-9)
 
@@ -231,8 +240,8 @@ def test_a_cluster_that_heavy_rows_leave_is_not_left_with_their_rounding():
     rows = np.array([[-4.0], [4.0], [0.5], [-7.0], [7.0]])
     weights = np.array([1.0, 1.0, 1e-12, 100.0, 100.0])
     centroids, spherical = np.array([[0.0], [-9.0], [9.0]]), False
-    expected, _ = naive.descend(rows, weights, centroids, 5, 0.0)
-    descend(frozen(rows), frozen(weights), columns_of(rows), spherical, centroids, 5, 0.0)
+    expected, _ = naive.lloyd_on_columns(rows, weights, centroids, 5, 0.0)
+    lloyd_on_columns(frozen(rows), frozen(weights), columns_of(rows), spherical, centroids, 5, 0.0)
     np.testing.assert_allclose(centroids, expected, rtol=1e-12)
     assert centroids[0, 0] == pytest.approx(0.5)
 
@@ -254,8 +263,8 @@ def test_local_search_makes_the_naive_swaps(n, d, k, least_gain):
 def test_pruning_drops_the_naive_centroids(n, d, m, k, price):
     rows, weights, centroids = problem(n, d, m)
     kept, prices = np.empty((k, d)), price * np.arange(m)
-    prune(frozen(weights), columns_of(rows), centroids, prices, kept)
-    np.testing.assert_array_equal(kept, naive.prune(rows, weights, centroids, prices, k))
+    remove_centroids(frozen(weights), columns_of(rows), centroids, prices, kept)
+    np.testing.assert_array_equal(kept, naive.remove_centroids(rows, weights, centroids, prices, k))
 
 
 def test_local_search_stops_when_there_is_nothing_to_save():
@@ -272,13 +281,13 @@ def test_rows_within_a_limit_are_the_naive_ones(dtype):
     X = np.random.default_rng(0).normal(size=(200, 4)).astype(dtype)
     middle, factors = np.full(4, 0.2), np.array([1.0, 2.0, 0.5, 1.0])
     inside = np.empty(200, bool)
-    count = within(frozen(X), middle, factors, 4.0, inside)
-    np.testing.assert_array_equal(inside, naive.within(X, middle, factors, 4.0))
+    count = mask_within(frozen(X), middle, factors, 4.0, inside)
+    np.testing.assert_array_equal(inside, naive.mask_within(X, middle, factors, 4.0))
     assert count == inside.sum()
     squares = np.empty(200)
     rows = frozen(X.astype(float))
-    squares_from(rows, middle, factors, squares)
-    np.testing.assert_allclose(squares, naive.squares_from(rows, middle, factors))
+    squared_distances_from(rows, middle, factors, squares)
+    np.testing.assert_allclose(squares, naive.squared_distances_from(rows, middle, factors))
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from streamkm.kernels import nearest as kernel
-from streamkm.kernels.nearest import look, nearest
+from streamkm.kernels.nearest import find_nearest, nearest
 
 COORDINATES = st.one_of(
     st.integers(-3, 3).map(float),
@@ -40,13 +40,13 @@ def close(found, true):
 @given(worlds())
 def test_the_nearest_the_second_and_all_distances_are_the_naive_ones(world):
     centroids, points = world
-    found = look(centroids, points, second=True, every=True)
+    found = find_nearest(centroids, points, second=True, all_distances=True)
     plain = nearest(centroids, points)
     assert found.first.tolist() == plain[0].tolist()
     assert found.distance.tolist() == plain[1].tolist()
     for i, point in enumerate(points):
         true = naive(centroids, point)
-        assert all(map(close, found.every[i].tolist(), true))
+        assert all(map(close, found.all_distances[i].tolist(), true))
         assert close(found.distance[i], min(true))
         assert close(true[found.first[i]], min(true))
         if len(centroids) == 1:
@@ -63,17 +63,17 @@ def test_blocks_change_nothing(monkeypatch, block):
     rng = np.random.default_rng(3)
     centroids, points = rng.normal(size=(5, 3)), rng.normal(size=(101, 3))
     points[::7] *= 1e200
-    whole = look(centroids, points, second=True, every=True)
+    whole = find_nearest(centroids, points, second=True, all_distances=True)
     monkeypatch.setattr(kernel, "BLOCK", block)
-    for one, other in zip(whole, look(centroids, points, second=True, every=True), strict=True):
+    for one, other in zip(whole, find_nearest(centroids, points, second=True, all_distances=True), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
 def test_equal_centroids_are_at_equal_distances_and_the_first_is_taken():
     rng = np.random.default_rng(0)
     centroid, points = rng.normal(size=(1, 7)), rng.normal(size=(1000, 7))
-    found = look(np.repeat(centroid, 3, axis=0), points, second=True, every=True)
+    found = find_nearest(np.repeat(centroid, 3, axis=0), points, second=True, all_distances=True)
     assert not found.first.any()
     assert (found.second == 1).all()
-    assert (found.every == found.distance[:, None]).all()
+    assert (found.all_distances == found.distance[:, None]).all()
     assert (found.second_distance == found.distance).all()

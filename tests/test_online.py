@@ -12,14 +12,21 @@ import streamkm
 from streamkm import OnlineKMeans
 from streamkm.errors import DataError, NotReadyError, SettingsError, StateError
 from streamkm.kernels.assign import assign, assign_accumulate, extent, largest, pack_centroids
-from streamkm.kernels.coreset import admit, calibrate, thin, threshold
-from streamkm.kernels.decay import decay_by_place, decay_by_time, half_power, lost, pieces
-from streamkm.kernels.kd_order import put_near_together
-from streamkm.kernels.outliers import squares_from, widest_gap, within
+from streamkm.kernels.coreset import calibrate, sample_rows, thin, threshold
+from streamkm.kernels.decay import decay_by_position, decay_by_time, half_power, lost_share, pieces
+from streamkm.kernels.kd_order import order_by_kd_tree
+from streamkm.kernels.outliers import mask_within, squared_distances_from, widest_gap
 from streamkm.kernels.random import draw, draw_by_blocks, sum_blocks, uniform
-from streamkm.kernels.reductions import differences, even_places, weighted_sum, weighted_total
+from streamkm.kernels.reductions import differences, evenly_spaced_rows, weighted_sum, weighted_total
 from streamkm.kernels.representatives import pick_representatives
-from streamkm.kernels.search import descend, lay_columns, local_search, nearest_two, prune, squares_to
+from streamkm.kernels.search import (
+    lay_columns,
+    lloyd_on_columns,
+    local_search,
+    nearest_two,
+    remove_centroids,
+    squared_distances_to,
+)
 from streamkm.kernels.seed import kmeans_plus_plus
 from streamkm.kernels.update import learn_batch, lloyd, mean_square, starved
 from streamkm.models import compile_kernels
@@ -74,7 +81,7 @@ def test_each_batch_does_exactly_what_the_naive_twin_does():
     model = fitted(X[:100], half_life=4000.0)
     for batch in batches(X[100:300]):  # no re-solve is due so early
         stats = np.array(model.state().arrays["stats"])
-        weights = naive.decay_by_place(np.ones(100), 4000.0)
+        weights = naive.decay_by_position(np.ones(100), 4000.0)
         centers, stats = naive.learn_batch(batch, weights, 2.0 ** (-100 / 4000), model.centers_, stats, passed=100.0)
         model.learn_many(batch)
         np.testing.assert_allclose(model.centers_, centers, rtol=1e-12)
@@ -418,29 +425,40 @@ def test_input_is_never_written_to_and_may_be_read_only():
 
 KERNELS = (
     *(
-        descend,
+        lloyd_on_columns,
         differences,
         pick_representatives,
         draw_by_blocks,
-        even_places,
+        evenly_spaced_rows,
         weighted_sum,
-        put_near_together,
+        order_by_kd_tree,
         sum_blocks,
     ),
-    *(admit, assign, assign_accumulate, calibrate, draw, extent, kmeans_plus_plus, largest, lay_columns, learn_batch),
+    *(
+        sample_rows,
+        assign,
+        assign_accumulate,
+        calibrate,
+        draw,
+        extent,
+        kmeans_plus_plus,
+        largest,
+        lay_columns,
+        learn_batch,
+    ),
     *(
         lloyd,
         local_search,
         mean_square,
         nearest_two,
         pack_centroids,
-        prune,
-        squares_to,
+        remove_centroids,
+        squared_distances_to,
         starved,
         thin,
     ),
-    *(squares_from, threshold, uniform, widest_gap, within),
-    *(decay_by_place, decay_by_time, half_power, lost, pieces, weighted_total),
+    *(squared_distances_from, threshold, uniform, widest_gap, mask_within),
+    *(decay_by_position, decay_by_time, half_power, lost_share, pieces, weighted_total),
 )
 
 

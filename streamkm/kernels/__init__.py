@@ -1,5 +1,5 @@
-"""Numba functions on arrays. They check nothing and allocate little: callers give clean arrays.
+"""Numba kernels on arrays. They validate nothing and allocate little: callers pass valid arrays.
 
-Each public kernel has a twin of the same name in ``tests/naive.py`` that shares no code with it. In docstrings IN is
-read, OUT is written, INOUT is both, TMP is scratch.
+Each public kernel has a reference implementation of the same name in ``tests/naive*.py`` that shares no code with it.
+In docstrings, IN arrays are read, OUT arrays are written, INOUT arrays are both, and TMP arrays are scratch space.
 """

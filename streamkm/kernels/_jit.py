@@ -1,4 +1,4 @@
-"""The one place where numba's untyped decorators meet our types, and where their flags are chosen."""
+"""Typed wrappers of numba's decorators, with the compiler flags of all kernels."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def jit(
     fast
         Allow contraction and reassociation of sums (never "no NaN" or "no infinity").
     inline
-        Put the body where it is called: a call costs an instruction or two for each of the seven words of an array.
+        Inline the body: a call costs an instruction or two for each of the seven words of an array argument.
     allocates
-        The kernel makes arrays. Only then are references to arrays counted: with atomic instructions, on cache lines
-        that threads share, and at every call of a function that takes arrays. In an inner loop that took as long as the
-        loop itself, so what is called often allocates nothing.
+        Whether the kernel makes arrays. Only then are references to arrays counted: with atomic instructions, on cache
+        lines that threads share, and at every call of a function that takes arrays. In an inner loop this took as long
+        as the loop itself, so functions that are called often must not allocate.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
@@ -41,7 +41,7 @@ def jit(
 
 
 def intrinsic(emit: Callable[..., Any]) -> Callable[..., Any]:
-    """Make a function that a kernel can call out of one that emits LLVM instructions.
+    """Make an intrinsic that kernels can call from a function that emits LLVM instructions.
 
     Parameters
     ----------

@@ -1,10 +1,10 @@
-"""Nearest centroids of many points, and what each cluster gets from them.
+"""Nearest centroids of many points, and the sums of each cluster's points.
 
 Points are compared in float32 (or float64: the type of the packed centroids decides) after subtracting an origin and
 multiplying each dimension by its scale, so that neither a large offset nor a large or tiny unit costs accuracy. A scale
-is the metric's factor of that dimension times a power of two, the same for all, which brings values near one.
-Distances are direct differences, never ``|c|^2 - 2xc``, which cancels. What is returned or summed is computed anew in
-float64 from the raw values.
+is the metric's factor of that dimension times a power of two, the same for all dimensions, which brings values near
+one. Distances are sums of squared differences, never ``|c|^2 - 2xc``, which suffers from cancellation. Distances that
+are returned or summed are recomputed in float64 from the raw values.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ Real = NDArray[np.float32] | NDArray[np.float64]
 
 @jit()
 def largest(values: NDArray[np.float32] | NDArray[np.float64]) -> float:
-    """Find the largest absolute value, and whether all are finite, in one SIMD pass.
+    """Find the largest absolute value, in one SIMD pass that also detects NaN and infinity.
 
-    Compares the bits of absolute values as integers, which orders them as numbers, then infinity, then NaN.
+    The bits of absolute values are compared as integers, in whose order infinity and NaN follow all numbers.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ def largest(values: NDArray[np.float32] | NDArray[np.float64]) -> float:
     Returns
     -------
     float
-        ``max |values|``, NaN or infinity if anything is; 0 for none.
+        ``max |values|``; NaN or infinity if a value is; 0 if there are no values.
     """
     high = np.int64(0)
     for i in range(len(values)):
@@ -52,7 +52,7 @@ def extent(X: Real, origin: NDArray[np.float64], factors: NDArray[np.float64]) -
     origin
         IN (d,).
     factors
-        IN (d,): what differences in each dimension are multiplied by.
+        IN (d,): factors on the differences in each dimension.
     """
     high = 0.0
     for i in range(X.shape[0]):
@@ -65,7 +65,7 @@ def extent(X: Real, origin: NDArray[np.float64], factors: NDArray[np.float64]) -
 def pack_centroids(
     centroids: NDArray[np.float64], origin: NDArray[np.float64], scale: NDArray[np.float64], packed: Real
 ) -> None:
-    """Lay centroids out for `assign`: groups of six, one dimension after the other.
+    """Pack centroids for `assign`: in groups of six, by dimension.
 
     Parameters
     ----------
@@ -74,9 +74,9 @@ def pack_centroids(
     origin
         IN (d,).
     scale
-        IN (d,): what differences to the origin are multiplied by.
+        IN (d,): factors on the differences to the origin.
     packed
-        OUT (ceil(k / 6), d, 6) float32 or float64; infinity where there is no centroid, so that none is nearest.
+        OUT (ceil(k / 6), d, 6) float32 or float64; padded with infinity, which is never nearest.
     """
     packed.fill(np.inf)
     for j in range(centroids.shape[0]):
@@ -94,7 +94,7 @@ def _label(
     best: Real,
     nearest: NDArray[np.int32],
 ) -> None:
-    """Nearest centroids of at most so many rows as there are lanes; block, best and nearest are TMP."""
+    """Find the nearest centroids of at most as many rows as there are lanes; block, best and nearest are TMP."""
     for p in range(rows.shape[0]):
         for t in range(rows.shape[1]):
             block[t, p] = (rows[p, t] - origin[t]) * scale[t]
@@ -121,15 +121,15 @@ def assign(
     origin, scale
         As given to `pack_centroids`.
     factors
-        IN (d,): the metric's, or (0,) for ones.
+        IN (d,): the metric's factors, or (0,) for ones.
     packed
-        IN: packed centroids.
+        IN: centroids from `pack_centroids`.
     centroids
-        IN (k, d): the same, raw.
+        IN (k, d): the same centroids in raw units.
     labels
         OUT (n,): index of the nearest centroid.
     distances
-        OUT (n,): squared distance to it in units of the metric, in float64 from raw values.
+        OUT (n,): squared distance to it with the metric's factors, in float64 from raw values.
     """
     n, d = X.shape
     lanes = LANES32 if packed.itemsize == 4 else LANES64
@@ -137,7 +137,7 @@ def assign(
     block = np.zeros((d, lanes), packed.dtype)
     best = np.zeros(lanes, packed.dtype)
     nearest = np.zeros(lanes, np.int32)
-    # Views of rows and their unsigned indices spare the check for negative ones in the inner loops.
+    # Views of rows and unsigned indices avoid checks for negative indices in the inner loops.
     for start in range(0, n, lanes):
         rows = X[start : start + lanes]
         _label(rows, origin, scale, packed, block, best, nearest)
@@ -171,7 +171,7 @@ def assign_accumulate(
     distances: NDArray[np.float64],
     totals: NDArray[np.float64],
 ) -> None:
-    """Do what `assign` does and sum up, in the same pass, what each cluster gets.
+    """Assign rows as `assign` does, and sum them up by cluster in the same pass.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
-"""A sample of weighted rows that stands for a stream: admission, calibration, thinning.
+"""A coreset of weighted rows: sampling, calibration and thinning.
 
-Importance sampling for k-means with the sensitivities of Feldman and Langberg (2011), judged by the centroids that the
-rows are assigned to anyway, as in Schwiegelshohn and Sheikh-Omar (2022). Sums over a stratum, the rows of one cluster,
-are known exactly, and the sample is brought back to them.
+Importance sampling for k-means with the sensitivities of Feldman and Langberg (2011), computed from the centroids that
+the rows are assigned to, as in Schwiegelshohn and Sheikh-Omar (2022). The sums over each stratum (the rows of one
+cluster) are recorded exactly, and the sample is calibrated to them.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from numpy.typing import NDArray
 
 from streamkm.kernels._jit import jit
 from streamkm.kernels.assign import Real
-from streamkm.kernels.kd_order import put_near_together
+from streamkm.kernels.kd_order import order_by_kd_tree
 from streamkm.kernels.random import uniform
 from streamkm.kernels.search import BLOCK, lay_columns
 
-FAR, EVEN = 0.5, 0.4
-"""Shares of the sample that go to rows by their distance and to clusters evenly; the rest goes to rows by weight."""
+DISTANCE_SHARE, CLUSTER_SHARE = 0.5, 0.4
+"""Shares of the sample that are drawn by distance, and evenly by cluster; the rest is drawn by weight."""
 
-CERTAIN, CALIBRATED = -1, -2
-"""Strata of rows that stand for themselves only, and of rows that were calibrated."""
+UNSAMPLED, CALIBRATED = -1, -2
+"""Strata of rows that represent only themselves, and of rows that are calibrated."""
 
 
 @jit(allocates=True)
-def admit(
+def sample_rows(
     X: Real,
     row_weights: NDArray[np.float64],
     labels: NDArray[np.int32],
@@ -42,11 +42,12 @@ def admit(
     sums: NDArray[np.float64],
     rng: NDArray[np.uint64],
 ) -> int:
-    """Sample rows of a batch into the buffer, and add all of the batch to the sums of its strata.
+    """Sample rows of a batch into the buffer, and add the whole batch to the sums of its strata.
 
-    A row is taken with probability ``p = size * w * (FAR d2 / cost + EVEN / (clusters * W) + rest / mass)``, and stands
-    for ``w / p``; with p of at least one it stands for itself. Samples are stratified and jittered along the sum of p:
-    one row in each unit of it, so that their number hardly varies, and a stream that takes turns is not aliased.
+    A row is sampled with probability ``p = size * w * (DISTANCE_SHARE * d2 / cost + CLUSTER_SHARE / (clusters * W) +
+    rest / mass)`` and represents ``w / p``; a row with p of at least one represents itself. Sampling is stratified and
+    jittered along the sum of p, one row per unit, so that the number of rows hardly varies and alternating streams are
+    not aliased.
 
     Parameters
     ----------
@@ -59,18 +60,18 @@ def admit(
     stats
         IN (k, 3): as in `learn_batch`, the batch included.
     batch_origin, origin
-        IN (d,) each: what `totals` and `sums` are relative to.
+        IN (d,) each: origins of `totals` and of `sums`.
     size
-        Number of rows that all of the stream is to be sampled to.
+        Number of rows to which the whole stream is to be sampled.
     inflation
-        Factor on weights: new rows gain, instead of old ones decaying (forward decay).
+        Factor on the weights of new rows, instead of a decay of old ones (forward decay).
     filled
         Number of rows in the buffer.
     rows, weights, strata
         INOUT (capacity, d), (capacity,), (capacity,): the buffer, with room for ``size + 2`` rows.
     sums
-        INOUT (k, d + 1): of each stratum, the inflated sums of ``weight * (row - origin)``, and of weights, over all
-        rows that do not stand for themselves.
+        INOUT (k, d + 1): inflated sums of ``weight * (row - origin)``, and of weights, of each stratum, over all rows
+        that do not represent themselves.
     rng
         INOUT (1,) uint64.
 
@@ -89,12 +90,14 @@ def admit(
         mass += stats[j, 0]
         cost += stats[j, 1]
         clusters += stats[j, 0] > 0.0
-    by_distance = _over(size * FAR, cost)
+    by_distance = _per_unit(size * DISTANCE_SHARE, cost)
     by_cluster = np.empty(k)
     for j in range(k):
-        by_cluster[j] = size * (_over(EVEN, clusters * stats[j, 0]) + _over(1.0 - FAR - EVEN, mass))
-    mixed = np.zeros(k, np.bool_)  # clusters of which some rows stand for themselves
-    end = n  # from here on there is no room for those
+        by_cluster[j] = size * (
+            _per_unit(CLUSTER_SHARE, clusters * stats[j, 0]) + _per_unit(1.0 - DISTANCE_SHARE - CLUSTER_SHARE, mass)
+        )
+    mixed = np.zeros(k, np.bool_)  # clusters with rows that represent themselves
+    end = n  # from here on there is no room for them
     reached = 0.0
     unit = 0.0
     target = uniform(rng)
@@ -116,13 +119,13 @@ def admit(
             for t in range(d):
                 rows[filled, t] = X[i, t]
             weights[filled] = w * inflation
-            strata[filled] = CERTAIN
+            strata[filled] = UNSAMPLED
             filled += 1
             mixed[j] = True
         else:
             end = min(end, i)
-    # What stands for itself is not taken away from the sums again: heavy rows would leave their rounding there, and
-    # light ones would be lost in it. Few batches have such rows.
+    # Sums of clusters with rows that represent themselves are computed without these rows, not by subtracting them: the
+    # rounding errors of heavy rows would exceed light ones. Few batches have such rows.
     mix = False
     for j in range(k):
         gained = totals[j, d]
@@ -145,8 +148,8 @@ def admit(
 
 
 @jit(inline=True)
-def _over(share: float, whole: float) -> float:
-    """The share of a whole that each unit of it gets; 0 of a whole that is zero, infinite, or next to zero."""
+def _per_unit(share: float, whole: float) -> float:
+    """Divide a share by a whole; 0 if the whole is zero, infinite, or so small that the quotient overflows."""
     each = share / whole if whole > 0.0 else 0.0
     return each if each < np.inf else 0.0
 
@@ -161,19 +164,19 @@ def calibrate(
     origin: NDArray[np.float64],
     sums: NDArray[np.float64],
 ) -> int:
-    """Give each stratum its exact mass and mean: scale the weights of its rows, and shift them by one common vector.
+    """Calibrate each stratum to its exact mass and mean, by scaling weights and shifting rows by a common vector.
 
     Parameters
     ----------
     first, filled
         Rows of [first, filled) are calibrated.
     rows, weights, strata
-        INOUT (capacity, d), (capacity,), (capacity,): the buffer, with room for k more rows: a stratum of which nothing
-        was sampled gets one, its mean. Afterwards all strata are `CALIBRATED`.
+        INOUT (capacity, d), (capacity,), (capacity,): the buffer, with room for k more rows: a stratum without sampled
+        rows gets its mean as a row. Afterwards all strata are `CALIBRATED`.
     origin
-        IN (d,): what `sums` is relative to.
+        IN (d,): origin of `sums`.
     sums
-        INOUT (k, d + 1): as in `admit`; afterwards zero.
+        INOUT (k, d + 1): as in `sample_rows`; zero afterwards.
 
     Returns
     -------
@@ -214,7 +217,7 @@ def calibrate(
                 rows[i, t] += shifts[j, t]
     for i in range(first, end):
         strata[i] = CALIBRATED
-    if end > first:  # without room for a row its mean is lost, its mass is not
+    if end > first:  # without room for a row, the mean of a stratum is lost, but not its mass
         weights[end - 1] += left
     sums.fill(0.0)
     return end
@@ -234,7 +237,7 @@ def threshold(scores: NDArray[np.float64], size: float) -> float:
     Returns
     -------
     float
-        The factor; 0 when all scores are zero.
+        The factor; 0 if all scores are zero.
     """
     total = scores.sum()
     factor = size / total if total > 0.0 else 0.0
@@ -268,9 +271,9 @@ def thin(
     kept: NDArray[np.float64],
     kept_weights: NDArray[np.float64],
 ) -> int:
-    """Sample weighted rows to fewer, cluster by cluster, and calibrate each cluster to its mass and mean.
+    """Sample fewer of weighted rows, and calibrate each cluster to its mass and mean.
 
-    Within a cluster rows are gone through from neighbour to neighbour, so that the sample has some of each place.
+    Within a cluster, rows are visited in the order of a k-d tree, so that the sample covers each neighbourhood.
 
     Parameters
     ----------
@@ -279,11 +282,11 @@ def thin(
     labels, distances
         IN (n,): each row's cluster, and its squared distance.
     factors
-        IN (d,): units of the dimensions, or (0,) to go through rows as they come, which is quicker.
+        IN (d,): scale factors of the dimensions, or (0,) to visit rows in the given order, which is faster.
     k
         Number of clusters.
     size
-        Number of rows wanted, less than n; up to k + 1 more may be kept.
+        Target number of rows, less than n; up to k + 1 more may be kept.
     origin
         IN (d,): a point among the rows.
     rng
@@ -309,10 +312,12 @@ def thin(
     for j in range(k):
         starts[j + 1] += starts[j]
         clusters += masses[j] > 0.0
-    by_distance = _over(FAR, cost)
+    by_distance = _per_unit(DISTANCE_SHARE, cost)
     by_cluster = np.zeros(k)
     for j in range(k):
-        by_cluster[j] = _over(EVEN, clusters * masses[j]) + _over(1.0 - FAR - EVEN, mass)
+        by_cluster[j] = _per_unit(CLUSTER_SHARE, clusters * masses[j]) + _per_unit(
+            1.0 - DISTANCE_SHARE - CLUSTER_SHARE, mass
+        )
     order = np.empty(filled, np.int64)
     scores = np.zeros(filled)
     for i in range(filled):
@@ -325,7 +330,7 @@ def thin(
         columns = np.empty((d, (filled + BLOCK - 1) // BLOCK * BLOCK))
         lay_columns(rows, origin, factors, columns)
         for j in range(k):
-            put_near_together(columns, order[(starts[j - 1] if j > 0 else 0) : starts[j]])
+            order_by_kd_tree(columns, order[(starts[j - 1] if j > 0 else 0) : starts[j]])
     factor = threshold(scores, size)
     capacity = len(kept_weights)
     strata = np.empty(capacity, np.int32)
@@ -355,6 +360,6 @@ def thin(
             for t in range(d):
                 kept[n, t] = rows[i, t]
             kept_weights[n] = weights[i]
-            strata[n] = CERTAIN
+            strata[n] = UNSAMPLED
             n += 1
     return calibrate(0, n, kept, kept_weights, strata, origin, sums)

@@ -1,4 +1,4 @@
-"""How much a point still counts when it has grown old: ``2 ** -age``, with ages in half-lives."""
+"""Exponential decay of weights: ``2 ** -age``, with ages in half-lives."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from streamkm.kernels._jit import jit
 
-OLDEST = 1080.0
-"""Beyond this many half-lives nothing is left: the smallest float64 is ``2 ** -1074``."""
+MAX_AGE = 1080.0
+"""Half-lives beyond which the weight is zero: the smallest float64 is ``2 ** -1074``."""
 
 
 @jit(inline=True)
@@ -27,16 +27,16 @@ def _series(x: float) -> float:
 
 @jit()
 def half_power(age: float) -> float:
-    """Compute ``2 ** -age`` with the same bits on every processor; 0 beyond `OLDEST`.
+    """Compute ``2 ** -age`` with identical bits on every processor; 0 beyond `MAX_AGE`.
 
-    A C library chooses its ``exp2`` by the processor, and its results differ in the last bit.
+    C libraries choose an implementation of ``exp2`` by processor, and these differ in the last bit.
 
     Parameters
     ----------
     age
         In half-lives, not negative.
     """
-    if not age < OLDEST:
+    if not age < MAX_AGE:
         return 0.0
     whole = math.floor(age + 0.5)
     x = whole - age
@@ -45,7 +45,7 @@ def half_power(age: float) -> float:
 
 
 @jit()
-def lost(age: float) -> float:
+def lost_share(age: float) -> float:
     """Compute ``1 - 2 ** -age``, accurate for small ages too.
 
     Parameters
@@ -59,18 +59,18 @@ def lost(age: float) -> float:
 
 
 @jit()
-def decay_by_place(row_weights: NDArray[np.float64], half_life: float, decayed: NDArray[np.float64]) -> float:
-    """Weigh each row by the weight of the rows that came after it.
+def decay_by_position(row_weights: NDArray[np.float64], half_life: float, decayed: NDArray[np.float64]) -> float:
+    """Decay each row by the weight of the rows after it.
 
-    A row of weight w counts as w rows of weight 1 that follow each other: ``(1 - q**w) / (1 - q)`` of them are left at
-    its end, where a row of weight 1 leaves q.
+    A row of weight w counts as w successive rows of weight 1, of which the last has age 0: their decayed weights sum to
+    ``(1 - q**w) / (1 - q)``, where q is the decay per unit of weight.
 
     Parameters
     ----------
     row_weights
         IN (n,), or (0,) for ones.
     half_life
-        In points: the weight after which a row counts half.
+        In points: the weight after which a row's weight is halved.
     decayed
         OUT (n,).
 
@@ -80,13 +80,13 @@ def decay_by_place(row_weights: NDArray[np.float64], half_life: float, decayed: 
         Weight of all rows before decay.
     """
     weighted = len(row_weights) > 0
-    one = lost(1.0 / half_life)
+    one = lost_share(1.0 / half_life)
     after = 0.0
     for i in range(len(decayed) - 1, -1, -1):
         weight = row_weights[i] if weighted else 1.0
         decayed[i] = half_power(after / half_life)
         if weight != 1.0:
-            decayed[i] *= lost(weight / half_life) / one
+            decayed[i] *= lost_share(weight / half_life) / one
         after += weight
     return after
 
@@ -99,18 +99,18 @@ def decay_by_time(
     half_life: float,
     decayed: NDArray[np.float64],
 ) -> float:
-    """Weigh each row by how long its event time lies before the newest one.
+    """Decay each row by the difference of its event time to the newest one.
 
-    A row whose time is unknown counts as if it had happened at the newest time before it.
+    A row without event time gets the newest time before it.
 
     Parameters
     ----------
     row_weights
         IN (n,), or (0,) for ones.
     times
-        IN (n,): event times in seconds, NaN where unknown.
+        IN (n,): event times in seconds, NaN if unknown.
     clock
-        Newest event time before these rows; NaN: none is known.
+        Newest event time before these rows; NaN if unknown.
     half_life
         In seconds.
     decayed
@@ -119,7 +119,7 @@ def decay_by_time(
     Returns
     -------
     float
-        Newest event time, these rows included; NaN: none is known.
+        Newest event time, including these rows; NaN if unknown.
     """
     weighted = len(row_weights) > 0
     newest = clock
@@ -148,22 +148,22 @@ def pieces(
     least: int,
     stops: NDArray[np.int64],
 ) -> int:
-    """Cut a batch where what was learned before has grown older by a share of a half-life.
+    """Cut a batch into pieces of about a given number of half-lives.
 
     Parameters
     ----------
     row_weights
         IN (n,), or (0,) for ones.
     times
-        IN (n,): event times in seconds, NaN where unknown; or (0,) for a half-life in points.
+        IN (n,): event times in seconds, NaN if unknown; or (0,) for a half-life in points.
     clock, half_life
         As in `decay_by_time`.
     most
         Half-lives after which a piece ends.
     least
-        Rows of a piece at least.
+        Minimum number of rows of a piece.
     stops
-        OUT (n,): where each piece ends.
+        OUT (n,): ends of the pieces.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Putting rows that are near each other next to each other."""
+"""Ordering of rows by a k-d tree, so that neighbours in space are near each other in the order."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from numpy.typing import NDArray
 
 from streamkm.kernels._jit import jit
 
-LEAF = 32
-"""Neighbourhoods of so many rows are not divided."""
+MAX_LEAF_ROWS = 32
+"""Nodes of at most this many rows are not split."""
 
 
 @jit(allocates=True)
 def _median(values: NDArray[np.float64], order: NDArray[np.int64]) -> float:
-    """About the median of ``values[order]``: that of three medians of three."""
+    """Approximate median of ``values[order]``: the median of three medians of three."""
     n = len(order)
     third = max(1, n // 9)
     medians = np.empty(3)
@@ -27,8 +27,8 @@ def _median(values: NDArray[np.float64], order: NDArray[np.int64]) -> float:
 
 
 @jit()
-def _part(values: NDArray[np.float64], order: NDArray[np.int64], spare: NDArray[np.int64]) -> int:
-    """Bring indices of small values before those of large ones, about as many of each; where the large ones begin.
+def _partition(values: NDArray[np.float64], order: NDArray[np.int64], spare: NDArray[np.int64]) -> int:
+    """Partition indices by an approximate median of their values; return where the large values begin.
 
     Parameters
     ----------
@@ -40,14 +40,14 @@ def _part(values: NDArray[np.float64], order: NDArray[np.int64], spare: NDArray[
         TMP (at least m,).
     """
     pivot = _median(values, order)
-    # Without a branch that depends on a value, which the processor could not foresee.
+    # No branch depends on a value, because the processor could not predict it.
     below = 0
     for r in range(len(order)):
         i = order[r]
         spare[r - below] = i
         order[below] = i
         below += values[i] < pivot
-    if below == 0:  # the pivot is the lowest of many; all are in the spare array, and the first place was written over
+    if below == 0:  # the pivot is the minimum: all indices are in the spare array, and the first entry was overwritten
         for r in range(len(order)):
             i = spare[r]
             spare[r - below] = i
@@ -59,29 +59,29 @@ def _part(values: NDArray[np.float64], order: NDArray[np.int64], spare: NDArray[
 
 
 @jit(allocates=True)
-def put_near_together(columns: NDArray[np.float64], order: NDArray[np.int64]) -> None:
-    """Reorder rows so that those next to each other are near each other: the leaves of a k-d tree, left to right.
+def order_by_kd_tree(columns: NDArray[np.float64], order: NDArray[np.int64]) -> None:
+    """Reorder rows by the leaves of a k-d tree, from left to right, so that successive rows are near each other.
 
     Parameters
     ----------
     columns
-        IN: the rows in units of the metric, from `lay_columns`.
+        IN: the scaled rows, from `lay_columns`.
     order
         INOUT (m,): indices of rows.
     """
     spare = np.empty_like(order)
-    waiting = np.empty((64, 2), np.int64)  # the smaller part goes first, so that few wait
-    waiting[0, 0], waiting[0, 1] = 0, len(order)
+    stack = np.empty((64, 2), np.int64)  # the smaller part goes first, so that the stack stays short
+    stack[0, 0], stack[0, 1] = 0, len(order)
     n = 1
     while n > 0:
         n -= 1
-        start, stop = waiting[n, 0], waiting[n, 1]
-        if stop - start <= LEAF:
+        start, stop = stack[n, 0], stack[n, 1]
+        if stop - start <= MAX_LEAF_ROWS:
             continue
         some = order[start:stop]
         widest = 0.0
         dimension = -1
-        step = max(1, len(some) // 8)  # some rows tell the widest dimension well enough
+        step = max(1, len(some) // 8)  # a sample suffices to find the widest dimension
         for t in range(columns.shape[0]):
             values = columns[t]
             first = values[some[0]]
@@ -99,13 +99,13 @@ def put_near_together(columns: NDArray[np.float64], order: NDArray[np.int64]) ->
                 dimension = t
         if dimension < 0:
             continue
-        middle = start + _part(columns[dimension], some, spare)
+        middle = start + _partition(columns[dimension], some, spare)
         if middle == stop:
             continue
         if 2 * middle > start + stop:
-            waiting[n, 0], waiting[n, 1] = start, middle
-            waiting[n + 1, 0], waiting[n + 1, 1] = middle, stop
+            stack[n, 0], stack[n, 1] = start, middle
+            stack[n + 1, 0], stack[n + 1, 1] = middle, stop
         else:
-            waiting[n, 0], waiting[n, 1] = middle, stop
-            waiting[n + 1, 0], waiting[n + 1, 1] = start, middle
+            stack[n, 0], stack[n, 1] = middle, stop
+            stack[n + 1, 0], stack[n + 1, 1] = start, middle
         n += 2

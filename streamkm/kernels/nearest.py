@@ -1,8 +1,8 @@
-"""Which centroid is nearest, without compiling: for programs that ask about points and learn none.
+"""Nearest centroids by numpy, without compilation: for programs that predict but do not learn.
 
-A coordinate at a time is subtracted, squared and added for a block of points and all centroids. So no array of all
-differences is made, blocks stay in the processor's cache, and every centroid goes through the same operations in the
-same order: equal centroids are at exactly equal distances.
+One coordinate at a time is subtracted, squared and added for a block of points and all centroids. So no array of all
+differences is needed, blocks stay in the processor's cache, and every centroid undergoes the same operations in the
+same order: equal centroids have exactly equal distances.
 """
 
 from __future__ import annotations
@@ -13,69 +13,71 @@ import numpy as np
 from numpy.typing import NDArray
 
 BLOCK = 1 << 15
-"""Squared distances held at a time: with as many differences they fit in a core's second cache."""
+"""Squared distances per block: with as many differences they fit into the L2 cache."""
 _DOWN, _UP = 2.0**-520, 2.0**520
 
 Reals = NDArray[np.float64]
 
 
-class Near(NamedTuple):
-    """What is near n points.
+class NearestResult(NamedTuple):
+    """Nearest centroids of n points.
 
     Attributes
     ----------
     first, distance
-        (n,): row of the nearest centroid, the first of those at equal distance, and how far it is; infinity where that
-        is more than a double can hold.
+        (n,) each: index of the nearest centroid, the lowest of equally near ones, and the distance to it; infinity if
+        it exceeds float64.
     second, second_distance
-        (n,): the same of the nearest of the others, -1 and infinity if there is none; None if not asked for.
-    every
-        (n, k): distance to each centroid; None if not asked for.
+        (n,) each: index and distance of the second nearest, -1 and infinity if there is none; None if not requested.
+    all_distances
+        (n, k): distance to each centroid; None if not requested.
     """
 
     first: NDArray[np.int64]
     distance: Reals
     second: NDArray[np.int64] | None = None
     second_distance: Reals | None = None
-    every: Reals | None = None
+    all_distances: Reals | None = None
 
 
 def nearest(centroids: Reals, points: Reals) -> tuple[NDArray[np.int64], Reals]:
-    """Nearest centroid of each point, the first of those at equal distance.
+    """Find the nearest centroid of each point, the lowest index of equally near ones.
 
     Parameters
     ----------
     centroids
         (k, d), k >= 1.
     points
-        (n, d), finite; fastest where a column's values lie side by side (order F).
+        (n, d), finite; fastest in column-major (Fortran) order.
 
     Returns
     -------
     index
         (n,) row of `centroids`.
     distance
-        (n,) Euclidean; infinity where it is more than a double can hold.
+        (n,) Euclidean; infinity if it exceeds float64.
     """
-    found = look(centroids, points)
+    found = find_nearest(centroids, points)
     return found.first, found.distance
 
 
-def look(centroids: Reals, points: Reals, *, second: bool = False, every: bool = False) -> Near:
-    """Nearest centroid of each point and, where asked for, the second nearest and the distances to all.
+def find_nearest(
+    centroids: Reals, points: Reals, *, second: bool = False, all_distances: bool = False
+) -> NearestResult:
+    """Find the nearest centroid of each point and, if requested, the second nearest and the distances to all.
 
     Parameters
     ----------
     centroids, points
         As for `nearest`.
-    second, every
-        What is wanted besides.
+    second, all_distances
+        Whether to compute the second nearest centroid, and the distances to all centroids.
     """
     n, k = len(points), len(centroids)
     index, distance = np.empty(n, np.int64), np.empty(n)
     other = np.full(n, -1, np.int64) if second else None
     other_distance = np.full(n, np.inf) if second else None
-    all_ = np.empty((n, k)) if every else None
+    all_ = np.empty((n, k)) if all_distances else None
     rows = max(1, BLOCK // k)
     columns = np.ascontiguousarray(centroids.T)[:, :, None]
     squared_, scratch_ = np.empty((k, min(n, rows))), np.empty((k, min(n, rows)))
@@ -92,7 +94,7 @@ def look(centroids: Reals, points: Reals, *, second: bool = False, every: bool =
                 np.sqrt(squared.T, out=all_[at])
             if other is not None and other_distance is not None and k > 1:
                 squared[first, places] = np.inf
-                # Where all are infinitely far, the first is not its own second.
+                # If all distances are infinite, the second must still differ from the first.
                 following = squared.argmin(axis=0)
                 following = np.where(following == first, (first == 0).astype(np.int64), following)
                 other[at] = following
@@ -100,28 +102,27 @@ def look(centroids: Reals, points: Reals, *, second: bool = False, every: bool =
         np.sqrt(distance, out=distance)
         if other_distance is not None:
             np.sqrt(other_distance, out=other_distance)
-    found = Near(index, distance, other, other_distance, all_)
+    found = NearestResult(index, distance, other, other_distance, all_)
     _far(centroids, points, found)
     return found
 
 
 def scores(distance: Reals, index: NDArray[np.int64], spreads: Reals, weights: Reals) -> Reals:
-    """Distances in spreads of the cluster.
+    """Convert distances to multiples of the cluster's spread.
 
     Parameters
     ----------
     distance, index
-        (n,): what `nearest` returned.
+        (n,): from `nearest`.
     spreads
-        (k,): root mean squared distance of a cluster's points. One of zero has no spread of its own: that of all
-        points together stands in.
+        (k,): root mean squared distance of each cluster's points; where it is zero, that of all points is used.
     weights
-        (k,): of the clusters.
+        (k,): weights of the clusters.
 
     Returns
     -------
     NDArray
-        (n,): zero at a centroid; infinity elsewhere if no cluster has a spread.
+        (n,): zero at a centroid; elsewhere infinity if all spreads are zero.
     """
     mass = float(weights.sum())
     overall = float(np.sqrt(weights @ spreads**2 / mass)) if mass > 0.0 else 0.0
@@ -131,7 +132,7 @@ def scores(distance: Reals, index: NDArray[np.int64], spreads: Reals, weights: R
 
 
 def _squared(columns: Reals, points: Reals, squared: Reals, scratch: Reals) -> None:
-    """Squared distances of points (d, m) to centroids (d, k, 1), into (k, m)."""
+    """Compute squared distances of points (d, m) to centroids (d, k, 1), into `squared`, (k, m)."""
     points = np.ascontiguousarray(points)
     np.subtract(points[0], columns[0], out=squared)
     np.multiply(squared, squared, out=squared)
@@ -141,17 +142,17 @@ def _squared(columns: Reals, points: Reals, squared: Reals, scratch: Reals) -> N
         squared += scratch
 
 
-def _far(centroids: Reals, points: Reals, found: Near) -> None:
-    """Put right what is so far that its square did not fit, and only that.
+def _far(centroids: Reals, points: Reals, found: NearestResult) -> None:
+    """Recompute the distances whose squares overflowed.
 
-    A power of two scales without rounding, but small distances would vanish: those that did fit stay.
+    Scaling by a power of two is exact, but small distances would underflow, so the others are kept.
     """
     k, d = centroids.shape
     far = ~np.isfinite(found.distance)
     if found.second_distance is not None and k > 1:
         far |= ~np.isfinite(found.second_distance)
-    if found.every is not None:
-        far |= ~np.isfinite(found.every).all(axis=1)
+    if found.all_distances is not None:
+        far |= ~np.isfinite(found.all_distances).all(axis=1)
     rows, step = np.flatnonzero(far), max(1, BLOCK // (k * d))
     for start in range(0, len(rows), step):
         at = rows[start : start + step]
@@ -163,13 +164,13 @@ def _far(centroids: Reals, points: Reals, found: Near) -> None:
         if found.second is not None and found.second_distance is not None and k > 1:
             squared[np.arange(len(at)), found.first[at]] = np.inf
             _fill(found.second, found.second_distance, at, squared, true)
-        if found.every is not None:
-            there = found.every[at]
-            found.every[at] = np.where(np.isfinite(there), there, true)
+        if found.all_distances is not None:
+            there = found.all_distances[at]
+            found.all_distances[at] = np.where(np.isfinite(there), there, true)
 
 
 def _fill(index: NDArray[np.int64], distance: Reals, at: NDArray[np.intp], squared: Reals, true: Reals) -> None:
-    """Where a distance is not finite, the least of (m, k) scaled ones instead."""
+    """Replace distances that are not finite by the smallest of each row of `true`, (m, k)."""
     least = squared.argmin(axis=1)
     lacking = ~np.isfinite(distance[at])
     index[at[lacking]] = least[lacking]

@@ -1,4 +1,4 @@
-"""Telling rows apart by their distance from one point."""
+"""Detection of rows far from a central point."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from streamkm.kernels.assign import Real
 
 
 @jit(fast=True)
-def within(
-    X: Real, middle: NDArray[np.float64], factors: NDArray[np.float64], limit: float, inside: NDArray[np.bool_]
+def mask_within(
+    X: Real, center: NDArray[np.float64], factors: NDArray[np.float64], limit: float, inside: NDArray[np.bool_]
 ) -> int:
-    """Find the rows whose squared distance from a point is at most `limit`.
+    """Mark the rows whose squared distance from a point is at most `limit`.
 
     Parameters
     ----------
     X
         IN (n, d), finite.
-    middle, factors
+    center, factors
         IN (d,) each: the distance is that of ``(row - middle) * factors`` from zero.
     limit
         Squared distance.
@@ -31,14 +31,14 @@ def within(
     Returns
     -------
     int
-        Their number.
+        Number of these rows.
     """
     n, d = X.shape
     count = 0
     for i in range(n):
         squared = 0.0
         for t in range(d):
-            difference = (X[i, t] - middle[t]) * factors[t]
+            difference = (X[i, t] - center[t]) * factors[t]
             squared += difference * difference
         inside[i] = squared <= limit
         count += squared <= limit
@@ -46,38 +46,38 @@ def within(
 
 
 @jit(fast=True)
-def squares_from(
-    rows: NDArray[np.float64], middle: NDArray[np.float64], factors: NDArray[np.float64], squares: NDArray[np.float64]
+def squared_distances_from(
+    rows: NDArray[np.float64], center: NDArray[np.float64], factors: NDArray[np.float64], squares: NDArray[np.float64]
 ) -> None:
-    """Squared distance of each row from a point.
+    """Compute the squared distance of each row from a point.
 
     Parameters
     ----------
     rows
         IN (n, d).
-    middle, factors
-        As in `within`.
+    center, factors
+        As in `mask_within`.
     squares
         OUT (n,).
     """
     for i in range(rows.shape[0]):
         squared = 0.0
         for t in range(rows.shape[1]):
-            difference = (rows[i, t] - middle[t]) * factors[t]
+            difference = (rows[i, t] - center[t]) * factors[t]
             squared += difference * difference
         squares[i] = squared
 
 
 OCTAVES = 2200
-"""Powers of two of float64, and some more."""
+"""Number of bins by powers of two: covers the range of float64."""
 
 
 @jit(allocates=True)
 def widest_gap(squares: NDArray[np.float64], weights: NDArray[np.float64], tail: float, least: float) -> float:
-    """Find the widest gap that parts the outermost rows from all others.
+    """Find the widest gap that separates the outermost rows from all others.
 
-    A gap is a factor between neighbours in the order of size. Only neighbours in different octaves can be that far
-    apart, so the smallest and the largest of each octave tell, and nothing is sorted.
+    A gap is a ratio of successive values in ascending order. Only values in different octaves can differ by so much, so
+    the smallest and the largest of each octave suffice, without sorting.
 
     Parameters
     ----------
@@ -86,15 +86,15 @@ def widest_gap(squares: NDArray[np.float64], weights: NDArray[np.float64], tail:
     weights
         IN (n,).
     tail
-        Share of the mass that may lie beyond a gap.
+        Maximum share of the mass beyond a gap.
     least
-        Factor from which on there is a gap, at least 4.
+        Minimum ratio of a gap, at least 4.
 
     Returns
     -------
     float
-        The value in the middle of the gap, by factors; infinity without a gap, or when most mass is at distance zero:
-        that is no scale for the rest.
+        Geometric middle of the gap; infinity if there is none, or if most of the mass is at distance zero, which gives
+        no scale for the rest.
     """
     smallest = np.full(OCTAVES, np.inf)
     largest = np.zeros(OCTAVES)

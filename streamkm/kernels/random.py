@@ -1,4 +1,4 @@
-"""A counter-based random generator whose whole state is one integer, so that it travels in a model's state.
+"""Random draws from a counter-based generator whose state is one integer, which is saved with a model.
 
 splitmix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators", figure 13).
 """
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from streamkm.kernels._jit import jit
 
 BLOCK = 128
-"""Rows that `sum_blocks` takes together."""
+"""Rows per block of `sum_blocks`."""
 
 
 @jit()
@@ -36,21 +36,21 @@ def uniform(rng: NDArray[np.uint64]) -> float:
 def draw(weights: NDArray[np.float64], distances: NDArray[np.float64], rng: NDArray[np.uint64]) -> int:
     """Draw a row with probability proportional to weight times distance.
 
-    Adjacent copies of a row are drawn as one row of their summed weight would be.
+    Adjacent copies of a row are drawn like one row with the sum of their weights.
 
     Parameters
     ----------
     weights
         IN (n,), or (0,) for ones.
     distances
-        IN (n,), not negative: squared distances, say.
+        IN (n,), not negative, for example squared distances.
     rng
         INOUT (1,) uint64.
 
     Returns
     -------
     int
-        The row, or -1 when every product is zero.
+        Index of the row, or -1 if every product is zero.
     """
     weighted = len(weights) > 0
     total = 0.0
@@ -75,7 +75,7 @@ def draw(weights: NDArray[np.float64], distances: NDArray[np.float64], rng: NDAr
 def sum_blocks(
     weights: NDArray[np.float64], distances: NDArray[np.float32] | NDArray[np.float64], sums: NDArray[np.float64]
 ) -> float:
-    """Sum up weight times distance, of all rows and of each block of them.
+    """Sum weight times distance over all rows and over each block of rows.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ def sum_blocks(
     distances
         IN (at least n,).
     sums
-        OUT (ceil(n / BLOCK),): of each block of n rows; n is that of the weights, if there are any.
+        OUT (ceil(n / BLOCK),): sums of the blocks; n is the length of the weights, if there are any.
     """
     n = len(weights) if len(weights) > 0 else len(distances)
     total = 0.0
@@ -109,12 +109,12 @@ def draw_by_blocks(
     sums: NDArray[np.float64],
     rng: NDArray[np.uint64],
 ) -> int:
-    """Do what `draw` does, and look into one block only.
+    """Draw a row like `draw`, but read one block only.
 
     Parameters
     ----------
     weights, distances, sums
-        IN: as in `sum_blocks`, which has made the sums.
+        IN: as in `sum_blocks`, which computes `sums`.
     rng
         INOUT (1,) uint64.
     """
@@ -130,7 +130,7 @@ def draw_by_blocks(
     while b < len(sums) - 1 and reached + sums[b] <= target:
         reached += sums[b]
         b += 1
-    # Rounding may leave the target beyond the last row that can be drawn: then it is that one.
+    # If rounding puts the target beyond the last row with a positive product, that row is drawn.
     while last < 0 and b >= 0:
         for i in range(b * BLOCK, min((b + 1) * BLOCK, len(distances))):
             mass = (weights[i] if len(weights) > 0 else 1.0) * distances[i]

@@ -1,4 +1,4 @@
-"""Passes over weighted rows; sums are taken in one order, whatever the number of threads."""
+"""Reductions over weighted rows, with sums in a fixed order."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from streamkm.kernels._jit import jit
 
-PERIOD = 32
-"""So many rows are one vector of numbers: a dimension alone is too short to be worth one."""
+ROWS_PER_VECTOR = 32
+"""Rows that are processed as one vector: a single row is too short for SIMD."""
 
 
 @jit()
@@ -72,7 +72,7 @@ def differences(
         OUT (n, d).
     """
     d = rows.shape[1]
-    length = PERIOD * d
+    length = ROWS_PER_VECTOR * d
     low, factor = np.empty(length), np.empty(length)
     for q in range(length):
         low[q] = origin[q % d]
@@ -85,15 +85,15 @@ def differences(
 
 
 @jit()
-def even_places(weights: NDArray[np.float64], places: NDArray[np.int64]) -> None:
-    """Find the rows in the middle of equal shares of the weight.
+def evenly_spaced_rows(weights: NDArray[np.float64], places: NDArray[np.int64]) -> None:
+    """Find the rows at the middle of equal shares of the weight.
 
     Parameters
     ----------
     weights
         IN (n,), n >= 1, not all zero.
     places
-        OUT (m,): rows, in order; one that has the weight of several shares stands there so often.
+        OUT (m,): indices of rows, ascending; a row with the weight of several shares is repeated.
     """
     mass = 0.0
     for i in range(len(weights)):

@@ -20,10 +20,10 @@ def pick_representatives(
     kept: NDArray[np.int64],
     picked: NDArray[np.float64],
 ) -> int:
-    """Pick about equally many rows of each cluster, its far rows more likely; the mass of each cluster stays exact.
+    """Pick about equally many rows of each cluster, with far rows more likely; the mass of each cluster stays exact.
 
-    A cluster's rows are gone through in order, and one is taken whenever their chances have added up to another whole.
-    Half of the chances go to rows by weight, half to rows by weight times squared distance.
+    Systematic sampling: the rows of a cluster are visited in order, and one is picked whenever the sum of their
+    probabilities passes another integer. Half of the probability is by weight, half by weight times squared distance.
 
     Parameters
     ----------
@@ -34,16 +34,16 @@ def pick_representatives(
     k
         Number of clusters.
     share
-        Rows of each cluster, about.
+        Approximate number of rows per cluster.
     kept
-        OUT (n,): in front the indices of the picked rows, in order.
+        OUT (n,): indices of the picked rows, ascending, in the first entries.
     picked
-        OUT (n,): in front their weights.
+        OUT (n,): weights of the picked rows, in the first entries.
 
     Returns
     -------
     int
-        How many were picked.
+        Number of picked rows.
     """
     mass, cost, total, reached = np.zeros(k), np.zeros(k), np.zeros(k), np.full(k, 0.5)
     for i in range(len(weights)):

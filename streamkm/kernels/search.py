@@ -1,6 +1,6 @@
-"""Better centroids of a few thousand weighted rows: Lloyd's algorithm, swaps, and dropping those that are missed least.
+"""Optimization of centroids on a few thousand weighted rows: Lloyd's algorithm, local search and removal of centroids.
 
-Rows lie in columns here, one dimension after the other, so that a vector of rows is one load.
+Rows are stored by dimension here, so that a SIMD vector of rows is one load.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from streamkm.kernels.random import draw_by_blocks, sum_blocks
 from streamkm.kernels.simd import GROUP, LANES32, LANES64, nearest_in_lanes, nearest_two_in_lanes
 from streamkm.kernels.update import to_unit_length
 
-CANCELLED = 1e-6
-"""A sum that is less than this share of what it was is made anew: its rounding was that of what has gone."""
+MAX_CANCELLATION = 1e-6
+"""Sums that fell below this share of their maximum are recomputed: rounding errors of removed rows dominate them."""
 
 BLOCK = 64
-"""Columns are padded to a multiple of it, which is one of all numbers of lanes."""
+"""Columns are padded to a multiple of this, which is a multiple of every number of lanes."""
 
 
 @jit()
 def lay_columns(
     rows: NDArray[np.float64], origin: NDArray[np.float64], scale: NDArray[np.float64], columns: Real
 ) -> None:
-    """Lay rows out one dimension after the other.
+    """Store rows by dimension.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ def lay_columns(
     origin, scale
         IN (d,) each: columns hold ``(rows - origin) * scale``.
     columns
-        OUT (d, n rounded up to whole blocks) float32 or float64; zeros where there is no row.
+        OUT (d, n rounded up to whole blocks) float32 or float64; padded with zeros.
     """
     n, d = rows.shape
     for start in range(0, columns.shape[1], BLOCK):
@@ -49,8 +49,8 @@ def lay_columns(
 
 
 @jit(fast=True, allocates=True)
-def squares_to(columns: Real, centroid: NDArray[np.float64], squares: Real) -> None:
-    """Squared distance of each row to one centroid.
+def squared_distances_to(columns: Real, centroid: NDArray[np.float64], squares: Real) -> None:
+    """Compute the squared distance of each row to one centroid.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ def nearest_two(
     centroids
         IN (k, d).
     first, second
-        OUT (columns.shape[1],): their indices. Without a second one, 0 and infinity.
+        OUT (columns.shape[1],): indices of the centroids. If there is only one, the second is 0 at infinity.
     first_squares, second_squares
         OUT (columns.shape[1],), type of the columns: squared distances.
     """
@@ -106,7 +106,7 @@ def nearest_two(
 
 
 @jit(allocates=True)
-def descend(
+def lloyd_on_columns(
     rows: NDArray[np.float64],
     weights: NDArray[np.float64],
     columns: Real,
@@ -115,9 +115,9 @@ def descend(
     max_iter: int,
     tol: float,
 ) -> float:
-    """Run Lloyd's algorithm, as `lloyd` does, on rows that lie in columns and are near one around zero.
+    """Run Lloyd's algorithm, as `lloyd` does, on rows that are stored by dimension, centred and scaled to about one.
 
-    Several times as fast where few rows change their cluster; the cost has the precision of the columns.
+    Several times as fast if few rows change their cluster; the cost has the precision of the columns.
 
     Parameters
     ----------
@@ -128,12 +128,12 @@ def descend(
     spherical, max_iter, tol
         As in `lloyd`.
     centroids
-        INOUT (k, d): the start; afterwards where the last iteration moved them.
+        INOUT (k, d): initial centroids; afterwards the final ones.
 
     Returns
     -------
     float
-        Sum of weighted squared distances to the centroids given back.
+        Sum of weighted squared distances to the final centroids.
     """
     n, d = rows.shape
     k, padded = len(centroids), columns.shape[1]
@@ -160,7 +160,7 @@ def descend(
         cancelled = False
         for j in range(k):
             held[j] = max(held[j], totals[j, d])
-            cancelled |= totals[j, d] < CANCELLED * held[j]
+            cancelled |= totals[j, d] < MAX_CANCELLATION * held[j]
         if cancelled:
             labels.fill(-1)
             totals.fill(0.0)
@@ -183,7 +183,7 @@ def _move_rows(
     labels: NDArray[np.int32],
     totals: NDArray[np.float64],
 ) -> None:
-    """Move what rows add to the totals from the clusters that labels tell, none where negative, to the nearest ones."""
+    """Move rows in the totals from the cluster of their label, if not negative, to the nearest; update the labels."""
     d = rows.shape[1]
     for i in range(len(rows)):
         j, old = nearest[i], labels[i]
@@ -201,27 +201,27 @@ def _move_rows(
 
 
 @jit(allocates=True)
-def _look_again(
+def _update_nearest_two(
     columns: Real,
-    touched: NDArray[np.int64],
+    changed_rows: NDArray[np.int64],
     centroids: NDArray[np.float64],
     first: NDArray[np.int32],
     near: Real,
     second: NDArray[np.int32],
     next_near: Real,
 ) -> None:
-    """Find the nearest two centroids of some rows anew."""
-    d, m = columns.shape[0], len(touched)
+    """Recompute the two nearest centroids of some rows."""
+    d, m = columns.shape[0], len(changed_rows)
     padded = (m + BLOCK - 1) // BLOCK * BLOCK
     some = np.zeros((d, padded), columns.dtype)
     for t in range(d):
         for r in range(m):
-            some[t, r] = columns[t, touched[r]]
+            some[t, r] = columns[t, changed_rows[r]]
     first_m, second_m = np.empty(padded, np.int32), np.empty(padded, np.int32)
     near_m, next_m = np.empty(padded, columns.dtype), np.empty(padded, columns.dtype)
     nearest_two(some, centroids, first_m, near_m, second_m, next_m)
     for r in range(m):
-        i = touched[r]
+        i = changed_rows[r]
         first[i], near[i], second[i], next_near[i] = first_m[r], near_m[r], second_m[r], next_m[r]
 
 
@@ -235,11 +235,11 @@ def local_search(
     centroids: NDArray[np.float64],
     rng: NDArray[np.uint64],
 ) -> int:
-    """Swap centroids for rows where that lowers the cost: LS++ of Lattanzi and Sohler (2019).
+    """Swap centroids for rows while that lowers the cost: LS++ of Lattanzi and Sohler (2019).
 
-    Each step draws a row with probability proportional to weight times squared distance, and puts it in the place of
-    the centroid that is missed least, if that lowers the cost by more than `least_gain` of it. The gain of every swap
-    is exact: it follows from each row's nearest and second nearest centroid.
+    Each step draws a row with probability proportional to weight times squared distance, and replaces the centroid with
+    the lowest removal cost by it, if that reduces the cost by more than `least_gain` of it. The gain of every swap is
+    exact: it follows from each row's nearest and second nearest centroid.
 
     Parameters
     ----------
@@ -250,7 +250,7 @@ def local_search(
     steps
         Number of rows drawn.
     least_gain
-        Share of the cost.
+        Minimum gain of a swap, as a share of the cost.
     centroids
         INOUT (k, d).
     rng
@@ -267,29 +267,29 @@ def local_search(
     near, next_near = np.empty(padded, columns.dtype), np.empty(padded, columns.dtype)
     nearest_two(columns, centroids, first, near, second, next_near)
     trial = np.empty(padded, columns.dtype)
-    missed, alone = np.empty(k), np.empty(k)
-    touched = np.empty(n, np.int64)
+    removal_costs, alone = np.empty(k), np.empty(k)
+    changed_rows = np.empty(n, np.int64)
     sums = np.empty((n + DRAWN_BLOCK - 1) // DRAWN_BLOCK)
     cost = sum_blocks(weights, near, sums)
-    _misses(weights, first, near, next_near, alone)
+    _removal_costs(weights, first, near, next_near, alone)
     swaps = 0
     for _ in range(steps):
         drawn = draw_by_blocks(weights, near, sums, rng)
         if drawn < 0:
             break
-        squares_to(columns, rows[drawn], trial)
-        # What the rows would cost with one centroid more, and what each old one saves then: as before, but for the rows
-        # that the new one is nearer to than their second nearest.
+        squared_distances_to(columns, rows[drawn], trial)
+        # The gain of one more centroid, and the removal costs of the old ones with it, which change only for rows that
+        # are nearer to the new one than to their second nearest.
         saved = 0.0
         for c in range(k):
-            missed[c] = alone[c]
+            removal_costs[c] = alone[c]
         for i in range(n):
             if trial[i] < next_near[i]:
                 gain = np.float64(near[i]) - np.float64(trial[i])
                 saved += weights[i] * max(0.0, gain)
-                missed[first[i]] += weights[i] * (max(0.0, -gain) - _miss(near[i], next_near[i]))
-        j = int(np.argmin(missed))
-        if not cost - saved + missed[j] < cost * (1.0 - least_gain):
+                removal_costs[first[i]] += weights[i] * (max(0.0, -gain) - _removal_cost(near[i], next_near[i]))
+        j = int(np.argmin(removal_costs))
+        if not cost - saved + removal_costs[j] < cost * (1.0 - least_gain):
             continue
         for t in range(rows.shape[1]):
             centroids[j, t] = rows[drawn, t]
@@ -297,76 +297,76 @@ def local_search(
         m = 0
         for i in range(n):
             if first[i] == j or second[i] == j:
-                touched[m] = i
+                changed_rows[m] = i
                 m += 1
             elif trial[i] < near[i]:
                 next_near[i], second[i] = near[i], first[i]
                 near[i], first[i] = trial[i], j
             elif trial[i] < next_near[i]:
                 next_near[i], second[i] = trial[i], j
-        _look_again(columns, touched[:m], centroids, first, near, second, next_near)
+        _update_nearest_two(columns, changed_rows[:m], centroids, first, near, second, next_near)
         cost = sum_blocks(weights, near, sums)
-        _misses(weights, first, near, next_near, alone)
+        _removal_costs(weights, first, near, next_near, alone)
     return swaps
 
 
 @jit()
-def _miss(near: float, next_near: float) -> float:
-    """How much further it is to the second nearest centroid; 0 if there is none."""
+def _removal_cost(near: float, next_near: float) -> float:
+    """Difference of the squared distances to the second nearest and the nearest centroid; 0 if there is only one."""
     return np.float64(next_near) - np.float64(near) if next_near < np.inf else 0.0
 
 
 @jit()
-def _misses(
+def _removal_costs(
     weights: NDArray[np.float64],
     first: NDArray[np.int32],
     near: Real,
     next_near: Real,
-    missed: NDArray[np.float64],
+    removal_costs: NDArray[np.float64],
 ) -> None:
-    """OUT (k,) missed: what rows would cost more without each centroid."""
-    missed.fill(0.0)
+    """Compute the increase of the cost without each centroid, into removal_costs, (k,)."""
+    removal_costs.fill(0.0)
     for i in range(len(weights)):
-        missed[first[i]] += weights[i] * _miss(near[i], next_near[i])
+        removal_costs[first[i]] += weights[i] * _removal_cost(near[i], next_near[i])
 
 
 @jit(allocates=True)
-def prune(
+def remove_centroids(
     weights: NDArray[np.float64],
     columns: Real,
     centroids: NDArray[np.float64],
     prices: NDArray[np.float64],
     kept: NDArray[np.float64],
 ) -> None:
-    """Drop the centroid that is missed least, again and again, until few enough are left.
+    """Remove the centroid with the lowest removal cost, repeatedly, until k are left.
 
     Parameters
     ----------
     weights
-        IN (n,): of the rows.
+        IN (n,): weights of the rows.
     columns
         IN: the rows, from `lay_columns`.
     centroids
         IN (m, d).
     prices
-        IN (m,): what it costs to drop each of them, besides what rows cost more.
+        IN (m,): additional cost of removing each centroid.
     kept
-        OUT (k, d), k < m: those that are left, in their order.
+        OUT (k, d), k < m: the remaining centroids, in their order.
     """
     n, m, k, padded = len(weights), len(centroids), len(kept), columns.shape[1]
     first, second = np.empty(padded, np.int32), np.empty(padded, np.int32)
     near, next_near = np.empty(padded, columns.dtype), np.empty(padded, columns.dtype)
-    # A dropped centroid goes far away, so that the others keep their indices and it is nearest to nothing.
+    # A removed centroid is moved to infinity, so that the others keep their indices and no row is nearest to it.
     rest = centroids.copy()
     nearest_two(columns, rest, first, near, second, next_near)
     dropped = np.zeros(m, np.bool_)
-    missed = np.empty(m)
-    _misses(weights, first, near, next_near, missed)
-    touched = np.empty(n, np.int64)
+    removal_costs = np.empty(m)
+    _removal_costs(weights, first, near, next_near, removal_costs)
+    changed_rows = np.empty(n, np.int64)
     for _ in range(m - k):
         j = -1
         for c in range(m):
-            if not dropped[c] and (j < 0 or missed[c] + prices[c] < missed[j] + prices[j]):
+            if not dropped[c] and (j < 0 or removal_costs[c] + prices[c] < removal_costs[j] + prices[j]):
                 j = c
         dropped[j] = True
         for t in range(rest.shape[1]):
@@ -374,13 +374,13 @@ def prune(
         count = 0
         for i in range(n):
             if first[i] == j or second[i] == j:
-                touched[count] = i
+                changed_rows[count] = i
                 count += 1
-        for i in touched[:count]:
-            missed[first[i]] -= weights[i] * _miss(near[i], next_near[i])
-        _look_again(columns, touched[:count], rest, first, near, second, next_near)
-        for i in touched[:count]:
-            missed[first[i]] += weights[i] * _miss(near[i], next_near[i])
+        for i in changed_rows[:count]:
+            removal_costs[first[i]] -= weights[i] * _removal_cost(near[i], next_near[i])
+        _update_nearest_two(columns, changed_rows[:count], rest, first, near, second, next_near)
+        for i in changed_rows[:count]:
+            removal_costs[first[i]] += weights[i] * _removal_cost(near[i], next_near[i])
     left = 0
     for c in range(m):
         if not dropped[c]:

@@ -1,4 +1,4 @@
-"""Seeding: k-means++ on weighted rows."""
+"""Initialization by k-means++ on weighted rows."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from numpy.typing import NDArray
 from streamkm.kernels._jit import jit
 from streamkm.kernels.assign import Real
 from streamkm.kernels.random import BLOCK, draw_by_blocks, sum_blocks, uniform
-from streamkm.kernels.search import squares_to
+from streamkm.kernels.search import squared_distances_to
 
 
 @jit(allocates=True)
 def _nearer(columns: Real, row: int, known: Real, out: Real) -> None:
-    """Lower the known squared distances by those to one row, into `out`."""
-    squares_to(columns, columns[:, row].astype(np.float64), out)
+    """Compute the minimum of known squared distances and those to one row, into `out`."""
+    squared_distances_to(columns, columns[:, row].astype(np.float64), out)
     for i in range(len(out)):
         out[i] = out[i] if out[i] < known[i] else known[i]  # noqa: FURB136 -- a select is what becomes SIMD
 
@@ -28,9 +28,9 @@ def kmeans_plus_plus(
     rng: NDArray[np.uint64],
     centroids: NDArray[np.float64],
 ) -> None:
-    """Choose rows as first centroids, far ones more likely (Arthur and Vassilvitskii 2007; greedy over candidates).
+    """Choose rows as initial centroids by greedy k-means++ (Arthur and Vassilvitskii 2007).
 
-    When fewer distinct rows than centroids are left, rows are chosen again.
+    If there are fewer distinct rows than centroids, rows are chosen repeatedly.
 
     Parameters
     ----------
@@ -39,9 +39,9 @@ def kmeans_plus_plus(
     row_weights
         IN (n,), or (0,) for ones.
     columns
-        IN: what is compared, from `lay_columns`.
+        IN: the rows to compare, from `lay_columns`.
     n_candidates
-        Rows drawn for each centroid; the one that leaves the lowest cost is taken.
+        Rows drawn for each centroid, of which the one with the lowest resulting cost is chosen.
     rng
         INOUT (1,) uint64.
     centroids

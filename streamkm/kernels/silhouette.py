@@ -1,4 +1,4 @@
-"""How well clusters are told apart, judged from distances to centroids alone."""
+"""Simplified silhouette: separation of clusters from distances to centroids alone."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def simplified_silhouette(
     centroids
         IN (k, d), k >= 2.
     scatter
-        OUT (k, 2): of each cluster, the sum of weights and the sum of ``weight * distance``.
+        OUT (k, 2): sums of weights and of ``weight * distance`` of each cluster.
 
     Returns
     -------
     float
-        Weighted mean over the rows, from 0 to 1; 0 when nothing has weight.
+        Weighted mean over the rows, from 0 to 1; 0 if nothing has weight.
     """
     n, d = rows.shape
     k = centroids.shape[0]

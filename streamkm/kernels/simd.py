@@ -1,8 +1,9 @@
-"""The innermost loops of every assignment: distances of some points, one a SIMD lane, to all centroids.
+"""Innermost loops of the assignment: distances of several points, one per SIMD lane, to all centroids.
 
-Written as LLVM instructions because what makes it fast is what stays in registers, which a scalar loop cannot say: the
-sums of `GROUP` centroids for all lanes, over all dimensions. That is two vectors of points times six centroids in the
-sixteen registers of AVX2, and the same with vectors twice as wide in AVX-512; elsewhere LLVM splits the vectors.
+These are LLVM instructions because the speed depends on which values stay in registers, which a scalar loop cannot
+control: the sums of `GROUP` centroids for all lanes, over all dimensions. These are two vectors of points times six
+centroids in the sixteen registers of AVX2, and the same with vectors twice as wide in AVX-512; for other processors,
+LLVM splits the vectors.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _INT32 = ir.IntType(32)
 
 
 def _splat(builder: Any, scalar: Any, vector: Any) -> Any:
-    """One scalar in all lanes."""
+    """Broadcast a scalar to all lanes."""
     undefined = ir.Constant(vector, ir.Undefined)
     first = builder.insert_element(undefined, scalar, _INT32(0))
     mask = ir.Constant(ir.VectorType(_INT32, vector.count), [0] * vector.count)
@@ -40,7 +41,7 @@ def _splat(builder: Any, scalar: Any, vector: Any) -> Any:
 
 
 def _emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-    """Emit the loops over groups of centroids and, inside, over dimensions; one result array or two."""
+    """Emit the loops over groups of centroids and, inside, over dimensions; for the nearest, or the nearest two."""
     arrays = [context.make_array(t)(context, builder, a) for t, a in zip(signature.args, args, strict=True)]
     points, centroids, *results = arrays
     two = len(results) == 4  # squared distances and indices of the nearest, and of the second nearest
@@ -125,13 +126,13 @@ def nearest_in_lanes(typing_context: Any, points: Any, centroids: Any, best: Any
     Parameters
     ----------
     points
-        IN (d, lanes) float32 or float64, d >= 1: one point a column; each row is contiguous.
+        IN (d, lanes) float32 or float64, d >= 1: one point per column; each row is contiguous.
     centroids
-        IN (groups, d, GROUP), same type: packed centroids, with infinity where there is none.
+        IN (groups, d, GROUP), same type: packed centroids, padded with infinity.
     best
         OUT (lanes,), same type: squared distances.
     nearest
-        OUT (lanes,) int32: their indices.
+        OUT (lanes,) int32: indices.
     """
     return types.void(points, centroids, best, nearest), _emit
 
@@ -153,6 +154,6 @@ def nearest_two_in_lanes(
     points, centroids, best, nearest
         As in `nearest_in_lanes`.
     next_best, second
-        OUT (lanes,): the same of the second nearest; infinity and 0 if there is none.
+        OUT (lanes,): squared distances and indices of the second nearest; infinity and 0 if there is none.
     """
     return types.void(points, centroids, best, nearest, next_best, second), _emit

@@ -1,4 +1,4 @@
-"""Moving centroids: one mini-batch with a learning rate per centroid, and Lloyd's algorithm on a small buffer."""
+"""Updates of centroids: by a mini-batch with a learning rate per centroid, and by Lloyd's algorithm."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WEIGHT, COST, IDLE = 0, 1, 2
 
 @jit()
 def to_unit_length(rows: NDArray[np.float64]) -> None:
-    """Scale rows to length one; a row of zeros, which has no direction, stays.
+    """Scale rows to length one; a row of zeros, which has no direction, is unchanged.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ def to_unit_length(rows: NDArray[np.float64]) -> None:
 def learn_batch(
     X: Real,
     row_weights: NDArray[np.float64],
-    passed: float,
+    batch_weight: float,
     decay: float,
     scale: NDArray[np.float64],
     factors: NDArray[np.float64],
@@ -53,30 +53,30 @@ def learn_batch(
 ) -> tuple[float, float, float, float, float]:
     """Learn one mini-batch: ``w_j <- decay * w_j + b_j``, then ``c_j += (b_j / w_j) * (mean_j - c_j)``.
 
-    That is Sculley (2010, "Web-scale k-means clustering", algorithm 1) with the per-point updates of one batch taken
-    together, plus decay. Labels and costs are those of the centroids before the batch.
+    This is Sculley (2010, "Web-scale k-means clustering", algorithm 1) with the per-point updates of one batch
+    combined, plus decay. Labels and costs refer to the centroids before the batch.
 
     Parameters
     ----------
     X, scale, factors, labels, distances
         As in `assign`.
     row_weights
-        IN (n,), or (0,) for ones: by the age of each row.
-    passed
-        Weight of the batch before its decay: how long those wait that get nothing of it.
+        IN (n,), or (0,) for ones: weights decayed by the age of each row.
+    batch_weight
+        Weight of the batch without decay, by which the idle weight of clusters without new points grows.
     decay
-        Factor in [0, 1] on what was learned before.
+        Factor in [0, 1] on the weights of everything learned before.
     spherical
-        Bring centroids back to length one (Zhong 2005, "Efficient online spherical k-means clustering").
+        Whether to rescale centroids to length one (Zhong 2005, "Efficient online spherical k-means clustering").
     packed
-        TMP (ceil(k / 6), d, 6) float32 or float64; its type is the one in which points are compared.
+        TMP (ceil(k / 6), d, 6) float32 or float64: the type in which points are compared.
     origin
-        INOUT (d,): the origin of this batch; afterwards the weighted mean of the centroids, the next one's.
+        INOUT (d,): origin for this batch; afterwards the weighted mean of the centroids, the origin for the next batch.
     centroids
         INOUT (k, d), raw.
     stats
-        INOUT (k, 3): decayed weight, decayed sum of weighted squared distances, weight of the points that other
-        clusters got since this one got any.
+        INOUT (k, 3): decayed weight, decayed sum of weighted squared distances, and idle weight: weight of the points
+        since the last one assigned to the cluster.
     totals
         OUT (k, d + 2): as in `assign_accumulate`, relative to the origin of this batch.
 
@@ -85,11 +85,11 @@ def learn_batch(
     cost
         Sum of weighted squared distances of the batch.
     points
-        Sum of its weights.
+        Sum of the batch's weights.
     total_cost, mass
         Sums of the costs and the weights in `stats`.
     idle
-        The largest of its third column.
+        Largest idle weight in `stats`.
     """
     k, d = centroids.shape
     pack_centroids(centroids, origin, scale, packed)
@@ -106,7 +106,7 @@ def learn_batch(
         gained = totals[j, d]
         stats[j, WEIGHT] = stats[j, WEIGHT] * decay + gained
         stats[j, COST] = stats[j, COST] * decay + totals[j, d + 1]
-        stats[j, IDLE] = 0.0 if gained > 0.0 else stats[j, IDLE] + passed
+        stats[j, IDLE] = 0.0 if gained > 0.0 else stats[j, IDLE] + batch_weight
         mass += stats[j, WEIGHT]
         total_cost += stats[j, COST]
         idle = max(idle, stats[j, IDLE])
@@ -152,26 +152,26 @@ def lloyd(
     origin, scale, factors
         As in `assign`.
     spherical
-        Bring centroids back to length one after each iteration.
+        Whether to rescale centroids to length one after each iteration.
     packed
         TMP (ceil(k / 6), d, 6).
     centroids
-        INOUT (k, d): the start; afterwards where the last iteration moved them.
+        INOUT (k, d): initial centroids; afterwards the final ones.
     max_iter
-        Number of iterations at most; 0 judges the start.
+        Maximum number of iterations; 0 only evaluates the initial centroids.
     tol
-        Stop when an iteration lowers the cost by no more than this share of it.
+        Stop when an iteration reduces the cost by at most this share of it.
     labels
-        OUT (n,): nearest of the centroids given back.
+        OUT (n,): nearest of the final centroids.
     distances
         OUT (n,): squared distance to it.
     totals
-        OUT (k, d + 2): as in `assign_accumulate`, of the centroids given back.
+        OUT (k, d + 2): as in `assign_accumulate`, for the final centroids.
 
     Returns
     -------
     float
-        Sum of weighted squared distances to the centroids given back.
+        Sum of weighted squared distances to the final centroids.
     """
     k, d = centroids.shape
     previous = np.inf
@@ -196,7 +196,7 @@ def lloyd(
 
 @jit()
 def mean_square(stats: NDArray[np.float64]) -> float:
-    """Decayed mean squared distance of all points to their centroids; 0 when nothing has weight.
+    """Decayed mean squared distance of all points to their centroids; 0 if nothing has weight.
 
     Parameters
     ----------
@@ -213,21 +213,21 @@ def mean_square(stats: NDArray[np.float64]) -> float:
 
 @jit()
 def starved(stats: NDArray[np.float64], share: float, idle: float) -> int:
-    """Find the first cluster that has forgotten its points and gets none.
+    """Find the first starved cluster.
 
     Parameters
     ----------
     stats
         IN (k, 3): as in `learn_batch`.
     share
-        A cluster has forgotten its points when its weight is at most this share of the largest cluster's.
+        A starved cluster's weight is at most this share of the largest cluster's.
     idle
-        It gets none when others got this weight of points since it got one.
+        A starved cluster's idle weight is at least this.
 
     Returns
     -------
     int
-        Its index, or -1.
+        Index of the cluster, or -1.
     """
     heaviest = 0.0
     for j in range(len(stats)):

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from streamkm.errors import DataError, NotReadyError, SettingsError, StateError
 from streamkm.kernels.assign import Real, largest
-from streamkm.kernels.coreset import CALIBRATED, admit, calibrate
+from streamkm.kernels.coreset import CALIBRATED, calibrate, sample_rows
 from streamkm.kernels.random import uniform
 from streamkm.models import validation
 from streamkm.models.centroids import BatchResult, LiveCentroids, checked_array, weighted_mean
@@ -220,7 +220,7 @@ class Coreset:
         """
         if aged.half_lives:
             self.decay(aged.factor)
-        self._n_rows = admit(
+        self._n_rows = sample_rows(
             X,
             aged.decayed,
             learned.labels,

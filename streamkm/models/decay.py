@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from streamkm.kernels.decay import decay_by_place, decay_by_time, half_power, pieces
+from streamkm.kernels.decay import decay_by_position, decay_by_time, half_power, pieces
 from streamkm.models.validation import ONES, frozen
 
 Unit = Literal["points", "seconds"]
@@ -107,7 +107,7 @@ class Decay:
         decayed = np.empty(n)
         if not self.by_time:
             return AgedWeights(
-                weights, frozen(decayed), decay_by_place(weights, self.half_life, decayed) / self.half_life
+                weights, frozen(decayed), decay_by_position(weights, self.half_life, decayed) / self.half_life
             )
         before = math.nan if self.clock is None else self.clock
         newest = decay_by_time(weights, times, before, self.half_life, decayed)

@@ -220,7 +220,7 @@ class _Solver:
         self.scale = ones * power_of_two(extent(X, self.origin, ones))
         self.columns = columns_of(X, self.origin, self.scale, double=True)
 
-    def descend(self, centroids: Reals) -> tuple[Reals, float]:
+    def lloyd_on_columns(self, centroids: Reals) -> tuple[Reals, float]:
         """Run Lloyd's algorithm from (k, d) centroids; return centroids and cost."""
         k, d = centroids.shape
         packed, totals = packed_like(k, d, double=True), np.empty((k, d + 2))
@@ -277,12 +277,12 @@ class _Solver:
 
     def all(self, k_max: int) -> list[tuple[Reals, float]]:
         """Return centroids and cost for k = 1, 2, ..., up to k_max or until the cost is zero."""
-        best = [self.descend(np.zeros((1, self.X.shape[1])))]
+        best = [self.lloyd_on_columns(np.zeros((1, self.X.shape[1])))]
         while len(best) < k_max and best[-1][1] > NEGLIGIBLE_COST * best[0][1]:
             starts = self.one_more(best[-1][0]), self.plus_plus(len(best) + 1)
-            best.append(min(map(self.descend, starts), key=lambda found: found[1]))
+            best.append(min(map(self.lloyd_on_columns, starts), key=lambda found: found[1]))
         for k in range(len(best) - 1, 1, -1):
-            best[k - 1] = min(best[k - 1], self.descend(self.one_less(best[k][0])), key=lambda found: found[1])
+            best[k - 1] = min(best[k - 1], self.lloyd_on_columns(self.one_less(best[k][0])), key=lambda found: found[1])
         return best
 
 

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamkm.kernels.assign import Real
-from streamkm.kernels.outliers import squares_from, widest_gap, within
-from streamkm.kernels.reductions import even_places
+from streamkm.kernels.outliers import mask_within, squared_distances_from, widest_gap
+from streamkm.kernels.reductions import evenly_spaced_rows
 from streamkm.models.centroids import checked_array
 from streamkm.models.decay import AgedWeights
 from streamkm.models.validation import frozen
@@ -75,7 +75,7 @@ class GapRule:
         self._mass *= aged.factor
         self._window_points += float(row_weights.sum()) if weighted else float(len(X))
         inside = np.empty(len(X), np.bool_)
-        if self.limit < math.inf and within(X, self._median, self._factors, self.limit, inside) < len(X):
+        if self.limit < math.inf and mask_within(X, self._median, self._factors, self.limit, inside) < len(X):
             outside = ~inside
             self.count += int(outside.sum())
             self._mass += float(decayed[outside].sum()) if len(decayed) else float(outside.sum())
@@ -117,7 +117,7 @@ class GapRule:
             return None
         self._median, self._factors = coordinate_median(all_rows, all_weights), factors.copy()
         squared = np.empty(len(all_rows))
-        squares_from(frozen(all_rows), self._median, self._factors, squared)
+        squared_distances_from(frozen(all_rows), self._median, self._factors, squared)
         self.limit = widest_gap(squared, all_weights, MAX_TAIL_MASS, MIN_GAP_RATIO)
         inside: NDArray[np.bool_] = squared[: len(rows)] <= self.limit
         if inside.all():
@@ -157,6 +157,6 @@ class GapRule:
 def coordinate_median(rows: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
     """(d,) median of each coordinate, over rows that represent equal shares of the weight."""
     places = np.empty(MEDIAN_ROWS, np.int64)
-    even_places(frozen(weights), places)
+    evenly_spaced_rows(frozen(weights), places)
     middle: NDArray[np.float64] = np.partition(rows[places], MEDIAN_ROWS // 2, axis=0)[MEDIAN_ROWS // 2]
     return middle

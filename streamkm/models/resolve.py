@@ -17,7 +17,7 @@ from streamkm.kernels.assign import assign as assign_rows
 from streamkm.kernels.coreset import thin
 from streamkm.kernels.random import uniform
 from streamkm.kernels.reductions import differences
-from streamkm.kernels.search import descend, local_search, prune
+from streamkm.kernels.search import lloyd_on_columns, local_search, remove_centroids
 from streamkm.kernels.seed import kmeans_plus_plus
 from streamkm.models.centroids import FLOAT32_RATIO, columns_of, normalized, packed_like, power_of_two, weighted_mean
 from streamkm.models.metric import Metric
@@ -189,7 +189,7 @@ class ScaledRows:
 
     def lloyd(self, centroids: NDArray[np.float64], max_iter: int, tol: float) -> float:
         """Run Lloyd on (k, d) centroids in place, and return their cost."""
-        return descend(self.rows, self.weights, self.columns, self.spherical, centroids, max_iter, tol)
+        return lloyd_on_columns(self.rows, self.weights, self.columns, self.spherical, centroids, max_iter, tol)
 
     def assign(self, centroids: NDArray[np.float64]) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
         """Return the nearest centroid of each row, and the squared distance to it."""
@@ -237,7 +237,7 @@ class ScaledRows:
         both = np.zeros(2 * len(first))
         if prices is not None:
             both[: len(first)] = prices
-        prune(self.weights, self.columns, np.concatenate([first, second]), both, child)
+        remove_centroids(self.weights, self.columns, np.concatenate([first, second]), both, child)
         return child
 
     def sample(

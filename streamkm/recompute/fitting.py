@@ -15,7 +15,7 @@ from streamkm.errors import DataError, SettingsError
 from streamkm.models.compile_notice import log_compilation
 from streamkm.models.exact.lloyd import Iteration, Lloyd, LloydResult, Stopped
 from streamkm.models.exact.points import prepare
-from streamkm.models.exact.predict import nearest_labels, own_distances
+from streamkm.models.exact.predict import assigned_distances, nearest_labels
 from streamkm.models.exact.runs import FitCheckpoint, FitParams, checked_weights, fit_all
 from streamkm.models.exact.storage import Storage, release
 from streamkm.models.exact.threads import ThreadTeam
@@ -156,7 +156,9 @@ class FitResult:
                 rows = self._points[a:b]
                 centroids = self._fit.centroids
                 labels[a - start : b - start] = nearest_labels(rows, centroids, team)
-                distances[a - start : b - start] = own_distances(rows, labels[a - start : b - start], centroids, team)
+                distances[a - start : b - start] = assigned_distances(
+                    rows, labels[a - start : b - start], centroids, team
+                )
                 release(self._points, a, b)
         return labels, distances
 

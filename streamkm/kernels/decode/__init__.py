@@ -1,1 +1,1 @@
-"""Kernels that decode records: JSON, decimal numbers, times, and Kafka's record batches."""
+"""Kernels that decode records: JSON, decimal numbers, ISO 8601 times, and Kafka's record batches."""

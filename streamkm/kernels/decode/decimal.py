@@ -1,8 +1,8 @@
-"""Reads decimal numbers exactly: the float64 nearest to what is written, as Python's ``float`` gives it.
+"""Parser of decimal numbers, correctly rounded to float64 like Python's ``float``.
 
 The method is Lemire's ("Number parsing at a gigabyte per second", 2021, section 5; with Eisel's wider product): the
-decimal mantissa times a 128-bit power of ten. Numbers it cannot decide are refused, never rounded wrongly: more than 19
-digits, a tie between two floats, a result that is subnormal or infinite.
+decimal mantissa times a 128-bit power of ten. Numbers that it cannot decide are refused, never rounded incorrectly:
+more than 19 digits, a tie between two floats, a result that is subnormal or infinite.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ REFUSED = -1
 
 
 def _powers() -> NDArray[np.uint64]:
-    """The 128 leading bits of 10**e, cut off, as (high, low) for each e in [MIN_POWER, MAX_POWER]."""
+    """Table of the 128 leading bits of 10**e, truncated, as (high, low) for each e in [MIN_POWER, MAX_POWER]."""
     table = np.empty((MAX_POWER - MIN_POWER + 1, 2), np.uint64)
     for i, e in enumerate(range(MIN_POWER, MAX_POWER + 1)):
         bits = (10**e) << 256 if e >= 0 else (1 << 2048) // 10**-e
@@ -40,7 +40,7 @@ _SIGN = np.uint64(1 << 63)
 
 @jit()
 def multiply(a: np.uint64, b: np.uint64) -> tuple[np.uint64, np.uint64]:
-    """The 128-bit product of two 64-bit numbers, as (high, low)."""
+    """Compute the 128-bit product of two 64-bit numbers, as (high, low)."""
     a0, a1 = a & _LOW, a >> _32
     b0, b1 = b & _LOW, b >> _32
     low = a0 * b0
@@ -51,7 +51,7 @@ def multiply(a: np.uint64, b: np.uint64) -> tuple[np.uint64, np.uint64]:
 
 @jit()
 def leading_zeros(x: np.uint64) -> int:
-    """Number of zero bits above the highest one of ``x > 0``."""
+    """Count the leading zero bits of ``x > 0``."""
     n = 0
     for step in (32, 16, 8, 4, 2, 1):
         if x >> np.uint64(64 - step) == 0:
@@ -61,8 +61,8 @@ def leading_zeros(x: np.uint64) -> int:
 
 
 @jit()
-def nearest(mantissa: np.uint64, power: int, negative: bool) -> tuple[bool, np.uint64]:
-    """The float64 nearest to ``mantissa * 10**power``, ``mantissa > 0``.
+def nearest_float64(mantissa: np.uint64, power: int, negative: bool) -> tuple[bool, np.uint64]:
+    """Find the float64 nearest to ``mantissa * 10**power``, ``mantissa > 0``.
 
     Returns
     -------
@@ -77,7 +77,7 @@ def nearest(mantissa: np.uint64, power: int, negative: bool) -> tuple[bool, np.u
     row = power - MIN_POWER
     high, low = multiply(mantissa, _POWERS[row, 0])
     if high & _NINE_BITS == _NINE_BITS and low + mantissa < mantissa:
-        # The 64 bits cut off the power could still carry into the result: take them into account.
+        # The truncated 64 bits of the power could carry into the result: include them.
         more, rest = multiply(mantissa, _POWERS[row, 1])
         merged = low + more
         if merged < low:
@@ -89,7 +89,7 @@ def nearest(mantissa: np.uint64, power: int, negative: bool) -> tuple[bool, np.u
     fraction = high >> (top + np.uint64(9))
     exponent -= 1 if top == 0 else 0
     if low == 0 and high & _NINE_BITS == 0 and fraction & np.uint64(3) == _ONE:
-        return False, np.uint64(0)  # half way between two floats
+        return False, np.uint64(0)  # halfway between two floats
     fraction += fraction & _ONE
     fraction >>= _ONE
     if fraction >> np.uint64(53) > 0:
@@ -102,30 +102,30 @@ def nearest(mantissa: np.uint64, power: int, negative: bool) -> tuple[bool, np.u
 
 
 @jit()
-def parse_number(  # noqa: PLR0911  # each way to refuse
+def parse_number(  # noqa: PLR0911  # one return per kind of refusal
     data: NDArray[np.uint8], pos: int, end: int
 ) -> tuple[int, np.uint64]:
-    """Read one JSON number.
+    """Parse one JSON number.
 
     Parameters
     ----------
     data
         (bytes,) uint8.
     pos, end
-        Where it begins, and where it must have ended.
+        Start of the number, and end of the data that may be read.
 
     Returns
     -------
     tuple
-        (next position, bits of the float64); the position is `REFUSED` if it is not a JSON number, or not one that is
-        decided here.
+        (next position, bits of the float64); the position is `REFUSED` if it is not a JSON number, or cannot be decided
+        here.
     """
     refused = (REFUSED, np.uint64(0))
     negative = data[pos] == 45
     if negative:
         pos += 1
     mantissa = np.uint64(0)
-    digits = 0  # significant ones: leading zeros do not count
+    digits = 0  # significant digits, without leading zeros
     power = 0
     first = pos
     while pos < end:
@@ -171,11 +171,11 @@ def parse_number(  # noqa: PLR0911  # each way to refuse
             return refused
         power += -value if minus else value
     if mantissa == 0:
-        # "-0" is the integer 0, "-0.0" the float: left to who knows both.
+        # "-0" is the integer 0, "-0.0" a float: left to the strict parser.
         return refused if negative else (pos, np.uint64(0))
-    decided, bits = nearest(mantissa, power, negative)
+    decided, bits = nearest_float64(mantissa, power, negative)
     if not decided and mantissa <= _EXACT and power >= -22 and power <= 22:
-        # Both are floats exactly, so that one rounding remains (Clinger 1990).
+        # Mantissa and power are exact floats, so there is only one rounding (Clinger 1990).
         value_of = np.float64(mantissa)
         exact = value_of / _TENS[-power] if power < 0 else value_of * _TENS[power]
         return pos, np.float64(-exact if negative else exact).view(np.uint64)

@@ -1,9 +1,8 @@
-"""Reads the wanted numbers out of JSON records, many at once.
+"""Scanner that extracts selected numbers from many JSON records.
 
-A scanner of the whole JSON grammar that answers "yes, and these are the numbers" or "not sure" for each record, never
-"no". What it accepts is a subset of what a strict parser accepts, with the same numbers; whatever is rare (escapes in
-keys, a key twice, numbers of more than 19 digits) or wrong makes it unsure, and the caller asks such a
-parser.
+It scans the full JSON grammar, and for each record returns either the numbers or "unsure", never "invalid". It accepts
+a subset of the records that a strict parser accepts, with the same numbers; for rare input (escapes in keys, duplicate
+keys, numbers of more than 19 digits) and invalid input it is unsure, and the caller uses a strict parser.
 """
 
 from __future__ import annotations
@@ -16,8 +15,8 @@ from streamkm.kernels.decode.decimal import REFUSED, parse_number
 from streamkm.kernels.decode.iso_time import parse_time
 
 UNSURE, OBJECT, ARRAY, NULL, DATED = 0, 1, 2, 3, 4
-"""What a record is: one for a strict parser, an object or array with all wanted numbers, a null value, or an object
-whose time was ISO 8601 text and is in seconds."""
+"""Kinds of records: for a strict parser; an object or array with all selected numbers; a null value; an object whose
+time was ISO 8601 text, converted to seconds."""
 
 _MAX_DEPTH = 32
 _HINTS = 256
@@ -31,7 +30,7 @@ _NULL = np.frombuffer(b"null", np.uint8)
 
 @jit()
 def skip_space(data: NDArray[np.uint8], pos: int, end: int) -> int:
-    """Go to the next byte that is not JSON white space."""
+    """Return the position of the next byte that is not JSON white space."""
     while pos < end and (data[pos] == 32 or data[pos] == 10 or data[pos] == 13 or data[pos] == 9):
         pos += 1
     return pos
@@ -39,7 +38,7 @@ def skip_space(data: NDArray[np.uint8], pos: int, end: int) -> int:
 
 @jit()
 def utf8_length(data: NDArray[np.uint8], pos: int, end: int) -> int:
-    """Bytes of the UTF-8 character at `pos` (RFC 3629: none too long, no surrogates), or 0 if it is none."""
+    """Length in bytes of the UTF-8 character at `pos` (RFC 3629: no overlong forms, no surrogates), 0 if invalid."""
     c = data[pos]
     if c < 0x80:
         return 1
@@ -59,7 +58,7 @@ def utf8_length(data: NDArray[np.uint8], pos: int, end: int) -> int:
 
 @jit()
 def is_hex(data: NDArray[np.uint8], pos: int, end: int) -> bool:
-    """Whether four hexadecimal digits stand at `pos` that are no half of a surrogate pair."""
+    """Whether there are four hexadecimal digits at `pos` that are not half of a surrogate pair."""
     if end - pos < 4:
         return False
     for i in range(4):
@@ -70,8 +69,8 @@ def is_hex(data: NDArray[np.uint8], pos: int, end: int) -> bool:
 
 
 @jit()
-def skip_text(data: NDArray[np.uint8], pos: int, end: int) -> int:  # noqa: PLR0911  # each way to refuse
-    """Go behind the closing quote of a text that begins at `pos`; `REFUSED` if it is wrong, or rare."""
+def skip_text(data: NDArray[np.uint8], pos: int, end: int) -> int:  # noqa: PLR0911  # one return per kind of refusal
+    """Return the position after the closing quote of a string starting at `pos`; `REFUSED` if it is invalid or rare."""
     while pos < end:
         c = data[pos]
         if c == _QUOTE:
@@ -125,10 +124,10 @@ def scan_rows(
     times: NDArray[np.uint64],  # OUT
     kinds: NDArray[np.uint8],  # OUT
 ) -> None:
-    """Scan records.
+    """Scan records for selected fields.
 
-    The wanted fields are a tree: node 0 is the record, and entry e of node v, ``firsts[v] <= e < firsts[v + 1]``, says
-    what a key there means: ``entries[e] = (name begin, name end, column or -1, node or -1)``.
+    The fields form a tree: node 0 is the record, and entry e of node v, ``firsts[v] <= e < firsts[v + 1]``, is a key:
+    ``entries[e] = (name begin, name end, column or -1, node or -1)``.
 
     Parameters
     ----------
@@ -137,19 +136,19 @@ def scan_rows(
     begins, ends
         (n,) record i is ``data[begins[i]:ends[i]]``; ``ends[i] == -1`` is null.
     max_bytes
-        Longer records are left unsure.
+        Longer records are not scanned and stay unsure.
     names
-        (bytes,) the names that `entries` points into; without quotes, backslashes and control characters.
+        (bytes,) concatenated names, without quotes, backslashes and control characters.
     entries, firsts
         (m, 4) and (nodes + 1,), the tree.
     width
-        Number of columns an object has to have: d, or d + 1 with a time.
+        Number of columns that an object must have: d, or d + 1 with a time.
     points
         (n, d) bits of float64.
     times
         (n,) bits of float64, column d of objects: as written, or in seconds if it was ISO 8601 text.
     kinds
-        (n,) uint8, `UNSURE`, `OBJECT`, `ARRAY`, `NULL` or `DATED`; rows of `points` mean nothing for the first and for
+        (n,) uint8: `UNSURE`, `OBJECT`, `ARRAY`, `NULL` or `DATED`; rows of `points` are undefined for `UNSURE` and
         `NULL`.
     """
     d = points.shape[1]
@@ -215,7 +214,7 @@ def scan_rows(
                 entry = -1
                 escaped = False
                 if here >= 0:
-                    # Records of a stream are alike: try what this key was in the one before.
+                    # Records of a stream are similar: try the key at this position of the previous record.
                     guess = hints[n_key] if n_key < _HINTS else -1
                     if guess >= firsts[here] and guess < firsts[here + 1]:
                         low, high = entries[guess, 0], entries[guess, 1]
@@ -231,7 +230,7 @@ def scan_rows(
                     for j in range(start, pos):
                         escaped = escaped or data[j] == _BACKSLASH
                     if escaped:
-                        break  # it may write a wanted name in another way
+                        break  # it may be an escaped form of a selected name
                     if here >= 0:
                         size = pos - 1 - start
                         for e in range(firsts[here], firsts[here + 1]):
@@ -245,7 +244,7 @@ def scan_rows(
                 column, node = -1, -1
                 if entry >= 0:
                     if entry_mark[entry] == i:
-                        break  # the key is there twice: the last one counts
+                        break  # duplicate key: in JSON parsers the last one counts
                     entry_mark[entry] = i
                     column, node = entries[entry, 2], entries[entry, 3]
                     if column >= 0:

@@ -1,7 +1,7 @@
-"""Walks the records of a Kafka record batch (message format 2) without making an object per record.
+"""Parser of the records of a Kafka record batch (message format 2), without an object per record.
 
-The layout is that of Kafka's ``DefaultRecord``: every number a zig-zag varint. A batch comes from a network, so no
-length in it is believed: nothing is read outside ``data[begin:end]``, whatever the bytes say.
+The layout is Kafka's ``DefaultRecord``, in which every number is a zig-zag varint. A batch comes from the network, so
+no length in it is trusted: nothing is read outside ``data[begin:end]``, whatever it contains.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from streamkm.kernels._jit import jit
 
-# Why a walk stopped; `parse_records` returns one of them.
+# Status codes of `parse_records`.
 OK = 0
 TRUNCATED = 1
 BAD_VARINT = 2
@@ -19,24 +19,24 @@ BAD_LENGTH = 3
 TRAILING_BYTES = 4
 BAD_OFFSET = 5
 UNFINISHED = 6
-"""The next record goes on behind what there is: no fault, as long as there is more to come."""
+"""The next record is incomplete, which is not an error if there is more data to come."""
 
 
 @jit()
 def read_varint(data: NDArray[np.uint8], pos: int, end: int) -> tuple[int, int]:
-    """Read one zig-zag varint of up to 64 bits.
+    """Parse one zig-zag varint of up to 64 bits.
 
     Parameters
     ----------
     data
         (bytes,) uint8.
     pos, end
-        Where it begins, and where it must have ended.
+        Start of the varint, and end of the data that may be read.
 
     Returns
     -------
     tuple
-        (value, next position); the position is ``-TRUNCATED`` or ``-BAD_VARINT`` when there is none.
+        (value, next position); the position is ``-TRUNCATED`` or ``-BAD_VARINT`` if it is invalid.
     """
     raw = np.uint64(0)
     shift = np.uint64(0)
@@ -54,7 +54,7 @@ def read_varint(data: NDArray[np.uint8], pos: int, end: int) -> tuple[int, int]:
 
 
 @jit()
-def parse_records(  # noqa: PLR0911  # each way a record can be broken is told
+def parse_records(  # noqa: PLR0911  # one return per kind of error
     data: NDArray[np.uint8],  # IN
     begin: int,
     end: int,
@@ -76,15 +76,16 @@ def parse_records(  # noqa: PLR0911  # each way a record can be broken is told
     data
         (bytes,) uint8.
     begin, end
-        Records lie in ``data[begin:end]``, the first at its beginning; the last may not be there whole.
+        The records are in ``data[begin:end]``, starting at `begin`; the last one may be incomplete.
     base_offset, base_timestamp
-        What the records' deltas are relative to.
+        Added to the records' deltas.
     previous, last_offset
-        Offset of the record before, and the batch's last; offsets must increase up to it (compaction leaves holes).
+        Offset of the previous record, and last offset of the batch; offsets must increase up to it, possibly with gaps
+        after compaction.
     append_timestamp
-        The timestamp of all records, where the broker sets it (``LogAppendTime``); -1 for the producer's own.
+        Timestamp of all records if the broker sets it (``LogAppendTime``); -1 for timestamps of the producer.
     starts
-        (n,) where record i begins, for those who want its key and headers. At most n records are looked for.
+        (n,) start of record i, for reading its key and headers. At most n records are parsed.
     begins, ends
         (n,) value i is ``data[begins[i]:ends[i]]``; ``ends[i] == -1`` is null.
     offsets, timestamps
@@ -93,8 +94,8 @@ def parse_records(  # noqa: PLR0911  # each way a record can be broken is told
     Returns
     -------
     tuple
-        (status, records found, where the next one begins). The status is `OK` when n were found, else why the next one
-        cannot be read; those before it are sound in any case.
+        (status, number of records, start of the next record). The status is `OK` if n records were parsed, else the
+        reason why the next one cannot be; the records before it are valid in any case.
     """
     pos = begin
     for i in range(len(starts)):

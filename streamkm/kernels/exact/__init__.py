@@ -1,1 +1,1 @@
-"""Kernels of the exact algorithm."""
+"""Kernels of the exact algorithm: passes with bounds, exact sums, layout and initialization."""

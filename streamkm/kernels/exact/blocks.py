@@ -1,9 +1,9 @@
-"""A pass over blocks of neighbouring rows, each with the short list of centroids that can be nearest within its box.
+"""Assignment pass over blocks of neighbouring rows, each with a list of the centroids that can be nearest in its box.
 
-A centroid is left out if a bisecting plane has the whole box on the other side (Pelleg and Moore 1999; Kanungo et al.
-2002, there over the nodes of a tree; here over its leaves, 16 rows of SIMD lanes or more each). Rows keep one bound
-each, as in `rows`, but against the moves of the block's own centroids only; a block whose smallest bound holds
-is not read.
+A centroid is not a candidate if the whole box is on the other side of a bisecting plane (Pelleg and Moore 1999; Kanungo
+et al. 2002, there over the nodes of a tree; here over its leaves, 16 rows of SIMD lanes or more each). Rows have one
+bound each, as in `rows`, but only for the moves of the block's candidates; a block whose smallest bound holds is not
+read.
 """
 
 from __future__ import annotations
@@ -12,38 +12,39 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamkm.kernels._jit import jit
-from streamkm.kernels.exact.relabel import CHANGED, settle
+from streamkm.kernels.exact.relabel import CHANGED, relabel_rows
 from streamkm.kernels.exact.rows import DOWN, UP
 from streamkm.kernels.exact.simd import GROUP, LANES, below, lowest_bit
 from streamkm.kernels.exact.sums import Real
 
 MIXED = -1
-"""In place of the one label of a block whose rows have several."""
+"""Stands for the label of a block whose rows have several labels."""
 
 STATE = 4
 MOVED, LOWEST, VALID, RESERVE = 0, 1, 2, 3
-"""Columns of the state of blocks and regions: how far its centroids have moved (a block's since its bounds were made),
-its lowest bound, the `MOVED` of the region (a region's: of all) until which its list is known to be complete, and the
-distance within which other centroids were listed too."""
+"""Columns of the state of blocks and regions: accumulated moves of its candidates (for a block, since its bounds were
+computed); its lowest bound; the `MOVED` of the region (for a region, of all centroids) up to which its list is
+complete; and the extra distance within which centroids were listed."""
 
 REGION = 16
-"""Neighbouring blocks that share a longer list, from which theirs are chosen; what a thread takes at a time."""
+"""Neighbouring blocks that share a longer list, from which their lists are selected; a thread processes a region at a
+time."""
 
-PATIENCE = 4.0
-"""A list also has centroids that could come near within about so many more moves like the last."""
+RESERVE_MOVES = 4.0
+"""Lists include centroids that could become candidates within about this many more moves like the last one."""
 
-STALE = 40.0
-"""A list whose extra distance is so many times the last move is made anew, shorter."""
+MAX_RESERVE_MOVES = 40.0
+"""A list whose extra distance is more than this multiple of the last move is recomputed, to become shorter."""
 
 
 @jit(fast=True)
-def _list_near(
+def _list_candidates(
     boxes: NDArray[np.float32],
     b: int,
     radius: float,
-    among: NDArray[np.int32],
+    region_list: NDArray[np.int32],
     columns: NDArray[np.float32],
-    n_among: int,
+    n_region_list: int,
     centroids: NDArray[np.float64],
     drift: NDArray[np.float64],
     slack: NDArray[np.float64],
@@ -52,22 +53,22 @@ def _list_near(
     near: NDArray[np.int32],
     outcome: NDArray[np.float64],
 ) -> int:
-    """List the centroids that may be nearest to some point of a box, and those less than about `reserve` farther.
+    """List the centroids that may be nearest to some point of a box, and those at most about `reserve` farther.
 
     Parameters
     ----------
     boxes, b
-        IN (blocks, 3, d), and which: lowest and highest coordinates and centre.
+        IN (blocks, 3, d): lowest and highest coordinates and centre of each box; and the index of the box.
     radius
-        The largest distance of one of the box's rows from its centre.
-    among
+        Largest distance of one of the box's rows from its centre.
+    region_list
         IN: indices of the centroids to choose from, ascending.
     columns
-        IN (d, at least n_among): their coordinates.
-    n_among
-        How many they are.
+        IN (d, at least n_region_list): coordinates of these centroids.
+    n_region_list
+        Number of these centroids.
     centroids, drift
-        IN (k, d), (k,): all centroids, and how far each just moved.
+        IN (k, d), (k,): all centroids, and the length of each one's last move.
     slack
         IN (3,): from `rounding`.
     reserve
@@ -75,26 +76,26 @@ def _list_near(
     squares
         TMP (k,).
     near
-        OUT (k + 1,): the centroids, ascending.
+        OUT (k + 1,): indices of the listed centroids, ascending.
     outcome
-        OUT (2,): how much farther than the nearest all others are at least, for any point of the box; the reserve to
-        give next time.
+        OUT (2,): lower bound of how much farther than the nearest all unlisted centroids are, for any point of the box;
+        and the reserve for the next call.
 
     Returns
     -------
     int
-        How many are near.
+        Number of listed centroids.
     """
     d = columns.shape[0]
-    for q in range(n_among):
+    for q in range(n_region_list):
         squares[q] = 0.0
     for t in range(d):
         x = boxes[b, 2, t]
-        for q in range(n_among):
+        for q in range(n_region_list):
             difference = columns[t, q] - x
             squares[q] += difference * difference
     lowest = squares[0]
-    for q in range(n_among):
+    for q in range(n_region_list):
         lowest = min(lowest, squares[q])
     nearest = np.sqrt(lowest) * (1 + 1e-5) + slack[1]
     reach = nearest + 2 * radius + reserve
@@ -102,19 +103,19 @@ def _list_near(
     m = 0
     outside = np.float32(3e38)
     first = 0
-    for q in range(n_among):
+    for q in range(n_region_list):
         near[m] = q
         m += squares[q] <= limit
         first = q if squares[q] == lowest else first
         outside = squares[q] if limit < squares[q] < outside else outside
     smallest = np.sqrt(outside) * (1 - 1e-5) - slack[1] - nearest - 2 * radius
-    first = among[first]
+    first = region_list[first]
     most = 0.0
     next_most = 0.0
     kept = 0
     for i in range(m):
         q = near[i]
-        j = among[q]
+        j = region_list[q]
         ahead = 0.0
         if j != first:
             lead = 0.0  # of the first centroid over this one, in squared distance, at the least favourable corner
@@ -135,13 +136,13 @@ def _list_near(
             next_most = max(next_most, min(most, move))
             most = max(most, move)
     outcome[0] = smallest
-    outcome[1] = PATIENCE * (most + next_most)
+    outcome[1] = RESERVE_MOVES * (most + next_most)
     return kept
 
 
 @jit(inline=True)
-def _take_list(near: NDArray[np.int32], n_near: int, masks: NDArray[np.uint64], b: int) -> bool:
-    """Put a list into a mask of bits; tell whether it has centroids that the mask did not have."""
+def _write_list(near: NDArray[np.int32], n_near: int, masks: NDArray[np.uint64], b: int) -> bool:
+    """Write a list into a bit mask; return whether it has centroids that the mask did not have."""
     grown = False
     q = 0
     for word in range(masks.shape[1]):
@@ -156,7 +157,7 @@ def _take_list(near: NDArray[np.int32], n_near: int, masks: NDArray[np.uint64], 
 
 @jit(inline=True)
 def _read_list(masks: NDArray[np.uint64], b: int, near: NDArray[np.int32]) -> int:
-    """Make a list of the bits of a mask; return how many they are."""
+    """Read the list of a bit mask; return its length."""
     n_near = 0
     for word in range(masks.shape[1]):
         bits = np.int64(masks[b, word])
@@ -169,7 +170,7 @@ def _read_list(masks: NDArray[np.uint64], b: int, near: NDArray[np.int32]) -> in
 
 @jit(inline=True)
 def _local_move(masks: NDArray[np.uint64], b: int, only: int, drift: NDArray[np.float64]) -> float:
-    """Bound how much margins of a block's rows shrank: by the moves of its label and one other, or of any two."""
+    """Bound the decrease of the margins in a block: the moves of its label and one other centroid, or of any two."""
     most = 0.0
     next_most = 0.0
     for word in range(masks.shape[1]):
@@ -190,7 +191,7 @@ def _local_move(masks: NDArray[np.uint64], b: int, only: int, drift: NDArray[np.
 
 @jit()
 def _lowest(bits: NDArray[np.int32], start: int, stop: int) -> float:
-    """Find the lowest of some bounds by their bits: integers in the order of the floats, which SIMD can compare."""
+    """Find the lowest of some bounds by their bits, which are ordered like the floats and can be compared by SIMD."""
     lowest = bits[start]
     for r in range(start, stop):
         lowest = min(lowest, bits[r])
@@ -199,7 +200,7 @@ def _lowest(bits: NDArray[np.int32], start: int, stop: int) -> float:
 
 @jit()
 def _common(labels: NDArray[np.int32], start: int, stop: int) -> int:
-    """Find the label that some rows have in common, or `MIXED`."""
+    """Return the common label of some rows, or `MIXED`."""
     differing = 0
     for r in range(start, stop):
         differing |= labels[r] ^ labels[start]
@@ -222,7 +223,7 @@ def blocks_pass(
     radii: NDArray[np.float64],
     raw_centroids: NDArray[np.float64],
     centroids: NDArray[np.float64],
-    narrowed: NDArray[np.float32],
+    centroids32: NDArray[np.float32],
     drift: NDArray[np.float64],
     slack: NDArray[np.float64],
     total_move: float,
@@ -234,18 +235,18 @@ def blocks_pass(
     labels: NDArray[np.int32],
     sums: NDArray[np.int64],
     counts: NDArray[np.int64],
-    report: NDArray[np.int64],
+    counters: NDArray[np.int64],
 ) -> None:
-    """Label the rows whose bounds do not hold any more.
+    """Relabel the rows whose bounds no longer hold.
 
     Parameters
     ----------
     part, parts, first, last
-        Of regions `first` to `last`, this call takes every parts-th, from `part` on.
-    raw, rows, weights, origin, scale, raw_centroids, narrowed, slack, labels, sums, counts, report
-        As in `settle`.
+        This call processes every parts-th of the regions `first` to `last`, starting with `part`.
+    raw, rows, weights, origin, scale, raw_centroids, centroids32, slack, labels, sums, counts, counters
+        As in `relabel_rows`.
     offsets
-        IN (blocks + 1,): where each block's rows start.
+        IN (blocks + 1,): first row of each block, then n.
     boxes
         IN (blocks, 3, d): lowest and highest coordinates and centre.
     radii
@@ -253,19 +254,19 @@ def blocks_pass(
     centroids
         IN (k, d): in working coordinates.
     drift
-        IN (k,): how far each just moved.
+        IN (k,): length of each centroid's last move.
     total_move
-        Sum over all passes of the moves of the two centroids that moved most.
+        Sum over all passes of the two largest moves.
     force
-        List centroids anew and label all rows.
+        Whether to recompute all lists and relabel all rows.
     state
         INOUT (blocks, STATE).
     masks
-        INOUT (blocks, ceil(k / 64)): each block's list, one bit a centroid; all zero when it has none yet.
+        INOUT (blocks, ceil(k / 64)): list of each block, one bit per centroid; all zero if there is none yet.
     only
-        INOUT (blocks,): the label of all its rows, or `MIXED`.
+        INOUT (blocks,): common label of the block's rows, or `MIXED`.
     bounds
-        INOUT (n + 32,): the block's `MOVED` at which a row must be looked at.
+        INOUT (n + 32,): value of the block's `MOVED` from which on a row must be compared.
     """
     n_blocks = len(offsets) - 1
     k, d = centroids.shape
@@ -275,11 +276,11 @@ def blocks_pass(
             columns[t, j] = centroids[j, t]
     squares = np.empty(k, np.float32)
     near = np.empty(k + GROUP, np.int32)
-    among = np.empty(k, np.int32)
+    region_list = np.empty(k, np.int32)
     local = np.empty((d, k), np.float32)
-    everyone = np.empty(k, np.int32)
+    all_centroids = np.empty(k, np.int32)
     for j in range(k):
-        everyone[j] = j
+        all_centroids[j] = j
     outcome = np.empty(2)
     bits_of_bounds = bounds.view(np.int32)
     block = np.zeros((d, LANES), np.float32)
@@ -288,50 +289,49 @@ def blocks_pass(
     longest = 0
     for b in range(n_blocks):
         longest = max(longest, offsets[b + 1] - offsets[b])
-    picked = np.empty(longest + 64, np.uint32)
+    row_indices = np.empty(longest + 64, np.uint32)
     for g in range(first + part, last, parts):
-        # Step 1. The region's list, which its blocks choose from.
+        # Step 1. Update the region's list, from which its blocks select theirs.
         region = n_blocks + g
         move = _local_move(masks, region, MIXED, drift)
         state[region, MOVED] += move
         fresh = force
-        n_among = 0
-        if force or total_move > state[region, VALID] or state[region, RESERVE] > STALE * move:
-            n_near = _list_near(
-                boxes, region, radii[region], everyone, columns, k, centroids, drift, slack, state[region, RESERVE],
-                squares, near, outcome,
+        n_region_list = 0
+        if force or total_move > state[region, VALID] or state[region, RESERVE] > MAX_RESERVE_MOVES * move:
+            n_near = _list_candidates(
+                boxes, region, radii[region], all_centroids, columns, k, centroids, drift, slack,
+                state[region, RESERVE], squares, near, outcome,
             )  # fmt: skip
             state[region, VALID] = total_move + outcome[0] * (1 - 1e-9)
             state[region, RESERVE] = outcome[1]
-            fresh |= _take_list(near, n_near, masks, region)
+            fresh |= _write_list(near, n_near, masks, region)
         for b in range(g * REGION, min(n_blocks, (g + 1) * REGION)):
-            # Step 2. How far the block's own centroids moved, and its list, if moves of others may have made it
-            # incomplete.
+            # Step 2. Accumulate the moves of the block's candidates, and update its list if it may be incomplete.
             move = _local_move(masks, b, only[b], drift)
             state[b, MOVED] += move
             everything = force
             n_near = -1
-            if fresh or state[region, MOVED] > state[b, VALID] or state[b, RESERVE] > STALE * move:
-                if n_among == 0:
-                    n_among = _read_list(masks, region, among)
-                    for q in range(n_among):
+            if fresh or state[region, MOVED] > state[b, VALID] or state[b, RESERVE] > MAX_RESERVE_MOVES * move:
+                if n_region_list == 0:
+                    n_region_list = _read_list(masks, region, region_list)
+                    for q in range(n_region_list):
                         for t in range(d):
-                            local[t, q] = centroids[among[q], t]
-                n_near = _list_near(
-                    boxes, b, radii[b], among, local, n_among, centroids, drift, slack, state[b, RESERVE],
+                            local[t, q] = centroids[region_list[q], t]
+                n_near = _list_candidates(
+                    boxes, b, radii[b], region_list, local, n_region_list, centroids, drift, slack, state[b, RESERVE],
                     squares, near, outcome,
                 )  # fmt: skip
                 state[b, VALID] = state[region, MOVED] + outcome[0] * (1 - 1e-9)
                 state[b, RESERVE] = outcome[1]
-                everything |= _take_list(near, n_near, masks, b)
+                everything |= _write_list(near, n_near, masks, b)
             start = offsets[b]
             stop = offsets[b + 1]
-            # Step 3. The rows to look at.
+            # Step 3. Find the rows whose bounds no longer hold.
             m = 0
             if everything:
                 state[b, MOVED] = 0.0
                 for r in range(start, stop):
-                    picked[m] = r
+                    row_indices[m] = r
                     m += 1
             else:
                 limit = np.float32(state[b, MOVED] * UP)
@@ -340,12 +340,12 @@ def blocks_pass(
                 for r in range(start, stop, 32):
                     bits = below(bounds, r, limit)
                     while bits != 0:
-                        picked[m] = r + lowest_bit(bits)
+                        row_indices[m] = r + lowest_bit(bits)
                         m += r + lowest_bit(bits) < stop
                         bits &= bits - 1
             if n_near < 0:
                 n_near = _read_list(masks, b, near)
-            # Step 4. Label them.
+            # Step 4. Relabel them.
             if n_near == 1 and only[b] == near[0]:
                 state[b, LOWEST] = np.inf
                 for r in range(start, stop):
@@ -353,16 +353,16 @@ def blocks_pass(
                 continue
             for q in range(n_near, n_near + GROUP):
                 near[q] = k
-            changed = report[CHANGED]
+            changed = counters[CHANGED]
             for q in range(0, m, LANES):
                 lanes = min(LANES, m - q)
-                settle(
-                    raw, rows, weights, origin, scale, raw_centroids, narrowed, near, n_near, slack,
-                    picked, q, lanes, block, found, winners, labels, sums, counts, report,
+                relabel_rows(
+                    raw, rows, weights, origin, scale, raw_centroids, centroids32, near, n_near, slack,
+                    row_indices, q, lanes, block, found, winners, labels, sums, counts, counters,
                 )  # fmt: skip
                 for p in range(lanes):
                     margin = found[0, p]
-                    bounds[picked[q + p]] = (margin + state[b, MOVED]) * DOWN if margin > 0 else -1.0
+                    bounds[row_indices[q + p]] = (margin + state[b, MOVED]) * DOWN if margin > 0 else -1.0
             state[b, LOWEST] = _lowest(bits_of_bounds, start, stop)
-            if report[CHANGED] != changed:
+            if counters[CHANGED] != changed:
                 only[b] = _common(labels, start, stop)

@@ -1,4 +1,4 @@
-"""Distances in float64, from raw values: for the cost, for relocating empty clusters, and to answer with."""
+"""Distances in float64, from raw values: for the cost, for relocating empty clusters, and for predictions."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from numpy.typing import NDArray
 from streamkm.kernels._jit import jit
 from streamkm.kernels.exact.sums import LIMB, ROUND, ROUND_BITS, Real, add_row
 
-STRIP = 4096
-"""Rows that a thread takes at a time."""
+CHUNK_ROWS = 4096
+"""Rows that a thread processes at a time."""
 
 
 @jit()
-def total(raw: Real, origin: NDArray[np.float64], scale: float, sums: NDArray[np.int64]) -> None:
-    """Sum up all rows.
+def sum_rows(raw: Real, origin: NDArray[np.float64], scale: float, sums: NDArray[np.int64]) -> None:
+    """Sum all rows.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ def total(raw: Real, origin: NDArray[np.float64], scale: float, sums: NDArray[np
 
 @jit()
 def _add_cost(cost: float, costs: NDArray[np.int64], j: int) -> None:
-    """Add a number of at most 1 to a sum of three limbs of 31 bits: more than a float64 has."""
+    """Add a number of at most 1 to an exact sum of three limbs of 31 bits."""
     rest = cost * LIMB
     for limb in range(3):
         shifted = rest + ROUND
@@ -50,7 +50,7 @@ def _square(raw: Real, i: int, raw_centroids: NDArray[np.float64], j: int, scale
 
 
 @jit()
-def own_squares(
+def assigned_squares(
     part: int,
     parts: int,
     first: int,
@@ -64,12 +64,12 @@ def own_squares(
     squares: NDArray[np.float64],
     costs: NDArray[np.int64],
 ) -> None:
-    """Compute squared distances of rows to their centroids, and their weighted sums: exact, like those of coordinates.
+    """Compute squared distances of rows to their assigned centroids, and exact weighted sums of them by cluster.
 
     Parameters
     ----------
     part, parts, first, last
-        Of rows `first` to `last`, this call takes every parts-th strip, from `part` on.
+        This call processes every parts-th chunk of the rows `first` to `last`, starting with chunk `part`.
     raw
         IN (n, d).
     labels
@@ -81,14 +81,14 @@ def own_squares(
     weights
         IN (n,), at most 1; or (0,) for ones.
     unit
-        Power of two that brings squares below 1.
+        Power of two that scales squares below 1.
     squares
-        OUT (last - first,): squares, without `unit`; or (0,) if they are not wanted.
+        OUT (last - first,): squares, without `unit`; or (0,) if they are not needed.
     costs
-        INOUT (k, 3): three limbs of the weighted sum over each cluster, times `unit`.
+        INOUT (k, 3): three limbs of each cluster's weighted sum, times `unit`.
     """
-    for start in range(first + part * STRIP, last, parts * STRIP):
-        for i in range(start, min(last, start + STRIP)):
+    for start in range(first + part * CHUNK_ROWS, last, parts * CHUNK_ROWS):
+        for i in range(start, min(last, start + CHUNK_ROWS)):
             j = int(labels[i])
             squared = _square(raw, i, raw_centroids, j, scale)
             if len(squares) > 0:
@@ -106,7 +106,7 @@ def all_distances(
     Parameters
     ----------
     part, parts
-        This call takes every parts-th strip, from `part` on.
+        This call processes every parts-th chunk, starting with chunk `part`.
     raw, raw_centroids
         IN (n, d), (k, d).
     scale
@@ -118,8 +118,8 @@ def all_distances(
     k = len(raw_centroids)
     columns = raw_centroids.T.copy()
     squares = np.empty(k)
-    for start in range(part * STRIP, n, parts * STRIP):
-        for i in range(start, min(n, start + STRIP)):
+    for start in range(part * CHUNK_ROWS, n, parts * CHUNK_ROWS):
+        for i in range(start, min(n, start + CHUNK_ROWS)):
             squares[:] = 0.0
             for t in range(d):
                 x = raw[i, t]
@@ -142,16 +142,16 @@ def relocate(
     old: int,
     new: int,
 ) -> None:
-    """Move a row from one cluster's sum to another's.
+    """Move a row between the sums of two clusters.
 
     Parameters
     ----------
     raw, row, origin, scale, weight
-        As in `add_row`, but with the scale without the weight.
+        As in `add_row`, but the scale does not include the weight.
     sums, counts
         INOUT (k, 2, d + 1), (k,).
     old, new
-        Labels.
+        Labels of the clusters.
     """
     add_row(raw, row, origin, scale * weight, weight, sums, new)
     add_row(raw, row, origin, -scale * weight, -weight, sums, old)

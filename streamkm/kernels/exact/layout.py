@@ -1,8 +1,8 @@
-"""Rows ordered so that neighbours in space are neighbours in memory, in blocks with boxes.
+"""Layout of rows: ordered by a k-d tree, so that neighbours in space are neighbours in memory, in blocks with boxes.
 
-A k-d tree, sixteen ways at a time: the splits come from a sample, then one pass counts and one moves the rows. It need
-not be balanced to the row; what counts is that blocks are small and that making them costs about as much as three
-plain passes.
+Several levels of the tree are built at a time: the splits come from a sample, then one pass counts the rows of each
+part and another one moves them. The tree need not be balanced exactly: blocks must be small, and building it must cost
+about as much as three plain passes.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 from streamkm.kernels._jit import jit
 from streamkm.kernels.exact.sums import Real
 
-PERIOD = 16
-"""Rows that are compared as one vector: the few dimensions of one would leave most of it empty."""
+ROWS_PER_VECTOR = 16
+"""Rows that are processed as one vector: a single row of few dimensions would leave most SIMD lanes empty."""
 
-ABREAST = 16
-"""Rows that go down a tree side by side: one alone waits at each level for what the last one loaded."""
+INTERLEAVED_ROWS = 16
+"""Rows that descend a tree together, to hide the latency of the loads at each level."""
 
 
 @jit()
-def centred(raw: Real, origin: NDArray[np.float64], unit: float, rows: NDArray[np.float32]) -> None:
-    """Bring rows to working coordinates.
+def to_working(raw: Real, origin: NDArray[np.float64], unit: float, rows: NDArray[np.float32]) -> None:
+    """Convert rows to working coordinates.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ def centred(raw: Real, origin: NDArray[np.float64], unit: float, rows: NDArray[n
 
 
 @jit(allocates=True)
-def survey(rows: Real, low: NDArray[np.float64], high: NDArray[np.float64]) -> None:
+def column_ranges(rows: Real, low: NDArray[np.float64], high: NDArray[np.float64]) -> None:
     """Find the range of each column.
 
     Parameters
@@ -52,10 +52,10 @@ def survey(rows: Real, low: NDArray[np.float64], high: NDArray[np.float64]) -> N
         OUT (d,).
     """
     d = rows.shape[1]
-    length = PERIOD * d
+    length = ROWS_PER_VECTOR * d
     flat = rows.reshape(-1)
     least, most = np.empty(length, rows.dtype), np.empty(length, rows.dtype)
-    for r in range(PERIOD):
+    for r in range(ROWS_PER_VECTOR):
         for t in range(d):
             least[r * d + t] = flat[t]
             most[r * d + t] = flat[t]
@@ -68,14 +68,14 @@ def survey(rows: Real, low: NDArray[np.float64], high: NDArray[np.float64]) -> N
     for t in range(d):
         low[t] = least[t]
         high[t] = most[t]
-    for r in range(PERIOD):
+    for r in range(ROWS_PER_VECTOR):
         for t in range(d):
             low[t] = min(low[t], np.float64(least[r * d + t]))
             high[t] = max(high[t], np.float64(most[r * d + t]))
 
 
 @jit()
-def _halve(keys: NDArray[np.float32], index: NDArray[np.int64], start: int, stop: int, half: int) -> None:
+def _select_median(keys: NDArray[np.float32], index: NDArray[np.int64], start: int, stop: int, half: int) -> None:
     """Reorder keys, and an index with them, so that those before `half` are not larger (Hoare 1961)."""
     while stop - start > 1:
         a, b, c = keys[start], keys[(start + stop) // 2], keys[stop - 1]
@@ -101,17 +101,17 @@ def _halve(keys: NDArray[np.float32], index: NDArray[np.int64], start: int, stop
 
 
 @jit(allocates=True)
-def split(sample: NDArray[np.float32], levels: int, axes: NDArray[np.uint32], cuts: NDArray[np.float32]) -> None:
-    """Split a sample by medians of its widest axes into 2**levels parts.
+def split_sample(sample: NDArray[np.float32], levels: int, axes: NDArray[np.uint32], cuts: NDArray[np.float32]) -> None:
+    """Split a sample into 2**levels parts, recursively at the median of the axis with the largest variance.
 
     Parameters
     ----------
     sample
         IN (m, d).
     levels
-        How often.
+        Number of levels.
     axes, cuts
-        OUT (2**levels,): for each inner node, in heap order from 1, the axis and what is the least value on its right.
+        OUT (2**levels,): axis of each inner node, in heap order from 1, and the lowest value of its right child.
     """
     m, d = sample.shape
     index = np.empty(m, np.int64)
@@ -146,7 +146,7 @@ def split(sample: NDArray[np.float32], levels: int, axes: NDArray[np.uint32], cu
         if end - begin >= 2:
             for q in range(begin, end):
                 keys[q] = sample[index[q], axis]
-            _halve(keys, index, begin, end, half)
+            _select_median(keys, index, begin, end, half)
             cuts[node] = keys[half]
         starts[2 * node], ends[2 * node] = begin, half
         starts[2 * node + 1], ends[2 * node + 1] = half, end
@@ -163,33 +163,33 @@ def find_leaves(
     leaves: NDArray[np.uint16],
     counts: NDArray[np.int64],
 ) -> None:
-    """Tell to which part of a split rows belong.
+    """Find the part of a split that each row belongs to.
 
     Parameters
     ----------
     rows
         IN (n, d).
     start, stop
-        Which of them.
+        Range of rows.
     levels, axes, cuts
-        As in `split`.
+        As in `split_sample`.
     leaves
-        OUT (stop - start,): numbers of parts.
+        OUT (stop - start,): index of each row's part.
     counts
-        INOUT (2**levels,): how many rows went to each.
+        INOUT (2**levels,): number of rows in each part.
     """
-    # Unsigned, as an index that may be negative costs two instructions more.
+    # Unsigned, because an index that may be negative costs two more instructions.
     parts = np.uint32(1 << levels)
-    nodes = np.empty(ABREAST, np.uint32)
-    whole = start + (stop - start) // ABREAST * ABREAST
-    for begin in range(start, whole, ABREAST):
-        for q in range(ABREAST):
+    nodes = np.empty(INTERLEAVED_ROWS, np.uint32)
+    whole = start + (stop - start) // INTERLEAVED_ROWS * INTERLEAVED_ROWS
+    for begin in range(start, whole, INTERLEAVED_ROWS):
+        for q in range(INTERLEAVED_ROWS):
             nodes[q] = np.uint32(1)
         for _ in range(levels):
-            for q in range(ABREAST):
+            for q in range(INTERLEAVED_ROWS):
                 node = nodes[q]
                 nodes[q] = np.uint32(2) * node + np.uint32(rows[np.uint64(begin + q), axes[node]] >= cuts[node])
-        for q in range(ABREAST):
+        for q in range(INTERLEAVED_ROWS):
             leaves[begin + q - start] = nodes[q] - parts
     for i in range(whole, stop):
         node = np.uint32(1)
@@ -209,20 +209,20 @@ def move_rows(
     leaves: NDArray[np.uint16],
     cursors: NDArray[np.int64],
 ) -> None:
-    """Move rows to where their parts are, in their order.
+    """Move rows to the positions of their parts, keeping their order.
 
     Parameters
     ----------
     source
-        IN (n, m): words of rows, whatever they stand for.
+        IN (n, m): rows as 32-bit words of any meaning.
     target
         OUT (n, m).
     start, stop
-        Which rows.
+        Range of rows.
     leaves
         IN (stop - start,): from `find_leaves`.
     cursors
-        INOUT: where the next row of each part goes.
+        INOUT (parts,): position of the next row of each part.
     """
     words, moved = source.reshape(-1), target.reshape(-1)
     m = np.uint64(source.shape[1])
@@ -237,7 +237,7 @@ def move_rows(
 
 @jit(fast=True)
 def _farthest(rows: NDArray[np.float32], start: int, stop: int, boxes: NDArray[np.float32], b: int) -> float:
-    """Largest squared distance of a row from the centre of its box, in float32."""
+    """Find the largest squared distance of a row from the centre of its box, in float32."""
     most = np.float32(0.0)
     for i in range(start, stop):
         squared = np.float32(0.0)
@@ -255,7 +255,7 @@ def bound_blocks(
     boxes: NDArray[np.float32],
     radii: NDArray[np.float64],
 ) -> None:
-    """Box each block, wide enough for what its rows were before they were rounded to float32.
+    """Compute the bounding box of each block, widened to contain its rows before they were rounded to float32.
 
     Parameters
     ----------
@@ -266,7 +266,7 @@ def bound_blocks(
     boxes
         OUT (blocks, 3, d): lowest and highest coordinates and centre.
     radii
-        OUT (blocks,): no row is farther from the centre.
+        OUT (blocks,): upper bound of the distance of a row from the centre.
     """
     d = rows.shape[1]
     low = np.empty(d)
@@ -274,7 +274,7 @@ def bound_blocks(
     for b in range(len(offsets) - 1):
         start = offsets[b]
         stop = offsets[b + 1]
-        survey(rows[start:stop], low, high)
+        column_ranges(rows[start:stop], low, high)
         edge = 0.0
         for t in range(d):
             size = max(abs(low[t]), abs(high[t]))
@@ -289,16 +289,16 @@ def bound_blocks(
 
 @jit()
 def bound_regions(n_blocks: int, region: int, boxes: NDArray[np.float32], radii: NDArray[np.float64]) -> None:
-    """Box regions by the boxes of their blocks: no row is read.
+    """Compute the bounding boxes of regions from the boxes of their blocks.
 
     Parameters
     ----------
     n_blocks
-        How many blocks there are.
+        Number of blocks.
     region
-        Blocks of a region; the last may have fewer.
+        Blocks per region; the last one may have fewer.
     boxes, radii
-        INOUT (blocks + regions, 3, d), (blocks + regions,): as in `bound_blocks`, those of blocks first.
+        INOUT (blocks + regions, 3, d), (blocks + regions,): as in `bound_blocks`; blocks first, then regions.
     """
     d = boxes.shape[2]
     for g in range(len(radii) - n_blocks):

@@ -1,7 +1,7 @@
-"""Seeding: distances to the nearest of the centroids chosen so far, kept block by block.
+"""k-means++ initialization: squared distances to the nearest of the centroids chosen so far, with costs by block.
 
-A block whose box is farther from a candidate than any of its rows is from its nearest centroid cannot gain by it, and
-is not read: with k centroids chosen, that is most blocks. Distances are float32, their sums float64 in a fixed order.
+A block is not read if its box is farther from a candidate than any of its rows is from its nearest centroid: after some
+centroids, these are most blocks. Distances are float32, their sums float64 in a fixed order.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from streamkm.kernels._jit import jit
 
 
 @jit(fast=True)
-def _gap(boxes: NDArray[np.float32], b: int, candidates: NDArray[np.float32], c: int) -> float:
-    """Squared distance of a candidate from a box, rounded down."""
+def _box_distance(boxes: NDArray[np.float32], b: int, candidates: NDArray[np.float32], c: int) -> float:
+    """Compute the squared distance of a candidate from a box, rounded down."""
     squared = np.float32(0.0)
     for t in range(candidates.shape[1]):
         x = candidates[c, t]
@@ -27,7 +27,7 @@ def _gap(boxes: NDArray[np.float32], b: int, candidates: NDArray[np.float32], c:
 
 
 @jit(fast=True, allocates=True)
-def weigh_candidates(
+def evaluate_candidates(
     part: int,
     parts: int,
     first: int,
@@ -37,36 +37,36 @@ def weigh_candidates(
     offsets: NDArray[np.int64],
     boxes: NDArray[np.float32],
     candidates: NDArray[np.float32],
-    keep: bool,
+    accept: bool,
     nearest: NDArray[np.float32],
     most: NDArray[np.float32],
     costs: NDArray[np.float64],
     trial: NDArray[np.float64],
 ) -> None:
-    """Sum up, block by block, what squared distances would be left with each candidate; or take the one candidate.
+    """Compute, by block, the cost that would remain with each candidate; or accept the only candidate.
 
     Parameters
     ----------
     part, parts, first, last
-        Of blocks `first` to `last`, this call takes every parts-th, from `part` on.
+        This call processes every parts-th of the blocks `first` to `last`, starting with `part`.
     rows, weights
-        As in `settle`.
+        As in `relabel_rows`.
     offsets
-        IN (blocks + 1,): where each block's rows start.
+        IN (blocks + 1,): first row of each block, then n.
     boxes
-        IN (blocks or more, 3, d): as in `blocks_pass`; or (0, 3, d) if blocks are no neighbours.
+        IN (blocks or more, 3, d): as in `blocks_pass`; or (0, 3, d) without blocks of neighbours.
     candidates
         IN (m, d).
-    keep
-        Take the only candidate.
+    accept
+        Whether to accept the only candidate.
     nearest
-        IN, or INOUT to keep: (n,) squared distance of each row to the nearest centroid.
+        IN, or INOUT if `accept`: (n,) squared distance of each row to the nearest centroid.
     most
-        IN, or INOUT to keep: (blocks,) the largest of them.
+        IN, or INOUT if `accept`: (blocks,) largest of these distances.
     costs
-        IN, or INOUT to keep: (blocks,) their weighted sum.
+        IN, or INOUT if `accept`: (blocks,) weighted sum of these distances.
     trial
-        OUT (blocks, m), unless to keep: that sum with each candidate.
+        OUT (blocks, m), unless `accept`: the weighted sum with each candidate.
     """
     d = rows.shape[1]
     weighted = len(weights) > 0
@@ -80,8 +80,8 @@ def weigh_candidates(
         m = offsets[b + 1] - start
         loaded = False
         for c in range(len(candidates)):
-            if len(boxes) > 0 and _gap(boxes, b, candidates, c) >= most[b]:
-                if not keep:
+            if len(boxes) > 0 and _box_distance(boxes, b, candidates, c) >= most[b]:
+                if not accept:
                     trial[b, c] = costs[b]
                 continue
             if not loaded:
@@ -108,7 +108,7 @@ def weigh_candidates(
                     low = min(near, squares[p])
                     squares[p] = low
                     cost += low
-            if keep:
+            if accept:
                 highest = np.float32(0.0)
                 for p in range(m):
                     nearest[start + p] = squares[p]
@@ -127,21 +127,21 @@ def draw_by_cost(
     costs: NDArray[np.float64],
     target: float,
 ) -> int:
-    """Find the row where the running sum of weighted squared distances passes a target.
+    """Find the row at which the cumulative sum of weighted squared distances exceeds a target.
 
     Parameters
     ----------
     weights, offsets, nearest, costs
-        As in `weigh_candidates`.
+        As in `evaluate_candidates`.
     target
         At least 0, less than the sum of costs.
 
     Returns
     -------
     int
-        A row whose share is not zero, or -1 if there is none. Where rounding left the target beyond the end, the last.
+        A row with positive cost, or -1 if there is none; the last one if rounding puts the target beyond the end.
     """
-    # Step 1. The block: the last with a cost, if none has the target.
+    # Step 1. Find the block: the last one with a positive cost, if none contains the target.
     block = -1
     for b in range(len(costs)):
         if costs[b] > 0.0:
@@ -151,7 +151,7 @@ def draw_by_cost(
             target -= costs[b]
     if block < 0:
         return -1
-    # Step 2. The row within it.
+    # Step 2. Find the row in the block.
     found = -1
     for r in range(offsets[block], offsets[block + 1]):
         share = nearest[r] * weights[r] if len(weights) > 0 else np.float64(nearest[r])

@@ -1,10 +1,9 @@
-"""The innermost loops of the exact algorithm, as LLVM instructions.
+"""Innermost loops of the exact algorithm, as LLVM instructions.
 
-`two_nearest` keeps the distances of `LANES` points to `GROUP` centroids in registers over all dimensions, and folds
-them into the nearest, the second nearest and the index of the nearest without storing them. Two vectors of points
-times four centroids fit the sixteen registers of AVX2 with room for the differences; six centroids, which suffice when
-only the nearest is wanted, spill (measured: 0.40 against 0.47 ns for a distance at d = 8, 0.64 against 0.69 at d =
-16).
+`two_nearest` keeps the distances of `LANES` points to `GROUP` centroids in registers over all dimensions, and reduces
+them to the nearest, the second nearest and the index of the nearest without storing them. Two vectors of points times
+four centroids fit into the sixteen registers of AVX2 with room for the differences; six centroids, as in the assignment
+to the nearest only, would spill (measured: 0.40 against 0.47 ns per distance at d = 8, 0.64 against 0.69 at d = 16).
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ GROUP = 4
 LANES = 32 if llvmlite.binding.get_host_cpu_features().get("avx512f", False) else 16
 """Points compared at once."""
 
-NOWHERE = np.float32(1e18)
-"""Every coordinate of the centroid that fills up a group: nothing is near it, and its square is finite in float32."""
+PADDING = np.float32(1e18)
+"""Coordinates of the centroid that pads a group: far from all points, and with a finite square in float32."""
 
 _I64 = ir.IntType(64)
 _I32 = ir.IntType(32)
@@ -37,13 +36,13 @@ _FARTHEST = 3e38
 
 
 def _function(builder: Any, name: str, result: Any, *arguments: Any) -> Any:
-    """One of LLVM's own functions."""
+    """Declare one of LLVM's intrinsic functions."""
     found: Any = cgutils.get_or_insert_function
     return found(builder.module, ir.FunctionType(result, list(arguments)), name)
 
 
 def _splat(builder: Any, scalar: Any, vector: Any) -> Any:
-    """One scalar in all lanes."""
+    """Broadcast a scalar to all lanes."""
     undefined = ir.Constant(vector, ir.Undefined)
     first = builder.insert_element(undefined, scalar, _I32(0))
     return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(_I32, vector.count), [0] * vector.count))
@@ -51,7 +50,7 @@ def _splat(builder: Any, scalar: Any, vector: Any) -> Any:
 
 def _emit_two_nearest(context: Any, builder: Any, signature: Any, args: Any) -> Any:
     """Emit the loops over groups of centroids and, inside, over dimensions."""
-    points, centroids, chosen, out = (
+    points, centroids, candidates, out = (
         context.make_array(t)(context, builder, a).data for t, a in zip(signature.args[:4], args[:4], strict=True)
     )
     n_groups, d, relative, absolute = args[4:]
@@ -68,7 +67,7 @@ def _emit_two_nearest(context: Any, builder: Any, signature: Any, args: Any) -> 
     nearest.add_incoming(ir.Constant(_REALS, [_FARTHEST] * LANES), entry)
     second.add_incoming(ir.Constant(_REALS, [_FARTHEST] * LANES), entry)
     winner.add_incoming(ir.Constant(_INDICES, [0] * LANES), entry)
-    first = builder.gep(chosen, [builder.mul(g, _I64(GROUP))])
+    first = builder.gep(candidates, [builder.mul(g, _I64(GROUP))])
     indices = [builder.load(builder.gep(first, [_I64(a)])) for a in range(GROUP)]
     heads = [builder.gep(centroids, [builder.mul(builder.sext(j, _I64), d)]) for j in indices]
     builder.branch(dimension_head)
@@ -116,46 +115,48 @@ def two_nearest(
     typing_context: Any,  # noqa: ARG001
     points: Any,
     centroids: Any,
-    chosen: Any,
+    candidates: Any,
     out: Any,
     n_groups: Any,  # noqa: ARG001
     d: Any,  # noqa: ARG001
     relative: Any,  # noqa: ARG001
     absolute: Any,  # noqa: ARG001
 ) -> Any:
-    """Find the nearest of some centroids for each lane's point, and by how much; the first of them wins ties.
+    """Find the nearest of some centroids for each lane's point, and its margin; the first one wins ties.
 
     Parameters
     ----------
     points
-        IN (d, LANES) float32, d >= 1: one point a column.
+        IN (d, LANES) float32, d >= 1: one point per column.
     centroids
-        IN (k + 1, d) float32; the last is `NOWHERE`.
-    chosen
-        IN (at least n_groups * GROUP,) int32: which of them, in any number of groups; k where there are no more.
+        IN (k + 1, d) float32; the last one is `PADDING`.
+    candidates
+        IN (at least n_groups * GROUP,) int32: indices of the centroids to compare, padded with k.
     out
-        OUT (2, LANES) float32: the distance to the second nearest less that to the nearest and less the rounding error;
-        and, as the bits of an int32, the nearest. Without a second centroid that is 1e18 or so.
+        OUT (2, LANES) float32: margin, the distance to the second nearest minus that to the nearest and minus the
+        rounding error, about 1e18 if there is no second centroid; and, as the bits of an int32, index of the nearest.
     n_groups
-        How many groups.
+        Number of groups.
     d
-        Dimensions.
+        Number of dimensions.
     relative, absolute
         float32: the rounding error is `relative` times the sum of both distances, plus `absolute`.
     """
     return types.void(
-        points, centroids, chosen, out, types.int64, types.int64, types.float32, types.float32
+        points, centroids, candidates, out, types.int64, types.int64, types.float32, types.float32
     ), _emit_two_nearest
 
 
 def _emit_gather(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-    """Emit a loop that turns four columns of all lanes' rows at a time, in squares of four by four."""
-    rows, picked, block = (context.make_array(signature.args[i])(context, builder, args[i]).data for i in (0, 1, 3))
+    """Emit a loop that transposes four columns of all lanes' rows at a time, in tiles of four by four."""
+    rows, row_indices, block = (
+        context.make_array(signature.args[i])(context, builder, args[i]).data for i in (0, 1, 3)
+    )
     first, d = args[2], args[4]
     four = ir.VectorType(ir.FloatType(), 4)
     heads = []
     for lane in range(LANES):
-        row = builder.load(builder.gep(picked, [builder.add(first, _I64(lane))]))
+        row = builder.load(builder.gep(row_indices, [builder.add(first, _I64(lane))]))
         heads.append(builder.gep(rows, [builder.mul(builder.zext(row, _I64), d)]))
 
     def pick(a: Any, b: Any, *lanes: int) -> Any:
@@ -208,32 +209,34 @@ def _emit_gather(context: Any, builder: Any, signature: Any, args: Any) -> Any:
 
 
 @intrinsic
-def gather(typing_context: Any, rows: Any, picked: Any, first: Any, block: Any, d: Any) -> Any:  # noqa: ARG001
-    """Bring some rows into lanes.
+def gather(typing_context: Any, rows: Any, row_indices: Any, first: Any, block: Any, d: Any) -> Any:  # noqa: ARG001
+    """Gather rows into lanes.
 
     Parameters
     ----------
     rows
         IN (n, d) float32.
-    picked, first
+    row_indices, first
         IN uint32: the rows are ``picked[first:first + LANES]``.
     block
-        OUT (d, LANES) float32: one row a column.
+        OUT (d, LANES) float32: one row per column.
     d
-        Dimensions.
+        Number of dimensions.
     """
-    return types.void(rows, picked, types.int64, block, types.int64), _emit_gather
+    return types.void(rows, row_indices, types.int64, block, types.int64), _emit_gather
 
 
-def _emit_unsettled(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-    """Emit the comparison of all lanes, and as many loads of labels."""
-    found, labels, picked = (context.make_array(signature.args[i])(context, builder, args[i]).data for i in range(3))
+def _emit_changed_lanes(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    """Emit the loads of the labels of all lanes, and their comparison."""
+    found, labels, row_indices = (
+        context.make_array(signature.args[i])(context, builder, args[i]).data for i in range(3)
+    )
     lanes = builder.bitcast(found, _REALS.as_pointer())
     margins = builder.load(lanes, align=4)
     winners = builder.bitcast(builder.load(builder.gep(lanes, [_I64(1)]), align=4), _INDICES)
     before = ir.Constant(_INDICES, ir.Undefined)
     for lane in range(LANES):
-        row = builder.load(builder.gep(picked, [builder.add(args[3], _I64(lane))]))
+        row = builder.load(builder.gep(row_indices, [builder.add(args[3], _I64(lane))]))
         label = builder.load(builder.gep(labels, [builder.zext(row, _I64)]))
         before = builder.insert_element(before, label, _I32(lane))
     unsure = builder.fcmp_unordered("<=", margins, ir.Constant(_REALS, [0.0] * LANES))
@@ -242,8 +245,8 @@ def _emit_unsettled(context: Any, builder: Any, signature: Any, args: Any) -> An
 
 
 @intrinsic
-def unsettled(typing_context: Any, found: Any, labels: Any, picked: Any, first: Any) -> Any:  # noqa: ARG001
-    """Tell which lanes have another label than before, or perhaps have.
+def changed_lanes(typing_context: Any, found: Any, labels: Any, row_indices: Any, first: Any) -> Any:  # noqa: ARG001
+    """Find the lanes whose label changed, or may have changed.
 
     Parameters
     ----------
@@ -251,19 +254,19 @@ def unsettled(typing_context: Any, found: Any, labels: Any, picked: Any, first: 
         IN (2, LANES) float32: from `two_nearest`.
     labels
         IN (n,) int32.
-    picked, first
+    row_indices, first
         IN uint32: the rows are ``picked[first:first + LANES]``.
 
     Returns
     -------
     int
-        Bit p is set if the nearest centroid of lane p is not its row's label, or its margin not positive.
+        Bit p is set if the nearest centroid of lane p is not its row's label, or its margin is not positive.
     """
-    return types.int64(found, labels, picked, types.int64), _emit_unsettled
+    return types.int64(found, labels, row_indices, types.int64), _emit_changed_lanes
 
 
 def _emit_below(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-    """Emit one comparison of 32 numbers into a mask of 32 bits."""
+    """Emit a comparison of 32 numbers with a scalar, into a mask of 32 bits."""
     data = context.make_array(signature.args[0])(context, builder, args[0]).data
     vector = ir.VectorType(ir.FloatType(), 32)
     at = builder.bitcast(builder.gep(data, [args[1]]), vector.as_pointer())
@@ -273,14 +276,14 @@ def _emit_below(context: Any, builder: Any, signature: Any, args: Any) -> Any:
 
 @intrinsic
 def below(typing_context: Any, values: Any, start: Any, limit: Any) -> Any:  # noqa: ARG001
-    """Tell which of 32 numbers lie below a limit.
+    """Find which of 32 numbers are below a limit.
 
     Parameters
     ----------
     values
         IN (n,) float32, n >= start + 32.
     start
-        The first of the 32.
+        Index of the first number.
     limit
         float32.
 
@@ -293,7 +296,7 @@ def below(typing_context: Any, values: Any, start: Any, limit: Any) -> Any:  # n
 
 
 def _emit_lowest_bit(context: Any, builder: Any, signature: Any, args: Any) -> Any:  # noqa: ARG001
-    """Emit the count of trailing zeros."""
+    """Emit a count of trailing zeros."""
     cttz = _function(builder, "llvm.cttz.i64", _I64, _I64, ir.IntType(1))
     return builder.call(cttz, [args[0], ir.IntType(1)(1)])
 
@@ -305,19 +308,19 @@ def lowest_bit(typing_context: Any, mask: Any) -> Any:  # noqa: ARG001
 
 
 @jit()
-def narrow(centroids: NDArray[np.float64], narrowed: NDArray[np.float32]) -> None:
+def to_float32(centroids: NDArray[np.float64], centroids32: NDArray[np.float32]) -> None:
     """Round centroids to float32 for `two_nearest`.
 
     Parameters
     ----------
     centroids
         IN (k, d).
-    narrowed
+    centroids32
         OUT (k + 1, d).
     """
     k, d = centroids.shape
     for j in range(k):
         for t in range(d):
-            narrowed[j, t] = centroids[j, t]
+            centroids32[j, t] = centroids[j, t]
     for t in range(d):
-        narrowed[k, t] = NOWHERE
+        centroids32[k, t] = PADDING

@@ -1,9 +1,9 @@
-"""Sums of points that are exact, and therefore the same in any order.
+"""Exact sums of points, which do not depend on the order of summation.
 
-A coordinate, brought to [-1, 1] by the origin and a power of two, is split into two integers of 31 bits (62 bits below
-the largest coordinate: finer than float64 unless a coordinate is 2**9 times smaller). Integers add without rounding,
-so a sum depends on its set of points only: not on threads, chunks, the order of rows, or on what moved in and out
-before.
+A coordinate, scaled to [-1, 1] by the origin and a power of two, is split into two integers of 31 bits (62 bits below
+the largest coordinate: finer than float64 unless a coordinate is 2**9 times smaller). Integers are added without
+rounding, so a sum depends only on its set of points: not on threads, chunks, the order of rows, or on points that were
+added and removed before.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from streamkm.kernels._jit import intrinsic, jit
 Real = NDArray[np.float32] | NDArray[np.float64]
 
 LIMB = 2.0**31
-ROUND = 1.5 * 2.0**52  # adding it leaves an integer in the low bits of the sum: a conversion that SIMD has
+ROUND = 1.5 * 2.0**52  # adding it leaves a rounded integer in the low bits of the sum, a conversion available in SIMD
 ROUND_BITS = np.int64(np.float64(ROUND).view(np.int64))
 
 
 _I64 = ir.IntType(64)
-_AT_ONCE = 4
+_VECTOR_LENGTH = 4
 
 
 def _emit_add_limbs(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-    """Emit a loop over four coordinates at a time, and one over the rest: LLVM's own takes sixteen, and few rows have.
+    """Emit a loop over four coordinates at a time, and one over the rest; LLVM's own loop takes sixteen, too many here.
 
-    Nothing of it may be reassociated: it carries no such flag.
+    The operations must not be reassociated, so they have no such flag.
     """
     raws, origins, totals = (context.make_array(signature.args[i])(context, builder, args[i]) for i in (0, 2, 4))
     row, factor, j = args[1], args[3], args[5]
@@ -72,10 +72,10 @@ def _emit_add_limbs(context: Any, builder: Any, signature: Any, args: Any) -> An
 
     append = builder.function.append_basic_block
     entry, fours, rest, ones, done = builder.block, append("fours"), append("rest"), append("ones"), append("done")
-    whole = builder.and_(d, _I64(-_AT_ONCE))
+    whole = builder.and_(d, _I64(-_VECTOR_LENGTH))
     builder.cbranch(builder.icmp_signed(">", whole, _I64(0)), fours, rest)
     for block, before, first, step, limit, after in (
-        (fours, entry, _I64(0), _AT_ONCE, whole, rest),
+        (fours, entry, _I64(0), _VECTOR_LENGTH, whole, rest),
         (ones, rest, whole, 1, d, done),
     ):
         builder.position_at_end(block)
@@ -106,9 +106,9 @@ def _add_limbs(
     Parameters
     ----------
     raw, row, origin, sums, j
-        As in `add_row`; all of them contiguous.
+        As in `add_row`; contiguous.
     factor
-        A coordinate counts as ``(raw - origin) * factor``, at most 2**31 in size.
+        A coordinate is added as ``(raw - origin) * factor``, at most 2**31 in absolute value.
     """
     return types.void(raw, types.int64, origin, types.float64, sums, types.int64), _emit_add_limbs
 
@@ -130,17 +130,17 @@ def add_row(
     raw
         IN (n, d).
     row
-        Which row.
+        Index of the row.
     origin
         IN (d,).
     factor
-        Power of two times `weight`: a coordinate counts as ``(raw - origin) * factor``, at most 1 in size.
+        Power of two times `weight`: a coordinate is added as ``(raw - origin) * factor``, at most 1 in absolute value.
     weight
-        At most 1; negative to take the row away.
+        At most 1; negative to remove the row.
     sums
-        INOUT (k, 2, d + 1): the two limbs of the sums of coordinates and, last, of the weight.
+        INOUT (k, 2, d + 1): two limbs of the sums of coordinates and, last, of the weight.
     j
-        Which cluster.
+        Index of the cluster.
     """
     d = raw.shape[1]
     _add_limbs(raw, row, origin, factor * LIMB, sums, j)
@@ -163,7 +163,7 @@ def move_centroids(
     drift: NDArray[np.float64],
     may_stay: bool,
 ) -> float:
-    """Move each centroid to the mean of its points; one without points stays.
+    """Move each centroid to the mean of its points; centroids without points stay.
 
     Parameters
     ----------
@@ -172,17 +172,17 @@ def move_centroids(
     counts
         IN (parts, k): points of positive weight.
     origin, scale
-        As the sums were made.
+        Origin and scale of the sums.
     unit
         Working coordinates are ``(raw - origin) * unit``.
     raw_centroids
-        INOUT (k, d).
+        INOUT (k, d), raw units.
     centroids
-        INOUT (k, d): the same in working coordinates.
+        INOUT (k, d): the centroids in working coordinates.
     drift
-        OUT (k,): upper bounds of how far each moved, in working coordinates.
+        OUT (k,): upper bounds of the lengths of the moves, in working coordinates.
     may_stay
-        Go on although a centroid has no points.
+        Whether to continue although a centroid has no points.
 
     Returns
     -------
@@ -241,14 +241,15 @@ def move_centroids(
 
 @jit()
 def add_moves(drift: NDArray[np.float64], moved: NDArray[np.float64]) -> None:
-    """Add up how much margins can have shrunk.
+    """Accumulate bounds of the decrease of margins.
 
     Parameters
     ----------
     drift
-        IN (k,): how far each centroid just moved.
+        IN (k,): length of each centroid's last move.
     moved
-        INOUT (k + 1,): for each centroid, moves of it and of the farthest mover among the others; last, of any two.
+        INOUT (k + 1,): for each centroid, accumulated moves of it and of the farthest-moving other one; last, of any
+        two centroids.
     """
     k = len(drift)
     farthest = 0

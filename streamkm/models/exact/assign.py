@@ -71,19 +71,19 @@ class _AssignerBase:
         self.labels: NDArray[np.int32] = points.storage.allocate((n,), np.int32, fill=-1)
         self.rows_read = 0
         self.slack = np.empty(3)
-        self.narrowed = np.empty((k + 1, d), np.float32)
-        self.report = np.zeros((team.n_threads, 3), np.int64)
+        self.centroids32 = np.empty((k + 1, d), np.float32)
+        self.counters = np.zeros((team.n_threads, 3), np.int64)
         self._cost = n * d * (k * 0.05 + 2.0)
 
     def _begin(self, centroids: NDArray[np.float64]) -> None:
-        begin_pass(centroids, self.points.extent, self.slack, self.narrowed, self.report)
+        begin_pass(centroids, self.points.extent, self.slack, self.centroids32, self.counters)
 
     def _sweep(self, work: Callable[[int, int, Window], object], *kept: NDArray[Any]) -> int:
         """Run a pass and return how many labels changed; measures its duration to decide on threads for the next."""
         start = time.perf_counter()
         self.points.sweep(self.team, work, self._cost, self.labels, *kept)
         self._cost = (time.perf_counter() - start) * 1e9 * self.team.parts(self._cost / len(self.points.windows))
-        changed, evaluated, _ = map(sum, zip(*self.report.tolist(), strict=True))
+        changed, evaluated, _ = map(sum, zip(*self.counters.tolist(), strict=True))
         self.rows_read = int(evaluated)
         return int(changed)
 
@@ -116,9 +116,9 @@ class RowAssigner(_AssignerBase):
 
         def work(part: int, parts: int, window: Window) -> None:
             rows_pass(
-                part, parts, *window.rows, p.raw, p.rows, p.weights, p.origin, p.scale, raw_centroids, self.narrowed,
+                part, parts, *window.rows, p.raw, p.rows, p.weights, p.origin, p.scale, raw_centroids, self.centroids32,
                 self.slack, self._moved, force, self._bounds, self._floors, self.labels, t.sums[part], t.counts[part],
-                self.report[part],
+                self.counters[part],
             )  # fmt: skip
 
         return self._sweep(work, self._bounds, self._floors)
@@ -163,8 +163,9 @@ class BlockAssigner(_AssignerBase):
         def work(part: int, parts: int, window: Window) -> None:
             blocks_pass(
                 part, parts, *window.regions, p.raw, p.rows, p.weights, p.origin, p.scale, p.offsets, p.boxes, p.radii,
-                raw_centroids, centroids, self.narrowed, self._drift, self.slack, self._moved[-1], force, self._state,
-                self._masks, self._only, self._bounds, self.labels, t.sums[part], t.counts[part], self.report[part],
+                raw_centroids, centroids, self.centroids32, self._drift, self.slack, self._moved[-1], force,
+                self._state, self._masks, self._only, self._bounds, self.labels, t.sums[part],
+                t.counts[part], self.counters[part],
             )  # fmt: skip
 
         changed = self._sweep(work, self._bounds)

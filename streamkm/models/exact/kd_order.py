@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamkm.kernels.exact.layout import find_leaves, move_rows, split
+from streamkm.kernels.exact.layout import find_leaves, move_rows, split_sample
 from streamkm.kernels.exact.sums import Real
 from streamkm.models.exact.storage import Storage, copy_rows, release
 from streamkm.models.exact.threads import ThreadTeam
@@ -166,7 +166,7 @@ class _Sorter:
         levels = -(-levels // -(-levels // _LEVELS))
         axes, cuts = np.empty(1 << levels, np.uint32), np.empty(1 << levels, np.float32)
         sampled = np.arange(start, stop, max(1, size // (_SAMPLE << levels)))
-        split(rows[sampled] if fits else copy_rows(rows, sampled), levels, axes, cuts)
+        split_sample(rows[sampled] if fits else copy_rows(rows, sampled), levels, axes, cuts)
         chunks = self.chunks(start, stop)
         counts = np.zeros((team.n_threads if fits else len(chunks), 1 << levels), np.int64)
         cost = _NANOSECONDS * size

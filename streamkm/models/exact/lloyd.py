@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from streamkm.kernels.exact.distances import own_squares, relocate
+from streamkm.kernels.exact.distances import assigned_squares, relocate
 from streamkm.kernels.exact.sums import LIMB, move_centroids
 from streamkm.models.exact.assign import Assigner, ClusterSums, first_assignment
 from streamkm.models.exact.points import Points, Window, power_of_two
@@ -253,7 +253,7 @@ class Lloyd:
         costs = np.zeros((self.team.n_threads, self.k, 3), np.int64)
 
         def work(part: int, parts: int) -> None:
-            own_squares(
+            assigned_squares(
                 part, parts, *window.rows, p.raw, self.assigner.labels, self.raw_centroids, p.scale, p.weights, unit,
                 squares, costs[part],
             )  # fmt: skip

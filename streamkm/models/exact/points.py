@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamkm.kernels.exact.blocks import REGION
-from streamkm.kernels.exact.distances import total
-from streamkm.kernels.exact.layout import bound_blocks, bound_regions, centred, survey
+from streamkm.kernels.exact.distances import sum_rows
+from streamkm.kernels.exact.layout import bound_blocks, bound_regions, column_ranges, to_working
 from streamkm.kernels.exact.sums import LIMB, Real
 from streamkm.models.exact.kd_order import sort_by_kd_tree
 from streamkm.models.exact.storage import Storage, release
@@ -198,7 +198,7 @@ def prepare(
     if blocks or not as_given:
         rows = storage.allocate((n, d), np.float32)
         for a, b in storage.chunks(n, d * (raw.itemsize + 4)):
-            team.divide(a, b, lambda _, i, j: centred(raw[i:j], origin, unit, rows[i:j]), float((b - a) * d))
+            team.divide(a, b, lambda _, i, j: to_working(raw[i:j], origin, unit, rows[i:j]), float((b - a) * d))
             release(raw, a, b)
             release(rows, a, b)
     if blocks:
@@ -278,7 +278,7 @@ def _choose_frame(raw: Real, team: ThreadTeam, storage: Storage) -> tuple[NDArra
     low, high = np.full(d, np.inf), np.full(d, -np.inf)
     lows, highs = np.full((team.n_threads, d), np.inf), np.full((team.n_threads, d), -np.inf)
     for a, b in storage.chunks(n, d * raw.itemsize):
-        team.divide(a, b, lambda part, i, j: survey(raw[i:j], lows[part], highs[part]), 0.3 * (b - a) * d)
+        team.divide(a, b, lambda part, i, j: column_ranges(raw[i:j], lows[part], highs[part]), 0.3 * (b - a) * d)
         low, high = np.minimum(low, lows.min(axis=0)), np.maximum(high, highs.max(axis=0))
         release(raw, a, b)
     middle, reach = low / 2 + high / 2, high / 2 - low / 2
@@ -289,7 +289,7 @@ def _choose_frame(raw: Real, team: ThreadTeam, storage: Storage) -> tuple[NDArra
         sums = np.zeros((team.n_threads, 1, 2, d + 1), np.int64)
         scale = power_of_two(float(reach.max()))
         for a, b in storage.chunks(n, d * raw.itemsize):
-            team.divide(a, b, lambda part, i, j: total(raw[i:j], middle, scale, sums[part]), 3.0 * (b - a) * d)
+            team.divide(a, b, lambda part, i, j: sum_rows(raw[i:j], middle, scale, sums[part]), 3.0 * (b - a) * d)
             release(raw, a, b)
         limbs = sums.sum(axis=0)[0]
         mean = middle + (limbs[0, :d] + limbs[1, :d] / LIMB) / LIMB / n / scale

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from streamkm.kernels.exact.distances import own_squares
+from streamkm.kernels.exact.distances import assigned_squares
 from streamkm.kernels.exact.sums import Real
 from streamkm.models.exact.assign import ClusterSums, first_assignment
 from streamkm.models.exact.points import frozen, prepare
@@ -30,7 +30,7 @@ def nearest_labels(array: Real, centroids: NDArray[np.float64], team: ThreadTeam
     return first_assignment(points, k, cluster_sums, team, centroids, points.working(centroids)).labels
 
 
-def own_distances(
+def assigned_distances(
     array: Real, labels: NDArray[np.int32], centroids: NDArray[np.float64], team: ThreadTeam
 ) -> NDArray[np.float64]:
     """Compute the distance of each point to its assigned centroid.
@@ -52,7 +52,7 @@ def own_distances(
     readable = frozen(array)
 
     def work(part: int, parts: int) -> None:
-        own_squares(
+        assigned_squares(
             part, parts, 0, len(array), readable, labels, centroids, scale, np.empty(0), 1.0, squares, costs[part]
         )
 

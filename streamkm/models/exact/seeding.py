@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamkm.kernels.exact.seeding import draw_by_cost, weigh_candidates
+from streamkm.kernels.exact.seeding import draw_by_cost, evaluate_candidates
 from streamkm.kernels.exact.sums import Real
 from streamkm.models.exact.assign import ClusterSums, first_assignment
 from streamkm.models.exact.points import Points, Window, prepare
@@ -88,7 +88,7 @@ class _NearestCosts:
         p = self.points
 
         def work(part: int, parts: int, window: Window) -> None:
-            weigh_candidates(
+            evaluate_candidates(
                 part, parts, *window.blocks, p.rows, p.weights, p.offsets, p.boxes, candidates, trial.size == 0,
                 self.nearest, self.most, self.costs, trial,
             )  # fmt: skip

@@ -290,7 +290,7 @@ def assigned(cached: CachedSnapshot, points: NDArray[np.float64], options: Predi
             where="query.include",
             hint="Send fewer points in one request",
         )
-    return assign(cached.snapshot, points, second=options.second, every=options.every)
+    return assign(cached.snapshot, points, second=options.second, all_distances=options.every)
 
 
 def encode(cached: CachedSnapshot, found: Assignment, media_type: str) -> bytes:
@@ -302,11 +302,11 @@ def encode(cached: CachedSnapshot, found: Assignment, media_type: str) -> bytes:
     if found.second_ids is not None:
         columns |= {"second_id": found.second_ids, "second_distance": found.second_distances}
     if media_type == CSV:
-        if found.every is not None:
-            columns |= {f"distance_{i}": found.every[:, j] for j, i in enumerate(s.ids.tolist())}
+        if found.all_distances is not None:
+            columns |= {f"distance_{i}": found.all_distances[:, j] for j, i in enumerate(s.ids.tolist())}
         return tables.write_csv(columns)
-    if found.every is not None:
-        columns["distances"] = found.every
+    if found.all_distances is not None:
+        columns["distances"] = found.all_distances
     metadata = {"model": s.model, "snapshot": str(s.id), "created_at": cached.created_at}
     return tables.write_arrow(columns, metadata | {"clusters": ",".join(map(str, s.ids.tolist()))})
 
@@ -323,6 +323,6 @@ def _json(cached: CachedSnapshot, found: Assignment) -> bytes:
     if found.second_ids is not None:
         content["second_ids"] = [i if i >= 0 else None for i in found.second_ids.tolist()]
         content["second_distances"] = found.second_distances
-    if found.every is not None:
-        content |= {"clusters": s.ids, "all_distances": found.every}
+    if found.all_distances is not None:
+        content |= {"clusters": s.ids, "all_distances": found.all_distances}
     return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
