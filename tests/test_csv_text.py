@@ -97,7 +97,7 @@ REFUSED = {
     "no header": ("1,10\n2,20\n", "no header"),
     "no header, but blanks": ("   1.5  10\n   2.5  20\n", "no header|no column|values"),
     "a header without names": (",\n1,2\n", "no names"),
-    "the other column only": ("x,z\n1,10\n", "no such column|no column y"),
+    "the other column only": ("x,z\n1,10\n", "column does not exist|no column y"),
     "a column twice": ("x,y,y\n1,2,3\n", "twice|several columns"),
     "UTF-16": ("x,y\n1,10\n".encode("utf-16"), "UTF-16|not UTF-8"),
     "Latin-1 in the header": ("x,y,größe\n1,10,1\n".encode("latin-1"), "not UTF-8"),
@@ -239,9 +239,9 @@ ROWS = "".join(f"{100 + i},{x},{t}\n" for i, (x, t) in enumerate(zip([5, 1, 4, 2
     ("text", "fields", "left"),
     [
         (f",x,t\n{ROWS}", ["x"], {"index": "without a name", "t": "text"}),
-        (f"id,x,t\n{ROWS}", ["x"], {"id": "identifier by its name", "t": "text"}),
-        (f"customerId,x,t\n{ROWS}", ["x"], {"customerId": "identifier by its name", "t": "text"}),
-        (f"when,x,t\n{ROWS}", ["x"], {"when": "only rise or fall", "t": "text"}),
+        (f"id,x,t\n{ROWS}", ["x"], {"id": "like an identifier", "t": "text"}),
+        (f"customerId,x,t\n{ROWS}", ["x"], {"customerId": "like an identifier", "t": "text"}),
+        (f"when,x,t\n{ROWS}", ["x"], {"when": "strictly monotonic integers", "t": "text"}),
         ("x\n1\n2\n3\n4\n5\n", ["x"], {}),  # the only column is what is meant
         ("id,x\n1,0.5\n1.5,1\n", ["id", "x"], {}),  # what is measured is no identifier
         ("when,x\n1,5\n2,1\n3,4\n3,2\n5,3\n", ["when", "x"], {}),
@@ -274,8 +274,8 @@ def test_numbers_are_looked_for_in_the_whole_file_or_the_sample_is_said(fit, mon
     monkeypatch.setattr(tables, "PROFILE_BYTES", 1000)
     got, said = fit(text)
     assert got["fields"] == ["x"]
-    assert [one["reason"] for one in got["left_out"]] == ["no value in it"]
-    assert "columns of numbers were looked for in the first" in said
+    assert [one["reason"] for one in got["left_out"]] == ["no values"]
+    assert "numeric columns were detected in the first" in said
     assert len(got["notes"]) == 1
 
 
@@ -317,7 +317,7 @@ def test_years_are_names_behind_one_that_is_empty(fit):
 def test_names_that_are_numbers_of_columns_are_names_and_it_is_said(fit):
     got, said = fit("0,1\n0.5,7\n1.5,8\n")
     assert (got["fields"], got["rows"]["read"]) == (["0", "1"], 2)
-    assert "is taken for names" in said
+    assert "is taken for column names" in said
 
 
 def test_integers_beyond_those_that_doubles_hold_are_said(fit):

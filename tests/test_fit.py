@@ -222,16 +222,16 @@ def test_limits_stop_a_fit_and_are_named(table):
         ("a,b\n1,2\n3,4\n", ["--k", "5..2"], SettingsError, "from low to high"),
         ("a,b\n1,2\n3,4\n", ["--k", "many"], SettingsError, "neither a number such as 8"),
         ("a,b\n1,2\n3,inf\n", [], BadRecordsError, r"p\.csv, row 1, column 'b': b is infinite"),
-        ("a,b\n1,2\n3,-1e200\n", [], BadRecordsError, r"p\.csv, row 1, column 'b': b is -1e\+200, beyond the largest"),
+        ("a,b\n1,2\n3,-1e200\n", [], BadRecordsError, r"p\.csv, row 1, column 'b': b is -1e\+200, beyond the maximum"),
         ("a,b\n1,2\nnan,4\n", [], BadRecordsError, r"p\.csv, row 1, column 'a': a is missing"),
         ("a,b\n1,2\n,4\n", [], BadRecordsError, r"p\.csv, row 1, column 'a': a is missing"),
         ("a,b\n1,2\n3,4\n5,oops\n", [], BadRecordsError, r"p\.csv, row 2, column 'b': b is not a number: 'oops'"),
         ("a,b\n1,2\n3,-4\n", ["--weight-field", "b"], BadRecordsError, r"row 1, column 'b': .*negative: -4"),
         ("a,b\n1,0\n3,0\n", ["--weight-field", "b", "--k", 1], DataError, "all weights are zero"),
-        ("a,b\n1,2\n", ["--fields", "a,z"], FileFormatError, r"p\.csv, column 'z': there is no such column.*a, b"),
-        ("a,b\n1,2\n", ["--weight-field", "z"], FileFormatError, r"p\.csv, column 'z': there is no such column"),
+        ("a,b\n1,2\n", ["--fields", "a,z"], FileFormatError, r"p\.csv, column 'z': the column does not exist.*a, b"),
+        ("a,b\n1,2\n", ["--weight-field", "z"], FileFormatError, r"p\.csv, column 'z': the column does not exist"),
         ("a,b\nx,y\n", [], FileFormatError, r"p\.csv: no column holds numbers"),
-        ("a,b\n1,2\n3", [], FileFormatError, r"p\.csv, row 1: it ends in the middle"),
+        ("a,b\n1,2\n3", [], FileFormatError, r"p\.csv, row 1: the last row is truncated"),
         ("a,b\n1,2\n3,4,5\n", [], FileFormatError, r"p\.csv, row 1: a row has 3 values"),
         ("", [], FileFormatError, r"p\.csv: it is empty"),
         ("a,b\n1,2\n", ["--init", "nowhere.csv"], SettingsError, "nowhere.csv is neither a file nor one of random"),
@@ -261,7 +261,7 @@ def test_a_file_that_ends_in_the_middle_is_named(tmp_path, kind):
     path = tmp_path / f"p.{kind}"
     WRITERS[kind](frame_of(blobs()), path)
     path.write_bytes(path.read_bytes()[:-200])
-    with pytest.raises(FileFormatError, match=rf"p\.{kind}: .*ends in the middle"):
+    with pytest.raises(FileFormatError, match=rf"p\.{kind}: .*truncated"):
         fit(path, "--k", 2)
 
 

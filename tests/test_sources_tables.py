@@ -148,7 +148,7 @@ def test_text_is_judged_as_in_csv(tmp_path, library, name):
     files, found = points(tmp_path / name, skip_bad=True)
     assert files.fields == ("n", "x", "when")
     assert {left.column: left.reason for left in files.left_out} == {
-        "id": "an identifier by its name",
+        "id": "named like an identifier",
         "comma": "a decimal comma",
         "flag": "true or false",
     }
@@ -236,7 +236,7 @@ def test_an_archive_that_tells_of_other_sizes_than_it_has_is_refused(tmp_path):
     np.save(content, np.zeros((10, 2)))
     with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a.npy", content.getvalue() + bytes(1 << 20))
-    with pytest.raises(FileFormatError, match="1048736 bytes where its header tells of 160"):
+    with pytest.raises(FileFormatError, match="1048736 bytes and its header says 160"):
         points(tmp_path / "a.npz")
 
 

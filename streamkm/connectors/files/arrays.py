@@ -1,4 +1,4 @@
-"""Tables as numpy arrays: npy files and npz archives, mapped into memory."""
+"""Reads npy files and npz archives, memory-mapped."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _BROKEN = (
     *(ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error, TokenError, SyntaxError),
     *(SystemError, RuntimeError, MemoryError),
 )
-"""What numpy and zipfile raise for a broken file: kinds of compression that are none, texts that are none, lengths."""
+"""Exceptions that numpy and zipfile raise for damaged files."""
 
 
 class NpyReader(KnownRowCount):
@@ -37,7 +37,7 @@ class NpyReader(KnownRowCount):
         with place.on_disk() as path, _array_errors(place.name):
             array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
         if not isinstance(array, np.ndarray):
-            raise FileFormatError("it is not an npy array but an archive of them", where=place.name)
+            raise FileFormatError("the file is an archive of arrays, not an npy array", where=place.name)
         _check_table(place.name, array.shape, array.dtype)
         columns = _columns_of(array.shape, array.dtype)
         self._name, self._kinds = place.name, columns
@@ -71,14 +71,14 @@ class _Member:
 
     @property
     def size(self) -> int:
-        """Bytes of its values."""
+        """Size of its values in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
 class NpzReader(KnownRowCount):
-    """An archive of arrays: one table, (n, d) or structured, with the arrays (n,) beside it as more columns.
+    """An archive with one table, (n, d) or structured; its arrays (n,) are additional columns.
 
-    Without a table the arrays (n,) are the columns. Each array that is read is unpacked on the disk first.
+    Without a table the arrays (n,) are the columns. Each array that is read is decompressed to a temporary file first.
     """
 
     def __init__(self, place: Place, selection: ColumnSelection) -> None:
@@ -101,8 +101,10 @@ class NpzReader(KnownRowCount):
     def _choose(self, members: list[_Member], selection: ColumnSelection) -> None:
         tables = [m for m in members if len(m.shape) == 2 or (len(m.shape) == 1 and m.dtype.names)]
         if len(tables) > 1:
-            said = ", ".join(m.name[:-4] for m in tables)
-            raise FileFormatError(f"it has several tables: {said}", where=self._name, hint="Save one of them as npy")
+            names = ", ".join(m.name[:-4] for m in tables)
+            raise FileFormatError(
+                f"the archive has several tables: {names}", where=self._name, hint="Save one of them as npy"
+            )
         vectors = [m for m in members if len(m.shape) == 1 and not m.dtype.names]
         self._columns: dict[str, tuple[_Member, str]] = {}
         kinds: dict[str, str] = {}
@@ -114,7 +116,7 @@ class NpzReader(KnownRowCount):
             vectors = [m for m in vectors if m.shape[0] == tables[0].shape[0] and m.dtype.kind in _NUMBERS + "U"]
         elif len({m.shape for m in vectors}) != 1:
             shapes = ", ".join(f"{m.name[:-4]} {m.shape}" for m in members) or "nothing"
-            raise FileFormatError(f"its arrays make no table: {shapes}", where=self._name)
+            raise FileFormatError(f"the arrays do not form a table: {shapes}", where=self._name)
         else:
             for m in vectors:
                 _check_table(f"{self._name}, array {m.name[:-4]!r}", m.shape, m.dtype)
@@ -143,10 +145,10 @@ class NpzReader(KnownRowCount):
             size = member.size
             if size > shutil.disk_usage(tempfile.gettempdir()).free:
                 raise SettingsError(
-                    f"array {member.name[:-4]!r} takes {size >> 20:,} MiB unpacked, more than the folder for temporary "
-                    f"files ({tempfile.gettempdir()}) has room for",
+                    f"array {member.name[:-4]!r} takes {size >> 20:,} MiB decompressed, more than the free "
+                    f"space of the temporary folder ({tempfile.gettempdir()})",
                     where=self._name,
-                    hint="Set TMPDIR to a folder with more room",
+                    hint="Set TMPDIR to a folder with more space",
                 )
             with _array_errors(self._name), tempfile.TemporaryFile() as file:
                 with self._zip.open(member.name) as packed:
@@ -171,7 +173,7 @@ class NpzReader(KnownRowCount):
 
 
 def _profile(path: str, kinds: Mapping[str, str], rows: int) -> Profile:
-    """What the columns of arrays hold: their types say it. Arrays are taken whole: no column is an identifier."""
+    """Statistics by data types, without reading values. Arrays are used completely: no column is an identifier."""
     found = Profile(path, list(kinds))
     for facts in found.columns:
         facts.integers = False
@@ -184,30 +186,29 @@ def _profile(path: str, kinds: Mapping[str, str], rows: int) -> Profile:
 
 
 def _member(archive: zipfile.ZipFile, name: str, where: str) -> _Member:
-    """Read the header of an array, and check it against the archive's."""
+    """Read the header of an array, and check it against the archive's directory."""
     with archive.open(name) as file:
         shape, fortran_order, dtype = _read_header(file)
         begins = file.tell()
     if dtype.hasobject:
-        raise FileFormatError("an array of objects is not read", where=f"{where}, array {name[:-4]!r}")
+        raise FileFormatError("arrays of objects are not supported", where=f"{where}, array {name[:-4]!r}")
     member = _Member(name, shape, fortran_order, dtype)
     has = archive.getinfo(name).file_size - begins
     if has != member.size:
         raise FileFormatError(
-            f"array {name[:-4]!r} has {has} bytes where its header tells of {member.size}: it ends in the middle, or "
-            "is another one",
+            f"array {name[:-4]!r} has {has} bytes and its header says {member.size}: it is damaged",
             where=where,
         )
     return member
 
 
 def array_headers(path: Path) -> dict[str, tuple[tuple[int, ...], int]]:
-    """Shape and bytes of each array of an npz archive, of which only headers are read.
+    """Shape and size in bytes of each array of an npz archive; only headers are read.
 
     Raises
     ------
     FileFormatError
-        It is no such archive.
+        The file is not an npz archive.
     """
     with _array_errors(str(path)), zipfile.ZipFile(path) as archive:
         members = [_member(archive, name, str(path)) for name in archive.namelist() if name.endswith(".npy")]
@@ -221,7 +222,7 @@ def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]
 
 
 def _columns_of(shape: tuple[int, ...], dtype: np.dtype[Any]) -> dict[str, str]:
-    """Names of an array's columns, each with the kind of its values."""
+    """Column names of an array, each with the kind of its data type."""
     if dtype.names:
         return {name: dtype[name].kind for name in dtype.names}
     return {str(i): dtype.kind for i in range(shape[1] if len(shape) == 2 else 1)}
@@ -248,11 +249,11 @@ def _column(part: NDArray[Any], names: list[str], name: str) -> Column:
 
 @contextlib.contextmanager
 def _array_errors(path: str) -> Iterator[None]:
-    """Map what numpy and zipfile raise for a broken file."""
+    """Translate exceptions that numpy and zipfile raise for damaged files."""
     try:
         yield
     except _BROKEN as error:
         if isinstance(error, StreamkmError):
             raise
         kind = "an npz archive" if path.lower().endswith("z") else "an npy array"
-        raise FileFormatError(f"it is not {kind}, or ends in the middle: {error}", where=path) from error
+        raise FileFormatError(f"the file is not {kind}, or truncated: {error}", where=path) from error

@@ -1,4 +1,4 @@
-"""Tables as text, read a bounded block at a time."""
+"""Reads csv files in bounded blocks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from streamkm.errors import FileFormatError
 
 @dataclass(frozen=True, slots=True)
 class _RowBlock:
-    """The rows [start, stop) of a file: bytes [begin, end), the first of them in a line counted from 1."""
+    """The rows [start, stop) of a file: bytes [begin, end), with the first row on a line counted from 1."""
 
     start: int
     stop: int
@@ -32,10 +32,11 @@ class _RowBlock:
 
 
 class CsvReader:
-    """A csv file with a header, in UTF-8; packed by gzip too. `csv_text` says what is understood.
+    """A csv file with a header, in UTF-8, optionally compressed by gzip; `csv_text` defines the supported dialects.
 
-    It is read in blocks that end at the end of a row. Where they begin is remembered, so that going back is cheap.
-    A row is a line outside of quotes; an empty line inside the file is a row without values.
+    The file is read in blocks that end at the end of a row. Their positions are kept, so that seeking back is cheap. A
+    row is
+    a line outside of quotes; an empty line within the file is a row without values.
     """
 
     row_count_known = False
@@ -47,7 +48,7 @@ class CsvReader:
         self._file = gzip.GzipFile(fileobj=self._raw) if place.packed else self._raw
         self._index: list[_RowBlock] = []
         self._complete = False
-        self._ahead = (0, b"")  # bytes that were read and not used yet, and where they begin
+        self._ahead = (0, b"")  # start and content of bytes that were read and not used yet
         self._scanned: tuple[int, bytes, csv_text.RowEnds | None] = (-1, b"", None)
         self._last: Block | None = None
         self._texts: set[int] = set()
@@ -77,17 +78,19 @@ class CsvReader:
             size *= 4
             if size > tables.MAX_ROW_BYTES:
                 raise FileFormatError(
-                    f"its header is longer than {tables.MAX_ROW_BYTES >> 20} MB", where=f"{self._path}, header"
+                    f"the header is longer than {tables.MAX_ROW_BYTES >> 20} MB", where=f"{self._path}, header"
                 )
         if dialect.names is None:
             shown = head[dialect.first :].split(b"\n", 1)[0].decode("utf-8", "replace").strip()
             raise FileFormatError(
-                f"it has no header: its first row is {shown[:60]}", where=self._path, hint="Add a line of column names"
+                f"the file has no header: its first row is {shown[:60]}",
+                where=self._path,
+                hint="Add a line of column names",
             )
         return dialect
 
     def _read_at(self, begin: int, size: int) -> bytes:
-        """So many bytes from a place, or all up to the end; what was read before is not read again."""
+        """Up to `size` bytes from a position; bytes in the read-ahead buffer are not read again."""
         at, ahead = self._ahead
         with self._gzip_errors():
             if not at <= begin <= at + len(ahead):
@@ -104,9 +107,7 @@ class CsvReader:
         try:
             yield
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise FileFormatError(
-                f"it is not packed by gzip, or ends in the middle: {error}", where=self._path
-            ) from error
+            raise FileFormatError(f"the file is not gzip, or truncated: {error}", where=self._path) from error
 
     def rows(self) -> int:
         while not self._complete:
@@ -148,19 +149,19 @@ class CsvReader:
                 f"{error.message} (line {self.line(at)})", where=f"{self._path}, row {at}", hint=error.hint
             ) from error
         if any(len(series) != row_block.stop - row_block.start for series in found):
-            raise FileFormatError("it changed while it was read", where=f"{self._path}, row {row_block.start}")
+            raise FileFormatError("the file changed while it was read", where=f"{self._path}, row {row_block.start}")
         self._texts.update(place for place, series in zip(places, found, strict=True) if series.dtype != pl.Float64)
         return row_block, found
 
     def _bytes(self, row_block: _RowBlock) -> tuple[bytes, csv_text.RowEnds | None]:
-        """Bytes of a piece, and the ends of its rows where they are known."""
+        """Bytes of a block, and the ends of its rows if they are known."""
         begin, data, ends = self._scanned
         if begin != row_block.begin:
             data, ends = self._read_at(row_block.begin, row_block.end - row_block.begin), None
         return (data, ends) if data.endswith(b"\n") else (data + b"\n", None)
 
     def line(self, row: int) -> int:
-        """Line of the file in which a row begins, from 1."""
+        """Line number of a row, from 1."""
         row_block = next(row_block for row_block in reversed(self._index) if row_block.start <= row)
         data, _ = self._bytes(row_block)
         ends = csv_text.row_ends(data, self.dialect).ends
@@ -168,7 +169,7 @@ class CsvReader:
         return row_block.line + (data.count(b"\n", 0, int(ends[i - 1])) if 0 < i <= len(ends) else 0)
 
     def profile(self) -> Profile:
-        """What all columns hold, as far as `PROFILE_BYTES` reach."""
+        """Statistics of all columns over at most `PROFILE_BYTES`."""
         names = self.dialect.names or ()
         found = Profile(self._path, names, self.unnamed, self.notes)
         row = 0
@@ -188,7 +189,7 @@ class CsvReader:
         self._raw.close()
 
     def _scan(self) -> None:
-        """Find the next block's end and rows, without parsing it."""
+        """Find the end of the next block and its number of rows, without parsing it."""
         last = self._index[-1] if self._index else None
         start, begin = (last.stop, last.end) if last else (0, self.dialect.first)
         line = last.line + last.lines if last else self.dialect.first_line
@@ -200,7 +201,7 @@ class CsvReader:
             ends = csv_text.row_ends(data, self.dialect)
             rows, used, lines = ends.rows, ends.used, ends.lines
             if not at_end and data[used - 2 : used].strip(b"\r\n") == b"":
-                # Empty lines at the end of a block are rows only if others follow: they go to the next block.
+                # Empty lines at the end of a block are rows only if other rows follow: they go to the next block.
                 filled = len(data[:used].rstrip(b"\r\n"))
                 rows = int(np.searchsorted(ends.ends, filled)) + 1 if filled else 0
                 used = int(ends.ends[rows - 1]) if rows else 0
@@ -210,15 +211,15 @@ class CsvReader:
                 if ends.open_quote:
                     line += data.count(b"\n", 0, used)
                     raise FileFormatError(
-                        f"it ends inside a quoted value, which begins in line {line} or later",
+                        f"the file ends inside a quoted value, which begins in line {line} or later",
                         where=f"{self._path}, row {start + rows}",
-                        hint="Is it cut off?",
+                        hint="Is it truncated?",
                     )
                 if rest:
                     self._check_last(rest, start + rows)
                     rows, used = rows + 1, len(data)
                 else:
-                    # Empty lines at the very end are no rows.
+                    # Empty lines at the end of the file are not rows.
                     kept = data[:used].rstrip(b"\r\n")
                     rows = csv_text.row_ends(kept + b"\n", self.dialect).rows if kept else 0
                     used = len(kept)
@@ -239,14 +240,14 @@ class CsvReader:
             self._ahead = (begin + used, data[used:])
 
     def _check_last(self, rest: bytes, row: int) -> None:
-        """A last row without newline may be whole; with too few values it was cut off."""
+        """Check a last row without newline; with too few values it is truncated."""
         try:
             _, found = next(self.dialect.rows([rest.decode("utf-8", "replace")]), (0, []))
         except csv.Error:
-            return  # it is told when the row is read
+            return  # raised when the row is read
         if len(found) < self.dialect.width:
             raise FileFormatError(
-                f"it ends in the middle of a row: {len(found)} of {self.dialect.width} values",
+                f"the last row is truncated: {len(found)} of {self.dialect.width} values",
                 where=f"{self._path}, row {row}",
-                hint="Is it cut off?",
+                hint="Is it truncated?",
             )

@@ -1,8 +1,9 @@
-"""Text with separators: which dialect it is, where its rows end, and what stands in them.
+"""Text with separators: detection of the dialect, ends of rows, and values of cells.
 
-Files, bodies of requests and standard input are all read by this. Rows end and cells are quoted as Python's csv module
-has it: a quote begins a quoted cell only where the cell begins. Blocks whose quotes pair in the simple way are read by
-polars, and all others by the csv module itself.
+Used for files, request bodies and standard input. Rows end and cells are quoted as in Python's csv module: a quote
+opens a
+quoted cell only at the start of the cell. Blocks with simple quoting are parsed by polars, all others by the csv
+module.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ if TYPE_CHECKING:
     import polars as pl
 
 HEAD_BYTES = 1 << 16
-"""Bytes from the start that tell the dialect, where the header is not longer."""
+"""Bytes at the start of a text from which the dialect is detected, if the header is not longer."""
 UNNAMED_COLUMN = "index"
-"""What a column without a name is called."""
+"""Name of a column that has no name in the header."""
 MAX_CELL_CHARACTERS = 64 << 20
 _SEPARATORS = ",\t;| "
 _SAMPLE_ROWS = 100
@@ -45,29 +46,30 @@ _ENCODING_MARKS = (
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """How a text has to be read.
+    """How a text is parsed.
 
     Attributes
     ----------
     separator
         One character.
     blanks
-        Whether blanks behind a separator belong to it, so that a quote behind them begins a quoted cell, and several
-        blanks are one separator.
+        Whether blanks after a separator belong to it, so that a quote after them opens a quoted cell, and consecutive
+        blanks
+        are one separator.
     names
-        Of the columns; None where the first row is one of numbers. A name may be there several times.
+        Column names; None if the first row is numeric. Names may occur twice.
     unnamed
-        Those of the names that stand for columns without one.
+        Generated names, of columns that have none in the header.
     width
-        Cells of a row, by its header, or by the first row where there is none.
+        Number of cells per row by the header, or by the first row if there is none.
     first
-        Byte where the rows begin.
+        Index of the byte where the rows begin.
     first_line
-        Line where they do, from 1.
+        Line number where the rows begin, from 1.
     trailing
         Whether each row ends with a separator that the header does not have.
     notes
-        What was assumed or passed over, for people.
+        Assumptions and skipped content, as messages.
     """
 
     separator: str
@@ -81,14 +83,14 @@ class Dialect:
     notes: tuple[str, ...] = ()
 
     def rows(self, lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
-        """Rows one by one, each with the number of lines read until its end.
+        """Rows one by one, each with the number of lines read up to its end.
 
         Raises
         ------
         csv.Error
-            The text is no csv.
+            The text is not csv.
         """
-        csv.field_size_limit(MAX_CELL_CHARACTERS)  # of the process; the module's own limit is 128 KiB
+        csv.field_size_limit(MAX_CELL_CHARACTERS)  # process-wide; the default is 128 KiB
         reader = csv.reader(lines, delimiter=self.separator, skipinitialspace=self.blanks)
         for row in reader:
             if self.trailing and len(row) == self.width + 1 and not row[-1].strip():
@@ -97,16 +99,16 @@ class Dialect:
 
 
 class CsvError(Exception):
-    """A block cannot be read; `row` says which row of it is wrong, from 0.
+    """A block cannot be parsed.
 
     Parameters
     ----------
     message
         What is wrong.
     row
-        Where.
+        Index of the row in the block.
     hint
-        What to do.
+        How to correct it.
     """
 
     def __init__(self, message: str, row: int, hint: str = "") -> None:
@@ -115,36 +117,36 @@ class CsvError(Exception):
 
 
 def detect(head: bytes, *, whole: bool, where: str) -> Dialect | None:
-    """Find out how a text has to be read.
+    """Detect the dialect of a text.
 
     Parameters
     ----------
     head
         Its first bytes.
     whole
-        Whether there are no more.
+        Whether `head` is the whole text.
     where
-        For errors.
+        Name of the text, for errors.
 
     Returns
     -------
-    Dialect
-        None if more bytes are needed to see the header's end.
+    Dialect or None
+        None if the header is longer than `head`.
 
     Raises
     ------
     FileFormatError
-        There is no header, or nothing at all, or no text in UTF-8.
+        The text is empty, has no header, or is not UTF-8.
     """
     for mark, encoding in _ENCODING_MARKS:
         if head.startswith(mark):
-            raise FileFormatError(f"it is {encoding.upper()}, not UTF-8 text", where=where, hint=_iconv(encoding))
+            raise FileFormatError(f"the text is {encoding.upper()}, not UTF-8", where=where, hint=_iconv(encoding))
     begin = len(codecs.BOM_UTF8) if head.startswith(codecs.BOM_UTF8) else 0
     if b"\n" not in head and b"\r" in head.rstrip(b"\r"):
-        raise FileFormatError("its lines end with CR only", where=where, hint="Convert it: tr '\\r' '\\n' <IN >OUT")
+        raise FileFormatError("the lines end with CR only", where=where, hint="Convert it: tr '\\r' '\\n' <IN >OUT")
     raw = head[begin:].split(b"\n")
     if not whole:
-        raw.pop()  # what the last line goes on with is not known
+        raw.pop()  # the last line may be incomplete
     lines = [line.decode("utf-8", "replace") + "\n" for line in raw]
     if whole and lines:
         lines[-1] = lines[-1][:-1]
@@ -162,19 +164,19 @@ def detect(head: bytes, *, whole: bool, where: str) -> Dialect | None:
         b"\n".join(raw[: max(used + header_lines, used + 1)]).decode()
     except UnicodeDecodeError as error:
         raise FileFormatError(
-            f"it is not UTF-8 text: {error}", where=f"{where}, header", hint=_iconv("latin1")
+            f"the text is not UTF-8: {error}", where=f"{where}, header", hint=_iconv("latin1")
         ) from error
     first = min(len(head), begin + sum(len(line) + 1 for line in raw[: used + header_lines]))
     return replace(dialect, first=first, first_line=used + header_lines + 1, notes=(*notes, *dialect.notes))
 
 
 def dialect_of(text: bytes) -> Dialect:
-    """Find out how a whole text has to be read.
+    """Detect the dialect of a complete text.
 
     Raises
     ------
     FileFormatError
-        As `detect`.
+        See `detect`.
     """
     size = HEAD_BYTES
     while True:
@@ -189,19 +191,19 @@ def _iconv(encoding: str) -> str:
 
 
 def _lines(text: str) -> list[str]:
-    """Lines with their ends; the last one may have none, or be empty."""
+    """Lines with their newlines; the last one may have none, or be empty."""
     found = [line + "\n" for line in text.split("\n")]
     found[-1] = found[-1][:-1]
     return found
 
 
 def _preamble(lines: Sequence[str]) -> tuple[int, str, str | None, list[str]]:
-    """Lines before the header: how many, the separator that Excel's ``sep=`` tells, and a header behind a ``#``."""
+    """Lines before the header: their number, the separator of Excel's ``sep=``, a header in a comment, and notes."""
     used, separator, comments = 0, "", []
     for line in lines:
-        told = _LEADING_SEPARATOR.fullmatch(line) if not used else None
-        if told:
-            separator = told[1]
+        match = _LEADING_SEPARATOR.fullmatch(line) if not used else None
+        if match:
+            separator = match[1]
         elif line.startswith("#"):
             comments.append(line)
         elif line.strip("\r\n"):
@@ -211,7 +213,7 @@ def _preamble(lines: Sequence[str]) -> tuple[int, str, str | None, list[str]]:
         return used if used < len(lines) else max(0, len(lines) - 1), separator, None, []
     if not comments:
         return used, separator, None, []
-    # np.savetxt writes its header as a comment, behind which come numbers.
+    # np.savetxt writes its header as a comment, followed by rows of numbers.
     first = lines[used]
     for sign in separator or _SEPARATORS:
         names = comments[-1][1:].strip().split(sign)
@@ -219,11 +221,11 @@ def _preamble(lines: Sequence[str]) -> tuple[int, str, str | None, list[str]]:
         named = len(names) == len(values) and all(name.strip() for name in names) and not _all_numbers(names)
         if named and _all_numbers(values):
             return used, sign, comments[-1][1:].lstrip(), []
-    return used, separator, None, [f"{len(comments)} lines that begin with # were passed over"]
+    return used, separator, None, [f"{len(comments)} lines that begin with # were skipped"]
 
 
 def _dialect(lines: Sequence[str], separator: str, comment: str | None, where: str) -> tuple[int, Dialect]:
-    """Lines of the header, and the dialect with the first separator that fits best."""
+    """Number of header lines, and the dialect with the separator that fits best; of equals the first."""
     best: tuple[tuple[float, int], int, str, bool, list[str], list[list[str]]] | None = None
     for sign in separator or _SEPARATORS:
         source = [comment, *lines] if comment is not None else list(lines)
@@ -240,19 +242,19 @@ def _dialect(lines: Sequence[str], separator: str, comment: str | None, where: s
                     break
         except csv.Error as error:
             if not rows:
-                raise FileFormatError(f"it is not csv: {error}", where=f"{where}, header") from error
+                raise FileFormatError(f"the text is not csv: {error}", where=f"{where}, header") from error
         if not rows:
             continue
         header, sample = rows[0], rows[1:]
         fitting = [len(row) - len(header) for row in sample]
         share = max(fitting.count(0), fitting.count(1)) / len(fitting) if fitting else 1.0
         if sign == " " and not (fitting and share == 1.0):
-            continue  # a name may have blanks
+            continue  # names may contain blanks
         if len(header) > 1 or best is None:
             score = (share if len(header) > 1 else -1.0, len(header))
             if best is None or score > best[0]:
                 best = score, header_lines, sign, blanks, header, sample
-    assert best is not None  # noqa: S101 -- the comma is tried, and there is a line
+    assert best is not None  # noqa: S101 -- there is at least one line, and the comma always fits
     _, header_lines, sign, blanks, header, sample = best
     return header_lines, _named(Dialect(sign, blanks, None, (), len(header), 0, 1), header, sample, where)
 
@@ -262,18 +264,18 @@ def _always_blank(header: str, sign: str) -> bool:
 
 
 def _named(dialect: Dialect, header: list[str], sample: list[list[str]], where: str) -> Dialect:
-    """Names of the columns, where the first row is one of names."""
+    """Add the column names to a dialect, if the first row has names."""
     shown = dialect.separator.join(header)[:_MAX_SHOWN]
     names = [name.strip() for name in header]
     notes: list[str] = []
     if not any(names):
-        raise FileFormatError(f"its header has no names: {shown!r}", where=where, hint="Add a line of column names")
-    # A first column without a name, and others called by a number, such as a year: as pandas writes them.
+        raise FileFormatError(f"the header has no names: {shown!r}", where=where, hint="Add a line of column names")
+    # pandas pivot tables: a first column without a name, and others named by numbers, such as years.
     pivoted = not names[0] and all(name.isdigit() for name in names[1:])
     if not pivoted and all(_number_like(name) for name in names if name):
         if len(names) < 2 or names != [str(i) for i in range(len(names))]:
             return dialect
-        notes.append(f"its first row, {shown}, is taken for names, as pandas writes them")
+        notes.append(f"the first row, {shown}, is taken for column names, as pandas writes them")
     trailing = False
     if sample and all(len(row) == len(header) + 1 for row in sample):
         firsts = [row[0] for row in sample]
@@ -283,19 +285,19 @@ def _named(dialect: Dialect, header: list[str], sample: list[list[str]], where: 
             names = ["", *names]
         else:
             raise FileFormatError(
-                f"its header has one name less than its rows have values: {shown!r} and {sample[0]}",
+                f"the header has one name less than the rows have values: {shown!r} and {sample[0]}",
                 where=where,
-                hint="Name all columns; if these are decimal commas, write points",
+                hint="Name all columns; if the values have decimal commas, use decimal points",
             )
     unnamed = []
     for i, name in enumerate(names):
         if not name:
-            called, n = UNNAMED_COLUMN, 1
-            while called in names:
+            generated, n = UNNAMED_COLUMN, 1
+            while generated in names:
                 n += 1
-                called = f"{UNNAMED_COLUMN}_{n}"
-            names[i] = called
-            unnamed.append(called)
+                generated = f"{UNNAMED_COLUMN}_{n}"
+            names[i] = generated
+            unnamed.append(generated)
     return replace(
         dialect, names=tuple(names), unnamed=tuple(unnamed), width=len(names), trailing=trailing, notes=tuple(notes)
     )
@@ -311,43 +313,43 @@ def _all_numbers(texts: Sequence[str]) -> bool:
 
 
 class RowEnds:
-    """Where rows end.
+    """Ends of the rows in a text.
 
     Parameters
     ----------
     data
         The text.
     ends
-        (n,) int64, behind the newline of each row; None where every newline ends one.
+        (n,) index behind the newline of each row; None if every newline ends a row.
     open_quote
-        Whether the rest begins a quoted cell that does not end.
+        Whether the text ends inside a quoted cell.
     simple
-        Whether all quotes pair simply: at the begin and the end of cells, doubled in between.
+        Whether quotes occur only around whole cells, and doubled inside of them.
 
     Attributes
     ----------
     rows
-        n.
+        Number of rows, n.
     used
-        Bytes of all rows.
+        Number of bytes of all rows.
     """
 
     def __init__(self, data: bytes, ends: NDArray[np.int64] | None, *, open_quote: bool, simple: bool) -> None:
         self.open_quote, self.simple = open_quote, simple
         self._data, self._ends = data, ends
-        if ends is None:  # counting is several times as fast as looking for places
+        if ends is None:  # counting is several times faster than finding positions
             self.rows, self.used = data.count(b"\n"), data.rfind(b"\n") + 1
         else:
             self.rows, self.used = len(ends), int(ends[-1]) if len(ends) else 0
 
     @property
     def lines(self) -> int:
-        """Lines of all rows."""
+        """Number of lines of all rows."""
         return self.rows if self._ends is None else self._data.count(b"\n", 0, self.used)
 
     @property
     def ends(self) -> NDArray[np.int64]:
-        """(n,) int64, behind the newline of each row."""
+        """(n,) index behind the newline of each row."""
         if self._ends is None:
             self._ends = _newlines(self._data) + 1
         return self._ends
@@ -358,7 +360,7 @@ def _newlines(data: bytes) -> NDArray[np.int64]:
 
 
 def row_ends(data: bytes, dialect: Dialect) -> RowEnds:
-    """Find the ends of rows in a text that begins with one."""
+    """Find the ends of the rows in a text that begins with a row."""
     if b'"' not in data:
         return RowEnds(data, None, open_quote=False, simple=True)
     raw, newlines = np.frombuffer(data, np.uint8), _newlines(data)
@@ -370,7 +372,7 @@ def row_ends(data: bytes, dialect: Dialect) -> RowEnds:
 
 
 def _pair(raw: NDArray[np.uint8], quotes: NDArray[np.int64], separator: int) -> bool:
-    """Whether quotes open where cells begin, and close where they end or are doubled."""
+    """Whether quotes open at the start of cells, and close at their end or are doubled."""
     opening, closing = quotes[::2], quotes[1::2]
     before = raw[np.maximum(opening - 1, 0)]
     opens = (opening == 0) | (before == separator) | (before == _NEWLINE) | (before == _QUOTE)
@@ -381,20 +383,18 @@ def _pair(raw: NDArray[np.uint8], quotes: NDArray[np.int64], separator: int) -> 
 
 def _ends_by_csv(data: bytes, newlines: NDArray[np.int64], dialect: Dialect) -> RowEnds:
     lines = [line + "\n" for line in data.decode("latin-1").split("\n")[:-1]]
-    mark = "\x01"  # whether this is a row of its own tells whether the last one ended before it
+    mark = "\x01"  # it is a separate row if and only if the last row is complete
     found: list[int] = []
     last: list[str] = []
     try:
-        for at, last in dialect.rows([*lines, mark]):  # noqa: B007 -- the last one is looked at below
+        for at, last in dialect.rows([*lines, mark]):  # noqa: B007 -- used below
             found.append(at)
     except csv.Error:
-        return RowEnds(
-            data, newlines + 1, open_quote=False, simple=False
-        )  # the row that is wrong is found when it is read
+        return RowEnds(data, newlines + 1, open_quote=False, simple=False)  # the invalid row raises when it is read
     open_quote = last != [mark]
     ends = newlines[np.array(found[:-1], np.int64) - 1] + 1
     rest = data[int(ends[-1]) if len(ends) else 0 :]
-    if not open_quote and b'"' in rest:  # a line without its newline
+    if not open_quote and b'"' in rest:  # a line without newline
         with contextlib.suppress(csv.Error):
             rows = [row for _, row in dialect.rows([rest.decode("latin-1"), "\n", mark])]
             open_quote = rows[-1:] != [[mark]]
@@ -404,33 +404,33 @@ def _ends_by_csv(data: bytes, newlines: NDArray[np.int64], dialect: Dialect) -> 
 def read(
     data: bytes, dialect: Dialect, wanted: Sequence[int], texts: Collection[int] = (), ends: RowEnds | None = None
 ) -> list[pl.Series]:
-    """Read whole rows.
+    """Parse complete rows.
 
     Parameters
     ----------
     data
         Rows, each with its newline.
     dialect
-        How.
+        Dialect of the text.
     wanted
-        Places of columns.
+        Indices of the columns to parse.
     texts
-        Those of them that are known to be no plain numbers: the result is the same, and sooner there.
+        Indices of columns known not to be numeric; only saves time.
     ends
-        From `row_ends` where it is known.
+        Result of `row_ends`, if it is known.
 
     Returns
     -------
     list of Series
-        One for each wanted column: Float64 with NaN for missing values where all cells are numbers, else String with
-        null for missing values.
+        One per column: Float64 with NaN for missing values if all cells are numbers, else String with null for missing
+        values.
 
     Raises
     ------
     CsvError
-        A row has more cells than the header, or is no text in UTF-8.
+        A row has more cells than the header, or is not UTF-8.
     """
-    import polars as pl  # noqa: PLC0415 -- an image without it still finds dialects and rows
+    import polars as pl  # noqa: PLC0415 -- detection works without polars
 
     ends = ends or row_ends(data, dialect)
     if ends.simple and dialect.separator != " ":
@@ -460,7 +460,7 @@ def _read_by_csv(data: bytes, dialect: Dialect, wanted: Sequence[int]) -> list[p
         text = data.decode()
     except UnicodeDecodeError as error:
         row = int(np.searchsorted(row_ends(data, dialect).ends, error.start, side="right"))
-        raise CsvError(f"it is not UTF-8 text: {error}", row, _iconv("latin1")) from error
+        raise CsvError(f"the text is not UTF-8: {error}", row, _iconv("latin1")) from error
     columns: list[list[str]] = [[] for _ in wanted]
     row = 0
     lines = _lines(text)
@@ -474,14 +474,14 @@ def _read_by_csv(data: bytes, dialect: Dialect, wanted: Sequence[int]) -> list[p
                 column.append(found[place] if place < len(found) else "")
             row += 1
     except csv.Error as error:
-        raise CsvError(f"it is not csv: {error}", row) from error
-    import polars as pl  # noqa: PLC0415 -- see above
+        raise CsvError(f"the text is not csv: {error}", row) from error
+    import polars as pl  # noqa: PLC0415 -- as above
 
     return [_cleaned(pl.Series(column, dtype=pl.String)) for column in columns]
 
 
 def _cleaned(series: pl.Series) -> pl.Series:
-    """Numbers if all cells are, else text; without missing values either way."""
+    """Numbers if all cells are numbers, else text with null for missing values."""
     if series.dtype.is_float():
         return series.fill_null(float("nan"))
     numbers, missing = numbers_of(series)
@@ -491,7 +491,7 @@ def _cleaned(series: pl.Series) -> pl.Series:
 
 
 def numbers_of(series: pl.Series) -> tuple[pl.Series, pl.Series]:
-    """Text as numbers, null where it is none, and which of it is missing.
+    """Convert text to numbers.
 
     Parameters
     ----------
@@ -500,8 +500,10 @@ def numbers_of(series: pl.Series) -> tuple[pl.Series, pl.Series]:
 
     Returns
     -------
-    numbers, missing
-        (n,) Float64, (n,) Boolean; a missing value is no number.
+    numbers
+        (n,) Float64; null where the text is missing or not a number.
+    missing
+        (n,) Boolean; whether the value is missing.
     """
     import polars as pl  # noqa: PLC0415 -- see above
 

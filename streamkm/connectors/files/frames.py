@@ -1,4 +1,4 @@
-"""Tables with columns of their own types: parquet, and Arrow's IPC files (feather)."""
+"""Reads parquet files, and Arrow IPC files (feather) and streams."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ _BROKEN = (
     *(pl.exceptions.PolarsError, pl.exceptions.PanicException),
     *(OSError, ValueError, KeyError, NotImplementedError, MemoryError, StopIteration),
 )
-"""What polars and pyarrow raise for a broken file; the last one where a damaged length asks for too much."""
+"""Exceptions that polars and pyarrow raise for damaged files; MemoryError if a damaged length is too large."""
 _KINDS = {".parquet": "parquet", ".pq": "parquet"}
 _STREAM = "an Arrow IPC stream"
 _LIST_SAMPLE_ROWS = 1000
-"""Rows that tell how long the lists of a column are."""
+"""Rows from which the length of lists in a column is inferred."""
 
 
 def kind_of(place: Place) -> str:
-    """What a file should be by its name and, for the two formats of Arrow, by its first bytes; in words."""
+    """Format by the file name and, to distinguish Arrow's two formats, by the first bytes; as text for messages."""
     if place.suffix in _KINDS:
         return _KINDS[place.suffix]
     with contextlib.closing(place.open()) as file:
         start = file.read(len(_MAGIC))
-    # A stream begins with a mark of four bytes, or before version 0.15 with a length of as many.
+    # A stream begins with a marker of four bytes, or before version 0.15 with a length of four bytes.
     return (
         _STREAM
         if len(start) == len(_MAGIC) and (start[:4] == b"\xff" * 4 or start[3:4] == b"\0")
@@ -54,12 +54,12 @@ def kind_of(place: Place) -> str:
 
 
 def frame_reader(place: Place, selection: ColumnSelection) -> ArrowReader | PolarsReader:
-    """Open a file by pyarrow, or by polars where that is not installed."""
+    """Open a file with pyarrow, or with polars if pyarrow is not installed."""
     return (PolarsReader if find_spec("pyarrow") is None else ArrowReader)(place, selection)
 
 
 class _FrameReader(KnownRowCount):
-    """What both ways to read frames have in common: names and kinds of columns."""
+    """Base of both readers: names and types of columns."""
 
     _path: str
     _kind: str
@@ -68,7 +68,7 @@ class _FrameReader(KnownRowCount):
     def _set_columns(
         self, schema: Mapping[str, Any], names: Sequence[str], selection: ColumnSelection, first: pl.DataFrame
     ) -> None:
-        """Choose columns; `first` has those that hold lists, and rows that tell how long these are."""
+        """Select columns; `first` has sample rows of list columns."""
         self._schema, self._all = dict(schema), list(names)
         self._widths = _widths(self._schema, first)
         self._chosen = selection.resolve(self._path, self._all, self._widths)
@@ -94,11 +94,11 @@ class _FrameReader(KnownRowCount):
         return Block(start, start + frame.height, columns)
 
     def _frames(self, names: list[str]) -> Iterator[tuple[int, pl.DataFrame]]:
-        """Some columns, a bounded block of rows at a time."""
+        """Columns in bounded blocks of rows, each with its first row."""
         raise NotImplementedError
 
     def profile(self) -> Profile:
-        """See `Reader`: only integers and text are looked at, other kinds say what they are."""
+        """See `Reader.profile`: only integer and text columns are read, of others the type is enough."""
         known = [name for name in self._all if name in self._widths or not _is_nested(self._schema[name])]
         found = Profile(self._path, known, widths=self._widths)
         looked = [f for f in found.columns if f.width is None and not _is_measure(self._schema[f.name])]
@@ -131,7 +131,7 @@ def _is_nested(kind: Any) -> bool:
 
 
 def _widths(schema: Mapping[str, Any], first: pl.DataFrame) -> dict[str, int]:
-    """Columns with an array of numbers in each row, and how many these are by the first one."""
+    """Columns with arrays of numbers, and the length of the arrays in the first row."""
     found = {}
     for name, kind in schema.items():
         if isinstance(kind, pl.Array) and kind.inner is not None and len(kind.shape) == 1 and kind.inner.is_numeric():
@@ -144,7 +144,7 @@ def _widths(schema: Mapping[str, Any], first: pl.DataFrame) -> dict[str, int]:
 
 
 def _dimensions(series: pl.Series, width: int) -> list[Column]:
-    """A column of arrays as a column for each dimension; arrays of another length are text that says so."""
+    """An array column as one column per dimension; arrays of another length become text that says so."""
     inner: Any = series.dtype
     values = series.cast(pl.List(inner.inner))
     lengths = values.list.len()
@@ -153,20 +153,20 @@ def _dimensions(series: pl.Series, width: int) -> list[Column]:
     columns = [from_series(good.list.get(i, null_on_oob=True)) for i in range(width)]
     if not wrong.any():
         return columns
-    said = [f"{n} values, not {width}" for n in lengths.filter(wrong)]
+    messages = [f"{n} values, not {width}" for n in lengths.filter(wrong)]
     at = np.flatnonzero(wrong.to_numpy())
     out: list[Column] = []
     for column in columns:
         texts = np.array([None if np.isnan(x) else repr(float(x)) for x in column], dtype=object)
-        texts[at] = said
+        texts[at] = messages
         out.append(texts)
     return out
 
 
 class PolarsReader(_FrameReader):
-    """A file on this machine, where pyarrow is not installed. Times come as seconds since 1970.
+    """Reads a local file with polars. Times are converted to seconds since the epoch.
 
-    Polars ends the process where a damaged file asks for more memory than there is.
+    Polars aborts the process if a damaged file makes it allocate more memory than there is.
     """
 
     def __init__(self, place: Place, selection: ColumnSelection) -> None:
@@ -194,7 +194,7 @@ class PolarsReader(_FrameReader):
         with frame_errors(self._path, self._kind), suppress_panic_output():
             frame = self._frame.select(names).slice(start, tables.BLOCK_ROWS).collect()
         if frame.height != min(tables.BLOCK_ROWS, self._rows - start):
-            raise FileFormatError("it changed while it was read", where=f"{self._path}, row {start}")
+            raise FileFormatError("the file changed while it was read", where=f"{self._path}, row {start}")
         return frame
 
     def _frames(self, names: list[str]) -> Iterator[tuple[int, pl.DataFrame]]:
@@ -206,7 +206,7 @@ class PolarsReader(_FrameReader):
 
 
 class ArrowReader(_FrameReader):
-    """A file, here or elsewhere, read by pyarrow: no more at a time than a row group (parquet) or a batch (Arrow)."""
+    """Reads a local or remote file with pyarrow: at most a row group (parquet) or a batch (Arrow) at a time."""
 
     def __init__(self, place: Place, selection: ColumnSelection) -> None:
         import pyarrow as pa  # type: ignore[import-untyped] # noqa: PLC0415 -- an extra
@@ -232,10 +232,10 @@ class ArrowReader(_FrameReader):
             self._file.close()
             raise
         self._stream: Iterator[Any] = iter(())
-        self._next = -1  # row that the stream goes on with
+        self._next = -1  # next row of the stream
 
     def _opened(self) -> tuple[list[int], Any]:
-        """Rows of each part, and the schema."""
+        """Number of rows of each part, and the schema."""
         import pyarrow as pa  # noqa: PLC0415
         import pyarrow.parquet as pq  # type: ignore[import-untyped] # noqa: PLC0415
 
@@ -246,10 +246,10 @@ class ArrowReader(_FrameReader):
         if self._kind == _STREAM:
             stream = pa.ipc.open_stream(self._file)
             self._parts, self._part_next = stream, -1
-            # A stream tells how many rows it has when it has been read; its batches are read one by one.
+            # The number of rows in a stream is only known after reading it; its batches are read one by one.
             return [batch.num_rows for batch in stream], stream.schema
         self._parts = pa.ipc.open_file(self._file)
-        # Batches keep no count of rows where it can be read without them.
+        # The number of rows of a batch is not in the file's footer.
         return [self._parts.get_batch(i).num_rows for i in range(self._parts.num_record_batches)], self._parts.schema
 
     def _first(self, names: list[str]) -> pl.DataFrame:
@@ -269,10 +269,10 @@ class ArrowReader(_FrameReader):
                 if self._next != start:
                     self._stream = itertools.islice(self._batches(i, self._columns), at, None)
                 batch = next(self._stream)
-                batch.validate(full=True)  # else lengths and places that a damaged file tells are believed
+                batch.validate(full=True)  # else lengths and offsets of a damaged file are trusted
                 found = self._block(start, pl.DataFrame(batch))
             if found.stop != stop:
-                raise FileFormatError("it has other rows than it says", where=f"{self._path}, row {start}")
+                raise FileFormatError("the number of rows differs from the header", where=f"{self._path}, row {start}")
             self._next = -1 if stop == self._starts[i + 1] else stop
             self._last = found
         return self._last
@@ -295,7 +295,7 @@ class ArrowReader(_FrameReader):
             yield batch.slice(at, tables.BLOCK_ROWS)
 
     def _streamed(self, i: int) -> Any:
-        """A batch of a stream, which is read from its start where it was left behind."""
+        """A batch of a stream; the stream is read from its start again to go back."""
         import pyarrow as pa  # noqa: PLC0415
 
         if not 0 <= self._part_next <= i:
@@ -313,7 +313,7 @@ class ArrowReader(_FrameReader):
 
 
 def _without_duplicates(schema: Any) -> Any:
-    """An Arrow schema in which each name is once: which columns have it twice is told when one is asked for."""
+    """An Arrow schema in which each name occurs once; duplicates raise an error when such a column is selected."""
     import pyarrow as pa  # noqa: PLC0415
 
     return pa.schema(list({field.name: field for field in schema}.values()))
@@ -321,11 +321,11 @@ def _without_duplicates(schema: Any) -> Any:
 
 @contextlib.contextmanager
 def frame_errors(path: str, kind: str) -> Iterator[None]:
-    """Map what polars and pyarrow raise for a broken file."""
+    """Translate exceptions that polars and pyarrow raise for damaged files."""
     try:
         yield
     except _BROKEN as error:
         if isinstance(error, FileFormatError):
             raise
-        said = (str(error).splitlines() or [type(error).__name__])[0]
-        raise FileFormatError(f"it is not {kind}, or ends in the middle: {said}", where=path) from error
+        message = (str(error).splitlines() or [type(error).__name__])[0]
+        raise FileFormatError(f"the file is not {kind}, or truncated: {message}", where=path) from error

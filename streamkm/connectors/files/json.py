@@ -1,4 +1,4 @@
-"""Lines of JSON objects, read a bounded block at a time."""
+"""Reads files of JSON lines in bounded blocks."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from streamkm.errors import FileFormatError
 from streamkm.field_paths import MISSING, resolve_path
 
 _MAX_NESTING = 32
-"""Objects inside of objects in which columns are looked for."""
+"""Depth of nested objects in which columns are searched."""
 
 
 class JsonReader:
-    """A file with a JSON object in each line, in UTF-8; packed by gzip too.
+    """A file with a JSON object per line, in UTF-8, optionally compressed by gzip.
 
-    Columns are the names in the first block of lines; one inside of another object is called ``outer.inner``. An array
-    of numbers is a column of several dimensions. An empty line is no row.
+    Columns are the names in the first block of lines; members of nested objects are called ``outer.inner``. An array of
+    numbers is a column with several dimensions. An empty line is not a row.
     """
 
     row_count_known = False
@@ -37,7 +37,7 @@ class JsonReader:
         self._path, self.fits_float32 = place.name, False
         self._raw = place.open()
         self._file = gzip.GzipFile(fileobj=self._raw) if place.packed else self._raw
-        # (first row, row after, first byte, byte after, line) of each block seen so far.
+        # (first row, end row, first byte, end byte, line number) of each block read so far.
         self._index: list[tuple[int, int, int, int, int]] = []
         self._complete = False
         self._at, self._rest, self._line = 0, b"", 1
@@ -55,7 +55,7 @@ class JsonReader:
 
     def _columns(self) -> tuple[list[str], dict[str, int]]:
         if self.is_past_end(0):
-            raise FileFormatError("there are no rows", where=self._path)
+            raise FileFormatError("the file has no rows", where=self._path)
         names: dict[str, None] = {}
         widths: dict[str, int] = {}
         for _, record in self._rows_of(0)[1]:
@@ -121,12 +121,10 @@ class JsonReader:
         try:
             yield
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise FileFormatError(
-                f"it is not packed by gzip, or ends in the middle: {error}", where=self._path
-            ) from error
+            raise FileFormatError(f"the file is not gzip, or truncated: {error}", where=self._path) from error
 
     def _scan(self) -> None:
-        """Find the next block: whole lines."""
+        """Find the next block of complete lines."""
         start = self._index[-1][1] if self._index else 0
         begin = self._at - len(self._rest)
         size = tables.BLOCK_BYTES
@@ -157,7 +155,7 @@ class JsonReader:
         self._line += data.count(b"\n")
 
     def _rows_of(self, row: int) -> tuple[int, list[tuple[int, dict[str, Any]]]]:
-        """The rows of a block, each with its line."""
+        """The rows of a block, each with its line number."""
         self.is_past_end(row)
         start, _, begin, end, line = next(entry for entry in reversed(self._index) if entry[0] <= row)
         if self._cached is None or self._cached[0] != start:
@@ -174,17 +172,17 @@ class JsonReader:
             try:
                 record = orjson.loads(text)
             except orjson.JSONDecodeError as error:
-                raise FileFormatError(f"it is not JSON: {error}", where=f"{self._path}, line {i}") from error
+                raise FileFormatError(f"the line is not JSON: {error}", where=f"{self._path}, line {i}") from error
             if not isinstance(record, dict):
                 raise FileFormatError(
-                    f"{text[:40].decode('utf-8', 'replace')} is no JSON object", where=f"{self._path}, line {i}"
+                    f"{text[:40].decode('utf-8', 'replace')} is not a JSON object", where=f"{self._path}, line {i}"
                 )
             records.append((i, record))
         return records
 
 
 def _flatten(record: dict[str, Any], outer: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
-    """Paths and values of a record; `resolve_path` does not descend into a member whose name has a dot."""
+    """Paths and values of a record; like `resolve_path`, not descending into members whose names have dots."""
     for name, value in record.items():
         if isinstance(value, dict) and depth < _MAX_NESTING and "." not in name:
             yield from _flatten(value, f"{outer}{name}.", depth + 1)
@@ -197,7 +195,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _value(value: Any, width: int | None, part: int | None) -> float | str:
-    """A value as a number, or as text that is none."""
+    """A value as a number, or as text if it is not a number."""
     if value is None or value is MISSING:
         return float("nan")
     if part is not None and isinstance(value, list):
@@ -210,8 +208,8 @@ def _value(value: Any, width: int | None, part: int | None) -> float | str:
         return value
     try:
         return orjson.dumps(value).decode()
-    except TypeError:  # it reads deeper ones than it writes
-        return f"{'an array' if isinstance(value, list) else 'an object'} of great depth"
+    except TypeError:  # orjson parses deeper nesting than it writes
+        return f"a deeply nested {'array' if isinstance(value, list) else 'object'}"
 
 
 def _array(values: list[float | str]) -> Column:

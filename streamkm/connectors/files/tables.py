@@ -1,4 +1,4 @@
-"""What all readers of tables have in common: blocks of rows, columns chosen by name, and what columns hold."""
+"""Common parts of all table readers: blocks of rows, selection of columns, and column statistics."""
 
 from __future__ import annotations
 
@@ -18,22 +18,24 @@ from streamkm.errors import FileFormatError
 Column = NDArray[np.generic]
 
 BLOCK_BYTES = 4 << 20
-"""Bytes of a csv file read at once."""
+"""Bytes of a text file read at a time."""
 MAX_ROW_BYTES = 64 << 20
+"""Maximum size of a row, bytes."""
 BLOCK_ROWS = 1 << 17
-"""Rows of any other file read at once."""
+"""Rows of other files read at a time."""
 PROFILE_BYTES = 64 << 20
-"""About so much of a file is looked at to say which columns hold numbers."""
+"""Approximate number of bytes read to find the numeric columns."""
 MIN_ID_ROWS = 5
-"""From so many rows on, distinct integers that only rise or only fall are taken for numbers of rows."""
+"""Minimum number of rows for strictly increasing or decreasing integers to count as row numbers."""
 MAX_DIMENSIONS = 100_000
+"""Maximum length of the arrays in a column."""
 _PART = re.compile(r"(.+?)(?:\[(\d{1,6})\]|\.(\d{1,6}))")
 _ID = re.compile(
     r"(?i:(?:.*[\W_])?(?:id|uuid|guid)|index(?:_\d+)?|row_?names?|row\.names|row_?(?:no|nr|number)|unnamed: ?\d+)"
     r"|.*[a-z]I[dD]"
 )
 ResolvedColumns = dict[str, tuple[str, int | None]]
-"""Names as they are given on: the column of each, and which of its dimensions."""
+"""Source column and dimension (None for a plain column) by output name."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,14 +49,14 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class ColumnSelection:
-    """Which columns of a file are read.
+    """Columns to read from a file.
 
     Attributes
     ----------
     fields
-        These; None for all.
+        Names; None for all.
     elsewhere
-        Columns that come from the file's path, so that it is no mistake if the file has not got them.
+        Columns that come from the file's path, so that the file need not have them.
     """
 
     fields: Sequence[str] | None = None
@@ -63,24 +65,24 @@ class ColumnSelection:
     def resolve(
         self, path: str, names: Sequence[str], widths: Mapping[str, int] | None = None, unnamed: Collection[str] = ()
     ) -> ResolvedColumns:
-        """Choose among the columns that a file has.
+        """Resolve the selection against the columns of a file.
 
         Parameters
         ----------
         path
-            The file.
+            The file, for errors.
         names
-            Of its columns.
+            Its columns.
         widths
-            Those that hold several numbers in each row, and how many: such a name stands for all of them, ``name[0]``
-            or ``name.0`` for one.
+            Array columns and the length of their arrays: the name stands for all dimensions, ``name[0]`` or ``name.0``
+            for one.
         unnamed
-            Those that have no name in the file: they are only read if they are asked for.
+            Columns without a name in the file: only read if they are selected explicitly.
 
         Raises
         ------
         FileFormatError
-            There is no such column, or there are two of the name.
+            A column does not exist, or its name occurs twice.
         """
         widths = widths or {}
         asked = self.fields
@@ -91,7 +93,7 @@ class ColumnSelection:
             if name in names:
                 if names.count(name) > 1:
                     raise FileFormatError(
-                        "its header names a column twice", where=f"{path}, column {name!r}", hint="Rename one of them"
+                        "the header has a column twice", where=f"{path}, column {name!r}", hint="Rename one of them"
                     )
                 if name in widths:
                     chosen |= {f"{name}[{i}]": (name, i) for i in range(widths[name])}
@@ -103,33 +105,35 @@ class ColumnSelection:
                 i, width = int(part[2] or part[3]), widths[part[1]]
                 if i >= width:
                     raise FileFormatError(
-                        f"it has {width} dimensions, from 0", where=f"{path}, column {part[1]!r}", hint=f"Not {name}"
+                        f"the column has dimensions 0 to {width - 1}",
+                        where=f"{path}, column {part[1]!r}",
+                        hint=f"Not {name}",
                     )
                 chosen[name] = (part[1], i)
             elif name not in self.elsewhere:
                 known = [*names, *(name for name in self.elsewhere if name not in names)]
                 shown = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
                 raise FileFormatError(
-                    "there is no such column", where=f"{path}, column {name!r}", hint=f"It has {shown}"
+                    "the column does not exist", where=f"{path}, column {name!r}", hint=f"Columns: {shown}"
                 )
-        # Rows are counted by some column, even if none of those asked for is in the file itself.
+        # At least one column is read, for the number of rows.
         return chosen or {name: (name, None) for name in names[:1]}
 
 
 @dataclass(frozen=True, slots=True)
 class ExcludedColumn:
-    """A column that is not read, because nobody named it.
+    """A column that is not read because it was not selected, and is not suitable by itself.
 
     Attributes
     ----------
     column
-        Its name.
+        Name of the column.
     reason
-        Why.
+        Why it is excluded.
     example
-        The first cell that is no number; "" where the reason is another one.
+        The first cell that is not a number; "" for other reasons.
     row, line
-        Where that is, from 0 and from 1; None where unknown.
+        Row of the example from 0, and line from 1; None if unknown.
     """
 
     column: str
@@ -140,7 +144,27 @@ class ExcludedColumn:
 
 
 class ColumnStatistics:
-    """What a column holds."""
+    """Statistics of a column's values.
+
+    Attributes
+    ----------
+    name
+        Name of the column.
+    width
+        Length of its arrays; None for a plain column.
+    numbers, missing, others
+        Number of cells that are numbers, missing, and neither.
+    example
+        Row and text of the first cell that is neither.
+    reason
+        Why the column is not numeric, if its data type says so.
+    line
+        Line number of the example.
+    integers
+        Whether all numbers are integers.
+    largest
+        Largest absolute value.
+    """
 
     def __init__(self, name: str, width: int | None = None) -> None:
         self.name, self.width = name, width
@@ -154,7 +178,7 @@ class ColumnStatistics:
         self._last: float | None = None
 
     def add(self, start: int, column: pl.Series) -> None:
-        """Look at some more rows."""
+        """Add rows, the first of them with the number `start`."""
         if column.dtype.is_temporal():
             self.others += len(column) - column.null_count()
             self.missing += column.null_count()
@@ -190,22 +214,22 @@ class ColumnStatistics:
 
     @property
     def is_numeric(self) -> bool:
-        """Whether most of its cells that have a value are numbers: a stray word does not hide a column."""
+        """Whether most cells with a value are numbers: a single text does not exclude a column."""
         return self.numbers > self.others
 
     @property
     def is_called_id(self) -> bool:
-        """Whether it is an identifier by its name."""
+        """Whether the name is that of an identifier, and all values are integers."""
         return self.integers and self.others == 0 and _ID.fullmatch(self.name) is not None
 
     @property
     def counts_rows(self) -> bool:
-        """Whether it is an identifier by what it holds."""
+        """Whether the values are strictly monotonic integers, like row numbers."""
         return self.integers and (self._rising or self._falling) and self.numbers >= MIN_ID_ROWS
 
 
 class Profile:
-    """What the columns of a file hold.
+    """Statistics of the columns of a file.
 
     Parameters
     ----------
@@ -214,11 +238,18 @@ class Profile:
     names
         Its columns.
     unnamed
-        Those without a name of their own.
+        Columns without a name in the file.
     notes
-        What was assumed of the file.
+        Assumptions about the file.
     widths
-        Columns that hold several numbers in each row.
+        Array columns and the length of their arrays.
+
+    Attributes
+    ----------
+    columns
+        Statistics by column, in the order of `names`.
+    rows
+        Number of rows read.
     """
 
     def __init__(
@@ -234,21 +265,41 @@ class Profile:
         self.rows = 0
 
     def finish(self, rows: int, *, whole: bool, line: Callable[[int], int | None] | None = None) -> None:
-        """All rows that are looked at have been; `line` tells in which line of the file a row is."""
+        """Complete the statistics.
+
+        Parameters
+        ----------
+        rows
+            Number of rows read.
+        whole
+            Whether these are all rows of the file.
+        line
+            Returns the line number of a row.
+        """
         self.rows = rows
         for facts in self.columns:
             if facts.example is not None and line is not None:
                 facts.line = line(facts.example[0])
         if not whole:
-            self.notes.append(f"columns of numbers were looked for in the first {rows:,} rows")
+            self.notes.append(f"numeric columns were detected in the first {rows:,} rows")
 
     def choose(self, without: Collection[str] = ()) -> tuple[tuple[str, ...], list[ExcludedColumn]]:
-        """Columns to cluster where none is named, and those left out.
+        """Select the columns to cluster by default.
 
         Parameters
         ----------
         without
-            Columns that are used for something else.
+            Columns that have another use.
+
+        Returns
+        -------
+        tuple
+            Names of the selected columns, and the excluded columns.
+
+        Raises
+        ------
+        FileFormatError
+            A numeric column occurs twice.
         """
         left: dict[str, ExcludedColumn] = {}
         kept: list[ColumnStatistics] = []
@@ -258,24 +309,24 @@ class Profile:
                 continue
             if names.count(facts.name) > 1 and facts.is_numeric:
                 raise FileFormatError(
-                    f"its header names a column twice: {facts.name}",
+                    f"the header has a column twice: {facts.name}",
                     where=self.path,
-                    hint="Rename one of them, or name the columns to read with --fields A,B,...",
+                    hint="Rename one of them, or select columns with --fields A,B,...",
                 )
             if facts.name in self.unnamed:
                 left[facts.name] = ExcludedColumn(
-                    facts.name, "a column without a name, as R and pandas write row names"
+                    facts.name, "a column without a name, as R and pandas write for row names"
                 )
             elif facts.width is None and not facts.is_numeric:
                 left[facts.name] = self._no_number(facts)
             elif facts.width is None and facts.is_called_id:
-                left[facts.name] = ExcludedColumn(facts.name, "an identifier by its name")
+                left[facts.name] = ExcludedColumn(facts.name, "named like an identifier")
             else:
                 kept.append(facts)
         counting = [facts for facts in kept if facts.width is None and facts.counts_rows]
         if len(counting) < len(kept):
             for facts in counting:
-                left[facts.name] = ExcludedColumn(facts.name, "integers that only rise or fall, like an identifier")
+                left[facts.name] = ExcludedColumn(facts.name, "strictly monotonic integers, like an identifier")
                 kept.remove(facts)
         for facts in kept:
             if facts.integers and facts.largest >= 2.0**53:
@@ -286,34 +337,42 @@ class Profile:
         if facts.reason:
             return ExcludedColumn(facts.name, facts.reason)
         if facts.example is None:
-            return ExcludedColumn(facts.name, "no value in it" if self.rows else "no rows")
+            return ExcludedColumn(facts.name, "no values" if self.rows else "no rows")
         row, text = facts.example
         why = cells.explain_non_number(text)
         return ExcludedColumn(facts.name, why, text[:40], row, facts.line)
 
 
 class Reader(Protocol):
-    """One file."""
+    """Reads one file.
+
+    Attributes
+    ----------
+    names
+        Output columns; an array column has one per dimension.
+    fits_float32
+        Whether float32 holds all values exactly.
+    row_count_known
+        Whether the number of rows is known without reading the file.
+    notes
+        Assumptions about the file and skipped content.
+    """
 
     names: tuple[str, ...]
-    """Columns of its blocks; one of several dimensions is a column for each."""
     fits_float32: bool
-    """Whether float32 holds all of its values exactly."""
     row_count_known: bool
-    """Whether it knows its number of rows from the start."""
     notes: tuple[str, ...]
-    """What was assumed of it, or passed over."""
 
     def rows(self) -> int:
-        """How many rows it has."""
+        """Number of rows; may read the whole file."""
         ...
 
     def is_past_end(self, row: int) -> bool:
-        """Whether there is no such row: ``row >= rows()``, without looking further than needed."""
+        """Whether ``row >= rows()``, reading no more than necessary."""
         ...
 
     def progress(self, row: int) -> float:
-        """About which share of the file lies before this row, 0 to 1; for progress."""
+        """Approximate share of the file before this row, 0 to 1."""
         ...
 
     def block(self, row: int) -> Block:
@@ -321,20 +380,20 @@ class Reader(Protocol):
         ...
 
     def line(self, row: int) -> int | None:
-        """In which line of the file a row begins, from 1; None where a file has no lines."""
+        """Line number of a row, from 1; None if the file has no lines."""
         ...
 
     def profile(self) -> Profile:
-        """What its columns hold."""
+        """Statistics of all columns."""
         ...
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file."""
         ...
 
 
 class KnownRowCount:
-    """A reader that knows its number of rows from the start."""
+    """Base of readers whose number of rows is known from the start."""
 
     row_count_known = True
     notes: tuple[str, ...] = ()
@@ -359,7 +418,7 @@ class KnownRowCount:
 
 
 def from_series(series: pl.Series) -> Column:
-    """A column as `ColumnRecords` wants it: numbers with NaN for missing ones, times as seconds, else text."""
+    """Convert a column: numbers with NaN for missing values, times as seconds since the epoch, others as text."""
     kind = series.dtype
     if kind.is_temporal() and not isinstance(kind, pl.Duration | pl.Time):
         series = series.cast(pl.Datetime("us")).dt.epoch("us").cast(pl.Float64) / 1e6
