@@ -85,7 +85,7 @@ def test_in_every_world_the_right_number_is_suggested_or_where_criteria_disagree
     assert ("no clear number" in profile.reason) == (profile.suggested is None)
 
 
-@pytest.mark.parametrize("name", ["five cities, large amount", "five cities, small amount", "one log-normal heap"])
+@pytest.mark.parametrize("name", ["five cities, large amount", "five cities, small amount", "one log-normal cluster"])
 def test_a_stream_is_never_told_a_wrong_number_whatever_runs(name):
     k, make = WORLDS[name]
     model = OnlineKMeans(3, seed=1)

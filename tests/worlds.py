@@ -86,8 +86,8 @@ WORLDS = {
     "five cities, large amount": (5, lambda rng, n: cities(rng, n, 1)),
     "five cities, small amount": (5, lambda rng, n: cities(rng, n, 100)),
     "five cities, standard units": (5, lambda rng, n: _standard(cities(rng, n, 1))),
-    "one normal heap": (1, lambda rng, n: rng.normal(size=(n, 3)) * [100.0, 1.0, 0.1]),
+    "one normal cluster": (1, lambda rng, n: rng.normal(size=(n, 3)) * [100.0, 1.0, 0.1]),
     "one even box": (1, lambda rng, n: rng.uniform(size=(n, 2))),
-    "one log-normal heap": (1, lambda rng, n: rng.lognormal(0, 1, (n, 2))),
-    "one heap with tails (t of 2)": (1, lambda rng, n: _t(rng, 2, (n, 3))),
+    "one log-normal cluster": (1, lambda rng, n: rng.lognormal(0, 1, (n, 2))),
+    "one cluster with tails (t of 2)": (1, lambda rng, n: _t(rng, 2, (n, 3))),
 }
