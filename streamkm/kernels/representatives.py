@@ -1,4 +1,4 @@
-"""A few weighted rows that stand for all rows of each cluster, without anything random."""
+"""Deterministic choice of a few weighted rows that represent all rows of each cluster."""
 
 from __future__ import annotations
 

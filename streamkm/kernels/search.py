@@ -141,7 +141,7 @@ def lloyd_on_columns(
     packed = np.empty(((k + GROUP - 1) // GROUP, d, GROUP), columns.dtype)
     squares, nearest = np.empty(padded, columns.dtype), np.empty(padded, np.int32)
     labels = np.full(n, -1, np.int32)
-    totals, held = np.zeros((k, d + 1)), np.zeros(k)
+    totals, max_mass = np.zeros((k, d + 1)), np.zeros(k)
     sums = np.empty((n + DRAWN_BLOCK - 1) // DRAWN_BLOCK)
     previous = np.inf
     iteration = 0
@@ -159,14 +159,14 @@ def lloyd_on_columns(
         _move_rows(rows, weights, nearest, labels, totals)
         cancelled = False
         for j in range(k):
-            held[j] = max(held[j], totals[j, d])
-            cancelled |= totals[j, d] < MAX_CANCELLATION * held[j]
+            max_mass[j] = max(max_mass[j], totals[j, d])
+            cancelled |= totals[j, d] < MAX_CANCELLATION * max_mass[j]
         if cancelled:
             labels.fill(-1)
             totals.fill(0.0)
             _move_rows(rows, weights, nearest, labels, totals)
             for j in range(k):
-                held[j] = totals[j, d]
+                max_mass[j] = totals[j, d]
         for j in range(k):
             if totals[j, d] > 0.0:
                 for t in range(d):

@@ -88,7 +88,7 @@ class CoresetFit(NamedTuple):
 
 
 def sampling_gain(new: CoresetFit, old: CoresetFit, weights: NDArray[np.float64]) -> float:
-    """Share of the old cost by which a new solution seems cheaper although it is no better on the stream.
+    """Share of the old cost by which a new solution seems cheaper although it is no better; weights are (m,).
 
     The first term is the gain from fitting k means to a sample: the sum over clusters of the variance of their mean,
     where a row of weight w > 1 represents w rows, of which one was drawn, and a row of weight 1 or less only itself.

@@ -79,7 +79,7 @@ def packed_like(k: int, d: int, *, double: bool) -> Real:
 def columns_of(
     rows: NDArray[np.float64], origin: NDArray[np.float64], scale: NDArray[np.float64], *, double: bool
 ) -> Real:
-    """Lay rows out with `lay_columns`, as float64 if `double`, else as float32."""
+    """Store rows, (n, d), by dimension with `lay_columns`, as float64 if `double`, else as float32."""
     n, d = rows.shape
     shape = (d, -(-n // BLOCK) * BLOCK)
     columns: Real = np.empty(shape, np.float64) if double else np.empty(shape, np.float32)
@@ -127,7 +127,7 @@ class LiveCentroids:
         return {f.name: getattr(self, f.name) for f in fields(self) if f.init}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # Scratch arrays are made anew: kernels are compiled for read-only arrays, which a copy would not preserve.
+        # Scratch arrays are not copied: kernels are compiled for read-only arrays, which a copy would not preserve.
         self.__dict__.update(state)
         self.__post_init__()
 
@@ -138,7 +138,7 @@ class LiveCentroids:
 
     @classmethod
     def start(cls, centroids: NDArray[np.float64], stats: NDArray[np.float64], metric: Metric) -> LiveCentroids:
-        """Make live centroids without a history."""
+        """Make live centroids, (k, d), without a history; stats are (k, 3)."""
         k = len(centroids)
         ids = np.arange(k, dtype=np.int64)
         return cls(centroids, stats, ids, k, weighted_mean(centroids, stats[:, WEIGHT]), metric)
@@ -189,7 +189,7 @@ class LiveCentroids:
         return self.stats[:, WEIGHT]
 
     def assign_new_ids(self, indices: NDArray[np.int64]) -> None:
-        """Assign new ids to the clusters at some indices."""
+        """Assign new ids to the clusters at some indices, (m,)."""
         self.ids[indices] = np.arange(self.next_id, self.next_id + len(indices))
         self.next_id += len(indices)
 
@@ -245,11 +245,11 @@ class LiveCentroids:
         )
 
     def nearest(self, X: Real, high: float) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-        """Index of the nearest centroid of each row, and the squared distance to it."""
+        """(n,) index of the nearest centroid of each row, and (n,) squared distance to it; arguments as in `learn`."""
         return nearest(X, high, self.centroids, self.origin, self.metric, mean_square(self.stats))
 
     def distance_plan(self, X: Real, high: float) -> DistancePlan:
-        """Choose scale and precision for comparing rows with the centroids."""
+        """Choose scale and precision for comparing rows with the centroids; arguments as in `learn`."""
         if len(X) <= SMALL_BATCH_ROWS:
             return self._small_plan
         return distance_plan(
@@ -322,6 +322,8 @@ def distance_plan(
 
     Parameters
     ----------
+    X, centroids
+        (n, d) and (k, d), raw units.
     high
         Largest absolute value in X.
     origin
@@ -353,7 +355,7 @@ def nearest(
     metric: Metric,
     mean: float,
 ) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-    """Index of the nearest centroid of each row, and the squared distance to it; arguments as in `distance_plan`."""
+    """(n,) index of the nearest centroid, and (n,) squared distance to it; arguments as in `distance_plan`."""
     scale, factors, packed = distance_plan(X, high, centroids, origin, metric, mean)
     labels, squared = np.empty(len(X), np.int32), np.empty(len(X))
     pack_centroids(centroids, origin, scale, packed)

@@ -318,13 +318,13 @@ class Clusters:
             outcome, fit = self._apply_if_better(
                 prepared.solution(), prepared.metric, *self.coreset.calibrated(), steps=1
             )
-        answers, factors = live.copy(), live.metric.factors
+        published, factors = live.copy(), live.metric.factors
         if self.published_centroids is not None:
             fit = CoresetFit.of(fit.rows, fit.weights, shrink_moves(self.published_centroids, live), live, live.metric)
-            answers.replace(fit.centroids, fit.totals, live.metric)
+            published.replace(fit.centroids, fit.totals, live.metric)
         self.lineage.next_id = max(self.lineage.next_id, live.next_id)
         ids, events = self.lineage.publish(
-            answers.centroids * factors,
+            published.centroids * factors,
             fit.rows if live.metric.plain else fit.rows * factors,
             fit.weights,
             float(live.weights.sum()),
@@ -333,11 +333,15 @@ class Clusters:
             assigned=(fit.labels, fit.squared),
         )
         live.ids, live.next_id = ids, self.lineage.next_id
-        answers.ids, answers.next_id = ids.copy(), self.lineage.next_id
+        published.ids, published.next_id = ids.copy(), self.lineage.next_id
         self.schedule.decay_since_publication, self._published_at = 1.0, self.schedule.learned
-        detail = {"resolve": outcome, "coreset_rows": len(fit.rows), "cost": float(answers.stats[:, 1].sum())}
-        within = None if self._spreads_unknown else deviations(fit.rows, fit.weights, fit.labels, answers.centroids)
-        self._publish(answers, n_seen, tuple(events), detail, within)
+        detail = {
+            "resolve": outcome,
+            "coreset_rows": len(fit.rows),
+            "cost": float(published.stats[:, 1].sum()),
+        }
+        within = None if self._spreads_unknown else deviations(fit.rows, fit.weights, fit.labels, published.centroids)
+        self._publish(published, n_seen, tuple(events), detail, within)
         return self.published  # type: ignore[return-value]  # set by `_publish`
 
     def _publish(
@@ -433,12 +437,12 @@ class Clusters:
             self.rule = GapRule.restore(arrays, params["rule"], d)
         if params["published"] is not None:
             own = {n.removeprefix("published_"): a for n, a in arrays.items() if n.startswith("published_")}
-            told = params["published"]
-            answers = LiveCentroids.from_arrays(own, k, d, params["next_id"], spherical=spherical)
-            self._born = dict(zip(answers.ids.tolist(), told["born"], strict=True))
-            events = tuple(Event.from_json(e) for e in told["events"])
+            stored = params["published"]
+            published = LiveCentroids.from_arrays(own, k, d, params["next_id"], spherical=spherical)
+            self._born = dict(zip(published.ids.tolist(), stored["born"], strict=True))
+            events = tuple(Event.from_json(e) for e in stored["events"])
             within = checked_array(own, "deviations", np.float64, (k, d)) if "deviations" in own else None
-            self._publish(answers, told["n_seen"], events, told["detail"], within)
+            self._publish(published, stored["n_seen"], events, stored["detail"], within)
         self._pending, self._prepared = (self._restored(name, arrays, params[name]) for name in ("pending", "prepared"))
 
     def _restored(

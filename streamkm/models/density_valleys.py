@@ -26,13 +26,13 @@ beyond one of them; if more than MAX_FAR_SHARE of the weight is far, no row is."
 NEAR_LINE_SHARE = 0.75
 """Share of the points of two clusters that counts as near the line through their centroids."""
 _MAX_LEVELS, _LEVEL_RESOLUTION = 50, 1e-3
-"""A field is discrete if it has at most so many distinct values, told apart by this share of its range."""
+"""A field is discrete if it has at most this many distinct values, at a resolution of this share of its range."""
 
 Flags = NDArray[np.bool_]
 
 
 def quantiles(values: Reals, weights: Reals, wanted: tuple[float, ...]) -> list[float]:
-    """Weighted quantiles: the lowest values with at least the wanted shares of the weight at or below them."""
+    """Weighted quantiles of (n,) values: the lowest ones with at least the wanted shares of the weight up to them."""
     order = np.argsort(values, kind="stable")
     reached = np.cumsum(weights[order])
     places = np.searchsorted(reached, np.array(wanted) * reached[-1])
@@ -57,7 +57,7 @@ def inlier_mask(rows: Reals, weights: Reals) -> Flags:
 
 
 def jitter_discrete_fields(rows: Reals, seed: int) -> Reals:
-    """Spread the values of discrete fields evenly between neighbouring ones: gaps between them are no valleys."""
+    """Spread discrete fields of rows, (n, d), evenly between neighbouring values: gaps between these are no valleys."""
     spread = rows.copy()
     rng = np.random.default_rng(seed)
     for t, column in enumerate(rows.T):
@@ -99,15 +99,15 @@ def _separated(
         return False
     places = np.concatenate([own, others])
     offsets = rows[places] - 0.5 * (first + second)
-    along = offsets @ (axis / length)
-    beside = np.square(offsets).sum(axis=1) - along**2
+    on_line = offsets @ (axis / length)
+    off_line = np.square(offsets).sum(axis=1) - on_line**2
     # Cells get narrower where they meet, which looks like a valley: ignore points far from the line.
-    near_line = beside <= np.quantile(beside, NEAR_LINE_SHARE)
+    near_line = off_line <= np.quantile(off_line, NEAR_LINE_SHARE)
     left = np.arange(len(places)) < len(own)
     return has_valley(
-        along[near_line & left],
+        on_line[near_line & left],
         weights[places][near_line & left],
-        along[near_line & ~left],
+        on_line[near_line & ~left],
         weights[places][near_line & ~left],
     )
 

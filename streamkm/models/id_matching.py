@@ -16,7 +16,7 @@ MIN_SHARED = 0.5
 
 
 def assign(rows: Real, centroids: NDArray[np.float64]) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-    """Index of the nearest centroid of each row, and the squared distance to it."""
+    """(n,) index of the nearest centroid, (k, d), of each row, (n, d), and (n,) squared distance to it."""
     rows = frozen(np.ascontiguousarray(rows))
     metric = Metric.raw(rows.shape[1])
     return nearest(rows, largest(rows.reshape(-1)), centroids, centroids.mean(axis=0), metric, 0.0)

@@ -231,7 +231,13 @@ class ClusterInference(base.Clusterer):
         return self.deferred_k_profile(k_max, k_min)()
 
     def deferred_k_profile(self, k_max: int = 20, k_min: int = 2) -> Callable[[], KProfile]:
-        """`k_profile` of the current model as a function that any thread may call while learning continues."""
+        """`k_profile` of the current model as a function that any thread may call while learning continues.
+
+        Raises
+        ------
+        NotReadyError
+            There are no centroids yet, or no learned row has weight.
+        """
         clusters = self._ready()
         rows, weights = clusters.coreset.calibrated()
         if not weights.sum() > 0.0:

@@ -242,7 +242,7 @@ class _Solver:
         return centroids, cost
 
     def nearest(self, centroids: Reals) -> tuple[NDArray[np.int32], Reals]:
-        """Return labels and squared distances."""
+        """Return labels and squared distances to (k, d) centroids."""
         packed = packed_like(*centroids.shape, double=True)
         labels, squared = np.empty(len(self.X), np.int32), np.empty(len(self.X))
         pack_centroids(centroids, self.origin, self.scale, packed)
@@ -250,7 +250,7 @@ class _Solver:
         return labels, squared
 
     def one_more(self, centroids: Reals) -> Reals:
-        """Add a row far from the centroids, drawn proportionally to squared distance."""
+        """Add a row to (k, d) centroids, drawn proportionally to squared distance."""
         _, squared = self.nearest(centroids)
         return np.concatenate([centroids, self.X[[draw(self.row_weights, squared, self.rng)]]])
 
@@ -340,16 +340,16 @@ def _suggest(
     tuple
         The suggested k or None; the likeliest k; the reason.
     """
-    seen = range(max(2, k_min), len(gaps) + 1)
-    if not seen:
+    tried = range(max(2, k_min), len(gaps) + 1)
+    if not tried:
         return 1, 1, "only one cluster was tried"
-    by_silhouette = max(seen, key=lambda k: silhouettes[k - 1])
+    by_silhouette = max(tried, key=lambda k: silhouettes[k - 1])
     best = silhouettes[by_silhouette - 1]
-    good = [k for k in seen if silhouettes[k - 1] >= MIN_SILHOUETTE_RATIO * best]
+    good = [k for k in tried if silhouettes[k - 1] >= MIN_SILHOUETTE_RATIO * best]
     top = max(good, key=lambda k: gaps[k - 1])
     by_gap = next(k for k in good if gaps[k - 1] >= gaps[top - 1] - errors[top - 1])
     comparison = f"the silhouette is best for {by_silhouette} ({best:.2f}), the gap statistic for {by_gap}"
-    separated_ks = [k for k in seen if separated[k - 1]]
+    separated_ks = [k for k in tried if separated[k - 1]]
     if separated_ks:
         clearest = max(silhouettes[k - 1] for k in separated_ks)
         clear = [k for k in separated_ks if silhouettes[k - 1] >= MIN_SILHOUETTE_RATIO * clearest]

@@ -58,7 +58,7 @@ class Metric:
         return bool(np.all(self.factors == 1.0))
 
     def rescaled(self, rows: NDArray[np.float64], weights: NDArray[np.float64], scale: Scale) -> Metric:
-        """Return the metric with factors computed from weighted rows; this one if they are nearly the same."""
+        """Return the metric with factors from weighted rows, (n, d) and (n,); this one if they are nearly the same."""
         if scale == "none" or not weights.sum() > 0.0:
             return self
         factors = 1.0 / (deviations(rows, weights) if scale == "standard" else quartile_ranges(rows, weights))

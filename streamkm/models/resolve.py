@@ -192,7 +192,7 @@ class ScaledRows:
         return lloyd_on_columns(self.rows, self.weights, self.columns, self.spherical, centroids, max_iter, tol)
 
     def assign(self, centroids: NDArray[np.float64]) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-        """Return the nearest centroid of each row, and the squared distance to it."""
+        """Return the nearest of (k, d) centroids of each row, and the squared distance to it, (n,) each."""
         packed = packed_like(*centroids.shape, double=self.double)
         labels, squared = np.empty(len(self.rows), np.int32), np.empty(len(self.rows))
         pack_centroids(centroids, self.zeros, self.ones, packed)
@@ -200,7 +200,7 @@ class ScaledRows:
         return labels, squared
 
     def seed(self, k: int, rng: NDArray[np.uint64]) -> NDArray[np.float64]:
-        """Choose k centroids by k-means++, with one candidate per centroid: local search follows."""
+        """Choose (k, d) centroids by k-means++, with one candidate per centroid: local search follows."""
         centroids = np.empty((k, self.rows.shape[1]))
         kmeans_plus_plus(self.rows, self.weights, self.columns, 1, rng, centroids)
         return centroids
@@ -208,7 +208,7 @@ class ScaledRows:
     def improve(
         self, centroids: NDArray[np.float64], rounds: int, steps: int, rng: NDArray[np.uint64]
     ) -> tuple[float, bool]:
-        """Run rounds of local search and Lloyd in place; return the cost, and whether a centroid was swapped."""
+        """Run local search and Lloyd on (k, d) centroids in place; return the cost, and whether one was swapped."""
         k = len(centroids)
         swapped = False
         cost = self.lloyd(centroids, 0, 0.0)
@@ -243,7 +243,7 @@ class ScaledRows:
     def sample(
         self, centroids: NDArray[np.float64], size: int, rng: NDArray[np.uint64], *, careful: bool
     ) -> ScaledRows:
-        """Sample rows by their sensitivities to centroids; if `careful`, calibrated in each neighbourhood."""
+        """Sample rows by their sensitivities to (k, d) centroids; if `careful`, with some of each neighbourhood."""
         labels, squared = self.assign(centroids)
         factors = self.ones if careful else ONES
         some = thin_rows(self.rows, self.weights, labels, squared, factors, len(centroids), size, self.zeros, rng)
@@ -261,7 +261,7 @@ def thin_rows(
     origin: NDArray[np.float64],
     rng: NDArray[np.uint64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return about `size` of the weighted rows, with new weights; arguments as in `thin`."""
+    """Return about `size` of the weighted rows, (m, d), with new weights, (m,); arguments as in `thin`."""
     capacity = size + 2 * k + 8
     kept, kept_weights = np.empty((capacity, rows.shape[1])), np.empty(capacity)
     n = thin(rows, weights, labels, squared, frozen(factors), k, float(size), origin, rng, kept, kept_weights)

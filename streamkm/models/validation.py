@@ -173,7 +173,7 @@ def row(x: Mapping[Any, Any], fields: Sequence[str]) -> Real:
 
 
 def finite(X: Real, fields: Sequence[str]) -> float:
-    """Check that points can be learned, and return their largest absolute value.
+    """Check that points, (n, d), can be learned, and return their largest absolute value.
 
     Raises
     ------
@@ -192,7 +192,7 @@ def finite(X: Real, fields: Sequence[str]) -> float:
 
 
 def directions(X: Real, fields: Sequence[str]) -> Real:
-    """Scale rows to length one.
+    """Scale rows, (n, d), to length one.
 
     Raises
     ------

@@ -20,7 +20,7 @@ Labels = NDArray[np.int32]
 
 
 def nearest(rows: Reals, centroids: Reals) -> tuple[Labels, Reals]:
-    """Index of the nearest centroid of each row, the lowest of several, and the squared distance to it."""
+    """(n,) index of the nearest of (k, d) centroids, the lowest of several, and (n,) squared distance to it."""
     labels, squared = np.zeros(len(rows), np.int32), np.zeros(len(rows))
     if not len(rows):
         return labels, squared
@@ -35,13 +35,13 @@ def masses(labels: NDArray[np.integer[Any]], weights: Reals, k: int) -> Reals:
 
 
 def overlap(a: Labels, b: Labels, weights: Reals, shape: tuple[int, int]) -> Reals:
-    """Sum of the weights of the rows with each pair of labels, of the given shape."""
+    """Sum of the weights, (n,), of the rows with each pair of labels, (n,) each; of the given shape."""
     pairs = a.astype(np.int64) * shape[1] + b
     return masses(pairs, weights, shape[0] * shape[1]).reshape(shape)
 
 
 def moved_share(old: NDArray[np.int32], new: NDArray[np.int32], weights: NDArray[np.float64], k: int) -> float:
-    """Share of the mass that changes its cluster, with the clusters matched for the greatest overlap."""
+    """Share of the mass that changes its label, (n,) each, with the clusters matched for the greatest overlap."""
     overlaps = overlap(old, new, weights, (k, k))
     mass = overlaps.sum()
     return 1.0 - float(overlaps[linear_sum_assignment(-overlaps)].sum() / mass) if mass > 0.0 else 0.0

@@ -14,7 +14,7 @@ _MONTH_DAYS = np.array([31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31])
 
 @jit()
 def two_digits(data: NDArray[np.uint8], pos: int) -> int:
-    """Parse two decimal digits; -1000 if they are not digits."""
+    """Parse the two decimal digits at `pos` of data, (bytes,); -1000 if they are not digits."""
     tens, ones = data[pos] - np.uint8(48), data[pos + 1] - np.uint8(48)
     return 10 * int(tens) + int(ones) if tens <= 9 and ones <= 9 else -1000
 

@@ -30,7 +30,7 @@ _NULL = np.frombuffer(b"null", np.uint8)
 
 @jit()
 def skip_space(data: NDArray[np.uint8], pos: int, end: int) -> int:
-    """Return the position of the next byte that is not JSON white space."""
+    """Return the position of the next byte in ``data[pos:end]`` that is not JSON white space; data is (bytes,)."""
     while pos < end and (data[pos] == 32 or data[pos] == 10 or data[pos] == 13 or data[pos] == 9):
         pos += 1
     return pos

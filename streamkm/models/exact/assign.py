@@ -30,13 +30,13 @@ class Assigner(Protocol):
     rows_read: int
 
     def label(self, raw_centroids: NDArray[np.float64], centroids: NDArray[np.float64], *, force: bool) -> int:
-        """Update the labels and return how many changed; with `force`, compare every row, whatever its bounds."""
+        """Update the labels for (k, d) centroids, and return how many changed; with `force`, ignore the bounds."""
 
     def centroids_moved(self, drift: NDArray[np.float64]) -> None:
         """Update the bounds after each centroid moved by `drift`, (k,)."""
 
     def invalidate(self, rows: NDArray[np.int64]) -> None:
-        """Discard the bounds of rows, given by index, whose labels were changed elsewhere."""
+        """Discard the bounds of rows, (m,) indices, whose labels were changed elsewhere."""
 
 
 class ClusterSums:

@@ -208,7 +208,7 @@ class ExactKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixi
         Returns
         -------
         ndarray of shape (n, k)
-            Of the type of X.
+            Distances, of the type of X.
         """
         check_is_fitted(self)
         array = self._points(X, reset=False)

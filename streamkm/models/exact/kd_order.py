@@ -97,7 +97,7 @@ class _Sorter:
         self.add_array(rows)
 
     def copy(self, source: NDArray[Any]) -> NDArray[Any]:
-        """Copy an array that must not be changed."""
+        """Copy an array, (n,) or (n, m), that must not be changed."""
         array = self._storage.allocate(source.shape, source.dtype)
         for a, b in self.chunks(0, self._n):
             array[a:b] = source[a:b]
@@ -106,7 +106,7 @@ class _Sorter:
         return array
 
     def add_array(self, array: NDArray[Any]) -> NDArray[Any]:
-        """Register an array to be ordered like the rows, and return it."""
+        """Register an array, (n,) or (n, m), to be ordered like the rows, and return it."""
         spare = self._storage.allocate(array.shape, array.dtype)
         self._pairs.append((array.reshape(self._n, -1), spare.reshape(self._n, -1)))
         return array
@@ -120,7 +120,7 @@ class _Sorter:
         offsets: list[int] = []
         stack = [(0, self._n, False)]
         spared = 0, 0  # range of the last leaves that are in the spare arrays; they are copied back together
-        held = 0  # rows before this one are finished
+        finished = 0  # rows before this one are finished
         while stack:
             start, stop, in_spare = stack.pop()
             ends = self._split(start, stop, in_spare=in_spare)
@@ -135,13 +135,13 @@ class _Sorter:
                     self._copy_back(*spared)
                     spared = start, start
                 spared = spared[0], stop
-            if stop - held >= self._limit:
+            if stop - finished >= self._limit:
                 self._copy_back(*spared)
                 spared = stop, stop
                 for pair in self._pairs:
-                    release(pair[0], held, stop)
-                    release(pair[1], held, stop)
-                held = stop
+                    release(pair[0], finished, stop)
+                    release(pair[1], finished, stop)
+                finished = stop
         self._copy_back(*spared)
         return np.array([*offsets, self._n])
 

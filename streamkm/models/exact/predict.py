@@ -62,6 +62,6 @@ def assigned_distances(
 
 
 def scale_for(array: Real, centroids: NDArray[np.float64]) -> float:
-    """Choose a power of two as scale, with which squared differences neither overflow nor underflow."""
+    """Power of two with which squared differences of points (n, d) and centroids (k, d) neither over- nor underflow."""
     size = max(float(array.max()), -float(array.min()), float(np.abs(centroids).max())) if array.size else 1.0
     return float(2.0 ** -np.clip(np.frexp(size)[1], -1000, 1000))

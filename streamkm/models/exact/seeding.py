@@ -101,7 +101,7 @@ class _NearestCosts:
         self._fresh = max(0.1, self._fresh * 0.8) if self.points.has_blocks else 1.0
 
     def take_best(self, rows: NDArray[np.int64]) -> int:
-        """Choose the row with the lowest resulting cost as a centroid; return its index."""
+        """Choose the row with the lowest resulting cost, of (m,) indices, as a centroid; return its index."""
         trial = np.empty((len(self.costs), len(rows)))
         candidates = copy_rows(self.points.rows, rows)
         self._call(candidates, trial)

@@ -101,7 +101,7 @@ class ThreadTeam:
         self._workers = []
 
     def parts(self, nanoseconds: float) -> int:
-        """Number of threads that share work taking so many nanoseconds on one thread."""
+        """Number of threads that share work of this duration on one thread."""
         return self.n_threads if nanoseconds >= _MIN_PARALLEL_NS else 1
 
     def share(self, work: Callable[[int, int], object], nanoseconds: float) -> None:

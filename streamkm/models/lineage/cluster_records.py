@@ -55,7 +55,7 @@ class ClusterRecords:
 
     @classmethod
     def without_history(cls, ids: NDArray[np.int64], centroids: Reals, spreads: Reals) -> ClusterRecords:
-        """Make records of clusters without a history, anchored where they are."""
+        """Make records of clusters, (k,), (k, d) and (k,), without a history, anchored where they are."""
         k = len(ids)
         no_parents, no = np.full(k, NO_PARENT, np.int64), np.zeros(k, np.bool_)
         anchors = centroids.copy(), spreads.copy()

@@ -43,7 +43,7 @@ of the mass when the split, merge or death began. Deaths take longer: a cluster 
 hold a centroid."""
 MIN_ARRIVED_SHARE, WAIT_SHARE, WAIT_SHARE_SEPARATED, WAIT_SHARE_FADING = 0.25, 0.25, 0.9, 0.99
 """Share of the mass that must have arrived before events are decided; before an event is reported; before it is
-reported of clusters that stand apart; and of those while some cluster fades."""
+reported for clusters that stand apart; and for such clusters while some cluster fades."""
 
 
 class LabeledRows(NamedTuple):
@@ -124,7 +124,7 @@ class Comparison(NamedTuple):
         return (has * self.mass - had * self.remaining_mass) / self.arrived, had
 
     def two_standard_errors(self, shares: Reals) -> Reals:
-        """Two standard errors of the share of the arrivals, for labels with given expected shares."""
+        """(k,) two standard errors of the share of the arrivals, for labels with given expected shares, (k,)."""
         variance = sum(float(np.square(sample.weights).sum()) for sample in (self.then, self.now))
         return np.asarray(2.0 * np.sqrt(shares * variance) * self.mass / self.arrived)
 
@@ -358,9 +358,9 @@ def resolve_vanished(
 def drifts(
     records: ClusterRecords, shares: Reals, comparison: Comparison, waiting: Iterable[int], min_spread: float
 ) -> list[Event]:
-    """Report centroids that moved far, except undecided ids, and reset their anchors.
+    """Report centroids that moved far, except undecided ids, and reset their anchors; shares are (k,).
 
-    Clusters of a few points are anchored anew each time: one more point can move them far.
+    Anchors of clusters of a few points are reset each time: one more point can move them far.
     """
     records.reset_anchors(shares * comparison.mass < MIN_POINTS)
     moved = np.linalg.norm(records.centroids - records.anchors, axis=1)
