@@ -1,13 +1,12 @@
-"""``streamkm quarantine list | show | retry``: look at bad records, and try them again."""
+"""``streamkm quarantine list | show | retry``: bad records."""
 
 from __future__ import annotations
 
 import base64
 import contextlib
-import dataclasses
 import re
-import time
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -17,34 +16,32 @@ from rich.table import Table
 from consumers import logs, terminal
 from consumers.factories import writer_opener
 from consumers.options import example, with_settings
-from streamkm.codecs import Codec, make_codec
-from streamkm.connectors import KafkaSource, KafkaWriter, byte_records
+from streamkm.codecs import make_codec
+from streamkm.connectors import KafkaWriter
+from streamkm.delivery.quarantine_retry import RecordReader, produce_again, retry_batch
 from streamkm.engine import codec_for_model
-from streamkm.errors import PartitionStalledError, PositionLostError, SettingsError, SourceError
-from streamkm.records import BadRecord, ProducerRecord, RawRecord, TopicPartition
+from streamkm.errors import SettingsError
+from streamkm.records import TopicPartition
 from streamkm.settings import LiveSettings, StoreSettings
 from streamkm.stores import open_store
-from streamkm.stores.base import QuarantinedRecord, RecordId, Store
-
-FROM = "__streamkm.retry."
-"""Headers that tell where a record that is tried again was first: topic, partition, offset."""
+from streamkm.stores.base import QuarantinedRecord, RecordId
+from streamkm.times import format_time
 
 _LISTED_BYTES = 200
 _SHOWN_BYTES = 2000
-_AT_ONCE = 50
-_POLL_SECONDS = 0.5
-_PATIENCE_SECONDS = 30.0
-_PLACE = re.compile(r"(?P<topic>.+)-(?P<partition>\d+)[-@](?P<offset>\d+)")
+_BATCH_SIZE = 50
+"""Records that are retried at a time."""
+_RECORD_ID = re.compile(r"(?P<topic>.+)-(?P<partition>\d+)[-@](?P<offset>\d+)")
 
 
-class PlaceType(click.ParamType[RecordId]):
-    """``topic-partition-offset``, or ``topic-partition@offset`` as messages write it."""
+class RecordIdType(click.ParamType[RecordId]):
+    """``topic-partition-offset``, or ``topic-partition@offset`` as in messages."""
 
     name = "record"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> RecordId:
         """See click."""
-        match = _PLACE.fullmatch(str(value))
+        match = _RECORD_ID.fullmatch(str(value))
         if match is None:
             self.fail(f"{value!r} is not TOPIC-PARTITION-OFFSET, such as orders-0-1234", param, ctx)
         return TopicPartition(match["topic"], int(match["partition"])), int(match["offset"])
@@ -58,7 +55,7 @@ class PlaceType(click.ParamType[RecordId]):
     )
 )
 def quarantine() -> None:
-    """Look at the records of a model that could not be learned, and try them again."""
+    """List, show and retry the bad records of a model."""
 
 
 @quarantine.command(
@@ -66,23 +63,26 @@ def quarantine() -> None:
 )
 @click.argument("model")
 @with_settings(StoreSettings)
-@click.option("--reason", help="Only those of this reason, such as not-json.")
-@click.option("--limit", type=click.IntRange(1, 100_000), default=20, show_default=True, help="At most so many.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--reason", help="Only records with this reason, such as not-json.")
+@click.option("--limit", type=click.IntRange(1, 100_000), default=20, show_default=True, help="Maximum of records.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, as /v1/models/MODEL/quarantine.")
 def list_(model: str, settings: StoreSettings, *, reason: str | None, limit: int, as_json: bool) -> None:
-    """List the quarantine of MODEL, newest first, and count its reasons."""
+    """List the bad records of MODEL, newest first, with their number by reason."""
     with contextlib.closing(open_store(settings.store, create=False)) as store:
         counts = dict(store.quarantine_counts(model))
         found = store.newest_quarantined(model, limit=limit, reason=reason, max_bytes=_LISTED_BYTES)
     if as_json:
-        terminal.say_json({"reasons": counts, "records": [record_json(bad) for bad in found]}, verbatim=True)
+        from streamkm.service.serializers import quarantined
+
+        records = [quarantined(bad).model_dump() for bad in found]
+        terminal.say_json({"total": sum(counts.values()), "reasons": counts, "records": records}, verbatim=True)
         return
     if not counts:
         terminal.say("the quarantine is empty")
         return
-    told = (f"{n:,} {why}" for why, n in sorted(counts.items(), key=lambda item: -item[1]))
-    terminal.say(f"{sum(counts.values()):,} in quarantine: {', '.join(told)}")
-    table = Table("record", "reason", "field", "what was wrong", "value")
+    by_reason = (f"{n:,} {name}" for name, n in sorted(counts.items(), key=lambda item: -item[1]))
+    terminal.say(f"{sum(counts.values()):,} in quarantine: {', '.join(by_reason)}")
+    table = Table("record", "reason", "field", "message", "value")
     for bad in found:
         r = bad.record
         value = "" if r.value is None else _readable(r.value, 40, r.size)
@@ -96,104 +96,96 @@ def list_(model: str, settings: StoreSettings, *, reason: str | None, limit: int
     )
 )
 @click.argument("model")
-@click.argument("record", type=PlaceType(), metavar="TOPIC-PARTITION-OFFSET")
+@click.argument("record", type=RecordIdType(), metavar="TOPIC-PARTITION-OFFSET")
 @with_settings(StoreSettings)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, key and value whole, in base64 too.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, with the whole key and value in base64.")
 def show(model: str, record: RecordId, settings: StoreSettings, *, as_json: bool) -> None:
-    """Show all that is known of one quarantined record of MODEL."""
+    """Show one bad record of MODEL."""
     with contextlib.closing(open_store(settings.store, create=False)) as store:
-        held = store.quarantined_record(model, record)
+        entry = store.quarantined_record(model, record)
     if as_json:
-        r = held.bad.record
-        whole = {
-            "key_base64": None if r.key is None else base64.b64encode(r.key).decode(),
-            "value_base64": None if r.value is None else base64.b64encode(r.value).decode(),
-        }
-        more = {"commit": held.commit_seq, "delivered_at": held.delivered_at}
-        terminal.say_json({**record_json(held.bad, None), **whole, **more}, verbatim=True)
+        terminal.say_json(entry_json(entry), verbatim=True)
         return
-    for line in lines_of(held):
+    for line in entry_lines(entry):
         terminal.say(line, verbatim=True)
 
 
-def lines_of(held: QuarantinedRecord) -> Iterator[str]:
-    """A record for people."""
-    bad, r = held.bad, held.bad.record
+def entry_json(entry: QuarantinedRecord) -> dict[str, Any]:
+    """An entry as JSON: as the service lists it, with headers, bytes, commit and delivery of its dead letter."""
+    from streamkm.service.serializers import quarantined
+
+    r, delivered_at = entry.bad.record, entry.delivered_at
+    return {
+        **quarantined(entry.bad).model_dump(),
+        "headers": [{"name": name, "value_base64": _base64(value)} for name, value in r.headers],
+        "key_base64": _base64(r.key),
+        "value_base64": _base64(r.value),
+        "commit_seq": entry.commit_seq,
+        "delivered_at": None if delivered_at is None else format_time(delivered_at),
+    }
+
+
+def _base64(value: bytes | None) -> str | None:
+    return None if value is None else base64.b64encode(value).decode()
+
+
+def entry_lines(entry: QuarantinedRecord) -> Iterator[str]:
+    """An entry as lines of text."""
+    bad, r = entry.bad, entry.bad.record
     yield f"{r.partition}-{r.offset}: {bad.message}"
     yield f"reason     {bad.reason}" + (f", field {bad.field}" if bad.field else "")
     yield f"timestamp  {r.timestamp}" + ("" if r.timestamp >= 0 else " (none)")
-    yield f"commit     {held.commit_seq}"
-    yield f"letter     {'not delivered' if held.delivered_at is None else 'delivered'}"
+    yield f"commit     {entry.commit_seq}"
+    yield f"letter     {'not delivered' if entry.delivered_at is None else 'delivered'}"
     for name, value in r.headers:
-        yield f"header     {name}: {_said(value)}"
-    yield f"key        {_said(r.key)}"
-    yield f"value      {_said(r.value, r.size)}"
+        yield f"header     {name}: {_shown(value)}"
+    yield f"key        {_shown(r.key)}"
+    yield f"value      {_shown(r.value, r.size)}"
     if r.size is not None:
         kept = f"{len(r.value or b''):,} of {r.size:,} bytes of the value are kept"
-        yield f"cut        {kept}; the whole record is in its topic at its offset, as long as that keeps it"
+        yield f"truncated  {kept}; the topic has the whole record at its offset, as long as it retains it"
 
 
-def _said(value: bytes | None, size: int | None = None) -> str:
-    shown = as_text(value, _SHOWN_BYTES, size)
+def _shown(value: bytes | None, size: int | None = None) -> str:
     if value is None:
         return "null"
     if not value and not size:
         return "(empty)"
-    more = f" ... ({shown['bytes']:,} bytes)" if shown["cut"] else ""
-    return _readable(value, _SHOWN_BYTES, size) + more
+    size = len(value) if size is None else size
+    rest = f" ... ({size:,} bytes)" if min(len(value), _SHOWN_BYTES) < size else ""
+    return _readable(value, _SHOWN_BYTES, size) + rest
 
 
 def _readable(value: bytes, limit: int, size: int | None) -> str:
-    """Bytes for people: text with a few signs that cannot be printed is text still, and those are shown as escapes."""
-    shown = as_text(value, limit, size)
-    if shown["text"] is not None:
-        return str(shown["text"])
-    text = value[:limit].decode("utf-8", "replace")
-    if "\ufffd" not in text and 2 * sum(map(str.isprintable, text)) > len(text):
-        return text
-    return f"{shown['hex']} (hex)"
+    """Bytes as text: UTF-8 if most characters are printable, else hexadecimal; `size` is that of the whole value."""
+    text = decoded(value, limit, size)
+    if text is None:
+        part = value[:limit].decode("utf-8", "replace")
+        mostly_text = "\ufffd" not in part and 2 * sum(map(str.isprintable, part)) > len(part)
+        return part if mostly_text else f"{value[:limit].hex()} (hex)"
+    return text
 
 
-def as_text(value: bytes | None, limit: int | None, size: int | None = None) -> dict[str, Any]:
-    """Bytes as text where they are UTF-8 that can be printed, else as hexadecimal digits.
+def decoded(value: bytes, limit: int | None, size: int | None = None) -> str | None:
+    """Bytes as printable text; None if they are not UTF-8, or have characters that cannot be printed.
 
     Parameters
     ----------
+    value
+        The bytes, or the beginning of them.
     limit
-        Bytes that are shown at most.
+        Maximum of bytes; a character that is cut there is dropped.
     size
-        Bytes of the whole, if `value` is only its beginning.
+        Bytes of the whole value, if `value` is only its beginning.
     """
-    if value is None:
-        return {"text": None, "hex": None, "bytes": None, "cut": False}
     part, size = value[:limit], len(value) if size is None else size
-    cut = len(part) < size
-    text: str | None
     try:
         text = part.decode()
     except UnicodeDecodeError as e:
-        in_a_letter = cut and e.reason == "unexpected end of data"
-        text = part[: e.start].decode() if in_a_letter else None
-    if text is not None and not text.replace("\n", "").replace("\t", "").isprintable():
-        text = None
-    return {"text": text, "hex": None if text is not None else part.hex(), "bytes": size, "cut": cut}
-
-
-def record_json(bad: BadRecord, limit: int | None = _LISTED_BYTES) -> dict[str, Any]:
-    """A bad record as JSON values."""
-    r = bad.record
-    return {
-        "topic": r.partition.topic,
-        "partition": r.partition.partition,
-        "offset": r.offset,
-        "timestamp": r.timestamp if r.timestamp >= 0 else None,
-        "reason": bad.reason,
-        "field": bad.field,
-        "message": bad.message,
-        "headers": [{"name": name, **as_text(value, limit)} for name, value in r.headers],
-        "key": as_text(r.key, limit),
-        "value": as_text(r.value, limit, r.size),
-    }
+        if len(part) == size or e.reason != "unexpected end of data":
+            return None
+        text = part[: e.start].decode()
+    return text if text.replace("\n", "").replace("\t", "").isprintable() else None
 
 
 @quarantine.command(
@@ -204,11 +196,11 @@ def record_json(bad: BadRecord, limit: int | None = _LISTED_BYTES) -> dict[str, 
     )
 )
 @click.argument("model")
-@click.argument("records", type=PlaceType(), metavar="[TOPIC-PARTITION-OFFSET]...", nargs=-1)
+@click.argument("records", type=RecordIdType(), metavar="[TOPIC-PARTITION-OFFSET]...", nargs=-1)
 @with_settings(LiveSettings, only=("store", "bootstrap", "kafka_property"))
-@click.option("--all", "every", is_flag=True, help="All of the quarantine.")
-@click.option("--reason", help="All of this reason, such as too-large.")
-@click.option("--dry-run", is_flag=True, help="Only say which would be tried again.")
+@click.option("--all", "every", is_flag=True, help="All records of the quarantine.")
+@click.option("--reason", help="All records with this reason, such as too-large.")
+@click.option("--dry-run", is_flag=True, help="Only count the records that can be decoded now.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def retry(
     model: str,
@@ -220,43 +212,42 @@ def retry(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Try quarantined records of MODEL again: those that can be decoded now are produced to their topic once more.
+    """Produce bad records of MODEL that can be decoded now to their topic again.
 
-    Those of which the quarantine keeps a part only are read from their topic again; what that has no longer stays, and
-    is counted as gone.
+    They are decoded with the codec of the model in this version. A record of which the quarantine keeps only a part is
+    read from its topic; if the topic no longer has it, it stays and counts as gone.
 
-    They are decoded with the codec of the model as this streamkm has it. Those that pass go to the partition they came
-    from, with key, value, headers and timestamp as they were and three headers that tell where they were first. The
-    live consumer learns them as new records, and they leave the quarantine. A death between the two produces some of
-    them twice (at least once). Those that still cannot be decoded stay.
+    Records that can be decoded go to their partition with the same key, value, headers and timestamp, and three headers
+    with their original offset. They leave the quarantine, and the consumer learns them as new records. A crash between
+    the two produces some of them twice (at least once). Other records stay.
     """
     logs.configure()
     if sum((every, reason is not None, bool(records))) != 1:
         raise SettingsError("say which records", hint="Name some, or give --reason REASON, or --all")
-    counts = {"tried": 0, "decoded": 0, "produced": 0, "gone": 0}
+    counts = Counter(tried=0, decoded=0, produced=0, gone=0)
     with contextlib.ExitStack() as stack:
         store = stack.enter_context(contextlib.closing(open_store(settings.store, create=False)))
         spec = store.model(model).spec
-        held = (
-            (store.quarantined_record(model, place) for place in records) if records else store.iter_quarantine(model)
-        )
-        wanted = (h for h in held if reason in (None, h.bad.reason))
         codec = codec_for_model(make_codec(spec.codec), spec)
+        reader = RecordReader(settings.bootstrap, settings.kafka_properties)
+        stack.enter_context(contextlib.closing(reader))
         writer: KafkaWriter | None = None
-        rereader = stack.enter_context(contextlib.closing(Rereader(settings)))
-        while group := list(islice(wanted, _AT_ONCE)):
-            whole = [w for h in group if (w := rereader.whole(h)) is not None]
-            passed = [h for h in whole if decodes(codec, h.bad.record)]
-            counts["tried"] += len(group)
-            counts["gone"] += len(group) - len(whole)
-            counts["decoded"] += len(passed)
-            if passed and not dry_run:
-                writer = writer or stack.enter_context(contextlib.closing(writer_opener(settings)()))
-                counts["produced"] += _produce(store, model, writer, passed)
+
+        def produce(entries: Sequence[QuarantinedRecord]) -> int:
+            nonlocal writer
+            if dry_run:
+                return 0
+            writer = writer or stack.enter_context(contextlib.closing(writer_opener(settings)()))
+            return produce_again(store, model, writer, entries)
+
+        found = (store.quarantined_record(model, r) for r in records) if records else store.iter_quarantine(model)
+        selected = (entry for entry in found if reason in (None, entry.bad.reason))
+        while batch := list(islice(selected, _BATCH_SIZE)):
+            counts.update(retry_batch(batch, reader, codec, produce))
     stay = counts["tried"] - counts["produced"]
     if counts["gone"]:
         terminal.say(
-            f"{counts['gone']:,} are not kept whole, and no longer in their topic: they cannot be tried again", err=True
+            f"{counts['gone']:,} are truncated, and no longer in their topic: they cannot be retried", err=True
         )
     if as_json:
         terminal.say_json({**counts, "stay": stay, "dry_run": dry_run}, indent=None)
@@ -264,78 +255,3 @@ def retry(
         terminal.say(f"{counts['decoded']:,} of {counts['tried']:,} can be decoded now, and would be produced again")
     else:
         terminal.say(f"{counts['produced']:,} of {counts['tried']:,} were produced again, {stay:,} stay in quarantine")
-
-
-class Rereader:
-    """Reads records that the quarantine does not keep whole from their topics again.
-
-    Parameters
-    ----------
-    settings
-        Where the brokers are.
-    """
-
-    def __init__(self, settings: LiveSettings) -> None:
-        self._settings = settings
-        self._sources: dict[str, KafkaSource] = {}
-
-    def whole(self, held: QuarantinedRecord) -> QuarantinedRecord | None:
-        """A quarantined record with all that it has; None: its topic no longer has it."""
-        place = held.bad.record.partition, held.bad.record.offset
-        if held.bad.record.size is None:
-            return held
-        topic, offset = place[0].topic, place[1]
-        if topic not in self._sources:
-            client = self._settings.kafka_properties
-            self._sources[topic] = KafkaSource(self._settings.bootstrap, topic, client=client, plain=True)
-        source = self._sources[topic]
-        try:
-            source.seek({place[0]: offset})
-        except PositionLostError:
-            return None
-        deadline = time.monotonic() + _PATIENCE_SECONDS
-        while time.monotonic() < deadline:
-            for records in source.poll(_POLL_SECONDS, 1):
-                if len(records) and int(records.offsets[0]) == offset:
-                    return held._replace(bad=dataclasses.replace(held.bad, record=records.record(0)))
-                if records.stop > offset:  # compaction has taken it
-                    return None
-        raise PartitionStalledError("the record does not come", where=f"{place[0]}@{offset}", hint="Try again")
-
-    def close(self) -> None:
-        """Give back the connections."""
-        for source in self._sources.values():
-            source.close()
-
-
-def decodes(codec: Codec, record: RawRecord) -> bool:
-    """Whether a record is a point now."""
-    return len(codec.decode(byte_records(record.partition, record.offset, record.offset + 1, [record]))) == 1
-
-
-def _produce(store: Store, model: str, writer: KafkaWriter, passed: Iterable[QuarantinedRecord]) -> int:
-    """Produce records again and take those that arrived out of quarantine; how many did."""
-    listed = list(passed)
-    answers = writer.write([again(held.bad.record) for held in listed])
-    places = [
-        (held.bad.record.partition, held.bad.record.offset)
-        for held, answer in zip(listed, answers, strict=True)
-        if answer is None
-    ]
-    store.remove_quarantined(model, places)
-    for answer in answers:
-        if answer is not None and not answer.permanent:
-            raise SourceError(
-                f"the broker did not take all of them ({answer.message})",
-                where=f"model {model}",
-                hint=f"{len(places)} were produced again; the others stay, so try once more",
-            )
-    return len(places)
-
-
-def again(record: RawRecord) -> ProducerRecord:
-    """The record as it is produced once more."""
-    first = {"topic": record.partition.topic, "partition": record.partition.partition, "offset": record.offset}
-    headers = (*record.headers, *((FROM + name, str(value).encode()) for name, value in first.items()))
-    topic, partition = record.partition
-    return ProducerRecord(topic, record.key, record.value, headers, record.timestamp, partition)

@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from consumers import logs
 from consumers.cli import cli
 from consumers.factories import make_engine
-from consumers.quarantine import _readable, as_text
+from consumers.quarantine import _readable, decoded
 from processes import program
 from store_checks import bad_of, commit_of, owned
 from streamkm.connectors import KafkaWriter
@@ -162,7 +162,7 @@ def test_records_that_can_be_decoded_after_all_are_tried_again_and_learned(boots
 
     assert retry("--all") == {"tried": 5, "decoded": 0, "produced": 0, "gone": 0, "stay": 5, "dry_run": False}
     held = CliRunner().invoke(cli, ["quarantine", "show", "m", f"{name}-1-51", "--store", url])
-    assert f"cut        65,536 of {len(long):,} bytes of the value are kept" in held.output
+    assert f"truncated  65,536 of {len(long):,} bytes of the value are kept" in held.output
     with contextlib.closing(sqlite3.connect(file)) as database, database:
         database.execute("UPDATE streamkm_models SET spec = json_set(spec, '$.codec.max_bytes', 100000)")
     assert retry("--all", "--dry-run") == {
@@ -260,11 +260,10 @@ def test_the_quarantine_is_listed_newest_first(ask):
     assert "commit 3: not JSON at byte 1" in out
     assert "orders-0-9" not in ask("list", "m", "--limit", "2")
     listed = json.loads(ask("list", "m", "--json", "--limit", "1"))
-    assert listed["reasons"] == {"not-json": 3}
+    assert (listed["total"], listed["reasons"]) == (3, {"not-json": 3})
     (one,) = listed["records"]
     assert (one["topic"], one["partition"], one["offset"], one["reason"]) == ("orders", 0, 29, "not-json")
-    assert one["value"] == {"text": "{", "hex": None, "bytes": 1, "cut": False}
-    assert one["key"] == {"text": None, "hex": "ff00", "bytes": 2, "cut": False}
+    assert (one["value"], one["value_bytes"], one["key"]) == ("{", 1, "\ufffd\x00")
     assert json.loads(ask("list", "m", "--json", "--reason", "too-large"))["records"] == []
 
 
@@ -293,12 +292,11 @@ def test_which_records_to_try_again_must_be_said(ask, tmp_path):
 
 
 def test_bytes_are_shown_as_text_where_they_are_text_and_never_cut_in_the_middle_of_a_letter():
-    assert as_text("aé".encode(), 2) == {"text": "a", "hex": None, "bytes": 3, "cut": True}
-    assert as_text(b"\x00\x01", None)["hex"] == "0001"
-    assert as_text("aé".encode()[:2], None, 3) == {"text": "a", "hex": None, "bytes": 3, "cut": True}
-    assert as_text(b"\xff" * 10, 3) == {"text": None, "hex": "ffffff", "bytes": 10, "cut": True}
-    assert as_text(b"two\nlines", None)["text"] == "two\nlines"
-    assert as_text(None, 5)["bytes"] is None
+    assert decoded("aé".encode(), 2) == decoded("aé".encode()[:2], None, 3) == "a"
+    assert decoded("aé".encode()[:2], None) is None
+    assert decoded(b"\x00\x01", None) is None
+    assert decoded(b"\xff" * 10, 3) is None
+    assert decoded(b"two\nlines", None) == "two\nlines"
 
 
 @pytest.mark.parametrize(
