@@ -1,18 +1,15 @@
-"""``streamkm replay | diff | promote``: recompute a range of a topic exactly, compare, and put the result in charge."""
+"""``streamkm replay | diff | promote``: recompute a range of a topic exactly, compare snapshots, and promote one."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import logging
 import math
 import os
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 from rich.progress import BarColumn, TimeElapsedColumn
@@ -23,11 +20,10 @@ from consumers.factories import source_opener
 from consumers.inspect import show_clusters, snapshot_json
 from consumers.options import DurationType, example, with_settings
 from streamkm.broker import cache_dir
-from streamkm.codecs import make_codec
-from streamkm.errors import NotReadyError, SettingsError
+from streamkm.errors import SettingsError
 from streamkm.reporting import PROGRESS_SECONDS
 from streamkm.settings import ReplaySettings, StoreSettings, as_text
-from streamkm.state import ModelSpec
+from streamkm.state import ModelSpec, Snapshot
 from streamkm.stores import Promotion, Store, open_store
 
 if TYPE_CHECKING:
@@ -35,65 +31,64 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("streamkm.replay")
 
-_folder = click.Path(path_type=Path, file_okay=False)
-POLITE = 10
-"""Where cores are few, the live consumer comes first."""
-LATE = 10
-"""Exit status when a promotion was asked for and not seen in time."""
-
-
+NICE = 10
+"""Niceness: the live consumer has priority."""
+NOT_PROMOTED = 10
+"""Exit status if the consumer did not promote the snapshot in time."""
 SECONDS_BETWEEN_LINES = 0.5
+"""Minimum seconds between two lines of JSON progress."""
+_folder = click.Path(path_type=Path, file_okay=False)
 
 
-class Lines:
-    """Progress for programs: a JSON object a line on standard error, two lines a second at most."""
+class JsonProgress:
+    """Progress for programs: one JSON object per line on standard error, at most two lines a second."""
 
     def __init__(self) -> None:
-        self._at = float("-inf")
+        self._written_at = float("-inf")
         self._stage = ""
-        self._last: dict[str, Any] = dict.fromkeys(("done", "total", "run", "iteration", "inertia", "moved"))
-        self.progress = contextlib.nullcontext()
-        self._tell("starting")
+        self._values: dict[str, float | None] = dict.fromkeys(("done", "total", "run", "iteration", "inertia", "moved"))
+        self.context = contextlib.nullcontext()
+        self._write("starting")
 
     def read(self, done: int, total: int) -> None:
-        """So many of so many offsets were read."""
-        self._tell("reading", done=done, total=total)
+        """Report the offsets read, and their total."""
+        self._write("reading", done=done, total=total)
 
     def fit(self, at: FitProgress) -> None:
-        """An iteration was made."""
+        """Report an iteration."""
         inertia = at.inertia if math.isfinite(at.inertia) else None
-        self._tell("fitting", run=at.run, iteration=at.iteration, inertia=inertia, moved=at.moved)
+        self._write("fitting", run=at.run, iteration=at.iteration, inertia=inertia, moved=at.moved)
 
-    def _tell(self, stage: str, **more: float | None) -> None:
-        self._last |= more
+    def _write(self, stage: str, **values: float | None) -> None:
+        self._values |= values
         now = time.monotonic()
-        if stage == self._stage and now - self._at < SECONDS_BETWEEN_LINES:
+        if stage == self._stage and now - self._written_at < SECONDS_BETWEEN_LINES:
             return
-        self._stage, self._at = stage, now
-        terminal.say_json({"stage": stage, **self._last}, indent=None, err=True)
+        self._stage, self._written_at = stage, now
+        terminal.say_json({"stage": stage, **self._values}, indent=None, err=True)
 
 
-class Bars:
-    """Progress: bars on a terminal, a line of the log twice a minute elsewhere."""
+class TextProgress:
+    """Progress for people: a bar on a terminal, else a line of the log twice a minute."""
 
     def __init__(self) -> None:
-        self._shown, self._told_at = terminal.is_terminal(err=True), time.monotonic()
-        self.progress = terminal.progress("{task.description}", BarColumn(), TimeElapsedColumn())
-        self._task = self.progress.add_task("reading", total=None)
+        self._shown, self._logged_at = terminal.is_terminal(err=True), time.monotonic()
+        self.context = terminal.progress("{task.description}", BarColumn(), TimeElapsedColumn())
+        self._task = self.context.add_task("reading", total=None)
 
     def read(self, done: int, total: int) -> None:
-        """So many of so many offsets were read."""
-        self._say(f"reading {done:,} of {total:,}", total, done)
+        """Report the offsets read, and their total."""
+        self._show(f"reading {done:,} of {total:,}", total, done)
 
     def fit(self, at: FitProgress) -> None:
-        """An iteration was made."""
-        self._say(f"start {at.run + 1}, iteration {at.iteration}: cost {at.inertia:.6g}, {at.moved:,} points moved")
+        """Report an iteration."""
+        self._show(f"start {at.run + 1}, iteration {at.iteration}: cost {at.inertia:.6g}, {at.moved:,} points moved")
 
-    def _say(self, text: str, total: int | None = None, done: int | None = None) -> None:
-        self.progress.update(self._task, description=text, total=total, completed=done)
+    def _show(self, text: str, total: int | None = None, done: int | None = None) -> None:
+        self.context.update(self._task, description=text, total=total, completed=done)
         now = time.monotonic()
-        if not self._shown and now - self._told_at >= PROGRESS_SECONDS:
-            self._told_at = now
+        if not self._shown and now - self._logged_at >= PROGRESS_SECONDS:
+            self._logged_at = now
             log.info("%s", text)
 
 
@@ -105,19 +100,19 @@ class Bars:
     )
 )
 @click.argument("model")
-@click.option("--from", "start", default="beginning", show_default=True, metavar="PLACE", help="First record.")
-@click.option("--to", "stop", default="now", show_default=True, metavar="PLACE", help="Where to stop.")
+@click.option("--from", "start", default="beginning", show_default=True, metavar="POSITION", help="Start of the range.")
+@click.option("--to", "stop", default="now", show_default=True, metavar="POSITION", help="End of the range.")
 @click.option(
     "--archive",
     type=_folder,
-    help="Keep what was read as parquet files in this folder; what is there is not read from the topic again.",
+    help="Keep the records that are read as parquet files in this folder; they are not read from the topic again.",
 )
-@click.option("--work", type=_folder, help="Folder in which a killed replay goes on; in the cache if not given.")
-@click.option("--trace", is_flag=True, help="Keep cost and moved points of every iteration.")
-@click.option("--promote", "promoted", is_flag=True, help="Put the result in charge at once.")
+@click.option("--work", type=_folder, help="Folder in which a killed replay is resumed; in the cache by default.")
+@click.option("--trace", is_flag=True, help="Store cost and moved points of every iteration.")
+@click.option("--promote", "promoted", is_flag=True, help="Promote the result at once.")
 @with_settings(ReplaySettings)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--progress-json", is_flag=True, help="Tell progress on standard error as JSON lines, for programs.")
+@click.option("--progress-json", is_flag=True, help="Write progress to standard error as JSON lines, for programs.")
 def replay(
     model: str,
     settings: ReplaySettings,
@@ -131,66 +126,49 @@ def replay(
     as_json: bool,
     progress_json: bool,
 ) -> None:
-    """Run the exact algorithm over a range of the topic of MODEL, beside the live consumer.
+    """Run exact K-Means over a range of the topic of MODEL, beside the live consumer.
 
-    A PLACE is beginning, now, an ISO 8601 time, how long ago (2h), offset:N, P:N,P:N for single partitions, or
-    snapshot:N. The range is pinned before the first record is read. The result is a snapshot of its own, which answers
-    nothing until it is promoted; the consumer and its offsets are left alone. The same command, after a kill, goes on.
+    A POSITION is beginning, now, an ISO 8601 time, an age (2h), offset:N, P:N,P:N for single partitions, or snapshot:N.
+    The range is fixed before the first record is read. The result is a snapshot that is not in charge until it is
+    promoted; the consumer and its offsets are not affected. After a kill, the same command resumes.
     """
-    # numba takes a second, which help need not wait for.
+    # Imported late: numba takes a second, which --help need not wait for.
     from streamkm.engine import check_same_stream
-    from streamkm.recompute.archive import Archive
-    from streamkm.recompute.replay import ReplayFit, WorkFolder, recompute
-    from streamkm.recompute.span import resolve_span
+    from streamkm.recompute.range_replay import ReplayRequest, replay_range
+    from streamkm.recompute.replay import ReplayFit
 
     logs.configure()
     if hasattr(os, "nice"):
-        os.nice(max(0, POLITE - os.nice(0)))
-    bars = Lines() if progress_json else Bars()
+        os.nice(max(0, NICE - os.nice(0)))
+    progress = JsonProgress() if progress_json else TextProgress()
     with contextlib.closing(open_store(settings.store, create=False)) as store:
         spec = store.model(model).spec
         k = _k(store, spec, settings)
-        opener = source_opener(str(spec.source["topic"]), settings, spec.codec)
-        choice = ReplayFit(k, settings.init, settings.n_init, settings.max_iter, settings.tol, settings.seed)
-        asked = {"model": model, "from": start, "to": stop, "archive": str(archive), **asdict(choice)}
-        asked |= {"store": as_text(settings.store), "source": dict(spec.source)}
-        name = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
-        own = WorkFolder(work or cache_dir() / "replay" / f"{model}-{name}")
-        with contextlib.closing(opener()) as source:
-            check_same_stream(spec, source.identity())
-            span, resumed = own.load_or_create_plan(
-                asked, lambda: resolve_span(source, start, stop, lambda i: store.snapshot(model, i).position)
-            )
-        if resumed:
-            terminal.say(f"going on with the replay that was begun in {own.folder}", err=True)
-        kept = Archive(
-            archive or own.folder / "archive",
-            {"source": dict(spec.source), "fields": list(spec.fields), "codec": dict(spec.codec)},
+        request = ReplayRequest(
+            start=start,
+            stop=stop,
+            fit=ReplayFit(k, settings.init, settings.n_init, settings.max_iter, settings.tol, settings.seed),
+            archive=archive,
+            store=as_text(settings.store),
+            max_bad_ratio=settings.max_bad_ratio,
+            skip_lost=settings.on_data_loss == "skip",
+            memory=settings.memory,
+            threads=settings.threads or None,
+            trace=trace,
         )
-        with bars.progress:
-            kept.fill(
-                span,
-                opener,
-                make_codec(spec.codec),
-                max_bad_ratio=settings.max_bad_ratio,
-                skip_lost=settings.on_data_loss == "skip",
-                on_progress=bars.read,
-            )
-            number = recompute(
+        folder = work or request.work_folder(spec, cache_dir())
+        with progress.context:
+            number = replay_range(
                 store,
                 spec,
-                span,
-                kept,
-                own,
-                choice,
-                memory=settings.memory,
-                threads=settings.threads or None,
-                trace=trace,
-                on_progress=bars.fit,
+                source_opener(str(spec.source["topic"]), settings, spec.codec),
+                request,
+                folder,
+                check_source=lambda source: check_same_stream(spec, source.identity()),
+                on_resume=lambda: terminal.say(f"resuming the replay in {folder}", err=True),
+                on_read=progress.read,
+                on_fit=progress.fit,
             )
-        if archive is None:
-            kept.remove()
-        own.clear()
         if promoted:
             store.request_promotion(model, Promotion(number, skip=False))
         found = store.snapshot(model, number)
@@ -199,27 +177,31 @@ def replay(
     if as_json:
         terminal.say_json(snapshot_json(found))
         return
-    d = found.detail
-    terminal.say(f"snapshot {number}: {found.n_points:,} points, cost {d['cost']:.6g}, {d['iterations']} iterations")
+    _show_result(found)
+    terminal.say(
+        "the consumer is asked to promote it" if promoted else f"to promote it: streamkm promote {model} {number}"
+    )
+
+
+def _show_result(s: Snapshot) -> None:
+    d = s.detail
+    terminal.say(f"snapshot {s.id}: {s.n_points:,} points, cost {d['cost']:.6g}, {d['iterations']} iterations")
     if d["counts"]["bad"]:
-        terminal.say(f"{d['counts']['bad']:,} bad records were left out")
+        terminal.say(f"{d['counts']['bad']:,} bad records were skipped")
     for partition, ranges in d["lost"].items():
-        told = ", ".join(f"{start} to {stop - 1}" for start, stop in ranges)
-        terminal.say((f"lost: {partition} could not be read at offsets {told}; the result is without them", "yellow"))
+        offsets = ", ".join(f"{start} to {stop - 1}" for start, stop in ranges)
+        terminal.say(
+            (f"lost: {partition} could not be read at offsets {offsets}; the result lacks them", "yellow")
+        )
     if d["live"] is not None:
         terminal.say(f"on the same points snapshot {d['live']['snapshot']} costs {d['live']['cost']:.6g}")
-    show_clusters(found)
-    terminal.say(
-        "the consumer is asked to put it in charge"
-        if promoted
-        else f"to put it in charge: streamkm promote {model} {number}"
-    )
+    show_clusters(s)
 
 
 def _k(store: Store, spec: ModelSpec, settings: ReplaySettings) -> int:
     if settings.k is not None:
         if settings.k.low != settings.k.high:
-            raise SettingsError("a replay is for one k", where="--k", hint="streamkm fit takes a range")
+            raise SettingsError("a replay needs a single k", where="--k", hint="streamkm fit takes a range")
         return settings.k.low
     if spec.n_clusters:
         return spec.n_clusters
@@ -233,20 +215,14 @@ def _k(store: Store, spec: ModelSpec, settings: ReplaySettings) -> int:
 @with_settings(StoreSettings)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def diff(model: str, a: int, b: int, settings: StoreSettings, *, as_json: bool) -> None:
-    """Compare snapshots A and B of MODEL: what moved how far, which points change cluster, what each costs.
+    """Compare snapshots A and B of MODEL: shift of each cluster, changed assignments, cost.
 
-    Both are judged on the same points: the weighted sample of its stream that the model has now.
+    Both are evaluated on the same points: the model's current weighted sample of its stream.
     """
-    from streamkm.models import OnlineKMeans
-    from streamkm.recompute.compare import compare
+    from streamkm.recompute.compare import compare_on_sample
 
     with contextlib.closing(open_store(settings.store, create=False)) as store:
-        first, second = store.snapshot(model, a), store.snapshot(model, b)
-        checkpoint = store.load_checkpoint(model)
-    if checkpoint is None:
-        raise NotReadyError("the model has learned nothing yet", where=f"model {model}")
-    coreset = OnlineKMeans.from_state(checkpoint.state).coreset_
-    found = compare(first, second, coreset.rows_, coreset.weights_)
+        found = compare_on_sample(store, store.snapshot(model, a), store.snapshot(model, b))
     if as_json:
         terminal.say_json(found.to_json())
         return
@@ -265,37 +241,37 @@ def diff(model: str, a: int, b: int, settings: StoreSettings, *, as_json: bool) 
 @click.command(
     epilog=example(
         "streamkm promote orders 12",
-        "streamkm promote orders 9 --skip     (roll back, and leave out what came since)",
+        "streamkm promote orders 9 --skip     (roll back, and skip the records since)",
     )
 )
 @click.argument("model")
 @click.argument("snapshot", type=int)
-@click.option("--skip", is_flag=True, help="Leave out the records between it and now; else they are learned again.")
+@click.option("--skip", is_flag=True, help="Skip the records since the snapshot; else they are learned again.")
 @click.option(
     "--wait",
     type=DurationType(),
     default="30s",
     show_default=True,
     metavar="DURATION",
-    help="For the consumer to do it; 0: not.",
+    help="Time to wait for the consumer; 0 to not wait.",
 )
 @with_settings(StoreSettings)
 def promote(model: str, snapshot: int, settings: StoreSettings, *, skip: bool, wait: float) -> None:
-    """Put SNAPSHOT in charge of MODEL, a recomputed one or an older one.
+    """Put SNAPSHOT in charge of MODEL: a recomputed one, or an older one.
 
-    The live consumer takes it up at its next checkpoint: ids and weights go on from it, and the records that came since
-    are learned, in one commit. Exit status 10 if that was not seen within --wait; it stays asked for.
+    The live consumer does it at its next checkpoint, in one commit: ids and weights continue from the snapshot, and the
+    records since are learned. Exit status 10 if that did not happen within --wait; the request stays.
     """
     with contextlib.closing(open_store(settings.store, create=False)) as store:
         store.request_promotion(model, Promotion(snapshot, skip))
         deadline = time.monotonic() + wait
         while store.control_requests(model).promotion is not None and time.monotonic() < deadline:
             time.sleep(0.1)
-        open_ = store.control_requests(model).promotion is not None
+        pending = store.control_requests(model).promotion is not None
         newest = store.snapshot(model) if store.model(model).last_snapshot else None
-    if not open_ and newest is not None:
+    if not pending and newest is not None:
         terminal.say(f"snapshot {snapshot} is in charge, as snapshot {newest.id}")
         return
-    terminal.say(f"snapshot {snapshot} will be in charge when a consumer of {model} runs and has come so far")
+    terminal.say(f"snapshot {snapshot} will be in charge after the next checkpoint of a consumer of {model}")
     if wait > 0.0:
-        sys.exit(LATE)
+        sys.exit(NOT_PROMOTED)

@@ -334,7 +334,7 @@ def test_a_recomputation_leaves_the_consumer_alone_survives_kills_and_is_put_in_
         pinned = json.loads((tmp_path / "work" / "plan.json").read_text())["stop"]
         result = run_apart(*command, "--work", work, "--json")
         assert result.returncode == 0, result.stderr
-        assert "going on with the replay" in result.stderr
+        assert "resuming the replay" in result.stderr
         found = json.loads(result.stdout)
         assert found["n_points"] == sum(at for *_, at in pinned)
         assert [(p["topic"], p["partition"], p["offset"]) for p in found["position"]] == [tuple(p) for p in pinned]

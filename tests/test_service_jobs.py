@@ -328,7 +328,7 @@ def test_a_replay_tells_two_lines_a_second_at_most(capsys, monkeypatch):
 
     now = [100.0]
     monkeypatch.setattr(replay.time, "monotonic", lambda: now[0])
-    lines = replay.Lines()
+    lines = replay.JsonProgress()
     for i in range(100):
         lines.read(i, 100)
         now[0] += 0.01
@@ -340,7 +340,7 @@ def test_a_replay_tells_two_lines_a_second_at_most(capsys, monkeypatch):
 
 
 def test_a_replay_ends_when_nobody_reads_its_progress_any_more(tmp_path):
-    body = "from consumers.replay import Lines\nimport time\nlines = Lines()\n"
+    body = "from consumers.replay import JsonProgress\nimport time\nlines = JsonProgress()\n"
     body += "for i in range(100):\n lines.read(i, 100)\n time.sleep(0.1)\n"
     child = subprocess.Popen([sys.executable, "-c", body], stderr=subprocess.PIPE)
     assert child.stderr is not None

@@ -5,6 +5,7 @@ from streamkm.engine.health import Heartbeat, Watchdog
 from streamkm.engine.learn import codec_for_model
 from streamkm.engine.loop import Engine
 from streamkm.engine.promotion import model_from_snapshot
+from streamkm.engine.proof import Proof, prove_snapshot
 from streamkm.engine.source_checks import check_same_stream
 from streamkm.engine.verification import (
     JournalReplay,
@@ -22,6 +23,7 @@ __all__ = [
     "Heartbeat",
     "JournalReplay",
     "OffsetLedger",
+    "Proof",
     "SnapshotComparison",
     "Watchdog",
     "audit",
@@ -31,4 +33,5 @@ __all__ = [
     "compare_snapshot",
     "find_replay_starts",
     "model_from_snapshot",
+    "prove_snapshot",
 ]

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamkm.errors import SettingsError
+from streamkm.errors import DataError, NotReadyError
+from streamkm.models import OnlineKMeans
 from streamkm.models.centroids import normalized
 from streamkm.models.id_matching import assign
 from streamkm.state import Snapshot
+from streamkm.stores.base import Store
 
 
 @dataclass(frozen=True)
@@ -75,11 +77,11 @@ def compare(a: Snapshot, b: Snapshot, rows: NDArray[np.float64], weights: NDArra
 
     Raises
     ------
-    SettingsError
-        They have other fields.
+    DataError
+        Their fields or distances differ.
     """
     if a.fields != b.fields or a.distance != b.distance:
-        raise SettingsError("the snapshots measure different things", where=f"snapshots {a.id} and {b.id}")
+        raise DataError("the snapshots have different fields or distances", where=f"snapshots {a.id} and {b.id}")
     scaled = rows * a.factors
     own_a, squared_a = assign(scaled, a.centroids * a.factors)
     own_b, squared_b = assign(scaled, b.centroids * a.factors)
@@ -104,3 +106,20 @@ def compare(a: Snapshot, b: Snapshot, rows: NDArray[np.float64], weights: NDArra
         float(share @ squared_b),
         float(weights.sum()),
     )
+
+
+def compare_on_sample(store: Store, a: Snapshot, b: Snapshot) -> SnapshotDifference:
+    """Compare snapshots of a model on the weighted sample that the model has now.
+
+    Raises
+    ------
+    DataError
+        Their fields or distances differ.
+    NotReadyError
+        The model has no sample yet.
+    """
+    checkpoint = store.load_checkpoint(a.model)
+    if checkpoint is None:
+        raise NotReadyError("the model has learned nothing yet", where=a.model)
+    coreset = OnlineKMeans.from_state(checkpoint.state).coreset_
+    return compare(a, b, coreset.rows_, coreset.weights_)

@@ -8,10 +8,9 @@ import numpy as np
 from fastapi import APIRouter, Query, Response
 from pydantic import Field
 
-from streamkm.errors import NotReadyError
 from streamkm.service import serializers
 from streamkm.service.json_points import MAX_ID
-from streamkm.service.problems import Problem, problem_responses
+from streamkm.service.problems import problem_responses
 from streamkm.service.routes.models import ModelName, NoQuery, PageQuery, json_response
 from streamkm.service.schemas import live as schemas
 from streamkm.service.snapshot_cache import StoreReader, to_json
@@ -100,19 +99,10 @@ def router(reader: StoreReader) -> APIRouter:
         return json_response(to_json(found))
 
     def _compare(a: Snapshot, b: Snapshot) -> schemas.SnapshotDiff:
-        # These import numba, which takes a second and a hundred megabytes.
-        from streamkm.models import OnlineKMeans  # noqa: PLC0415
-        from streamkm.recompute.compare import compare  # noqa: PLC0415
+        # It imports numba, which takes a second and a hundred megabytes.
+        from streamkm.recompute.compare import compare_on_sample  # noqa: PLC0415
 
-        if a.fields != b.fields or a.distance != b.distance:
-            raise Problem(
-                422, "invalid", "the snapshots have different fields or distances", where=f"snapshots {a.id} and {b.id}"
-            )
-        checkpoint = store.load_checkpoint(a.model)
-        if checkpoint is None:
-            raise NotReadyError("the model has learned nothing yet", where=a.model)
-        coreset = OnlineKMeans.from_state(checkpoint.state).coreset_
-        return schemas.SnapshotDiff(**compare(a, b, coreset.rows_, coreset.weights_).to_json())
+        return schemas.SnapshotDiff(**compare_on_sample(store, a, b).to_json())
 
     @routes.get(
         "/models/{model}/k",

@@ -92,14 +92,14 @@ def router(reader: StoreReader, broadcaster: Broadcaster) -> APIRouter:
             # The listener exists already, so no event is lost between the past ones and the new ones.
             sent = after
             for s in await _past_snapshots(reader, model, after) if after is not None else []:
-                for event_id, data in _events(s):
-                    if event_id > (after or (0, -1)):
+                for place, data in _events(s):
+                    if place > (after or (0, -1)):
                         yield data
-                        sent = event_id
+                        sent = place
 
             def new(m: StreamMessage) -> list[bytes]:
                 found = [] if m.snapshot is None else _events(m.snapshot)
-                return [data for event_id, data in found if sent is None or event_id > sent]
+                return [data for place, data in found if sent is None or place > sent]
 
             async for data in _encoded(listener, new):
                 yield data
