@@ -112,8 +112,8 @@ class World:
         last = self.store.snapshot("m")
         adopt = partial(model_from_snapshot, self.store, spec)
         with JournalReplay(spec, self.source, make_codec(CODEC), adopt) as again:
-            for _, learning in self.store.journal("m", last.commit_seq):
-                again.repeat(learning)
+            for _, entry in self.store.journal("m", last.commit_seq):
+                again.apply(entry)
             return compare_snapshot(last, again.learner)
 
 
@@ -362,8 +362,8 @@ def test_learning_goes_on_while_a_snapshot_is_worked_on_and_the_journal_knows(mo
     monkeypatch.setattr(clusters, "WORKER", Slow())
     w = World()
     w.engine().run(w.until_all_read())
-    journal_entries = [learning for _, learning in w.store.journal("m")]
-    assert any(0 <= learning.prepared_after < len(learning.batches) for learning in journal_entries)
+    journal_entries = [entry for _, entry in w.store.journal("m")]
+    assert any(0 <= entry.prepared_after < len(entry.batches) for entry in journal_entries)
     assert w.counters().points == N
     assert w.verify()
 
@@ -436,13 +436,13 @@ def test_a_number_of_clusters_that_the_first_points_suggest_is_not_told_of_twice
     learner, asked = OnlineKMeans(2, warmup=50, seed=0), snapshots.KAdvisor("m")
     rng = np.random.default_rng(0)
     learner.learn_many(rng.normal(size=(300, 2)))
-    asked.look(learner, 0.0)
+    asked.update(learner, 0.0)
     learner.learn_many(rng.normal(90.0, 1.0, (800, 2)))
     worker.tasks[0].done = True
-    asked.look(learner, 1.0)
+    asked.update(learner, 1.0)
     assert asked.latest is None
     worker.tasks[1].done = True
-    asked.look(learner, 2.0)
+    asked.update(learner, 2.0)
     assert (asked.latest["suggested"], len(worker.tasks)) == (2, 2)
     assert not caplog.messages
 
@@ -524,7 +524,7 @@ def test_a_snapshot_whose_records_are_gone_is_not_put_in_charge(caplog):
     w.engine(spec=UNDECAYED, open_source=lambda: Shortened(w.records)).run(
         StopAfter(lambda: w.store.control_requests("m").promotion is None, w.clock)
     )
-    assert "cannot be put in charge" in caplog.text
+    assert "cannot be promoted" in caplog.text
     assert w.store.snapshot("m").id == last.id
 
 

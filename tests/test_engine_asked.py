@@ -65,7 +65,7 @@ def test_a_commit_carries_some_of_the_points_learned_since_the_one_before_and_th
     seen, position = w.store.recent("m"), w.store.load_checkpoint("m").progress.position
     assert seen.ends == {P0: N // 2, P1: N // 2}
     assert 0 < len(seen.points) <= 100
-    learned = next(reversed([learning for _, learning in w.store.journal("m") if learning.batches]))
+    learned = next(reversed([entry for _, entry in w.store.journal("m") if entry.batches]))
     expected = [raw(w, r.partition, range(r.start, r.stop)) for batch in learned.batches for r in batch]
     np.testing.assert_array_equal(seen.points, np.concatenate(expected))
     assert sum(seen.ends.values()) - sum(position.values()) == w.store.model("m").progress.lag
@@ -143,7 +143,7 @@ def test_an_owner_that_is_paused_reads_nothing_keeps_its_lease_and_goes_on_exact
         at.append((w.counters().records, w.store.model("m").progress.commit_seq))
         beats.append(engine.context.heartbeat.beats)
         leases.append(w.store.model("m").lease)
-        assert engine.context.heartbeat.doing in {"paused", "keeping the lease"}
+        assert engine.context.heartbeat.activity in {"paused", "renewing the lease"}
 
     def resume():
         note()
@@ -174,7 +174,7 @@ def test_a_pause_first_commits_what_was_learned():
         return True
 
     def noticed():  # the first look after it was: the next commit by time would come later
-        if engine.context.heartbeat.doing != "paused":
+        if engine.context.heartbeat.activity != "paused":
             return False
         read.append(sum(w.opened[0].position().values()))
         found.append(w.counters().records)
@@ -334,8 +334,8 @@ def test_many_outliers_at_once_are_an_event():
     assert (event.before, event.after) == ((), ())
     assert event.detail == {"count": count, "points": points, "share": count / points}
     with JournalReplay(SPEC, w.source, make_codec(CODEC)) as again:
-        for _, learning in w.store.journal("m", snapshot.commit_seq):
-            again.repeat(learning)
+        for _, entry in w.store.journal("m", snapshot.commit_seq):
+            again.apply(entry)
         assert compare_snapshot(snapshot, again.learner), "what owners tell is left out of the comparison"
         birth = dataclasses.replace(snapshot, events=(Event("birth", after=(9,)),))
         assert not compare_snapshot(birth, again.learner), "what the model tells is not"

@@ -222,7 +222,9 @@ def test_a_store_of_another_arithmetic_goes_on_and_is_proven_from_where_this_one
     start, verdict = w.rerun()
     assert start == base.commit_seq
     assert verdict
-    with pytest.raises(NotFoundError, match=f"arithmetic 1, and this streamkm has {ARITHMETIC}.*nothing against"):
+    with pytest.raises(
+        NotFoundError, match=f"arithmetic 1, and this version of streamkm has {ARITHMETIC}.*neither confirmed"
+    ):
         w.rerun(before.id)
     again = w.run()
     assert again.n_seen == 9000

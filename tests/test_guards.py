@@ -85,7 +85,7 @@ def test_what_is_skipped_is_counted_logged_and_on_record_and_the_books_add_up(ca
     assert (c.lost, c.records, c.points) == (57, N - 57, N - 57)
     assert sum(w.store.model("m").progress.position.values()) == c.records + c.lost
     assert engine.context.metrics.value(RECORDS_LOST, model="m") == 57
-    assert f"57 records were gone before they were read, skipped: t-0@{at[P0]} to {at[P0] + 6}, t-1@" in caplog.text
+    assert f"57 records were deleted before they were read, skipped: t-0@{at[P0]} to {at[P0] + 6}, t-1@" in caplog.text
     added = books(w)
     assert added.errors == []
     assert added.read == c.records
@@ -317,8 +317,8 @@ def learned(*ranges, promoted=0, gone=()):
             "t-0@5 to 6 is neither read nor lost",
         ),
         ([learned(BatchRange(P0, 0, 5)), learned(BatchRange(P0, 3, 9))], {P0: 9}, "t-0@3 to 4 is read twice"),
-        ([learned(BatchRange(P0, 0, 5))], {P0: 8}, "t-0 stands at 8, the journal ends at 5"),
-        ([learned(BatchRange(P0, 0, 5))], {}, "t-0 stands at None"),
+        ([learned(BatchRange(P0, 0, 5))], {P0: 8}, "the position of t-0 is 8, the journal ends at 5"),
+        ([learned(BatchRange(P0, 0, 5))], {}, "the position of t-0 is None"),
         ([learned(BatchRange(P0, 0, 9)), learned(BatchRange(P0, 2, 8), promoted=1)], {P0: 9}, "learns t-0 again to 8"),
         ([learned(BatchRange(P0, 0, 5), gone=(BatchRange(P0, 6, 8),))], {P0: 8}, "t-0@5 to 5 is neither"),
     ],

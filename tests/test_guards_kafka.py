@@ -95,7 +95,7 @@ def test_what_retention_took_ends_the_program_or_is_skipped_counted_and_proven(
         progress = store.model("m").progress
         assert progress is not None
         assert sum(progress.position.values()) == 360 + 40
-    assert f"40 records were gone before they were read, skipped: {name}-1@0 to 39" in log.read_text()
+    assert f"40 records were deleted before they were read, skipped: {name}-1@0 to 39" in log.read_text()
     verdict = run("verify", "m", *at, "--json")
     assert verdict.returncode == 0, verdict.stdout + verdict.stderr
     found = json.loads(verdict.stdout)

@@ -46,8 +46,8 @@ def rerun(w: World, start, snapshot):
     """The verdict of a re-run that begins at a commit."""
     state = w.store.kept_checkpoint("m", start).state if start else None
     with JournalReplay(SPEC, w.source, make_codec(CODEC), partial(model_from_snapshot, w.store, SPEC), state) as again:
-        for _, learning in w.store.journal("m", snapshot.commit_seq, after_seq=start):
-            again.repeat(learning)
+        for _, entry in w.store.journal("m", snapshot.commit_seq, after_seq=start):
+            again.apply(entry)
         return compare_snapshot(snapshot, again.learner)
 
 
@@ -69,8 +69,8 @@ def test_a_base_that_is_not_what_was_learned_is_seen(kept):
     one, other = origins[-2:]
     state = kept.store.kept_checkpoint("m", one.commit_seq).state
     with JournalReplay(SPEC, kept.source, make_codec(CODEC), None, state) as again:
-        for _, learning in kept.store.journal("m", last.commit_seq, after_seq=other.commit_seq):
-            again.repeat(learning)
+        for _, entry in kept.store.journal("m", last.commit_seq, after_seq=other.commit_seq):
+            again.apply(entry)
         assert not compare_snapshot(last, again.learner)
 
 

@@ -41,53 +41,53 @@ def said(caplog):
 
 @pytest.fixture
 def report(clock):
-    return ProgressReporter(LOG, "orders", clock.monotonic, fate="it is in the quarantine", records=1000)
+    return ProgressReporter(LOG, "orders", clock.monotonic, consequence="it is in the quarantine", records=1000)
 
 
 def test_the_first_of_each_reason_is_told_and_the_others_are_counted_once_a_minute(report, clock, said):
-    report.bad([bad(3), bad(4), bad(5)])
+    report.bad_records([bad(3), bad(4), bad(5)])
     assert said() == ["orders: bad record (not-json) at t-0@3: not JSON; it is in the quarantine"]
-    report.bad([bad(6, "not-finite"), bad(7)])
+    report.bad_records([bad(6, "not-finite"), bad(7)])
     assert [line.split(";")[0] for line in said()] == ["orders: bad record (not-finite) at t-0@6: not JSON"]
     clock.advance(COUNT_SECONDS - 1)
-    report.bad([bad(i) for i in range(10, 26_010)])
-    report.look(1000, str)
+    report.bad_records([bad(i) for i in range(10, 26_010)])
+    report.update(1000, str)
     assert [line for line in said() if "bad" in line] == []
     clock.advance(1)
-    report.look(1000, str)
+    report.update(1000, str)
     assert said() == ["orders: 26,003 more bad records in 60 s: 26,003 not-json, such as t-0@4: not JSON"]
     clock.advance(10 * COUNT_SECONDS)
-    report.look(1000, str)
+    report.update(1000, str)
     assert [line for line in said() if "bad" in line] == []
-    report.bad([bad(1, "not-finite")])
-    report.end(1010, "lag 0")
+    report.bad_records([bad(1, "not-finite")])
+    report.finish(1010, "lag 0")
     counted, ended = said()
     assert counted == "orders: 1 more bad records in 10 min: 1 not-finite, such as t-0@1: not JSON"
-    assert ended == "orders: left after 11 min, 10 records meanwhile, 26,006 of them bad; lag 0"
+    assert ended == "orders: stopped after 11 min, 10 records, 26,006 of them bad; lag 0"
 
 
 def test_progress_is_told_twice_a_minute_while_records_come_and_seldom_else(report, clock, said):
-    report.look(5000, lambda: "lag 7")
+    report.update(5000, lambda: "lag 7")
     assert said() == []
     clock.advance(PROGRESS_SECONDS)
-    report.look(61_000, lambda: "lag 7")
-    report.look(62_000, lambda: "lag 6")
+    report.update(61_000, lambda: "lag 7")
+    report.update(62_000, lambda: "lag 6")
     assert said() == ["orders: 61,000 records, 2,000/s, lag 7"]
     clock.advance(PROGRESS_SECONDS)
-    report.look(61_000, lambda: "lag 0")
+    report.update(61_000, lambda: "lag 0")
     assert said() == []
     clock.advance(QUIET_SECONDS - PROGRESS_SECONDS)
-    report.look(61_000, lambda: "lag 0")
+    report.update(61_000, lambda: "lag 0")
     assert said() == ["orders: 61,000 records, 0/s, lag 0"]
 
 
 def test_what_is_away_is_told_once_a_minute_until_it_is_back(report, clock, said):
     for _ in range(120):
-        report.away("store", "full")
+        report.mark_down("store", "full")
         clock.advance(1)
-    assert said() == ["orders: the store is away, trying again: full"] * 2
-    report.back("store")
-    report.away("store", "full")
+    assert said() == ["orders: the store is unavailable, trying again: full"] * 2
+    report.mark_up("store")
+    report.mark_down("store", "full")
     assert len(said()) == 1
 
 
@@ -109,7 +109,7 @@ def test_an_owner_tells_what_was_bad_how_far_it_is_and_how_it_ended(said):
     (counted,) = [line for line in lines if "more bad records" in line]
     assert f"{N // 4 - 1:,} not-json, such as t-" in counted
     ended = lines[-1]
-    assert f"{N:,} records meanwhile, {N // 4:,} of them bad" in ended
+    assert f"{N:,} records, {N // 4:,} of them bad" in ended
     assert "lag 0" in ended
     assert f"clusters, snapshot {w.store.model('m').last_snapshot}" in ended
 
@@ -147,7 +147,7 @@ def test_who_stands_by_waits_for_a_full_disk(said, writes):
     assert w.counters().points == N
     assert w.verify()
     if writes == FullStore.WRITES:
-        told = [line for line in said() if "the store is away" in line]
+        told = [line for line in said() if "the store is unavailable" in line]
         assert 55 <= len(told) <= 61
         assert full.refused > len(told)
 
@@ -158,7 +158,7 @@ def test_an_owner_whose_disk_fills_ends_when_the_lease_would(said):
     with pytest.raises(StoreUnavailableError, match="the disk is full"):
         w.engine(store=full).run(w.until_all_read())
     assert 500 <= w.counters().records < N
-    assert any("left after" in line for line in said())
+    assert any("stopped after" in line for line in said())
     w.clock.advance(60)
     w.engine().run(w.until_all_read())
     assert w.counters().points == N

@@ -144,13 +144,13 @@ def test_a_store_that_agrees_with_itself_is_told_so(store, file):
             "the journal ends at commit 4, the checkpoint is commit 5",
         ),
         ("UPDATE streamkm_journal SET batches = x'00' WHERE commit_seq = 2", "cannot be read behind commit 1"),
-        ("UPDATE streamkm_progress SET next_offset = 60 WHERE partition = 1", "orders-1 stands at 60"),
+        ("UPDATE streamkm_progress SET next_offset = 60 WHERE partition = 1", "the position of orders-1 is 60"),
         ("UPDATE streamkm_models SET last_snapshot = 4", "the newest snapshot is 5, the model says 4"),
         ("UPDATE streamkm_snapshots SET commit_seq = 0 WHERE id = 2", "snapshot 2 has no commit"),
         ("UPDATE streamkm_snapshots SET arrays = x'00' WHERE id = 2", "snapshot 2: it is damaged"),
         ("UPDATE streamkm_progress SET next_offset = 40", "snapshot 5 is ahead of the model in orders-0, orders-1"),
         ("UPDATE streamkm_checkpoints SET state = x'00'", "the state of the checkpoint cannot be read"),
-        ("DELETE FROM streamkm_checkpoints", "snapshot 5 stands without a checkpoint"),
+        ("DELETE FROM streamkm_checkpoints", "snapshot 5 exists without a checkpoint"),
     ],
 )
 def test_what_does_not_agree_is_told(store, file, change, said):

@@ -24,7 +24,7 @@ from streamkm.broker.properties import free_ports
 from streamkm.connectors import MemorySource
 from streamkm.engine import Heartbeat, Watchdog
 from streamkm.engine.health import KILL_SECONDS, LIVE_SECONDS
-from streamkm.engine.source_manager import MAX_REBUILDS, STALL_SECONDS, StallDetector
+from streamkm.engine.source_manager import MAX_REOPENED, STALL_SECONDS, StallDetector
 from streamkm.errors import BrokerUnreachableError, PartitionStalledError, SettingsError, StoreUnavailableError
 from streamkm.metrics import ALARMS, Metrics
 from streamkm.models import clusters
@@ -81,7 +81,7 @@ def test_a_partition_that_does_not_move_gets_a_new_source_and_an_alarm(caplog):
     assert w.counters().points == N
     assert engine.context.metrics.value(ALARMS, model="m", alarm="stalled-partition") == 1
     assert STALL_SECONDS < w.clock.now - began < 6 * STALL_SECONDS
-    assert f"t-1@0, {N // 2} records before the end: 1 partitions have not moved for 60 s" in caplog.text
+    assert f"t-1@0, {N // 2} records before the end: 1 partitions have not advanced for 60 s" in caplog.text
 
 
 def test_a_partition_that_never_moves_ends_the_run_after_some_new_sources_and_what_was_learned_is_kept():
@@ -89,7 +89,7 @@ def test_a_partition_that_never_moves_ends_the_run_after_some_new_sources_and_wh
     opened = []
     with pytest.raises(PartitionStalledError, match="t-1@0"):
         w.engine(open_source=lambda: opened.append(1) or Deaf(w.records)).run(Ticking(lambda: False, w.clock))
-    assert len(opened) == 1 + MAX_REBUILDS
+    assert len(opened) == 1 + MAX_REOPENED
     assert w.counters().points == N // 2
     assert w.store.model("m").lease is None
 
@@ -117,17 +117,17 @@ def test_a_partition_that_moves_a_little_now_and_then_is_not_stalled_and_ends_th
     for _ in range(20):
         now += step
         position[P1] += 1
-        stalls.look(position, end, now)
+        stalls.check(position, end, now)
     assert asked, "partition 0 stands still, and has nothing to read"
     for _ in range(4):
         now += step
-        stalls.look(position, end, now)
+        stalls.check(position, end, now)
     with pytest.raises(PartitionStalledError, match="t-1@20, 980 records before the end"):
-        stalls.look(position, end, now + step)
-    assert stalls.rebuilds == 1
+        stalls.check(position, end, now + step)
+    assert stalls.reopened == 1
     position[P1] += 1
-    stalls.look(position, end, now + 2 * step)
-    assert (stalls.rebuilds, stalls.hopeless) == (0, False)
+    stalls.check(position, end, now + 2 * step)
+    assert (stalls.reopened, stalls.exhausted) == (0, False)
 
 
 def test_while_no_broker_answers_it_is_live_and_not_ready_and_the_alarm_comes_once():

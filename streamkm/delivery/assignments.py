@@ -208,8 +208,8 @@ class Assigner:
         self._codec, self._store = codec, store
         self._snapshot: Snapshot | None = None
         self._loaded_at = -float("inf")
-        self._report = ProgressReporter(
-            log, model, clock, fate="it gets no assignment; others of its kind are counted once a minute"
+        self._reporter = ProgressReporter(
+            log, model, clock, consequence="it gets no assignment; more with this reason are counted once a minute"
         )
         self._store_away = False
         self._epoch = self._total = 0
@@ -278,7 +278,7 @@ class Assigner:
         position = self._seek(source, writer, partitions)
         checked_at = committed_at = self._clock()
         while not stop.is_set():
-            self._report.look(self.counts.records, self.describe)
+            self._reporter.update(self.counts.records, self.describe)
             if self._clock() - checked_at > self._options.partition_check_interval:
                 checked_at = self._clock()
                 if set(source.partitions()) - set(position):
@@ -390,7 +390,7 @@ class Assigner:
                 if not isinstance(records, ByteRecords):
                     raise SourceError("these records have no bytes", where=str(records.partition))
                 batch = self._codec.decode(records)
-                self._report.bad(batch.bad)
+                self._reporter.bad_records(batch.bad)
                 out += assignment_records(self._target, snapshot, records, batch)
                 counts.records += len(records)
                 counts.assigned += len(batch)
@@ -414,7 +414,7 @@ class Assigner:
 
     def log_summary(self) -> None:
         """Log the outcomes of the whole run."""
-        self._report.end(self.counts.records, self.describe())
+        self._reporter.finish(self.counts.records, self.describe())
 
     def _wait_for_snapshot(self, stop: threading.Event) -> bool:
         logged = False

@@ -214,12 +214,12 @@ class Notifier:
         ]
         for thread in threads:
             thread.start()
-        report = ProgressReporter(log, self._model, self._clock, unit="events delivered")
+        reporter = ProgressReporter(log, self._model, self._clock, unit="events delivered")
         while any(thread.is_alive() for thread in threads) and not stop.wait(0.1):
-            report.look(sum(self.delivered.values()), lambda: describe(self.delivered))
+            reporter.update(sum(self.delivered.values()), lambda: describe(self.delivered))
         for thread in threads:
             thread.join(_JOIN_SECONDS)
-        report.end(sum(self.delivered.values()), describe(self.delivered))
+        reporter.finish(sum(self.delivered.values()), describe(self.delivered))
 
     def _serve(self, target: Target, stop: threading.Event) -> None:
         """Deliver to one target, with retries, until `stop` is set or the target is gone."""

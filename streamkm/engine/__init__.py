@@ -1,4 +1,4 @@
-"""The live loop (`Engine`), and the proof that it did what it says (`JournalReplay`)."""
+"""The live loop (`Engine`), and its verification by replaying the journal (`JournalReplay`)."""
 
 from streamkm.engine.context import EngineOptions
 from streamkm.engine.health import Heartbeat, Watchdog

@@ -1,4 +1,4 @@
-"""When bad records are too many: a share of all, or too many in a row of one partition."""
+"""The limits of bad records: a share of all records, and consecutive ones of a partition."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from streamkm.errors import BadRecordsError
 from streamkm.records import BadRecord, Batch, TopicPartition
 
 BAD_WINDOW = 1000
-"""Records after which the share of bad ones is judged."""
+"""Number of records after which the share of bad ones is checked."""
 
 
 class BadRecordLimit:
-    """Watches the records of a stream, and stops it when it looks broken.
+    """Stops an engine whose stream has too many bad records.
 
     Parameters
     ----------
     model
-        Its name, for the message.
+        Name of the model, for the message.
+    options
+        Of the engine.
     """
 
     def __init__(self, model: str, options: EngineOptions) -> None:
@@ -28,22 +30,22 @@ class BadRecordLimit:
         self.max_ratio, self.max_in_a_row = options.max_bad_ratio, options.max_bad_in_a_row
         self.records = self.bad = 0
         self.in_a_row: dict[TopicPartition, int] = {}
-        """Bad records at the end of what was read of each partition."""
+        """Consecutive bad records at the current end of each partition."""
 
     def check(self, records: int, batches: Sequence[Batch]) -> None:
-        """Look at the next mini-batch, before it is learned.
+        """Check the next mini-batch before it is learned.
 
         Parameters
         ----------
         records
-            How many it has, tombstones included.
+            Number of records, tombstones included.
         batches
-            The same, decoded.
+            The decoded records.
 
         Raises
         ------
         BadRecordsError
-            The share of bad ones in the last `BAD_WINDOW` or more, or their number in a row, is too high.
+            The share of bad ones among the last `BAD_WINDOW` or more, or the number of consecutive ones, is too high.
         """
         self._check_in_a_row(batches)
         self.records += records
@@ -51,8 +53,8 @@ class BadRecordLimit:
         if self.records >= BAD_WINDOW:
             share = self.bad / self.records
             if share > self.max_ratio:
-                said = f"{share:.0%} of the last {self.records} records are bad"
-                raise self._too_many(said, [bad for b in batches for bad in b.bad], "--max-bad-ratio")
+                message = f"{share:.0%} of the last {self.records} records are bad"
+                raise self._error(message, [bad for b in batches for bad in b.bad], "--max-bad-ratio")
             self.records = self.bad = 0
 
     def _check_in_a_row(self, batches: Sequence[Batch]) -> None:
@@ -62,18 +64,18 @@ class BadRecordLimit:
             if not batch.bad:
                 self.in_a_row[partition] = 0 if len(batch) else before
                 continue
-            # Bad records with equally many good ones before them follow each other; tombstones do not count.
+            # Bad records with the same number of good ones before them are consecutive; tombstones do not count.
             good_before = np.searchsorted(batch.offsets, [bad.record.offset for bad in batch.bad])
             counts = np.bincount(good_before, minlength=len(batch) + 1)
             counts[0] += before
             self.in_a_row[partition] = int(counts[-1])
             if 0 < self.max_in_a_row <= counts.max():
-                said = f"{counts.max()} records of {partition} in a row are bad"
-                raise self._too_many(said, batch.bad, "--max-bad-in-a-row")
+                message = f"{counts.max()} records of {partition} in a row are bad"
+                raise self._error(message, batch.bad, "--max-bad-in-a-row")
 
-    def _too_many(self, said: str, bad: Sequence[BadRecord], option: str) -> BadRecordsError:
+    def _error(self, message: str, bad: Sequence[BadRecord], option: str) -> BadRecordsError:
         return BadRecordsError(
-            said + (f", such as {bad[-1]}" if bad else ""),
+            message + (f", such as {bad[-1]}" if bad else ""),
             where=f"model {self.model}",
-            hint=f"Nothing of this batch was counted. Mend the producer or the fields, or raise {option}",
+            hint=f"Nothing of this batch was counted. Fix the producer or --fields, or raise {option}",
         )

@@ -1,4 +1,4 @@
-"""What every part of an engine shares: its options, clock, collaborators and error counters."""
+"""What the parts of an engine share: options, clock, collaborators and error counters."""
 
 from __future__ import annotations
 
@@ -20,68 +20,69 @@ from streamkm.stores.base import Store
 
 
 class Clock(Protocol):
-    """Time, so that tests need not wait for it."""
+    """A source of time, which tests replace."""
 
     def time(self) -> float:
         """Seconds since 1970."""
         ...
 
     def monotonic(self) -> float:
-        """Seconds that never jump."""
+        """Seconds on a monotonic clock."""
         ...
 
 
 class StopSignal(Protocol):
-    """A request to leave; `threading.Event` is one."""
+    """A request to stop; `threading.Event` is one."""
 
     def is_set(self) -> bool:
-        """Whether it was made."""
+        """Whether to stop."""
         ...
 
     def wait(self, timeout: float) -> bool:
-        """Sleep, unless it is made."""
+        """Wait up to `timeout` seconds for the request; whether it was made."""
         ...
 
 
 def owner_name() -> str:
-    """A name that no two running processes share."""
+    """A name that is unique to this process: host, process id and start time."""
     return f"{socket.gethostname()}:{os.getpid()}:{time.monotonic_ns() & 0xFFFFFF:x}"
 
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """How often what is done.
+    """Options of an engine that do not change the model.
 
     Attributes
     ----------
     batch
-        Most records of one mini-batch.
+        Maximum number of records in a mini-batch.
     checkpoint_every, snapshot_every
-        Seconds.
+        Seconds between checkpoints and between snapshots.
     snapshot_points
         Points between snapshots; 0: by time only.
     max_bad_ratio
-        Share of bad records, over windows of `judging.BAD_WINDOW` records or more, above which the engine stops.
+        Share of bad records, over windows of `bad_records.BAD_WINDOW` records or more, above which the engine stops.
     max_bad_in_a_row
-        Bad records of one partition without a good one between them at which the engine stops; 0: never.
+        Consecutive bad records of one partition at which the engine stops; 0: no limit.
     dead_letters
-        Topic for letters of quarantined records; none when empty.
+        Topic for dead letters of quarantined records; empty: none.
     quarantine_keep
-        Records that the quarantine keeps; the oldest go first, but none whose letter is still to be delivered.
+        Records that the quarantine keeps; the oldest are removed first, but none whose dead letter is undelivered.
     quarantine_keep_bytes
-        Bytes that it keeps of them; what waits for its letter loses its value instead, from the oldest on.
+        Bytes that the quarantine keeps; undelivered records lose their values instead, the oldest first.
     keep_snapshots
-        ``all``, or ``thin``: fewer and fewer as they grow old (see `streamkm.stores.retention`).
+        ``all``, or ``thin``: fewer with age (see `streamkm.stores.retention`).
     lease
-        Seconds after which a silent owner loses the model.
+        Seconds without a renewal after which another engine may take over.
     start
         ``beginning`` or ``end``: where a new model starts to read.
     max_event_time_lead
-        Seconds that an event time may lie ahead of its record's timestamp and of the clock. Where decay goes by event
-        time, what lies beyond is a bad record.
+        Seconds that an event time may be ahead of its record's timestamp and of the clock. In a model that decays by
+        event time, a record with a later event time is bad.
     on_data_loss
-        What to do when the topic no longer has records that were not read yet: ``fail``, or ``skip`` them and count
-        them.
+        What to do when the topic deleted records before they were read: ``fail``, or ``skip`` and count them.
+    owner
+        Name of this engine in the lease.
     """
 
     batch: int = 8192
@@ -101,7 +102,7 @@ class EngineOptions:
     owner: str = field(default_factory=owner_name)
 
     def quarantine_limits(self) -> QuarantineLimits:
-        """What the quarantine of a model may hold."""
+        """The limits of the quarantine."""
         return QuarantineLimits(self.quarantine_keep, self.quarantine_keep_bytes, bool(self.dead_letters))
 
 
@@ -110,16 +111,16 @@ log = logging.getLogger("streamkm.engine")
 
 @dataclass(frozen=True)
 class EngineContext:
-    """What an engine is put together from.
+    """The collaborators of an engine.
 
     Attributes
     ----------
     open_source
-        Gives a fresh source; called again after an error of the source.
+        Opens a source; called again after an error of the source.
     open_writer
-        Gives a fresh writer for dead letters; called again after an error of the writer.
+        Opens a writer for dead letters; called again after an error of the writer.
     heartbeat
-        Where the loop says that it goes on, for probes and watchdogs.
+        Progress of the loop, for probes and watchdogs.
     """
 
     spec: ModelSpec
@@ -133,15 +134,15 @@ class EngineContext:
     heartbeat: Heartbeat = field(default_factory=Heartbeat)
 
     def count_error(self, stage: str) -> None:
-        """Count a failure that is dealt with."""
+        """Count a failure that is handled."""
         self.metrics.add(ERRORS, model=self.spec.name, stage=stage)
 
     def mark_down(self, what: str, error: StreamkmError) -> None:
-        """The ``broker`` or the ``store`` does not answer: an alarm once for each time that it goes away."""
+        """Note that the ``broker`` or the ``store`` is unavailable; one alarm per outage."""
         if self.heartbeat.mark_down(what, error.message):
             self.metrics.add(ALARMS, model=self.spec.name, alarm=f"{what}-away")
 
     def mark_up(self, what: str) -> None:
-        """It answers."""
+        """Note that it is available."""
         if self.heartbeat.mark_up(what):
             log.info("%s: the %s is back", self.spec.name, what)

@@ -1,10 +1,9 @@
-"""Dead letters: quarantined records on a topic of their own, at least once each, without ever holding up the stream.
+"""Dead letters: quarantined records are written to a topic, at least once each, without delaying the stream.
 
-A letter is the record as it was (key, value, headers, timestamp) with the headers that Kafka Connect adds to its dead
-letters, and two of ours. Of a record that the quarantine does not keep whole it has what is kept, and a header says
-how large the whole value is, which stays in its topic at its offset. Topic, partition and offset in the headers tell a
-letter apart, so a reader can drop repeats: a death between the acknowledgement and the note of it in the store sends
-some letters again.
+A dead letter has the key, value, headers and timestamp of the record, the headers that Kafka Connect adds, and two of
+streamkm. A record that the quarantine keeps truncated is sent truncated, with a header that gives the size of the whole
+value; the original stays in its topic at its offset. Topic, partition and offset in the headers identify a letter, so
+readers can drop repetitions: a crash between the acknowledgement and its note in the store sends some letters again.
 """
 
 from __future__ import annotations
@@ -24,21 +23,22 @@ from streamkm.stores.base import QuarantinedRecord
 log = logging.getLogger("streamkm.engine")
 
 PREFIX = "__connect.errors."
-"""Of the headers that Kafka Connect's dead letters have; their numbers are decimal text."""
+"""Prefix of Kafka Connect's headers of dead letters; numbers in them are decimal text."""
 REASON, FIELD = "__streamkm.reason", "__streamkm.field"
-"""Headers that Kafka Connect does not have: the words for machines."""
+"""Headers that Kafka Connect does not have: reason and field of the bad record."""
 TRUNCATED = "__streamkm.value.cut"
-"""Header of a letter that is not the whole record; says how many bytes the whole value has."""
+"""Header of a letter with a truncated record: bytes of the whole value."""
 OMITTED = "__streamkm.value.omitted"
-"""Header of a letter that its topic took only without the value; says how many bytes that has."""
+"""Header of a letter that the topic accepts only without its value: bytes of the value."""
 STAGE = "VALUE_CONVERTER"
-"""Connect's name of the stage in which a value is decoded."""
+"""Kafka Connect's name of the stage that decodes values."""
 
 BATCH_LETTERS = 500
-"""Letters under way at a time."""
+"""Letters sent at a time."""
 FIRST_BACKOFF, LAST_BACKOFF = 0.5, 30.0
+"""Seconds between attempts: the first wait, doubled up to the last."""
 CLOSE_SECONDS = 2.0
-"""How long an owner that leaves waits for its last letters; the next owner sends the others."""
+"""Seconds that a stopping owner waits for its last letters; the next owner sends the others."""
 
 
 def dead_letter(topic: str, model: str, decoder: str, held: QuarantinedRecord) -> ProducerRecord:
@@ -47,12 +47,16 @@ def dead_letter(topic: str, model: str, decoder: str, held: QuarantinedRecord) -
     Parameters
     ----------
     topic
-        Where it goes.
+        Destination.
+    model
+        Name of the model.
     decoder
-        Kind of the codec that could not take it.
+        Kind of the codec that rejected the record.
+    held
+        The record.
     """
     record = held.bad.record
-    told = {
+    context = {
         "topic": record.partition.topic,
         "partition": record.partition.partition,
         "offset": record.offset,
@@ -63,7 +67,7 @@ def dead_letter(topic: str, model: str, decoder: str, held: QuarantinedRecord) -
         "exception.class.name": "streamkm.errors.DataError",
         "exception.message": held.bad.message,
     }
-    added = [(PREFIX + name, _text(value)) for name, value in told.items()]
+    added = [(PREFIX + name, _text(value)) for name, value in context.items()]
     added += [(REASON, _text(held.bad.reason)), (FIELD, _text(held.bad.field))]
     if record.size is not None:
         added.append((TRUNCATED, _text(record.size)))
@@ -71,15 +75,15 @@ def dead_letter(topic: str, model: str, decoder: str, held: QuarantinedRecord) -
 
 
 def without_payload(full: ProducerRecord) -> ProducerRecord:
-    """What is left of a letter that its topic does not take: all that tells which record it was."""
+    """A letter for a topic that rejects the whole one: only the headers that identify the record."""
     first = next(i for i in reversed(range(len(full.headers))) if full.headers[i][0] == f"{PREFIX}topic")
     ours = dict(full.headers[first:])
     size = ours.pop(TRUNCATED, None) or ours.get(OMITTED) or _text(len(full.value or b""))
     return full._replace(value=b"", headers=tuple({**ours, OMITTED: size}.items()), key=None, timestamp=-1)
 
 
-def _weight(one: ProducerRecord) -> int:
-    """About the bytes that a record takes in a topic."""
+def _n_bytes(one: ProducerRecord) -> int:
+    """Approximate bytes of a record in a topic."""
     headers = sum(len(name) + len(value or b"") for name, value in one.headers)
     return len(one.value or b"") + len(one.key or b"") + headers
 
@@ -89,16 +93,16 @@ def _text(value: object) -> bytes:
 
 
 class DeadLetterSender:
-    """A thread that sends what is in quarantine and not known to be delivered, and notes in the store what was.
+    """A thread that sends the dead letters of undelivered records, and marks them in the store as delivered.
 
-    The broker may be slow or away: letters then wait in the store, and learning goes on.
+    While the broker is slow or unavailable, letters wait in the store and learning continues.
 
     Parameters
     ----------
     context
-        Of the engine; their option `dead_letters` names the topic, which is made with one partition if it is not there.
+        Of the engine; option `dead_letters` names the topic, which is created with one partition if it does not exist.
     open_writer
-        Gives a fresh writer; called again after an error.
+        Opens a writer; called again after an error.
     """
 
     def __init__(self, context: EngineContext, open_writer: Callable[[], Writer]) -> None:
@@ -107,20 +111,20 @@ class DeadLetterSender:
         self._decoder = str(context.spec.codec.get("kind", ""))
         self._writer: Writer | None = None
         self._changed = threading.Condition()
-        self._woken, self._deadline = True, float("inf")  # what an owner before us left is sent first
+        self._woken, self._deadline = True, float("inf")  # starts with the letters that the previous owner left
         self._failing = False
-        self._too_large: float = float("inf")  # bytes of the smallest letter that its topic was seen not to take
+        self._too_large: float = float("inf")  # bytes of the smallest letter that the topic rejected
         self._thread = threading.Thread(target=self._run, name=f"streamkm-letters-{self._model}", daemon=True)
         self._thread.start()
 
     def wake(self) -> None:
-        """There is something new in quarantine."""
+        """Signal that records were added to the quarantine."""
         with self._changed:
             self._woken = True
             self._changed.notify()
 
     def close(self) -> None:
-        """Send what waits, for `CLOSE_SECONDS` at most."""
+        """Send the remaining letters, for `CLOSE_SECONDS` at most, and stop."""
         with self._changed:
             self._deadline = time.monotonic() + CLOSE_SECONDS
             self._changed.notify()
@@ -130,16 +134,16 @@ class DeadLetterSender:
         backoff = FIRST_BACKOFF
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._woken or self._leaving)
+                self._changed.wait_for(lambda: self._woken or self._closing)
                 if not self._woken:
                     break
                 self._woken = False
-            if self._round():
+            if self._send_all():
                 backoff = FIRST_BACKOFF
                 continue
             with self._changed:
-                self._changed.wait_for(lambda: self._leaving, backoff)
-                if self._leaving:
+                self._changed.wait_for(lambda: self._closing, backoff)
+                if self._closing:
                     break
                 self._woken = True
             backoff = min(2 * backoff, LAST_BACKOFF)
@@ -147,19 +151,19 @@ class DeadLetterSender:
             self._writer.close()
 
     @property
-    def _leaving(self) -> bool:
+    def _closing(self) -> bool:
         return self._deadline < float("inf")
 
-    def _round(self) -> bool:
-        """Send all that waits; False if not all of it could be."""
+    def _send_all(self) -> bool:
+        """Send all undelivered letters; False if some remain."""
         try:
-            while waiting := self._store.undelivered(self._model, limit=BATCH_LETTERS):
-                self._send(waiting)
+            while batch := self._store.undelivered(self._model, limit=BATCH_LETTERS):
+                self._send(batch)
                 if time.monotonic() > self._deadline:
                     return False
-        except Exception as error:  # noqa: BLE001  # whatever it was, it must not stop the stream
+        except Exception as error:  # noqa: BLE001  # no error of dead letters may stop the stream
             self._context.count_error("letters")
-            if not self._failing:  # once per outage, not once per attempt
+            if not self._failing:  # once per outage
                 log.warning("%s: dead letters wait in the store: %s", self._model, error)
             self._failing = True
             if self._writer is not None:
@@ -171,38 +175,44 @@ class DeadLetterSender:
         self._failing = False
         return True
 
-    def _send(self, waiting: Sequence[QuarantinedRecord]) -> None:
-        """Send letters, and note those that arrived."""
+    def _send(self, batch: Sequence[QuarantinedRecord]) -> None:
+        """Send letters, and mark the acknowledged ones as delivered.
+
+        Raises
+        ------
+        SourceError
+            Some were not acknowledged.
+        """
         if self._writer is None:
             self._writer = self._open_writer()
             self._writer.create_topic(self._topic)
-        letters = [dead_letter(self._topic, self._model, self._decoder, held) for held in waiting]
-        # What is known to be too large goes reduced at once, with the others.
-        letters = [without_payload(full) if _weight(full) >= self._too_large else full for full in letters]
-        answers = list(self._writer.write(letters))
-        # A letter that can never be written must not stand in the way of the others for ever. Whether it is this one
-        # shows when it goes alone.
-        for i in _never(answers):
-            if _weight(letters[i]) < self._too_large:
-                (answers[i],) = self._writer.write([letters[i]])
-            if (answer := answers[i]) is not None and answer.too_large:
-                self._too_large = min(self._too_large, _weight(letters[i]))
-        if lacking := _never(answers):
-            for i, answer in zip(
-                lacking, self._writer.write([without_payload(letters[i]) for i in lacking]), strict=True
+        letters = [dead_letter(self._topic, self._model, self._decoder, held) for held in batch]
+        # Letters that are known to be too large are sent without payload at once.
+        letters = [without_payload(full) if _n_bytes(full) >= self._too_large else full for full in letters]
+        results = list(self._writer.write(letters))
+        # A letter that can never be written must not block the others. A batch may fail as a whole, so each rejected
+        # letter is tried on its own.
+        for i in _permanent_failures(results):
+            if _n_bytes(letters[i]) < self._too_large:
+                (results[i],) = self._writer.write([letters[i]])
+            if (result := results[i]) is not None and result.too_large:
+                self._too_large = min(self._too_large, _n_bytes(letters[i]))
+        if rejected := _permanent_failures(results):
+            for i, result in zip(
+                rejected, self._writer.write([without_payload(letters[i]) for i in rejected]), strict=True
             ):
-                answers[i] = answer
-        arrived = [held for held, answer in zip(waiting, answers, strict=True) if answer is None]
-        if arrived:
-            places = [(held.bad.record.partition, held.bad.record.offset) for held in arrived]
-            self._store.mark_delivered(self._model, places, time.time())
+                results[i] = result
+        delivered = [held for held, result in zip(batch, results, strict=True) if result is None]
+        if delivered:
+            records = [(held.bad.record.partition, held.bad.record.offset) for held in delivered]
+            self._store.mark_delivered(self._model, records, time.time())
             self._store.trim_quarantine(self._model, self._context.options.quarantine_limits())
-            self._context.metrics.add(LETTERS, len(arrived), model=self._model)
-        refused = next((answer for answer in answers if answer is not None), None)
-        if refused is not None:
-            raise SourceError(refused.message, where=self._topic)
+            self._context.metrics.add(LETTERS, len(delivered), model=self._model)
+        failed = next((result for result in results if result is not None), None)
+        if failed is not None:
+            raise SourceError(failed.message, where=self._topic)
 
 
-def _never(answers: Sequence[DeliveryError | None]) -> list[int]:
-    """Which letters would be refused again as they are."""
-    return [i for i, answer in enumerate(answers) if answer is not None and answer.permanent]
+def _permanent_failures(results: Sequence[DeliveryError | None]) -> list[int]:
+    """Indexes of the letters that would be rejected again unchanged."""
+    return [i for i, result in enumerate(results) if result is not None and result.permanent]

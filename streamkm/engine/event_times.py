@@ -1,4 +1,4 @@
-"""Event times from the future: one of them would end forgetting for good, because all ages count from the newest."""
+"""Event times in the future are bad records: ages count from the newest, so one would stop all forgetting for good."""
 
 from __future__ import annotations
 
@@ -13,18 +13,24 @@ from streamkm.times import format_time
 
 OTHER_UNITS = ((1e3, "milliseconds"), (1e6, "microseconds"), (1e9, "nanoseconds"))
 YEAR = 365.25 * 86400.0
+"""Seconds."""
 
 
 def decays_by_event_time(spec: ModelSpec) -> bool:
-    """Whether event times decide how much a record of this model counts."""
+    """Whether the weights of a model decay by event time."""
     return spec.learner.get("half_life") is not None and spec.learner.get("half_life_unit") == "seconds"
 
 
 def decode(codec: Codec, records: Records, limit: EventTimeLimit | None) -> Batch:
-    """Decode records, and take those that lie beyond the limit for bad ones.
+    """Decode records; those with event times beyond the limit become bad records.
 
-    The limit counts from the record's own timestamp, where the event time is one of its fields, and from the moment of
-    reading. The live loop, catching up and the re-run of a journal all decode here.
+    The limit counts from the time of reading and, where the event time is a field, from the record's timestamp. The
+    live loop, catching up after a promotion and journal replays all decode here.
+
+    Parameters
+    ----------
+    limit
+        None: no limit.
     """
     batch = codec.decode(records)
     if limit is None or not isinstance(records, ByteRecords) or not len(batch):
@@ -36,7 +42,7 @@ def decode(codec: Codec, records: Records, limit: EventTimeLimit | None) -> Batc
     bounds = np.full(len(batch), newest)
     if field is not None:
         bounds = np.where(stamps >= 0.0, np.minimum(stamps + limit.lead, newest), newest)
-    ahead = batch.times > bounds  # an unknown time is never ahead
+    ahead = batch.times > bounds  # false for an unknown time (NaN)
     if not ahead.any():
         return batch
     bad = [
@@ -48,19 +54,19 @@ def decode(codec: Codec, records: Records, limit: EventTimeLimit | None) -> Batc
         )
         for i in np.flatnonzero(ahead).tolist()
     ]
-    there = ~ahead
+    good = ~ahead
     return replace(
         batch,
-        points=np.ascontiguousarray(batch.points[there]),
-        times=batch.times[there],
-        offsets=batch.offsets[there],
+        points=np.ascontiguousarray(batch.points[good]),
+        times=batch.times[good],
+        offsets=batch.offsets[good],
         bad=tuple(sorted([*batch.bad, *bad], key=lambda b: b.record.offset)),
     )
 
 
 def _message(field: str | None, time: float, reference: float, limit: EventTimeLimit) -> str:
     what = f"the event time {field}" if field else "the record's timestamp, its event time,"
-    than = "the moment of reading" if reference == limit.read_at else "the record's timestamp"
+    than = "the time of reading" if reference == limit.read_at else "the record's timestamp"
     said = (
         f"{what} is {format_time(time)}, {time - reference:,.0f} s ahead of {than} ({format_time(reference)}); "
         f"at most {limit.lead:g} s are taken (--max-event-time-lead)"
@@ -72,12 +78,12 @@ def _message(field: str | None, time: float, reference: float, limit: EventTimeL
 
 
 def look_like_seconds(times: np.ndarray[tuple[int], np.dtype[np.float64]], now: float) -> bool:
-    """Whether timestamps of records are seconds where Kafka means milliseconds: January 1970, but about now as seconds.
+    """Whether record timestamps are in seconds instead of Kafka's milliseconds: near `now` when read as seconds.
 
     Parameters
     ----------
     times
-        (n,): seconds since 1970, as read in milliseconds; NaN where unknown.
+        (n,) seconds since 1970, on the assumption of milliseconds; NaN where unknown.
     now
         Seconds since 1970.
     """

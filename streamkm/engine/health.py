@@ -1,4 +1,4 @@
-"""Heartbeat of the engine's loop, and the watchdog thread that reports and finally ends a loop that hangs."""
+"""Heartbeat of the engine's loop, and the watchdog thread that reports and finally ends a hanging loop."""
 
 from __future__ import annotations
 
@@ -13,40 +13,48 @@ from typing import Self
 from streamkm.metrics import ALARMS, Metrics
 
 LIVE_SECONDS = 60.0
-"""A loop that made no step for longer hangs: twice as long as a broker may take to answer."""
+"""A loop without a heartbeat for longer hangs: twice the longest time that a broker takes to answer."""
 
 
 class Heartbeat:
-    """The last sign of life, and the down of now.
+    """Time and activity of the loop's last step, and the services that are unavailable.
 
     Parameters
     ----------
     clock
-        Seconds that never jump.
+        Monotonic seconds.
 
     Attributes
     ----------
-    doing
-        What the loop began at the last beat.
+    activity
+        What the loop started at the last beat.
     role
         ``starting``, ``standby``, ``owner`` or ``stopped``.
     beats
-        Signs of life so far.
+        Number of beats so far.
     thread
-        Identifier of the loop's thread; None before its first beat.
+        Identifier of the loop's thread; None before the first beat.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._at = clock()
         self._down: dict[str, str] = {}
-        self.doing, self.role, self.beats = "starting", "starting", 0
+        self.activity, self.role, self.beats = "starting", "starting", 0
         self.thread: int | None = None
 
-    def beat(self, doing: str, role: str | None = None) -> None:
-        """The loop goes on."""
+    def beat(self, activity: str, role: str | None = None) -> None:
+        """Record that the loop made a step.
+
+        Parameters
+        ----------
+        activity
+            What it does next.
+        role
+            New role; None: unchanged.
+        """
         self.thread = threading.get_ident()
-        self.doing, self._at = doing, self._clock()
+        self.activity, self._at = activity, self._clock()
         self.beats += 1
         if role is not None:
             self.role = role
@@ -56,58 +64,58 @@ class Heartbeat:
         return self._clock() - self._at
 
     def mark_down(self, what: str, why: str) -> bool:
-        """Something that is needed does not answer; whether that is news."""
+        """Note that ``broker`` or ``store`` is unavailable; whether it was available before."""
         new = what not in self._down
         self._down[what] = why
         return new
 
     def mark_up(self, what: str) -> bool:
-        """It answers; whether that is news."""
+        """Note that it is available; whether it was unavailable before."""
         return self._down.pop(what, None) is not None
 
     def live(self) -> tuple[bool, str]:
-        """Whether the loop goes on, and what it is doing."""
+        """Whether the loop makes steps, and its activity."""
         age = self.age()
-        return age <= LIVE_SECONDS, f"{self.doing}, for {age:.1f} s"
+        return age <= LIVE_SECONDS, f"{self.activity}, for {age:.1f} s"
 
     def ready(self) -> tuple[bool, str]:
-        """Whether it does its work or waits for its turn, with all that it needs; and why not."""
+        """Whether the loop is owner or standby with broker and store available, and the details."""
         if self.role not in {"owner", "standby"}:
-            return False, f"{self.role}, {self.doing}"
-        down = dict(self._down)  # the loop may change it meanwhile
+            return False, f"{self.role}, {self.activity}"
+        down = dict(self._down)  # the loop's thread may change it
         if down:
             return False, "; ".join(f"{what} away: {why}" for what, why in sorted(down.items()))
-        live, doing = self.live()
-        return live, f"{self.role}, {doing}"
+        live, activity = self.live()
+        return live, f"{self.role}, {activity}"
 
 
 log = logging.getLogger("streamkm.engine")
 
 TICK_SECONDS = 1.0
+"""Time between checks of the heartbeat."""
 KILL_SECONDS = 2 * LIVE_SECONDS
-"""After so much silence the process ends: the next one goes on where the last commit stands."""
+"""Time without a heartbeat after which the process ends; the next one continues from the last commit."""
 
 
 class Watchdog:
-    """Watches a heartbeat until it is closed.
+    """Watches a heartbeat in a thread, as a context manager.
 
-    Time counts only while this thread runs: a process that was stopped, or a machine that slept, is not taken for one
-    that hangs.
+    Time counts only while this thread runs, so a stopped process or a suspended machine does not count as hanging.
 
     Parameters
     ----------
     heartbeat
         Of the engine.
     model
-        Its name.
+        Name of the model, for the log.
     on_hang
-        Called when the loop was silent for `KILL_SECONDS`. Nothing that the loop holds can be given back, so this ends
-        the process at once.
+        Called after `KILL_SECONDS` without a beat. Resources of a hanging loop cannot be released, so it should end the
+        process at once.
     """
 
     def __init__(self, heartbeat: Heartbeat, model: str, metrics: Metrics, on_hang: Callable[[], None]) -> None:
         self.heartbeat, self.model, self.metrics, self.on_hang = heartbeat, model, metrics, on_hang
-        self._silent, self._beats, self._told = 0.0, -1, False
+        self._silent, self._beats, self._alarmed = 0.0, -1, False
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="streamkm-watchdog", daemon=True)
 
@@ -126,23 +134,25 @@ class Watchdog:
             last = now
 
     def tick(self, seconds: float) -> None:
-        """Look once, so many seconds after the look before."""
+        """Check once, `seconds` after the previous check."""
         if self.heartbeat.beats != self._beats:
-            if self._told:
-                log.warning("%s: the loop goes on", self.model)
-            self._silent, self._beats, self._told = 0.0, self.heartbeat.beats, False
+            if self._alarmed:
+                log.warning("%s: the loop runs again", self.model)
+            self._silent, self._beats, self._alarmed = 0.0, self.heartbeat.beats, False
             return
         self._silent += seconds
-        if self._silent > LIVE_SECONDS and not self._told:
-            self._told = True
+        if self._silent > LIVE_SECONDS and not self._alarmed:
+            self._alarmed = True
             self.metrics.add(ALARMS, model=self.model, alarm="hung")
             log.error(
-                "%s: no step for %.0f s while %s%s", self.model, self._silent, self.heartbeat.doing, self._where()
+                "%s: no step for %.0f s while %s%s", self.model, self._silent, self.heartbeat.activity, self._where()
             )
         if self._silent > KILL_SECONDS:
-            log.critical("%s: no step for %.0f s, leaving: the next owner goes on", self.model, self._silent)
+            log.critical(
+                "%s: no step for %.0f s, ending the process: the next owner continues", self.model, self._silent
+            )
             self.on_hang()
 
     def _where(self) -> str:
-        frame = sys._current_frames().get(self.heartbeat.thread or 0)  # noqa: SLF001  # there is no public way
+        frame = sys._current_frames().get(self.heartbeat.thread or 0)  # noqa: SLF001  # there is no public API
         return "" if frame is None else "\n" + "".join(traceback.format_stack(frame))

@@ -1,4 +1,4 @@
-"""Learning one mini-batch: what the live loop, catching up and the re-run of a journal do alike."""
+"""Learning one mini-batch, as the live loop, catching up after a promotion and journal replays do it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from streamkm.state import EventTimeLimit, Json, ModelSpec
 
 
 def learn(learner: OnlineKMeans, batches: Sequence[Batch], limit: EventTimeLimit | None) -> int:
-    """Learn one mini-batch: the points of its ranges, one range after the other, in one step.
+    """Learn the points of one mini-batch, range after range, in one step.
 
-    The live loop and the re-run of a journal both go through here, so they do the same arithmetic.
+    The live loop and journal replays both call this, so their arithmetic is the same.
 
     Parameters
     ----------
     limit
-        What `event_times.decode` was given. A model that an older streamkm let run ahead of it is brought back.
+        As given to `event_times.decode`. It also caps the model's own clock, which older versions did not limit.
 
     Returns
     -------
@@ -41,12 +41,12 @@ def learn(learner: OnlineKMeans, batches: Sequence[Batch], limit: EventTimeLimit
 
 
 def codec_for_model(codec: Codec, spec: ModelSpec) -> Codec:
-    """The codec, with an eye on what this model cannot take: where only directions count, a point without one."""
+    """The codec for a model; with cosine distance, points of zeros become bad records, as they have no direction."""
     return _ZeroVectorFilter(codec) if spec.learner.get("distance") == "cosine" else codec
 
 
 class _ZeroVectorFilter:
-    """A codec for which a point of zeros is a bad record."""
+    """Wraps a codec: points of zeros become bad records."""
 
     def __init__(self, codec: Codec) -> None:
         self.codec, self.fields = codec, codec.fields
@@ -56,16 +56,16 @@ class _ZeroVectorFilter:
 
     def decode(self, records: Records) -> Batch:
         batch = self.codec.decode(records)
-        some = batch.points.any(axis=1)
-        if some.all() or not isinstance(records, ByteRecords):
+        nonzero = batch.points.any(axis=1)
+        if nonzero.all() or not isinstance(records, ByteRecords):
             return batch
-        message = "all values are zero, which has no direction"
-        rows = np.searchsorted(records.offsets, batch.offsets[~some]).tolist()
+        message = "all values are zero, so the point has no direction"
+        rows = np.searchsorted(records.offsets, batch.offsets[~nonzero]).tolist()
         bad = [*batch.bad, *(BadRecord(records.truncated(i), "out-of-range", "", message) for i in rows)]
         return replace(
             batch,
-            points=np.ascontiguousarray(batch.points[some]),
-            times=batch.times[some],
-            offsets=batch.offsets[some],
+            points=np.ascontiguousarray(batch.points[nonzero]),
+            times=batch.times[nonzero],
+            offsets=batch.offsets[nonzero],
             bad=tuple(sorted(bad, key=lambda b: b.record.offset)),
         )

@@ -1,4 +1,4 @@
-"""The live loop of one model, by whoever holds its lease."""
+"""The live loop of one model: waits for the lease, then runs a `LeaseSession`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ log = logging.getLogger("streamkm.engine")
 
 
 class Engine:
-    """Keeps one model learning from one source, and its store up to date.
+    """Learns one model from one source, and commits it to a store.
 
     Only the engine that holds the lease in the store works; the others stand by. All state of an owner lives in its
     `LeaseSession`, which is dropped when the lease is lost, so nothing learned without the lease can be written.
@@ -31,16 +31,18 @@ class Engine:
     Parameters
     ----------
     spec
-        The model; made in the store if it is new, compared with the stored one otherwise.
+        The model; created in the store if it is new, otherwise compared with the stored one.
     open_source
-        Gives a fresh source. Called again after an error of the source.
+        Opens a source; called again after an error of the source.
+    clock
+        Replaced in tests.
     open_writer
-        Gives a fresh writer for dead letters. Called again after an error of the writer.
+        Opens a writer for dead letters; called again after an error of the writer.
 
     Raises
     ------
     SettingsError
-        The spec describes no model, or there is a topic for dead letters and no writer.
+        The spec is not valid, or there is a topic for dead letters and no writer.
     """
 
     def __init__(
@@ -55,32 +57,34 @@ class Engine:
         clock: Clock = time,
         open_writer: Callable[[], Writer] | None = None,
     ) -> None:
-        new_learner(spec)  # what cannot be made must not get a name in the store
+        new_learner(spec)  # a spec that is not valid must not get a name in the store
         if options.dead_letters and open_writer is None:
-            raise SettingsError("there is a topic for dead letters, and nothing that writes them", where="dead_letters")
+            raise SettingsError("there is a topic for dead letters, but no writer", where="dead_letters")
         metrics = metrics if metrics is not None else Metrics()
         self.context = EngineContext(
             spec, open_source, codec_for_model(codec, spec), store, options, metrics, clock, open_writer
         )
 
     def run(self, stop: StopSignal) -> None:
-        """Work until `stop` is set: then finish the mini-batch, commit, publish, release the lease and return.
+        """Run until `stop` is set; then finish the mini-batch, commit, publish, release the lease and return.
 
         Raises
         ------
         ModelMismatchError
-            The store has a model of this name that was made with other settings.
+            The store has a model with this name and other settings.
         PositionLostError
-            The topic no longer has the position at which the model stands, and `EngineOptions.on_data_loss` is to fail.
+            The topic no longer has the model's position, and `EngineOptions.on_data_loss` is ``fail``.
         TopicChangedError
-            The topic or the cluster is another one than the model has read.
+            The topic or the cluster is not the one that the model has read so far.
         TopicNotFoundError, CorruptBatchError
-            The source cannot go on.
+            The source cannot be read.
+        PartitionStalledError
+            A partition does not advance, and reopening the source did not help.
         BadRecordsError
-            Too many bad records. All before them is committed; they are not, and will be met again.
+            Too many bad records. Everything before them is committed; they are not, and will be read again.
         StoreUnavailableError
-            The store did not take a commit for longer than the lease. All before the last commit is safe. Who has
-            committed nothing yet waits for as long as it takes.
+            A commit failed for longer than the lease. Everything up to the last commit is safe. Without a commit since
+            the lease was acquired, the engine stands by instead, for as long as it takes.
         """
         context, name = self.context, self.context.spec.name
         source_checks.check_same_spec(context.spec, context.store.create(context.spec, context.clock.time()))
@@ -90,22 +94,22 @@ class Engine:
                 return
             context.metrics.set(LEASE_HELD, 1, model=name)
             context.heartbeat.beat("taking over", "owner")
-            tenure: LeaseSession | None = None
+            session: LeaseSession | None = None
             try:
-                with LeaseSession(context, lease) as tenure:
-                    tenure.work(stop)
+                with LeaseSession(context, lease) as session:
+                    session.work(stop)
             except StoreUnavailableError as e:
-                if tenure is not None and tenure.has_committed:
+                if session is not None and session.has_committed:
                     raise
-                # A lease needs less room than a commit. Who took over from an owner that could not write, and cannot
-                # either, goes on standing by.
+                # A lease needs less disk space than a commit. An engine that took over and cannot commit either goes
+                # back to standby.
                 context.count_error("commit")
                 context.mark_down("store", e)
-                log.warning("%s: the store takes no commit, back to waiting: %s", name, e)
+                log.warning("%s: the store rejects commits, back to standby: %s", name, e)
                 stop.wait(min(1.0, context.options.lease / 4))
             except (LeaseLostError, ConflictError) as e:
                 context.count_error("lease")
-                log.warning("%s: lost the model, back to waiting: %s", name, e)
+                log.warning("%s: lost the lease, back to standby: %s", name, e)
             finally:
                 context.metrics.set(LEASE_HELD, 0, model=name)
                 context.heartbeat.beat("leaving", "stopped")
@@ -113,26 +117,26 @@ class Engine:
     def _wait_for_lease(self, stop: StopSignal) -> Lease | None:
         context, name, o = self.context, self.context.spec.name, self.context.options
         context.metrics.set(LEASE_HELD, 0, model=name)
-        told = False
-        report = ProgressReporter(log, name, context.clock.monotonic, fate="")
+        logged = False
+        reporter = ProgressReporter(log, name, context.clock.monotonic)
         while not stop.is_set():
             context.heartbeat.beat("waiting for the lease", "standby")
             try:
                 lease = context.store.acquire(name, o.owner, o.lease, context.clock.time())
             except StoreUnavailableError as e:
-                # However long: a disk that is full, a lock that is held, a server that is gone. Whoever stands by is
-                # wanted when it is back, and ending would only make an orchestrator start it again and again.
-                report.mark_down("store", e)
+                # Without a limit: the standby is needed once the store is back, and if the process ended, an
+                # orchestrator would only restart it again and again.
+                reporter.mark_down("store", e)
                 context.mark_down("store", e)
                 lease = None
             else:
-                report.mark_up("store")
+                reporter.mark_up("store")
                 context.mark_up("store")
             if lease is not None:
                 log.info("%s: owner %s, epoch %d", name, o.owner, lease.epoch)
                 return lease
-            if not told:
-                log.info("%s: another owner is at work, standing by", name)
-                told = True
+            if not logged:
+                log.info("%s: another owner holds the lease, standing by", name)
+                logged = True
             stop.wait(min(1.0, o.lease / 4))
         return None

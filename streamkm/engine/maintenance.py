@@ -1,4 +1,4 @@
-"""What an owner does for its store beside learning: dead letters go out, and what is old goes."""
+"""Periodic work of an owner beside learning: dead letters and retention."""
 
 from __future__ import annotations
 
@@ -11,42 +11,48 @@ from streamkm.errors import StoreUnavailableError
 log = logging.getLogger("streamkm.engine")
 
 INTERVAL_SECONDS = 60.0
-"""How often old snapshots and quarantined records are looked for."""
+"""Time between runs of retention."""
 CATCH_UP_SECONDS = 1.0
-"""The same while there may be more than one small transaction takes."""
+"""The same after a run that deleted something, as one run deletes a limited number of rows."""
 
 
 class Maintenance:
-    """Beside one tenure: letters in a thread of their own, the rest after a commit, a few milliseconds a minute."""
+    """Sends dead letters in a thread, and applies retention after commits: a few milliseconds per minute.
+
+    Parameters
+    ----------
+    context
+        Of the engine.
+    """
 
     def __init__(self, context: EngineContext) -> None:
         self.context, self.options = context, context.options
-        self.letters: DeadLetterSender | None = None
+        self.dead_letters: DeadLetterSender | None = None
         if context.open_writer is not None and context.options.dead_letters:
-            self.letters = DeadLetterSender(context, context.open_writer)
+            self.dead_letters = DeadLetterSender(context, context.open_writer)
         self._due_at = float("-inf")
 
-    def committed(self, bad: int) -> None:
-        """A commit was made, with so many records for the quarantine."""
-        if bad and self.letters is not None:
-            self.letters.wake()
+    def after_commit(self, quarantined: int) -> None:
+        """Start due work after a commit that added `quarantined` records to the quarantine."""
+        if quarantined and self.dead_letters is not None:
+            self.dead_letters.wake()
         now = self.context.clock.monotonic()
         if now >= self._due_at:
-            self._due_at = now + (CATCH_UP_SECONDS if self._clear() else INTERVAL_SECONDS)
+            self._due_at = now + (CATCH_UP_SECONDS if self._apply_retention() else INTERVAL_SECONDS)
 
-    def _clear(self) -> int:
-        """Remove what is too old or too much; how many rows went."""
+    def _apply_retention(self) -> int:
+        """Trim the quarantine and apply retention; number of rows deleted."""
         store, name = self.context.store, self.context.spec.name
         try:
-            gone = store.trim_quarantine(name, self.options.quarantine_limits())
+            deleted = store.trim_quarantine(name, self.options.quarantine_limits())
             now = self.context.clock.time()
             store.keep_checkpoint(name, now)
-            return gone + (store.apply_retention(name, now) if self.options.keep_snapshots != "all" else 0)
+            return deleted + (store.apply_retention(name, now) if self.options.keep_snapshots != "all" else 0)
         except StoreUnavailableError as e:
-            log.debug("%s: what is old stays for now: %s", name, e)
+            log.debug("%s: retention is applied later: %s", name, e)
             return 0
 
     def close(self) -> None:
-        """Let the last letters go out."""
-        if self.letters is not None:
-            self.letters.close()
+        """Send the remaining dead letters."""
+        if self.dead_letters is not None:
+            self.dead_letters.close()

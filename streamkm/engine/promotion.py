@@ -1,4 +1,4 @@
-"""Putting a snapshot in charge: a model that goes on from it, and has learned what came since."""
+"""Promotion of a snapshot: a model that continues from it, and has learned the records since."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from streamkm.state import EventTimeLimit, MiniBatch, ModelSpec, Snapshot
 from streamkm.stores.base import Store
 
 PAIRS = 8
-"""Of rows that stand for a cluster; enough that they do not all lie on one line."""
+"""Pairs of surrogate points per cluster: several, so that they do not all lie on one line."""
 
 
 def model_from_snapshot(store: Store, spec: ModelSpec, number: int) -> OnlineKMeans:
-    """The model that goes on from a snapshot: from the state kept with it, else from its clusters alone.
+    """A model that continues from a snapshot: from the state stored with it, otherwise from its clusters.
 
     Raises
     ------
@@ -38,15 +38,16 @@ def model_from_snapshot(store: Store, spec: ModelSpec, number: int) -> OnlineKMe
 
 
 def surrogate_points(s: Snapshot) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Weighted rows that stand for the points of a snapshot, whose own are not kept.
+    """Weighted points in place of those behind a snapshot, which are not stored.
 
-    Each cluster has pairs of rows on both sides of its centroid, one deviation away in every field: they have its
-    weight, mean and deviations. Where these are not known, or rows are of length one, the centroid stands alone.
+    Each cluster gets pairs of points on opposite sides of its centroid, one standard deviation away in every field:
+    they have the weight, mean and deviations of the cluster. Where deviations are not known, and for cosine distance,
+    the centroid is the only point.
 
     Returns
     -------
     rows, weights
-        (m, d) and (m,).
+        (m, d) in raw units, and (m,).
     """
     if s.deviations is None or s.distance == "cosine" or not np.isfinite(s.deviations).all():
         return s.centroids, s.weights
@@ -58,12 +59,12 @@ def surrogate_points(s: Snapshot) -> tuple[NDArray[np.float64], NDArray[np.float
 
 
 def ranges_between(start: Position, beginning: Position, stop: Position, batch: int) -> Iterator[BatchRange]:
-    """Ranges from one position to a later one, partition by partition, of `batch` offsets at most.
+    """Ranges of at most `batch` offsets from position `start` to position `stop`, partition by partition.
 
     Parameters
     ----------
     start, stop
-        From and to; a partition that `start` does not know counts from its `beginning`.
+        Positions; a partition that is not in `start` is read from its `beginning`.
     """
     for partition in sorted(stop):
         at = start.get(partition, beginning.get(partition, 0))
@@ -79,21 +80,31 @@ def catch_up(
     open_source: Callable[[], Source],
     codec: Codec,
     limit: EventTimeLimit | None,
-    go_on: Callable[[], bool],
+    keep_going: Callable[[], bool],
 ) -> list[MiniBatch] | None:
-    """Learn ranges, each as a mini-batch; which they were, or None if `go_on` said no before the end.
+    """Learn ranges, each as a mini-batch.
+
+    Parameters
+    ----------
+    keep_going
+        Called before each range; False cancels.
+
+    Returns
+    -------
+    list or None
+        The mini-batches learned; None when cancelled.
 
     Raises
     ------
     PositionLostError
-        The topic no longer has them.
+        The topic no longer has some of the records.
     """
     learned: list[MiniBatch] = []
     source = None
     reader: RangeReader | None = None
     try:
         for wanted in ranges:
-            if not go_on():
+            if not keep_going():
                 return None
             source = source or open_source()
             if reader is None or reader.partition != wanted.partition:

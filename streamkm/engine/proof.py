@@ -1,4 +1,4 @@
-"""Proves a published snapshot: learns its journal again from the topic, and compares the two bit for bit."""
+"""Proof of a published snapshot: replays its journal from the topic, and compares the two bit for bit."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class Proof:
     Attributes
     ----------
     comparison
-        Comparison of the snapshot with the model that was learned again.
+        Comparison of the snapshot with the replayed model.
     ledger
         The offsets of the journal.
     start
-        Where learning began.
+        Where the replay started.
     """
 
     comparison: SnapshotComparison
@@ -58,7 +58,7 @@ def prove_snapshot(
     on_ledger: Callable[[OffsetLedger], None] = lambda _: None,
     on_progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Proof:
-    """Learn the journal of a snapshot again, and compare.
+    """Replay the journal of a snapshot, and compare.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ def prove_snapshot(
     NotFoundError
         The snapshot was recomputed, or the journal no longer reaches it; see `find_replay_starts`.
     SourceError
-        The topic is another one than the model has learned, or cannot be read.
+        The topic is not the one that the model has read, or cannot be read.
     """
     model, last = spec.name, snapshot.commit_seq
     if not last:
@@ -97,11 +97,11 @@ def prove_snapshot(
         check_same_stream(spec, source.identity())
         start = best_replay_start(starts, source.beginning())
     state = store.kept_checkpoint(model, start.commit_seq).state if start.commit_seq else None
-    adopt = partial(model_from_snapshot, store, spec)
-    with JournalReplay(spec, open_source, make_codec(spec.codec), adopt, state) as replay:
+    load_snapshot = partial(model_from_snapshot, store, spec)
+    with JournalReplay(spec, open_source, make_codec(spec.codec), load_snapshot, state) as replay:
         done = 0
         for _, entry in store.journal(model, last, after_seq=start.commit_seq):
-            replay.repeat(entry)
+            replay.apply(entry)
             done += len(entry.batches)
             on_progress(done, start.batches)
         return Proof(compare_snapshot(snapshot, replay.learner), ledger, start)

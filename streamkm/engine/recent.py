@@ -1,4 +1,4 @@
-"""Some of the points learned last, and where the partitions end: for people to look at."""
+"""A sample of the points that were learned last, and the ends of the partitions, for display."""
 
 from __future__ import annotations
 
@@ -12,66 +12,67 @@ from streamkm.records import Position
 from streamkm.state import Recent
 
 MAX_POINTS = 500
+"""Points in a sample."""
 MAX_VALUES = 40_000
-"""Most numbers in these points: fewer points where they are long."""
+"""Coordinates in a sample: fewer points in many dimensions."""
 
 
 class RecentSample:
-    """What the commits of one tenure carry as `Recent`. Nothing is learned or derived from it.
+    """Collects the `Recent` of the next commit. Nothing is learned or derived from it.
 
-    A mini-batch costs a copy of the points that are kept of it, and nothing that grows with its size.
+    The cost per mini-batch is a copy of the sampled points, independent of the size of the mini-batch.
 
     Parameters
     ----------
     n_fields
-        d, numbers of a point.
+        d, the dimension of a point.
     last
-        What the model's last owner saw, to be shown until there is something newer.
+        The sample of the previous owner, returned until there are newer points.
     """
 
     def __init__(self, n_fields: int, last: Recent | None = None) -> None:
-        self.most = min(MAX_POINTS, MAX_VALUES // n_fields)
+        self.max_points = min(MAX_POINTS, MAX_VALUES // n_fields)
         self._pieces: deque[NDArray[np.float64]] = deque()
-        self._held = 0
+        self._n_points = 0
         self._points = np.empty((0, n_fields)) if last is None else last.points
         self._ends: Position = {} if last is None else last.ends
 
     def add(self, ranges: Sequence[NDArray[np.float64]]) -> None:
-        """Keep some points of a mini-batch: evenly strided over all of it, its last one among them.
+        """Sample a mini-batch: points at an even stride, including the last.
 
         Parameters
         ----------
         ranges
-            (n_i, d) each, in the order in which they were learned.
+            Arrays (n_i, d), in the order in which they were learned.
         """
         total = sum(map(len, ranges))
-        if not total or not self.most:
+        if not total or not self.max_points:
             return
-        stride = -(-total // self.most)
-        at = (total - 1) % stride  # of the next point to keep, from the beginning of the range
+        stride = -(-total // self.max_points)
+        at = (total - 1) % stride  # index of the next sampled point in the range
         for points in ranges:
             if at < len(points):
-                piece = points[at::stride].copy()  # a view would keep the whole batch in memory
+                piece = points[at::stride].copy()  # a view would keep the whole mini-batch in memory
                 self._pieces.append(piece)
-                self._held += len(piece)
+                self._n_points += len(piece)
                 at += stride * len(piece)
             at -= len(points)
-        while self._held - len(self._pieces[0]) >= self.most:
-            self._held -= len(self._pieces.popleft())
+        while self._n_points - len(self._pieces[0]) >= self.max_points:
+            self._n_points -= len(self._pieces.popleft())
 
     def take(self, ends: Position) -> Recent | None:
-        """What a commit is to carry; None when it would tell nothing new.
+        """The sample since the last call; None when nothing has changed.
 
         Parameters
         ----------
         ends
-            One above the newest record of each partition, as far as known.
+            End offset of each partition (one above its newest record), as far as known.
         """
         if not self._pieces and ends == self._ends:
             return None
         if self._pieces:
-            self._points = np.concatenate(self._pieces)[-self.most :]
+            self._points = np.concatenate(self._pieces)[-self.max_points :]
             self._pieces.clear()
-            self._held = 0
+            self._n_points = 0
         self._ends = dict(ends)
         return Recent(self._points, self._ends)

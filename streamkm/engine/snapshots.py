@@ -1,4 +1,4 @@
-"""Decides when the next snapshot is due, makes it, and evaluates other numbers of clusters in the background."""
+"""Decides when a snapshot is due, creates it, and evaluates other numbers of clusters in the background."""
 
 from __future__ import annotations
 
@@ -15,23 +15,30 @@ from streamkm.records import Position
 from streamkm.state import Counters, Event, Json, Snapshot
 from streamkm.stores.base import Lease
 
+log = logging.getLogger("streamkm.engine")
+
+PROFILE_INTERVAL_SECONDS = 60.0
+"""Time between profiles, each of which takes most of a second of one core."""
+WORKER = Worker("streamkm-k")
+"""Separate from the worker of the models: a snapshot must not wait for a profile."""
+
 SURGE_MIN_OUTLIERS = 10
-"""Fewer outliers between two snapshots are no event,"""
+"""Fewer outliers between two snapshots are not reported as an event,"""
 SURGE_MIN_SHARE = 0.01
-"""nor is a smaller share of the points between them,"""
+"""nor is a smaller share of the points between the snapshots,"""
 SURGE_MIN_RATIO = 5
-"""nor one that is not so many times the share of all time before."""
+"""nor a share that is less than this multiple of the long-term share."""
 
 
 def is_outlier_surge(count: int, points: int, old: int, seen: int) -> bool:
-    """Whether outliers are many more than they were.
+    """Whether outliers are much more frequent than before.
 
     Parameters
     ----------
     count, points
-        Outliers, and points with them, since the snapshot before.
+        Outliers, and all points, since the previous snapshot.
     old, seen
-        The same of all time before.
+        Outliers, and all points, before it.
     """
     return (
         points > 0
@@ -41,7 +48,7 @@ def is_outlier_surge(count: int, points: int, old: int, seen: int) -> bool:
 
 
 class SnapshotPublisher:
-    """What an owner knows about the snapshots of its model.
+    """Decides when a model publishes a snapshot, and creates it.
 
     Parameters
     ----------
@@ -55,15 +62,15 @@ class SnapshotPublisher:
     Attributes
     ----------
     last
-        The newest in charge; one that this owner published has no number.
+        The newest snapshot in charge; one published by this object has no number.
     points_at
-        Points of the model when it was published; without one, when the tenure began.
+        Points of the model at that snapshot; without one, at the start of the session.
     reason
-        Why a snapshot is being worked on; empty: none is.
+        Why a snapshot is being prepared; empty: none is.
     prepared_after
-        How many mini-batches since the commit before were learned when that began; -1: it did not.
+        Number of mini-batches learned since the last commit when preparation started; -1: it has not.
     promoted_snapshot
-        Number of the snapshot that the next one puts in charge; 0: none.
+        Number of the snapshot that the next one promotes; 0: none.
     """
 
     def __init__(self, context: EngineContext, last: Snapshot | None, points: int) -> None:
@@ -75,7 +82,7 @@ class SnapshotPublisher:
         self._k_advisor = KAdvisor(context.spec.name)
 
     def due(self, learner: OnlineKMeans, points: int) -> str:
-        """Why a snapshot is to be made now; empty: it is not yet time.
+        """The reason for a snapshot now; empty: none is due.
 
         Parameters
         ----------
@@ -92,28 +99,34 @@ class SnapshotPublisher:
         return "interval" if self.context.clock.monotonic() - self._at >= options.snapshot_every else ""
 
     def prepare(self, learner: OnlineKMeans, reason: str, learned: int) -> None:
-        """Begin to work on a snapshot.
+        """Start to prepare a snapshot in the background.
 
         Parameters
         ----------
         learned
-            Mini-batches since the last commit.
+            Number of mini-batches since the last commit.
         """
         self.reason, self.prepared_after = reason, learned
         self._evaluation = learner.evaluate().to_json()
         learner.prepare()
-        self._k_advisor.look(learner, self.context.clock.monotonic())
+        self._k_advisor.update(learner, self.context.clock.monotonic())
 
     def promote(self, number: int) -> None:
-        """The next snapshot puts an older or a recomputed one in charge."""
+        """Let the next snapshot promote an older or recomputed one, by its number."""
         self.reason, self.promoted_snapshot = "promoted", number
 
     def snapshot(
         self, learner: OnlineKMeans, lease: Lease, counters: Counters, position: Position, now: float
     ) -> Snapshot:
-        """The snapshot that was prepared or adopted."""
+        """The prepared or promoted snapshot.
+
+        Parameters
+        ----------
+        now
+            Seconds since 1970.
+        """
         p = learner.publish(as_is=self.promoted_snapshot > 0)
-        # The model that was put in charge has counted for itself.
+        # A promoted model has cost counters of its own.
         before: Json = {} if self.last is None or self.promoted_snapshot else self.last.detail
         cost, points = learner.cost_ - before.get("cost", 0.0), learner.n_evaluated_ - before.get("judged", 0)
         return Snapshot(
@@ -148,7 +161,7 @@ class SnapshotPublisher:
         )
 
     def _events(self, learner: OnlineKMeans, ids: tuple[int, ...]) -> list[Event]:
-        """What an owner has to tell beside the events of the model; see `rerun.TOLD_BY_OWNERS`."""
+        """Events that the model itself does not have; see `verification.OWNER_EVENTS`."""
         last = self.last
         if self.promoted_snapshot:
             before = () if last is None else tuple(sorted(last.ids.tolist()))
@@ -162,61 +175,56 @@ class SnapshotPublisher:
         return [Event("outliers", detail={"count": count, "points": points, "share": count / points})]
 
     def published(self, snapshot: Snapshot, points: int) -> None:
-        """A snapshot was committed, when the model had so many points."""
+        """Note that a snapshot was committed, at a number of points of the model."""
         self.last, self.points_at, self._at = snapshot, points, self.context.clock.monotonic()
         self.reason, self.prepared_after, self.promoted_snapshot = "", -1, 0
 
 
-log = logging.getLogger("streamkm.engine")
-
-PROFILE_INTERVAL_SECONDS = 60.0
-"""A profile takes most of a second of one core."""
-
-WORKER = Worker("streamkm-k")
-"""Not the one of the models: a snapshot must not wait for a profile."""
-
-
 class KAdvisor:
-    """Profiles of k for the snapshots of a model. They propose; nothing changes k but who runs the model.
+    """Evaluates numbers of clusters in the background, for display with snapshots; it never changes k.
 
     Parameters
     ----------
     name
-        Of the model, for the log.
+        Name of the model, for the log.
+
+    Attributes
+    ----------
+    latest
+        The last profile as JSON values, with the ``running`` k; None before the first.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
         self._task: Task[KProfile] | None = None
-        self._begun_at, self._begun_with = float("-inf"), 0
-        self._told = 0
+        self._started_at, self._started_with = float("-inf"), 0
+        self._suggested = 0
         self.latest: Json | None = None
-        """The profile, as JSON values with the ``running`` k; None before the first."""
 
-    def look(self, learner: OnlineKMeans, now: float) -> None:
-        """Take in a profile that is done, and begin another one if it is time.
+    def update(self, learner: OnlineKMeans, now: float) -> None:
+        """Collect a finished profile, and start another one if it is due.
 
-        One that was begun with less than half of the points that are learned by now is outgrown: it is dropped, and
-        another one begun. The first points of a backlog may all be of one partition, or of one hour.
+        A profile that was started with less than half of the points learned by now is outdated: it is discarded, and
+        another one is started. The first points of a backlog may all be of one partition, or of one hour.
 
         Parameters
         ----------
         now
-            Seconds that never jump.
+            Monotonic seconds.
         """
-        outgrown = learner.n_seen > 2 * self._begun_with
+        outdated = learner.n_seen > 2 * self._started_with
         if self._task is not None and self._task.done:
             found, self._task = self._task.result(), None
-            if not outgrown:
+            if not outdated:
                 self._take(found, learner.k_)
-        due = outgrown or now - self._begun_at >= PROFILE_INTERVAL_SECONDS
+        due = outdated or now - self._started_at >= PROFILE_INTERVAL_SECONDS
         if self._task is None and learner.k_ <= K_MAX and due:
-            self._begun_at, self._begun_with = now, learner.n_seen
-            with suppress(NotReadyError):  # nothing that was learned has weight: later, then
+            self._started_at, self._started_with = now, learner.n_seen
+            with suppress(NotReadyError):  # no point has weight yet
                 self._task = WORKER.submit(learner.deferred_k_profile(K_MAX))
 
     def _take(self, found: KProfile, running: int) -> None:
         self.latest = {"running": running, **found.to_json()}
-        if found.suggested not in (None, running, self._told):
+        if found.suggested not in (None, running, self._suggested):
             log.info("%s: k = %d may be better than %d: %s", self.name, found.suggested, running, found.reason)
-        self._told = found.suggested or self._told
+        self._suggested = found.suggested or self._suggested

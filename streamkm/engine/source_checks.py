@@ -1,7 +1,7 @@
-"""Whether what a source gives now is what the model has read so far: asked at each start and after each reconnect.
+"""Checks that a source is still the stream that the model has read, at each start and after each reconnect.
 
-Exactness holds only while offsets mean the same records. So a model never reads another topic or cluster, and never
-steps over records without saying so. `docs/guarantees.md` lists the cases.
+Results are exact only while offsets identify the same records. So a model never reads another topic or cluster, and
+never skips records silently. `docs/guarantees.md` lists the cases.
 """
 
 from __future__ import annotations
@@ -14,41 +14,41 @@ from streamkm.state import Json, ModelSpec
 from streamkm.values import ClusterCount, HalfLife
 
 _IDS = {"cluster_id": "cluster", "topic_id": "topic"}
-"""Keys of `Source.identity` that tell the same name for another thing; a source may lack them, or not know them."""
+"""Keys of `Source.identity` that distinguish topics and clusters with the same name; not every source has them."""
 _NEW_MODEL = "Start a new model under another name, or read the topic that this one has read"
-_SHOWN = 10
+_MAX_LISTED = 10
 _NOT_SET = "not set"
-_CODEC = {"kind": "codec", "max_bytes": "max_record_bytes"}
-"""Names of a codec's parts that are others than those of the settings."""
+_CODEC_SETTINGS = {"kind": "codec", "max_bytes": "max_record_bytes"}
+"""Keys of a codec's spec whose settings have other names."""
 
 
 def check_same_spec(ours: ModelSpec, stored: ModelSpec) -> None:
-    """Refuse settings that the stored model was not made with.
+    """Check that a spec equals that of the stored model.
 
     Raises
     ------
     ModelMismatchError
         Fields, k, topic, codec or an argument of the model differ.
     TopicChangedError
-        Only the ids behind the topic's name do.
+        Only the ids of topic or cluster differ.
     """
-    its, mine = _told(stored), _told(ours)
+    before, now = _by_setting(stored), _by_setting(ours)
     differences = [
-        f"{name} was {its.get(name, _NOT_SET)}, is {mine.get(name, _NOT_SET)}"
-        for name in {**its, **mine}
-        if its.get(name) != mine.get(name)
+        f"{name} was {before.get(name, _NOT_SET)}, is {now.get(name, _NOT_SET)}"
+        for name in {**before, **now}
+        if before.get(name) != now.get(name)
     ]
     if differences:
         raise ModelMismatchError(
             "; ".join(differences),
             where=f"model {stored.name}",
-            hint="Give the settings it was made with, or choose another name for a new model",
+            hint="Use the settings it was created with, or choose another name for a new model",
         )
     check_same_stream(stored, ours.source)
 
 
-def _told(spec: ModelSpec) -> dict[str, str]:
-    """What a model is made with, by the names of the settings, as text for people."""
+def _by_setting(spec: ModelSpec) -> dict[str, str]:
+    """The parts of a spec as text, by the names of the settings."""
     learner = dict(spec.learner)
     half_life, unit = learner.pop("half_life", None), learner.pop("half_life_unit", "points")
     parts = {
@@ -57,7 +57,7 @@ def _told(spec: ModelSpec) -> dict[str, str]:
         "k": ClusterCount(spec.n_clusters) if spec.n_clusters else "auto",
         "half-life": None if half_life is None else HalfLife(half_life, unit),
         **learner,
-        **{_CODEC.get(name, name): value for name, value in spec.codec.items() if name != "fields"},
+        **{_CODEC_SETTINGS.get(name, name): value for name, value in spec.codec.items() if name != "fields"},
     }
     return {name.replace("_", "-"): _text(value) for name, value in parts.items()}
 
@@ -69,30 +69,30 @@ def _text(value: object) -> str:
 
 
 def check_same_stream(stored: ModelSpec, found: Json) -> None:
-    """Refuse a source that is another one under the same name.
+    """Check that a source is not another topic or cluster with the same name.
 
     Parameters
     ----------
     stored
-        The model; its source is what it has read since it was made.
+        The model, whose spec has the source that it has read so far.
     found
-        What the source says of itself now (`Source.identity`).
+        The present `Source.identity`.
 
     Raises
     ------
     TopicChangedError
-        Both know an id of the topic or of the cluster, and it differs.
+        The id of the topic or of the cluster differs.
     """
     read = stored.source
-    differ = [
+    differences = [
         f"the {word}'s id was {read[key]}, is {found[key]}"
         for key, word in _IDS.items()
         if read.get(key) and found.get(key) and read[key] != found[key]
     ]
-    if differ:
+    if differences:
         topic = found.get("topic", read.get("topic", ""))
         raise TopicChangedError(
-            f"this is not the topic that the model has read: {', '.join(differ)}. Its offsets count other records",
+            f"this is not the topic that the model has read: {', '.join(differences)}. Its offsets count other records",
             where=f"model {stored.name}, topic {topic}",
             hint=_NEW_MODEL,
         )
@@ -101,53 +101,53 @@ def check_same_stream(stored: ModelSpec, found: Json) -> None:
 def lost_ranges(
     model: str, position: Position, beginning: Position, end: Position, *, skip: bool
 ) -> tuple[BatchRange, ...]:
-    """What lies between a position and where a source can be read from.
+    """Ranges between the position of a model and the beginning of the topic, which the topic has deleted.
 
     Parameters
     ----------
     model
-        Its name, for the errors.
+        Name of the model, for the errors.
     position
-        Where the model stands.
+        The position of the model.
     beginning, end
-        What each partition has now.
+        First offset and end offset of each partition.
     skip
-        Return what is gone instead of raising.
+        Return the ranges instead of raising.
 
     Returns
     -------
     tuple
-        The ranges to skip, by partition; empty when all is there.
+        The ranges to skip, by partition; empty when nothing is lost.
 
     Raises
     ------
     TopicChangedError
-        A partition of the position is not there.
+        A partition of the position does not exist.
     PositionLostError
-        The position lies beyond the end; or before the beginning, and nothing may be skipped.
+        The position is beyond the end; or it is before the beginning, and `skip` is false.
     """
     stored = sorted(position.items())
     if missing := [f"{tp}@{at}" for tp, at in stored if tp not in beginning]:
         raise TopicChangedError(
-            f"the topic has {len(beginning)} partitions, the model has read {len(position)}: it was made anew",
-            where=f"model {model}, {_some(missing)}",
+            f"the topic has {len(beginning)} partitions, the model has read {len(position)}: it was created anew",
+            where=f"model {model}, {_first_few(missing)}",
             hint=_NEW_MODEL,
         )
     if beyond := [f"{tp}@{at}" for tp, at in stored if at > end.get(tp, at)]:
         learned = sum(max(0, at - end.get(tp, at)) for tp, at in stored)
         ends = [f"{tp} ends at {end[tp]}" for tp, at in stored if at > end.get(tp, at)]
         raise PositionLostError(
-            f"{learned} records that the model has read are not in the topic any more: {_some(ends)}",
-            where=f"model {model}, {_some(beyond)}",
-            hint=f"It was truncated or made anew. {_NEW_MODEL}",
+            f"{learned} records that the model has read are not in the topic any more: {_first_few(ends)}",
+            where=f"model {model}, {_first_few(beyond)}",
+            hint=f"It was truncated or created anew. {_NEW_MODEL}",
         )
     gone = tuple(BatchRange(tp, at, beginning[tp]) for tp, at in stored if at < beginning[tp])
     if gone and not skip:
         begins = [f"{r.partition} begins at {r.stop}" for r in gone]
         raise PositionLostError(
-            f"{count_offsets(gone)} records are gone that were not read: {_some(begins)}",
-            where=f"model {model}, {_some([f'{r.partition}@{r.start}' for r in gone])}",
-            hint="Retention was shorter than the pause. --on-data-loss skip goes on behind the gap and counts it; or "
+            f"{count_offsets(gone)} records are gone that were not read: {_first_few(begins)}",
+            where=f"model {model}, {_first_few([f'{r.partition}@{r.start}' for r in gone])}",
+            hint="Retention was shorter than the pause. --on-data-loss skip continues behind the gap and counts it; or "
             "start a new model under another name",
         )
     return gone
@@ -159,13 +159,13 @@ def count_offsets(ranges: Sequence[BatchRange]) -> int:
 
 
 def format_ranges(ranges: Sequence[BatchRange]) -> str:
-    """Ranges for people."""
-    return _some([f"{r.partition}@{r.start} to {r.stop - 1}" for r in ranges])
+    """Ranges as text."""
+    return _first_few([f"{r.partition}@{r.start} to {r.stop - 1}" for r in ranges])
 
 
-def _some(items: Sequence[str]) -> str:
-    more = f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
-    return ", ".join(items[:_SHOWN]) + more
+def _first_few(items: Sequence[str]) -> str:
+    more = f" and {len(items) - _MAX_LISTED} more" if len(items) > _MAX_LISTED else ""
+    return ", ".join(items[:_MAX_LISTED]) + more
 
 
 def _without_ids(source: Json) -> Json:

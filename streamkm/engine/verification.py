@@ -1,4 +1,4 @@
-"""Re-derives a model from its topic and journal, and checks that the journal accounts for every offset."""
+"""Verification: replays the journal of a model from its topic, and checks that it accounts for every offset."""
 
 from __future__ import annotations
 
@@ -23,23 +23,30 @@ from streamkm.stores.base import ModelInfo, Store
 from streamkm.times import format_time
 
 OWNER_EVENTS = frozenset({"promotion", "outliers"})
-"""Kinds of events that a re-run does not give: they tell of the snapshots between which they stand, not of the points
-of a model; and what an older streamkm published does not have them."""
+"""Kinds of events that a replay does not produce: they come from the owner, not from the model. Snapshots of older
+versions do not have them."""
 
 
 class JournalReplay:
-    """Learns a journal again, one commit after the other; `learner` is then what that commit stored.
+    """Learns a journal again, commit by commit, as a context manager.
 
     Parameters
     ----------
     spec
-        The model's spec, as stored.
+        The stored spec of the model.
     open_source
-        Gives a source; one is opened for each partition and closed at the end.
-    adopt
-        Gives the model that goes on from a snapshot, by its number (`from_snapshot`).
+        Opens a source; called once per partition. They are closed at the end.
+    codec
+        Of the model.
+    load_snapshot
+        Returns the model that continues from a snapshot, by its number (`model_from_snapshot`).
     start
-        The state that the first commit follows; None: the model as it was made.
+        The state before the first commit; None: a new model.
+
+    Attributes
+    ----------
+    learner
+        The model after the last commit that was replayed.
     """
 
     def __init__(
@@ -47,19 +54,27 @@ class JournalReplay:
         spec: ModelSpec,
         open_source: Callable[[], Source],
         codec: Codec,
-        adopt: Callable[[int], OnlineKMeans] | None = None,
+        load_snapshot: Callable[[int], OnlineKMeans] | None = None,
         start: ModelState | None = None,
     ) -> None:
         self.learner = new_learner(spec) if start is None else OnlineKMeans.from_state(start)
-        self._open_source, self._codec, self._adopt = open_source, codec_for_model(codec, spec), adopt
+        self._open_source, self._codec, self._load_snapshot = open_source, codec_for_model(codec, spec), load_snapshot
         self._readers: dict[TopicPartition, RangeReader] = {}
 
-    def repeat(self, entry: JournalEntry) -> None:
-        """Do again what the model did before one commit."""
+    def apply(self, entry: JournalEntry) -> None:
+        """Repeat what the model did before one commit.
+
+        Raises
+        ------
+        NotFoundError
+            The entry promotes a snapshot, and `load_snapshot` is None or does not find it.
+        PositionLostError
+            The topic no longer has the records.
+        """
         if entry.promoted_snapshot:
-            if self._adopt is None:
-                raise NotFoundError(f"snapshot {entry.promoted_snapshot} was put in charge, and nothing gives it again")
-            self.learner = self._adopt(entry.promoted_snapshot)
+            if self._load_snapshot is None:
+                raise NotFoundError(f"snapshot {entry.promoted_snapshot} was promoted, and cannot be loaded here")
+            self.learner = self._load_snapshot(entry.promoted_snapshot)
         for done, ranges in enumerate(entry.batches):
             if done == entry.prepared_after:
                 self.learner.prepare()
@@ -75,7 +90,7 @@ class JournalReplay:
             reader = self._readers.get(wanted.partition)
             if reader is None:
                 reader = self._readers[wanted.partition] = RangeReader(self._open_source(), wanted.partition)
-            # A range comes in as many pieces as polls gave; decoding does not depend on the cut.
+            # A range may come in several pieces, one per poll; decoding does not depend on the pieces.
             decoded += [decode(self._codec, records, limit) for records in reader.read(wanted)]
         learn(self.learner, decoded, limit)
 
@@ -89,12 +104,16 @@ class JournalReplay:
 
 @dataclass(frozen=True)
 class SnapshotComparison:
-    """What a comparison of a snapshot with a re-run found.
+    """Result of comparing a snapshot with a replay; true when they are equal.
 
     Attributes
     ----------
+    snapshot_id
+        Number of the snapshot.
+    n_points
+        Points that the replayed model has learned.
     differences
-        One sentence for each array that is not equal bit for bit; empty when all are.
+        One sentence for each array that differs in any bit; empty when all are equal.
     """
 
     snapshot_id: int
@@ -106,44 +125,44 @@ class SnapshotComparison:
 
 
 def compare_snapshot(snapshot: Snapshot, learner: OnlineKMeans) -> SnapshotComparison:
-    """Compare a published snapshot with a re-run model, bit for bit."""
+    """Compare a published snapshot with a replayed model, bit for bit."""
     found = learner.published_
     if found is None:
-        return SnapshotComparison(snapshot.id, learner.n_seen, ("the re-run publishes nothing",))
+        return SnapshotComparison(snapshot.id, learner.n_seen, ("the replay publishes nothing",))
     differences = []
     for name in ("ids", "centroids", "weights", "spreads", "born", "factors", "deviations"):
         published, again = getattr(snapshot, name), getattr(found, name)
         if published is None:
-            continue  # an older streamkm did not publish them
+            continue  # older versions did not publish these
         if again is None:
-            differences.append(f"{name} differ (the re-run has none)")
+            differences.append(f"{name} differ (the replay has none)")
         elif published.shape != again.shape or published.tobytes() != again.tobytes():
             worst = np.max(np.abs(published - again)) if published.shape == again.shape else "their shapes differ"
             differences.append(f"{name} differ (largest difference {worst})")
-    happened = [e.to_json() for e in snapshot.events if e.kind not in OWNER_EVENTS]
-    if happened != [e.to_json() for e in found.events]:
-        differences.append(f"events differ ({len(happened)} published, {len(found.events)} in the re-run)")
+    events = [e.to_json() for e in snapshot.events if e.kind not in OWNER_EVENTS]
+    if events != [e.to_json() for e in found.events]:
+        differences.append(f"events differ ({len(events)} published, {len(found.events)} in the replay)")
     if snapshot.n_points != learner.n_seen:
-        differences.append(f"points differ ({snapshot.n_points} published, {learner.n_seen} in the re-run)")
+        differences.append(f"points differ ({snapshot.n_points} published, {learner.n_seen} in the replay)")
     return SnapshotComparison(snapshot.id, learner.n_seen, tuple(differences))
 
 
 class OffsetLedger:
-    """Adds a journal up, one commit after the other.
+    """Accounts for the offsets of a journal, commit by commit.
 
     Parameters
     ----------
     position
-        Where the model stood before the first of them.
+        Position of the model before the first commit.
 
     Attributes
     ----------
     read
-        Offsets read since then, those read again for an adopted snapshot not counted twice.
+        Number of offsets read; those learned again after a promotion count once.
     lost
-        (commit, range) of what was gone before it could be read.
+        (commit number, range) of records that were deleted before they were read.
     errors
-        One sentence for each range that does not follow the one before it in its partition.
+        One sentence for each range that does not follow the previous range of its partition.
     """
 
     def __init__(self, position: Position | None = None) -> None:
@@ -153,16 +172,18 @@ class OffsetLedger:
         self._at: dict[TopicPartition, int] = dict(position or {})
 
     def add(self, commit: int, entry: JournalEntry) -> None:
-        """Account for what one commit did."""
+        """Add the entry of one commit."""
         ranges = [r for batch in entry.batches for r in batch]
         if entry.promoted_snapshot:
-            # A snapshot was put in charge: what came since it is learned again, up to where the model stands.
+            # A promotion: the records since the snapshot are learned again, up to the model's position.
             again: dict[TopicPartition, int] = {}
             for r in ranges:
                 self._follow(commit, r, again)
             for tp, at in again.items():
                 if at != self._at.setdefault(tp, at):
-                    self.errors.append(f"commit {commit} learns {tp} again to {at}, the model stands at {self._at[tp]}")
+                    self.errors.append(
+                        f"commit {commit} learns {tp} again to {at}, the position of the model is {self._at[tp]}"
+                    )
         else:
             for r in ranges:
                 self._follow(commit, r, self._at)
@@ -172,9 +193,9 @@ class OffsetLedger:
             self.lost.append((commit, r))
 
     def close(self, position: Position) -> None:
-        """Compare with the position that the last commit stored."""
+        """Compare the end of the journal with the stored position."""
         self.errors += [
-            f"{tp} stands at {position.get(tp)}, the journal ends at {at}"
+            f"the position of {tp} is {position.get(tp)}, the journal ends at {at}"
             for tp, at in sorted(self._at.items())
             if position.get(tp) != at
         ]
@@ -190,18 +211,18 @@ class OffsetLedger:
 
 @dataclass
 class ReplayStart:
-    """A commit that a re-run can follow.
+    """A checkpoint at which a replay can start.
 
     Attributes
     ----------
     commit_seq
-        Its number; 0: the model as it was made.
+        Number of its commit; 0: the new model.
     committed_at
-        Seconds since 1970; 0.0 for the model as it was made.
+        Seconds since 1970; 0.0 for the new model.
     batches
-        Mini-batches from here to the snapshot.
+        Mini-batches from here to the end of the replay.
     needs
-        The first offset of each partition that is read again on the way.
+        The first offset of each partition that the replay reads.
     """
 
     commit_seq: int = 0
@@ -210,90 +231,102 @@ class ReplayStart:
     needs: dict[TopicPartition, int] = field(default_factory=dict)
 
     def add(self, entry: JournalEntry) -> None:
-        """Take in what one commit did."""
+        """Add the entry of a commit behind this checkpoint."""
         self.batches += len(entry.batches)
         for r in (r for batch in entry.batches for r in batch):
             self.needs[r.partition] = min(r.start, self.needs.get(r.partition, r.start))
 
     def readable(self, beginning: Position) -> bool:
-        """Whether a topic that begins there still has all that is needed."""
+        """Whether a topic with these first offsets still has all records that the replay needs."""
         return all(beginning.get(tp, 0) <= at for tp, at in self.needs.items())
 
 
 def journal_start(store: Store, name: str) -> Progress | None:
-    """The checkpoint at which the journal begins; None: it begins with the model."""
-    bases = store.kept_checkpoints(name)
+    """The checkpoint at which the journal starts; None: it starts with the new model."""
+    kept = store.kept_checkpoints(name)
     first = next(iter(store.journal(name)), (0,))[0]
-    return bases[0] if bases and first != 1 else None
+    return kept[0] if kept and first != 1 else None
 
 
 def find_replay_starts(store: Store, name: str, until_seq: int) -> tuple[OffsetLedger, list[ReplayStart]]:
-    """Add the journal up to a commit up, and find where a re-run that leads there can begin, the oldest first.
+    """Account for the journal up to a commit, and find the checkpoints from which a replay to it can start.
 
-    It begins behind all that was learned by another arithmetic than this streamkm has.
+    A replay starts behind everything that was learned with another version of the arithmetic.
+
+    Returns
+    -------
+    ledger, starts
+        The accounted journal, and the possible starts, oldest first.
 
     Raises
     ------
     NotFoundError
-        The journal no longer reaches back so far, or the commit was learned by another arithmetic.
+        The journal starts behind the commit, or the commit was learned with another version of the arithmetic.
     """
     begin = journal_start(store, name)
     if begin is not None and until_seq <= begin.commit_seq:
         raise NotFoundError(
-            f"the journal begins behind commit {begin.commit_seq} ({format_time(begin.committed_at)}), and this needs "
+            f"the journal starts behind commit {begin.commit_seq} ({format_time(begin.committed_at)}), and this needs "
             f"commit {until_seq}",
             where=f"model {name}",
-            hint="Take a newer one of those that streamkm snapshots lists: the journal of eight days is kept, or all "
-            "of it with --keep-snapshots all",
+            hint="Choose a newer snapshot from streamkm snapshots: the journal of eight days is kept, or all of it "
+            "with --keep-snapshots all",
         )
-    books = OffsetLedger() if begin is None else OffsetLedger(begin.position)
+    ledger = OffsetLedger() if begin is None else OffsetLedger(begin.position)
     first = 0 if begin is None else begin.commit_seq
     kept = [b for b in store.kept_checkpoints(name) if first <= b.commit_seq < until_seq]
     found = [ReplayStart(b.commit_seq, b.committed_at) for b in kept]
     if begin is None:
         found.insert(0, ReplayStart())
-    numbers = [origin.commit_seq for origin in found]
-    other = 0  # the last commit by another arithmetic than ours
+    numbers = [start.commit_seq for start in found]
+    other = 0  # the last commit with another version of the arithmetic
     last = None
     for commit, entry in store.journal(name, until_seq, after_seq=first):
-        books.add(commit, entry)
-        for origin in found[: bisect_left(numbers, commit)]:
-            origin.add(entry)
+        ledger.add(commit, entry)
+        for start in found[: bisect_left(numbers, commit)]:
+            start.add(entry)
         last = entry.arithmetic
         if last != ARITHMETIC:
             other = commit
     if last is not None and last != ARITHMETIC:
         raise NotFoundError(
-            f"it was learned by arithmetic {last}, and this streamkm has {ARITHMETIC}: it cannot be derived again bit "
-            "for bit, which says nothing against it",
+            f"it was learned with arithmetic {last}, and this version of streamkm has {ARITHMETIC}: a replay cannot be "
+            "equal bit for bit, so the snapshot can be neither confirmed nor refuted",
             where=f"model {name}, commit {until_seq}",
-            hint="Verify a snapshot that was published since, or this one with the streamkm that published it",
+            hint="Verify a newer snapshot, or this one with the version of streamkm that published it",
         )
-    ours = [origin for origin in found if origin.commit_seq >= other]
+    ours = [start for start in found if start.commit_seq >= other]
     if not ours:
         raise NotFoundError(
-            f"no checkpoint of arithmetic {ARITHMETIC} before it is kept",
+            f"no earlier checkpoint with arithmetic {ARITHMETIC} is kept",
             where=f"model {name}, commit {until_seq}",
-            hint="Verify a snapshot that was published since the next checkpoint was kept (one is, each day)",
+            hint="Verify a snapshot that is newer than the next kept checkpoint (one a day is kept)",
         )
-    return books, ours
+    return ledger, ours
 
 
-def best_replay_start(origins: Sequence[ReplayStart], beginning: Position) -> ReplayStart:
-    """The oldest from which the topic still has everything; the newest if there is none."""
-    return next((origin for origin in origins if origin.readable(beginning)), origins[-1])
+def best_replay_start(starts: Sequence[ReplayStart], beginning: Position) -> ReplayStart:
+    """The oldest start for which the topic still has all records; the newest if there is none."""
+    return next((start for start in starts if start.readable(beginning)), starts[-1])
 
 
 _PAGE = 500
-_SHOWN = 20
+"""Snapshots read at a time."""
+_MAX_LISTED = 20
+"""Findings returned."""
 
 
 def audit(store: Store, name: str) -> list[str]:
-    """What does not agree, one sentence each; nothing when all does.
+    """Check a stored model for inconsistencies.
 
-    Its counters, its journal (each commit once and in order, each offset once), its snapshots (numbers, commits,
-    positions, arrays that can be read) and its quarantine are held against the last checkpoint, which must be readable.
-    A consumer may be at work meanwhile: what it adds is left out.
+    Counters, journal (each commit once and in order, each offset once), snapshots (numbers, commits, positions,
+    readable arrays) and quarantine are compared with the last checkpoint, which must be readable. The model may be
+    written meanwhile: newer commits are ignored.
+
+    Returns
+    -------
+    list
+        One sentence for each inconsistency; empty when there is none.
 
     Raises
     ------
@@ -305,7 +338,7 @@ def audit(store: Store, name: str) -> list[str]:
     info = store.model(name)
     progress = info.progress
     if progress is None:
-        return [f"snapshot {s.id} stands without a checkpoint" for s in store.snapshots(name, limit=1)]
+        return [f"snapshot {s.id} exists without a checkpoint" for s in store.snapshots(name, limit=1)]
     found = [*_counters(progress), *_journal(store, name, progress), *_snapshots(store, info, progress)]
     try:
         store.load_checkpoint(name)
@@ -314,7 +347,7 @@ def audit(store: Store, name: str) -> list[str]:
     held = sum(1 for held in store.iter_quarantine(name) if held.commit_seq <= progress.commit_seq)
     if held > progress.counters.bad:
         found.append(f"{held} records are in quarantine, {progress.counters.bad} were counted as bad")
-    return found if len(found) <= _SHOWN else [*found[:_SHOWN], f"and {len(found) - _SHOWN} more"]
+    return found if len(found) <= _MAX_LISTED else [*found[:_MAX_LISTED], f"and {len(found) - _MAX_LISTED} more"]
 
 
 def _counters(p: Progress) -> list[str]:
@@ -327,24 +360,24 @@ def _counters(p: Progress) -> list[str]:
 def _journal(store: Store, name: str, p: Progress) -> list[str]:
     found: list[str] = []
     begin = journal_start(store, name)
-    books, last, records = OffsetLedger(), 0, p.counters.records
+    ledger, last, records = OffsetLedger(), 0, p.counters.records
     if begin is not None:
-        books, last = OffsetLedger(begin.position), begin.commit_seq
+        ledger, last = OffsetLedger(begin.position), begin.commit_seq
         records -= begin.counters.records
     try:
         for seq, entry in store.journal(name, p.commit_seq, after_seq=last):
             if seq != last + 1:
                 found.append(f"the journal goes from commit {last} to {seq}")
-            books.add(seq, entry)
+            ledger.add(seq, entry)
             last = seq
     except StoreError as e:
         return [*found, f"the journal cannot be read behind commit {last}: {e.message}"]
     if last != p.commit_seq:
         found.append(f"the journal ends at commit {last}, the checkpoint is commit {p.commit_seq}")
-    books.close(p.position)
-    if records > books.read:
-        found.append(f"{records} records were counted in {books.read} offsets")
-    return found + books.errors
+    ledger.close(p.position)
+    if records > ledger.read:
+        found.append(f"{records} records were counted in {ledger.read} offsets")
+    return found + ledger.errors
 
 
 def _snapshots(store: Store, info: ModelInfo, p: Progress) -> list[str]:
@@ -354,7 +387,7 @@ def _snapshots(store: Store, info: ModelInfo, p: Progress) -> list[str]:
         while page := store.snapshots(name, before=before, limit=_PAGE):
             for s in page:
                 if s.commit_seq > p.commit_seq:
-                    continue  # published since we began
+                    continue  # published after the checkpoint was read
                 if s.kind != "replay":
                     newest = newest or s.id
                     ahead = [str(tp) for tp, at in sorted(s.position.items()) if at > p.position.get(tp, -1)]
