@@ -153,9 +153,9 @@ def one(value, stamp=NOW, field="at"):
 @pytest.mark.parametrize(
     ("at", "stamp", "message"),
     [
-        (NOW + 3601, NOW, "3,601 s ahead of the moment of reading"),
+        (NOW + 3601, NOW, "3,601 s ahead of the time of reading"),
         (NOW, NOW - 7200, "7,200 s ahead of the record's timestamp"),
-        (NOW + 9000, NOW + 9000, "9,000 s ahead of the moment of reading"),
+        (NOW + 9000, NOW + 9000, "9,000 s ahead of the time of reading"),
         ("2096-01-01T00:00:00Z", NOW, "2096-01-01T00:00:00+00:00"),
     ],
 )

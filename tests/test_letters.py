@@ -349,7 +349,7 @@ def test_letters_never_hold_up_learning(monkeypatch):
 
 
 def test_a_topic_for_letters_needs_a_writer():
-    with pytest.raises(SettingsError, match="nothing that writes them"):
+    with pytest.raises(SettingsError, match="but no writer"):
         poisoned().engine(WITH_LETTERS)
 
 
