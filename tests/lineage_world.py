@@ -73,7 +73,7 @@ class World:
         pick = self.rng.choice(len(self.X), min(self.n_rows, len(self.X)), replace=False, p=self.w / self.w.sum())
         rows, weights = self.X[pick], np.full(len(pick), self.w.sum() / len(pick))
         self.centroids = solve(rows, weights, self.k, self.centroids, self.rng, self.margin)
-        shuffled = self.rng.permutation(self.k)  # a re-solve owes nobody an order
+        shuffled = self.rng.permutation(self.k)  # a re-solve may return any order
         return (self.centroids[shuffled], rows, weights, float(self.w.sum())), {"kept": kept}
 
 

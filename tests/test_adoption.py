@@ -24,7 +24,7 @@ def blobs():
     return centers, lambda n: centers[rng.integers(0, 8, n)] + rng.normal(size=(n, 3))
 
 
-def test_what_fitting_a_sample_saves_on_it_is_mostly_within_chance(blobs):
+def test_what_fitting_a_sample_saves_on_it_is_mostly_within_noise(blobs):
     centers, draw = blobs
     within = []
     for _ in range(20):
@@ -37,7 +37,7 @@ def test_what_fitting_a_sample_saves_on_it_is_mostly_within_chance(blobs):
     assert sum(within) >= 15
 
 
-def test_what_is_truly_better_is_beyond_chance(blobs):
+def test_what_is_truly_better_is_beyond_noise(blobs):
     centers, draw = blobs
     rows, weights = draw(800), np.full(800, 500.0)
     guide = live(centers, np.full(8, 5e4), np.full(8, 1.5e5))
@@ -48,7 +48,7 @@ def test_what_is_truly_better_is_beyond_chance(blobs):
     assert sampling_gain(new, new, weights) < 0.02
 
 
-def test_without_cost_nothing_is_gained_by_chance():
+def test_without_cost_there_is_no_sampling_gain():
     rows = np.zeros((4, 1))
     guide = live([[0.0]], [4.0], [0.0])
     fit = CoresetFit.of(rows, np.ones(4), guide.centroids, guide, guide.metric)
@@ -66,7 +66,7 @@ def test_a_published_centroid_stays_within_noise_and_follows_beyond_it():
     assert went[2] == pytest.approx(5.0, abs=0.01)
 
 
-def test_a_place_that_was_given_to_another_cluster_is_taken_as_it_is():
+def test_a_centroid_whose_cluster_was_replaced_is_not_held():
     published = live([[0.0], [100.0]], [1e4] * 2, [1e4] * 2)
     now = live([[1e-3], [100.001]], [1e4] * 2, [1e4] * 2, ids=[0, 7])
     np.testing.assert_array_equal(shrink_moves(published, now), [[0.0], [100.001]])
@@ -80,16 +80,16 @@ def test_directions_stay_directions():
     np.testing.assert_allclose(np.linalg.norm(shrink_moves(published, now), axis=1), 1.0)
 
 
-def test_moved_counts_mass_and_not_the_order_of_clusters():
+def test_the_moved_share_counts_mass_and_not_the_order_of_clusters():
     old, weights = np.array([0, 0, 1, 1, 2], np.int32), np.array([1.0, 1.0, 2.0, 2.0, 4.0])
     assert moved_share(old, np.array([2, 2, 0, 0, 1], np.int32), weights, 3) == 0.0
     assert moved_share(old, np.array([0, 1, 1, 1, 2], np.int32), weights, 3) == pytest.approx(0.1)
     assert moved_share(old, old, np.zeros(5), 3) == 0.0
 
 
-def test_successors_hand_places_on_and_say_which_are_others():
-    heirs, renewed = match_clusters(np.array([[0.0, 5.0, 0.0], [5.0, 0.0, 0.0], [4.0, 0.0, 1.0]]))
-    assert heirs.tolist() == [1, 0, 2]
-    assert renewed.tolist() == []
-    heirs, renewed = match_clusters(np.array([[5.0, 5.0, 0.0], [0.0, 0.0, 1.0], [0.0, 0.0, 3.0]]))
+def test_matched_clusters_keep_their_order_and_replaced_ones_are_named():
+    order, replaced = match_clusters(np.array([[0.0, 5.0, 0.0], [5.0, 0.0, 0.0], [4.0, 0.0, 1.0]]))
+    assert order.tolist() == [1, 0, 2]
+    assert replaced.tolist() == []
+    order, replaced = match_clusters(np.array([[5.0, 5.0, 0.0], [0.0, 0.0, 1.0], [0.0, 0.0, 3.0]]))
     assert len(renewed) == 1

@@ -64,7 +64,7 @@ def test_rows_on_two_centroids_at_once_have_silhouette_zero():
         (1, lambda s: np.random.default_rng(s).uniform(size=(2000, 2))),
         (1, lambda s: np.random.default_rng(s).normal(size=(2000, 4)) * [100.0, 10.0, 1.0, 0.1]),
     ],
-    ids=["two", "five", "twelve", "overlapping", "unequal", "one-heap", "one-box", "one-pancake"],
+    ids=["two", "five", "twelve", "overlapping", "unequal", "one-blob", "one-box", "one-pancake"],
 )
 def test_the_k_that_the_data_were_made_with_is_suggested(k, make, seed):
     profile = k_profile(make(seed), seed=seed)
@@ -94,7 +94,7 @@ def test_a_stream_is_never_told_a_wrong_number_whatever_runs(name):
     assert model.k_profile(12).suggested in {k, None}
 
 
-def test_where_another_unit_would_show_heaps_the_reason_says_so():
+def test_where_another_unit_would_show_clusters_the_reason_says_so():
     profile = k_profile(WORLDS["five cities, large amount"][1](np.random.default_rng(0), 1500), k_max=8)
     assert "in other units (--scale)" in profile.reason
 
@@ -105,7 +105,7 @@ def test_where_another_unit_would_show_heaps_the_reason_says_so():
         (np.linspace(0, 1, 100), np.linspace(3, 4, 100), True),
         (np.linspace(0, 1, 100), np.linspace(1, 2, 100), False),
         (np.linspace(0, 1, 100), np.linspace(1.05, 30, 100), False),  # a tail
-        (np.linspace(0, 1, 1000), np.linspace(3, 4, 10), False),  # too few to be a heap
+        (np.linspace(0, 1, 1000), np.linspace(3, 4, 10), False),  # too few to be a cluster
         (np.zeros(100), np.ones(100), True),
         (np.zeros(100), np.concatenate([[0.5], np.ones(100)]), True),
         (np.linspace(0, 3, 100), np.linspace(1, 4, 100), False),
@@ -130,7 +130,7 @@ def test_far_rows_are_left_out_if_they_are_few_and_a_field_of_one_value_has_none
     assert inlier_mask(rows, weights).all(), "they are more than 2 %"
 
 
-def test_gaps_between_levels_are_no_valleys():
+def test_gaps_between_values_of_discrete_fields_are_no_valleys():
     counts = np.random.default_rng(0).poisson(1.0, (3000, 2)).astype(float)
     assert multimodal_fields(counts, np.ones(3000)) != []
     assert multimodal_fields(jitter_discrete_fields(counts, 0), np.ones(3000)) == []

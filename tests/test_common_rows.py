@@ -62,7 +62,7 @@ def test_one_large_row_before_equal_ones_is_kept():
 @PLAIN
 @given(common_rows())
 @example(FIRST_IS_LARGE)
-def test_rows_put_near_together_are_a_permutation(rows):
+def test_rows_ordered_by_a_kd_tree_are_a_permutation(rows):
     order = np.arange(len(rows))
     order_by_kd_tree(columns_of(rows), order)
     assert sorted(order.tolist()) == list(range(len(rows)))
@@ -71,7 +71,7 @@ def test_rows_put_near_together_are_a_permutation(rows):
 
 @PLAIN
 @given(common_rows(max_columns=1), st.data())
-def test_halving_is_a_permutation(rows, data):
+def test_selecting_a_median_is_a_permutation(rows, data):
     keys, index = rows[:, 0].astype(np.float32), np.arange(len(rows))
     start = data.draw(st.integers(0, len(rows) - 1))
     stop = data.draw(st.integers(start + 1, len(rows)))
@@ -106,7 +106,7 @@ def test_rows_moved_to_the_leaves_of_a_tree_are_a_permutation(rows, levels):
 
 @PLAIN
 @given(common_rows(), st.sampled_from([2, 8, 32]), st.booleans())
-def test_points_put_in_order_are_a_permutation(rows, block, small):
+def test_points_sorted_by_a_kd_tree_are_a_permutation(rows, block, small):
     given_rows, weights = rows.astype(np.float32), np.arange(1.0, len(rows) + 1)
     mine = given_rows.copy()
     found = sort_by_kd_tree(mine, rows, weights, block, ThreadTeam(1), Storage(1 << 14 if small else None))
@@ -119,7 +119,7 @@ def test_points_put_in_order_are_a_permutation(rows, block, small):
     assert 0 < np.diff(found.offsets).min() <= np.diff(found.offsets).max() <= block + block // 2
 
 
-def test_points_of_few_values_are_put_in_order_in_several_stages(monkeypatch):
+def test_points_of_few_values_are_sorted_in_several_stages(monkeypatch):
     monkeypatch.setattr(kd_order, "_LEVELS", 2)
     rng = np.random.default_rng(0)
     for rows in (rng.integers(1, 6, (5000, 3)), np.minimum(rng.zipf(1.8, (5000, 2)), 2**20)):
@@ -167,7 +167,7 @@ def test_without_room_for_its_rows_a_sample_still_has_the_mass(room):
 
 @PLAIN
 @given(problems(), st.sampled_from([3.0, 20.0, 1e9]), st.sampled_from([0, 2, 1000]), st.sampled_from([1.0, 2.0**30]))
-def test_what_is_admitted_and_calibrated_has_the_mass_and_the_mean(problem, size, room, inflation):
+def test_what_is_sampled_and_calibrated_has_the_mass_and_the_mean(problem, size, room, inflation):
     rows, weights, centroids = problem
     k, d = centroids.shape
     labels, squared, totals = naive.assign_accumulate(rows, weights, np.zeros(d), centroids)
@@ -292,7 +292,7 @@ def test_a_batch_with_ties_and_one_iteration_of_lloyd_are_the_naive_ones(problem
 
 @PLAIN
 @given(problems(max_rows=40), st.integers(0, 2**32))
-def test_seeds_swaps_and_what_is_pruned_are_the_naive_ones_in_spite_of_ties(problem, seed):
+def test_seeds_swaps_and_removed_centroids_are_the_naive_ones_in_spite_of_ties(problem, seed):
     rows, _, centroids = problem
     weights = np.ones(len(rows))
     k, d = centroids.shape
@@ -313,7 +313,7 @@ def test_seeds_swaps_and_what_is_pruned_are_the_naive_ones_in_spite_of_ties(prob
 
 @PLAIN
 @given(problems(), st.integers(0, 2**32))
-def test_draws_places_quantiles_and_gaps_are_the_naive_ones(problem, seed):
+def test_draws_evenly_spaced_rows_quantiles_and_gaps_are_the_naive_ones(problem, seed):
     rows, weights, centroids = problem
     weights = np.floor(np.minimum(weights, 2.0**20))
     weights[0] += 1.0

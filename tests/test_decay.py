@@ -55,7 +55,7 @@ def test_what_is_lost_is_accurate_for_small_ages_too(age):
 
 
 @given(st.lists(st.sampled_from([1.0, 2.0, 0.0, 5.0]), min_size=1, max_size=60), st.integers(1, 9), st.booleans())
-def test_pieces_end_where_what_was_before_has_grown_older(advances, least, timed):
+def test_pieces_end_after_a_share_of_a_half_life(advances, least, timed):
     stops = np.empty(len(advances), np.int64)
     row_weights, times = (NONE, np.cumsum(advances)) if timed else (np.array(advances), NONE)
     n = pieces(frozen(row_weights), frozen(times), 0.0, 4.0, 0.5, least, stops)
@@ -132,7 +132,7 @@ def test_inertia_counts_every_point_alike():
         assert model.cost_ / model.n_evaluated_ == pytest.approx(1.0, rel=0.2)
 
 
-def test_a_clock_beyond_a_limit_is_taken_back():
+def test_a_clock_beyond_a_limit_is_capped():
     X, times = drifting(6000)
     model = learned(
         X, 1000, times=np.where(np.arange(6000) == 900, times + 2e9, times), half_life=60.0, half_life_unit="seconds"

@@ -122,7 +122,7 @@ def test_the_result_depends_neither_on_threads_nor_on_the_order_of_rows(dtype, d
     assert one.inertia_ == three.inertia_
 
 
-def test_compiling_is_announced_and_loading_is_not(caplog):
+def test_compiling_is_logged_and_loading_is_not(caplog):
     caplog.set_level("INFO")
     fresh = numba.njit(lambda x: x + 1)
     for expected in (["compiling the exact algorithm, once on this machine: takes about ten seconds", "compiled"], []):

@@ -14,7 +14,7 @@ from streamkm.kernels.exact import sums as exact_sums
 from streamkm.kernels.exact.simd import GROUP, LANES, below, changed_lanes, gather, lowest_bit, to_float32, two_nearest
 from streamkm.models.exact import kd_order
 from streamkm.models.exact import points as exact_points
-from streamkm.models.exact import threads as exact_crew
+from streamkm.models.exact import threads as exact_threads
 from streamkm.models.exact.assign import BlockAssigner, ClusterSums, RowAssigner
 from streamkm.models.exact.kd_order import sort_by_kd_tree
 from streamkm.models.exact.points import frozen, prepare
@@ -78,7 +78,7 @@ def test_rows_come_into_lanes(d):
 
 @pytest.mark.parametrize("d", [1, 2, 7, 40])
 @pytest.mark.parametrize("k", [1, 2, 4, 5, 11])
-def test_the_nearest_of_some_centroids_and_its_lead_are_the_naive_ones(d, k):
+def test_the_nearest_of_some_centroids_and_its_margin_are_the_naive_ones(d, k):
     rng = np.random.default_rng(100 * d + k)
     block, centroids = rng.normal(size=(d, LANES)).astype(np.float32), rng.normal(size=(20, d))
     centroids32 = np.empty((21, d), np.float32)
@@ -98,7 +98,7 @@ def test_the_nearest_of_some_centroids_and_its_lead_are_the_naive_ones(d, k):
         assert out[0, p] > (1e17 if k == 1 else lead - 1e-4 - 1e-5 * lead)
 
 
-def test_lanes_with_another_label_or_no_margin_are_unsettled():
+def test_lanes_with_another_label_or_no_margin_are_changed():
     rng = np.random.default_rng(0)
     found = np.empty((2, LANES), np.float32)
     labels, picked = rng.integers(0, 3, 50).astype(np.int32), rng.integers(0, 50, LANES + 3).astype(np.uint32)
@@ -280,7 +280,7 @@ def test_a_node_is_split_by_the_medians_of_a_sample(n, levels):
 def test_the_order_is_the_same_out_of_core_and_with_threads_and_all_that_belongs_to_rows_has_it(
     dtype, weighted, monkeypatch
 ):
-    monkeypatch.setattr(exact_crew, "_WORTH", 0.0)  # however small, every pass is shared
+    monkeypatch.setattr(exact_threads, "_WORTH", 0.0)  # however small, every pass is shared
     monkeypatch.setattr(kd_order, "_LEVELS", 4)  # several stages: nodes that do not fit into memory, and such that do
     rng = np.random.default_rng(4)
     X = rng.random((60_000, 3)).astype(dtype)
@@ -333,7 +333,7 @@ def test_ranges_distances_and_costs_are_the_naive_ones(dtype):
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_candidates_weigh_what_they_would_leave(weighted, monkeypatch):
+def test_candidates_are_evaluated_by_the_cost_that_remains(weighted, monkeypatch):
     monkeypatch.setattr(exact_points, "BLOCK", 16)
     rng = np.random.default_rng(2)
     X, weights = rng.normal(size=(400, 2)).astype(np.float32), rng.random(400)
@@ -373,7 +373,7 @@ def test_a_sum_of_thirds_is_a_third_of_the_sum():
 
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("n", [0, 1, 2, 100])
-def test_a_crew_divides_a_range_without_gaps(threads, n):
+def test_a_thread_team_divides_a_range_without_gaps(threads, n):
     seen = []
     with ThreadTeam(threads) as team:
         team.divide(5, 5 + n, lambda part, first, last: seen.append((part, first, last)), 1e9)

@@ -39,7 +39,7 @@ def cost(X, centroids, weights=None):
     return float(squared.sum() if weights is None else weights @ squared)
 
 
-# Turns of so many rows; one as long as a batch, one across them, one that a batch has several of, one beyond memory.
+# Rows per turn: one as long as a batch, one across them, one that a batch has several of, one beyond memory.
 @pytest.mark.parametrize(
     ("k", "turn", "batch", "seed"),
     [
@@ -102,7 +102,7 @@ def test_a_stream_that_takes_turns_faster_than_it_forgets_forgets_once_at_most(f
     assert len(forgotten) <= 1
 
 
-def test_forgetting_survives_a_restore_in_the_midst_of_its_doubts():
+def test_forgetting_survives_a_restore_before_it_is_decided():
     rng = np.random.default_rng(0)
     before, after = rng.normal(0, 8, (2, 6, 4))
     X = np.concatenate([around(before, rng.integers(0, 6, 12_000), 1), around(after, rng.integers(0, 6, 6000), 2)])

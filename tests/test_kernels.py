@@ -331,7 +331,7 @@ def test_sums_and_differences_of_rows_are_the_naive_ones(n, d):
 
 @pytest.mark.parametrize("weights", [[2.0], [1.0] * 40, [0.0, 3, 0, 0, 5, 1, 1, 0], [1e-9, 1e9, 1.0]])
 @pytest.mark.parametrize("count", [1, 3, 16])
-def test_even_places_are_the_naive_ones(weights, count):
+def test_evenly_spaced_rows_are_the_naive_ones(weights, count):
     places = np.empty(count, np.int64)
     evenly_spaced_rows(frozen(np.array(weights)), places)
     assert places.tolist() == naive.evenly_spaced_rows(weights, count)

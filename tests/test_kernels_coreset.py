@@ -49,7 +49,7 @@ def batch_of(rows, weights, centroids, origin):
 @pytest.mark.parametrize("weighted", [True, False])
 @pytest.mark.parametrize("size", [5.0, 30.0, 1e6])
 @pytest.mark.parametrize(("n", "d", "k"), SHAPES)
-def test_rows_are_admitted_as_the_naive_twin_admits_them(n, d, k, size, weighted):
+def test_rows_are_sampled_as_the_naive_twin_samples_them(n, d, k, size, weighted):
     rows, weights, centroids = problem(n, d, k)
     weights = weights if weighted else np.ones(n)
     batch_origin, origin = centroids.mean(axis=0), np.full(d, 0.7)
@@ -83,7 +83,7 @@ def test_rows_are_admitted_as_the_naive_twin_admits_them(n, d, k, size, weighted
     assert int(rng[0]) == expected[4]
 
 
-def test_a_row_of_weight_zero_is_never_admitted():
+def test_a_row_of_weight_zero_is_never_sampled():
     rows, _, centroids = problem(50, 2, 3)
     weights = np.zeros(50)
     weights[:5] = 1.0
@@ -179,7 +179,7 @@ def length(path):
 
 
 @pytest.mark.parametrize(("n", "d"), [(1000, 1), (1000, 2), (1000, 4)])
-def test_rows_are_put_from_neighbour_to_neighbour(n, d):
+def test_rows_are_ordered_from_neighbour_to_neighbour(n, d):
     rows = np.random.default_rng(0).normal(size=(n + 2, d))
     order = np.arange(n + 2)
     order_by_kd_tree(columns_of(rows), order[1:-1])
@@ -188,7 +188,7 @@ def test_rows_are_put_from_neighbour_to_neighbour(n, d):
     assert length(rows[order]) < [0.1, 0.4, 0.8][d // 2] * length(rows)
 
 
-def test_equal_rows_can_be_put_together():
+def test_equal_rows_can_be_ordered():
     order = np.arange(1000)
     order_by_kd_tree(columns_of(np.zeros((1000, 2))), order)
     order_by_kd_tree(columns_of(np.repeat(np.eye(2), 500, axis=0)), order)
@@ -226,7 +226,7 @@ def test_columns_and_nearest_pairs_are_the_naive_ones(n, d, k, dtype):
 @pytest.mark.parametrize("spherical", [False, True])
 @pytest.mark.parametrize(("n", "d", "k"), SHAPES)
 @pytest.mark.parametrize("max_iter", [0, 1, 3, 50])
-def test_descending_ends_where_lloyd_does(n, d, k, max_iter, spherical, dtype):
+def test_lloyd_on_columns_ends_where_lloyd_does(n, d, k, max_iter, spherical, dtype):
     rows, weights, centroids = problem(n, d, k)
     expected, expected_cost = naive.lloyd_on_columns(rows, weights, centroids, max_iter, 1e-9, spherical=spherical)
     cost = lloyd_on_columns(
@@ -260,7 +260,7 @@ def test_local_search_makes_the_naive_swaps(n, d, k, least_gain):
 
 @pytest.mark.parametrize("price", [0.0, 30.0])
 @pytest.mark.parametrize(("n", "d", "m", "k"), [(40, 2, 3, 2), (130, 5, 12, 6), (60, 3, 5, 1), (8, 1, 4, 3)])
-def test_pruning_drops_the_naive_centroids(n, d, m, k, price):
+def test_removal_drops_the_naive_centroids(n, d, m, k, price):
     rows, weights, centroids = problem(n, d, m)
     kept, prices = np.empty((k, d)), price * np.arange(m)
     remove_centroids(frozen(weights), columns_of(rows), centroids, prices, kept)

@@ -33,7 +33,7 @@ def worlds(draw):
 
 
 def close(found, true):
-    # Squares below the least double vanish, so distances below 1e-150 may be told as zero.
+    # Squares below the least double vanish, so distances below 1e-150 may be returned as zero.
     return found == true or math.isclose(found, true, rel_tol=1e-12, abs_tol=1e-150)
 
 

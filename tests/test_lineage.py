@@ -21,12 +21,12 @@ def follow(world, steps, lineage=None):
     return published
 
 
-def told(published):
+def events_of(published):
     return [e for _, events in published for e in events]
 
 
 def kinds(published):
-    return Counter(e.kind for e in told(published))
+    return Counter(e.kind for e in events_of(published))
 
 
 # Scripted worlds
@@ -36,14 +36,14 @@ def kinds(published):
 def test_a_stationary_world_keeps_its_ids_and_has_no_events(seed):
     world = World(seed, 6, half_life=(None, 2000, 8000, 32000)[seed % 4])
     published = follow(world, [(4096, hexagon(seed))] * 30)
-    assert told(published) == []
+    assert events_of(published) == []
     assert {tuple(sorted(ids.tolist())) for ids, _ in published} == {tuple(range(6))}
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_overlapping_heaps_have_no_events_without_decay(seed):
+def test_overlapping_clusters_have_no_events_without_decay(seed):
     centers = np.random.default_rng(seed).uniform(-3, 3, (6, 2))
-    assert told(follow(World(seed, 6, margin=0.03), [(4096, centers)] * 30)) == []
+    assert events_of(follow(World(seed, 6, margin=0.03), [(4096, centers)] * 30)) == []
 
 
 @pytest.mark.parametrize("half_life", [2000, 8000])
@@ -56,7 +56,7 @@ def test_a_cluster_that_moves_slowly_keeps_its_id_and_drifts(seed, half_life):
     steps += [(4096, lambda p, t=t: start + (end - start) * (t + p) / 20) for t in range(20)]
     published = follow(World(seed, 6, half_life), [*steps, *[(4096, end)] * 3])
     assert kinds(published) == {"drift": 2}
-    assert len({e.before for e in told(published)}) == 1
+    assert len({e.before for e in events_of(published)}) == 1
     assert all(set(ids.tolist()) == set(range(6)) for ids, _ in published)
 
 
@@ -78,10 +78,10 @@ def moving_together(seed):
 
 @pytest.mark.parametrize("half_life", [2000, 8000])
 @pytest.mark.parametrize("seed", range(4))
-def test_a_merge_and_a_split_are_told_as_such(seed, half_life):
+def test_a_merge_and_a_split_are_reported_as_such(seed, half_life):
     published = follow(World(seed, 6, half_life), moving_together(seed))
     assert kinds(published) == {"merge": 1, "split": 1, "drift": 1}
-    events = {e.kind: e for e in told(published)}
+    events = {e.kind: e for e in events_of(published)}
     assert len(events["merge"].before) == 2
     assert set(events["merge"].after) < set(events["merge"].before)
     assert len(events["split"].after) == 2
@@ -91,14 +91,14 @@ def test_a_merge_and_a_split_are_told_as_such(seed, half_life):
 
 @pytest.mark.parametrize("half_life", [2000, 8000, 32000])
 @pytest.mark.parametrize("seed", range(4))
-def test_a_death_and_a_birth_are_told_as_such_although_k_means_fuses_others_meanwhile(seed, half_life):
+def test_a_death_and_a_birth_are_reported_as_such_although_k_means_fuses_others_meanwhile(seed, half_life):
     before = hexagon(seed)
     after = before.copy()
     after[5] = [0.0, 60.0]
     world = World(seed, 6, half_life)
     published = follow(world, [*[(8192, before)] * 4, *[(8192, after)] * 22])
-    assert [e.kind for e in told(published)] == ["birth", "death"]
-    birth, death = told(published)
+    assert [e.kind for e in events_of(published)] == ["birth", "death"]
+    birth, death = events_of(published)
     assert birth.after == (6,)
     assert birth.detail["share"] > 0
     assert set(published[-1][0].tolist()) == set(range(7)) - set(death.before)
@@ -128,7 +128,7 @@ def test_with_one_centroid_more_a_cluster_splits_and_with_one_less_two_merge():
 
 @pytest.mark.parametrize("period", [1, 2])
 @pytest.mark.parametrize("kept", [1.0, 0.9])
-def test_going_there_and_back_between_two_solutions_is_no_event_and_ids_come_back(period, kept):
+def test_alternating_between_two_solutions_is_no_event_and_ids_come_back(period, kept):
     rng = np.random.default_rng(0)
     angle, radius = rng.uniform(0, 2 * np.pi, 2000), np.sqrt(rng.uniform(0, 1, 2000))
     disc = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
@@ -198,7 +198,7 @@ def test_a_handful_of_points_is_no_birth():
         assert (ids.tolist(), [e.kind for e in events]) == ([0, 1, 2], expected)
 
 
-def test_what_the_caller_offers_that_was_published_before_is_not_taken_for_new():
+def test_current_ids_that_were_published_before_are_not_taken_for_new():
     here = np.array([[0.0], [10.0]])
     lineage = LineageTracker()
     lineage.publish(here, here, np.ones(2), 2.0)
@@ -215,7 +215,7 @@ def test_a_cluster_that_grows_a_hundredfold_keeps_its_id():
     assert lineage.publish(centers, more, np.ones(len(more)), 6000.0) == (pytest.approx([0, 1]), ())
 
 
-def test_empty_clusters_stay_who_they_are_and_are_no_events():
+def test_empty_clusters_keep_their_ids_and_are_no_events():
     rows = np.repeat([[0.0], [5.0]], 20, axis=0)
     lineage, centers = LineageTracker(), np.array([[0.0], [5.0], [5.0], [5.0]])
     for mass in (40.0, 80.0, 400.0):
@@ -228,7 +228,7 @@ def test_empty_clusters_stay_who_they_are_and_are_no_events():
     assert ids[3] == 4
 
 
-def test_one_cluster_of_equal_rows_lives_on():
+def test_one_cluster_of_equal_rows_keeps_its_id():
     rows = np.ones((5, 3))
     lineage = LineageTracker()
     for mass in (5.0, 10.0, 50.0):
@@ -319,7 +319,7 @@ def test_representatives_of_few_rows_are_these_rows():
     np.testing.assert_allclose(picked, 1.0)
 
 
-def test_two_heaps_stand_apart_and_two_halves_of_one_do_not():
+def test_two_clusters_are_separated_and_two_halves_of_one_are_not():
     rng = np.random.default_rng(0)
     one = rng.normal(size=(4000, 3))
     two = one + np.array([3.0, 3.0, 3.0]) * rng.integers(0, 2, (4000, 1))

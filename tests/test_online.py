@@ -349,7 +349,7 @@ def test_an_offset_costs_no_accuracy():
     np.testing.assert_array_equal(shifted.predict_many(X + 1e7), plain.predict_many(X))
 
 
-def test_clusters_are_told_apart_that_float32_would_merge():
+def test_clusters_are_separated_that_float32_would_merge():
     rng = np.random.default_rng(0)
     truth = np.array([[0.0, 0], [0, 0.4], [1e7, 1e7], [1e7, 1e7 + 0.4]])
     X = truth[rng.integers(0, 4, 4000)] + rng.normal(0, 0.01, (4000, 2))

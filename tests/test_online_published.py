@@ -93,7 +93,7 @@ def test_a_state_is_compact():
 # Two views
 
 
-def test_questions_are_answered_by_what_was_published_and_by_the_live_centroids_until_then():
+def test_predictions_use_what_was_published_and_the_live_centroids_until_then():
     X = world(5000)
     model = learn(X)
     with pytest.raises(NotReadyError, match="nothing was published"):
@@ -175,7 +175,7 @@ def test_four_restores_in_mid_stream_change_no_bit(ordered, arguments):
         assert hash_of(learn(ordered, publish_every=13, restore_at=restore_at, **arguments)) == hash_of(straight)
 
 
-def test_asking_for_the_state_changes_nothing_while_a_solution_is_on_its_way(ordered):
+def test_asking_for_the_state_changes_nothing_while_a_solution_is_pending(ordered):
     watched, plain, pending = OnlineKMeans(8), OnlineKMeans(8), 0
     for i in range(0, len(ordered), 250):
         for model in (watched, plain):
@@ -379,7 +379,7 @@ def test_preparing_does_not_wait_and_says_when_it_is_done(monkeypatch):
     model.prepare()
     assert not model.prepared_
     go.set()
-    published = model.publish()  # waits for nobody
+    published = model.publish()  # does not wait
     assert model.prepared_
     assert published.n_seen == 6000
 
@@ -416,7 +416,7 @@ def test_k_is_chosen_from_the_first_rows(scale):
     assert restored.k_ == 5
 
 
-def test_a_heap_is_one_cluster_and_rows_without_weight_are_no_more():
+def test_one_blob_is_one_cluster_and_rows_without_weight_are_no_more():
     X = np.random.default_rng(0).normal(size=(2000, 3))
     model = OnlineKMeans("auto")
     model.learn_many(X)
@@ -429,7 +429,7 @@ def test_a_heap_is_one_cluster_and_rows_without_weight_are_no_more():
 # Evaluation
 
 
-def test_the_evaluation_is_that_of_the_rows_that_the_coreset_stands_for():
+def test_the_evaluation_is_that_of_the_rows_that_the_coreset_represents():
     X = world(3000)
     model = learn(X, batch=3000)  # the first rows are kept as they are
     found = model.evaluate()

@@ -180,8 +180,8 @@ def test_names_that_are_no_strings_are_taken_as_strings():
     assert model.centers == {0: {"0": 2.0, "1": 3.0}}
 
 
-def heaps():
-    """Three far heaps of three columns of unequal units, shuffled."""
+def blobs_of_three():
+    """Three far clusters of three columns of unequal units, shuffled."""
     X = np.random.default_rng(0).normal(size=(600, 3)) + np.repeat(np.eye(3) * 50, [250, 200, 150], axis=0)
     rows = np.random.default_rng(1).permutation(X * [1.0, 1000.0, 0.001])
     return stream.iter_array(rows, feature_names=["a", "b", "c"])
@@ -189,7 +189,7 @@ def heaps():
 
 def test_it_works_in_a_pipeline_under_progressive_validation():
     model = preprocessing.StandardScaler() | OnlineKMeans(3)
-    score = evaluate.progressive_val_score(((x, None) for x, _ in heaps()), model, metrics.Silhouette())
+    score = evaluate.progressive_val_score(((x, None) for x, _ in blobs_of_three()), model, metrics.Silhouette())
     assert 0 < score.get() < 1
 
 
@@ -197,7 +197,7 @@ def test_progressive_validation_scores_it_no_worse_than_rivers_own_k_means():
     scores = []
     for model in (OnlineKMeans(3, warmup=20), cluster.KMeans(3, seed=0)):
         pipeline = preprocessing.StandardScaler() | model
-        score = evaluate.progressive_val_score(((x, None) for x, _ in heaps()), pipeline, metrics.Silhouette())
+        score = evaluate.progressive_val_score(((x, None) for x, _ in blobs_of_three()), pipeline, metrics.Silhouette())
         scores.append(score.get())
     assert scores[0] <= scores[1]  # river's silhouette is better the smaller it is
 
@@ -207,7 +207,7 @@ def test_it_works_behind_a_union_of_transformers_and_a_choice_of_fields():
         preprocessing.StandardScaler() + (compose.Select("a") | compose.Prefixer("raw_"))
     )
     model |= OnlineKMeans(3)
-    for x, _ in heaps():
+    for x, _ in blobs_of_three():
         model.learn_one(x)
     assert model["OnlineKMeans"].n_features == 3
     assert model.predict_one({"a": 50.0, "b": 0.0, "c": 7.0}) in model["OnlineKMeans"].ids_
