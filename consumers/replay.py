@@ -190,9 +190,7 @@ def _show_result(s: Snapshot) -> None:
         terminal.say(f"{d['counts']['bad']:,} bad records were skipped")
     for partition, ranges in d["lost"].items():
         offsets = ", ".join(f"{start} to {stop - 1}" for start, stop in ranges)
-        terminal.say(
-            (f"lost: {partition} could not be read at offsets {offsets}; the result lacks them", "yellow")
-        )
+        terminal.say((f"lost: {partition} could not be read at offsets {offsets}; the result lacks them", "yellow"))
     if d["live"] is not None:
         terminal.say(f"on the same points snapshot {d['live']['snapshot']} costs {d['live']['cost']:.6g}")
     show_clusters(s)

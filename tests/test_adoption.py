@@ -92,4 +92,4 @@ def test_matched_clusters_keep_their_order_and_replaced_ones_are_named():
     assert order.tolist() == [1, 0, 2]
     assert replaced.tolist() == []
     order, replaced = match_clusters(np.array([[5.0, 5.0, 0.0], [0.0, 0.0, 1.0], [0.0, 0.0, 3.0]]))
-    assert len(renewed) == 1
+    assert len(replaced) == 1
