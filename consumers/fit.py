@@ -1,4 +1,4 @@
-"""``streamkm fit``: the exact algorithm over files, or over the rows of a database."""
+"""``streamkm fit``: exact K-Means over files, or over the rows of a database."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from consumers import fit_view, logs, terminal
+from consumers.fit_view import ProgressBar
 from consumers.options import example, warn_of_argument, with_settings
 from streamkm.connectors.files.source import ExcludedColumn, expand
 from streamkm.connectors.sql import sql_rows
@@ -34,6 +35,7 @@ from streamkm.recompute.collect import (
 from streamkm.recompute.fitting import FitResult, fit_points
 from streamkm.recompute.k_range import METHODS, Trials, fit_range
 from streamkm.recompute.pointfile import atomic_write
+from streamkm.recompute.report import check_pairs, fit_json, fit_pictures
 from streamkm.recompute.scaling import scale_points
 from streamkm.redaction import remember_url, secrets_in
 from streamkm.settings import FitSettings
@@ -43,26 +45,26 @@ DEFAULT_K = 8
 
 
 @dataclass(frozen=True)
-class Outputs:
-    """Files to write."""
+class OutputFiles:
+    """Files to write; None for none."""
 
     out: Path | None
     labels: Path | None
     plot: Path | None
 
     def check(self) -> None:
-        """Make sure, before a long fit, that they can be written.
+        """Check, before a long fit, that they can be written.
 
         Raises
         ------
         SettingsError
-            They cannot.
+            One cannot.
         """
         outputs.check_output("--out", self.out, outputs.CENTROIDS)
         outputs.check_output("--labels", self.labels, outputs.LABELS)
         if self.plot is not None and self.plot.suffix.lower() == ".png":
             raise SettingsError(
-                "pictures are written as SVG",
+                "pictures are SVG files",
                 where="--plot",
                 hint=f"Write {self.plot.with_suffix('.svg')} and convert it",
             )
@@ -92,15 +94,15 @@ _file = click.Path(path_type=Path)
 @click.option(
     "--plot",
     type=_file,
-    help="Write a picture to this svg file (no png): the points by cluster, as two fields or the first two principal "
-    "components; with --trace one more for each of the first 50 iterations; for a range of k its curves.",
+    help="Write a picture to this SVG file: points by cluster, in two fields or the first two principal components; "
+    "with --trace also each of the first 50 iterations; for a range of k its criteria.",
 )
 @click.option("--plot-fields", metavar="A,B,...", default="", help="Draw every pair of these fields.")
 @click.option("--trace", is_flag=True, help="Show every iteration.")
 @click.option(
     "--checkpoint",
     type=_file,
-    help="Keep the state of the fit in this file until it is done: the same command, after a kill, goes on from there.",
+    help="Store the state of the fit in this file until it is done: after a kill, the same command resumes from it.",
 )
 @with_settings(FitSettings)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -117,43 +119,48 @@ def fit(
     checkpoint: Path | None,
     as_json: bool,
 ) -> None:
-    """Run the whole K-Means algorithm, exactly, over the rows of PATHS.
+    """Run exact K-Means over the rows of PATHS.
 
-    A path is a csv, tsv or jsonl file (also packed: .csv.gz), a npy, npz, parquet or Arrow file (.arrow, .feather,
-    .ipc), a folder of these, a glob, or a URL such as s3://bucket/folder (with pyarrow). Names in a path such as
-    year=2026/ can be fields too. Files are read in the order of their names, rows in the order of the file; rows and
-    clusters are counted from 0.
+    A path is a csv, tsv or jsonl file (also compressed: .csv.gz), a npy, npz, parquet or Arrow file (.arrow, .feather,
+    .ipc), a folder of these, a glob, or a URL such as s3://bucket/folder (with pyarrow). Hive partitions in a path such
+    as year=2026/ can be fields too. Files are read in the order of their names, rows in the order of the file; rows and
+    clusters are numbered from 0.
 
-    Without --fields all columns of numbers are taken, but none that is an identifier; what is left out is said with the
-    reason. A column of arrays stands for all its dimensions: --fields emb, or emb[0],emb[1] for some of them. A name
-    with a comma is quoted: --fields '"height, m","weight, kg"'.
+    Without --fields all numeric columns are used except identifiers; excluded columns are listed with the reason. A
+    column of arrays stands for all its dimensions: --fields emb, or emb[0],emb[1] for some of them. A name with a comma
+    is quoted: --fields '"height, m","weight, kg"'.
 
-    --k takes a number (8 if there is no --init with centroids), a range such as 2..20, or auto for 1..20: then every k
-    is fitted, each from the one before and one more row, and the one that tells clusters apart best is suggested.
+    --k is a number (8 by default, or that of the centroids in --init), a range such as 2..20, or auto for 1..20. In a
+    range every k is fitted, each from the one before and one more row, and the one with the best separation is
+    suggested.
 
-    With --scale distances, spreads and the cost are in deviations or interquartile ranges, centroids in raw units.
+    With --scale distances, spreads and cost are in deviations or interquartile ranges, centroids in original units.
 
-    Points beyond --memory lie in a file in the folder for temporary files (TMPDIR says where that is).
+    Points beyond --memory are kept in a file in the folder for temporary files (TMPDIR).
     """
     logs.configure()
     for path in paths:
         if "://" in path and secrets_in(path):
             remember_url(path)
             warn_of_argument(
-                "PATHS", "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or what else the filesystem reads"
+                "PATHS", "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the variables of the filesystem"
             )
-    files = Outputs(out, labels, plot)
+    files = OutputFiles(out, labels, plot)
     files.check()
     outputs.check_output("--checkpoint", checkpoint, ())
     if bool(paths) == (sql is not None):
         raise SettingsError("give either paths or --sql", where="streamkm fit", hint="Such as streamkm fit points.csv")
     if sql is not None and not settings.database:
         raise SettingsError("--sql needs a database", where="--database", hint="Such as sqlite:///points.db")
-    with _tidy_end(), tempfile.TemporaryDirectory(prefix="streamkm-fit-") as folder, fit_view.Bars() as bars:
+    with (
+        _exit_on_sigterm(),
+        tempfile.TemporaryDirectory(prefix="streamkm-fit-") as folder,
+        ProgressBar() as bars,
+    ):
         points_file = Path(folder) / "points" if settings.memory is not None else None
         where = ", ".join(paths) if sql is None else "--sql"
-        collected, about = _collected(paths, sql, settings, points_file, bars)
-        for line in about.lines():
+        collected, notes = _collected(paths, sql, settings, points_file, bars)
+        for line in notes.lines():
             terminal.say(line, err=True)
         k, start = _start(settings, collected)
         if k.auto:
@@ -162,27 +169,27 @@ def fit(
         collected, factors = scale_points(collected, settings.scale)
         if not isinstance(start, str):
             start = start * factors
-        drawn = tuple(filter(None, parse_names(plot_fields)))
-        fit_view.check_pairs(drawn, collected.fields)
+        pairs = tuple(filter(None, parse_names(plot_fields)))
+        check_pairs(pairs, collected.fields)
         trials: Trials | None = None
         if k.low < k.high:
             if trace or checkpoint:
                 raise SettingsError(
-                    "this is for one k", where="--trace" if trace else "--checkpoint", hint="Give one k"
+                    "this needs a single k", where="--trace" if trace else "--checkpoint", hint="Give one k"
                 )
             trials = _fit_range(collected, k, settings, bars)
             fitted = trials.fitted
         else:
-            bars.say("fitting: finding a start")
+            bars.step("fitting: initialization")
             fitted = _fit(collected, k.low, start, settings, bars, trace=trace, checkpoint=checkpoint)
         fitted = fitted.with_factors(factors)
-        result = fit_view.as_json(where, collected, fitted, settings, trials) | about.to_json()
+        result = fit_json(where, collected, fitted, settings, trials) | notes.to_json()
         if settings.scale != "none":
             result["units"] = (1.0 / factors).tolist()
         if not result["converged"]:
-            terminal.say(f"not converged after {settings.max_iter} iterations: raise --max-iter", err=True)
-        bars.say("writing")
-        _write(files, collected, fitted, trials, result, drawn, factors)
+            terminal.say(f"not converged after {settings.max_iter} iterations: increase --max-iter", err=True)
+        bars.step("writing")
+        _write(files, collected, fitted, trials, result, pairs, factors)
         if checkpoint is not None:
             checkpoint.unlink(missing_ok=True)
     if as_json:
@@ -192,27 +199,27 @@ def fit(
 
 
 @dataclass(frozen=True)
-class About:
-    """What was not read of the input, and what was assumed."""
+class InputNotes:
+    """Columns that were excluded, and assumptions about the input."""
 
     left_out: Sequence[ExcludedColumn]
     notes: Sequence[str]
 
     def lines(self) -> list[str]:
-        """For people."""
-        said = [f"left out: {describe_excluded(self.left_out)}"] if self.left_out else []
-        return [*said, *self.notes]
+        """As lines of text."""
+        lines = [f"excluded: {describe_excluded(self.left_out)}"] if self.left_out else []
+        return [*lines, *self.notes]
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
+        """As JSON."""
         return {"left_out": [asdict(left) for left in self.left_out], "notes": list(self.notes)}
 
 
 def _collected(
-    paths: tuple[str, ...], sql: str | None, settings: FitSettings, file: Path | None, bars: fit_view.Bars
-) -> tuple[CollectedPoints, About]:
+    paths: tuple[str, ...], sql: str | None, settings: FitSettings, file: Path | None, bars: ProgressBar
+) -> tuple[CollectedPoints, InputNotes]:
     """Read all rows."""
-    more: dict[str, Any] = {
+    options: dict[str, Any] = {
         "weight_field": settings.weight_field,
         "skip_bad": settings.bad_rows == "skip",
         "file": file,
@@ -220,31 +227,31 @@ def _collected(
     if sql is None:
         files = TableFiles(expand(paths), settings.fields, settings.weight_field)
         check_memory(files, limited=settings.memory is not None)
-        found = collect(files.rows(bars.read), files.fields, float32=files.fits_float32, line_of=files.line, **more)
-        return found, About(files.left_out, files.notes)
-    asked = sql_rows(sql, settings.database)
-    first = next(asked)
-    fields, about = settings.fields, About((), ())
+        found = collect(files.rows(bars.read), files.fields, float32=files.fits_float32, line_of=files.line, **options)
+        return found, InputNotes(files.left_out, files.notes)
+    rows = sql_rows(sql, settings.database)
+    first = next(rows)
+    fields, notes = settings.fields, InputNotes((), ())
     if not fields:
-        fields, left_out, notes = choose_columns(first, settings.weight_field, "--sql")
-        about = About(left_out, notes)
-    return collect(bars.count(itertools.chain([first], asked)), fields, **more), about
+        fields, excluded, assumptions = choose_columns(first, settings.weight_field, "--sql")
+        notes = InputNotes(excluded, assumptions)
+    return collect(bars.count(itertools.chain([first], rows)), fields, **options), notes
 
 
 def _start(settings: FitSettings, collected: CollectedPoints) -> tuple[KRange, Any]:
-    """K, and the method or the centroids to start from.
+    """k, and the method or the centroids of the initialization.
 
     Raises
     ------
     SettingsError
-        Their shape does not fit.
+        The centroids do not match the points.
     """
     if settings.init in METHODS:
         return settings.k or KRange(DEFAULT_K, DEFAULT_K), settings.init
     if not Path(settings.init).is_file():
         raise SettingsError(f"{settings.init} is neither a file nor one of {', '.join(METHODS)}", where="--init")
-    wanted = settings.k.low if settings.k is not None and settings.k.low == settings.k.high else None
-    centroids = outputs.read_centroids(Path(settings.init), collected.fields, wanted)
+    k_given = settings.k.low if settings.k is not None and settings.k.low == settings.k.high else None
+    centroids = outputs.read_centroids(Path(settings.init), collected.fields, k_given)
     k = settings.k or KRange(len(centroids), len(centroids))
     return k, centroids
 
@@ -254,7 +261,7 @@ def _fit(
     k: int,
     start: Any,
     settings: FitSettings,
-    bars: fit_view.Bars,
+    bars: ProgressBar,
     *,
     trace: bool,
     checkpoint: Path | None,
@@ -276,7 +283,7 @@ def _fit(
     )
 
 
-def _fit_range(collected: CollectedPoints, k: KRange, settings: FitSettings, bars: fit_view.Bars) -> Trials:
+def _fit_range(collected: CollectedPoints, k: KRange, settings: FitSettings, bars: ProgressBar) -> Trials:
     return fit_range(
         collected,
         k.low,
@@ -293,7 +300,7 @@ def _fit_range(collected: CollectedPoints, k: KRange, settings: FitSettings, bar
 
 
 def _write(
-    files: Outputs,
+    files: OutputFiles,
     collected: CollectedPoints,
     fitted: FitResult,
     trials: Trials | None,
@@ -306,14 +313,14 @@ def _write(
     if files.labels is not None:
         outputs.write_labels(files.labels, outputs.label_blocks(fitted, collected), collected.n_rows)
     if files.plot is not None:
-        for path, picture in fit_view.pictures(files.plot, collected, fitted, trials, pairs, factors):
+        for path, picture in fit_pictures(files.plot, collected, fitted, trials, pairs, factors):
             with atomic_write(path, shared=True) as file:
                 file.write(picture.encode())
 
 
 @contextlib.contextmanager
-def _tidy_end() -> Iterator[None]:
-    """Have SIGTERM remove temporary files, as Ctrl-C does."""
+def _exit_on_sigterm() -> Iterator[None]:
+    """Remove temporary files on SIGTERM too, as on Ctrl-C."""
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         yield

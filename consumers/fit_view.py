@@ -1,39 +1,31 @@
-"""What ``streamkm fit`` shows: bars while it works, then tables, JSON and pictures."""
+"""What ``streamkm fit`` prints: progress, and the result as text."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.progress import BarColumn, SpinnerColumn, TaskProgressColumn, TimeElapsedColumn
 from rich.table import Table
 
 from consumers import fields, terminal
-from streamkm.effect_sizes import differences
-from streamkm.errors import SettingsError
-from streamkm.models.exact.lloyd import Iteration
-from streamkm.models.exact.storage import copy_rows
-from streamkm.recompute import plot
 from streamkm.recompute.collect import CollectedPoints
 from streamkm.recompute.fitting import FitProgress, FitResult
 from streamkm.recompute.k_range import Trials
+from streamkm.recompute.report import counted, suggestion, trace_lines
 from streamkm.records import ColumnRecords
-from streamkm.settings import FitSettings
 
-MOST_PICTURES = 50
-_MOST_CLUSTERS, _MOST_TOLD = 100, 20
-_WIDE = 250
-"""Characters of a line that goes to no terminal."""
-_SMALL = 12
-"""Centroids of up to so many numbers stand in the trace."""
+MAX_CLUSTERS = 100
+"""Clusters in the table."""
+MAX_DESCRIBED = 20
+"""Clusters whose differences are described."""
+_PLAIN_WIDTH = 250
+"""Characters of a line of output that is not a terminal."""
 
 
-class Bars:
+class ProgressBar:
     """Progress on a terminal; nothing elsewhere.
 
     Attributes
@@ -53,242 +45,84 @@ class Bars:
         self._progress.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def say(self, what: str) -> None:
-        """Say what is being done, without an end in sight."""
-        self._say(what, None, 0.0)
+    def step(self, text: str) -> None:
+        """Show a step without a known length."""
+        self._show(text, None, 0.0)
 
     def read(self, rows: int, share: float) -> None:
-        """So many rows were read, which is this share of all."""
-        self._say(f"reading: {rows:,} rows", 1.0, share)
+        """Show the rows read, and their fraction of all."""
+        self._show(f"reading: {rows:,} rows", 1.0, share)
 
     def count(self, rows: Iterable[ColumnRecords]) -> Iterator[ColumnRecords]:
-        """Count rows that go by."""
+        """Pass records on, and show their number."""
         for records in rows:
-            self.say(f"reading: {records.stop:,} rows")
+            self.step(f"reading: {records.stop:,} rows")
             yield records
 
     def iteration(self, at: FitProgress) -> None:
-        """An iteration of a fit was made."""
+        """Show an iteration."""
         run = f"start {at.run + 1}, " if at.run else ""
-        self.say(f"fitting: {run}iteration {at.iteration}, {at.moved:,} points moved")
+        self.step(f"fitting: {run}iteration {at.iteration}, {at.moved:,} points moved")
 
     def trial(self, done: int, total: int, k: int) -> None:
-        """The fit of a k begins, after some others."""
-        self._say(f"fitting: k = {k}", float(total), float(done))
+        """Show the beginning of the fit of one k."""
+        self._show(f"fitting: k = {k}", float(total), float(done))
 
-    def _say(self, what: str, total: float | None, done: float) -> None:
-        if total != self._total:  # a bar with an end cannot become one without, nor the other way round
+    def _show(self, text: str, total: float | None, done: float) -> None:
+        if total != self._total:  # the length of a task cannot be removed
             self._progress.remove_task(self._task)
-            self._task = self._progress.add_task(what, total=total)
+            self._task = self._progress.add_task(text, total=total)
             self._total = total
-        self._progress.update(self._task, description=what, completed=done)
-
-
-def as_json(
-    where: str, collected: CollectedPoints, fitted: FitResult, settings: FitSettings, trials: Trials | None
-) -> dict[str, Any]:
-    """The result as JSON values."""
-    total = float(fitted.sizes.sum())
-    whole = collected.weights is None
-    within = fitted.deviations()
-    found = differences(fitted.centroids, fitted.sizes, within)
-    clusters = [
-        {
-            "id": j,
-            "size": int(size) if whole else size,
-            "share": size / total,
-            "spread": spread,
-            "centroid": centroid,
-            "deviations": _known(within[j]),
-            "differences": _known(found[j]),
-        }
-        for j, (size, spread, centroid) in enumerate(
-            zip(fitted.sizes.tolist(), fitted.spreads.tolist(), fitted.centroids.tolist(), strict=True)
-        )
-    ]
-    result: dict[str, Any] = {
-        "source": where,
-        "fields": list(collected.fields),
-        "weight_field": settings.weight_field or None,
-        "rows": {
-            "read": collected.n_rows,
-            "used": len(collected.points),
-            "skipped": len(collected.skipped),
-        },
-        "skipped_examples": [str(bad) for bad in collected.examples],
-        "k": len(clusters),
-        "scale": settings.scale,
-        "init": settings.init,
-        "seed": settings.seed,
-        "cost": fitted.inertia,
-        "iterations": fitted.n_iter,
-        "stopped": _stopped(fitted, settings),
-        "converged": fitted.stopped != "max_iter",
-        "clusters": clusters,
-    }
-    if fitted.trace:
-        result["trace"] = [
-            {
-                "centroids": step.centroids.tolist(),
-                "sizes": step.sizes.tolist(),
-                "cost": step.inertia,
-                "moved": step.moved,
-            }
-            for step in fitted.trace
-        ]
-    return result | (trials.to_json() if trials is not None else {})
-
-
-def _known(values: NDArray[np.float64]) -> list[float | None]:
-    return [x if math.isfinite(x) else None for x in values.tolist()]
+        self._progress.update(self._task, description=text, completed=done)
 
 
 def show(
     result: dict[str, Any], collected: CollectedPoints, fitted: FitResult, trials: Trials | None, *, all_fields: bool
 ) -> None:
-    """Print the result for people."""
-    console = terminal.console(width=None if terminal.is_terminal() else _WIDE)
-    which = ""
+    """Print the result as text."""
+    console = terminal.console(width=None if terminal.is_terminal() else _PLAIN_WIDTH)
+    selection = ""
     if all_fields:
-        which = (
-            " (all columns of numbers that are no identifiers)" if result["left_out"] else " (all columns of numbers)"
+        selection = (
+            " (all numeric columns that are not identifiers)" if result["left_out"] else " (all numeric columns)"
         )
-    # As --fields takes them: a name that has a comma is in quotes.
+    # In the form of --fields: a name with a comma is quoted.
     names = (f'"{name}"' if "," in name else name for name in collected.fields)
-    terminal.say(f"fields: {', '.join(names)}{which}")
+    terminal.say(f"fields: {', '.join(names)}{selection}")
     if result["rows"]["skipped"]:
         rows, example = result["rows"], result["skipped_examples"][0]
         terminal.say(f"skipped {rows['skipped']:,} of {rows['read']:,} rows, such as {example}")
     if trials is not None:
         console.print(_trials_table(trials))
-        terminal.say(f"suggested: {_suggestion(trials)}: {trials.reason}")
+        terminal.say(f"suggested: {suggestion(trials)}: {trials.reason}")
         terminal.say(f"(suggestion and gap: from {trials.sampled_rows:,} rows; the rest: the exact fit of all rows)")
         if trials.suggested != result["k"]:
-            how = "the nearest one tried" if trials.likeliest != result["k"] else "the best guess"
-            terminal.say(f"shown: k = {result['k']}, {how}")
+            reason = "the nearest one tried" if trials.likeliest != result["k"] else "the best guess"
+            terminal.say(f"shown: k = {result['k']}, {reason}")
     for line in trace_lines(fitted.trace, fitted.centroids):
         terminal.say(line)
     found = np.array([c["differences"] for c in result["clusters"]], np.float64)
-    table, cut = fields.fit_fields(lambda places: _clusters_table(result, places), found, console.width)
+    table, omitted = fields.fit_fields(lambda columns: _clusters_table(result, columns), found, console.width)
     console.print(table)
-    if len(result["clusters"]) > _MOST_CLUSTERS:
-        cut = f"{_MOST_CLUSTERS} of {len(result['clusters'])} clusters" + (f"; {cut}" if cut else "")
-    if cut:
-        terminal.say(f"({cut}: --json and --out have all of it)")
+    if len(result["clusters"]) > MAX_CLUSTERS:
+        omitted = f"{MAX_CLUSTERS} of {len(result['clusters'])} clusters" + (f"; {omitted}" if omitted else "")
+    if omitted:
+        terminal.say(f"({omitted}: --json and --out have all)")
     if found.shape[0] > 1 and found.shape[1] > 1:  # with one field the centroids say it
-        terminal.say("differs most from the mean of all rows, in standard deviations within clusters:")
-        for c in result["clusters"][:_MOST_TOLD]:
+        terminal.say("largest differences from the mean of all rows, in standard deviations within clusters:")
+        for c in result["clusters"][:MAX_DESCRIBED]:
             differs = fields.describe_differences(collected.fields, np.array(c["differences"], np.float64))
-            terminal.say(f"  cluster {c['id']}: {differs or 'in nothing much'}")
-        if len(found) > _MOST_TOLD:
-            terminal.say(f"  (and {len(found) - _MOST_TOLD} more: --json has all)")
+            terminal.say(f"  cluster {c['id']}: {differs or 'none'}")
+        if len(found) > MAX_DESCRIBED:
+            terminal.say(f"  (and {len(found) - MAX_DESCRIBED} more: --json has all)")
     points = len(collected.points)
     terminal.say(
         f"{points:,} rows, k = {result['k']}: cost {result['cost']:.6g} ({result['cost'] / fitted.sizes.sum():.6g} "
-        f"per row) after {_count(result['iterations'], 'iteration')}: {result['stopped']}"
+        f"per row) after {counted(result['iterations'], 'iteration')}: {result['stopped']}"
     )
-
-
-def trace_lines(trace: tuple[Iteration, ...], final: plot.Reals) -> Iterator[str]:
-    """Tell a trace, a line for each iteration; that of a small fit begins with the whole way of its centroids."""
-    if not trace:
-        return
-    small = final.size <= _SMALL
-    after = [step.centroids for step in trace[1:]] + [final]
-    if small:
-        way = [step.centroids for step in trace]
-        yield "centroids: " + " -> ".join(map(_point_list, way if np.array_equal(way[-1], final) else [*way, final]))
-    for i, (step, target) in enumerate(zip(trace, after, strict=True), 1):
-        farthest = float(np.linalg.norm(target - step.centroids, axis=1).max())
-        if small:
-            change = f"{_point_list(step.centroids)} -> {_point_list(target)}"
-            sizes = ", ".join(f"{size:g}" for size in step.sizes)
-        else:
-            change = f"farthest move of a centroid {farthest:.6g}"
-            sizes = f"{step.sizes.min():g} to {step.sizes.max():g}"
-        yield f"iteration {i}: {change}; sizes {sizes}; cost {step.inertia:.6g}; {_count(step.moved, 'point')} moved"
-
-
-def check_pairs(pairs: tuple[str, ...], names: tuple[str, ...]) -> None:
-    """Make sure that there are fields to draw, before a long fit.
-
-    Raises
-    ------
-    SettingsError
-        A field is not one of the points', or is alone.
-    """
-    strange = [name for name in pairs if name not in names]
-    if strange or len(pairs) == 1:
-        said = f"{', '.join(strange)} is none of {', '.join(names)}" if strange else "one field is no pair"
-        raise SettingsError(said, where="--plot-fields")
-
-
-def pictures(
-    path: Path,
-    collected: CollectedPoints,
-    fitted: FitResult,
-    trials: Trials | None,
-    pairs: tuple[str, ...],
-    factors: plot.Reals,
-) -> Iterator[tuple[Path, str]]:
-    """Draw a fit: the curves of a range of k, or points by cluster, and each iteration of its trace.
-
-    Points are those that were fitted, multiplied by `factors` (d,); pictures are in the units before that.
-    """
-    if trials is not None:
-        rows = trials.trials
-        curves = [
-            ("cost", [t.cost for t in rows]),
-            ("simplified silhouette (higher is better)", [t.silhouette for t in rows]),
-            ("Davies-Bouldin (lower is better)", [t.davies_bouldin for t in rows]),
-            ("gap statistic (higher is better)", [t.gap for t in rows]),
-        ]
-        yield (
-            path,
-            plot.plot_k_range([t.k for t in rows], curves, trials.suggested, f"suggested: {_suggestion(trials)}"),
-        )
-        return
-    array = collected.array
-    chosen = plot.sample_rows(len(array))
-    points = copy_rows(array, chosen).astype(np.float64) / factors
-    after = [step.centroids for step in fitted.trace[1:]] + [fitted.centroids]
-    steps = [(step.centroids, target) for step, target in zip(fitted.trace, after, strict=bool(fitted.trace))]
-    for i, (centroids, target) in enumerate(steps[:MOST_PICTURES], 1):
-        title = f"iteration {i}" + (f": {_point_list(centroids)}" if centroids.size <= _SMALL else "")
-        labels = _nearest(points * factors, centroids * factors)
-        picture = plot.plot_points(
-            points, labels, centroids, collected.fields, pairs=pairs, next_centroids=target, title=title
-        )
-        yield path.with_name(f"{path.stem}-{i}{path.suffix}"), picture
-    title = f"{len(array):,} rows, k = {len(fitted.centroids)}, cost {fitted.inertia:.6g}"
-    yield (
-        path,
-        plot.plot_points(
-            points,
-            _nearest(points * factors, fitted.centroids * factors),
-            fitted.centroids,
-            collected.fields,
-            pairs=pairs,
-            title=title,
-        ),
-    )
-
-
-def _nearest(points: plot.Reals, centroids: plot.Reals) -> NDArray[np.int32]:
-    """Label the few points of a picture."""
-    labels, nearest = np.zeros(len(points), np.int32), np.full(len(points), math.inf)
-    for j, centroid in enumerate(centroids):
-        squares = ((points - centroid) ** 2).sum(axis=1)
-        labels[squares < nearest] = j
-        np.minimum(nearest, squares, out=nearest)
-    return labels
-
-
-def _suggestion(trials: Trials) -> str:
-    return "no k" if trials.suggested is None else f"k = {trials.suggested}"
 
 
 def _trials_table(trials: Trials) -> Table:
@@ -303,31 +137,13 @@ def _trials_table(trials: Trials) -> Table:
     return table
 
 
-def _clusters_table(result: dict[str, Any], places: Sequence[int]) -> Table:
+def _clusters_table(result: dict[str, Any], columns: Sequence[int]) -> Table:
     table = Table("cluster", "size", "share", "spread")
     for column in table.columns:
         column.justify = "right"
-    for j in places:
+    for j in columns:
         fields.add_field(table, result["fields"][j])
-    for c in result["clusters"][:_MOST_CLUSTERS]:
-        values = (f"{c['centroid'][j]:.6g}" for j in places)
+    for c in result["clusters"][:MAX_CLUSTERS]:
+        values = (f"{c['centroid'][j]:.6g}" for j in columns)
         table.add_row(str(c["id"]), f"{c['size']:,}", f"{c['share']:.1%}", f"{c['spread']:.6g}", *values)
     return table
-
-
-def _point_list(centroids: plot.Reals) -> str:
-    """Centroids as in the text-book: (3, 18) in one dimension, (1, 2) (3, 4) in more."""
-    if centroids.shape[1] == 1:
-        return "(" + ", ".join(f"{v:.6g}" for v in centroids[:, 0]) + ")"
-    return " ".join("(" + ", ".join(f"{v:.6g}" for v in row) + ")" for row in centroids)
-
-
-def _stopped(fitted: FitResult, settings: FitSettings) -> str:
-    """Why the fit ended."""
-    if fitted.stopped == "tol":
-        return f"no centroid moved farther than {settings.tol:g}" if settings.tol else "no centroid moved"
-    return "no label changed" if fitted.stopped == "labels" else f"the limit of {settings.max_iter} iterations"
-
-
-def _count(n: int, what: str) -> str:
-    return f"{n:,} {what}" + ("" if n == 1 else "s")

@@ -90,7 +90,7 @@ def proof_lines(model: str, proof: Proof) -> list[str]:
     if proof.start.commit_seq:
         lines.append(
             f"learned from the checkpoint of commit {proof.start.commit_seq} "
-            f"({format_time(proof.start.committed_at)}), the oldest of arithmetic {ARITHMETIC} from which the topic is complete"
+            f"({format_time(proof.start.committed_at)}), the oldest of arithmetic {ARITHMETIC} with a complete topic"
         )
     return [*lines, describe_ledger(proof.ledger)] if proof.ledger.lost else lines
 

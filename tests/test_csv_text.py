@@ -263,7 +263,7 @@ def test_columns_of_numbers_are_taken_and_the_others_said_with_the_reason(fit, t
 def test_the_first_cell_that_is_no_number_is_said_with_its_line(fit):
     got, said = fit('x,note\n1,NA\n2,"5\n\n6"\n3,7" pipe\n')
     assert got["left_out"] == [{"column": "note", "reason": "text", "example": "5\n\n6", "row": 1, "line": 3}]
-    assert "left out: note (text: '5\\n\\n6', line 3)" in said
+    assert "excluded: note (text: '5\\n\\n6', line 3)" in said
 
 
 def test_numbers_are_looked_for_in_the_whole_file_or_the_sample_is_said(fit, monkeypatch):

@@ -200,7 +200,7 @@ def test_a_table_fits_into_80_columns_and_cuts_no_value(wide, tmp_path, monkeypa
     np.savetxt("wide.csv", rows, delimiter=",", header=",".join(WIDE), comments="")
     store = () if command[0] == "fit" else ("--store", wide)
     if command[0] == "fit":
-        monkeypatch.setattr("consumers.fit_view._WIDE", 80)
+        monkeypatch.setattr("consumers.fit_view._PLAIN_WIDTH", 80)
     result = CliRunner().invoke(cli, [*command, *store], env={"COLUMNS": "80"}, catch_exceptions=False)
     table = [line for line in result.output.splitlines() if line and line[0] in "┏┃┡│├└"]
     assert table, result.output
