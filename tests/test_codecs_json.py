@@ -161,7 +161,7 @@ def test_bad_records_are_kept_whole_with_their_place_and_their_neighbours_decode
         (b'{"x":1,"y":-Infinity}', "not-finite", "y", "-inf"),
         (b'{"x":1e400,"y":2}', "not-finite", "x", "inf"),
         (b"[1,NaN]", "not-finite", "y", ""),
-        (b'{"x":1e141,"y":2}', "out-of-range", "x", "beyond the largest value taken"),
+        (b'{"x":1e141,"y":2}', "out-of-range", "x", "beyond the maximum"),
         (b"[1,-1e300]", "out-of-range", "y", "-1e+300"),
         (b"[1]", "wrong-dimension", "", "1 values, 2 are expected"),
         (b"[1,2,3]", "wrong-dimension", "", "3 values"),

@@ -237,7 +237,7 @@ def test_limits_stop_a_fit_and_are_named(table):
         ("a,b\n1,2\n", ["--init", "nowhere.csv"], SettingsError, "nowhere.csv is neither a file nor one of random"),
         ("a,b\n1,2\n", ["--plot-fields", "a,z"], SettingsError, "z is none of a, b"),
         ("a,b\n1,2\n", ["--plot", "x.png"], SettingsError, r"x\.svg and convert"),
-        ("a,b\n1,2\n", ["--out", "x.xlsx"], SettingsError, r"x\.xlsx is not a kind .*\.json"),
+        ("a,b\n1,2\n", ["--out", "x.xlsx"], SettingsError, r"x\.xlsx is not a supported kind .*\.json"),
         ("a,b\n1,2\n", ["--labels", "nowhere/x.csv"], SettingsError, "nowhere/x.csv cannot be written"),
         ("a,b\n1,2\n", ["--memory", "lots"], SettingsError, "not a size such as 512MB"),
         ("a,b\n1,2\n", ["--sql", "select 1"], SettingsError, "either paths or --sql"),
@@ -268,16 +268,16 @@ def test_a_file_that_ends_in_the_middle_is_named(tmp_path, kind):
 @pytest.mark.parametrize(
     ("name", "content", "error", "message"),
     [
-        ("s.json", "[[1, 2, 3]]", SettingsError, "its centroids have 3 coordinates, the points 2: a, b"),
+        ("s.json", "[[1, 2, 3]]", SettingsError, "the centroids have 3 coordinates, the points 2: a, b"),
         ("s.json", '{"fields": ["a", "z"], "centroids": [[1, 2]]}', SettingsError, "have a, z, and not b"),
-        ("s.json", "[[1, 2], [3]]", FileFormatError, "holds no centroids"),
+        ("s.json", "[[1, 2], [3]]", FileFormatError, "has no centroids"),
         ("s.json", "[1, 2]", FileFormatError, r"numbers of shape \(2,\)"),
         ("s.json", "[[1, NaN]]", FileFormatError, "not finite"),
-        ("s.json", "{", FileFormatError, "holds no centroids"),
+        ("s.json", "{", FileFormatError, "has no centroids"),
         ("s.npz", "nothing", FileFormatError, "not an npz archive"),
         ("s.csv", "a,b\n1,x\n2,3\n", BadRecordsError, r"s\.csv, row 0, column 'b'"),
         ("s.csv", "a\n1\n", FileFormatError, r"s\.csv, column 'b'"),
-        ("s.csv", "a,b\n1,2\n3,4\n", SettingsError, r"s\.csv: it has 2 centroids, and --k is 1"),
+        ("s.csv", "a,b\n1,2\n3,4\n", SettingsError, r"s\.csv: the file has 2 centroids, and --k is 1"),
     ],
 )
 def test_a_start_of_the_wrong_shape_is_named(tmp_path, name, content, error, message):

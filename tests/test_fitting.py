@@ -243,7 +243,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path, share):
     checkpoint.write_bytes(whole[: int(len(whole) * share)])
     with pytest.raises(StateError, match="no checkpoint") as caught:
         fit_points(X, n_clusters=4, checkpoint=checkpoint)
-    assert caught.value.hint == "Delete it to start anew"
+    assert caught.value.hint == "Delete it to start again"
 
 
 def test_a_disk_without_room_is_an_error_and_not_a_crash(tmp_path):
@@ -263,7 +263,7 @@ def test_a_disk_without_room_is_an_error_and_not_a_crash(tmp_path):
         (np.ones((3, 2)), {}, DataError, "n_samples=3 should be >= n_clusters=4"),
         (np.ones((0, 2)), {}, DataError, "n_samples=0"),
         (np.array([[1.0, np.nan]] * 9), {}, DataError, "not finite"),
-        (np.array([[1.0, -1e200]] * 9), {}, DataError, "beyond the largest that is taken, 1e\\+140"),
+        (np.array([[1.0, -1e200]] * 9), {}, DataError, "beyond the maximum of 1e\\+140"),
         (np.ones((9, 2), int), {}, DataError, "float32 or float64"),
         (np.ones(9), {}, DataError, "float32 or float64"),
         (np.ones((9, 2)), {"weights": np.ones(3)}, DataError, "sample_weight"),

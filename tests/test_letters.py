@@ -131,7 +131,7 @@ def test_a_value_is_out_of_range_exactly_where_no_model_takes_it():
         assert [(b.record.offset, b.reason, b.field) for b in batch.bad] == [
             (2, "out-of-range", "y"), (3, "out-of-range", "y"),
         ]  # fmt: skip
-        assert batch.bad[1].message == "y is -1.7e+308, beyond the largest value taken, 1e+140"
+        assert batch.bad[1].message == "y is -1.7e+308, beyond the maximum of 1e+140"
 
 
 def test_bad_records_of_all_steps_are_in_order_and_times_stay_with_their_points():

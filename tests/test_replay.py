@@ -212,7 +212,7 @@ def test_what_cannot_be_read_ends_it_or_is_passed_over_and_kept_on_record(tmp_pa
 
 def test_an_archive_of_other_points_is_refused(tmp_path):
     Archive(tmp_path, CONTENTS).fill(whole(100), source, make_codec(CODEC))
-    with pytest.raises(SettingsError, match="holds other points"):
+    with pytest.raises(SettingsError, match="has other contents"):
         Archive(tmp_path, {**CONTENTS, "fields": ["x"]})
 
 

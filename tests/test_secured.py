@@ -139,7 +139,7 @@ def test_a_program_that_waits_for_its_first_broker_leaves_at_sigterm(tmp_path: P
             "sasl.password: PLAIN needs it",
         ),
         ({"security.protocol": "SASL_SSL", "sasl.mechanism": "OAUTHBEARER"}, "cannot be given as text"),
-        ({"sasl.username": "u", "sasl.password": "p"}, "a login is given, and with PLAINTEXT there is none"),
+        ({"sasl.username": "u", "sasl.password": "p"}, "a login is given, and PLAINTEXT has none"),
         ({"security.protocol": "SSL", "ssl.ca.location": "/no/ca.pem"}, "ssl.ca.location: /no/ca.pem cannot be read"),
         ({"security.protocol": "SSL", "ssl.key.location": "/no/key"}, "ssl.key.location: /no/key cannot be read"),
         ({"security.protocol": "SSL", "ssl.ca.location": __file__}, "ssl.ca.location: it cannot be used"),

@@ -223,8 +223,8 @@ def test_files_without_rows_are_at_their_end(tmp_path, kind):
         ("a.npz", b"not numpy", "not an npz archive"),
         ("a.arrow", b"ARROW1", "not an Arrow IPC file"),
         ("a.feather", b"a,b\n1,2\n", "not an Arrow IPC file"),
-        ("a.json", b"{}", "not a kind of file.*parquet"),
-        ("a", b"", "not a kind of file"),
+        ("a.json", b"{}", "not a supported kind of file.*parquet"),
+        ("a", b"", "not a supported kind of file"),
     ],
 )
 def test_a_file_that_is_not_what_its_name_says_is_named(tmp_path, name, content, message):

@@ -108,7 +108,7 @@ def test_arrays_of_another_length_are_bad_rows(tmp_path, library, name):
     _, found = points(tmp_path / name, skip_bad=True)
     assert found.array.tolist() == [[1, 2], [7, 8]]
     assert found.skipped.tolist() == [1, 2, 3]
-    with pytest.raises(FileFormatError, match=r"'emb': it has 2 dimensions, from 0. Not emb\[2\]"):
+    with pytest.raises(FileFormatError, match=r"'emb': its dimensions are 0 to 1. Not emb\[2\]"):
         points(tmp_path / name, ["emb[2]"])
 
 
@@ -128,7 +128,7 @@ def test_columns_of_other_structure_are_left_out_or_refused(tmp_path, library, n
 def test_files_of_another_number_of_dimensions_are_refused(tmp_path):
     for i in (2, 3):
         pl.DataFrame({"emb": [[1.0] * i]}).write_parquet(tmp_path / f"{i}.parquet")
-    with pytest.raises(FileFormatError, match=r"3\.parquet: it has the columns emb\[0\], emb\[1\], emb\[2\]"):
+    with pytest.raises(FileFormatError, match=r"3\.parquet: the columns are emb\[0\], emb\[1\], emb\[2\]"):
         points(tmp_path)
 
 
@@ -192,10 +192,10 @@ def test_objects_in_objects_are_looked_into_as_far_as_there_is_sense(tmp_path):
         (b"", "no rows"),
         (b"\n\n", "no rows"),
         (b'{"a": 1}\n{"a": \n', "line 2: it is not JSON"),
-        (b"[1, 2]\n", r"line 1: \[1, 2\] is no JSON object"),
+        (b"[1, 2]\n", r"line 1: \[1, 2\] is not a JSON object"),
         (b'{"a": 1}\n\xff\n', "line 2: it is not JSON"),
         (b'{"a": ' + b"[" * 2000 + b"]" * 2000 + b"}\n", "line 1: it is not JSON"),
-        (b'{"a": "x"}\n', "no column holds numbers to cluster: a"),
+        (b'{"a": "x"}\n', "no column has numbers to cluster: a"),
     ],
 )
 def test_lines_that_are_no_json_are_named(tmp_path, content, message):
@@ -226,7 +226,7 @@ def test_points_that_do_not_fit_into_memory_are_refused_by_what_headers_tell(tmp
     np.savez_compressed(tmp_path / "a.npz", np.zeros((100_000, 4)))
     monkeypatch.setattr(collecting, "memory_limit", lambda: 1 << 20)
     files = TableFiles(expand([str(tmp_path / "a.npz")]), [])
-    with pytest.raises(SettingsError, match=r"100,000 rows of 4 columns take 3 MiB.*1 MiB.*--memory"):
+    with pytest.raises(SettingsError, match=r"100,000 rows of 4 columns need 3 MiB.*1 MiB.*--memory"):
         collecting.check_memory(files, limited=False)
     collecting.check_memory(files, limited=True)
 
@@ -350,7 +350,7 @@ def test_a_start_of_too_many_centroids_is_refused_before_it_is_unpacked(fit, tab
         "parquet": lambda: frame.write_parquet(start),
         "jsonl": lambda: frame.write_ndjson(start),
     }[kind]()
-    with pytest.raises(SettingsError, match=r"it has 5,000 centroids, and --k is 2"):
+    with pytest.raises(SettingsError, match=r"the file has 5,000 centroids, and --k is 2"):
         fit(path, "--k", 2, "--init", start)
     monkeypatch.setattr("streamkm.recompute.outputs.MAX_CENTROIDS", 4000)
     with pytest.raises(StreamkmError, match="more than 4,000"):
@@ -362,7 +362,7 @@ def test_a_start_of_too_many_centroids_is_refused_before_it_is_unpacked(fit, tab
     [
         ({"centroids": np.zeros((2, 3)), "fields": np.array(["large", "small"])}, "3 coordinates and 2 names"),
         ({"centroids": np.zeros((2, 1))}, "1 coordinates and 1 names, the points 2"),
-        ({"centroids": np.zeros((2, 2)), "fields": np.array([["a"], ["b"]])}, "2 names of fields"),
+        ({"centroids": np.zeros((2, 2)), "fields": np.array([["a"], ["b"]])}, "2 field names"),
         ({"a": np.zeros(2)}, "none is called centroids"),
     ],
 )
@@ -374,7 +374,7 @@ def test_arrays_that_are_no_start_are_named(fit, table, tmp_path, arrays, messag
 
 def test_json_that_is_nested_too_deeply_is_our_error(fit, table, tmp_path, monkeypatch):
     (tmp_path / "s.json").write_text("[" * 100_000 + "]" * 100_000)
-    with pytest.raises(FileFormatError, match=r"it holds no centroids: it nests too deeply\."):
+    with pytest.raises(FileFormatError, match=r"the file has no centroids: it is nested too deeply\."):
         fit(table[1], "--init", tmp_path / "s.json")
     (tmp_path / "s.json").write_text(f"[[1{'0' * 5000}, 1], [2, 3]]")
     with pytest.raises(FileFormatError, match=r"value has 5001 digits\."):

@@ -1,4 +1,4 @@
-"""Ranges of a topic as parquet files: read once, then read again from here."""
+"""Archive of decoded topic ranges as parquet files."""
 
 from __future__ import annotations
 
@@ -25,28 +25,29 @@ from streamkm.records import Batch, BatchRange, TopicPartition
 from streamkm.state import Json
 
 PART_OFFSETS = 1 << 20
-"""A file holds the points of at most so many offsets: what a kill costs, and what is in memory at a time."""
+"""Maximum number of offsets per file: the work lost by a kill, and the points in memory at a time."""
 READ_OFFSETS = 1 << 16
+"""Offsets read at a time."""
 MIN_JUDGED_RECORDS = 1000
-"""From so many records on their bad share is judged."""
+"""Minimum number of records before the share of bad ones is checked."""
 
 
 @dataclass(frozen=True)
 class ArchivePart:
-    """One file.
+    """One file of an archive.
 
     Attributes
     ----------
     partition
         Number of the partition.
     start, stop
-        Offsets, as in a range.
+        Offset range [start, stop).
     points, bad, tombstones
-        What its records were.
+        Number of records by outcome.
     newest
-        The latest event time of its points, seconds since 1970; None when they have none.
+        Latest event time of its points, s since the epoch; None if they have none.
     lost
-        Ranges of offsets in it that could not be read and were skipped, each as (start, stop).
+        Offset ranges (start, stop) that could not be read and were skipped.
     """
 
     partition: int
@@ -60,29 +61,37 @@ class ArchivePart:
 
     @property
     def name(self) -> str:
-        """Of the file."""
+        """File name."""
         return f"{self.partition:05d}-{self.start:020d}-{self.stop:020d}.parquet"
 
 
 class Archive:
-    """A folder of parquet files with the points of ranges of one topic, and an index of them.
+    """A folder of parquet files with the decoded points of ranges of one topic, and their index.
 
-    A file has a column for each field, and ``_offset`` and ``_time``. It is in the index when it is whole, so a kill
-    loses the file that was being written and no other.
+    A file has a column per field, and ``_offset`` and ``_time``. It is added to the index when it is complete, so a
+    kill loses
+    only the file that was being written.
 
     Parameters
     ----------
     folder
-        Made if it is not there.
+        Folder of the archive; created if it does not exist.
     contents
-        What is in it: source, fields and codec.
+        What the archive holds: source, fields and codec.
+
+    Attributes
+    ----------
+    folder, contents
+        See above.
+    parts
+        Files in the index.
 
     Raises
     ------
     SettingsError
-        The folder holds something else.
+        The folder holds other contents.
     FileFormatError
-        Its index is damaged.
+        The index is damaged.
     """
 
     def __init__(self, folder: Path, contents: Json) -> None:
@@ -94,21 +103,21 @@ class Archive:
         if not index.exists():
             return
         try:
-            told = json.loads(index.read_text())
-            self.parts = [ArchivePart(**part) for part in told["parts"]]
-            kept = told["contents"]
+            stored = json.loads(index.read_text())
+            self.parts = [ArchivePart(**part) for part in stored["parts"]]
+            stored_contents = stored["contents"]
             numbers = [n for p in self.parts for n in (p.partition, p.start, p.stop, p.points, p.bad, p.tombstones)]
             numbers += [n for p in self.parts for start, stop in p.lost for n in (start, stop)]
             sound = all(type(n) is int for n in numbers)
         except (ValueError, TypeError, KeyError, RecursionError) as e:
-            raise FileFormatError(f"is no index of an archive ({e})", where=str(index)) from e
+            raise FileFormatError(f"is not the index of an archive ({e})", where=str(index)) from e
         if not sound:
-            raise FileFormatError("is no index of an archive: its parts have numbers that are none", where=str(index))
-        if kept != self.contents:
+            raise FileFormatError("is not the index of an archive: not all numbers are integers", where=str(index))
+        if stored_contents != self.contents:
             raise SettingsError(
-                "the archive holds other points: its source, fields or codec differ",
+                "the archive has other contents: its source, fields or codec differ",
                 where=str(folder),
-                hint="Name another folder, or remove this one",
+                hint="Give another folder, or remove this one",
             )
 
     def fill(
@@ -121,23 +130,31 @@ class Archive:
         skip_lost: bool = False,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        """Read what is missing of a span, each partition to its pinned end by position.
+        """Read the missing parts of a span.
 
         Parameters
         ----------
+        span
+            Offsets to read; each partition is read to the end of its range by position.
+        open_source
+            Opens a source.
+        codec
+            Decodes the records.
+        max_bad_ratio
+            Maximum share of bad records in a part.
         skip_lost
-            Go on behind record batches that cannot be read, and keep which offsets these were.
+            Skip record batches that cannot be read, and keep their offsets in the index.
         on_progress
-            Told offsets done and offsets in all.
+            Called with the number of offsets read, and of all offsets.
 
         Raises
         ------
         PositionLostError
-            The topic no longer has some of it.
+            Records of the span were deleted.
         CorruptBatchError
-            A batch of it cannot be read.
+            A record batch cannot be read.
         BadRecordsError
-            More than this share of a part's records is bad.
+            The share of bad records in a part exceeds `max_bad_ratio`.
         """
         missing = [gap for tp in sorted(span.start) for gap in self._missing_ranges(tp, span.start[tp], span.stop[tp])]
         total = span.offsets
@@ -195,9 +212,9 @@ class Archive:
         records = len(points) + len(bad) + tombstones
         if records >= MIN_JUDGED_RECORDS and len(bad) > max_bad_ratio * records:
             raise BadRecordsError(
-                f"{len(bad) / records:.0%} of the records from {start} to {stop} are bad, such as {bad[0]}",
+                f"{len(bad) / records:.0%} of the records from {start} to {stop} are bad, for example {bad[0]}",
                 where=str(tp),
-                hint="Mend the fields, or raise --max-bad-ratio",
+                hint="Correct the fields, or raise --max-bad-ratio",
             )
         times = np.concatenate([batch.times for batch in batches]) if batches else np.empty(0)
         offsets = np.concatenate([batch.offsets for batch in batches]) if batches else np.empty(0, np.int64)
@@ -208,12 +225,12 @@ class Archive:
             pl.DataFrame(columns).write_parquet(file)
         parts = [*self.parts, part]
         with atomic_write(self.folder / "archive.json") as file:
-            told = {"contents": self.contents, "parts": [asdict(p) for p in parts]}
-            file.write(json.dumps(told, indent=1).encode())
+            stored = {"contents": self.contents, "parts": [asdict(p) for p in parts]}
+            file.write(json.dumps(stored, indent=1).encode())
         self.parts = parts
 
     def remove(self) -> None:
-        """Remove it, and what killed processes left in it; other files, and then the folder, stay."""
+        """Remove the archive and temporary files of killed processes; other files, and then the folder, are kept."""
         own = [self.folder / name for name in ("archive.json", *(part.name for part in self.parts))]
         for path in (*own, *self.folder.glob(".*.partial")):
             path.unlink(missing_ok=True)
@@ -221,7 +238,7 @@ class Archive:
             self.folder.rmdir()
 
     def parts_within(self, span: OffsetSpan) -> list[ArchivePart]:
-        """The parts that overlap a span, partition by partition, in order."""
+        """Parts that overlap a span, by partition and offset."""
         return [
             part
             for tp in sorted(span.start)
@@ -230,7 +247,7 @@ class Archive:
         ]
 
     def points(self, span: OffsetSpan) -> Iterator[NDArray[np.float64]]:
-        """Points of a span in the order of partitions and offsets, (m, d) at a time."""
+        """Points of a span in the order of partitions and offsets, in blocks of (m, d)."""
         fields: Sequence[str] = self.contents["fields"]
         bounds = {tp.partition: (at, span.stop[tp]) for tp, at in span.start.items()}
         for part in self.parts_within(span):
@@ -246,11 +263,11 @@ class Archive:
         try:
             with suppress_panic_output():
                 frame = pl.scan_parquet(path, glob=False, hive_partitioning=False)
-                # Its header tells how many rows it would unpack to.
+                # The header has the number of rows before decompression.
                 rows = int(frame.select(pl.len()).collect().item())
                 if rows != part.points:
                     raise FileFormatError(
-                        f"has {rows} points where the archive's index tells of {part.points}",
+                        f"has {rows} points, and the archive's index says {part.points}",
                         where=str(path),
                         hint="Remove the archive",
                     )
@@ -260,7 +277,7 @@ class Archive:
 
 
 def _merge_ranges(ranges: Sequence[BatchRange]) -> list[list[int]]:
-    """Ranges in the order of offsets, those that meet as one."""
+    """Offset ranges in order, with adjacent ones merged."""
     found: list[list[int]] = []
     for _, start, stop in ranges:
         if found and found[-1][1] == start:
@@ -271,7 +288,7 @@ def _merge_ranges(ranges: Sequence[BatchRange]) -> list[list[int]]:
 
 
 def lost_offsets(archive: Archive, span: OffsetSpan) -> dict[str, list[list[int]]]:
-    """Offsets of a span that could not be read and were skipped: [start, stop] each, by partition."""
+    """Offset ranges [start, stop] of a span that could not be read and were skipped, by partition."""
     found: dict[str, list[list[int]]] = {}
     for tp in sorted(span.start):
         clipped = [
@@ -286,7 +303,7 @@ def lost_offsets(archive: Archive, span: OffsetSpan) -> dict[str, list[list[int]
 
 
 def part_counts(archive: Archive, span: OffsetSpan) -> dict[str, Any]:
-    """Counts of the parts that make up a span; whole parts, so of a little more where an archive was cut otherwise."""
+    """Sum of the counts of the parts that overlap a span; parts are counted as a whole."""
     parts = archive.parts_within(span)
     totals = {name: sum(getattr(p, name) for p in parts) for name in ("points", "bad", "tombstones")}
     newest = [p.newest for p in parts if p.newest is not None]

@@ -1,4 +1,4 @@
-"""Where a fit is, in a small file: what it takes to go on after a kill, to the same bits."""
+"""Checkpoints of a fit: the state from which an interrupted fit continues with identical results."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ _BROKEN = (
     *(LookupError, TypeError, AttributeError, OverflowError, OSError, EOFError),
     *(zipfile.BadZipFile, zlib.error, TokenError),
 )
-"""What numpy and zipfile raise for a file that is damaged, besides ValueError."""
+"""Exceptions besides ValueError that numpy and zipfile raise for damaged files."""
 
 
 def identify(points: Points, params: FitParams, seed: int) -> str:
-    """Name points and settings by a hash: a checkpoint of others is refused.
+    """Fingerprint of points and settings; a checkpoint with another fingerprint is rejected.
 
     Parameters
     ----------
     points
-        The points; some of them are looked at.
-    params, seed
-        Settings.
+        The points; a sample of the rows is hashed.
+    plan, seed
+        Settings of the fit.
     """
     n, d = points.given.shape
     some = np.unique(np.linspace(0, n - 1, _SAMPLE_ROWS).astype(np.int64))
@@ -57,16 +57,16 @@ def identify(points: Points, params: FitParams, seed: int) -> str:
 
 
 def save(path: Path, identity: str, checkpoint: FitCheckpoint) -> None:
-    """Put a mark in the place of the one before, which stays whole until then.
+    """Write a checkpoint; an existing one is replaced atomically.
 
     Parameters
     ----------
     path
-        Where to.
+        File to write.
     identity
-        From `identify`.
-    checkpoint
-        What to keep.
+        Result of `identify`.
+    mark
+        State to write.
     """
     name, keys, position, has_gauss, gauss = checkpoint.rng
     arrays: dict[str, NDArray[Any]] = {
@@ -94,31 +94,28 @@ def save(path: Path, identity: str, checkpoint: FitCheckpoint) -> None:
 
 
 def load(path: Path, identity: str) -> FitCheckpoint | None:
-    """Read a mark.
+    """Read a checkpoint.
 
     Parameters
     ----------
     path
-        Where from.
+        File to read.
     identity
-        From `identify`.
-
-    Returns
-    -------
-    Mark or None
-        None if there is no such file.
+        Result of `identify`.
 
     Raises
     ------
     StateError
-        It is no checkpoint, or one of other points or settings.
+        The file is not a checkpoint, or one of other points or settings.
     """
     try:
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             arrays = dict(file)
         if str(arrays["identity"]) != identity:
             raise StateError(
-                "the checkpoint was made with other points or settings", where=str(path), hint="Delete it to start anew"
+                "the checkpoint was made with other points or settings",
+                where=str(path),
+                hint="Delete it to start again",
             )
         best = None
         if "best_centroids" in arrays:
@@ -139,22 +136,12 @@ def load(path: Path, identity: str) -> FitCheckpoint | None:
         return FitCheckpoint(run, n_iter, arrays["centroids"], moved, best, _iterations("trace", arrays), rng)
     except FileNotFoundError:
         return None
-    except (
-        LookupError,
-        TypeError,
-        AttributeError,
-        OverflowError,
-        OSError,
-        EOFError,
-        zipfile.BadZipFile,
-        zlib.error,
-        TokenError,
-    ) as e:
-        raise StateError(f"is no checkpoint ({e})", where=str(path), hint="Delete it to start anew") from e
+    except _BROKEN as e:
+        raise StateError(f"is not a checkpoint ({e})", where=str(path), hint="Delete it to start again") from e
     except ValueError as e:
         if isinstance(e, StateError):
             raise
-        raise StateError(f"is no checkpoint ({e})", where=str(path), hint="Delete it to start anew") from e
+        raise StateError(f"is not a checkpoint ({e})", where=str(path), hint="Delete it to start again") from e
 
 
 def _trace(name: str, trace: tuple[Iteration, ...]) -> dict[str, NDArray[Any]]:

@@ -1,4 +1,4 @@
-"""From rows of any source to points: in memory, or in a file of points when they may not fit there."""
+"""Collects the rows of any source as points: in memory, or in a file if they may not fit."""
 
 from __future__ import annotations
 
@@ -22,30 +22,30 @@ from streamkm.recompute.pointfile import PointFile, Real
 from streamkm.records import BadRecord, Batch, ColumnRecords, RawRecord, TopicPartition
 
 EXAMPLES = 5
-"""Skipped rows that are kept to be shown."""
+"""Maximum number of skipped rows kept as examples."""
 _FIRST_ROWS = 1 << 16
 
 
 @dataclass(frozen=True, eq=False)
 class CollectedPoints:
-    """Points, in the order of the rows they came from.
+    """Points in the order of their rows.
 
     Attributes
     ----------
     points
-        (n, d) float32 or float64; a file of points where these were asked for.
+        (n, d) float32 or float64; a `PointFile` if one was requested.
     weights
-        (n,), or None where all count the same.
+        (n,); None if all are equal.
     fields
         Names of the d columns.
     n_rows
-        Rows that were read, the skipped ones included.
+        Number of rows read, with the skipped ones.
     skipped
-        Numbers of the rows that are no points, counted from 0 over all files, ascending.
+        Numbers of the skipped rows, counted from 0 over all files, ascending.
     examples
-        The first few of them.
+        The first skipped rows.
     defect_counts
-        How many were skipped for each field and reason.
+        Number of skipped rows by field and reason.
     """
 
     points: PointFile | Real
@@ -58,39 +58,39 @@ class CollectedPoints:
 
     @property
     def array(self) -> Real:
-        """(n, d) the points, wherever they are."""
+        """(n, d) the points, in memory or mapped."""
         return self.points.points if isinstance(self.points, PointFile) else self.points
 
 
 class TableFiles:
-    """Files that are read one after the other, sorted by name.
+    """Files of one table, read one after the other in the order of their names.
 
     Parameters
     ----------
     places
-        From `expand`.
+        Result of `expand`.
     fields
-        Columns to read. When empty: all of the first file that has rows which are numbers and no identifiers.
+        Columns to read. If empty, all numeric columns of the first file with rows that are not identifiers.
     weight_field
-        One more column, with weights; "" for none.
+        Additional column with weights; "" for none.
 
     Attributes
     ----------
     fields
-        The columns; one of several dimensions is one for each.
+        The columns; array columns have one per dimension.
     fits_float32
-        Whether float32 holds all values of these exactly.
+        Whether float32 holds all values exactly.
     left_out
-        Columns that nobody named and that are not read.
+        Columns that are excluded by default.
     notes
-        What was assumed of the files, or passed over.
+        Assumptions about the files and skipped content.
 
     Raises
     ------
     DataError
         There are no rows.
     FileFormatError
-        A file is not what its name says, has no columns of numbers, or other columns than the first.
+        A file is not valid, has no numeric columns, or has other columns than the first file.
     """
 
     def __init__(self, places: Sequence[Place], fields: Sequence[str], weight_field: str = "") -> None:
@@ -102,7 +102,7 @@ class TableFiles:
         self.fields: tuple[str, ...] = ()
         self.fits_float32 = True
         self._headers: int | None = 0
-        for place in self.places:  # a column that the last of many files lacks is better found now
+        for place in self.places:  # a missing column is better reported before reading
             with contextlib.closing(FileSource(place, fields=self._asked)) as source:
                 self.fits_float32 = self.fits_float32 and source.fits_float32()
                 self.notes = tuple(dict.fromkeys((*self.notes, *source.notes())))
@@ -111,7 +111,7 @@ class TableFiles:
                 self.fields = self.fields or source.names()
                 if source.names() != self.fields:
                     raise FileFormatError(
-                        f"it has the columns {', '.join(source.names()[:20])}, {self.places[0].name} has "
+                        f"the columns are {', '.join(source.names()[:20])}, those of {self.places[0].name} are "
                         f"{', '.join(self.fields[:20])}",
                         where=place.name,
                     )
@@ -131,7 +131,7 @@ class TableFiles:
         self.notes = tuple(f"{found.path}: {note}" for note in found.notes)
         if not chosen:
             raise FileFormatError(
-                f"no column holds numbers to cluster: {describe_excluded(self.left_out[:10])}",
+                f"no column has numbers to cluster: {describe_excluded(self.left_out[:10])}",
                 where=found.path,
                 hint=_hint(self.left_out),
             )
@@ -139,11 +139,11 @@ class TableFiles:
 
     @property
     def row_count_of_headers(self) -> int | None:
-        """Rows of all files, where their headers tell how many these are."""
+        """Total number of rows if all headers have it, else None."""
         return self._headers
 
     def line(self, tp: TopicPartition, row: int) -> int | None:
-        """In which line of its file a row begins, from 1; None where it has no lines."""
+        """Line number of a row in its file, from 1; None if the file has no lines."""
         place = next((place for place in self.places if place.name == tp.topic), None)
         if place is None:
             return None
@@ -156,7 +156,7 @@ class TableFiles:
         Parameters
         ----------
         on_progress
-            Told how many rows were read, and which share of all files.
+            Called with the number of rows read, and the share of all files.
         """
         n = 0
         for i, place in enumerate(self.places):
@@ -170,14 +170,14 @@ class TableFiles:
 
 
 def describe_excluded(left_out: Sequence[ExcludedColumn]) -> str:
-    """Columns that are left out, each with the reason and where it is seen first."""
+    """Excluded columns with reasons and examples, as a message."""
     return "; ".join(map(_describe_excluded, left_out))
 
 
 def _hint(left_out: Sequence[ExcludedColumn]) -> str:
-    named = "Name the columns with --fields A,B,..."
-    written = any(left.example and left.reason not in {"text", "true or false"} for left in left_out)
-    return f"{named}, and write numbers with a decimal point and no other sign" if written else named
+    select = "Select columns with --fields A,B,..."
+    formatted = any(left.example and left.reason not in {"text", "true or false"} for left in left_out)
+    return f"{select}, and write numbers with a decimal point and no other signs" if formatted else select
 
 
 def _describe_excluded(left: ExcludedColumn) -> str:
@@ -200,31 +200,31 @@ def collect(
     line_of: Callable[[TopicPartition, int], int | None] | None = None,
     most: int | None = None,
 ) -> CollectedPoints:
-    """Turn rows into points, a block at a time.
+    """Convert rows to points, a block at a time.
 
     Parameters
     ----------
     rows
-        What a source gives.
+        Rows of a source.
     fields
         Columns in the order of a point's coordinates.
     weight_field
-        Column with the weight of each row, not negative; "" for none.
+        Column with non-negative weights; "" for none.
     float32
-        Keep points as float32.
+        Store points as float32.
     skip_bad
-        Leave out rows with no value, an infinite one, text, or a negative weight; else the first of these is an error.
+        Skip rows with a missing or infinite value, text, or a negative weight; otherwise the first of them is an error.
     file
-        Where to put a file of points; None to keep them in memory.
+        `PointFile` to write; None to keep the points in memory.
     line_of
-        Says in which line of its file a row is, for errors.
+        Returns the line number of a row, for errors.
     most
-        Refuse more rows than these.
+        Maximum number of rows.
 
     Raises
     ------
     BadRecordsError
-        A row is no point, and such rows are not skipped.
+        A row is bad, and `skip_bad` is not set.
     DataError
         There are more rows than `most`.
     """
@@ -241,7 +241,7 @@ def collect(
     with sink:
         for records in rows:
             if most is not None and n_rows + len(records) > most:
-                raise DataError(f"it has more than {most:,} rows", where=records.partition.topic)
+                raise DataError(f"there are more than {most:,} rows", where=records.partition.topic)
             batch = codec.decode(records)
             good, bad = _check_weights(records, batch, d, weight_field)
             if bad and not skip_bad:
@@ -251,7 +251,7 @@ def collect(
                 raise BadRecordsError(
                     first.message + (f" (line {line})" if line is not None else ""),
                     where=f"{tp.topic}, row {row}, column {first.field!r}",
-                    hint="Rows are counted from 0, lines from 1; --bad-rows skip leaves such rows out",
+                    hint="Rows are counted from 0, lines from 1; --bad-rows skip skips such rows",
                 )
             if bad:
                 at = np.fromiter((b.record.offset for b in bad), np.int64, len(bad))
@@ -277,12 +277,17 @@ def collect(
 def choose_columns(
     records: ColumnRecords, weight_field: str, where: str
 ) -> tuple[tuple[str, ...], Sequence[ExcludedColumn], Sequence[str]]:
-    """Columns to cluster where none is named, by some rows; those left out; and notes.
+    """Select the columns to cluster by default from sample rows.
+
+    Returns
+    -------
+    tuple
+        Selected columns, excluded columns, and notes.
 
     Raises
     ------
     FileFormatError
-        No column holds numbers.
+        There is no numeric column.
     """
     found = Profile(where, list(records.columns))
     for facts, column in zip(found.columns, records.columns.values(), strict=True):
@@ -291,7 +296,7 @@ def choose_columns(
     chosen, left_out = found.choose({weight_field})
     if not chosen:
         raise FileFormatError(
-            f"no column holds numbers to cluster: {describe_excluded(left_out[:10])}",
+            f"no column has numbers to cluster: {describe_excluded(left_out[:10])}",
             where=where,
             hint=_hint(left_out),
         )
@@ -299,12 +304,12 @@ def choose_columns(
 
 
 def check_memory(files: TableFiles, *, limited: bool) -> None:
-    """Make sure, before anything is unpacked, that points fit into memory, by what the headers of files tell.
+    """Check by the headers of files, before anything is decompressed, that the points fit into memory.
 
     Raises
     ------
     SettingsError
-        They do not, and they are not to be kept on disk.
+        They do not fit, and `limited` is not set (points beyond a limit are kept on disk).
     """
     rows = files.row_count_of_headers
     if rows is None or limited:
@@ -313,14 +318,14 @@ def check_memory(files: TableFiles, *, limited: bool) -> None:
     most = memory_limit()
     if size > most:
         raise SettingsError(
-            f"{rows:,} rows of {len(files.fields)} columns take {size >> 20:,} MiB, and there are {most >> 20:,} MiB",
+            f"{rows:,} rows of {len(files.fields)} columns need {size >> 20:,} MiB, {most >> 20:,} MiB are available",
             where=files.places[0].name,
             hint="Give --memory, such as 512MB: points beyond it are kept on disk",
         )
 
 
 def memory_limit() -> int:
-    """Bytes of memory that this process may take: of the machine, or of its control group if that has less."""
+    """Memory that this process may use, bytes: of the machine or of its control group, whichever is less."""
     most = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         with contextlib.suppress(OSError, ValueError):
@@ -329,7 +334,7 @@ def memory_limit() -> int:
 
 
 def check_point_count(collected: CollectedPoints, k: int, where: str) -> None:
-    """Make sure that there are as many points as clusters.
+    """Check that there are at least as many points as clusters, and that they have weight.
 
     Raises
     ------
@@ -358,20 +363,20 @@ def check_point_count(collected: CollectedPoints, k: int, where: str) -> None:
 
 
 def _check_weights(records: ColumnRecords, batch: Batch, d: int, weight_field: str) -> tuple[Any, list[BadRecord]]:
-    """Which rows of a batch's points are good, and all bad ones, in order."""
+    """Which rows of a batch's points are valid, and all bad rows, in order."""
     bad = list(batch.bad)
     good = batch.points[:, d] >= 0.0 if weight_field else np.empty(0, np.bool_)
     if good.all():
         return slice(None), bad
     for i in np.flatnonzero(~good):
         raw = RawRecord(records.partition, int(batch.offsets[i]), -1, None, None)
-        message = f"{weight_field}, the weight, is negative: {batch.points[i, d]:g}"
+        message = f"the weight {weight_field} is negative: {batch.points[i, d]:g}"
         bad.append(BadRecord(raw, "not-finite", weight_field, message))
     return good, sorted(bad, key=lambda record: record.record.offset)
 
 
 class _MemorySink:
-    """Points in arrays that grow."""
+    """Collects points in growing arrays."""
 
     def __init__(self, d: int, dtype: np.dtype[Any]) -> None:
         self._points: NDArray[Any] = np.empty((0, d), dtype)
@@ -387,7 +392,7 @@ class _MemorySink:
     def add(self, points: NDArray[np.float64], weights: NDArray[np.float64] | None) -> None:
         stop = self._n + len(points)
         if stop > len(self._points):
-            # Little at a time: large arrays grow in place, the system moves their pages instead of copying them.
+            # Small steps: large arrays grow in place, the kernel remaps their pages instead of copying them.
             size = max(stop, _FIRST_ROWS, len(self._points) * 9 // 8)
             self._points.resize((size, self._points.shape[1]), refcheck=False)
             if weights is not None:
@@ -405,7 +410,7 @@ class _MemorySink:
 
 
 class _DiskSink:
-    """Points in a file."""
+    """Collects points in a file."""
 
     def __init__(self, file: PointFile) -> None:
         self._file, self._whole = file, False

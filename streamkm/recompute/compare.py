@@ -1,4 +1,4 @@
-"""What two snapshots of a model have in common, and how good each is on the same points."""
+"""Compares two snapshots of a model, and their cost on the same points."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class MovedCluster:
     Attributes
     ----------
     id
-        Its id.
+        Cluster id.
     distance
-        How far its centroid moved, in the unit of distances.
+        Distance between its centroids, in scaled units.
     spreads
-        The same in spreads of the first.
+        The same in spreads of the first; None if that is 0.
     share_before, share_after
-        Its part of the points.
+        Share of the points.
     """
 
     id: int
@@ -41,20 +41,22 @@ class MovedCluster:
 
 @dataclass(frozen=True)
 class SnapshotDifference:
-    """From snapshot `a` to snapshot `b`.
+    """Difference from snapshot `a` to snapshot `b`.
 
     Attributes
     ----------
+    a, b
+        Numbers of the snapshots.
     moved
-        Clusters by id that both have, the one that moved farthest first.
+        Clusters of both, by decreasing distance.
     gone, new
-        Ids that only one of the two has.
+        Ids of clusters that only one of them has.
     changed
-        Share of the points whose id changes.
+        Share of the points whose cluster id differs.
     cost_a, cost_b
         Mean squared distance of the points to the nearest centroid.
     points
-        Weight of the points that they were compared on.
+        Total weight of the points used for the comparison.
     """
 
     a: int
@@ -73,12 +75,21 @@ class SnapshotDifference:
 
 
 def compare(a: Snapshot, b: Snapshot, rows: NDArray[np.float64], weights: NDArray[np.float64]) -> SnapshotDifference:
-    """Compare snapshots on weighted rows, (m, d) raw and (m,), in the units of `a`.
+    """Compare two snapshots on weighted rows.
+
+    Parameters
+    ----------
+    a, b
+        Snapshots of one model.
+    rows
+        (m, d) points in original units; distances are in the scaled units of `a`.
+    weights
+        (m,) weights.
 
     Raises
     ------
     DataError
-        Their fields or distances differ.
+        The snapshots have different fields or distances.
     """
     if a.fields != b.fields or a.distance != b.distance:
         raise DataError("the snapshots have different fields or distances", where=f"snapshots {a.id} and {b.id}")
@@ -114,7 +125,7 @@ def compare_on_sample(store: Store, a: Snapshot, b: Snapshot) -> SnapshotDiffere
     Raises
     ------
     DataError
-        Their fields or distances differ.
+        The snapshots have different fields or distances.
     NotReadyError
         The model has no sample yet.
     """

@@ -1,4 +1,4 @@
-"""The exact algorithm over points of any number, in memory or out of core, and through a kill."""
+"""The exact algorithm over any number of points, in memory or out of core, resumable after a kill."""
 
 from __future__ import annotations
 
@@ -25,29 +25,31 @@ from streamkm.recompute import checkpoint as checkpoints
 from streamkm.recompute.pointfile import PointFile, Real
 
 _MIN_MEMORY_BYTES = 1 << 20
+"""Minimum memory limit, bytes."""
 
 _BLOCK_ROWS = 1 << 20
+"""Rows processed at a time."""
 
 CHECKPOINT_INTERVAL_SECONDS = 1.0
-"""Between checkpoints there is at least so much time."""
+"""Minimum time between checkpoints, s."""
 
 
 @dataclass(frozen=True)
 class FitProgress:
-    """How far a fit has come; told in every iteration, when points have been assigned.
+    """Progress of a fit, reported after the assignment step of each iteration.
 
-    Parameters
+    Attributes
     ----------
     run
-        Which of `n_init` runs, from 0.
+        Index of the current of `n_init` runs, from 0.
     iteration
-        Which iteration of it, from 1.
+        Iteration of the run, from 1.
     inertia
-        Weighted sum of squared distances, to ten digits or so; exact with a trace.
+        Weighted sum of squared distances, to about ten digits; exact with a trace.
     moved
-        Points whose label it changed.
+        Number of points whose label has changed.
     rows_read
-        Points it compared with centroids. Of others only a bound was read, of skipped blocks nothing.
+        Number of points compared with centroids. Bounds exclude the others.
     """
 
     run: int
@@ -58,21 +60,22 @@ class FitProgress:
 
 
 class FitResult:
-    """The end of a fit. It holds on to the points, and to nothing else as large.
+    """Result of a fit. It keeps a reference to the points.
 
     Parameters
     ----------
     points
-        (n, d) what was fitted.
+        (n, d) the points.
     weights
-        (n,) of them; None: ones.
+        (n,); None for ones.
     fit
-        The run that was kept.
-    team
-        Threads to answer with.
+        The best run.
+    crew
+        Threads for `assign`.
     factors
-        (d,) what points were multiplied by before the fit; None for nothing. Centroids are told in the units before,
-        all distances in those of the fit.
+        (d,) factors that the points were multiplied by before the fit; None for no scaling. Centroids are in units
+        before
+        scaling, distances in units after it.
     """
 
     def __init__(
@@ -86,12 +89,12 @@ class FitResult:
         self._points, self._weights, self._fit, self._team, self._factors = points, weights, fit, team, factors
 
     def with_factors(self, factors: NDArray[np.float64]) -> FitResult:
-        """Tell centroids in the units that points had before they were multiplied.
+        """The same result with centroids in the units before scaling.
 
         Parameters
         ----------
         factors
-            (d,) by what.
+            (d,) factors that the points were multiplied by.
         """
         if (factors == 1.0).all():
             return self
@@ -99,17 +102,17 @@ class FitResult:
 
     @property
     def centroids(self) -> NDArray[np.float64]:
-        """(k, d)."""
+        """(k, d) centroids."""
         return self._fit.centroids if self._factors is None else self._fit.centroids / self._factors
 
     @property
     def sizes(self) -> NDArray[np.float64]:
-        """(k,) summed weights of the points nearest to each."""
+        """(k,) total weight of the points of each cluster."""
         return self._fit.sizes
 
     @property
     def spreads(self) -> NDArray[np.float64]:
-        """(k,) root mean squared distance of a cluster's points to its centroid; 0 for one without weight."""
+        """(k,) root mean squared distance of a cluster's points to its centroid; 0 for a cluster without weight."""
         found: NDArray[np.float64] = np.sqrt(self._fit.costs / np.where(self.sizes > 0.0, self.sizes, 1.0))
         return found
 
@@ -120,33 +123,33 @@ class FitResult:
 
     @property
     def n_iter(self) -> int:
-        """Iterations of the run that was kept, with the one that changed nothing."""
+        """Number of iterations of the best run, with the last one that changed nothing."""
         return self._fit.n_iter
 
     @property
     def stopped(self) -> Stopped:
-        """Why that run ended: no label changed, no centroid moved more than `tol`, or `max_iter`."""
+        """Why that run stopped: no label changed, no centroid moved more than `tol`, or `max_iter` was reached."""
         return self._fit.stopped
 
     @property
     def trace(self) -> tuple[Iteration, ...]:
-        """With ``trace=True``: every iteration of that run."""
+        """With ``trace=True`` all iterations of that run."""
         if self._factors is None:
             return self._fit.trace
         return tuple(replace(step, centroids=step.centroids / self._factors) for step in self._fit.trace)
 
     def assign(self, start: int, stop: int) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-        """Find the nearest centroid of some points, and how far it is.
+        """Nearest centroid of some points.
 
         Parameters
         ----------
         start, stop
-            As in a slice of the points in the order in which they were given.
+            Slice of the points in their original order.
 
         Returns
         -------
         tuple
-            (m,) labels, the lowest index of several equally near; (m,) distances.
+            (m,) labels, the lowest index of equally near centroids; (m,) distances.
         """
         start, stop, _ = slice(start, stop).indices(len(self._points))
         labels, distances = np.empty(max(0, stop - start), np.int32), np.empty(max(0, stop - start))
@@ -163,7 +166,7 @@ class FitResult:
         return labels, distances
 
     def deviations(self) -> NDArray[np.float64]:
-        """(k, d) root mean squared difference of a cluster's points to its centroid, by column: a pass over all."""
+        """(k, d) root mean squared difference of a cluster's points to its centroid, by column; reads all points."""
         centroids = self._fit.centroids
         squares = np.zeros(centroids.shape)
         for a in range(0, len(self._points), _BLOCK_ROWS):
@@ -175,22 +178,22 @@ class FitResult:
         return found if self._factors is None else found / self._factors
 
     def labels(self, start: int, stop: int) -> NDArray[np.int32]:
-        """Find the nearest centroid of some points.
+        """(m,) labels of some points; `assign` returns labels and distances in the same time.
 
         Parameters
         ----------
         start, stop
-            As in `assign`, which gives distances too in the time of this.
+            As in `assign`.
         """
         return self.assign(start, stop)[0]
 
     def distances(self, start: int, stop: int) -> NDArray[np.float64]:
-        """Compute the distance of some points to their nearest centroid.
+        """(m,) distances of some points; `assign` returns labels and distances in the same time.
 
         Parameters
         ----------
         start, stop
-            As in `assign`, which gives labels too in the time of this.
+            As in `assign`.
         """
         return self.assign(start, stop)[1]
 
@@ -211,7 +214,7 @@ def fit_points(
     on_progress: Callable[[FitProgress], None] | None = None,
     checkpoint: Path | None = None,
 ) -> FitResult:
-    """Cluster points; the same result, bit for bit, as `ExactKMeans` in memory.
+    """Cluster points, with bitwise the same result as `ExactKMeans` in memory.
 
     Parameters
     ----------
@@ -222,24 +225,26 @@ def fit_points(
     seed
         Its `random_state`.
     weights
-        (n,) not negative; None for those of the file, or ones.
+        (n,) non-negative; None for the weights of the file, or ones.
     memory
-        Bytes that points and what is kept of them may take in memory, at least 1 MB; None for no limit. Beyond it they
-        stay in files without a name, beside the file of points or in the folder for temporary files.
+        Memory limit for points and their state, bytes, at least 1 MiB; None for no limit. Beyond it they are kept in
+        unnamed
+        files, beside the `PointFile` or in the temporary folder.
     on_progress
-        Called in every iteration, in the caller's thread; what it raises ends the fit.
+        Called in every iteration, in the caller's thread; an exception ends the fit.
     checkpoint
-        A small file, written after an iteration, at most once a second. If it exists, the fit goes on from it. It
-        stays: delete it when the result is where it should be.
+        File that is written after an iteration, at most once per second. If it exists, the fit continues from it. It is
+        not
+        deleted at the end.
 
     Raises
     ------
     DataError
-        Points or weights that no model can take.
+        Points or weights are not valid.
     SettingsError
-        A parameter out of its range, a start of the wrong shape, or no room for files.
+        A parameter is out of range, initial centroids have the wrong shape, or the disk is full.
     StateError
-        The checkpoint is none, or one of other points or settings.
+        The checkpoint is not valid, or belongs to other points or settings.
     """
     params = FitParams.checked(n_clusters, init, n_init, max_iter, tol, trace=trace)
     team = ThreadTeam.checked(n_threads)
@@ -269,14 +274,14 @@ def fit_points(
 
 
 class _ProgressReporter:
-    """Tells of progress; the inertia comes from sums, once one pass has found that of all points at the origin."""
+    """Reports progress; the inertia is updated from sums, after one pass for that of all points at the origin."""
 
     def __init__(self, on_progress: Callable[[FitProgress], None] | None) -> None:
         self._on_progress = on_progress
         self._at_origin: float | None = None
 
     def report(self, state: FitCheckpoint, run: Lloyd) -> None:
-        """Tell of an iteration."""
+        """Report an iteration."""
         if self._on_progress is None:
             return
         if state.trace:
@@ -289,7 +294,7 @@ class _ProgressReporter:
 
 
 def _contents(points: PointFile | Real, weights: ArrayLike | None) -> tuple[Real, NDArray[np.float64] | None]:
-    """Check points and weights."""
+    """Validate points and weights."""
     if isinstance(points, PointFile):
         X, weights = points.points, points.weights if weights is None else weights
     else:
@@ -301,12 +306,12 @@ def _contents(points: PointFile | Real, weights: ArrayLike | None) -> tuple[Real
             if not np.isfinite(strip := X[start : start + _BLOCK_ROWS]).all():
                 raise DataError("points have values that are not finite")
             if float(max(strip.max(initial=0.0), -strip.min(initial=0.0))) > LIMIT:
-                raise DataError(f"points have values beyond the largest that is taken, {LIMIT:g}")
+                raise DataError(f"points have values beyond the maximum of {LIMIT:g}")
     return X, checked_weights(weights, len(X))
 
 
 def _storage(points: PointFile | Real, X: Real, memory: int | None) -> Storage:
-    """Keep within the limit, by files where all that a fit makes is larger."""
+    """Storage within the memory limit; in files if a fit needs more."""
     if memory is None:
         return Storage()
     if memory < _MIN_MEMORY_BYTES:

@@ -1,15 +1,19 @@
-"""The exact algorithm for every k of a range, and which k to take.
+"""The exact algorithm for every k of a range, and a suggestion for k.
 
-**How each k starts.** On a sample of the rows (all of them, up to 4000) from each of: the exact centroids for k - 1 and
-one more row, drawn by its squared distance to them, three times; and one or more starts of the method asked for. The
-cheapest of these, after Lloyd's algorithm on the sample, is where the fit on all rows starts. Should that end dearer
-than k - 1 did, which a sample can do, the fit starts once more from the centroids for k - 1 and the farthest row of the
-sample: then it cannot.
+**Initial centroids for each k.** On a sample of the rows (all of them, up to 4000) these candidates are improved by
+Lloyd's
+algorithm: the exact centroids for k - 1 with one more row, drawn by its squared distance to them, three times; and one
+or
+more starts of the selected method. The candidate with the lowest cost starts the fit on all rows. If that fit has a
+higher
+cost than the one for k - 1, which is possible because of the sample, a second fit starts from the centroids for k - 1
+and
+the farthest row of the sample, which cannot have a higher cost.
 
-**What is computed.** Cost, simplified silhouette and the index of Davies and Bouldin are those of the exact fit on all
-rows. The gap needs the cost of evenly spread data, and the suggestion a rule; both are those of
-`streamkm.models.k_selection.k_profile` on the same sample. It works on a few thousand rows in memory and stops its
-fits early, which is why it does not compute the rest.
+**Criteria.** Cost, simplified silhouette and the Davies-Bouldin index are computed from the exact fit on all rows. The
+gap
+statistic needs the cost of uniform reference data, and the suggestion applies a rule; both come from
+`streamkm.models.k_selection.k_profile` on the same sample.
 """
 
 from __future__ import annotations
@@ -31,10 +35,11 @@ from streamkm.recompute.collect import CollectedPoints
 from streamkm.recompute.fitting import FitResult, fit_points
 
 METHODS = ("random", "k-means++", "k-means||")
-"""Ways to draw a start from the points themselves."""
+"""Methods to choose initial centroids from the points."""
 SAMPLE = 4000
+"""Maximum number of sampled rows."""
 MAX_K = 500
-"""The largest k of a range: a cluster has eight rows of the sample then."""
+"""Maximum k of a range; a cluster has eight rows of the sample then."""
 _DRAWS = 3
 _SAMPLE_ITERATIONS = 30
 _BLOCK = 1 << 16
@@ -48,19 +53,22 @@ class Trial:
 
     Attributes
     ----------
+    k
+        Number of clusters.
     centroids
         (k, d).
     cost
         Weighted sum of squared distances over all rows.
     n_iter
-        Iterations on all rows.
+        Number of iterations on all rows.
     silhouette
         Simplified silhouette over all rows, 0 to 1, higher is better; 0 for k = 1.
     davies_bouldin
-        Its index over all rows, lower is better; NaN for k = 1.
+        Davies-Bouldin index over all rows, lower is better; NaN for k = 1.
     gap, gap_error
-        By how much the logarithm of the cost is below that of evenly spread data, and the standard error; NaN where
-        the sample has fewer distinct rows than k.
+        Difference of the logarithms of the costs of uniform reference data and of the points, and its standard error;
+        NaN
+        if the sample has fewer distinct rows than k.
     """
 
     k: int
@@ -82,13 +90,13 @@ class Trials:
     trials
         By k, ascending.
     suggested
-        The k to take; 1 for one heap, even if it was not tried; None where criteria disagree.
+        Suggested k; 1 for a single cluster, even if it was not tried; None if the criteria disagree.
     likeliest
         The suggested k, else the best guess.
     reason
-        Why, a sentence.
+        Explanation of the suggestion, a sentence.
     sampled_rows
-        Rows of the sample that the suggestion and the gap rest on.
+        Number of sampled rows behind suggestion and gap.
     fitted
         The fit for the likeliest k, or for the nearest one tried.
     """
@@ -101,11 +109,11 @@ class Trials:
     fitted: FitResult
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values; what is not finite is None."""
+        """As JSON values; numbers that are not finite are None."""
         names = ("k", "cost", "n_iter", "silhouette", "davies_bouldin", "gap", "gap_error")
         rows = [{n: v if math.isfinite(v := getattr(t, n)) else None for n in names} for t in self.trials]
-        told = {"suggested": self.suggested, "likeliest": self.likeliest, "reason": self.reason}
-        return {"trials": rows, **told, "judged_rows": self.sampled_rows}
+        suggestion = {"suggested": self.suggested, "likeliest": self.likeliest, "reason": self.reason}
+        return {"trials": rows, **suggestion, "judged_rows": self.sampled_rows}
 
 
 def fit_range(
@@ -135,12 +143,12 @@ def fit_range(
     max_iter, tol, seed, memory, n_threads
         As in `fit_points`.
     on_trial
-        Told each k before it is fitted.
+        Called with each k before it is fitted.
 
     Raises
     ------
     SettingsError
-        `init` is no method: given centroids are of one k only. Or `high` is too large.
+        `init` is not a method (given centroids have one k only), or `high` is too large.
     """
     if init not in METHODS:
         raise SettingsError(
@@ -182,7 +190,7 @@ def fit_range(
 
 
 class _Search:
-    """Finds starts on a sample of the rows."""
+    """Finds initial centroids on a sample of the rows."""
 
     def __init__(self, collected: CollectedPoints, init: str, n_init: int, seed: int) -> None:
         n = len(collected.array)
@@ -190,11 +198,11 @@ class _Search:
         self.rows = np.ascontiguousarray(copy_rows(collected.array, chosen), np.float64)
         self.weights = None if collected.weights is None else np.asarray(collected.weights[chosen], np.float64)
         if self.weights is not None and not self.weights.any():
-            self.weights = None  # a sample of rows without weight still has places to start from
+            self.weights = None  # rows without weight are still candidates
         self._init, self._n_init, self._seed = init, n_init, seed
 
     def start(self, k: int, before: Reals | None) -> Reals:
-        """Centroids to start from, given those for k - 1."""
+        """Initial centroids, given those for k - 1."""
         fresh: list[Any] = [self._init]
         rng = np.random.default_rng([self._seed, k])
         if before is not None:
@@ -218,7 +226,7 @@ class _Search:
         return min(found, key=lambda fitted: fitted.inertia).centroids
 
     def farthest(self, before: Reals) -> Reals:
-        """The centroids for k - 1 and the row farthest from them: they cost no more than these alone."""
+        """The centroids for k - 1 and the row farthest from them, with a cost of at most theirs."""
         return np.concatenate([before, self.rows[[int(self._squares(before).argmax())]]])
 
     def _squares(self, centroids: Reals) -> Reals:
@@ -230,7 +238,7 @@ class _Search:
 
 
 def _evaluate(collected: CollectedPoints, fitted: FitResult, profile: KProfile) -> Trial:
-    """Judge a fit on all rows."""
+    """Evaluate a fit on all rows."""
     k = len(fitted.centroids)
     mass = float(fitted.sizes.sum())
     gap = error = math.nan
@@ -244,7 +252,7 @@ def _evaluate(collected: CollectedPoints, fitted: FitResult, profile: KProfile) 
 
 
 def _silhouette_and_index(collected: CollectedPoints, centroids: Reals, mass: float) -> tuple[float, float]:
-    """Simplified silhouette, and index of Davies and Bouldin, a block of rows at a time."""
+    """Simplified silhouette and Davies-Bouldin index, a block of rows at a time."""
     k = len(centroids)
     squared_deviations, part = np.zeros((k, 2)), np.empty((k, 2))
     silhouette = 0.0

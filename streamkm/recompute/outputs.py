@@ -1,6 +1,6 @@
-"""What a fit leaves: centroids, labels and distances; and centroids to start another one from.
+"""Writes and reads centroids, and writes labels and distances.
 
-Every file is written beside its place under another name first, so that a name always stands for a whole file.
+Every file is written under a temporary name first, so that its name always refers to a complete file.
 """
 
 from __future__ import annotations
@@ -30,44 +30,46 @@ CENTROIDS = (".json", ".csv", ".parquet", ".npz")
 LABELS = (".csv", ".parquet", ".npy")
 PICTURES = (".svg",)
 MAX_CENTROIDS = 100_000
-"""Centroids that a file may have, as many as --k."""
+"""Maximum number of centroids in a file, as for --k."""
 MAX_BYTES = 256 << 20
-"""Bytes of a file of JSON, or of the unpacked centroids of an archive."""
+"""Maximum size of a JSON file, or of the decompressed centroids of an archive, bytes."""
 MAX_FIELDS = 1_000_000
 BLOCK = 1 << 17
-"""Rows labelled at once."""
+"""Rows labelled at a time."""
 
 Reals = NDArray[np.float64]
 
 
 def check_output(option: str, path: Path | None, suffixes: Sequence[str]) -> None:
-    """Make sure, before a long fit, that a file can be written; without `suffixes` one of any name.
+    """Check before a long fit that a file can be written; without `suffixes` any name is allowed.
 
     Raises
     ------
     SettingsError
-        Its kind is not known, or its folder cannot be written to.
+        The kind of file is unknown, or its folder is not writable.
     """
     if path is None:
         return
     if suffixes and path.suffix.lower() not in suffixes:
         raise SettingsError(
-            f"{path} is not a kind of file that is written here", where=option, hint=f"Known are {', '.join(suffixes)}"
+            f"{path} is not a supported kind of file", where=option, hint=f"Known: {', '.join(suffixes)}"
         )
     if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise SettingsError(f"{path} cannot be written", where=option, hint="Is its folder there, and yours?")
+        raise SettingsError(
+            f"{path} cannot be written", where=option, hint="Does its folder exist, and is it writable?"
+        )
 
 
 def write_centroids(path: Path, result: Mapping[str, Any]) -> None:
-    """Write centroids by what a file's name says.
+    """Write centroids in the format of the file's suffix.
 
     Parameters
     ----------
     path
-        json (all of the result), csv or parquet (a row for each cluster: id, size, share, spread, then its centroid),
-        or npz (arrays ``centroids``, ``sizes``, ``spreads``, ``fields``).
+        json (the whole result), csv or parquet (a row per cluster: id, size, share, spread, centroid), or npz (arrays
+        ``centroids``, ``sizes``, ``spreads``, ``fields``).
     result
-        With ``fields`` and ``clusters``, as ``streamkm fit --json`` prints it.
+        The result with ``fields`` and ``clusters``, as ``streamkm fit --json`` prints it.
     """
     clusters = result["clusters"]
     with atomic_write(path, shared=True) as file:
@@ -90,16 +92,16 @@ def write_centroids(path: Path, result: Mapping[str, Any]) -> None:
 
 
 def read_centroids(path: Path, fields: Sequence[str], k: int | None = None) -> Reals:
-    """Read centroids: what `write_centroids` wrote, a list of lists as json, or any table with the fields as columns.
+    """Read centroids: a file of `write_centroids`, a list of lists as json, or a table with the fields as columns.
 
     Parameters
     ----------
     path
-        json, or a kind of file that `FileSource` reads.
+        json, npz, or a kind of file that `FileSource` reads.
     fields
-        The columns, in the order of a centroid's coordinates.
+        Columns in the order of a centroid's coordinates.
     k
-        How many there must be; None for any number up to `MAX_CENTROIDS`.
+        Required number of centroids; None for any number up to `MAX_CENTROIDS`.
 
     Returns
     -------
@@ -109,9 +111,9 @@ def read_centroids(path: Path, fields: Sequence[str], k: int | None = None) -> R
     Raises
     ------
     FileFormatError
-        It is none of these, or holds something that is not a number.
+        The file has none of these formats, or a value is not a number.
     SettingsError
-        Its centroids have other fields, or are too many: what a header tells is looked at before anything is unpacked.
+        The centroids have other fields, or are too many. Headers are checked before anything is decompressed.
     """
     kind = path.suffix.lower()
     if kind not in {".json", ".npz"}:
@@ -124,7 +126,7 @@ def read_centroids(path: Path, fields: Sequence[str], k: int | None = None) -> R
         names, values = _from_json(path) if kind == ".json" else _from_npz(path, len(fields), k)
         centroids = np.array(values, np.float64)
     except OSError as error:
-        raise FileFormatError(f"it cannot be read ({error.strerror})", where=str(path)) from error
+        raise FileFormatError(f"the file cannot be read ({error.strerror})", where=str(path)) from error
     except (
         ValueError,
         TypeError,
@@ -140,45 +142,45 @@ def read_centroids(path: Path, fields: Sequence[str], k: int | None = None) -> R
     ) as error:
         if isinstance(error, StreamkmError):
             raise
-        said = "it nests too deeply" if isinstance(error, RecursionError) else str(error).partition(";")[0]
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error).partition(";")[0]
         raise FileFormatError(
-            f"it holds no centroids: {said}",
+            f"the file has no centroids: {reason}",
             where=str(path),
-            hint='Such as {"fields": ["a"], "centroids": [[1], [2]]}',
+            hint='For example {"fields": ["a"], "centroids": [[1], [2]]}',
         ) from error
     if centroids.ndim != 2 or not np.isfinite(centroids).all():
-        said = f"numbers of shape {centroids.shape}" if centroids.ndim != 2 else "a number that is not finite"
-        raise FileFormatError(f"it holds {said}, not centroids", where=str(path))
+        content = f"numbers of shape {centroids.shape}" if centroids.ndim != 2 else "a number that is not finite"
+        raise FileFormatError(f"the file has {content}, not centroids", where=str(path))
     _check_number(len(centroids), k, path, exact=True)
     if names is None:
         if centroids.shape[1] != len(fields):
             raise SettingsError(
-                f"its centroids have {centroids.shape[1]} coordinates, the points {len(fields)}: {', '.join(fields)}",
+                f"the centroids have {centroids.shape[1]} coordinates, the points {len(fields)}: {', '.join(fields)}",
                 where=str(path),
             )
         return centroids
     missing = [name for name in fields if name not in names]
     if missing or len(names) != centroids.shape[1]:
         raise SettingsError(
-            f"its centroids have {', '.join(names)}, and not {', '.join(missing)}" if missing else "fields are missing",
+            f"the centroids have {', '.join(names)}, and not {', '.join(missing)}" if missing else "fields are missing",
             where=str(path),
         )
     return np.ascontiguousarray(centroids[:, [names.index(name) for name in fields]])
 
 
 def _check_number(n: int | None, k: int | None, path: Path, *, exact: bool = False) -> None:
-    """Refuse a number of centroids that is not the one asked for; `exact` if it is not a bound only."""
+    """Reject a number of centroids other than the required one; without `exact` `n` is a lower bound of it."""
     if n is None:
         return
     if k is not None and n != k and (exact or n > k):
-        raise SettingsError(f"it has {n:,} centroids, and --k is {k}", where=str(path))
+        raise SettingsError(f"the file has {n:,} centroids, and --k is {k}", where=str(path))
     if n > MAX_CENTROIDS:
-        raise SettingsError(f"it has {n:,} centroids, more than {MAX_CENTROIDS:,}", where=str(path))
+        raise SettingsError(f"the file has {n:,} centroids, more than {MAX_CENTROIDS:,}", where=str(path))
 
 
 def _from_json(path: Path) -> tuple[list[str] | None, Any]:
     if path.stat().st_size > MAX_BYTES:
-        raise SettingsError(f"it is longer than {MAX_BYTES >> 20} MiB", where=str(path), hint="Write it as npz")
+        raise SettingsError(f"the file is longer than {MAX_BYTES >> 20} MiB", where=str(path), hint="Write it as npz")
     content = json.loads(path.read_bytes())
     if isinstance(content, list):
         return None, content
@@ -187,24 +189,24 @@ def _from_json(path: Path) -> tuple[list[str] | None, Any]:
 
 
 def _from_npz(path: Path, d: int, k: int | None) -> tuple[list[str] | None, Any]:
-    """Arrays of an archive: only those that are as large as centroids and names may be are unpacked."""
+    """Names and centroids of an archive; arrays larger than centroids and names can be are not decompressed."""
     headers = array_headers(path)
     tables = [name for name, (shape, _) in headers.items() if len(shape) == 2]
     if "centroids" not in tables and len(tables) != 1:
-        raise ValueError(f"its arrays are {', '.join(headers)}, and none is called centroids")
+        raise ValueError(f"the arrays are {', '.join(headers)}, and none is called centroids")
     name = "centroids" if "centroids" in tables else tables[0]
     (n, width), _ = headers[name]
     _check_number(n, k, path)
     named, size = headers.get("fields", ((), 0))
     if len(named) > 1 or math.prod(named) > MAX_FIELDS or size > MAX_BYTES:
-        raise SettingsError(f"it has {math.prod(named):,} names of fields", where=str(path))
+        raise SettingsError(f"the file has {math.prod(named):,} field names", where=str(path))
     fields = int(math.prod(named)) if "fields" in headers else width
     if width != fields or width < d:
         raise SettingsError(
-            f"its centroids have {width} coordinates and {fields} names, the points {d} fields", where=str(path)
+            f"the centroids have {width} coordinates and {fields} names, the points {d} fields", where=str(path)
         )
     if headers[name][1] > MAX_BYTES:
-        raise SettingsError(f"its centroids take {headers[name][1] >> 20:,} MiB", where=str(path))
+        raise SettingsError(f"the centroids need {headers[name][1] >> 20:,} MiB", where=str(path))
     with np.load(path, allow_pickle=False) as content:
         return (list(map(str, content["fields"])) if "fields" in headers else None), content[name]
 
@@ -218,7 +220,7 @@ def label_blocks(fitted: FitResult, collected: CollectedPoints) -> Iterator[Labe
     Yields
     ------
     tuple
-        (m,) index of the nearest centroid and (m,) distance to it; -1 and NaN for a row that was skipped.
+        (m,) index of the nearest centroid and (m,) distance to it; -1 and NaN for a skipped row.
     """
     skipped = collected.skipped
     for start in range(0, collected.n_rows, BLOCK):
@@ -234,16 +236,16 @@ def label_blocks(fitted: FitResult, collected: CollectedPoints) -> Iterator[Labe
 
 
 def write_labels(path: Path, blocks: Iterator[LabelBlock], n_rows: int) -> None:
-    """Write label and distance of each row by what a file's name says.
+    """Write label and distance of each row in the format of the file's suffix.
 
     Parameters
     ----------
     path
         csv, parquet, or npy (a structured array).
     blocks
-        From `label_blocks`.
+        Result of `label_blocks`.
     n_rows
-        Rows of all blocks.
+        Total number of rows.
     """
     writers: dict[str, Callable[[IO[bytes], Iterator[LabelBlock], int], None]] = {
         ".csv": _labels_csv,
