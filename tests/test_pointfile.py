@@ -68,10 +68,10 @@ def test_a_file_that_was_cut_short_anywhere_is_refused(tmp_path, weighted):
     whole = path.read_bytes()
     for size in (0, 3, 8, 16, 40, 4095, 4096, 5000, len(whole) - 1):
         path.write_bytes(whole[:size])
-        with pytest.raises(FileFormatError, match=r"cut short|header|no file of points"):
+        with pytest.raises(FileFormatError, match=r"cut short|header|not a file of points"):
             PointFile.open(path)
     path.write_bytes(whole + b"x")
-    with pytest.raises(FileFormatError, match="bytes where 500 points of 3 float32 take"):
+    with pytest.raises(FileFormatError, match="bytes, and 500 points of 3 float32 need"):
         PointFile.open(path)
 
 
@@ -85,7 +85,7 @@ def test_a_header_that_makes_no_sense_is_refused(tmp_path, header):
 
 def test_other_files_are_refused(tmp_path):
     (tmp_path / "p").write_text("a,b\n1,2\n")
-    with pytest.raises(FileFormatError, match="no file of points"):
+    with pytest.raises(FileFormatError, match="not a file of points"):
         PointFile.open(tmp_path / "p")
     with pytest.raises(FileFormatError, match="cannot be read"):
         PointFile.open(tmp_path / "absent")

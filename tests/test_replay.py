@@ -100,7 +100,7 @@ def test_places_are_pinned_to_offsets(start, stop, expected):
 @pytest.mark.parametrize(
     ("start", "stop", "message"),
     [
-        ("yesterday", "now", "'yesterday' is no place in a topic"),
+        ("yesterday", "now", "'yesterday' is not a position in a topic"),
         ("now", "now", "there are no records from 'now' to 'now'"),
         ("7:1", "now", "there is no partition 7"),
         ("offset:9", "offset:9", "there are no records"),
@@ -114,7 +114,7 @@ def test_what_is_no_place_is_refused(start, stop, message):
 def test_a_place_that_retention_has_eaten_is_named():
     eaten = source()
     eaten.truncate(T1, 100)
-    with pytest.raises(PositionLostError, match=r"t-1.*offset 7 is not between its beginning 100 and its end 1500"):
+    with pytest.raises(PositionLostError, match=r"t-1.*offset 7 is not between the beginning 100 and the end 1500"):
         resolve_span(eaten, "offset:7", "now", lambda _: {}, now=START)
     assert resolve_span(eaten, "beginning", "now", lambda _: {}).start == {T0: 0, T1: 100}
 
@@ -227,7 +227,7 @@ def test_a_broken_topic_stops_the_replay(tmp_path):
     records = [record(i, b"{") for i in range(N)]
     with pytest.raises(BadRecordsError, match="100% of the records from 0 to 1500 are bad"):
         Archive(tmp_path, CONTENTS).fill(whole(), lambda: source(records), make_codec(CODEC))
-    with pytest.raises(DataError, match="no points in the range"):
+    with pytest.raises(DataError, match="the range has no points"):
         replay(open_model(), tmp_path / "new", records=[record(i, None) for i in range(N)])
 
 

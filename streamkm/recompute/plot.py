@@ -1,4 +1,4 @@
-"""Pictures of a fit as SVG: points by cluster, and what is known of each k."""
+"""SVG plots of a fit: points by cluster, and criteria over k."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from streamkm.errors import SettingsError
 from streamkm.palette import COLOURS
 
 SAMPLE = 4000
-"""Points that are drawn at most: every n/4000th one."""
+"""Maximum number of points drawn: every n/4000th one."""
 _SIDE, _LEFT, _TOP, _BOTTOM, _RIGHT = 360, 64, 34, 46, 18
 _LINE_WIDTH, _LINE_HEIGHT = 640, 120
 _FEW = 60
@@ -24,7 +24,7 @@ Reals = NDArray[np.float64]
 
 
 def sample_rows(n: int) -> NDArray[np.int64]:
-    """Choose up to `SAMPLE` of n rows, evenly."""
+    """Select up to `SAMPLE` of n rows, evenly."""
     return np.unique(np.linspace(0, max(0, n - 1), min(n, SAMPLE)).round().astype(np.int64))
 
 
@@ -38,36 +38,38 @@ def plot_points(
     next_centroids: Reals | None = None,
     title: str = "",
 ) -> str:
-    """Draw points and centroids, each cluster in its colour, and beyond eight in another shape.
+    """Plot points and centroids, each cluster in a colour, and beyond eight clusters in another shape.
 
-    One field is drawn as a line, two as a plane; of more their first two principal components.
+    One field is plotted as a line, two as a plane, more as their first two principal components.
 
     Parameters
     ----------
     points
-        (m, d), no more than should be drawn.
+        (m, d) points to draw.
     labels
-        (m,) cluster of each.
+        (m,) cluster of each point.
     centroids
         (k, d).
     fields
         Names of the d columns.
     pairs
-        Two or more of them: every pair is drawn instead, in a panel of its own.
+        Two or more fields: every pair of them is plotted instead, in its own panel.
     next_centroids
-        (k, d) where the centroids go next; None for nowhere.
+        (k, d) the centroids of the next iteration; None for none.
     title
-        A line above.
+        Title of the plot.
 
     Raises
     ------
     SettingsError
-        `pairs` has a field that the points have not, or fewer than two.
+        `pairs` has an unknown field, or only one.
     """
-    strange = [name for name in pairs if name not in fields]
-    if strange or len(pairs) == 1:
-        said = f"{', '.join(strange)} is none of the fields {', '.join(fields)}" if strange else "one field is no pair"
-        raise SettingsError(said, where="--plot-fields")
+    unknown = [name for name in pairs if name not in fields]
+    if unknown or len(pairs) == 1:
+        problem = (
+            f"{', '.join(unknown)} is none of the fields {', '.join(fields)}" if unknown else "one field is no pair"
+        )
+        raise SettingsError(problem, where="--plot-fields")
     everything = [points, centroids, centroids if next_centroids is None else next_centroids]
     panels: list[str] = []
     if pairs:
@@ -76,7 +78,7 @@ def plot_points(
             panels.append(_panel([x[:, chosen] for x in everything], labels, (a, b)))
     elif len(fields) == 1:
         flat = [np.column_stack([x[:, 0], np.zeros(len(x))]) for x in everything]
-        if len(points) > _FEW:  # many points on one line are spread over its width so that they can be told apart
+        if len(points) > _FEW:  # many points on one line are spread vertically to be distinguishable
             flat[0][:, 1] = np.arange(len(points)) * 0.618034 % 1.0 * 2.0 - 1.0
         panels.append(_panel(flat, labels, fields))
     elif len(fields) == 2:
@@ -85,7 +87,7 @@ def plot_points(
         mean = points.mean(axis=0)
         _, sizes, axes = np.linalg.svd(points - mean, full_matrices=False)
         shares = sizes**2 / max(float((sizes**2).sum()), 1e-300)
-        axes = axes[:2] * np.where(axes[:2].sum(axis=1) < 0.0, -1.0, 1.0)[:, np.newaxis]  # a sign of its own
+        axes = axes[:2] * np.where(axes[:2].sum(axis=1) < 0.0, -1.0, 1.0)[:, np.newaxis]  # a deterministic sign
         if len(axes) < 2:
             axes, shares = np.vstack([axes, np.zeros_like(axes)]), np.append(shares, 0.0)
         names = [f"principal component {i + 1} ({shares[i]:.0%} of the variance)" for i in range(2)]
@@ -97,18 +99,18 @@ def plot_points(
 def plot_k_range(
     ks: Sequence[int], curves: Sequence[tuple[str, Sequence[float]]], suggested: int | None, title: str
 ) -> str:
-    """Draw numbers over k, one panel each, with the suggested k marked.
+    """Plot criteria over k, one panel each, with the suggested k marked.
 
     Parameters
     ----------
     ks
-        The k, ascending.
+        Values of k, ascending.
     curves
-        Name and values; NaN and infinity leave a gap.
+        Name and values of each criterion; values that are not finite leave a gap.
     suggested
-        The k to mark, if it is among them.
+        k to mark, if it is one of `ks`.
     title
-        A line above.
+        Title of the plot.
     """
     panels = []
     for i, (name, values) in enumerate(curves):
@@ -128,7 +130,7 @@ def plot_k_range(
 
 
 class _Axes:
-    """A frame with ticks around some points."""
+    """A frame with ticks for a range of points."""
 
     def __init__(self, points: Reals, names: Sequence[str], width: float, height: float) -> None:
         low, high = points.min(axis=0), points.max(axis=0)
@@ -152,13 +154,13 @@ class _Axes:
         self.svg = "".join(out)
 
     def place(self, x: float, y: float) -> tuple[float, float]:
-        """Where a point of the data is in the panel."""
+        """Pixel coordinates of a point."""
         right, up = (x - self._low[0]) / self._span[0], (y - self._low[1]) / self._span[1]
         return float(_LEFT + right * self._width), float(_TOP + (1.0 - up) * self._height)
 
 
 def _panel(everything: Sequence[Reals], labels: NDArray[np.int32], names: Sequence[str]) -> str:
-    """Draw points, centroids, and where these go, in two dimensions."""
+    """Draw points, centroids, and next centroids in two dimensions."""
     points, centroids, next_centroids = everything
     flat = len(names) == 1
     width, height = (_LINE_WIDTH, _LINE_HEIGHT) if flat else (_SIDE, _SIDE)
@@ -212,7 +214,7 @@ def _document(panels: Sequence[str], title: str, width: int, height: int) -> str
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """About five round numbers between two."""
+    """About five round numbers in a range."""
     raw = (high - low) / 5
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw)
@@ -221,5 +223,5 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def _plain(text: str) -> str:
-    """Text as it may stand in SVG; control characters may not."""
+    """Text for SVG, without control characters."""
     return html.escape("".join(c if c.isprintable() else " " for c in text))

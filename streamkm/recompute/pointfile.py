@@ -1,7 +1,8 @@
-"""Points on disk: written block by block, then read through a memory map, whatever their number.
+"""Points on disk: written block by block, read through a memory map.
 
-Layout, little endian: 8 bytes that say what it is, 8 bytes with the length of a JSON header, the header, zeros up to
-byte 4096 times something; then the points, row by row; then, if there are any, their weights in float64.
+Layout, little endian: 8 bytes of magic, 8 bytes with the length of a JSON header, the header, zeros up to a multiple of
+4096
+bytes; the points, row by row; their weights in float64, if there are any.
 """
 
 from __future__ import annotations
@@ -31,14 +32,16 @@ _COPY = 1 << 20
 class PointFile:
     """A file of points.
 
-    Made by `create`, then `append` and `finish`; or by `open`. While it is written it lies beside its place under
-    another name, so that whatever has the name is whole. As a context manager it is closed at the end, and what was
-    not finished is removed.
+    Created by `create` with `append` and `finish`, or opened by `open`. While it is written it has a temporary name
+    beside its
+    path, so that the path always refers to a complete file. As a context manager it is closed at the end, and removed
+    if it
+    was not finished.
 
     Attributes
     ----------
     path
-        Where it is, or will be.
+        Its path, once it is finished.
     fields
         Names of the d columns.
     dtype
@@ -57,16 +60,21 @@ class PointFile:
 
     @classmethod
     def create(cls, path: str | os.PathLike[str], fields: Sequence[str], dtype: DTypeLike = np.float32) -> Self:
-        """Begin a file; one of that name is replaced when the new one is finished.
+        """Create a file; an existing one is replaced by `finish`.
 
         Parameters
         ----------
         path
-            Where to put it.
+            Path of the file.
         fields
-            Names of the columns, each once.
+            Distinct names of the columns.
         dtype
             float32 or float64.
+
+        Raises
+        ------
+        DataError
+            `fields` or `dtype` are not valid.
         """
         names = tuple(fields)
         if not names or len(set(names)) < len(names):
@@ -85,7 +93,7 @@ class PointFile:
         Raises
         ------
         FileFormatError
-            It does not exist, is no file of points, or was cut short.
+            The file does not exist, is not a file of points, or is truncated.
         """
         path = Path(path)
         try:
@@ -96,14 +104,14 @@ class PointFile:
         except OSError as e:
             raise FileFormatError(f"cannot be read ({e.strerror})", where=str(path)) from e
         if start[:8] != _MAGIC:
-            raise FileFormatError("is no file of points", where=str(path))
+            raise FileFormatError("is not a file of points", where=str(path))
         try:
             head = json.loads(header)
             found = cls(path, tuple(head["fields"]), np.dtype({"float32": "<f4", "float64": "<f8"}[head["dtype"]]))
             found._length, weighted = int(head["rows"]), bool(head["weighted"])
             sound = found._length >= 0 and all(isinstance(field, str) for field in found.fields)
         except (ValueError, KeyError, TypeError, DataError, RecursionError, OverflowError) as e:
-            raise FileFormatError("ends within its header, or has none", where=str(path), hint="Write it again") from e
+            raise FileFormatError("has a damaged header", where=str(path), hint="Write it again") from e
         if not sound:
             raise FileFormatError(f"has {found._length} rows of {found.fields}", where=str(path), hint="Write it again")
         found._map(weighted=weighted)
@@ -120,24 +128,24 @@ class PointFile:
     def _header(self, rows: int, *, weighted: bool) -> bytes:
         head = {"fields": list(self.fields), "dtype": self.dtype.name, "weighted": weighted, "rows": rows}
         text = json.dumps(head).encode()
-        text = text.ljust(len(text) - len(str(rows)) - len(json.dumps(weighted)) + 32)  # any count is as long
+        text = text.ljust(len(text) - len(str(rows)) - len(json.dumps(weighted)) + 32)  # room for any number of rows
         whole = _MAGIC + len(text).to_bytes(8, "little") + text
         return whole.ljust(-(-len(whole) // _ALIGN) * _ALIGN, b"\0")
 
     def append(self, points: ArrayLike, weights: ArrayLike | None = None) -> None:
-        """Add points.
+        """Append points.
 
         Parameters
         ----------
         points
             (m, d) finite numbers.
         weights
-            (m,) not negative; None for ones.
+            (m,) non-negative; None for ones.
 
         Raises
         ------
         DataError
-            They are something else; nothing was added.
+            The arguments are not valid; nothing was appended.
         SourceClosedError
             The file is finished.
         """
@@ -176,9 +184,12 @@ class PointFile:
         return block, shares
 
     def finish(self) -> Self:
-        """Put the file in its place, and open it.
+        """Complete the file under its path, and open it. The content is on disk before the name is.
 
-        The bytes are on disk before the name is.
+        Raises
+        ------
+        SourceClosedError
+            The file is finished.
         """
         if self._out is None:
             raise SourceClosedError("the file is finished", where=str(self.path))
@@ -208,7 +219,7 @@ class PointFile:
         actual = self.path.stat().st_size
         if actual != expected:
             raise FileFormatError(
-                f"has {actual} bytes where {n} points of {d} {self.dtype.name} take {expected}: it was cut short",
+                f"has {actual} bytes, and {n} points of {d} {self.dtype.name} need {expected}: it is truncated",
                 where=str(self.path),
                 hint="Write or copy it again",
             )
@@ -226,12 +237,12 @@ class PointFile:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Points and fields."""
+        """Number of points and of fields."""
         return self._length, len(self.fields)
 
     @property
     def weights(self) -> NDArray[np.float64] | None:
-        """(n,) a read-only view of the file, or None if all are 1."""
+        """(n,) a read-only view of the file; None if all weights are 1."""
         self._check_open()
         return self._weights
 
@@ -243,17 +254,17 @@ class PointFile:
         return self._points
 
     def rows(self, start: int, stop: int) -> Real:
-        """View some rows.
+        """A view of some rows.
 
         Parameters
         ----------
         start, stop
-            As in a slice, both at least 0.
+            Slice, both at least 0.
 
         Returns
         -------
         ndarray
-            (stop - start, d), read-only; of the file itself, not a copy.
+            (stop - start, d), read-only; not a copy.
         """
         return self.points[start:stop]
 
@@ -264,13 +275,13 @@ class PointFile:
             raise SourceClosedError("the file is closed", where=str(self.path))
 
     def close(self) -> None:
-        """Let go of the file, and remove it if it was not finished. Views that were handed out stay valid."""
+        """Close the file, and remove it if it was not finished. Views stay valid."""
         if self._out is not None:
             self._discard()
         self._points = self._weights = None
 
     def _discard(self) -> None:
-        """Close and remove what lies beside the place of the file."""
+        """Close and remove the temporary files."""
         for file, path in ((self._out, self._partial), (self._weights_out, self._partial_weights)):
             if file is not None:
                 file.close()
@@ -285,7 +296,7 @@ class PointFile:
 
 
 def fsync_directory(folder: Path) -> None:
-    """Have the names in a folder on disk."""
+    """Flush a folder's entries to disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -295,12 +306,14 @@ def fsync_directory(folder: Path) -> None:
 
 @contextmanager
 def atomic_write(path: Path, *, shared: bool = False) -> Iterator[IO[bytes]]:
-    """Write a small file so that its name always stands for a whole one.
+    """Write a file under a temporary name, and rename it when it is complete and on disk.
 
     Parameters
     ----------
+    path
+        The file.
     shared
-        It is a result that somebody asked for: who else may read it, the umask says. Else only its owner.
+        Use the permissions of the umask, for results. Otherwise only the owner can read the file.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:

@@ -1,4 +1,4 @@
-"""The exact algorithm over a range of a topic: read, fit, compare with the live clusters, and keep the result."""
+"""The exact algorithm over a range of a topic: read, fit, match with the live clusters, and store the result."""
 
 from __future__ import annotations
 
@@ -30,16 +30,21 @@ from streamkm.state import Json, ModelSpec, Snapshot
 from streamkm.stores.base import Store
 
 BLOCK = 1 << 16
+"""Rows processed at a time."""
 
 
 @dataclass(frozen=True)
 class ReplayFit:
-    """What to fit, as `fit_points` takes it.
+    """Settings of the fit; see `fit_points`.
 
     Attributes
     ----------
+    k
+        Number of clusters.
     init
         ``k-means++``, ``k-means||``, ``random``, ``live`` (the newest snapshot) or ``snapshot:N``.
+    n_init, max_iter, tol, seed
+        As in `fit_points`.
     """
 
     k: int
@@ -51,57 +56,57 @@ class ReplayFit:
 
 
 class WorkFolder:
-    """A folder in which a replay can be killed and goes on: its plan, points and the state of its fit.
+    """Folder of a replay that can be resumed after a kill: its plan, points and checkpoint.
 
     Parameters
     ----------
     folder
-        Made if it is not there.
+        Created if it does not exist.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         private_files.make_folder(folder)
 
-    def load_or_create_plan(self, asked: Json, resolve_span: Callable[[], OffsetSpan]) -> tuple[OffsetSpan, bool]:
-        """The span of the replay that was begun here with these arguments, and True; else a new one.
+    def load_or_create_plan(self, arguments: Json, resolve_span: Callable[[], OffsetSpan]) -> tuple[OffsetSpan, bool]:
+        """The span of an interrupted replay with the same arguments and True, or a new span and False.
 
         Parameters
         ----------
-        asked
-            The arguments, JSON values.
+        arguments
+            Arguments of the replay, as JSON values.
         resolve_span
-            Makes a new span.
+            Creates a new span.
         """
         plan = self.folder / "plan.json"
         if plan.exists():
-            told = json.loads(plan.read_text())
-            if told["asked"] == json.loads(json.dumps(asked)):
+            stored = json.loads(plan.read_text())
+            if stored["asked"] == json.loads(json.dumps(arguments)):
                 return OffsetSpan(
-                    *({TopicPartition(*key): at for *key, at in told[name]} for name in ("start", "stop"))
+                    *({TopicPartition(*key): at for *key, at in stored[name]} for name in ("start", "stop"))
                 ), True
             self.clear()
         private_files.make_folder(self.folder)
         span = resolve_span()
-        told = {"asked": asked} | {
+        content = {"asked": arguments} | {
             name: [[*tp, at] for tp, at in sorted(getattr(span, name).items())] for name in ("start", "stop")
         }
         with atomic_write(plan) as file:
-            file.write(json.dumps(told).encode())
+            file.write(json.dumps(content).encode())
         return span, False
 
     @property
     def points(self) -> Path:
-        """The file of points."""
+        """File of points."""
         return self.folder / "points"
 
     @property
     def checkpoint(self) -> Path:
-        """The state of the fit."""
+        """Checkpoint of the fit."""
         return self.folder / "fit"
 
     def clear(self) -> None:
-        """Remove what replays left here, an archive in it apart; other files, and then the folder, stay."""
+        """Remove the files of replays except an archive; other files, and then the folder, are kept."""
         for name in ("plan.json", "points", "fit"):
             for path in (self.folder / name, *self.folder.glob(f".{name}.*")):
                 path.unlink(missing_ok=True)
@@ -110,12 +115,23 @@ class WorkFolder:
 
 
 def collect(archive: Archive, span: OffsetSpan, work: WorkFolder, factors: NDArray[np.float64]) -> PointFile:
-    """Points of a span as one file, multiplied by factors; the one of a replay that was killed if it is whole.
+    """Scaled points of a span as one file; the file of an interrupted replay is used if it is complete.
+
+    Parameters
+    ----------
+    archive
+        Archive that has the span.
+    span
+        Offsets of the points.
+    work
+        Folder of the file.
+    factors
+        (d,) factors that the points are multiplied by.
 
     Raises
     ------
     DataError
-        There are none.
+        There are no points.
     """
     if work.points.exists():
         return PointFile.open(work.points)
@@ -124,13 +140,13 @@ def collect(archive: Archive, span: OffsetSpan, work: WorkFolder, factors: NDArr
         for rows in archive.points(span):
             points.append(rows * factors)
         if not len(points):
-            raise DataError("there are no points in the range", where=str(archive.folder))
+            raise DataError("the range has no points", where=str(archive.folder))
         points.finish()
     return PointFile.open(work.points)
 
 
 def initial_centroids(choice: ReplayFit, store: Store, model: str, factors: NDArray[np.float64]) -> Any:
-    """Method or centroids (in the units of the fit) to start from.
+    """Method or scaled centroids to start from.
 
     Raises
     ------
@@ -160,20 +176,40 @@ def recompute(
     on_progress: Callable[[FitProgress], None] | None = None,
     now: Callable[[], float] = time.time,
 ) -> int:
-    """Fit the points of a span, and keep the result as a snapshot of kind ``replay`` that could go on learning.
+    """Fit the points of a span, and store the result as a snapshot of kind ``replay`` from which learning can continue.
 
-    Ids are those of the newest snapshot in charge where a cluster has at least half of the smaller of both in common
-    with it; others are new.
+    A cluster gets the id of a cluster of the newest snapshot in charge if they share at least half of the points of the
+    smaller
+    one; other clusters get new ids.
 
     Parameters
     ----------
+    store
+        Store of the model.
+    spec
+        Specification of the model.
+    span
+        Offsets to fit.
     archive
-        Holds the span.
+        Archive that has the span.
+    work
+        Folder of the replay.
+    choice
+        Settings of the fit.
+    memory, threads, trace, on_progress
+        As in `fit_points`.
+    now
+        Returns the time since the epoch, s.
 
     Returns
     -------
     int
         Number of the snapshot.
+
+    Raises
+    ------
+    SettingsError
+        The model's distance is not Euclidean.
     """
     if spec.learner.get("distance", "euclidean") != "euclidean":
         raise SettingsError("only models with Euclidean distance can be recomputed", where=f"model {spec.name}")
@@ -242,7 +278,7 @@ def _blocks(points: PointFile) -> Iterator[tuple[int, NDArray[Any]]]:
 def _ids(
     points: PointFile, fitted: FitResult, live: Snapshot | None, factors: NDArray[np.float64]
 ) -> tuple[NDArray[np.int64], float | None]:
-    """Ids of the new clusters, and what the live centroids cost on the same points."""
+    """Ids of the new clusters, and the cost of the live centroids on the same points."""
     k = len(fitted.centroids)
     if live is None:
         return np.arange(k, dtype=np.int64), None
@@ -262,7 +298,7 @@ def _born(ids: NDArray[np.int64], live: Snapshot | None, n: int) -> NDArray[np.i
 def _coreset(
     points: PointFile, choice: ReplayFit, factors: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Weighted rows that stand for the points, raw units."""
+    """Weighted rows that represent the points, in original units."""
     coreset = Coreset(choice.k, seed=choice.seed)
     for _, rows in _blocks(points):
         coreset.learn_many(rows)

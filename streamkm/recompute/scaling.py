@@ -1,4 +1,4 @@
-"""Points in the units of their distances: every column divided by its deviation or its interquartile range."""
+"""Scaling of points: each column is divided by its standard deviation or its interquartile range."""
 
 from __future__ import annotations
 
@@ -15,23 +15,25 @@ from streamkm.recompute.collect import CollectedPoints
 from streamkm.recompute.pointfile import PointFile
 
 ROWS = 1 << 18
-"""Quartiles are those of so many rows, evenly chosen where there are more."""
+"""Maximum number of rows, evenly selected, from which quartiles are computed."""
 _BLOCK = 1 << 16
 
 Reals = NDArray[np.float64]
 
 
 def scale_points(collected: CollectedPoints, scale: str, file: Path | None = None) -> tuple[CollectedPoints, Reals]:
-    """Multiply points by what brings their columns to one unit.
+    """Scale the columns of points to a common unit.
 
     Parameters
     ----------
     collected
-        The points; those in memory are changed.
+        The points; points in memory are changed in place.
     scale
-        ``none``, ``standard`` (deviations) or ``robust`` (interquartile ranges, as a normal distribution's deviation).
+        ``none``, ``standard`` (standard deviation) or ``robust`` (interquartile range, scaled to the standard deviation
+        of a
+        normal distribution).
     file
-        Where to put points that lie in a file: the old one is removed.
+        Path of the scaled points if they are in a file, which is removed; None for a name beside it.
 
     Returns
     -------
@@ -72,14 +74,14 @@ def scale_points(collected: CollectedPoints, scale: str, file: Path | None = Non
 
 
 def _deviations(collected: CollectedPoints) -> Reals:
-    """(d,) weighted standard deviations of all points; 1 for a column that does not vary."""
+    """(d,) weighted standard deviations of all points; 1 for constant columns."""
     array, weights = collected.array, collected.weights
     mass, low, high = 0.0, np.full(array.shape[1], np.inf), np.full(array.shape[1], -np.inf)
     for start in range(0, len(array), _BLOCK):
         part = np.asarray(array[start : start + _BLOCK], np.float64)
         np.minimum(low, part.min(axis=0), out=low)
         np.maximum(high, part.max(axis=0), out=high)
-    # Around the middle and divided by the reach, squares stay within range and sums lose no digits.
+    # Centred and divided by the half range, squares do not overflow and sums lose no digits.
     centre = low / 2 + high / 2
     reach = np.maximum(high - centre, centre - low)
     reach[reach == 0.0] = 1.0

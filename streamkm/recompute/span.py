@@ -1,4 +1,4 @@
-"""Which records a recomputation covers: pinned once, before the first is read."""
+"""Offset ranges of a recomputation, fixed before the first record is read."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from streamkm.errors import PositionLostError, SettingsError
 from streamkm.records import Position, TopicPartition
 from streamkm.times import parse_duration, parse_iso
 
-HINT = "Write beginning, now, a time (2026-11-01T10:00), how long ago (2h), offset:500, 0:500,1:480 or snapshot:12"
+HINT = "Give beginning, now, a time (2026-11-01T10:00), an age (2h), offset:500, 0:500,1:480 or snapshot:12"
 
 
 class TimeIndexedSource(Source, Protocol):
-    """A source that can be asked where it stood at a time."""
+    """A source that finds offsets by time."""
 
     def offsets_at(self, seconds: float) -> Position:
-        """Offset of the first record at or after a time, seconds since 1970, for each partition; its end if none is."""
+        """For each partition the offset of the first record at or after a time, s since the epoch, or else its end."""
         ...
 
 
@@ -31,38 +31,39 @@ class OffsetSpan(NamedTuple):
 
     @property
     def offsets(self) -> int:
-        """How many offsets it covers; markers and holes count too."""
+        """Number of offsets, including those of markers and gaps."""
         return sum(self.stop[tp] - at for tp, at in self.start.items())
 
 
 def resolve_span(
     source: TimeIndexedSource, start: str, stop: str, position_of: Callable[[int], Position], now: float | None = None
 ) -> OffsetSpan:
-    """Say exactly which records two texts mean now.
+    """Resolve two texts to exact offset ranges.
 
     Parameters
     ----------
     source
-        Where the records are.
+        Source of the records.
     start, stop
-        ``beginning``, ``now``, an ISO 8601 time, a duration ago, ``offset:N`` (of every partition), ``P:N,P:N`` (of
-        some partitions only), or ``snapshot:N`` (where that snapshot stood).
+        ``beginning``, ``now``, an ISO 8601 time, an age, ``offset:N`` (of every partition), ``P:N,P:N`` (of some
+        partitions
+        only), or ``snapshot:N`` (the position of that snapshot).
     position_of
-        Gives the position of a snapshot.
+        Returns the position of a snapshot.
     now
-        Seconds since 1970; the clock's if None.
+        Time since the epoch, s; None for the current time.
 
     Raises
     ------
     SettingsError
-        A text is none of these, or the range is empty.
+        A text is not valid, or the range is empty.
     PositionLostError
-        Offsets or a snapshot were named, and the topic no longer has, or never had, what lies there.
+        Offsets or a snapshot are outside of the topic's range.
     """
     now = time.time() if now is None else now
     beginning, end = source.beginning(), source.end()
     bounds = [_offsets(source, text, beginning, end, position_of, now) for text in (start, stop)]
-    # A partition that one of the two does not name is whole on that side, unless a list names some partitions.
+    # A partition without a bound is read to its end on that side, unless a list names some partitions.
     texts = zip(bounds, (start, stop), strict=True)
     listed: list[set[TopicPartition]] = [set(b) for b, text in texts if _OFFSET_LIST.fullmatch(text)]
     partitions = sorted(set(end).intersection(*listed))
@@ -72,9 +73,9 @@ def resolve_span(
         for at in (low[tp], high[tp]):
             if not beginning[tp] <= at <= end[tp]:
                 raise PositionLostError(
-                    f"offset {at} is not between its beginning {beginning[tp]} and its end {end[tp]}",
+                    f"offset {at} is not between the beginning {beginning[tp]} and the end {end[tp]}",
                     where=str(tp),
-                    hint="Retention may have removed records: --from beginning takes what is there",
+                    hint="Retention may have deleted records: --from beginning takes the existing ones",
                 )
     if all(low[tp] >= high[tp] for tp in partitions):
         raise SettingsError(f"there are no records from {start!r} to {stop!r}", hint=HINT)
@@ -107,5 +108,5 @@ def _offsets(
     try:
         seconds = now - parse_duration(text) if re.fullmatch(r"[\d.]+(ms|s|m|h|d)", text) else parse_iso(text)
     except ValueError:
-        raise SettingsError(f"{text!r} is no place in a topic", hint=HINT) from None
+        raise SettingsError(f"{text!r} is not a position in a topic", hint=HINT) from None
     return dict(source.offsets_at(seconds))
