@@ -25,6 +25,7 @@ from streamkm.http.connection import DEFAULTS, Bounds, protocol
 from streamkm.metrics import HTTP_REQUESTS, Metrics
 from streamkm.service import ServiceOptions, create_app
 from streamkm.service.job_runner import Jobs
+from streamkm.service.middleware import READ
 from streamkm.settings import ServeSettings
 from streamkm.stores import open_store
 
@@ -102,7 +103,7 @@ def server_config(
 
     return uvicorn.Config(
         app,
-        http=protocol(bounds, refused),
+        http=protocol(READ, bounds, refused),
         ws="none",
         proxy_headers=bool(trusted_proxies),
         forwarded_allow_ips=[written for proxy in trusted_proxies for written in _as_seen(proxy)],

@@ -29,6 +29,8 @@ from streamkm.service.schemas import models as schemas
 from streamkm.service.snapshot_cache import Reader
 from streamkm.stores.base import Store
 
+INLINE_BYTES = 16 << 10
+"""Bytes of an answer that are packed at once, in the event loop; more are in a thread."""
 _ABOUT = """What the clusters of your streams are now, what they were, and which one a point belongs to.
 
 Every error is a problem+json (RFC 9457) with a `code` for programs, `where` it is and a `hint` what to do.
@@ -134,6 +136,7 @@ def create_app(
         # The framework's pages load scripts from other hosts; ours is in `page`.
         docs_url=None,
         redoc_url=None,
+        openapi_url=None,  # it would encode the description anew for each who asks
         redirect_slashes=False,
         lifespan=lifespan,
     )
@@ -146,7 +149,7 @@ def create_app(
     app.include_router(history.router(reader))
     app.include_router(streams.router(reader, hub))
     app.include_router(operations.router(reader, metrics, options.stale_after))
-    app.include_router(dashboard.router())
+    app.include_router(dashboard.router(lambda: app.openapi(), reader.work))  # noqa: PLW0108  # `_describe` makes another
     app.state.end_streams = hub.close
     app.state.metrics = metrics
     problems.install(app)
@@ -161,7 +164,7 @@ def create_app(
         clock=monotonic,
     )
     # What is packed already, and what streams, is left as it is. The fastest level: answers are read once.
-    app.add_middleware(GZipMiddleware, minimum_size=1024, compresslevel=1)
+    app.add_middleware(GZipMiddleware, minimum_size=1024, compresslevel=1, thread_minimum_size=INLINE_BYTES)
     app.add_middleware(Headers)
     app.add_middleware(Heads)
     app.add_middleware(Observe, metrics=metrics)  # outermost but one: refused requests count too

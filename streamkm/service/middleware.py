@@ -1,5 +1,5 @@
 """What surrounds every route: who may ask, how often, how long it took."""
-# MERGED """Headers that every answer has, so that no page of another site can make anything of one."""
+# MERGED """Headers: those of requests that are read, and those that every answer has, so that no other site can use one."""
 # MERGED """Requests as spans: named by route, never by path, which anybody can make up."""
 
 from __future__ import annotations
@@ -319,6 +319,30 @@ def _is_loopback(host: bytes) -> bool:
         return ipaddress.ip_address(text).is_loopback
     except ValueError:
         return False
+
+
+READ = frozenset(
+    (
+        b"accept",
+        b"accept-encoding",
+        b"authorization",
+        b"content-encoding",
+        b"content-length",
+        b"content-type",
+        b"host",
+        b"if-none-match",
+        b"inference-header-content-length",
+        b"last-event-id",
+        b"origin",
+        b"sec-fetch-mode",
+        b"sec-fetch-site",
+        b"traceparent",
+        b"tracestate",
+        b"x-forwarded-for",
+        b"x-forwarded-proto",
+    )
+)
+"""Of a request. Others never reach the application: its framework would copy each header, and take cookies apart."""
 
 
 class Headers:

@@ -13,7 +13,7 @@ from streamkm.service.auth import grant_of
 from streamkm.service.json_points import MAX_ID
 from streamkm.service.problems import Problem, documented
 from streamkm.service.schemas import models as schemas
-from streamkm.service.snapshot_cache import Reader, Served, dumps
+from streamkm.service.snapshot_cache import Reader, Served
 from streamkm.service.status import lease_live, status
 from streamkm.state import Snapshot
 from streamkm.times import parse_time
@@ -78,12 +78,13 @@ def router(reader: Reader, stale_after: float) -> APIRouter:
         """All models by name that the asker may see, each with its health in one word."""
         grant = grant_of(request)
         now = reader.clock()
-        found = [
-            serializers.model_summary(info, newest, *status(info, now, stale_after))
-            for info, newest in await reader.models()
-            if grant.sees(info.spec.name)
-        ]
-        return json_response(dumps(schemas.ModelList(models=found)))
+        seen = [(info, newest) for info, newest in await reader.models() if grant.sees(info.spec.name)]
+
+        def listed() -> schemas.ModelList:
+            shown = [serializers.model_summary(info, newest, *status(info, now, stale_after)) for info, newest in seen]
+            return schemas.ModelList(models=shown)
+
+        return json_response(await reader.encoded(listed))
 
     @routes.get(
         "/models/{model}",
@@ -99,8 +100,9 @@ def router(reader: Reader, stale_after: float) -> APIRouter:
         now = reader.clock()
         word, why = status(info, now, stale_after)
         snapshot = newest.snapshot if newest else None
+        live = lease_live(info, now)
         return json_response(
-            dumps(serializers.model_detail(info, snapshot, word, why, lease_live=lease_live(info, now)))
+            await reader.encoded(lambda: serializers.model_detail(info, snapshot, word, why, lease_live=live))
         )
 
     @routes.get(
@@ -129,7 +131,11 @@ def router(reader: Reader, stale_after: float) -> APIRouter:
         found = await reader.snapshots(model, page.before, page.limit + 1)
         shown = found[: page.limit]
         more = shown[-1].id if len(found) > len(shown) else None
-        return json_response(dumps(schemas.SnapshotList(snapshots=[serializers.summary(s) for s in shown], next=more)))
+        return json_response(
+            await reader.encoded(
+                lambda: schemas.SnapshotList(snapshots=[serializers.summary(s) for s in shown], next=more)
+            )
+        )
 
     @routes.get(
         "/models/{model}/events",
@@ -145,7 +151,9 @@ def router(reader: Reader, stale_after: float) -> APIRouter:
         shown = found[: page.limit]
         more = shown[-1].id if len(found) > len(shown) else None
         return json_response(
-            dumps(schemas.EventList(snapshots=[serializers.snapshot_events(s) for s in shown], next=more))
+            await reader.encoded(
+                lambda: schemas.EventList(snapshots=[serializers.snapshot_events(s) for s in shown], next=more)
+            )
         )
 
     @routes.get(
@@ -180,8 +188,8 @@ def router(reader: Reader, stale_after: float) -> APIRouter:
         headers = {"ETag": served.etag, "Cache-Control": "private, no-cache"}
         if if_none_match is not None and _matches(if_none_match, served.etag):
             return Response(status_code=304, headers=headers)
-        body = await reader.compute(lambda: served.body(made), served.snapshot.centroids.size)
-        return json_response(body, headers)
+        body = served.made(made)
+        return json_response(await reader.work(lambda: served.body(made)) if body is None else body, headers)
 
     return routes
 
