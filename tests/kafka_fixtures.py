@@ -1,8 +1,9 @@
 """The Kafka of a test run, and topics on it.
 
 The broker is the first there is (``streamkm.testing.choose_broker``): one named by STREAMKM_TEST_BOOTSTRAP, else a
-container when a Docker daemon answers, else the local Apache Kafka of streamkm.broker. It lives as long as the session,
-and tests share it: each takes topics of its own. A test that kills or pauses its broker starts a LocalBroker itself.
+container when a Docker daemon has the image or can pull it, else the local Apache Kafka of streamkm.broker. It lives as
+long as the session, and tests share it: each takes topics of its own. A test that kills or pauses its broker starts a
+LocalBroker itself.
 """
 
 import contextlib
@@ -14,18 +15,15 @@ import pytest
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 
-from streamkm.broker import KAFKA_VERSION, LocalBroker
+from streamkm.broker import LocalBroker
 from streamkm.broker.properties import SMALL, free_ports
 from streamkm.errors import StreamkmError
-from streamkm.testing import choose_broker
+from streamkm.testing import KAFKA_IMAGE, choose_broker
 from waiting import PATIENCE
 
 TopicFactory = Callable[..., str]
 FOR_TESTS = {"log.retention.ms": "-1"}
 """Tests write records of long ago, which a broker would forget five minutes after its start."""
-
-
-KAFKA_IMAGE = f"apache/kafka:{KAFKA_VERSION}"
 
 
 def local_broker(**options: Any) -> LocalBroker:
