@@ -17,9 +17,10 @@ from streamkm.models.exact import points as exact_points
 from streamkm.models.exact import threads as exact_threads
 from streamkm.models.exact.assign import BlockAssigner, ClusterSums, RowAssigner
 from streamkm.models.exact.kd_order import sort_by_kd_tree
-from streamkm.models.exact.points import frozen, prepare
+from streamkm.models.exact.points import prepare
 from streamkm.models.exact.storage import Storage
 from streamkm.models.exact.threads import ThreadTeam
+from streamkm.models.validation import frozen
 
 MODULES = ["blocks", "distances", "layout", "relabel", "rows", "seeding", "simd", "sums"]
 NONE = frozen(np.empty(0))

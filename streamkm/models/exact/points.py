@@ -18,6 +18,7 @@ from streamkm.kernels.exact.sums import LIMB, Real
 from streamkm.models.exact.kd_order import sort_by_kd_tree
 from streamkm.models.exact.storage import Storage, release
 from streamkm.models.exact.threads import ThreadTeam
+from streamkm.models.validation import frozen
 
 BLOCK = 512
 """Rows of a block: the fastest of 64 to 1024; larger blocks have longer candidate lists, smaller ones more overhead."""
@@ -35,13 +36,6 @@ _ORIGIN_STEPS = 2.0**16
 _IDENTITY = np.empty(0, np.int32)
 _NO_WEIGHTS = np.empty(0)
 _NO_BOXES = np.empty((0, 3, 0), np.float32)
-
-
-def frozen(array: NDArray[Any]) -> NDArray[Any]:
-    """View an array as a plain read-only ndarray: the only type that kernels are compiled for."""
-    view = array.view(np.ndarray)
-    view.flags.writeable = False
-    return view
 
 
 @dataclass(frozen=True)
