@@ -335,11 +335,7 @@ class Clusters:
         live.ids, live.next_id = ids, self.lineage.next_id
         published.ids, published.next_id = ids.copy(), self.lineage.next_id
         self.schedule.decay_since_publication, self._published_at = 1.0, self.schedule.learned
-        detail = {
-            "resolve": outcome,
-            "coreset_rows": len(fit.rows),
-            "cost": float(published.stats[:, 1].sum()),
-        }
+        detail = {"resolve": outcome, "coreset_rows": len(fit.rows), "cost": float(published.stats[:, 1].sum())}
         within = None if self._spreads_unknown else deviations(fit.rows, fit.weights, fit.labels, published.centroids)
         self._publish(published, n_seen, tuple(events), detail, within)
         return self.published  # type: ignore[return-value]  # set by `_publish`
