@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 BLOCK = 1 << 15
 """Squared distances per block: with as many differences they fit into the L2 cache."""
 _DOWN, _UP = 2.0**-520, 2.0**520
+"""Powers of two that scale coordinates near the limit of float64, so that their squares do not overflow."""
 
 Reals = NDArray[np.float64]
 

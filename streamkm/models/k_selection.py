@@ -46,6 +46,8 @@ from streamkm.models.metric import Metric, Scale
 from streamkm.models.outliers import GapRule
 
 ITERATIONS, TOLERANCE = 25, 1e-3
+"""Lloyd stops after this many iterations, or when one reduces the cost by at most this share."""
+
 REFERENCES, REFERENCE_ROWS = 4, 2000
 """Uniform reference data sets for the gap statistic, and rows of each."""
 MIN_SILHOUETTE_RATIO = 0.8

@@ -26,6 +26,8 @@ BLOCK = 512
 _MAX_BLOCK_DIMENSIONS = 16
 _MIN_BLOCK_ROWS = 16 * BLOCK
 _MIN_BLOCK_CENTROIDS = 8
+"""Blocks are used up to this many dimensions, and from this many rows and centroids on: elsewhere they cost more than
+they save."""
 
 _MAX_UNCENTERED_RATIO = 30.0
 """Float32 points of at most this multiple of half their range are compared in raw coordinates, without a copy."""
