@@ -251,7 +251,7 @@ def test_a_disk_without_room_is_an_error_and_not_a_crash(tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (LITTLE // 2, before[1]))
     try:
-        with pytest.raises(SettingsError, match="could be made"):
+        with pytest.raises(SettingsError, match="cannot create a file"):
             fit_points(file, n_clusters=4, memory=LITTLE)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -84,7 +84,7 @@ def sum_blocks(
     distances
         IN (at least n,).
     sums
-        OUT (ceil(n / BLOCK),): sums of the blocks; n is the length of the weights, if there are any.
+        OUT (ceil(n / DRAW_BLOCK_ROWS),): sums of the blocks; n is the length of the weights, if there are any.
     """
     n = len(weights) if len(weights) > 0 else len(distances)
     total = 0.0

@@ -374,7 +374,7 @@ class Clusters:
         if view == "live" or (view is None and self.published_centroids is None):
             return self.live
         if self.published_centroids is None:
-            raise NotReadyError("nothing was published yet", hint="Call publish(), or ask with view='live'")
+            raise NotReadyError("nothing was published yet", hint="Call publish(), or use view='live'")
         return self.published_centroids
 
     # Saving
