@@ -23,7 +23,7 @@ import streamkm.broker.local
 from kafka_fixtures import local_broker
 from streamkm.broker import LocalBroker, cache_dir
 from streamkm.broker.distribution import get_distribution, read_jars
-from streamkm.broker.properties import OWNED, format_properties, free_ports
+from streamkm.broker.properties import RESERVED_PROPERTIES, format_properties, free_ports
 from streamkm.errors import LocalBrokerError, PortTakenError, SettingsError
 from streamkm.testing import choose_broker
 from waiting import PATIENCE, wait_until
@@ -161,7 +161,7 @@ def test_a_port_that_is_taken_is_named_at_once():
         port = taken.getsockname()[1]
         with pytest.raises(PortTakenError, match=f"127.0.0.1:{port}: Another program listens") as caught:
             LocalBroker(port).start()
-    assert "0 finds a free one" in caught.value.hint
+    assert "0 selects a free one" in caught.value.hint
 
 
 def test_a_data_directory_in_use_is_no_place_for_a_second_broker(broker):
@@ -181,7 +181,7 @@ def test_a_broker_that_dies_says_what_it_logged_last():
         _ = local.data_dir
 
 
-@pytest.mark.parametrize("name", sorted(OWNED))
+@pytest.mark.parametrize("name", sorted(RESERVED_PROPERTIES))
 def test_properties_that_the_broker_owns_are_refused(name):
     with pytest.raises(SettingsError, match=name):
         LocalBroker(properties={name: "1"})
@@ -334,7 +334,7 @@ def test_without_a_network_the_first_start_says_so(fresh):
     assert process.returncode == 1
     assert "DownloadError" in err
     assert "Connection refused" in err
-    assert "The first start needs the network" in err
+    assert "The first start requires the network" in err
 
 
 def test_a_cache_that_cannot_be_made_is_an_error_with_a_way_out(fresh, tmp_path):
