@@ -153,7 +153,7 @@ def test_a_lag_that_is_not_known_any_more_does_not_keep_its_last_value(engine_me
 
 def test_a_dropped_series_is_gone(engine_metrics):
     where = {"model": "m", "topic": "orders", "partition": "0"}
-    engine_metrics.drop(names.PARTITION_LAG, **where)
+    engine_metrics.remove(names.PARTITION_LAG, **where)
     assert engine_metrics.value(names.PARTITION_LAG, **where) is None
 
 

@@ -49,7 +49,7 @@ def open_data_dir(where: Path, checkpoint: Path) -> Iterator[int]:
     with contextlib.ExitStack() as stack:
         try:
             private_files.make_folder(where)
-            lock = os.open(where / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, private_files.FILE)
+            lock = os.open(where / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, private_files.FILE_MODE)
             stack.callback(os.close, lock)
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -36,7 +36,7 @@ def _die_at_step(engine: Engine, step: str, call: int, *, after: bool) -> None:
         # One count over all sources that are opened.
         mortal = KillAtCall(None, METHODS[step], call, after=after)
         opener = context.open_source
-        engine.context = replace(context, open_source=lambda: mortal.around(opener()))
+        engine.context = replace(context, open_source=lambda: mortal.wrap(opener()))
     elif step == "decode":
         engine.context = replace(context, codec=KillAtCall(context.codec, "decode", call, after=after))
     else:
