@@ -83,7 +83,7 @@ class ModelState:
 
 
 @dataclass(frozen=True)
-class Event:
+class ModelEvent:
     """A change of clusters between two publications, by the rules of `models.lineage`.
 
     Attributes
@@ -109,7 +109,7 @@ class Event:
         return {"kind": self.kind, "before": [*self.before], "after": [*self.after], "detail": {**self.detail}}
 
     @classmethod
-    def from_json(cls, value: Json) -> Event:
+    def from_json(cls, value: Json) -> ModelEvent:
         """Undo `to_json`."""
         return cls(value["kind"], tuple(value["before"]), tuple(value["after"]), dict(value["detail"]))
 
@@ -151,7 +151,7 @@ class Publication:
     factors: NDArray[np.float64]
     deviations: NDArray[np.float64] | None
     n_seen: int
-    events: tuple[Event, ...] = ()
+    events: tuple[ModelEvent, ...] = ()
     detail: Json = field(default_factory=dict)
 
 
@@ -221,7 +221,7 @@ class Snapshot:
     n_points: int
     position: Position
     detail: Json = field(default_factory=dict)
-    events: tuple[Event, ...] = ()
+    events: tuple[ModelEvent, ...] = ()
     id: int = 0
     commit_seq: int = 0
     deviations: NDArray[np.float64] | None = None

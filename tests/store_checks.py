@@ -14,8 +14,8 @@ from streamkm.records import BadRecord, BatchRange, Position, RawRecord, TopicPa
 from streamkm.state import (
     Commit,
     Counters,
-    Event,
     JournalEntry,
+    ModelEvent,
     ModelSpec,
     ModelState,
     Progress,
@@ -72,7 +72,7 @@ def snapshot_of(seq: int, *, at: float | None = None) -> Snapshot:
         n_points=20 * seq,
         position=position_of(seq),
         detail={"numpy": "2", "nested": {"a": [1, None]}},
-        events=(Event("split", (1,), (1, 2), {"share": 0.25}), Event("death", (7,))),
+        events=(ModelEvent("split", (1,), (1, 2), {"share": 0.25}), ModelEvent("death", (7,))),
         deviations=np.array([[0.25, np.nan], [1.0, seq]]),
     )
 

@@ -28,7 +28,7 @@ from streamkm.errors import (
     ServiceUnreachableError,
     SettingsError,
 )
-from streamkm.state import Event
+from streamkm.state import ModelEvent
 from streamkm.stores import open_store
 
 TOKEN = "long and random"  # noqa: S105 - made up
@@ -43,7 +43,9 @@ def service(tmp_path_factory):
     with contextlib.closing(open_store(url)) as store:
         writer = Writer(store)
         writer.commit()
-        writer.commit(at=NOW + 10, events=(Event("birth", (), (1,), {"points": 3}), Event("death", (0,), (), {})))
+        writer.commit(
+            at=NOW + 10, events=(ModelEvent("birth", (), (1,), {"points": 3}), ModelEvent("death", (0,), (), {}))
+        )
         writer.commit(at=NOW + 20, centroids=((0.0, 0.0, 0.0), (20.0, 20.0, 20.0)))
     with program(folder / "log", "serve", "--store", url, "--port", "0", env={"STREAMKM_TOKEN": TOKEN}) as served:
         served.until(lambda: "http://127.0.0.1:" in served.output())

@@ -14,7 +14,7 @@ from streamkm.engine.recent import MAX_POINTS, MAX_VALUES, RecentSample
 from streamkm.engine.snapshots import is_outlier_surge
 from streamkm.errors import BrokerUnreachableError, StoreUnavailableError
 from streamkm.records import TopicPartition
-from streamkm.state import Event
+from streamkm.state import ModelEvent
 from streamkm.stores import Promotion
 from streamkm.testing import FlakySource, StopAfter
 from test_engine import CODEC, OPTIONS, SPEC, UNDECAYED, N, World, batch_result, eager, record, until_promoted
@@ -337,7 +337,7 @@ def test_many_outliers_at_once_are_an_event():
         for _, entry in w.store.journal("m", snapshot.commit_seq):
             again.apply(entry)
         assert compare_snapshot(snapshot, again.learner), "what owners tell is left out of the comparison"
-        birth = dataclasses.replace(snapshot, events=(Event("birth", after=(9,)),))
+        birth = dataclasses.replace(snapshot, events=(ModelEvent("birth", after=(9,)),))
         assert not compare_snapshot(birth, again.learner), "what the model tells is not"
 
 

@@ -12,7 +12,7 @@ from service_api import NOW, TOKEN, Api, Writer
 from streamkm import metrics as names
 from streamkm.metrics import CONTRACT, CounterSpec, GaugeSpec, HistogramSpec, Metrics, family, markdown_table
 from streamkm.records import BadRecord, RawRecord, TopicPartition
-from streamkm.state import Counters, Event, Progress, Snapshot
+from streamkm.state import Counters, ModelEvent, Progress, Snapshot
 from streamkm.stores import MemoryStore
 
 TP = TopicPartition("orders", 0)
@@ -48,7 +48,7 @@ def snapshot(**changes):
         "model": "m", "created_at": NOW, "kind": "live", "reason": "first", "fields": ("x",),
         "ids": np.zeros(1, np.int64), "centroids": one[:, None], "weights": one, "spreads": one,
         "born": np.zeros(1, np.int64), "factors": one, "distance": "euclidean",
-        "inertia": 2.5, "n_points": 9, "position": {TP: 10}, "events": (Event("death", (3,)),),
+        "inertia": 2.5, "n_points": 9, "position": {TP: 10}, "events": (ModelEvent("death", (3,)),),
     }  # fmt: skip
     return Snapshot(**{**values, **changes})
 

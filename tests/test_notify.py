@@ -28,7 +28,7 @@ from streamkm.delivery.events import EVENT_RETENTION_SECONDS, DeliveryFailedErro
 from streamkm.delivery.webhooks import keys, sign
 from streamkm.errors import BrokerUnreachableError, NotFoundError, SettingsError, SignatureError
 from streamkm.records import DeliveryError, ProducerRecord
-from streamkm.state import Event
+from streamkm.state import ModelEvent
 from streamkm.stores import open_store
 from streamkm.times import format_time
 from streamkm.values import Secret
@@ -38,8 +38,8 @@ KEY = bytes(range(32))
 SECRET = Secret("whsec_" + base64.b64encode(KEY).decode())
 QUICK = {"poll_interval": 0.01, "initial_backoff": 0.01, "max_backoff": 0.05}
 SILENCE = 0
-BIRTH = Event("birth", (), (4,), {"share": 0.25})
-MERGE = Event("merge", (4, 7), (4,), {})
+BIRTH = ModelEvent("birth", (), (4,), {"share": 0.25})
+MERGE = ModelEvent("merge", (4, 7), (4,), {})
 
 
 class Hook:

@@ -10,7 +10,7 @@ from typing import Self
 
 from streamkm.engine import source_checks
 from streamkm.engine.bad_records import BadRecordLimit
-from streamkm.engine.context import EngineContext, StopSignal
+from streamkm.engine.context import EngineContext, StopRequest
 from streamkm.engine.event_times import decays_by_event_time, decode, look_like_seconds
 from streamkm.engine.learn import learn
 from streamkm.engine.maintenance import Maintenance
@@ -133,7 +133,7 @@ class LeaseSession:
         self.maintenance.close()
         self.sources.close()
 
-    def work(self, stop: StopSignal) -> None:
+    def work(self, stop: StopRequest) -> None:
         """Poll, decode, learn and commit until `stop` is set or an error ends the session.
 
         Raises
@@ -178,7 +178,7 @@ class LeaseSession:
         snapshot = f"snapshot {self.snapshot_number}" if self.snapshot_number else "no snapshot yet"
         return f"lag {lag}, {clusters}, {snapshot}" + (", paused" if self.paused else "")
 
-    def _step(self, stop: StopSignal) -> None:
+    def _step(self, stop: StopRequest) -> None:
         self.reporter.update(self.counters.records, self._status)
         # There is no commit while a snapshot is prepared, so too many bad records stop polling until then.
         full = self.pending_bad_bytes > MAX_PENDING_BAD_BYTES and self.publisher.reason
@@ -250,7 +250,7 @@ class LeaseSession:
                 ", ".join(str(b.range.partition) for b in wrong),
             )
 
-    def _commit_when_due(self, stop: StopSignal) -> None:
+    def _commit_when_due(self, stop: StopRequest) -> None:
         now, publisher = self.clock.monotonic(), self.publisher
         if not publisher.reason and now - self.requests_read_at >= self.options.checkpoint_every:
             self._follow_requests(stop)
@@ -272,7 +272,7 @@ class LeaseSession:
         due = self.paused or self.publisher.reason != "" or self.pending_bad_bytes > MAX_PENDING_BAD_BYTES
         return due or now - self.committed_at >= pause
 
-    def _follow_requests(self, stop: StopSignal) -> None:
+    def _follow_requests(self, stop: StopRequest) -> None:
         """Pause, resume, or promote a snapshot, as requested."""
         self.requests_read_at = self.clock.monotonic()
         try:
@@ -286,7 +286,7 @@ class LeaseSession:
         if requests.promotion is not None:
             self._promote(requests.promotion, stop)
 
-    def _promote(self, promotion: Promotion, stop: StopSignal) -> None:
+    def _promote(self, promotion: Promotion, stop: StopRequest) -> None:
         """Promote a snapshot and learn the records since it, in one commit."""
         try:
             learner = model_from_snapshot(self.store, self.context.spec, promotion.snapshot)
@@ -329,7 +329,7 @@ class LeaseSession:
         self.publisher.promote(promotion.snapshot)
         self._commit(stop)
 
-    def _keep_lease(self, stop: StopSignal) -> bool:
+    def _keep_lease(self, stop: StopRequest) -> bool:
         """Renew the lease if due; False when `stop` is set."""
         self.context.heartbeat.beat("renewing the lease")
         now = self.clock.monotonic()
@@ -346,7 +346,7 @@ class LeaseSession:
                 log.warning("%s: the store is unavailable, the lease is renewed later: %s", self.name, e)
         return not stop.is_set()
 
-    def _commit(self, stop: StopSignal) -> None:
+    def _commit(self, stop: StopRequest) -> None:
         """Steps 4 and 5, with a snapshot if one was prepared."""
         # Step 4: commit, once it is certain that all records came from this topic.
         if self.journal:
@@ -398,7 +398,7 @@ class LeaseSession:
         with contextlib.suppress(SourceClosedError):
             self.sources.source.commit(self.committed)
 
-    def _write(self, commit: Commit, stop: StopSignal) -> int:
+    def _write(self, commit: Commit, stop: StopRequest) -> int:
         """`Store.commit`, retried while the store is unavailable, for as long as a lease lasts."""
         deadline = self.clock.monotonic() + self.options.lease
         backoff = FIRST_BACKOFF
@@ -418,7 +418,7 @@ class LeaseSession:
                 self.context.mark_up("store")
                 return number
 
-    def _connect(self, stop: StopSignal, unreadable: tuple[BatchRange, ...] = ()) -> bool:
+    def _connect(self, stop: StopRequest, unreadable: tuple[BatchRange, ...] = ()) -> bool:
         """Open a source at the position, and count lost ranges; False when `stop` is set."""
         deleted = self.sources.connect(self.position, stop, self._keep_lease)
         if deleted is None:
@@ -432,7 +432,7 @@ class LeaseSession:
             self._commit(stop)  # the gap is recorded before anything behind it is learned
         return True
 
-    def _skip_unreadable(self, stop: StopSignal, error: CorruptBatchError) -> None:
+    def _skip_unreadable(self, stop: StopRequest, error: CorruptBatchError) -> None:
         """Continue behind an unreadable record batch, if the options allow it and its end is known."""
         self.context.count_error("poll")
         if self.options.on_data_loss != "skip" or error.lost is None:
@@ -445,7 +445,7 @@ class LeaseSession:
         if stop.wait(FIRST_BACKOFF) or not self._connect(stop, (BatchRange(tp, at, until),)):
             self.position[tp] = at  # the next owner decides again
 
-    def _reopen(self, stop: StopSignal, error: SourceError) -> None:
+    def _reopen(self, stop: StopRequest, error: SourceError) -> None:
         """Open a new source at the current position; retries until it succeeds or `stop` is set."""
         self.context.count_error("poll")
         if isinstance(error, BrokerUnreachableError):

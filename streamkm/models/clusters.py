@@ -25,7 +25,7 @@ from streamkm.models.schedule import FORGET_FACTOR, ResolveSchedule
 from streamkm.models.seeding import initial_centroids
 from streamkm.models.validation import frozen
 from streamkm.models.weighted_rows import deviations, moved_share, overlap
-from streamkm.state import Event, Publication, Snapshot
+from streamkm.state import ModelEvent, Publication, Snapshot
 
 MOVE_PENALTY = 0.25
 """Once ids are published, a new solution must also save this share of the cost per share of the mass that changes its
@@ -344,7 +344,7 @@ class Clusters:
         self,
         a: LiveCentroids,
         n_seen: int,
-        events: tuple[Event, ...],
+        events: tuple[ModelEvent, ...],
         detail: Mapping[str, Any],
         within: NDArray[np.float64] | None,
     ) -> None:
@@ -436,7 +436,7 @@ class Clusters:
             stored = params["published"]
             published = LiveCentroids.from_arrays(own, k, d, params["next_id"], spherical=spherical)
             self._born = dict(zip(published.ids.tolist(), stored["born"], strict=True))
-            events = tuple(Event.from_json(e) for e in stored["events"])
+            events = tuple(ModelEvent.from_json(e) for e in stored["events"])
             within = checked_array(own, "deviations", np.float64, (k, d)) if "deviations" in own else None
             self._publish(published, stored["n_seen"], events, stored["detail"], within)
         self._pending, self._prepared = (self._restored(name, arrays, params[name]) for name in ("pending", "prepared"))
