@@ -54,8 +54,8 @@ class DemoError(StreamkmError):
 def demo(seconds: float, rate: int, k: int, picture: str | None) -> None:
     """Cluster sensor readings of the NASA shuttle, streamed into a real Kafka on this machine.
 
-    Starts a local Apache Kafka, `streamkm live` and `streamkm serve`, and shows the clusters. All data is deleted at the
-    end.
+    Starts a local Apache Kafka, `streamkm live` and `streamkm serve`, and shows the clusters. All data is deleted at
+    the end.
     """
     from streamkm.broker import LocalBroker
 

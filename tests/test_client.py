@@ -264,7 +264,7 @@ def test_the_command_adds_columns_to_csv(service):
         ('[1, 2, 3]\n{"amount": 1, "lat": 2}\n', (), "line 2, field lon: is missing"),
         ('{"amount": "1", "lat": 2, "lon": 3}\n', (), 'line 1, field amount: "1" is not a number'),
         ("[1, 2, NaN]\n", (), "line 1: a number that is not finite"),
-        ("[1, 2]\n", (), "line 1: no point"),
+        ("[1, 2]\n", (), "line 1: not a point"),
         ("a,b\n1,2\n", ("--csv",), "line 1: there is no column amount"),
         ("amount,lat,lon\n1,2,3\n1,x,3\n", ("--csv",), "line 3, field lat: lat is not a number: 'x'"),
         ("", ("--csv",), "line 1: no header"),

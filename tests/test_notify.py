@@ -471,7 +471,7 @@ def test_killed_between_delivery_and_note_it_repeats_the_same_ids_and_loses_none
 
 def test_what_cannot_be_told_is_said_before_anything_starts(url):
     for arguments, says in (
-        ((), "there is nobody to tell"),
+        ((), "there is no target"),
         (("--webhook", "https://example.com/"), "there is no secret"),
         (("--to", "orders"), "the topic of the points"),
     ):
