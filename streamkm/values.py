@@ -179,7 +179,7 @@ def positive_half_life(h: HalfLife) -> str | None:
 def parse_names(text: str) -> tuple[str, ...]:
     """Split names at commas; a name that contains one is quoted as in csv.
 
-    >>> names_of('a, b.c,"height, m"'), names_of("")
+    >>> parse_names('a, b.c,"height, m"'), parse_names("")
     (('a', 'b.c', 'height, m'), ())
     """
     if '"' in text:
