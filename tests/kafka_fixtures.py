@@ -15,7 +15,7 @@ from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 
 from streamkm.broker import KAFKA_VERSION, LocalBroker
-from streamkm.broker.properties import SMALL, free_ports
+from streamkm.broker.properties import DEFAULT_PROPERTIES, free_ports
 from streamkm.errors import StreamkmError
 from streamkm.testing import choose_broker
 from waiting import PATIENCE
@@ -55,7 +55,7 @@ def _container() -> Iterator[str]:
         "LISTENER_SECURITY_PROTOCOL_MAP": "CLIENT:PLAINTEXT,INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT",
         **{
             name.replace(".", "_").upper(): value
-            for name, value in (SMALL | FOR_TESTS).items()
+            for name, value in (DEFAULT_PROPERTIES | FOR_TESTS).items()
             if "listener" not in name
         },
     }

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from kafka_fixtures import FOR_TESTS
 from streamkm.broker import LocalBroker
-from streamkm.broker.properties import SMALL, free_ports
+from streamkm.broker.properties import DEFAULT_PROPERTIES, free_ports
 
 USER, PASSWORD = "reader", "a, 'pass' = of many; signs %41"
 _ACCOUNTS = "org.apache.kafka.common.security.plain.PlainLoginModule required"
@@ -69,7 +69,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
     quoted = PASSWORD.replace("\\", "\\\\").replace('"', '\\"')
     login = f'{_ACCOUNTS} user_{USER}="{quoted}";'
     properties = {
-        **SMALL,
+        **DEFAULT_PROPERTIES,
         **FOR_TESTS,
         "listener.security.protocol.map": ",".join(f"{k}:{v}" for k, v in protocols.items())
         + ",INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT",
