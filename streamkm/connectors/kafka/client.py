@@ -11,6 +11,7 @@ import kafka  # type: ignore[import-untyped]
 import kafka.errors as ke  # type: ignore[import-untyped]
 
 from streamkm.connectors.kafka.connection_check import check_reachable
+from streamkm.connectors.kafka.security import resolve_security
 from streamkm.connectors.kafka.sockets import use_large_reads
 from streamkm.errors import (
     BrokerUnreachableError,
@@ -91,6 +92,32 @@ def client_settings(properties: Mapping[str, object]) -> dict[str, Any]:
             )
         settings[key] = _converted(name, key, known[key], value)
     return settings
+
+
+def connection_settings(bootstrap: str, properties: Mapping[str, object] | None, timeout: float) -> dict[str, Any]:
+    """Settings that all clients have in common.
+
+    Parameters
+    ----------
+    bootstrap
+        ``host:port``, several separated by commas.
+    properties
+        The user's properties, by their Kafka names.
+    timeout
+        Maximum duration of a request, and of the search for a first broker, s.
+
+    Raises
+    ------
+    SettingsError
+        A property is unknown or not valid.
+    """
+    milliseconds = int(timeout * 1000)
+    return {
+        **resolve_security(client_settings(properties or {})),
+        "bootstrap_servers": bootstrap.split(","),
+        "bootstrap_timeout_ms": milliseconds,
+        "request_timeout_ms": milliseconds,
+    }
 
 
 def _converted(name: str, key: str, default: object, value: object) -> object:

@@ -20,12 +20,11 @@ from kafka.structs import OffsetAndMetadata  # type: ignore[import-untyped]
 
 from streamkm.connectors.columns import byte_records
 from streamkm.connectors.kafka.background import BackgroundCall, OffsetCommitter
-from streamkm.connectors.kafka.client import admin_settings, client_settings, start_client, translate_error
+from streamkm.connectors.kafka.client import admin_settings, connection_settings, start_client, translate_error
 from streamkm.connectors.kafka.connection_check import check_connection
 from streamkm.connectors.kafka.decompression import MAX_DECOMPRESSED_BYTES, MAX_VALUE_BYTES, DecompressionBuffer
 from streamkm.connectors.kafka.metadata import TopicMetadata, group_conflict, topic_id
 from streamkm.connectors.kafka.record_batches import BatchRecords, RecordColumns, columns, join
-from streamkm.connectors.kafka.security import resolve_security
 from streamkm.connectors.kafka.sockets import SUPPORTED_VERSIONS
 from streamkm.connectors.positions import check_position
 from streamkm.errors import (
@@ -116,13 +115,7 @@ class KafkaSource:
         self._topic = topic
         self._group_id = group_id
         self._timeout_ms = int(request_timeout * 1000)
-        self._settings = {
-            **_CLIENT_DEFAULTS,
-            **resolve_security(client_settings(client or {})),
-            "bootstrap_servers": bootstrap.split(","),
-            "bootstrap_timeout_ms": self._timeout_ms,
-            "request_timeout_ms": self._timeout_ms,
-        }
+        self._settings = _CLIENT_DEFAULTS | connection_settings(bootstrap, client, request_timeout)
         wait = int(self._settings.get("fetch_max_wait_ms", 500))
         self._settings["fetch_max_wait_ms"] = min(wait, self._timeout_ms // 2)
         # Metadata is refreshed regularly: after three refreshes without a response the broker is gone.
