@@ -20,7 +20,7 @@ from streamkm.cells import MISSING, explain_non_number, parse_number
 from streamkm.connectors.files import csv_text, tables
 from streamkm.connectors.files.source import expand
 from streamkm.errors import DataError, StreamkmError
-from streamkm.recompute.collect import Files, collect
+from streamkm.recompute.collect import TableFiles, collect
 from streamkm.service.problems import Problem
 from streamkm.service.tables import read_csv
 
@@ -65,7 +65,7 @@ READ = {
 
 def by_files(tmp_path, text, fields):
     (tmp_path / "a.csv").write_bytes(text)
-    files = Files(expand([str(tmp_path / "a.csv")]), fields)
+    files = TableFiles(expand([str(tmp_path / "a.csv")]), fields)
     return collect(files.rows(), files.fields, line_of=files.line).array
 
 
@@ -156,7 +156,7 @@ def test_rows_are_those_of_pythons_csv_module(tmp_path_factory, rows, block):
         plain = csv_text.Dialect(",", blanks=False, names=("x", "y"), unnamed=(), width=2, first=4, first_line=2)
         patch.setattr(csv_text, "detect", lambda *_, **__: plain)
         try:
-            files = Files(expand([str(path)]), ["x", "y"])
+            files = TableFiles(expand([str(path)]), ["x", "y"])
             got = [row for r in files.rows() for row in zip(r.columns["x"], r.columns["y"], strict=True)]
         except StreamkmError as error:
             # Too many cells in a row, or a quote that is open at the end.
@@ -182,11 +182,11 @@ def test_a_packed_file_is_read_like_any_other(tmp_path, monkeypatch, memory):
     text = "x,y\n" + "".join(f"{i},{i * i}\n" for i in range(500))
     path = tmp_path / "a.csv.gz"
     path.write_bytes(gzip.compress(text.encode()))
-    files = Files(expand([str(tmp_path)]), ["x", "y"])
+    files = TableFiles(expand([str(tmp_path)]), ["x", "y"])
     assert collect(files.rows(), files.fields).array.tolist() == [[i, i * i] for i in range(500)]
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(StreamkmError, match="ends in the middle"):
-        collect(Files(expand([str(path)]), ["x", "y"]).rows(), ["x", "y"])
+        collect(TableFiles(expand([str(path)]), ["x", "y"]).rows(), ["x", "y"])
 
 
 @pytest.mark.parametrize(
@@ -332,6 +332,6 @@ def test_blocks_of_many_sizes_give_the_same_lines(tmp_path, monkeypatch):
     expected = list(itertools.accumulate((2 if i % 3 else 1 for i in range(60)), initial=2))[:-1]
     for block in (20, 77, 1 << 20):
         monkeypatch.setattr(tables, "BLOCK_BYTES", block)
-        files = Files(expand([str(tmp_path / "a.csv")]), ["x"])
+        files = TableFiles(expand([str(tmp_path / "a.csv")]), ["x"])
         (records, *_) = files.rows()
         assert [files.line(records.partition, row) for row in range(60)] == expected

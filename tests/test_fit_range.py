@@ -19,7 +19,7 @@ from streamkm.connectors.files.source import expand
 from streamkm.errors import SettingsError
 from streamkm.recompute import plot
 from streamkm.recompute.collect import CollectedPoints, TableFiles, collect
-from streamkm.recompute.k_range import MOST, fit_range
+from streamkm.recompute.k_range import MAX_K, fit_range
 from streamkm.recompute.outputs import write_labels
 from streamkm.recompute.pointfile import PointFile
 from test_fit import _logs_as_they_are, blobs, fit, frame_of  # noqa: F401  # the first is a fixture
@@ -95,8 +95,8 @@ def test_as_many_clusters_as_distinct_rows_and_more_are_no_error():
 
 
 def test_a_range_has_an_end():
-    with pytest.raises(SettingsError, match=f"up to {MOST}"):
-        fit_range(collected(blobs()), 2, MOST + 1)
+    with pytest.raises(SettingsError, match=f"up to {MAX_K}"):
+        fit_range(collected(blobs()), 2, MAX_K + 1)
 
 
 def test_the_command_shows_each_k_and_writes_the_suggested_one(tmp_path):

@@ -15,7 +15,7 @@ import fit_process
 from streamkm.errors import DataError, SettingsError, StateError
 from streamkm.models.exact.estimator import ExactKMeans
 from streamkm.recompute import fitting
-from streamkm.recompute.fitting import Progress, fit_points
+from streamkm.recompute.fitting import FitProgress, fit_points
 from streamkm.recompute.pointfile import PointFile
 
 pytestmark = pytest.mark.filterwarnings("ignore:the fit had not converged")
@@ -104,7 +104,7 @@ def test_sizes_spreads_labels_and_distances_are_those_of_the_points():
 def test_progress_tells_what_the_trace_holds(memory):
     X, told = blobs(40_000, 3, 15).astype(np.float32), []
     fitted = fit_points(X, n_clusters=15, n_init=2, memory=memory, trace=True, on_progress=told.append)
-    again: list[Progress] = []
+    again: list[FitProgress] = []
     fit_points(X, n_clusters=15, n_init=2, memory=memory, on_progress=again.append)
     assert [(p.run, p.iteration, p.moved, p.rows_read) for p in told] == [
         (p.run, p.iteration, p.moved, p.rows_read) for p in again
@@ -117,7 +117,7 @@ def test_progress_tells_what_the_trace_holds(memory):
 
 
 def test_no_iteration_reads_a_point_twice_and_late_ones_skip_most(tmp_path):
-    told: list[Progress] = []
+    told: list[FitProgress] = []
     file = write(tmp_path / "p", blobs(60_000, 2, 12, spread=0.05).astype(np.float32))
     fit_points(file, n_clusters=12, max_iter=400, memory=LITTLE, on_progress=told.append)
     assert told[-1].moved == 0

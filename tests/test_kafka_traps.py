@@ -43,7 +43,7 @@ def open_source(request: pytest.FixtureRequest) -> Iterator[Open]:
     with contextlib.ExitStack() as stack:
 
         def build(bootstrap: str, topic: str, **options: Any) -> KafkaSource:
-            source = KafkaSource(bootstrap, topic, plain=request.param == "plain", **options)
+            source = KafkaSource(bootstrap, topic, public_api_only=request.param == "plain", **options)
             stack.callback(source.close)
             return source
 
@@ -121,8 +121,8 @@ def test_a_poll_after_a_broken_batch_never_spins(own_broker: tuple[LocalBroker, 
     assert broken.value.where == f"{topic}-0@3"
     assert broken.value.hint.startswith("Restore the partition")
     # kafka-python itself does not say where the next batch begins.
-    assert (broken.value.lost or ())[:3] == ((topic, 0, 3) if source.fast else ())
-    assert ("--on-data-loss skip" in broken.value.hint) == source.fast
+    assert (broken.value.lost or ())[:3] == ((topic, 0, 3) if source.columnar else ())
+    assert ("--on-data-loss skip" in broken.value.hint) == source.columnar
     for _ in range(2):
         with pytest.raises(CorruptBatchError, match=f"{topic}-0@3"):
             within(5.0, lambda: source.poll(0.1, 100))

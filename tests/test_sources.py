@@ -113,8 +113,8 @@ def _kafka(request: pytest.FixtureRequest, plain: bool) -> Setting:
     name, expected = request.getfixturevalue("everything")
 
     def open_source() -> KafkaSource:
-        source = KafkaSource(bootstrap, name, group_id="checks", plain=plain)
-        assert source.fast is not plain
+        source = KafkaSource(bootstrap, name, group_id="checks", public_api_only=plain)
+        assert source.columnar is not plain
         return source
 
     return Setting(open_source, expected)

@@ -232,7 +232,7 @@ def test_a_committer_gives_up_in_time_when_nobody_takes_it():
 def test_an_unknown_version_of_kafka_python_is_read_record_by_record(bootstrap, topic, monkeypatch, caplog):
     monkeypatch.setattr(kafka, "__version__", "3.0.99")
     with contextlib.closing(KafkaSource(bootstrap, topic(1))) as source:
-        assert not source.fast
+        assert not source.columnar
     assert "3.0.99" in caplog.text
 
 

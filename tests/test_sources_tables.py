@@ -22,7 +22,7 @@ from streamkm import ExactKMeans, OnlineKMeans
 from streamkm.client.requests import points_of_table
 from streamkm.connectors import FileSource
 from streamkm.connectors.files import frames, tables
-from streamkm.connectors.files.panics import quiet
+from streamkm.connectors.files.panics import suppress_panic_output
 from streamkm.connectors.files.source import expand
 from streamkm.errors import BadRecordsError, DataError, FileFormatError, SettingsError, StreamkmError
 from streamkm.recompute import collect as collecting
@@ -217,7 +217,7 @@ def test_a_panic_is_our_error_and_leaves_nothing_on_standard_error(tmp_path, mon
     with pytest.raises(FileFormatError, match=r"a\.parquet: it is not parquet.*: assertion failed"):
         points(tmp_path / "a.parquet")
     assert capfd.readouterr().err == ""
-    with quiet():
+    with suppress_panic_output():
         os.write(2, b"what is said without a panic is passed on")
     assert capfd.readouterr().err == "what is said without a panic is passed on"
 
