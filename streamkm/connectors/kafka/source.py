@@ -185,9 +185,9 @@ class KafkaSource:
     def offsets_at(self, seconds: float) -> Position:
         """For each partition the offset of the first record at or after a time, s since the epoch, or else its end."""
         partitions = self.partitions()
-        asked = {kafka.TopicPartition(*tp): max(0, math.ceil(seconds * 1000)) for tp in partitions}
+        timestamps = {kafka.TopicPartition(*tp): max(0, math.ceil(seconds * 1000)) for tp in partitions}
         with self._translated_errors("asking for offsets by time"):
-            found = self._consumer.offsets_for_times(asked, timeout_ms=self._timeout_ms)
+            found = self._consumer.offsets_for_times(timestamps, timeout_ms=self._timeout_ms)
         end = self._bounds("end", partitions)
         at = {tp: found.get(kafka.TopicPartition(*tp)) for tp in partitions}
         return {tp: end[tp] if o is None or o.offset < 0 else min(int(o.offset), end[tp]) for tp, o in at.items()}

@@ -116,7 +116,7 @@ class KafkaTransactionalWriter:
 
     def committed(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, CommittedOffset]:
         """The group's committed position, without partitions that have none. Waits for transactions that are ending."""
-        ours = [kafka.TopicPartition(*tp) for tp in partitions]
+        kafka_partitions = [kafka.TopicPartition(*tp) for tp in partitions]
         milliseconds = int(self._timeout * 1000)
         with self._translated_errors("asking for the group's position"):
             # An admin client does not wait for transactions that are ending; a read-committed consumer does.
@@ -129,9 +129,11 @@ class KafkaTransactionalWriter:
             )
             try:
                 if kafka.__version__ in SUPPORTED_VERSIONS:  # one request for all partitions
-                    found = consumer._coordinator.fetch_committed_offsets(ours, timeout_ms=milliseconds)  # noqa: SLF001
+                    found = consumer._coordinator.fetch_committed_offsets(kafka_partitions, timeout_ms=milliseconds)  # noqa: SLF001
                 else:
-                    found = {tp: consumer.committed(tp, metadata=True, timeout_ms=milliseconds) for tp in ours}
+                    found = {
+                        tp: consumer.committed(tp, metadata=True, timeout_ms=milliseconds) for tp in kafka_partitions
+                    }
             finally:
                 with contextlib.suppress(Exception):
                     consumer.close(autocommit=False)
