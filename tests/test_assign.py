@@ -157,7 +157,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(assignments, "POLL_SECONDS", 0.01)
 
 
-def test_each_point_is_told_where_it_came_from_and_where_it_belongs():
+def test_each_record_gets_its_origin_and_cluster():
     store = open_store("memory://")
     published(store, {"kind": "memory"})
     values: list[list[bytes | None]] = [[b'{"x": 1, "y": 0}', b"no json", None, b'{"x": 10, "y": 13}'], [b"[1]"]]
@@ -176,7 +176,7 @@ def test_each_point_is_told_where_it_came_from_and_where_it_belongs():
     assert ledger.topics == {"out": 2}
 
 
-def test_key_and_timestamp_are_those_of_the_record():
+def test_key_and_timestamp_are_copied_from_the_record():
     store = open_store("memory://")
     snapshot = published(store, {"kind": "memory"})
     raw = [RawRecord(TP, 5, 1234, b"k", b"[1, 2]"), RawRecord(TP, 6, -1, None, b"[3, 4]")]
@@ -207,7 +207,7 @@ def test_assignments_are_what_the_service_answers(distance):
         assert [one[name] for one in written] == [x if np.isfinite(x) else None for x in expected.tolist()]
 
 
-def test_it_waits_for_the_first_snapshot_and_takes_each_newer_one():
+def test_it_waits_for_the_first_snapshot_and_uses_newer_ones():
     store = open_store("memory://")
     writer = Writer(store, spec_of({"kind": "memory"}))
     assigner, ledger = world([[b"[0, 1]"] * 3], store, batch_size=1)
@@ -349,7 +349,7 @@ MOVED = {
 
 @pytest.mark.parametrize("mark", MOVED.values(), ids=MOVED)
 @pytest.mark.parametrize(("start", "first"), [(None, None), ("committed", 4), ("beginning", 0), ("end", 9)])
-def test_a_position_that_somebody_has_moved_is_believed_only_where_that_is_wanted(
+def test_a_position_changed_by_another_program_is_used_only_on_request(
     mark: CommittedOffset, start: str | None, first: int | None
 ) -> None:
     store = open_store("memory://")
@@ -369,7 +369,7 @@ def test_a_position_that_somebody_has_moved_is_believed_only_where_that_is_wante
     assert note == {"model": "m", "target": "out", "epoch": note["epoch"], "count": 9 - first, "offset": 9}
 
 
-def test_epochs_and_counts_go_on_and_a_name_in_use_is_refused() -> None:
+def test_epochs_and_counts_continue_and_a_name_in_use_is_rejected() -> None:
     store = open_store("memory://")
     published(store, {"kind": "memory"})
     (tp,) = Confirming.from_values([[b"[1, 0]"]]).partitions()

@@ -103,7 +103,7 @@ def test_properties_of_the_caller_take_effect(broker):
     assert configs["auto.create.topics.enable"]["value"] == "false"
 
 
-def test_a_topic_that_kafka_refuses_is_named(broker):
+def test_a_topic_that_kafka_rejects_is_named(broker):
     with pytest.raises(LocalBrokerError, match="no/slashes: The topic cannot be created"):
         broker.create_topic("no/slashes")
 
@@ -182,7 +182,7 @@ def test_a_broker_that_dies_says_what_it_logged_last():
 
 
 @pytest.mark.parametrize("name", sorted(RESERVED_PROPERTIES))
-def test_properties_that_the_broker_owns_are_refused(name):
+def test_reserved_properties_are_rejected(name):
     with pytest.raises(SettingsError, match=name):
         LocalBroker(properties={name: "1"})
 
@@ -244,7 +244,7 @@ def test_the_broker_ends_with_its_parent_even_when_that_is_killed():
 
 
 @pytest.mark.parametrize("args", [["--property", "x"], ["--topic", "a:0"], ["--topic", ":3"], ["--port", "70000"]])
-def test_wrong_options_are_refused(args):
+def test_invalid_options_are_rejected(args):
     done = subprocess.run(
         [sys.executable, "-m", "consumers", "broker", *args], capture_output=True, text=True, check=False
     )
@@ -377,7 +377,7 @@ def test_a_topic_of_the_fixture_has_its_partitions_and_configs(bootstrap, admin,
     }
 
 
-def test_a_named_broker_goes_first_and_a_wrong_wish_is_refused(monkeypatch):
+def test_a_named_broker_takes_precedence_and_an_invalid_choice_is_rejected(monkeypatch):
     environ = {"STREAMKM_TEST_BOOTSTRAP": "kafka:9092"}
     assert choose_broker(environ).detail == "kafka:9092"
     assert choose_broker({**environ, "STREAMKM_TEST_BROKER": "local"}).kind == "local"

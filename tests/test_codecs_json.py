@@ -289,7 +289,7 @@ def test_nothing_gives_nothing():
         (["x"], {"max_bytes": 0}),
     ],
 )
-def test_settings_that_cannot_be_meant_are_refused(fields, options):
+def test_invalid_settings_are_rejected(fields, options):
     with pytest.raises(SettingsError):
         JsonCodec(fields, **options)
 
@@ -303,7 +303,7 @@ def test_a_spec_makes_the_codec_again():
 
 
 @pytest.mark.parametrize("spec", [{}, {"kind": "xml"}, {"kind": "json"}, {"kind": "json", "fields": ["x"], "wat": 1}])
-def test_a_spec_of_no_codec_is_refused(spec):
+def test_an_invalid_codec_spec_is_rejected(spec):
     with pytest.raises(SettingsError):
         make_codec(spec)
 

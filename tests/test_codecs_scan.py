@@ -341,7 +341,7 @@ def test_the_order_of_keys_does_not_matter_from_record_to_record():
     assert scan(values, ("p", "q"), 2) == [(OBJECT, [one, two])] * len(values)
 
 
-def test_null_values_and_long_records_are_told_apart():
+def test_null_values_and_long_records_are_distinguished():
     assert [k for k, _ in scan([None, b"[1]", b"[1]    "], ("x",), 1, max_bytes=4)] == [NULL, ARRAY, UNSURE]
 
 

@@ -120,7 +120,7 @@ REFUSED = {
 
 @pytest.mark.parametrize(("text", "says"), REFUSED.values(), ids=REFUSED)
 @pytest.mark.parametrize("reader", READERS.values(), ids=READERS)
-def test_what_is_no_point_is_refused_in_words_by_all(tmp_path, text, says, reader):
+def test_invalid_points_are_rejected_with_a_reason_by_all_readers(tmp_path, text, says, reader):
     raw = text if isinstance(text, bytes) else text.encode()
     if reader is by_service and (text == "" or says.startswith("no header")):
         assert reader(tmp_path, raw, ["x", "y"]).shape == (raw.count(b"\n"), 2)  # there a header may be left out
@@ -208,7 +208,7 @@ def test_a_packed_file_is_read_like_any_other(tmp_path, monkeypatch, memory):
         ("x" * 1000, "text"),
     ],
 )
-def test_why_a_text_is_no_number_is_told(text, reason):
+def test_the_reason_why_a_text_is_not_a_number(text, reason):
     assert parse_number(text) is None
     assert explain_non_number(text) == reason
 

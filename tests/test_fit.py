@@ -311,7 +311,7 @@ def test_rows_that_are_skipped_are_counted_shown_and_keep_their_place_in_the_lab
         fit(*paths, "--k", 5, *arguments[2:])
 
 
-def test_exit_statuses_tell_errors_apart_and_nothing_is_written(tmp_path):
+def test_errors_have_their_exit_statuses_and_nothing_is_written(tmp_path):
     (tmp_path / "p.csv").write_text("a\n1\noops\n3\n4\n")
     out = tmp_path / "c.json"
     for path, status, said in (("p.csv", 6, "row 1, column 'a'"), ("nowhere.csv", 3, "nowhere.csv")):

@@ -101,7 +101,7 @@ def test_sizes_spreads_labels_and_distances_are_those_of_the_points():
 
 
 @pytest.mark.parametrize("memory", [None, LITTLE])
-def test_progress_tells_what_the_trace_holds(memory):
+def test_progress_agrees_with_the_trace(memory):
     X, told = blobs(40_000, 3, 15).astype(np.float32), []
     fitted = fit_points(X, n_clusters=15, n_init=2, memory=memory, trace=True, on_progress=told.append)
     again: list[FitProgress] = []
@@ -223,7 +223,7 @@ def test_a_fit_that_was_interrupted_goes_on(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "change", [{"n_clusters": 3}, {"seed": 1}, {"tol": 0.1}, {"max_iter": 5}, {"init": "random"}, {"weights": True}]
 )
-def test_a_checkpoint_of_another_fit_is_refused(tmp_path, change):
+def test_a_checkpoint_of_another_fit_is_rejected(tmp_path, change):
     X, checkpoint = blobs(500, 2, 4), tmp_path / "checkpoint"
     fit_points(X, n_clusters=4, checkpoint=checkpoint)
     changed = {"n_clusters": 4, **change}
@@ -236,7 +236,7 @@ def test_a_checkpoint_of_another_fit_is_refused(tmp_path, change):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
-def test_what_is_no_checkpoint_is_refused(tmp_path, share):
+def test_an_invalid_checkpoint_is_rejected(tmp_path, share):
     X, checkpoint = blobs(500, 2, 4), tmp_path / "checkpoint"
     fit_points(X, n_clusters=4, checkpoint=checkpoint)
     whole = checkpoint.read_bytes()
@@ -246,7 +246,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path, share):
     assert caught.value.hint == "Delete it to start again"
 
 
-def test_a_disk_without_room_is_an_error_and_not_a_crash(tmp_path):
+def test_a_full_disk_is_an_error_and_not_a_crash(tmp_path):
     file = write(tmp_path / "p", blobs(60_000, 4, 4))
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (LITTLE // 2, before[1]))
@@ -275,11 +275,11 @@ def test_a_disk_without_room_is_an_error_and_not_a_crash(tmp_path):
         (np.ones((9, 2)), {"seed": -1}, SettingsError, "seed"),
     ],
 )
-def test_what_cannot_be_fitted_is_refused(X, settings, error, message):
+def test_invalid_arguments_are_rejected(X, settings, error, message):
     with pytest.raises(error, match=message):
         fit_points(X, **{"n_clusters": 4, **settings})
 
 
-def test_an_empty_file_is_refused(tmp_path: Path):
+def test_an_empty_file_is_rejected(tmp_path: Path):
     with pytest.raises(DataError, match="n_samples=0"):
         fit_points(write(tmp_path / "p", np.empty((0, 2))), n_clusters=1)

@@ -53,7 +53,7 @@ def heartbeat_of_a_share_group(bootstrap: str, group: str, topic: str) -> int:
     return int(error)
 
 
-def test_records_that_a_stranger_has_committed_are_not_left_out_in_silence(secured: Secured) -> None:
+def test_offsets_committed_by_another_program_do_not_skip_records_silently(secured: Secured) -> None:
     bootstrap, topic = secured.plain, f"t-{uuid.uuid4().hex[:8]}"
     store = open_store("memory://")
     published(store, {"kind": "memory"})
@@ -82,7 +82,7 @@ def test_records_that_a_stranger_has_committed_are_not_left_out_in_silence(secur
     assert len(out) == 900
 
 
-def test_a_share_group_of_the_name_is_named_as_such(secured: Secured, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_share_group_of_the_name_is_reported(secured: Secured, caplog: pytest.LogCaptureFixture) -> None:
     bootstrap, topic = secured.plain, f"t-{uuid.uuid4().hex[:8]}"
     store = open_store("memory://")
     published(store, {"kind": "memory"})

@@ -223,7 +223,7 @@ def test_what_retention_took_is_lost_at_seek(bootstrap: str, topic: Any, admin: 
     assert len(values(source)) == 3
 
 
-def test_what_retention_takes_while_reading_is_lost_and_never_skipped(
+def test_records_deleted_while_reading_are_an_error_and_never_skipped(
     bootstrap: str, topic: Any, admin: Any, open_source: Open
 ) -> None:
     name = topic(1)
@@ -243,7 +243,7 @@ def test_what_retention_takes_while_reading_is_lost_and_never_skipped(
         source.poll(0.1, 10)
 
 
-def test_a_topic_made_anew_has_another_identity_and_old_positions_are_lost(
+def test_a_recreated_topic_has_another_identity_and_old_positions_are_lost(
     bootstrap: str, topic: Any, admin: Any, open_source: Open
 ) -> None:
     name = topic(1)

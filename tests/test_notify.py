@@ -98,7 +98,7 @@ def hook() -> Iterator[Hook]:
 
 
 @pytest.fixture
-def told_world() -> tuple[Any, Writer]:
+def world_with_events() -> tuple[Any, Writer]:
     store = open_store("memory://")
     return store, Writer(store)
 
@@ -161,7 +161,7 @@ def test_the_example_of_the_specification_is_right():
         ({"webhook-signature": None}, "no header webhook-signature"),
     ],
 )
-def test_what_is_not_from_the_sender_is_refused(change, says):
+def test_a_message_that_the_sender_did_not_sign_is_rejected(change, says):
     headers = {"webhook-id": "m/1/0", "webhook-timestamp": "1000", "webhook-signature": sign(KEY, "m/1/0", 1000, b"{}")}
     assert verify(SECRET, headers, b"{}", 1000.0) == "m/1/0"
     changed = {k: v for k, v in {**headers, **change}.items() if v is not None}
@@ -171,7 +171,7 @@ def test_what_is_not_from_the_sender_is_refused(change, says):
         verify(SECRET, headers, b"{ }", 1000.0)
 
 
-def test_while_a_secret_takes_the_place_of_another_both_are_good():
+def test_during_a_rotation_both_secrets_are_valid():
     new = "whsec_" + base64.b64encode(bytes(32)).decode()
     headers = {"webhook-id": "a", "webhook-timestamp": "5", "webhook-signature": sign(KEY, "a", 5, b"")}
     assert verify(f"{new} {SECRET}", headers, b"", 5.0) == "a"
@@ -182,7 +182,7 @@ def test_while_a_secret_takes_the_place_of_another_both_are_good():
 @pytest.mark.parametrize(
     "secret", ["", "whsec_", "whsec_???", "hunter2", "whsec_" + base64.b64encode(b"short").decode()]
 )
-def test_a_secret_that_is_none_is_an_error_that_does_not_show_it(secret):
+def test_an_invalid_secret_is_an_error_that_does_not_show_it(secret):
     with pytest.raises(SettingsError) as e:
         WebhookTarget("https://example.com/", Secret(secret))
     assert e.value.where == "webhook_secret"
@@ -200,7 +200,7 @@ def test_a_secret_that_is_none_is_an_error_that_does_not_show_it(secret):
         ("https://user:hunter2@example.com/", "contains a user or a password"),
     ],
 )
-def test_addresses_that_are_not_safe_are_refused(url, says):
+def test_unsafe_addresses_are_rejected(url, says):
     with pytest.raises(SettingsError, match=says) as e:
         WebhookTarget(url, SECRET)
     assert "hunter2" not in str(e.value)
@@ -215,8 +215,8 @@ def test_addresses_that_are_safe_are_taken(url):
         assert len(target.name) < 100
 
 
-def test_a_webhook_that_fails_and_sleeps_gets_everything_once_it_takes_it(told_world, hook, caplog):
-    store, writer = told_world
+def test_a_failing_webhook_gets_all_events_once_it_recovers(world_with_events, hook, caplog):
+    store, writer = world_with_events
     caplog.set_level(logging.INFO, "streamkm")
     writer.commit(events=(BIRTH, MERGE))
     writer.commit()
@@ -254,8 +254,8 @@ def test_a_webhook_that_fails_and_sleeps_gets_everything_once_it_takes_it(told_w
     assert SECRET not in caplog.text
 
 
-def test_a_target_that_is_gone_is_told_nothing_more_and_others_are(told_world, hook, caplog):
-    store, writer = told_world
+def test_a_target_that_is_gone_gets_no_more_events_and_others_do(world_with_events, hook, caplog):
+    store, writer = world_with_events
     writer.commit(events=(BIRTH,))
     hook.answers = [410]
     inbox = Inbox()
@@ -266,8 +266,8 @@ def test_a_target_that_is_gone_is_told_nothing_more_and_others_are(told_world, h
     assert len(hook.requests) == 1
 
 
-def test_when_all_targets_are_gone_it_ends(told_world):
-    store, writer = told_world
+def test_it_ends_when_all_targets_are_gone(world_with_events):
+    store, writer = world_with_events
     writer.commit(events=(BIRTH,))
     inbox = Inbox()
     inbox.fail = [TargetGoneError("gone")]
@@ -277,8 +277,8 @@ def test_when_all_targets_are_gone_it_ends(told_world):
     assert not inbox.open
 
 
-def test_a_slow_target_holds_up_nobody(told_world, hook):
-    store, writer = told_world
+def test_a_slow_target_delays_no_other(world_with_events, hook):
+    store, writer = world_with_events
     hook.answers = [SILENCE]
     inbox, slow = Inbox(), WebhookTarget(hook.url, SECRET, timeout=PATIENCE)
     with telling(store, slow, inbox):
@@ -315,8 +315,8 @@ def test_a_delivery_has_one_time_out_however_its_steps_trickle():
         thread.join(PATIENCE)
 
 
-def test_a_new_target_starts_now_or_at_the_beginning(told_world):
-    store, writer = told_world
+def test_a_new_target_starts_now_or_at_the_beginning(world_with_events):
+    store, writer = world_with_events
     writer.commit(events=(BIRTH,))
     now, beginning = Inbox("now"), Inbox("beginning")
     with telling(store, now, start="now"), telling(store, beginning):
@@ -331,8 +331,8 @@ def test_a_new_target_starts_now_or_at_the_beginning(told_world):
         wait_until(lambda: again.ids() == ["3.0"])
 
 
-def test_a_target_of_a_model_without_snapshots_misses_none(told_world):
-    store, writer = told_world
+def test_a_target_of_a_model_without_snapshots_misses_none(world_with_events):
+    store, writer = world_with_events
     inbox = Inbox()
     looks, plain = [], store.snapshots
     store.snapshots = lambda *arguments, **named: looks.append(1) or plain(*arguments, **named)
@@ -342,8 +342,8 @@ def test_a_target_of_a_model_without_snapshots_misses_none(told_world):
         wait_until(lambda: inbox.ids() == ["1.0"])
 
 
-def test_events_of_one_snapshot_are_not_repeated_because_the_last_one_failed(told_world):
-    store, writer = told_world
+def test_events_of_one_snapshot_are_not_repeated_because_the_last_one_failed(world_with_events):
+    store, writer = world_with_events
     writer.commit(events=(BIRTH, MERGE))
     inbox = Inbox()
     deliver = inbox.deliver
@@ -361,8 +361,8 @@ def test_events_of_one_snapshot_are_not_repeated_because_the_last_one_failed(tol
     assert inbox.ids() == ["1.0", "1.1"]
 
 
-def test_many_snapshots_come_in_order(told_world):
-    store, writer = told_world
+def test_many_snapshots_come_in_order(world_with_events):
+    store, writer = world_with_events
     for i in range(250):
         writer.commit(events=(BIRTH,) if i % 2 else ())
     inbox = Inbox()
@@ -371,8 +371,8 @@ def test_many_snapshots_come_in_order(told_world):
     assert inbox.ids() == [f"{i}.0" for i in range(2, 251, 2)]
 
 
-def test_what_retention_removed_is_counted_in_the_log(told_world, caplog):
-    store, writer = told_world
+def test_what_retention_removed_is_counted_in_the_log(world_with_events, caplog):
+    store, writer = world_with_events
     for _ in range(10):
         writer.commit(events=(BIRTH,))
 
@@ -426,8 +426,8 @@ class Mailbox:
         pass
 
 
-def test_a_topic_gets_each_event_with_its_id(told_world):
-    store, writer = told_world
+def test_a_topic_gets_each_event_with_its_id(world_with_events):
+    store, writer = world_with_events
     writer.commit(events=(BIRTH, MERGE))
     mailbox = Mailbox()
     with telling(store, TopicTarget("events", mailbox.open)):
@@ -450,7 +450,7 @@ def url(tmp_path: Path) -> str:
     return found
 
 
-def test_killed_between_delivery_and_note_it_repeats_the_same_ids_and_loses_none(url, hook, tmp_path):
+def test_killed_between_delivery_and_progress_it_repeats_the_same_ids_and_loses_none(url, hook, tmp_path):
     command = ["notify", "orders", "--webhook", hook.url, "--store", url, "--from", "beginning"]
     env = {"STREAMKM_WEBHOOK_SECRET": str(SECRET)}
     with program(tmp_path / "log", *command, env=env, script=Path(__file__).with_name("mortal_notify.py")) as p:
@@ -469,7 +469,7 @@ def test_killed_between_delivery_and_note_it_repeats_the_same_ids_and_loses_none
     assert "secret-path" not in (tmp_path / "log").read_text()
 
 
-def test_what_cannot_be_told_is_said_before_anything_starts(url):
+def test_invalid_targets_are_reported_before_the_start(url):
     for arguments, says in (
         ((), "there is no target"),
         (("--webhook", "https://example.com/"), "there is no secret"),
@@ -504,7 +504,7 @@ def test_events_reach_a_real_topic(url, bootstrap, topic, tmp_path):
         admin.delete_topics([out])
 
 
-def test_the_receiver_of_the_docs_takes_what_is_signed_and_nothing_else(monkeypatch, capsys):
+def test_the_receiver_in_the_docs_accepts_only_signed_messages(monkeypatch, capsys):
     docs = (Path(__file__).parents[1] / "docs" / "outputs.md").read_text()
     (code,) = (part for part in re.findall(r"```python\n(.*?)```", docs, re.DOTALL) if "verify" in part)
     names: dict[str, Any] = {}

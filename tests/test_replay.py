@@ -106,7 +106,7 @@ def test_places_are_pinned_to_offsets(start, stop, expected):
         ("offset:9", "offset:9", "there are no records"),
     ],
 )
-def test_what_is_no_place_is_refused(start, stop, message):
+def test_an_invalid_position_is_rejected(start, stop, message):
     with pytest.raises(SettingsError, match=message):
         resolve_span(source(), start, stop, lambda _: {}, now=START)
 
@@ -210,7 +210,7 @@ def test_what_cannot_be_read_ends_it_or_is_passed_over_and_kept_on_record(tmp_pa
     np.testing.assert_array_equal(rows, [value(i) for i in kept])
 
 
-def test_an_archive_of_other_points_is_refused(tmp_path):
+def test_an_archive_with_other_contents_is_rejected(tmp_path):
     Archive(tmp_path, CONTENTS).fill(whole(100), source, make_codec(CODEC))
     with pytest.raises(SettingsError, match="has other contents"):
         Archive(tmp_path, {**CONTENTS, "fields": ["x"]})
@@ -272,7 +272,7 @@ def test_a_fit_may_start_from_clusters_that_are_known(store, tmp_path, init):
     assert found.detail["cost"] == pytest.approx(replay(store, tmp_path / "2").detail["cost"], rel=1e-9)
 
 
-def test_a_start_of_another_k_is_refused(store, tmp_path):
+def test_initial_centroids_with_another_k_are_rejected(store, tmp_path):
     with pytest.raises(SettingsError, match="has 3 clusters, not 4"):
         replay(store, tmp_path, dataclasses.replace(CHOICE, k=4, init="live"))
 
@@ -376,7 +376,7 @@ class Dying(MemorySource):
 # Comparing
 
 
-def test_a_comparison_tells_what_moved_and_which_points_change(store, tmp_path):
+def test_a_comparison_has_moved_clusters_and_changed_points(store, tmp_path):
     live = store.snapshot("m")
     moved = dataclasses.replace(
         live,

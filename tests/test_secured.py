@@ -62,7 +62,7 @@ def properties(broker: Secured, more: dict[str, str] | None) -> dict[str, str]:
 
 @pytest.mark.kafka
 @pytest.mark.parametrize("case", REFUSED)
-def test_why_a_broker_does_not_let_us_in_is_said_without_waiting(secured: Secured, case: str) -> None:
+def test_why_a_broker_refuses_a_connection_is_reported_without_waiting(secured: Secured, case: str) -> None:
     listener, more, words = REFUSED[case]
     before = threading.active_count()
     with pytest.raises(BrokerRefusedError, match=words) as refused:
@@ -73,7 +73,7 @@ def test_why_a_broker_does_not_let_us_in_is_said_without_waiting(secured: Secure
 
 
 @pytest.mark.kafka
-def test_writers_say_it_too_and_the_second_of_two_brokers_may_let_us_in(secured: Secured) -> None:
+def test_writers_report_it_too_and_a_second_broker_may_accept(secured: Secured) -> None:
     wrong = secured.login(**{"sasl.password": "wrong"})
     with pytest.raises(BrokerRefusedError, match="login failed"):
         KafkaWriter(secured.sasl, client=wrong, timeout=FOR_EVER)
@@ -88,7 +88,7 @@ def test_writers_say_it_too_and_the_second_of_two_brokers_may_let_us_in(secured:
 @pytest.mark.parametrize(
     ("listener", "protocol"), [("sasl", "SASL_PLAINTEXT"), ("sasl_tls", "sasl_ssl"), ("tls", "SSL")]
 )
-def test_who_brings_what_is_wanted_reads(secured: Secured, listener: str, protocol: str) -> None:
+def test_valid_credentials_can_read(secured: Secured, listener: str, protocol: str) -> None:
     client = properties(secured, {"security.protocol": protocol})
     client = client if protocol != "SSL" else {k: v for k, v in client.items() if not k.startswith("sasl")}
     with contextlib.closing(KafkaSource(getattr(secured, listener), "points", client=client)) as source:
@@ -104,7 +104,7 @@ def deaf() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("protocol", ["PLAINTEXT", "SSL"])
-def test_who_waits_for_a_broker_leaves_when_told(deaf: str, protocol: str) -> None:
+def test_waiting_for_a_broker_can_be_stopped(deaf: str, protocol: str) -> None:
     looks = iter(range(100))
     with pytest.raises(BrokerUnreachableError, match="stopped while waiting"):
         KafkaSource(
@@ -186,7 +186,7 @@ def test_no_log_of_a_login_holds_the_password_or_unasked_what_libraries_send(
 
 
 @pytest.mark.kafka
-def test_a_login_that_fails_is_told_without_its_password(secured: Secured, tmp_path: Path) -> None:
+def test_a_failed_login_is_reported_without_its_password(secured: Secured, tmp_path: Path) -> None:
     login = secured.login(**{"sasl.password": "pass-9-word"})
     properties = [text for name, value in login.items() for text in ("--kafka-property", f"{name}={value}")]
     at = ("--store", f"sqlite:///{tmp_path}/s.db", "--bootstrap", secured.sasl, *properties)

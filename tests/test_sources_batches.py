@@ -258,7 +258,7 @@ def test_in_pieces_and_with_restarts_inside_of_batches_the_same_is_read(plan, sk
 
 
 @pytest.mark.parametrize("codec", range(1, 5))
-def test_a_batch_is_unpacked_as_far_as_there_is_room(codec):
+def test_a_batch_is_decompressed_as_far_as_the_buffer_allows(codec):
     # 200 records of 400 kB are 80 MB in all: none of the arrays may be as large, and nothing is unpacked twice.
     records = [(i, b"k%d" % i, b"%09d" % i + bytes(400_000), []) for i in range(200)]
     log = batch_of(10, records, codec=codec)[0]
@@ -280,7 +280,7 @@ def test_a_batch_is_unpacked_as_far_as_there_is_room(codec):
 
 
 @pytest.mark.parametrize("codec", [1, 4])
-def test_of_a_record_that_nobody_takes_the_beginning_is_kept(codec):
+def test_the_beginning_of_an_oversized_record_is_kept(codec):
     long = bytes(30_000_000)
     records = [
         (1, b"a", b"one", [("h", b"v")]),
@@ -327,7 +327,7 @@ def take_all(log, **options):
 
 @settings(max_examples=500, deadline=None)
 @given(st.integers(0, 4), st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), min_size=1, max_size=6))
-def test_a_batch_with_broken_bytes_and_a_right_checksum_is_read_or_refused(codec, changes):
+def test_a_damaged_batch_with_a_valid_checksum_is_read_or_rejected(codec, changes):
     batch = bytearray(one_batch(codec))
     for at, byte in changes:
         batch[HEADER + at % (len(batch) - HEADER)] = byte
@@ -341,7 +341,7 @@ def test_a_batch_with_broken_bytes_and_a_right_checksum_is_read_or_refused(codec
 @example(b"")
 @example(b"\0" * 17)
 @example(b"\0" * 11 + b"\1" + b"\0" * 20)
-def test_arbitrary_bytes_are_read_or_refused(raw):
+def test_arbitrary_bytes_are_read_or_rejected(raw):
     with contextlib.suppress(CorruptBatchError):
         take_all(raw)
 
@@ -353,7 +353,7 @@ def test_arbitrary_bytes_are_read_or_refused(raw):
         (16, b"\7", "format 7 is unknown"),
     ],
 )
-def test_a_broken_header_is_refused(at, raw, why):
+def test_a_damaged_header_is_rejected(at, raw, why):
     batch = bytearray(one_batch())
     batch[at : at + len(raw)] = raw
     with pytest.raises(CorruptBatchError, match=why) as refused:
@@ -378,7 +378,7 @@ def test_a_broken_header_is_refused(at, raw, why):
         (HEADER + 3, b"\2", "offsets do not increase"),
     ],
 )
-def test_a_batch_that_lies_is_refused(at, raw, why):
+def test_an_inconsistent_batch_is_rejected(at, raw, why):
     with pytest.raises(CorruptBatchError, match=why):
         take_all(patched(one_batch(), at, raw))
 
@@ -396,7 +396,7 @@ def test_records_before_a_broken_batch_come_first_and_the_error_stays():
         assert part
 
 
-def test_checksums_can_be_left_unchecked_as_the_client_is_told():
+def test_checksums_can_be_disabled_by_the_client_settings():
     batch = bytearray(one_batch())
     batch[CRC_AT] ^= 1
     assert sum(len(c.offsets) for c in take_all(bytes(batch), check_crcs=False)) == 5

@@ -144,7 +144,7 @@ def test_a_broker_that_is_not_there_is_named_at_once(bootstrap):
     assert threading.active_count() == before
 
 
-def test_a_port_that_is_none_is_named():
+def test_an_invalid_port_is_named():
     with pytest.raises(SettingsError, match="'kafka' is not a port"):
         KafkaSource("localhost:kafka", "t")
 
@@ -200,7 +200,7 @@ def test_only_what_lasts_or_has_a_reason_is_warned_of_once(caplog, warn_after, w
     assert why in caplog.text
 
 
-def test_a_committer_never_holds_up_who_offers_or_closes():
+def test_a_committer_never_blocks_commit_or_close():
     release, entered = threading.Event(), threading.Event()
 
     def send(_position):
@@ -218,7 +218,7 @@ def test_a_committer_never_holds_up_who_offers_or_closes():
     assert not committer._thread.is_alive()
 
 
-def test_a_committer_gives_up_in_time_when_nobody_takes_it():
+def test_a_committer_gives_up_in_time_if_no_broker_accepts():
     def send(_position):
         raise ke.CoordinatorNotAvailableError
 
