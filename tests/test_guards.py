@@ -69,7 +69,7 @@ def test_records_that_retention_took_are_counted_and_the_run_ends():
     w = World()
     at = learn_some(w)
     before = w.store.model("m").progress
-    with pytest.raises(PositionLostError, match="50 records are gone that were not read: t-1 begins at") as e:
+    with pytest.raises(PositionLostError, match="50 records were deleted before they were read: t-1 begins at") as e:
         w.engine(open_source=shortened(w, {P1: at[P1] + 50})).run(w.until_all_read())
     assert f"model m, t-1@{at[P1]}" in e.value.where
     assert "--on-data-loss skip" in e.value.hint
@@ -130,7 +130,7 @@ def test_records_that_go_while_they_are_read_are_found_too(on_data_loss):
 
     engine = w.engine(options, open_source=lambda: next(calls))
     if on_data_loss == "fail":
-        with pytest.raises(PositionLostError, match="records are gone that were not read: t-1 begins at 700"):
+        with pytest.raises(PositionLostError, match="records were deleted before they were read: t-1 begins at 700"):
             engine.run(StopAfter(reached, w.clock))
         assert w.counters().records == sum(w.store.model("m").progress.position.values())
     else:
