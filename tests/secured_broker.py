@@ -1,4 +1,4 @@
-"""A broker that lets in only who knows a password or trusts its certificate, for all tests that need one."""
+"""A broker with login and TLS listeners, for all tests that need one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ACCOUNTS = "org.apache.kafka.common.security.plain.PlainLoginModule required"
 
 
 class Secured(NamedTuple):
-    """Addresses of one broker by what they want, and who signed its certificate."""
+    """Addresses of a broker by what they require, and the issuer of its certificate."""
 
     plain: str
     sasl: str
@@ -38,7 +38,7 @@ class Secured(NamedTuple):
     authority: Path
 
     def login(self, **more: str) -> dict[str, str]:
-        """Properties of a client that is let in at `sasl`."""
+        """Properties of a valid client of `sasl`."""
         return {
             "security.protocol": "SASL_PLAINTEXT",
             "sasl.mechanism": "PLAIN",
@@ -49,7 +49,7 @@ class Secured(NamedTuple):
 
 
 def _for_java(issued: trustme.LeafCert) -> bytes:
-    """Key and certificate in the form that Kafka reads."""
+    """Key and certificate in Kafka's format."""
     key = load_pem_private_key(issued.private_key_pem.bytes(), None)
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     return pem + b"".join(blob.bytes() for blob in issued.cert_chain_pems)
@@ -57,7 +57,7 @@ def _for_java(issued: trustme.LeafCert) -> bytes:
 
 @pytest.fixture(scope="session")
 def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
-    """Start the broker, with listeners of all kinds; it lives as long as the session."""
+    """Start the broker with listeners of all kinds, for the session."""
     folder = tmp_path_factory.mktemp("secured")
     authority = trustme.CA()
     authority.cert_pem.write_to_path(folder / "ca.pem")

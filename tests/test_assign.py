@@ -1,4 +1,4 @@
-"""Assignments: what is written for each record, and that it is written exactly once, whatever dies."""
+"""Assignments: the record written for each point, and that each is written exactly once after any crash."""
 
 from __future__ import annotations
 
@@ -46,20 +46,20 @@ def spec_of(source: dict[str, Any]) -> Any:
 
 
 def published(store: Any, source: dict[str, Any], **how: Any) -> Any:
-    """A model with a snapshot of two clusters, ids 4 and 7."""
+    """Snapshot of a new model with two clusters, ids 4 and 7."""
     writer = Writer(store, spec_of(source))
     writer.commit(centroids=[(0.0, 0.0), (10.0, 10.0)], **how)
     return store.snapshot("m")
 
 
 def ours(offset: int, **other: Any) -> CommittedOffset:
-    """A position as an assigner leaves it."""
+    """An offset as the assigner commits it."""
     note = {"model": "m", "target": "out", "epoch": 1, "count": 0, "offset": offset} | other
     return CommittedOffset(offset, json.dumps(note))
 
 
 class Ledger:
-    """Transactions in memory, of which one may fail."""
+    """Transactional writer in memory; some of its transactions fail."""
 
     def __init__(self) -> None:
         self.topics: dict[str, int] = {}
@@ -101,7 +101,7 @@ class Ledger:
 
 
 class Confirming(MemorySource):
-    """A memory source that also says whether its topic is the old one."""
+    """Memory source with identity checks."""
 
     begins: Position | None = None
 
@@ -130,7 +130,7 @@ def world(values: list[list[bytes | None]], store: Any, **options: Any) -> tuple
 
 
 def until(assigner: Assigner, condition: Any) -> None:
-    """Run until the condition holds; an error of the assigner is the test's."""
+    """Run the assigner until the condition holds, and raise its errors."""
     stop, raised = threading.Event(), []
 
     def run() -> None:
@@ -217,7 +217,7 @@ def test_it_waits_for_the_first_snapshot_and_uses_newer_ones():
         asked.append(1)
         if len(asked) == 3:
             assert not ledger.records
-            assert not ledger.opened  # and shuts nobody out before it can work
+            assert not ledger.opened  # and fences no other process before it can work
             writer.commit(centroids=[(0.0, 0.0)])
         return plain(*arguments, **named)
 
@@ -496,7 +496,7 @@ def test_a_second_process_shuts_the_first_out(setting, looking, tmp_path):
         one.until(lambda: written(looking, out) > 100)
         with program(tmp_path / "two", *command) as two:
 
-            def left() -> bool:  # it notices when it writes
+            def left() -> bool:  # it is fenced at its next write
                 for p, listed in fill(bootstrap, topic, 20, 2).items():
                     good[p] += listed
                 return one.popen.poll() is not None
@@ -526,7 +526,7 @@ def test_a_process_that_slept_through_its_successor_writes_nothing(setting, look
             two.until(same)
             one.signal(signal.SIGCONT)
 
-            def left() -> bool:  # with nothing left to write it would not notice; records make it
+            def left() -> bool:  # without records to write it would not be fenced
                 for p, listed in fill(bootstrap, topic, 2, 2).items():
                     wanted[p] += [key for _, key in listed]
                 return one.popen.poll() is not None

@@ -1,4 +1,4 @@
-"""The local Apache Kafka: a real one, started, killed and started again."""
+"""The local Apache Kafka: started, killed and restarted."""
 
 import contextlib
 import http.server
@@ -63,7 +63,7 @@ def topics_of(bootstrap: str) -> set[str]:
 
 
 def runs(pid: int) -> bool:
-    """Whether a process exists and is no zombie, which nobody may be there to collect."""
+    """Whether a process exists and is not a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
@@ -72,7 +72,7 @@ def runs(pid: int) -> bool:
 
 @pytest.fixture(scope="module")
 def broker() -> Iterator[LocalBroker]:
-    """Give a broker that was started in a thread that has ended: it must not have ended with it."""
+    """A broker that was started in a thread that has ended, which must not end the broker."""
     local = local_broker(properties={"message.max.bytes": "123456", "group.max.size": "7"})
     thread = threading.Thread(target=local.start)
     thread.start()
@@ -113,7 +113,7 @@ def test_sigkill_and_a_restart_on_the_same_port_keep_the_records(broker):
     produce(broker.bootstrap, "kept", b"1", b"2", b"3")
     address, pid, data_dir = broker.bootstrap, broker.pid, broker.data_dir
     broker.check()
-    os.kill(pid, signal.SIGKILL)  # not by the broker's own method: as a crash
+    os.kill(pid, signal.SIGKILL)  # not by a method of the broker: like a crash
     wait_until(lambda: not broker.alive())
     with pytest.raises(LocalBrokerError, match="Kafka ended with status 137"):
         broker.check()
@@ -134,7 +134,7 @@ def test_a_paused_broker_goes_on_where_it_was(broker):
 
 
 def test_two_brokers_side_by_side_and_a_data_directory_that_is_used_again(broker, tmp_path, monkeypatch):
-    # The first ports that the second broker is offered are lost to another program: it takes other ones.
+    # Another program takes the first ports of the second broker: it tries others.
     offers = [[broker.port, *free_ports(2)]]
     monkeypatch.setattr(streamkm.broker.local, "free_ports", lambda n: offers.pop() if offers else free_ports(n))
     folder = tmp_path / "kafka data, ü=1"
@@ -211,12 +211,12 @@ def test_without_the_extra_the_command_that_installs_it_is_given(monkeypatch):
         LocalBroker().start()
 
 
-# The command
+# Command
 
 
 @contextlib.contextmanager
 def command(*args: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, object]]]:
-    """Run ``streamkm broker --port 0 --json`` until it is ready; give the process and what it said."""
+    """Run ``streamkm broker --port 0 --json`` until it is ready; yields the process and its output."""
     line = [sys.executable, "-m", "consumers", "broker", "--port", "0", "--json", *args]
     with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:
@@ -252,12 +252,12 @@ def test_invalid_options_are_rejected(args):
     assert args[1] in done.stderr
 
 
-# The download
+# Download
 
 
 @pytest.fixture(scope="module")
 def mirror(tmp_path_factory) -> Iterator[tuple[str, Path]]:
-    """Serve the jars of the cache as a Maven repository does; give its address and its folder."""
+    """Serve the jars of the cache like a Maven repository; yields its address and its folder."""
     lib = get_distribution(quiet=True).class_path[0].parent
     root = tmp_path_factory.mktemp("mirror")
     for jar in read_jars():
@@ -282,7 +282,7 @@ def mirror(tmp_path_factory) -> Iterator[tuple[str, Path]]:
 
 @pytest.fixture
 def fresh(tmp_path, mirror) -> dict[str, str]:
-    """Give the environment of a machine with an empty cache that knows the mirror alone."""
+    """Environment of a machine with an empty cache that knows only the mirror."""
     config = tmp_path / "jgo.conf"
     config.write_text(f"[repositories]\ncentral = {mirror[0]}\n")
     return {
@@ -363,7 +363,7 @@ def test_the_cache_is_where_the_environment_says(environ, expected, monkeypatch)
     assert cache_dir() == expected
 
 
-# The tests' own broker
+# Broker of a test run
 
 
 def test_a_topic_of_the_fixture_has_its_partitions_and_configs(bootstrap, admin, topic):

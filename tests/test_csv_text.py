@@ -1,4 +1,4 @@
-"""One reader of csv: what files, the service and ``predict --csv`` understand, by one table."""
+"""The csv parser: one table of cases for files, the service and ``predict --csv``."""
 
 from __future__ import annotations
 
@@ -123,7 +123,10 @@ REFUSED = {
 def test_invalid_points_are_rejected_with_a_reason_by_all_readers(tmp_path, text, says, reader):
     raw = text if isinstance(text, bytes) else text.encode()
     if reader is by_service and (text == "" or says.startswith("no header")):
-        assert reader(tmp_path, raw, ["x", "y"]).shape == (raw.count(b"\n"), 2)  # there a header may be left out
+        assert reader(tmp_path, raw, ["x", "y"]).shape == (
+            raw.count(b"\n"),
+            2,
+        )  # the service accepts csv without a header
         return
     with pytest.raises((StreamkmError, Problem), match=says):
         reader(tmp_path, raw, ["x", "y"])
@@ -146,7 +149,7 @@ cell = st.text(st.sampled_from(list('ab"\n,; 1')), max_size=6)
 @settings(max_examples=150, deadline=None)
 @given(rows=st.lists(st.lists(cell, min_size=2, max_size=2), min_size=1, max_size=12), block=st.integers(8, 60))
 def test_rows_are_those_of_pythons_csv_module(tmp_path_factory, rows, block):
-    # Cells as they stand, without quoting: whatever they hold, Python's reader says which rows these are.
+    # Unquoted cells with any content: Python's reader defines the rows.
     text = "x,y\n" + "".join(f"{a},{b}\n" for a, b in rows)
     expected = list(csv.reader(io.StringIO(text, newline="")))[1:]
     path = tmp_path_factory.mktemp("csv") / "a.csv"
@@ -168,7 +171,7 @@ def test_rows_are_those_of_pythons_csv_module(tmp_path_factory, rows, block):
 
 
 def as_seen(*row):
-    """Cells as numbers, None where missing, else text."""
+    """Cells as numbers, None if missing, else text."""
     values = [None if c is None else parse_number(c) if isinstance(c, str) else float(c) for c in row]
     return tuple(
         c if v is None and c is not None else None if v is None or np.isnan(v) else v
@@ -213,12 +216,12 @@ def test_the_reason_why_a_text_is_not_a_number(text, reason):
     assert explain_non_number(text) == reason
 
 
-# What `fit` makes of whole files
+# `fit` on whole files
 
 
 @pytest.fixture
 def fit(tmp_path, monkeypatch):
-    """Run ``fit`` on a csv file; the result and what is said beside it."""
+    """Run ``fit`` on a csv file; returns the result and its messages."""
     monkeypatch.setattr(logs, "configure", lambda **_: None)
 
     def run(text, *arguments, name="p.csv"):
@@ -242,8 +245,8 @@ ROWS = "".join(f"{100 + i},{x},{t}\n" for i, (x, t) in enumerate(zip([5, 1, 4, 2
         (f"id,x,t\n{ROWS}", ["x"], {"id": "like an identifier", "t": "text"}),
         (f"customerId,x,t\n{ROWS}", ["x"], {"customerId": "like an identifier", "t": "text"}),
         (f"when,x,t\n{ROWS}", ["x"], {"when": "strictly monotonic integers", "t": "text"}),
-        ("x\n1\n2\n3\n4\n5\n", ["x"], {}),  # the only column is what is meant
-        ("id,x\n1,0.5\n1.5,1\n", ["id", "x"], {}),  # what is measured is no identifier
+        ("x\n1\n2\n3\n4\n5\n", ["x"], {}),  # the only column is always used
+        ("id,x\n1,0.5\n1.5,1\n", ["id", "x"], {}),  # fractional values are not identifiers
         ("when,x\n1,5\n2,1\n3,4\n3,2\n5,3\n", ["when", "x"], {}),
         ("x,y\n1,10\n2,\n3,NA\n", ["x", "y"], {}),
         ("x,e\n1,\n2,NA\n3,-\n", ["x"], {"e": "no value"}),

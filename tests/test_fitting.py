@@ -1,4 +1,4 @@
-"""Fits of any size: the same bits in memory, out of core and after a kill, and no more memory than was allowed."""
+"""Fits of any size: bitwise equal in memory, out of core and after a kill, within the memory limit."""
 
 import json
 import multiprocessing
@@ -80,7 +80,7 @@ def test_restarts_and_stopping_are_those_of_the_model(tmp_path, memory):
 
 @pytest.mark.parametrize("memory", [None, LITTLE])
 def test_empty_clusters_get_the_farthest_points_out_of_core_too(memory):
-    X = np.round(blobs(50_000, 2, 5), 1).astype(np.float32)  # many are equally far
+    X = np.round(blobs(50_000, 2, 5), 1).astype(np.float32)  # many distances are equal
     start = np.concatenate([X[:9], [[1e3, 1e3], [2e3, 2e3], [3e3, 3e3]]])
     model = ExactKMeans(12, init=start, max_iter=3, trace=True).fit(X)
     assert_same(fit_points(X, n_clusters=12, init=start, max_iter=3, trace=True, memory=memory), model, len(X))
@@ -122,7 +122,7 @@ def test_no_iteration_reads_a_point_twice_and_late_ones_skip_most(tmp_path):
     fit_points(file, n_clusters=12, max_iter=400, memory=LITTLE, on_progress=told.append)
     assert told[-1].moved == 0
     assert all(p.rows_read <= 60_000 for p in told[:-1])
-    assert told[-1].rows_read <= 120_000  # the last one and the pass that certifies it
+    assert told[-1].rows_read <= 120_000  # the last iteration and the pass that confirms it
     assert sum(p.rows_read for p in told) < 0.5 * 60_000 * len(told)
 
 
@@ -150,14 +150,14 @@ def test_memory_stays_within_the_limit(tmp_path):
     write(tmp_path / "p", X)
     arguments = [str(tmp_path / "p"), str(8 * LITTLE), json.dumps(X[:10].tolist())]
     done = subprocess.run([sys.executable, "-c", LIMITED, *arguments], capture_output=True, text=True, check=True)
-    # 48 MB of points, as many in working order, and 20 MB of labels and bounds do not show. What does: the limit, what
-    # answers are made with, and pages that Linux maps around those asked for.
+    # 48 MB of points, a sorted copy of them, and 20 MB of labels and bounds do not count. What counts: the limit, the
+    # memory for results, and pages that Linux maps around the requested ones.
     assert float(done.stdout) < 45
 
 
 @pytest.fixture(scope="module")
 def processes():
-    """Processes that start at once, because one that imports everything is forked."""
+    """Processes that start quickly: they are forked from one that has imported everything."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["streamkm.recompute.fitting"])
     return context
@@ -168,7 +168,7 @@ def test_a_killed_fit_goes_on_and_ends_with_the_same_bits(tmp_path, processes):
     write(path, blobs(50_000, 2, 25).astype(np.float32))
 
     def run(checkpoint, kill_after=None):
-        """Return what the process told of, and its result if it was not killed."""
+        """Messages of the process, and its result if it was not killed."""
         ours, theirs = processes.Pipe(duplex=False)
         process = processes.Process(target=fit_process.fit, args=(theirs, path, checkpoint, LITTLE))
         process.start()
@@ -191,12 +191,12 @@ def test_a_killed_fit_goes_on_and_ends_with_the_same_bits(tmp_path, processes):
         told = run(tmp_path / "checkpoint", kill_after)
         at = steps.index(told[0])
         assert told == steps[at : at + kill_after]
-    assert told[-1][0] == 2  # so that every run was hit
+    assert told[-1][0] == 2  # so that every run was killed once
     *rest, last = run(tmp_path / "checkpoint")
     assert rest == steps[len(steps) - len(rest) :]
     assert len(rest) < len(steps) / 2
     assert last == end
-    *rest, last = run(tmp_path / "checkpoint")  # a fit that had ended says the same again
+    *rest, last = run(tmp_path / "checkpoint")  # a completed fit returns the same result
     assert len(rest) == 1
     assert last == end
 

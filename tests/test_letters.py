@@ -1,4 +1,4 @@
-"""Bad records: why they are bad, when they are too many, and their letters, without a broker."""
+"""Bad records: reasons, limits, and dead letters, without a broker."""
 
 from __future__ import annotations
 
@@ -200,7 +200,7 @@ def test_without_a_limit_in_a_row_only_the_share_counts():
 
 
 def test_one_partition_that_turns_bad_stops_the_engine_and_what_came_before_is_committed():
-    # One record in ten, so the share alone would let it go on for ever.
+    # One record in ten, so the limit on the share alone would never stop it.
     records = [record(i, b"?" if i >= 1000 and i % 2 else ..., partition=i % 2) for i in range(3000)]
     w = World([r for i, r in enumerate(records) if i % 2 == 0 or i < 1000 or i % 10 == 1])
     options = dataclasses.replace(OPTIONS, max_bad_in_a_row=120)
@@ -312,7 +312,7 @@ def test_a_broker_that_is_away_delays_letters_and_nothing_else(caplog):
     assert caplog.text.count("dead letters wait in the store") == 1
     mailbox.away = 0
     again = StopAfter(lambda: not w.store.undelivered("m"), w.clock)
-    with_letters(w, mailbox).run(again)  # another owner sends what the one before left
+    with_letters(w, mailbox).run(again)  # another owner sends the letters that the previous one left
     assert mailbox.offsets() == [5, 5, 250, 350, 700]
 
 

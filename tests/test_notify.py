@@ -1,4 +1,4 @@
-"""Events told to others: signed, in order, at least once, whoever fails or dies."""
+"""Delivery of events: signed, in order, at least once, after failures and crashes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ MERGE = ModelEvent("merge", (4, 7), (4,), {})
 
 
 class Hook:
-    """A real HTTP server that answers as it is told to, then 204; what came is kept whole."""
+    """An HTTP server with scripted responses, then 204; it keeps all requests."""
 
     def __init__(self) -> None:
         self.answers: list[int | tuple[int, dict[str, str]]] = []
@@ -52,13 +52,13 @@ class Hook:
         hook = self
 
         class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:  # the name is the protocol's
+            def do_POST(self) -> None:  # the name is given by the base class
                 body = self.rfile.read(int(self.headers["content-length"]))
                 answer = hook.answers.pop(0) if hook.answers else 204
                 status, headers = answer if isinstance(answer, tuple) else (answer, {})
                 seen = {name.lower(): value for name, value in self.headers.items()}
                 hook.requests.append((time.monotonic(), seen, body, int(status)))
-                if status is SILENCE:  # until the other side has had enough of it
+                if status is SILENCE:  # until the client closes the connection
                     hook.silent.append(self.connection)
                     self.connection.recv(1)
                     return
@@ -77,11 +77,11 @@ class Hook:
         self.thread.start()
 
     def taken(self) -> list[str]:
-        """Ids of what was answered with success."""
+        """Ids of the requests that it accepted."""
         return [headers["webhook-id"] for _, headers, _, status in self.requests if 200 <= status < 300]
 
     def hang_up(self) -> None:
-        """End all silences."""
+        """Close the connections without a response."""
         for connection in self.silent:
             connection.shutdown(socket.SHUT_RD)
 
@@ -105,7 +105,7 @@ def world_with_events() -> tuple[Any, Writer]:
 
 @contextlib.contextmanager
 def telling(store: Any, *targets: Any, start: Any = "beginning", clock: Callable[[], float] = time.time) -> Any:
-    """A notifier at work."""
+    """Run a notifier in a thread."""
     stop = threading.Event()
     notifier = Notifier("orders", store, targets, options=NotifyOptions(start=start, **QUICK), clock=clock)
     thread = threading.Thread(target=notifier.run, args=(stop,))
@@ -223,14 +223,14 @@ def test_a_failing_webhook_gets_all_events_once_it_recovers(world_with_events, h
     writer.commit(events=(MERGE,))
     redirect = (302, {"location": hook.url})
     hook.answers = [500, SILENCE, redirect, (503, {"retry-after": "1"}), 204, 429]
-    # Long enough for every answer that comes, on a busy machine too.
+    # Long enough for every response, on a busy machine too.
     with telling(store, WebhookTarget(hook.url, SECRET, timeout=4.0)):
         wait_until(lambda: len(hook.taken()) == 3)
         wait_until(lambda: store.delivered_until("orders", WebhookTarget(hook.url, SECRET).name) == 3)
     assert hook.taken() == ["orders/1.0", "orders/1.1", "orders/3.0"]
     assert [r[3] for r in hook.requests] == [500, 0, 302, 503, 204, 429, 204, 204]
     for _, headers, body, _ in hook.requests:
-        # Not with the code that is tested.
+        # Independent of the tested code.
         signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
         mac = base64.b64encode(hmac.new(KEY, signed, hashlib.sha256).digest()).decode()
         assert headers["webhook-signature"] == f"v1,{mac}"
@@ -249,7 +249,7 @@ def test_a_failing_webhook_gets_all_events_once_it_recovers(world_with_events, h
         "detail": {"share": 0.25},
     }
     at = [r[0] for r in hook.requests]
-    assert at[4] - at[3] >= 0.05  # Retry-After, up to the last backoff
+    assert at[4] - at[3] >= 0.05  # Retry-After, limited by the maximum backoff
     assert "secret-path" not in caplog.text
     assert SECRET not in caplog.text
 
@@ -292,7 +292,7 @@ def test_a_slow_target_delays_no_other(world_with_events, hook):
 
 
 def test_a_delivery_has_one_time_out_however_its_steps_trickle():
-    """A server that sends a byte of its headers now and then, and never ends."""
+    """With a server that sends a byte of its headers now and then, and never ends."""
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as listener:
         stop, sent = threading.Event(), []
 
@@ -310,7 +310,7 @@ def test_a_delivery_has_one_time_out_however_its_steps_trickle():
         target = WebhookTarget(url, SECRET, timeout=0.5)
         with contextlib.closing(target), pytest.raises(DeliveryFailedError, match=r"no response after 0\.5 s"):
             target.deliver(EventMessage("1", "orders", b"{}"))
-        assert len(sent) > 1  # no step of it was too slow
+        assert len(sent) > 1  # no single read timed out
         stop.set()
         thread.join(PATIENCE)
 
@@ -377,7 +377,7 @@ def test_what_retention_removed_is_counted_in_the_log(world_with_events, caplog)
         writer.commit(events=(BIRTH,))
 
     class Thinned:
-        """A store that has lost the snapshots 3 to 6, and loses 9 while it is asked for."""
+        """A store without snapshots 3 to 6, which deletes 9 while it is read."""
 
         def __getattr__(self, name: str) -> Any:
             return getattr(store, name)
@@ -400,7 +400,7 @@ def test_what_retention_removed_is_counted_in_the_log(world_with_events, caplog)
 
 
 class Mailbox:
-    """A writer that is away once, refuses once, then takes all."""
+    """A writer that is unavailable once, rejects once, then accepts everything."""
 
     def __init__(self) -> None:
         self.opened, self.topics, self.sent = 0, set[str](), list[ProducerRecord]()
@@ -464,7 +464,7 @@ def test_killed_between_delivery_and_progress_it_repeats_the_same_ids_and_loses_
     bodies = {h["webhook-id"]: set[bytes]() for _, h, _, _ in hook.requests}
     for _, headers, body, _ in hook.requests:
         bodies[headers["webhook-id"]].add(body)
-    assert all(len(one) == 1 for one in bodies.values())  # and what is repeated is the same
+    assert all(len(one) == 1 for one in bodies.values())  # repeated deliveries have the same body
     assert SECRET not in (tmp_path / "log").read_text()
     assert "secret-path" not in (tmp_path / "log").read_text()
 

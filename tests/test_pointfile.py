@@ -1,4 +1,4 @@
-"""Files of points: whole or not there, and read as they were written."""
+"""Files of points: complete or absent, with the content that was written."""
 
 import json
 

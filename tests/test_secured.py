@@ -1,4 +1,4 @@
-"""A broker that wants a login or TLS: what is wrong is said at once, in words of its own, and no secret is printed."""
+"""A broker with login or TLS: errors are specific and immediate, and no secret is printed."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ REFUSED = {
 
 
 def properties(broker: Secured, more: dict[str, str] | None) -> dict[str, str]:
-    """Those of a client that is let in, but for what is given; None: of one that knows nothing."""
+    """Properties of a valid client, changed by the given ones; None: of a client without any."""
     if more is None:
         return {}
     found = broker.login(**{"ssl.ca.location": str(broker.authority), **more})
@@ -98,7 +98,7 @@ def test_valid_credentials_can_read(secured: Secured, listener: str, protocol: s
 
 @pytest.fixture
 def deaf() -> Iterator[str]:
-    """A server that takes connections and says nothing."""
+    """A server that accepts connections and never responds."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield f"127.0.0.1:{server.getsockname()[1]}"
 
@@ -121,7 +121,7 @@ def test_a_program_that_waits_for_its_first_broker_leaves_at_sigterm(tmp_path: P
         bootstrap = f"127.0.0.1:{server.getsockname()[1]}"
         at = ("--store", f"sqlite:///{tmp_path}/s.db", "--bootstrap", bootstrap, "--topic", "t", "--fields", "x")
         with program(tmp_path / "log", "live", "m", *at) as owner:
-            connection, _ = server.accept()  # it knocks
+            connection, _ = server.accept()  # the connection check is running
             with connection:
                 assert owner.leave() == 0
     assert "no broker" not in (tmp_path / "log").read_text()
@@ -162,7 +162,7 @@ def test_the_program_ends_with_the_status_of_wrong_settings(tmp_path: Path) -> N
 
 
 def _forms(secret: str) -> set[str]:
-    """How a secret may be written."""
+    """Encodings of a secret."""
     return {secret, json.dumps(secret)[1:-1], repr(secret)[1:-1], urllib.parse.quote(secret)}
 
 

@@ -1,4 +1,4 @@
-"""Files as sources: what they give, and how they say that a file is not what its name says."""
+"""Files as sources: their records, and the errors for damaged files."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_csv_is_the_same_in_blocks_of_any_size_from_any_row(tmp_path_factory, ro
 
 
 def as_text(cell):
-    """One form for a cell: a number, or its text; an empty one is nothing."""
+    """A cell in a comparable form: a number, or its text; None if it is empty."""
     try:
         number = float(cell)
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""The edge to kafka-python: its errors in our words, and its settings under Kafka's names."""
+"""Adapter to kafka-python: translation of errors and settings."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ KAFKA_ERRORS = sorted(
 
 
 def raised(kind: type[Exception]) -> Exception:
-    """An error of kafka-python; some need arguments of their own."""
+    """An instance of an error class of kafka-python; some need arguments."""
     try:
         return kind("said")
     except TypeError:
@@ -134,7 +134,7 @@ def test_a_property_that_cannot_be_meant_is_named(properties, words):
     "bootstrap", ["127.0.0.1:{free}", "127.0.0.1:{free},localhost:{free}", "no-such-host.invalid:1"]
 )
 def test_a_broker_that_is_not_there_is_named_at_once(bootstrap):
-    with socket.socket() as held:  # bound, not listening: nobody else can take it, and connections are refused
+    with socket.socket() as held:  # bound, not listening: connections are refused, and no other program can use it
         held.bind(("127.0.0.1", 0))
         address = bootstrap.format(free=held.getsockname()[1])
         before = threading.active_count()
@@ -151,7 +151,7 @@ def test_an_invalid_port_is_named():
 
 @pytest.fixture
 def deaf_server() -> Iterator[str]:
-    """A server that takes connections and says nothing."""
+    """A server that accepts connections and never responds."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield f"127.0.0.1:{server.getsockname()[1]}"
 

@@ -1,4 +1,4 @@
-"""Tables with types of their own, and lines of JSON: columns of arrays, text that is numbers, streams, broken files."""
+"""Typed tables and JSON lines: array columns, numbers as text, streams, damaged files."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ X = [[1.5, 2.0, 3.0], [4.0, 5.0, 6.5], [7.0, 8.0, 9.0], [1.0, 0.5, 0.0]]
 
 @pytest.fixture(params=["pyarrow", "polars"])
 def library(request, monkeypatch):
-    """Both ways to read frames."""
+    """Both libraries that read frames."""
     if request.param == "polars":
         monkeypatch.setattr(frames, "find_spec", lambda _: None)
     return request.param
@@ -209,7 +209,7 @@ def test_a_panic_is_our_error_and_leaves_nothing_on_standard_error(tmp_path, mon
     monkeypatch.setattr(frames, "find_spec", lambda _: None)
     pl.DataFrame({"a": [1.5]}).write_parquet(tmp_path / "a.parquet")
 
-    def panic(*_, **__):  # as polars does, whose hook writes to the descriptor
+    def panic(*_, **__):  # like polars, whose hook writes to the file descriptor
         os.write(2, b"thread '<unnamed>' panicked at crates/polars-parquet/src/lib.rs: assertion failed")
         raise pl.exceptions.PanicException("assertion failed")
 
@@ -249,12 +249,12 @@ def test_decompression_that_does_not_fit_on_the_disk_is_rejected(tmp_path, monke
         points(tmp_path / "a.npz")
 
 
-# What `fit` does with its start, its scale and its k
+# Initial centroids, scale and k of `fit`
 
 
 @pytest.fixture
 def fit(monkeypatch):
-    """Run ``fit`` in this process; the result and what is said beside it."""
+    """Run ``fit`` in this process; returns the result and its messages."""
     monkeypatch.setattr(logs, "configure", lambda **_: None)
 
     def run(*arguments):
@@ -269,7 +269,7 @@ def fit(monkeypatch):
 
 @pytest.fixture
 def table(tmp_path):
-    """Two clusters that only the small field tells apart, beside a large one of noise; the points and their file."""
+    """Two clusters that differ only in a small field, beside a large noisy one; the points and their file."""
     rng = np.random.default_rng(0)
     points_ = np.column_stack([rng.normal(0, 1000, 400), np.repeat([0.0, 1.0], 200) + rng.normal(0, 0.05, 400)])
     pl.DataFrame(points_, schema=["large", "small"]).write_csv(tmp_path / "p.csv")
