@@ -132,7 +132,7 @@ def test_a_batch_counts_its_records_by_what_they_were(engine_metrics):
     assert found["streamkm_commit_seconds_sum"][("model", "m"),] == 0.125
 
 
-def test_a_commit_tells_position_lag_and_time(engine_metrics):
+def test_a_commit_sets_position_lag_and_time(engine_metrics):
     value, where = engine_metrics.value, {"model": "m", "topic": "orders", "partition": "0"}
     assert value(names.PARTITION_POSITION, **where) == 11
     assert value(names.PARTITION_LAG, **where) == 4

@@ -453,7 +453,7 @@ def url(tmp_path: Path) -> str:
 def test_killed_between_delivery_and_progress_it_repeats_the_same_ids_and_loses_none(url, hook, tmp_path):
     command = ["notify", "orders", "--webhook", hook.url, "--store", url, "--from", "beginning"]
     env = {"STREAMKM_WEBHOOK_SECRET": str(SECRET)}
-    with program(tmp_path / "log", *command, env=env, script=Path(__file__).with_name("mortal_notify.py")) as p:
+    with program(tmp_path / "log", *command, env=env, script=Path(__file__).with_name("killed_notify.py")) as p:
         assert p.popen.wait(PATIENCE) == -9, p.output()
     once = [f"orders/{n}.{i}" for n in (1, 2) for i in (0, 1)]
     assert hook.taken() == once

@@ -1,4 +1,4 @@
-"""What an owner does beside learning: it pauses when asked, shows what it saw last, and tells what it noticed."""
+"""What an owner does beside learning: pauses, promotions, recent points, and events of its own."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_long_points_are_fewer(d, most):
     assert seen.points.size <= MAX_VALUES
 
 
-def test_a_glimpse_owns_its_points_and_tells_only_what_is_new():
+def test_a_recent_sample_owns_its_points_and_has_only_new_ones():
     recent_sample, batch, ends = RecentSample(1), np.array([[1.0], [2.0]]), {P0: 2}
     assert recent_sample.take({}) is None
     recent_sample.add([batch])
@@ -354,11 +354,11 @@ def test_many_outliers_at_once_are_an_event():
         (0, 0, 0, 500, False),
     ],
 )
-def test_outliers_are_told_when_they_are_many_more_than_before(count, points, old, seen, expected):
+def test_outliers_are_an_event_when_they_are_many_more_than_before(count, points, old, seen, expected):
     assert is_outlier_surge(count, points, old, seen) is expected
 
 
-def test_the_first_snapshot_tells_no_outliers():
+def test_the_first_snapshot_has_no_event_of_outliers():
     w = World()
     w.engine(spec=SPEC).run(w.until_all_read())
     assert {e.kind for s in w.store.snapshots("m") for e in s.events} <= {"birth", "death", "split", "merge", "drift"}
