@@ -46,12 +46,12 @@ def make(path: Path, rows: int, spread: float) -> None:
 
 def fit(pipe: Connection, path: Path, memory: int | None, args: argparse.Namespace) -> None:
     """Fit once, and say how it went."""
-    from streamkm.recompute.fitting import Progress, fit_points
+    from streamkm.recompute.fitting import FitProgress, fit_points
     from streamkm.recompute.pointfile import PointFile
 
     steps: list[tuple[float, int]] = []
 
-    def on_progress(progress: Progress) -> None:
+    def on_progress(progress: FitProgress) -> None:
         steps.append((time.perf_counter(), progress.rows_read))
 
     fit_points(np.random.default_rng(0).random((20_000, D), np.float32), n_clusters=args.k, max_iter=2)  # compile

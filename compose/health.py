@@ -1,4 +1,4 @@
-"""Exit status 0 if what STREAMKM_HEALTH names answers 200. For the health check of a container, which has no curl."""
+"""Exit with status 0 if the URL in STREAMKM_HEALTH responds with 200: the health check of a container without curl."""
 
 import os
 import sys

@@ -1,7 +1,7 @@
-"""Makes the secrets of the compose file, each once, each in a folder of its own.
+"""Makes the secrets of the compose file, each once, in its own folder.
 
-The password and URL of the database; the token that may do everything; the one that may only read, and opens the
-metrics of consumers; the password of Grafana.
+Password and URL of the database; the token with all rights; the read-only token, which is also that of the metrics of
+consumers; the password of Grafana.
 """
 
 import secrets
@@ -12,7 +12,7 @@ database, token, reader, grafana = map(Path, sys.argv[1:])
 
 
 def write(file: Path, text: str) -> None:
-    """Whole or not at all; who has the folder mounted may read it, whatever its user."""
+    """Write a file atomically, readable by any user of a container that mounts the folder."""
     part = file.with_suffix(".part")
     part.write_text(text)
     part.chmod(0o444)

@@ -1,1 +1,1 @@
-"""The programs of streamkm: thin, they compose the library and hold no logic of their own."""
+"""The programs of streamkm: one module per command, without logic of their own."""

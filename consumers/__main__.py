@@ -1,4 +1,4 @@
-"""``python -m consumers`` is ``streamkm``."""
+"""``python -m consumers`` runs ``streamkm``."""
 
 from consumers.cli import main
 

@@ -1,4 +1,4 @@
-"""``streamkm assign``: each record of a model's topic with its cluster, onto another topic."""
+"""``streamkm assign``: write the cluster of each record to another topic."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from streamkm.stores import open_store
     )
 )
 @click.argument("model")
-@click.option("--to", "target", required=True, envvar="STREAMKM_ASSIGN_TO", metavar="TOPIC", help="Where they go.")
+@click.option("--to", "target", required=True, envvar="STREAMKM_ASSIGN_TO", metavar="TOPIC", help="Topic to write.")
 @click.option(
     "--start",
     type=click.Choice(["beginning", "end", "committed"]),
-    help="Where a target begins without a position of ours; the beginning, if it is empty; committed: that of others.",
+    help="Start of a target without a position of streamkm; beginning if it is empty. committed: that of the group.",
 )
 @with_settings(AssignSettings)
 @verbose()
 def assign(model: str, target: str, start: str | None, settings: AssignSettings, *, verbosity: int) -> None:
     """Write the cluster of each record of MODEL's topic to another topic, exactly once.
 
-    Reads beside the consumer that learns, which never waits for this. A second process for the same model and target
-    takes over from the first, which leaves with exit status 12.
+    It runs beside the consumer that learns, and does not delay it. A second process for the same model and target takes
+    over from the first, which exits with status 12.
     """
     logs.configure(verbosity)
     stop = stop_on_signals()
@@ -47,13 +47,13 @@ def assign(model: str, target: str, start: str | None, settings: AssignSettings,
         topic = str(spec.source["topic"])
         if target == topic:
             raise SettingsError(
-                f"{topic} is the topic that is read: each assignment would come back as a record",
+                f"{topic} is the topic of the records: each assignment would be read as a record",
                 where="--to",
                 hint=f"Name another topic, such as {topic}.clusters",
             )
         open_source = source_opener(topic, settings, spec.codec, should_stop=stop.is_set)
 
-        def same_source() -> KafkaSource:
+        def open_checked() -> KafkaSource:
             source = open_source()
             try:
                 check_same_stream(spec, source.identity())
@@ -65,8 +65,8 @@ def assign(model: str, target: str, start: str | None, settings: AssignSettings,
         assigner = Assigner(
             model,
             target,
-            open_source=same_source,
-            # No name of a model or topic has a colon, so that no two pairs of them share a position.
+            open_source=open_checked,
+            # Names of models and topics have no colon, so that no two pairs share a position.
             open_writer=transactions_opener(f"streamkm-{model}-assign:{target}", settings, stop.is_set),
             codec=codec_for_model(make_codec(spec.codec), spec),
             store=store,

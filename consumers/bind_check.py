@@ -1,4 +1,4 @@
-"""Who can reach what a program listens on."""
+"""Check of the address that a program listens on."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from streamkm.values import is_loopback
 
 
 def check_bind(host: str, token: str, option: str = "--host", *, stored: bool | None = None) -> None:
-    """Refuse to show the data to a network without a token.
+    """Refuse to listen on a network without a token.
 
     Parameters
     ----------
     host
         Address to listen on.
     token
-        That of the environment.
+        Token of the environment; empty for none.
     option
-        What the address was given by.
+        Option of the address, for the error message.
     stored
-        Whether the store has tokens; None: those of a store are not for this.
+        Whether the store has tokens; None if the program does not use them.
 
     Raises
     ------
     SettingsError
-        The address is not loopback and there is no token.
+        The address is not loopback, and there is no token.
     """
     if token or stored or is_loopback(host):
         return

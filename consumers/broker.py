@@ -1,4 +1,4 @@
-"""``streamkm broker``: a real local Apache Kafka, until Ctrl-C."""
+"""``streamkm broker``: a local Apache Kafka."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Examples:
 
 
 def _pairs(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> dict[str, str]:
-    """NAME=VALUE, as Kafka writes its properties."""
+    """Parse NAME=VALUE pairs."""
     pairs = {}
     for value in values:
         name, sign, text = value.partition("=")
@@ -31,7 +31,7 @@ def _pairs(ctx: click.Context, param: click.Parameter, values: Sequence[str]) ->
 
 
 def _topics(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> dict[str, int]:
-    """NAME or NAME:PARTITIONS."""
+    """Parse NAME or NAME:PARTITIONS."""
     topics = {}
     for value in values:
         name, sign, count = value.partition(":")
@@ -47,12 +47,12 @@ def _topics(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -
     default=9092,
     show_default=True,
     type=click.IntRange(0, 65535),
-    help="Of the loopback address; 0: a free one.",
+    help="Port on the loopback address; 0: any free one.",
 )
 @click.option(
     "--data-dir",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Kept, and used again by the next start.  [default: a temporary one]",
+    help="Data folder, kept for the next start.  [default: a temporary one]",
 )
 @click.option(
     "--property",
@@ -60,7 +60,7 @@ def _topics(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -
     metavar="NAME=VALUE",
     multiple=True,
     callback=_pairs,
-    help="A broker property, as in server.properties; may be repeated.",
+    help="Broker property, as in server.properties; may be repeated.",
 )
 @click.option(
     "--topic",
@@ -68,10 +68,10 @@ def _topics(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -
     metavar="NAME[:PARTITIONS]",
     multiple=True,
     callback=_topics,
-    help="Create this topic, unless it is there; may be repeated.",
+    help="Create this topic if it does not exist; may be repeated.",
 )
-@click.option("--prepare", "only_prepare", is_flag=True, help="Download Kafka, make its later starts quick, and leave.")
-@click.option("--json", "as_json", is_flag=True, help="Print what runs as one JSON object.")
+@click.option("--prepare", "only_prepare", is_flag=True, help="Download Kafka, prepare fast starts, and exit.")
+@click.option("--json", "as_json", is_flag=True, help="Print address and process as one JSON object.")
 def broker(
     port: int,
     data_dir: Path | None,
@@ -81,16 +81,16 @@ def broker(
     only_prepare: bool,
     as_json: bool,
 ) -> None:
-    """Run a real local Apache Kafka until Ctrl-C.
+    """Run a local Apache Kafka until Ctrl-C.
 
-    Prints the bootstrap address when it is ready. It needs no Java, Maven or Docker; the first start downloads 44 MB.
+    Prints the bootstrap address when it is ready. Needs no Java, Maven or Docker; the first start downloads 44 MB.
     """
     from streamkm.broker import KAFKA_VERSION, LocalBroker, prepare
 
     prepare(fast_start=only_prepare)
     if only_prepare:
         return
-    # SIGTERM ends it as Ctrl-C does, whether it starts or runs.
+    # SIGTERM ends it like Ctrl-C, during the start too.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     local = LocalBroker(port, data_dir, properties)
     try:
@@ -98,7 +98,7 @@ def broker(
             local.start()
         for name, partitions in topics.items():
             created = local.create_topic(name, partitions)
-            terminal.say(f"Topic {name}: {'created' if created else 'was there'}", err=True)
+            terminal.say(f"Topic {name}: {'created' if created else 'exists'}", err=True)
         ready = {
             "bootstrap": local.bootstrap,
             "pid": local.pid,

@@ -1,4 +1,4 @@
-"""``streamkm``: one command for everything. A sub-command's module is imported when it runs."""
+"""``streamkm``: the group of all commands. The module of a command is imported when it runs."""
 
 from __future__ import annotations
 
@@ -19,45 +19,45 @@ from streamkm.redaction import redact
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("consumers.demo:demo", "See it work: broker, real records, consumer, service and a live view."),
-    "live": ("consumers.live:live", "Cluster a topic as its records come."),
-    "replay": ("consumers.replay:replay", "Run the exact algorithm over a range of a topic."),
-    "serve": ("consumers.serve:serve", "Answer queries about the clusters over HTTP."),
-    "tokens": ("consumers.tokens:tokens", "Say who may read, and who may act, over HTTP."),
-    "fit": ("consumers.fit:fit", "Run the exact algorithm over files, or over the rows of a database."),
-    "feed": ("consumers.feed:feed", "Write real sample records into a topic, to try things with."),
-    "broker": ("consumers.broker:broker", "Run a real local Apache Kafka."),
-    "predict": ("consumers.predict:predict", "Ask a service where points of standard input belong."),
+    "live": ("consumers.live:live", "Cluster the records of a topic as they arrive."),
+    "replay": ("consumers.replay:replay", "Run exact K-Means over a range of a topic."),
+    "serve": ("consumers.serve:serve", "Serve models, clusters and predictions over HTTP."),
+    "tokens": ("consumers.tokens:tokens", "Manage the tokens of the HTTP service."),
+    "fit": ("consumers.fit:fit", "Run exact K-Means over files, or over the rows of a database."),
+    "feed": ("consumers.feed:feed", "Write real sample records into a topic."),
+    "broker": ("consumers.broker:broker", "Run a local Apache Kafka."),
+    "predict": ("consumers.predict:predict", "Predict the clusters of points from standard input."),
     "models": ("consumers.inspect:models", "List the models of a store."),
-    "inspect": ("consumers.inspect:inspect", "Show a model: progress and clusters."),
-    "snapshots": ("consumers.inspect:snapshots", "List what a model has published."),
-    "events": ("consumers.inspect:events", "Tell what happened to clusters: births, deaths, splits, merges, drifts."),
+    "inspect": ("consumers.inspect:inspect", "Show progress and clusters of a model."),
+    "snapshots": ("consumers.inspect:snapshots", "List the snapshots of a model."),
+    "events": ("consumers.inspect:events", "List the events of clusters: births, deaths, splits, merges, drifts."),
     "diff": ("consumers.replay:diff", "Compare two snapshots of a model."),
     "promote": ("consumers.replay:promote", "Put a snapshot in charge: a recomputed or an older one."),
-    "quarantine": ("consumers.quarantine:quarantine", "Look at records that could not be learned, and try them again."),
-    "store": ("consumers.store:store", "Back a store up, check it, give room back."),
-    "verify": ("consumers.verify:verify", "Prove a snapshot: learn the topic again by the journal and compare."),
-    "compile": ("consumers.compile:compile_", "Compile all kernels now, so that no start has to."),
-    "config": ("consumers.config:config", "Show every setting, its value and where it comes from."),
+    "quarantine": ("consumers.quarantine:quarantine", "List, show and retry bad records."),
+    "store": ("consumers.store:store", "Back up, check and compact a store."),
+    "verify": ("consumers.verify:verify", "Prove a snapshot from its journal and its topic."),
+    "compile": ("consumers.compile:compile_", "Compile all kernels, so that later starts are fast."),
+    "config": ("consumers.config:config", "Show every setting, its value and its origin."),
     "assign": ("consumers.assign:assign", "Write the cluster of each record to another topic, exactly once."),
-    "notify": ("consumers.notify:notify", "Tell others what happens to the clusters: by a topic, by webhooks."),
-    "doctor": ("consumers.doctor:doctor", "Say what is installed, what is missing, and how to get it."),
+    "notify": ("consumers.notify:notify", "Send the events of clusters to a topic and to webhooks."),
+    "doctor": ("consumers.doctor:doctor", "Check the installation."),
 }
-"""Name -> where it is, and its line in ``streamkm --help``."""
+"""Name -> module and attribute, and description in ``streamkm --help``."""
 
-LEFT_OUT = {"polars": "pip install polars; of the containers take the image streamkm:files"}
-"""Packages that an image may do without, and how to get them."""
+OPTIONAL_PACKAGES = {"polars": "pip install polars, or use the image streamkm:files"}
+"""Packages that an image may lack -> how to get them."""
 
 
 UNEXPECTED = 1
-"""Exit status of an error that is none of ours."""
+"""Exit status of an unexpected error."""
 
 
 class _BrokenPipeError(Exception):
-    """A pipe or socket other than our output broke: click would leave without a word, as if a reader had left."""
+    """A pipe or socket other than standard output broke; click would exit silently, as for standard output."""
 
 
 class Commands(click.Group):
-    """A group that imports a command when it is used."""
+    """A group that imports the module of a command when the command is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -87,12 +87,12 @@ class Commands(click.Group):
     "  streamkm demo\n"
     "  streamkm live orders --topic orders --fields amount,lat,lon --k 8\n"
     "  streamkm serve --port 8000\n"
-    "\b\nExit status: 0 done, 1 unexpected, "
+    "\b\nExit status: 0 success, 1 unexpected error, "
     + ", ".join(
         f"{n} {' or '.join(c.__name__ for c, m in EXIT_CODES if m == n)}"
         for n in sorted(set(dict(EXIT_CODES).values()))
     )
-    + f", {terminal.INTERRUPTED} Ctrl-C, {terminal.READER_GONE} nobody reads the output any more.",
+    + f", {terminal.INTERRUPTED} Ctrl-C, {terminal.READER_GONE} the reader of the output has exited.",
 )
 @click.version_option(package_name="streamkm")
 def cli() -> None:
@@ -102,25 +102,25 @@ def cli() -> None:
 def main() -> NoReturn:
     """Entry point of ``streamkm``."""
     terminal.open_streams()
-    threading.excepthook = _thread_ended
+    threading.excepthook = _thread_failed
     terminal.exit_with(_status())
 
 
 def _status() -> int:
-    """Run the command of the command line; its exit status. However it ends, that is said, and not by a traceback."""
+    """Run the command line, report any error, and return the exit status."""
     try:
         try:
             result = cli(prog_name="streamkm", standalone_mode=False)
         except SystemExit as e:
             result = e.code
-        terminal.flush()  # what cannot be written shows here
-    except BaseException as e:  # noqa: BLE001 - the last place that can say it in order
-        return _said(e)
+        terminal.flush()  # errors of writing are raised here
+    except BaseException as e:  # noqa: BLE001 - reports every error
+        return _report(e)
     return result if isinstance(result, int) else 0
 
 
-def _said(error: BaseException) -> int:
-    """Say why a command ended; the exit status."""
+def _report(error: BaseException) -> int:
+    """Report the error that ended a command; returns the exit status."""
     match error:
         case StreamkmError():
             status = _failed(error, exit_code(error))
@@ -134,10 +134,10 @@ def _said(error: BaseException) -> int:
             status = error.exit_code
         case click.ClickException():
             context = error.ctx if isinstance(error, click.UsageError) else None
-            hint = f"{context.command_path if context else 'streamkm'} --help says what there is"
+            hint = f"{context.command_path if context else 'streamkm'} --help shows the usage"
             status = _failed(SettingsError(error.format_message(), hint=hint), error.exit_code)
-        case ModuleNotFoundError() if error.name in LEFT_OUT:
-            missing = SettingsError(f"{error.name} is not installed", hint=LEFT_OUT[error.name])
+        case ModuleNotFoundError() if error.name in OPTIONAL_PACKAGES:
+            missing = SettingsError(f"{error.name} is not installed", hint=OPTIONAL_PACKAGES[error.name])
             status = _failed(missing, exit_code(missing))
         case _:
             status = _unexpected(error.__cause__ or error if isinstance(error, _BrokenPipeError) else error)
@@ -146,27 +146,27 @@ def _said(error: BaseException) -> int:
 
 def _failed(error: StreamkmError, status: int) -> int:
     terminal.fail(error.message, where=error.where, hint=error.hint)
-    # Whoever asked for JSON gets JSON; there is none yet, for a command that fails has printed nothing.
+    # With --json the error is JSON too: a command that fails has printed nothing yet.
     if "--json" in sys.argv[1:] and not isinstance(error, terminal.OutputError):
-        told = {"kind": type(error).__name__, "message": error.message, "where": error.where, "hint": error.hint}
-        with contextlib.suppress(terminal.ReaderGoneError, terminal.OutputError):  # it stands on standard error too
-            terminal.say_json({"error": {**told, "status": status}})
+        content = {"kind": type(error).__name__, "message": error.message, "where": error.where, "hint": error.hint}
+        with contextlib.suppress(terminal.ReaderGoneError, terminal.OutputError):  # it is on standard error too
+            terminal.say_json({"error": {**content, "status": status}})
     return status
 
 
-def _thread_ended(how: threading.ExceptHookArgs) -> None:
-    if how.exc_value is not None:
-        _unexpected(how.exc_value)
+def _thread_failed(args: threading.ExceptHookArgs) -> None:
+    if args.exc_value is not None:
+        _unexpected(args.exc_value)
 
 
 def _unexpected(error: BaseException) -> int:
-    """An error of ours: it is said in full, for whoever mends it."""
+    """Report a bug of streamkm, with its traceback."""
     for line in redact("".join(traceback.format_exception(error))).splitlines():
         terminal.say(line, err=True)
     return _failed(
         StreamkmError(
             f"unexpected {type(error).__name__}: {error}",
-            hint="This is a mistake in streamkm: please report it, with the lines above",
+            hint="This is a bug of streamkm: please report it, with the lines above",
         ),
         UNEXPECTED,
     )

@@ -1,4 +1,4 @@
-"""``streamkm compile``: all kernels now, so that no start has to."""
+"""``streamkm compile``: compile all kernels."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from consumers.options import example
 
 @click.command("compile", epilog=example("streamkm compile", "NUMBA_CACHE_DIR=/opt/kernels streamkm compile"))
 def compile_() -> None:
-    """Compile all kernels now, into numba's cache: those of the live models, of the codecs and of the exact algorithm.
+    """Compile the kernels of live models, codecs and exact K-Means into numba's cache.
 
-    Takes a minute or two once on a machine, and seconds when all was there. The image of streamkm is built so, and what
-    else cannot wait at its first start.
+    Takes a minute or two once per machine, and seconds if all are cached. For images, and for programs that cannot wait
+    at their first start.
     """
     from consumers.factories import warm_up
     from streamkm.codecs import make_codec

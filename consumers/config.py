@@ -1,4 +1,4 @@
-"""``streamkm config``: what would hold if a program started now."""
+"""``streamkm config``: the settings of a program that would start now."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from streamkm import settings
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def config(file: Path | None, *, as_json: bool) -> None:
-    """Show every setting, its value, and where it comes from. Secrets are masked."""
+    """Show every setting, its value and its origin. Secrets are masked."""
     rows: dict[str, tuple[str, str]] = {}
     for cls in (settings.FitSettings, settings.LiveSettings, settings.ServeSettings):
         resolved = settings.resolve(cls, {}, env=os.environ, file=file)

@@ -1,4 +1,4 @@
-"""``streamkm demo``: the main job on this machine, with real records, a real broker and real processes."""
+"""``streamkm demo``: a broker, a consumer and a service on this machine, with real records."""
 
 from __future__ import annotations
 
@@ -11,50 +11,57 @@ import sys
 import tempfile
 import threading
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import click
+import numpy as np
+from numpy.typing import NDArray
 
 from consumers import logs, terminal
 from consumers.demo_view import View, save_picture
 from consumers.feed import FIELDS, PARTITIONS, Producer, shuttle_rows
 from consumers.options import example
 from consumers.signals import stop_on_signals
+from streamkm.client import Client
 from streamkm.connectors import KafkaWriter
-from streamkm.errors import StoreUnavailableError, StreamkmError
+from streamkm.errors import (
+    NotFoundError,
+    NotReadyError,
+    ServiceError,
+    StoreUnavailableError,
+    StreamkmError,
+)
 from streamkm.service.auth import issue
 from streamkm.stores import open_store
 
 MODEL = TOPIC = "shuttle"
-TICK = 0.25
-PATIENCE = 180.0
-"""Seconds in which the consumer has to publish something; its first start compiles kernels."""
+REFRESH_SECONDS = 0.25
+"""Seconds between two updates of the view."""
+START_SECONDS = 180.0
+"""Maximum seconds for each step of the start; the first start compiles kernels."""
 
 
 class DemoError(StreamkmError):
-    """Something of the demo did not come up, or died."""
+    """A part of the demo did not start, or exited."""
 
 
 @click.command(epilog=example("streamkm demo", "streamkm demo --seconds 30 --rate 20000"))
-@click.option("--seconds", type=click.FloatRange(min=0), default=0.0, help="End by itself after so long; 0: never.")
-@click.option("--rate", type=click.IntRange(1, 1_000_000), default=5000, show_default=True, help="Records a second.")
+@click.option("--seconds", type=click.FloatRange(min=0), default=0.0, help="Stop after this time; 0: on Ctrl-C.")
+@click.option("--rate", type=click.IntRange(1, 1_000_000), default=5000, show_default=True, help="Records per second.")
 @click.option("--k", type=click.IntRange(1, 1000), default=7, show_default=True, help="Number of clusters.")
-@click.option("--picture", type=click.Path(dir_okay=False), help="At the end, write the view as an SVG.")
+@click.option("--picture", type=click.Path(dir_okay=False), help="Write the final view to this SVG file.")
 def demo(seconds: float, rate: int, k: int, picture: str | None) -> None:
-    """See it work: sensor readings of the NASA shuttle stream into Kafka, a consumer clusters them, a service answers.
+    """Cluster sensor readings of the NASA shuttle, streamed into a real Kafka on this machine.
 
-    Starts a real local Apache Kafka, `streamkm live` and `streamkm serve`, and shows what they do. Everything is gone
-    when it ends.
+    Starts a local Apache Kafka, `streamkm live` and `streamkm serve`, and shows the clusters. All data is deleted at
+    the end.
     """
     from streamkm.broker import LocalBroker
 
     logs.configure()
     stop = stop_on_signals()
-    began = time.monotonic()
+    started = time.monotonic()
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="streamkm-demo-")))
         terminal.say("starting Apache Kafka ...")
@@ -68,25 +75,25 @@ def demo(seconds: float, rate: int, k: int, picture: str | None) -> None:
                 "--k", str(k), "--store", store, "--checkpoint-every", "500ms", "--snapshot-every", "2s",
             )
         )  # fmt: skip
-        terminal.say("starting the consumer (its first start compiles kernels, up to a minute) ...")
-        _wait_for_store(store, live)
-        where = ("--store", store, "--bootstrap", broker.bootstrap)
-        serve = stack.enter_context(_process(folder, "serve", "--port", str(port), *where))
-        service = Service(f"http://127.0.0.1:{port}")
-        service.wait(serve)
-        service.wait_for_owner(live)
+        terminal.say("starting the consumer (the first start compiles kernels, up to a minute) ...")
+        _wait(live, "the consumer created no store", lambda: _store_exists(store))
+        options = ("--store", store, "--bootstrap", broker.bootstrap)
+        serve = stack.enter_context(_process(folder, "serve", "--port", str(port), *options))
+        client = stack.enter_context(Client(f"http://127.0.0.1:{port}"))
+        _wait(serve, "the service is not ready", lambda: _is_serving(client))
+        _wait(live, "the consumer does not start", lambda: _has_committed(client))
         writer = stack.enter_context(contextlib.closing(KafkaWriter(broker.bootstrap)))
         stack.enter_context(Producer(writer, TOPIC, rate))
-        terminal.say(f"all up after {time.monotonic() - began:.1f} s")
-        terminal.say(f"a page to look at: {service.base}/ (to act, sign in with {_token(store)})", verbatim=True)
-        rows = [{name: row[name] for name in FIELDS} for row in itertools.islice(shuttle_rows(), 3)]
-        view = View(urls=_urls(service.base, rows), topic=TOPIC)
-        _watch(view, service, (live, serve), rows, stop, seconds)
+        terminal.say(f"started in {time.monotonic() - started:.1f} s")
+        terminal.say(f"dashboard: {client.url}/ (to control the model, sign in with {_token(store)})", verbatim=True)
+        points = np.array([[row[name] for name in FIELDS] for row in itertools.islice(shuttle_rows(), 3)], np.float64)
+        view = View(urls=_urls(client.url, points), topic=TOPIC)
+        _watch(view, client, (live, serve), points, stop, seconds)
         if picture:
             save_picture(view, picture)
-        live.stop()  # publishes once more
-        view.model(service.get(f"/v1/models/{MODEL}"), view.elapsed)
-        view.centroids(service.get(f"/v1/models/{MODEL}/centroids"))
+        live.stop()  # it publishes a last snapshot
+        view.show_model(client.model(MODEL), view.elapsed)
+        view.show_centroids(client.centroids(MODEL))
     terminal.say(
         f"clustered {view.points:,} real records in {view.elapsed:.0f} s, published {view.snapshot} snapshots, "
         f"answered {view.answered['centroids']} centroid and {view.answered['predict']} predict requests over HTTP"
@@ -97,37 +104,36 @@ def demo(seconds: float, rate: int, k: int, picture: str | None) -> None:
 
 def _watch(
     view: View,
-    service: Service,
+    client: Client,
     processes: tuple[Process, ...],
-    rows: list[dict[str, float]],
+    points: NDArray[np.float64],
     stop: threading.Event,
     seconds: float,
 ) -> None:
-    """Look at the service four times a second until the time is over or somebody says stop."""
-    began = time.monotonic()
+    """Update the view until the time is over or a signal arrives."""
+    started = time.monotonic()
     with contextlib.ExitStack() as stack:
         screen = stack.enter_context(terminal.live()) if terminal.is_terminal() else None
         for tick in itertools.count():
-            elapsed = time.monotonic() - began
+            elapsed = time.monotonic() - started
             for process in processes:
                 process.check()
-            with contextlib.suppress(urllib.error.HTTPError):  # 404 and 409: not made yet, warming up
-                view.model(service.get(f"/v1/models/{MODEL}"), elapsed)
-                view.centroids(service.get(f"/v1/models/{MODEL}/centroids"))
-                answer = service.post(f"/v1/models/{MODEL}/predict", {"points": rows})
-                view.answered["predict"] += len(answer["ids"]) == len(rows)
-            if not view.snapshot and elapsed > PATIENCE:
-                raise DemoError(f"nothing was published within {PATIENCE:.0f} s", where=processes[0].tail())
+            with contextlib.suppress(NotFoundError, NotReadyError):  # not created yet, or warming up
+                view.show_model(client.model(MODEL), elapsed)
+                view.show_centroids(client.centroids(MODEL))
+                view.answered["predict"] += len(client.predict(MODEL, points).ids) == len(points)
+            if not view.snapshot and elapsed > START_SECONDS:
+                raise DemoError(f"no snapshot within {START_SECONDS:.0f} s", where=processes[0].tail())
             if screen is not None:
                 screen.update(view.picture(terminal.console().width), refresh=True)
             elif tick % 8 == 0:
                 terminal.say(view.line())
-            if (seconds and elapsed >= seconds) or stop.wait(TICK):
+            if (seconds and elapsed >= seconds) or stop.wait(REFRESH_SECONDS):
                 return
 
 
 class Process:
-    """One of our own programs, its output in a file."""
+    """A program of streamkm, with its output in a file."""
 
     def __init__(self, folder: Path, command: str, arguments: tuple[str, ...]) -> None:
         self.name, self.log = command, folder / f"{command}.log"
@@ -137,12 +143,12 @@ class Process:
             )
 
     def check(self) -> None:
-        """Raise if it died."""
+        """Raise an error if the process has exited."""
         if self.popen.poll() is not None:
-            raise DemoError(f"streamkm {self.name} left with status {self.popen.returncode}", where=self.tail())
+            raise DemoError(f"streamkm {self.name} exited with status {self.popen.returncode}", where=self.tail())
 
     def stop(self) -> None:
-        """SIGTERM, then wait."""
+        """Send SIGTERM, and wait for the exit."""
         if self.popen.poll() is None:
             self.popen.terminate()
             try:
@@ -152,7 +158,7 @@ class Process:
                 self.popen.wait()
 
     def tail(self) -> str:
-        """The last lines of its log."""
+        """The last lines of the output."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-15:])
 
 
@@ -165,68 +171,48 @@ def _process(folder: Path, command: str, *arguments: str) -> Iterator[Process]:
         process.stop()
 
 
-class Service:
-    """The few requests that the demo makes."""
+def _wait(process: Process, failure: str, condition: Callable[[], bool]) -> None:
+    """Wait until a condition holds.
 
-    def __init__(self, base: str) -> None:
-        self.base = base
-
-    def get(self, path: str) -> Any:
-        """GET, as JSON."""
-        with urllib.request.urlopen(self.base + path, timeout=10) as answer:  # noqa: S310 - our own loopback address
-            return json.load(answer)
-
-    def post(self, path: str, body: Any) -> Any:
-        """POST, JSON both ways."""
-        request = urllib.request.Request(  # noqa: S310 - our own loopback address
-            self.base + path, json.dumps(body).encode(), {"content-type": "application/json"}
-        )
-        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310 - our own loopback address
-            return json.load(answer)
-
-    def wait(self, process: Process) -> None:
-        """Until it is ready."""
-        deadline = time.monotonic() + PATIENCE
-        while True:
-            process.check()
-            try:
-                self.get("/readyz")
-            except (urllib.error.URLError, ConnectionError):
-                if time.monotonic() > deadline:
-                    raise DemoError("the service is not ready", where=process.tail()) from None
-                time.sleep(0.1)
-            else:
-                return
-
-    def wait_for_owner(self, process: Process) -> None:
-        """Until the consumer owns its model and has committed where it starts."""
-        deadline = time.monotonic() + PATIENCE
-        while time.monotonic() < deadline:
-            process.check()
-            with contextlib.suppress(urllib.error.HTTPError):  # 404: not made yet
-                if self.get(f"/v1/models/{MODEL}")["commits"]:
-                    return
-            time.sleep(0.1)
-        raise DemoError("the consumer does not start", where=process.tail())
+    Raises
+    ------
+    DemoError
+        The process exits first, or the condition does not hold in time.
+    """
+    deadline = time.monotonic() + START_SECONDS
+    while not condition():
+        process.check()
+        if time.monotonic() > deadline:
+            raise DemoError(failure, where=process.tail())
+        time.sleep(0.1)
 
 
-def _wait_for_store(store: str, live: Process) -> None:
-    """The service reads the consumer's store, so the consumer comes first."""
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        live.check()
-        try:
-            open_store(store, create=False).close()
-        except StoreUnavailableError:
-            if time.monotonic() > deadline:
-                raise DemoError("the consumer made no store", where=live.tail()) from None
-            time.sleep(0.05)
-        else:
-            return
+def _store_exists(store: str) -> bool:
+    try:
+        open_store(store, create=False).close()
+    except StoreUnavailableError:
+        return False
+    return True
+
+
+def _is_serving(client: Client) -> bool:
+    try:
+        client.models()
+    except ServiceError:
+        return False
+    return True
+
+
+def _has_committed(client: Client) -> bool:
+    """Whether the consumer owns the model, and has committed its start position."""
+    try:
+        return bool(client.model(MODEL).raw["commits"])
+    except NotFoundError:
+        return False
 
 
 def _token(store: str) -> str:
-    """One that may act on the demo's models, which are gone with it."""
+    """A token with the right to control the models of the demo."""
     text, token = issue("demo", "write", (), time.time())
     with contextlib.closing(open_store(store, create=False)) as opened:
         opened.add_token(token)
@@ -240,10 +226,10 @@ def _free_port() -> int:
         return port
 
 
-def _urls(base: str, rows: list[dict[str, float]]) -> tuple[str, ...]:
-    point = json.dumps(list(rows[0].values()))
+def _urls(base: str, points: NDArray[np.float64]) -> tuple[str, ...]:
+    point = json.dumps(points[0].tolist())
     return (
-        f"{base}/     the page, for a browser",
+        f"{base}/     dashboard",
         f"{base}/openapi.json",
         f"curl {base}/v1/models/{MODEL}/centroids",
         f"curl {base}/v1/models/{MODEL}/predict --json '{{\"points\": [{point}]}}'",

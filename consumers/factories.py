@@ -1,4 +1,4 @@
-"""From settings to objects: which source, codec and engine a program runs. Shared by the programs."""
+"""Make sources, writers, codecs and engines from settings."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def source_opener(
     group: str | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Callable[[], KafkaSource]:
-    """What gives a fresh Kafka source for a codec; without a group nothing is committed to Kafka.
+    """A function that opens a Kafka source; without a group no offsets are committed to Kafka.
 
-    While it waits for a broker it asks `should_stop` whether it is time to give up.
+    `should_stop` ends the wait for a broker.
     """
     return functools.partial(
         KafkaSource,
@@ -47,21 +47,21 @@ def source_opener(
 def writer_opener(
     settings: SourceSettings | NotifySettings, should_stop: Callable[[], bool] = lambda: False
 ) -> Callable[[], KafkaWriter]:
-    """What gives a fresh writer to the cluster that is read."""
+    """A function that opens a writer to the Kafka cluster of the records."""
     return lambda: KafkaWriter(settings.bootstrap, client=settings.kafka_properties, should_stop=should_stop)
 
 
 def transactions_opener(
     name: str, settings: AssignSettings, should_stop: Callable[[], bool] = lambda: False
 ) -> Callable[[], KafkaTransactionalWriter]:
-    """What gives a fresh writer of transactions to the cluster that is read."""
+    """A function that opens a transactional writer to the Kafka cluster of the records."""
     return lambda: KafkaTransactionalWriter(
         settings.bootstrap, name, client=settings.kafka_properties, should_stop=should_stop
     )
 
 
 def codec_spec(settings: LiveSettings) -> Json:
-    """What makes the codec."""
+    """The spec of the codec."""
     return {
         "kind": "json",
         "fields": list(settings.fields),
@@ -71,7 +71,7 @@ def codec_spec(settings: LiveSettings) -> Json:
 
 
 def learner_spec(settings: LiveSettings) -> Json:
-    """What makes the model, k apart."""
+    """The spec of the learner, without k."""
     h = settings.half_life
     return {
         "kind": "OnlineKMeans",
@@ -86,7 +86,7 @@ def learner_spec(settings: LiveSettings) -> Json:
 
 
 _SETTING_OF = {"half_life_unit": "half_life", "max_bytes": "max_record_bytes"}
-"""Settings behind the parts of a spec that have other names."""
+"""Keys of a spec -> settings of another name."""
 
 
 def model_spec(
@@ -94,12 +94,12 @@ def model_spec(
 ) -> tuple[ModelSpec, str]:
     """The spec of the model to run, and its topic.
 
-    A model that exists needs only its name to go on: what is not given is as it is stored, be it topic, fields or k.
+    For an existing model, settings that are not given are those of the stored spec.
 
     Raises
     ------
     SettingsError
-        Fields or topic are missing, and no stored model tells them.
+        Fields or topic are missing, and there is no stored model.
     """
     try:
         stored: ModelSpec | None = store.model(model).spec
@@ -107,7 +107,7 @@ def model_spec(
         stored = None
         if not settings.topic and not settings.fields:
             raise SettingsError(
-                "no topic and no fields, and no stored model of this name to tell them",
+                "no topic and no fields, and no stored model of this name",
                 where=f"model {model}",
                 hint="Give --topic TOPIC and --fields A,B,...",
             ) from e
@@ -117,7 +117,7 @@ def model_spec(
                     f"--{name} is missing", where=f"model {model}", hint="A new model needs both --topic and --fields"
                 ) from e
     topic = settings.topic or str(stored.source["topic"] if stored else "")
-    asked = ModelSpec(
+    given_spec = ModelSpec(
         name=model,
         fields=settings.fields,
         n_clusters=settings.k,
@@ -125,8 +125,8 @@ def model_spec(
         learner=learner_spec(settings),
         codec=codec_spec(settings),
     )
-    spec = asked if stored is None else _as_stored(asked, stored, given(settings))
-    # A wrong address is an error now; a broker that goes away later is waited for.
+    spec = given_spec if stored is None else _merged(given_spec, stored, given(settings))
+    # A wrong address is an error now; later the consumer waits for an unavailable broker.
     source = source_opener(topic, settings, spec.codec, should_stop=should_stop)()
     try:
         identity = source.identity()
@@ -135,8 +135,8 @@ def model_spec(
     return replace(spec, source=identity), topic
 
 
-def _as_stored(asked: ModelSpec, stored: ModelSpec, named: frozenset[str]) -> ModelSpec:
-    """The stored spec, with what was named now as it was named: the engine compares the two, and refuses what differs.
+def _merged(given_spec: ModelSpec, stored: ModelSpec, named: frozenset[str]) -> ModelSpec:
+    """The stored spec with the settings that were given; the engine compares the two, and refuses differences.
 
     Parameters
     ----------
@@ -145,21 +145,21 @@ def _as_stored(asked: ModelSpec, stored: ModelSpec, named: frozenset[str]) -> Mo
     """
     learner, codec = (
         {name: value for name, value in part.items() if _SETTING_OF.get(name, name) in named}
-        for part in (asked.learner, asked.codec)
+        for part in (given_spec.learner, given_spec.codec)
     )
     return replace(
         stored,
-        fields=asked.fields if "fields" in named and asked.fields else stored.fields,
-        n_clusters=asked.n_clusters if "k" in named else stored.n_clusters,
+        fields=given_spec.fields if "fields" in named and given_spec.fields else stored.fields,
+        n_clusters=given_spec.n_clusters if "k" in named else stored.n_clusters,
         learner={**stored.learner, **learner},
-        codec={**stored.codec, **codec, **({} if asked.fields else {"fields": stored.codec["fields"]})},
+        codec={**stored.codec, **codec, **({} if given_spec.fields else {"fields": stored.codec["fields"]})},
     )
 
 
 def warm_up(codec: Codec) -> float:
-    """Compile the kernels of models and codec, or load them if they were compiled before; the seconds it took."""
+    """Compile the kernels of models and codec, or load them from the cache; returns the duration in seconds."""
     started = time.perf_counter()
-    compile_kernels([np.float64])  # what codecs give
+    compile_kernels([np.float64])  # the dtype of codecs
     source = MemorySource.from_values([[b"{}", b"[1.5]"]])
     source.seek(source.beginning())
     for records in source.poll(0.0, 2):
@@ -170,11 +170,11 @@ def warm_up(codec: Codec) -> float:
 def make_engine(
     model: str, settings: LiveSettings, store: Store, metrics: Metrics, should_stop: Callable[[], bool] = lambda: False
 ) -> Engine:
-    """The engine that ``streamkm live`` runs."""
+    """The engine of ``streamkm live``."""
     spec, topic = model_spec(model, settings, store, should_stop)
     if settings.dead_letters == topic:
         raise SettingsError(
-            f"{topic} is the topic that is read: each dead letter would come back as a record",
+            f"{topic} is the topic of the records: each dead letter would be read as a record",
             where="--dead-letters",
             hint=f"Name another topic, such as {topic}.dead",
         )

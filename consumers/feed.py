@@ -1,4 +1,4 @@
-"""``streamkm feed``: real records for a topic, to try things with."""
+"""``streamkm feed``: write sample records to a topic."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ from streamkm.settings import KafkaClientSettings
 
 PARTITIONS = 3
 FIELDS = ("f1", "f3", "f5", "f7", "f8", "f9")
-"""The others are 0, but for a reading of thousands now and then: those few would be clusters of their own."""
-TELL_SECONDS = 10.0
-AT_ONCE = 10_000
-"""Records that are written and waited for together."""
+"""Fields to cluster. The others are 0 except for rare readings of thousands, which would be clusters of their own."""
+REPORT_SECONDS = 10.0
+"""Seconds between two lines of progress."""
+BATCH_SIZE = 10_000
+"""Records that are written before their acknowledgements are awaited."""
 
 
 @click.command(
@@ -39,12 +40,12 @@ AT_ONCE = 10_000
 )
 @click.argument("topic")
 @with_settings(KafkaClientSettings)
-@click.option("--rate", type=click.IntRange(1, 1_000_000), default=5000, show_default=True, help="Records a second.")
-@click.option("--records", type=click.IntRange(min=0), help="End after so many; 0: only make the topic.")
+@click.option("--rate", type=click.IntRange(1, 1_000_000), default=5000, show_default=True, help="Records per second.")
+@click.option("--records", type=click.IntRange(min=0), help="Stop after this number; 0: only create the topic.")
 def feed(topic: str, settings: KafkaClientSettings, *, rate: int, records: int | None) -> None:
-    """Write sample records into TOPIC, which is made if it is not there: sensor readings of the NASA shuttle.
+    """Write sensor readings of the NASA shuttle into TOPIC, which is created if it does not exist.
 
-    49,097 of them, over and over, as JSON with the fields f1 to f9. SIGTERM and SIGINT end it when all are written.
+    49,097 records, repeated, as JSON with the fields f1 to f9. SIGTERM and SIGINT stop it after pending writes.
     """
     logs.configure()
     stop = stop_on_signals()
@@ -52,17 +53,17 @@ def feed(topic: str, settings: KafkaClientSettings, *, rate: int, records: int |
         KafkaWriter(settings.bootstrap, client=settings.kafka_properties, should_stop=stop.is_set)
     ) as writer:
         writer.create_topic(topic, PARTITIONS)
-        told = time.monotonic()
+        reported = time.monotonic()
         with Producer(writer, topic, rate, records) as producer:
             while producer.thread.is_alive() and not stop.wait(0.1):
-                if time.monotonic() - told > TELL_SECONDS:
-                    told = time.monotonic()
+                if time.monotonic() - reported > REPORT_SECONDS:
+                    reported = time.monotonic()
                     terminal.say(f"{producer.sent:,} records written")
     if producer.refused:
         raise SourceError(
-            f"a record was not taken ({producer.refused}), after {producer.sent:,} of them",
+            f"a record was not accepted ({producer.refused}), after {producer.sent:,} records",
             where=f"{topic} at {settings.bootstrap}",
-            hint="Is the broker up, and may we write to the topic? --kafka-property has the properties of a login",
+            hint="Is the broker running, and is writing to the topic allowed? --kafka-property sets the login",
         )
     terminal.say(f"wrote {producer.sent:,} records into {topic}")
 
@@ -110,7 +111,7 @@ class Producer:
         began = time.monotonic()
         while self.sent != self.records and not self.done.wait(0.05):
             due = int((time.monotonic() - began) * self.rate)
-            due = min(due if self.records is None else min(due, self.records), self.sent + AT_ONCE)
+            due = min(due if self.records is None else min(due, self.records), self.sent + BATCH_SIZE)
             numbers = range(self.sent, due)
             records = [ProducerRecord(self.topic, None, next(rows), (), -1, n % partitions) for n in numbers]
             answers = self.writer.write(records)

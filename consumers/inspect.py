@@ -16,7 +16,7 @@ from consumers.fields import add_field, describe_differences, fit_fields
 from consumers.options import example, with_settings
 from streamkm.effect_sizes import differences
 from streamkm.settings import StoreSettings
-from streamkm.state import Event, Snapshot
+from streamkm.state import ModelEvent, Snapshot
 from streamkm.stores import open_store
 from streamkm.stores.base import ModelInfo
 from streamkm.times import format_age, format_time
@@ -118,7 +118,7 @@ def evaluation_lines(s: Snapshot) -> list[str]:
     return lines
 
 
-def describe_event(event: Event) -> str:
+def describe_event(event: ModelEvent) -> str:
     """An event as a sentence."""
     before, after = (", ".join(map(str, ids)) for ids in (event.before, event.after))
     return {

@@ -1,4 +1,4 @@
-"""How ``streamkm serve`` has ranges recomputed: the command and the environment of a child that runs `replay`."""
+"""Command and environment of the child process in which ``streamkm serve`` runs a recomputation job."""
 
 from __future__ import annotations
 
@@ -14,29 +14,32 @@ from streamkm.errors import SettingsError
 from streamkm.settings import ENV_PREFIX, ServeSettings
 from streamkm.state import Json
 
-_ASKED = (("from", "--from"), ("to", "--to"), ("k", "--k"), ("init", "--init"), ("n_init", "--n-init"))
-_OPTIONS = (*_ASKED, ("max_iter", "--max-iter"))
+_OPTIONS = (
+    *(("from", "--from"), ("to", "--to"), ("k", "--k"), ("init", "--init")),
+    *(("n_init", "--n-init"), ("max_iter", "--max-iter")),
+)
+"""Options of a job -> options of ``streamkm replay``."""
 
 
 def replay_command(settings: ServeSettings) -> Callable[[str, Json], Sequence[str]]:
-    """What makes the command of a job. Nothing secret is in it: arguments can be seen by every user of the machine."""
+    """A function that makes the command of a job. It has no secrets: every user of the machine can see arguments."""
 
-    def command(model: str, asked: Json) -> Sequence[str]:
+    def command(model: str, options: Json) -> Sequence[str]:
         if not settings.bootstrap.strip():
             raise SettingsError(
-                "this service knows no broker to read from",
+                "this service has no broker to read from",
                 where="--bootstrap",
                 hint="Start streamkm serve with --bootstrap HOST:PORT",
             )
         if any("," in p for p in settings.kafka_property):
             raise SettingsError(
-                "a property of the Kafka client has a comma, and cannot be handed on to a job",
+                "a property of the Kafka client has a comma, and cannot be passed on to a job",
                 where="--kafka-property",
                 hint="Run streamkm replay by hand, with --config",
             )
-        options = [f"{option}={asked[name]}" for name, option in _OPTIONS if asked.get(name) is not None]
-        # Behind "--" no name can be taken for an option.
-        return [sys.executable, "-P", "-m", "consumers", "replay", "--progress-json", *options, "--", model]
+        arguments = [f"{option}={options[name]}" for name, option in _OPTIONS if options.get(name) is not None]
+        # After "--" no name is parsed as an option.
+        return [sys.executable, "-P", "-m", "consumers", "replay", "--progress-json", *arguments, "--", model]
 
     return command
 
@@ -48,28 +51,28 @@ _KEPT = frozenset(
         *("SSL_CERT_FILE", "SSL_CERT_DIR", "KRB5_CONFIG", "KRB5CCNAME", "KRB5_CLIENT_KTNAME"),
     )
 )
-_KEPT_KINDS = ("LC_", "NUMBA_", "OMP_", "KMP_", "OPENBLAS_", "MKL_")
-_OF_POSTGRES = "PG"
-_OF_AWS = "AWS_"
+_KEPT_PREFIXES = ("LC_", "NUMBA_", "OMP_", "KMP_", "OPENBLAS_", "MKL_")
+_POSTGRES_PREFIX = "PG"
+_AWS_PREFIX = "AWS_"
 _FILES = frozenset(
     ["PGPASSFILE", "PGSERVICEFILE", "PGSYSCONFDIR", "PGSSLCERT", "PGSSLKEY", "PGSSLROOTCERT", "PGSSLCRL", "PGSSLCRLDIR"]
 )
-_FILES_OF_A_URL = ("passfile", "servicefile", "sslcert", "sslkey", "sslrootcert", "sslcrl", "sslcrldir")
-_FILES_OF_A_CLIENT = ("file", "location")
+_URL_FILE_PARAMETERS = ("passfile", "servicefile", "sslcert", "sslkey", "sslrootcert", "sslcrl", "sslcrldir")
+_PROPERTY_FILE_SUFFIXES = ("file", "location")
 
 
 def child_environment(settings: ServeSettings, environment: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment of a job: the settings of store and broker, and of the service's own only what is known to serve.
+    """The environment of a job: the settings of store and broker, and the variables of the service that a job needs.
 
-    A job runs in a folder of nobody's, so that nothing which lies in that of the service is run, or read as its
-    settings. Paths that are relative to that one are made absolute here.
+    A job runs in the root folder, so that no file in the working directory of the service is executed or read as its
+    settings. Relative paths are made absolute here.
     """
     environment = os.environ if environment is None else environment
-    kept = {name: value for name, value in environment.items() if _serves(name, settings)}
-    kept |= {name: _from_here(kept[name]) for name in _FILES & kept.keys()}
-    # The same code as here, wherever it was found: -P leaves out the folder that a program is started in.
+    kept = {name: value for name, value in environment.items() if _is_needed(name, settings)}
+    kept |= {name: _absolute(kept[name]) for name in _FILES & kept.keys()}
+    # The same code as here: -P excludes the working directory from the module search path.
     folders = [str(Path(__file__).resolve().parents[1]), *environment.get("PYTHONPATH", "").split(os.pathsep)]
-    kept |= {"PYTHONPATH": os.pathsep.join(dict.fromkeys(_from_here(f) for f in folders if f)), "PYTHONSAFEPATH": "1"}
+    kept |= {"PYTHONPATH": os.pathsep.join(dict.fromkeys(_absolute(f) for f in folders if f)), "PYTHONSAFEPATH": "1"}
     given = {
         "STORE": _absolute_url(settings.store),
         "BOOTSTRAP": settings.bootstrap,
@@ -80,31 +83,31 @@ def child_environment(settings: ServeSettings, environment: Mapping[str, str] | 
     return kept | {ENV_PREFIX + name: value for name, value in given.items()}
 
 
-def _serves(name: str, settings: ServeSettings) -> bool:
-    if name in _KEPT or name.startswith(_KEPT_KINDS):
+def _is_needed(name: str, settings: ServeSettings) -> bool:
+    if name in _KEPT or name.startswith(_KEPT_PREFIXES):
         return True
-    if name.startswith(_OF_POSTGRES):
+    if name.startswith(_POSTGRES_PREFIX):
         return settings.store.startswith("postgres")
-    return name.startswith(_OF_AWS) and any(p.upper().endswith("AWS_MSK_IAM") for p in settings.kafka_property)
+    return name.startswith(_AWS_PREFIX) and any(p.upper().endswith("AWS_MSK_IAM") for p in settings.kafka_property)
 
 
-def _from_here(path: str) -> str:
-    return os.path.abspath(path)  # noqa: PTH100  # links stay what they are
+def _absolute(path: str) -> str:
+    return os.path.abspath(path)  # noqa: PTH100  # does not resolve links
 
 
 def _absolute_url(store: str) -> str:
-    """The URL of a store with paths that hold in any folder."""
+    """The URL of a store with absolute paths."""
     try:
         url = make_url(store)
     except ArgumentError:
-        return store  # the child says what is wrong
+        return store  # the child reports the error
     if url.get_backend_name() == "sqlite" and url.database and url.database != ":memory:":
-        made = url.set(database=_from_here(url.database))
+        made = url.set(database=_absolute(url.database))
     else:
-        made = url.update_query_dict({n: _from_here(str(url.query[n])) for n in _FILES_OF_A_URL if n in url.query})
+        made = url.update_query_dict({n: _absolute(str(url.query[n])) for n in _URL_FILE_PARAMETERS if n in url.query})
     return store if made == url else made.render_as_string(hide_password=False)
 
 
 def _absolute_property(text: str) -> str:
     name, _, value = text.partition("=")
-    return f"{name}={_from_here(value)}" if value and name.endswith(_FILES_OF_A_CLIENT) else text
+    return f"{name}={_absolute(value)}" if value and name.endswith(_PROPERTY_FILE_SUFFIXES) else text

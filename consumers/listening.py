@@ -1,4 +1,4 @@
-"""Sockets that programs listen on."""
+"""Listening sockets."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from streamkm.errors import SettingsError
 def listen(
     host: str, port: int, option: str = "--port", hint: str = "Choose another one, or 0 for any"
 ) -> socket.socket:
-    """A socket that already takes connections, so that its URL can be told to others.
+    """Open a socket that accepts connections already, so that its URL can be announced.
 
     Parameters
     ----------
     host
         Address to listen on.
     port
-        0: any free one.
+        0 for any free one.
     option
-        What the port was given by.
+        Option of the port, for the error message.
     hint
-        What to do if it cannot be had.
+        Hint of the error message.
 
     Raises
     ------
     SettingsError
-        The address is not ours, or the port is taken.
+        The address is not of this machine, or the port is in use.
     """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, kind, protocol, _, address = found[0]
-        # With the protocol left at 0, asyncio would not set TCP_NODELAY, and every answer would wait 40 ms for an ACK.
+        # With protocol 0 asyncio would not set TCP_NODELAY, and every response would wait 40 ms for an ACK.
         listener = socket.socket(family, kind, protocol)
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -50,6 +50,6 @@ def listen(
 
 
 def url_of(listener: socket.socket) -> str:
-    """Where a browser finds it."""
+    """URL of a listening socket."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,4 +1,4 @@
-"""``streamkm live``: run the engine until somebody says stop."""
+"""``streamkm live``: cluster a topic as its records arrive."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ HUNG = 10
 @with_settings(LiveSettings)
 @verbose()
 def live(model: str, settings: LiveSettings, *, verbosity: int) -> None:
-    """Cluster a topic as its records come, into MODEL.
+    """Cluster the records of a topic into MODEL as they arrive.
 
-    Resumes exactly where the model stands. Started twice, the second process stands by and takes over when the first
-    one dies. SIGTERM and SIGINT finish the mini-batch, commit, publish and leave.
+    Resumes exactly at the position of the model. A second process for the same model is a standby, and takes over if
+    the first one dies. SIGTERM and SIGINT finish the mini-batch, commit, publish a snapshot and exit.
     """
     logs.configure(verbosity)
     check_bind(settings.metrics_host, settings.token, "--metrics-host")
@@ -57,10 +57,10 @@ def live(model: str, settings: LiveSettings, *, verbosity: int) -> None:
             if stop.is_set():
                 return
             raise
-        # Before the lease is asked for: while a first start compiles, an owner would look dead.
+        # Before the lease is acquired: an owner that compiles would seem dead.
         with stop.at_once():
             seconds = warm_up(engine.context.codec)
-        compiled = " (compiled, the next start is quick)" if seconds > COMPILING_SECONDS else ""
+        compiled = " (compiled, the next start is faster)" if seconds > COMPILING_SECONDS else ""
         log.info("kernels ready after %.1f s%s", seconds, compiled)
         heartbeat = engine.context.heartbeat
         with contextlib.ExitStack() as beside:
@@ -68,6 +68,6 @@ def live(model: str, settings: LiveSettings, *, verbosity: int) -> None:
                 at = settings.metrics_host, settings.metrics_port
                 reachable = functools.partial(connection_error, settings.bootstrap)
                 beside.enter_context(probes(*at, metrics, heartbeat, reachable, settings.token, ping=store.ping))
-            # What hangs holds locks that nobody can take away from it, so it is not asked to leave.
+            # A hanging process may hold locks, so it is ended without cleanup.
             beside.enter_context(Watchdog(heartbeat, model, metrics, lambda: os._exit(HUNG)))
             engine.run(stop)

@@ -14,7 +14,7 @@ _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "ta
 
 
 class PlainLines(logging.Formatter):
-    """A line for people; the lines of an exception follow it."""
+    """One line per record, followed by its traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = (
@@ -26,7 +26,7 @@ class PlainLines(logging.Formatter):
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, and what was passed as ``extra``."""
+    """One JSON object per line: time, level, logger, message and ``extra``."""
 
     def format(self, record: logging.LogRecord) -> str:
         entry = {
@@ -38,18 +38,18 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
-        # Before the quotes of JSON are around each text, which would hide where a secret ends.
+        # Redacted before the encoding: the quotes of JSON would hide where a secret ends.
         return json.dumps(redact_all(json.loads(json.dumps(entry, default=str))))
 
 
 def configure(verbosity: int = 0) -> None:
-    """Send the logs of streamkm, and the warnings of everybody else, to stderr.
+    """Log streamkm, and the warnings of libraries, to standard error.
 
     Parameters
     ----------
     verbosity
-        0: what an operator wants to know; 1: all that streamkm does; 2 or more: what libraries do too. Those tell what
-        they send and receive, so they are never mixed into less.
+        0: information for operators; 1: debug messages of streamkm; 2 or more: those of libraries too, which log the
+        data that they send and receive.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(PlainLines() if terminal.is_terminal(err=True) else JsonLines())
@@ -57,5 +57,5 @@ def configure(verbosity: int = 0) -> None:
     libraries = logging.DEBUG if verbosity > 1 else logging.WARNING
     logging.basicConfig(level=libraries, handlers=[handler], force=True)
     logging.getLogger("streamkm").setLevel(logging.DEBUG if verbosity else logging.INFO)
-    # kafka-python reports every reconnect attempt as an error; the engine says once what matters.
+    # kafka-python logs every reconnect attempt as an error; the engine logs an outage once.
     logging.getLogger("kafka").setLevel(libraries if verbosity else logging.CRITICAL)

@@ -1,4 +1,4 @@
-"""``streamkm notify``: the events of a model, onto a topic and to webhooks."""
+"""``streamkm notify``: send the events of a model to a topic and to webhooks."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from streamkm.settings import NotifySettings, from_environment
 from streamkm.stores import open_store
 
 _WEBHOOKS = "STREAMKM_NOTIFY_WEBHOOK"
-_AS_GOOD_AS_A_KEY = 16
-"""Characters of a part of an address that nobody guesses."""
+_SECRET_LENGTH = 16
+"""Characters from which a part of a URL may be a secret."""
 
 
 @click.command(
@@ -32,14 +32,14 @@ _AS_GOOD_AS_A_KEY = 16
     )
 )
 @click.argument("model")
-@click.option("--to", "topic", envvar="STREAMKM_NOTIFY_TO", metavar="TOPIC", help="Topic that gets each event.")
+@click.option("--to", "topic", envvar="STREAMKM_NOTIFY_TO", metavar="TOPIC", help="Topic of the events.")
 @click.option(
     "--webhook",
     "webhooks",
     multiple=True,
     metavar="URL",
-    help="Address that gets each event by POST, signed; may be given several times. One that nobody else is to know "
-    "stands, with others on lines of their own, in the file that STREAMKM_NOTIFY_WEBHOOK_FILE names.",
+    help="URL that gets each event by a signed POST; may be repeated. Secret URLs are read, one per line, from the "
+    "file that STREAMKM_NOTIFY_WEBHOOK_FILE names.",
 )
 @click.option(
     "--from",
@@ -47,28 +47,28 @@ _AS_GOOD_AS_A_KEY = 16
     type=click.Choice(["now", "beginning"]),
     default="now",
     show_default=True,
-    help="Where a target begins that was never told anything.",
+    help="Start of a new target.",
 )
 @with_settings(NotifySettings)
 @verbose()
 def notify(
     model: str, topic: str | None, webhooks: tuple[str, ...], start: str, settings: NotifySettings, *, verbosity: int
 ) -> None:
-    """Tell what happens to the clusters of MODEL: births, deaths, splits, merges, drifts.
+    """Send the events of MODEL: births, deaths, splits, merges, drifts.
 
-    Each event at least once, in order, with an id that stays the same. What a target does not take waits in the store
-    and is tried again, from a second to five minutes apart, for as long as the store keeps it.
+    Each event is delivered at least once, in order, with a constant id. An event that a target does not accept is
+    retried, with delays from a second to five minutes, for as long as the store keeps it.
     """
     logs.configure(verbosity)
-    webhooks = _addresses(webhooks)
+    webhooks = _webhook_urls(webhooks)
     if not topic and not webhooks:
-        raise SettingsError("there is nobody to tell", hint="Give --to TOPIC, or --webhook URL")
+        raise SettingsError("there is no target", hint="Give --to TOPIC, or --webhook URL")
     stop = stop_on_signals()
     with contextlib.closing(open_store(settings.store, create=False)) as store:
         source = store.model(model).spec.source
         if topic and topic == source.get("topic"):
             raise SettingsError(
-                f"{topic} is the topic of the points: each event would come back as a record",
+                f"{topic} is the topic of the records: each event would be read as a record",
                 where="--to",
                 hint=f"Name another topic, such as {topic}.events",
             )
@@ -80,15 +80,15 @@ def notify(
         notifier.run(stop)
 
 
-def _addresses(given: tuple[str, ...]) -> tuple[str, ...]:
-    """The addresses of webhooks: those of the command line, or of the environment. None of them shows from now on."""
+def _webhook_urls(given: tuple[str, ...]) -> tuple[str, ...]:
+    """URLs of webhooks, from the command line or the environment; they are redacted in all output."""
     for url in given:
-        # The path of an address can be as good as a password; one that is a few words is none.
-        if secrets_in(url) or "?" in url or any(len(part) >= _AS_GOOD_AS_A_KEY for part in url.split("/")[3:]):
-            warn_of_argument("--webhook", f"set {_WEBHOOKS}_FILE to a file that holds the address")
+        # The path of a URL may be a secret, unless its parts are short.
+        if secrets_in(url) or "?" in url or any(len(part) >= _SECRET_LENGTH for part in url.split("/")[3:]):
+            warn_of_argument("--webhook", f"set {_WEBHOOKS}_FILE to a file that holds the URL")
     found = from_environment(_WEBHOOKS, os.environ)
     urls = given or tuple(found[0].split() if found else ())
     for url in urls:
         remember_url(url)
-        remember(*(part for part in re.split("[/?&=]", url)[3:] if len(part) >= _AS_GOOD_AS_A_KEY))
+        remember(*(part for part in re.split("[/?&=]", url)[3:] if len(part) >= _SECRET_LENGTH))
     return urls

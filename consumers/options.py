@@ -1,4 +1,4 @@
-"""Command-line options made from the table of settings, and the exit statuses of errors."""
+"""Command-line options from the table of settings, and exit statuses of errors."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ EXIT_CODES: tuple[tuple[type[errors.StreamkmError], int], ...] = (
     (errors.ServiceError, 11),
     (OutputError, 13),
 )
-"""What a script can tell an error by; 1 is anything else."""
+"""Error -> exit status; 1 for any other error."""
 
 
 def exit_code(error: errors.StreamkmError) -> int:
-    """Exit status of a program that ends with this error."""
+    """Exit status of a program that fails with this error."""
     return next((code for cls, code in EXIT_CODES if isinstance(error, cls)), 1)
 
 
 def with_settings(cls: type[settings.S], *, only: tuple[str, ...] = ()) -> Callable[[F], F]:
-    """Give a command an option for each setting of `cls` (or those of `only`), and ``--config``.
+    """Add an option for each setting of `cls` (or only those of `only`), and ``--config``, to a command.
 
-    The command gets one more argument, ``settings``: an instance of `cls`. The options are plain text here; the table
-    reads and checks them, so that the command line, the environment and the file say the same about a wrong value.
+    The command gets an argument ``settings``, an instance of `cls`. Options are text; the table of settings parses and
+    validates them, so that command line, environment and file have the same errors.
     """
 
     def decorate(command: F) -> F:
@@ -71,14 +71,14 @@ def with_settings(cls: type[settings.S], *, only: tuple[str, ...] = ()) -> Calla
         )(result)
         return cast("F", result)
 
-    # A program may say more of a setting than the table does of all programs that have it.
+    # The help of a setting may differ between programs.
     own: dict[str, dataclasses.Field[Any]] = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     chosen = only or settings.names(cls)
     return decorate
 
 
 def warn_of_argument(what: str, instead: str) -> None:
-    """Say that a secret on the command line is seen by others, and what to do."""
+    """Warn that a secret on the command line is visible to other users."""
     text = f"warning: {what}: every user of this machine can see the secret in it, in the list of processes; {instead}"
     terminal.say((text, "yellow"), err=True)
 
@@ -92,7 +92,7 @@ def _option(f: dataclasses.Field[Any]) -> Callable[[Any], Any]:
 
 
 class DurationType(click.ParamType[float]):
-    """A length of time as settings read it: 500ms, 30s, 5m; a bare number is of seconds."""
+    """A duration as in settings: 500ms, 30s, 5m; a bare number is in seconds."""
 
     name = "duration"
 
@@ -105,11 +105,11 @@ class DurationType(click.ParamType[float]):
 
 
 def verbose(more: str = "More log lines") -> Callable[[F], F]:
-    """``-v``: the command gets how often it was given, as ``verbosity``."""
+    """Add the option ``-v``; the command gets its count as ``verbosity``."""
     text = f"{more}; -vv: those of libraries too."
     return click.option("-v", "--verbose", "verbosity", count=True, metavar="", help=text)
 
 
 def example(*lines: str) -> str:
-    """An epilog that shows how the command is used; click keeps its lines as they are."""
+    """An epilog with examples, whose lines click does not wrap."""
     return "\b\n" + "\n".join(("Example:" if len(lines) == 1 else "Examples:", *("  " + x for x in lines)))

@@ -200,7 +200,7 @@ class _Probes:
             message = f"{method} is not allowed for {path}"
             return _problem(405, "method-not-allowed", message, (b"allow", b"GET, HEAD"), hint="Allowed: GET, HEAD")
         if path == "/metrics":
-            if self._token and not (len(authorization) == 1 and self._token.is_borne_by(authorization[0])):
+            if self._token and not (len(authorization) == 1 and self._token.matches_authorization(authorization[0])):
                 message = "this token is unknown" if authorization else "the metrics need a token"
                 hint = "Send it as: Authorization: Bearer TOKEN"
                 return _problem(401, "unauthorized", message, (b"www-authenticate", b"Bearer"), hint=hint)

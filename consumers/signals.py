@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as a wish to finish what is under way and leave."""
+"""SIGTERM and SIGINT as requests to stop."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class StopSignal(threading.Event):
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
-        """While nothing is under way that has to be finished: the signals end the program with status 0."""
+        """While the context is open, signals end the program at once with status 0: there is nothing to finish."""
         self._at_once = True
         try:
             if self.is_set():
@@ -32,13 +32,13 @@ class StopSignal(threading.Event):
             self._at_once = False
 
     def handle(self, number: int, _: FrameType | None) -> None:
-        """Take a signal."""
+        """Handle a signal."""
         self.set()
         name = signal.Signals(number).name
         if self._at_once:
-            log.info("%s: nothing is under way", name)
+            log.info("%s: exiting", name)
             sys.exit(0)
-        log.info("%s: finishing what is under way", name)
+        log.info("%s: stopping", name)
 
 
 def stop_on_signals() -> StopSignal:

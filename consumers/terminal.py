@@ -1,11 +1,11 @@
-"""The one place that writes to the terminal; see `test_terminal.py` for the rule that holds all others to it.
+"""All output of the programs; `tests/test_terminal.py` checks that no other module prints.
 
-Names and values are data. They come from topics, files, databases and other people's services, and may hold anything:
-rich's markup, the escape sequences that terminals obey, line breaks that would forge a line of ours, secrets. So all
-text is shown as what it is: no markup is read in it, and what is not printable is written as its escape. What may be a
-secret is masked, but for records themselves and for a token that was asked for: these are marked as ``verbatim``.
+Names and values come from topics, files, databases and other services, and may contain anything: markup of rich, escape
+sequences of terminals, line breaks that would forge a line, secrets. So text is printed literally: markup is not
+interpreted, and characters that are not printable are escaped. Secrets are masked, except in records and in tokens that
+were requested, which are printed ``verbatim``.
 
-What cannot be written is an error, and never a traceback: see `Stream`.
+An error of writing is reported without a traceback: see `Stream`.
 """
 
 from __future__ import annotations
@@ -34,29 +34,29 @@ from streamkm.errors import StreamkmError
 from streamkm.redaction import redact, redact_all
 
 INTERRUPTED = 130
-"""Exit status after Ctrl-C, as shells have it."""
+"""Exit status after Ctrl-C, as in shells."""
 READER_GONE = 141
-"""Exit status when whoever read our output has left (``| head``), as of a program that SIGPIPE ends."""
+"""Exit status if the reader of the output has exited (``| head``): that of a program that SIGPIPE ends."""
 
-_UNSEEN = re.compile(r"[^\x20-\x7e]")
-"""What may need a look; the rest is plain."""
+_NON_ASCII = re.compile(r"[^\x20-\x7e]")
+"""Characters that may not be printable."""
 
 
 class OutputError(StreamkmError):
-    """What a program prints cannot be written: the disk is full, or standard output is closed."""
+    """Output cannot be written: the disk is full, or standard output is closed."""
 
 
 class ReaderGoneError(Exception):
-    """Whoever read our output has left."""
+    """The reader of standard output has exited."""
 
 
 def clean(text: object, *, lines: bool = False) -> str:
-    r"""Text as it may be shown: in one line, and nothing in it that a terminal obeys.
+    r"""Escape line breaks, and characters that a terminal would interpret.
 
     Parameters
     ----------
     lines
-        Keep line breaks: for text of our own that has several lines.
+        Keep line breaks and tabs.
 
     Examples
     --------
@@ -65,24 +65,24 @@ def clean(text: object, *, lines: bool = False) -> str:
     >>> clean("Zürich 東京")
     'Zürich 東京'
     """
-    return _UNSEEN.sub(lambda found: _seen(found[0], lines), str(text))
+    return _NON_ASCII.sub(lambda found: _printable(found[0], lines), str(text))
 
 
-def _seen(character: str, lines: bool) -> str:
+def _printable(character: str, lines: bool) -> str:
     if character.isprintable() or unicodedata.category(character) == "Zs" or (lines and character in "\n\t"):
         return character
     return character.encode("unicode_escape").decode()
 
 
 class _Console(_RichConsole):
-    """One for which every text is data."""
+    """A console that prints all text literally."""
 
     def render_str(self, text: str, **options: Any) -> Text:
         options |= {"markup": False, "emoji": False, "highlight": False, "highlighter": None}
         return super().render_str(clean(redact(text)), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Also what was made into a `Text` before it came here; tables break what has no room, and cut nothing off."""
+        """Escape `Text` objects too; tables wrap long cells instead of truncating them."""
         if isinstance(renderable, Table):
             for column in renderable.columns:
                 column.overflow = "fold"
@@ -92,12 +92,12 @@ class _Console(_RichConsole):
 
 
 def console(*, err: bool = False, **options: Any) -> _RichConsole:
-    """One for tables and the like; see `rich.console.Console` for its options."""
+    """A console for tables; see `rich.console.Console` for its options."""
     return _Console(stderr=err, **{"highlight": False, "markup": False, "emoji": False} | options)
 
 
 def say(*parts: object, err: bool = False, end: str = "\n", verbatim: bool = False) -> None:
-    """Write one line; a part may be ``(text, style)``, and has that style on a terminal."""
+    """Print one line; a part may be ``(text, style)``, styled on a terminal."""
     pairs = [part if isinstance(part, tuple) else (part, "") for part in parts]
     if not verbatim:
         pairs = [(redact(str(text)), style) for text, style in pairs]
@@ -109,21 +109,21 @@ def say(*parts: object, err: bool = False, end: str = "\n", verbatim: bool = Fal
 
 
 def write(texts: Iterable[str]) -> None:
-    """Write texts with their ends of lines, for other programs as they are."""
+    """Print texts that include their line ends; escaped on a terminal only."""
     shown = (clean(text, lines=True) for text in texts) if is_terminal() else texts
     sys.stdout.writelines(shown)
     sys.stdout.flush()
 
 
 def show(*renderables: RenderableType, width: int | None = None) -> None:
-    """Write tables, or texts of one line each."""
+    """Print tables, or texts of one line each."""
     out = console(width=width)
     for renderable in renderables:
         out.print(renderable)
 
 
 def say_json(value: Any, *, indent: int | None = 2, err: bool = False, verbatim: bool = False) -> None:
-    """Write a JSON value; a number that is not finite is null."""
+    """Print a JSON value; a number that is not finite is null."""
     plain = _plain(value)
     _write(json.dumps(plain if verbatim else redact_all(plain), indent=indent, allow_nan=False) + "\n", err=err)
 
@@ -139,25 +139,25 @@ def _plain(value: Any) -> Any:
 
 
 def progress(*columns: str | ProgressColumn, shown: bool | None = None, transient: bool = False) -> Progress:
-    """Bars on standard error, if that is a terminal; a column that is a text is a format, such as ``{task.total}``."""
+    """Progress bars on standard error, if it is a terminal; a column may be a format, such as ``{task.total}``."""
     made = (TextColumn(c, markup=False) if isinstance(c, str) else c for c in columns)
     hidden = not (is_terminal(err=True) if shown is None else shown)
     return Progress(*made, console=console(err=True), disable=hidden, transient=transient)
 
 
 def live() -> Live:
-    """A view on a terminal that is drawn anew when told."""
+    """A view on a terminal that is redrawn on request."""
     return Live(console=console(), auto_refresh=False)
 
 
 def is_terminal(*, err: bool = False) -> bool:
-    """Whether people look at it."""
+    """Whether standard output (or standard error) is a terminal."""
     stream = sys.stderr if err else sys.stdout
     return bool(stream.isatty())
 
 
 def fail(message: str, *, where: str = "", hint: str = "") -> None:
-    """Say what was wrong, where, and what to do, on standard error."""
+    """Print an error, its location and a hint to standard error."""
     say((f"error: {where}: {message}" if where else f"error: {message}", "red"), err=True)
     if hint:
         say(f"  what to do: {hint}", err=True)
@@ -170,18 +170,18 @@ def _write(text: str, *, err: bool) -> None:
 
 
 class Stream(io.TextIOWrapper):
-    """Standard output or standard error, with errors that can be told apart from those of files and sockets.
+    """Standard output or standard error, with errors distinct from those of files and sockets.
 
     Raises, of `write` and `flush`
     ------------------------------
     OutputError
-        What is printed cannot be written. Standard error stays quiet instead: there is nowhere to say it.
+        Standard output cannot be written. Errors of standard error are ignored: they cannot be reported.
     ReaderGoneError
-        Whoever read standard output has left.
+        The reader of standard output has exited.
     """
 
     def __init__(self, stream: TextIO, name: str) -> None:
-        # What the encoding of a terminal lacks is written as an escape, not a traceback.
+        # Characters that the encoding lacks are escaped.
         super().__init__(
             stream.buffer, stream.encoding, "backslashreplace", line_buffering=name == "standard error" or _line(stream)
         )
@@ -201,7 +201,7 @@ class Stream(io.TextIOWrapper):
             self._lost(e)
 
     def _lost(self, error: OSError) -> None:
-        # What waits in buffers would be tried once more at the end, with a traceback.
+        # Buffered output would be written again at exit, with a traceback.
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
         if self._name == "standard error":
@@ -209,19 +209,17 @@ class Stream(io.TextIOWrapper):
         if error.errno == errno.EPIPE:
             raise ReaderGoneError from error
         raise OutputError(
-            f"what was to be printed cannot be written ({error.strerror})",
+            f"the output cannot be written ({error.strerror})",
             where=self._name,
             hint="Free some space, or send it elsewhere",
         ) from error
 
 
 class Closed(io.StringIO):
-    """Standard output that was closed before the program began."""
+    """Standard output that was closed before the program started."""
 
     def write(self, _text: str, /) -> int:
-        raise OutputError(
-            "standard output is closed", hint="Leave it open, or send it to a file (/dev/null forgets it)"
-        )
+        raise OutputError("standard output is closed", hint="Leave it open, or redirect it to a file or /dev/null")
 
 
 def _line(stream: TextIO) -> bool:
@@ -229,24 +227,24 @@ def _line(stream: TextIO) -> bool:
 
 
 def open_streams() -> None:
-    """Make the process's standard streams ones that fail as `Stream` says."""
-    for number in range(3):  # else the next file that is opened would be standard output
+    """Replace the standard streams by `Stream` objects."""
+    for number in range(3):  # else the next opened file would become standard output
         try:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)
-    # A stream that is closed is None.
+    # A closed stream is None.
     sys.stdout = Closed() if sys.stdout is None else Stream(sys.stdout, "standard output")
     sys.stderr = io.StringIO() if sys.stderr is None else Stream(sys.stderr, "standard error")
 
 
 def flush() -> None:
-    """Have all that was printed written."""
+    """Flush standard output."""
     sys.stdout.flush()
 
 
 def exit_with(status: int) -> NoReturn:
-    """End the process, when all that was printed is written."""
+    """Flush the output, and exit."""
     try:
         sys.stdout.flush()
     except ReaderGoneError:

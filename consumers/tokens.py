@@ -1,4 +1,4 @@
-"""``streamkm tokens create | list | revoke``: who may ask a service, and who may act."""
+"""``streamkm tokens create | list | revoke``: tokens of the HTTP service."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from streamkm.times import format_time
     )
 )
 def tokens() -> None:
-    """Say who may read, and who may act, over HTTP. Services see a change within five seconds."""
+    """Manage the tokens of the HTTP service. Changes take effect within five seconds."""
 
 
 @tokens.command(
@@ -44,13 +44,13 @@ def tokens() -> None:
     type=click.Choice(["read", "write"]),
     default="read",
     show_default=True,
-    help="write: promote, pause, resume, delete and recompute too.",
+    help="write: also promote, pause, resume, delete and recompute.",
 )
-@click.option("--model", "models", multiple=True, metavar="MODEL", help="Only for this model; may be given more often.")
+@click.option("--model", "models", multiple=True, metavar="MODEL", help="Restrict it to this model; may be repeated.")
 @click.option(
     "--file",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Let in whoever has the token in this file, instead of making one; to say so again changes nothing.",
+    help="Register the token in this file instead of making one; repeating it changes nothing.",
 )
 @with_settings(StoreSettings)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -63,7 +63,7 @@ def create(
     file: Path | None,
     as_json: bool,
 ) -> None:
-    """Make a token called NAME and print it. It is shown once: the store keeps only its SHA-256."""
+    """Make a token called NAME and print it. It is shown only once: the store keeps its SHA-256."""
     from streamkm.service.auth import issue
 
     text, token = issue(name, right, models, time.time(), None if file is None else _read(file))
@@ -74,7 +74,7 @@ def create(
         if as_json:
             terminal.say_json(_json(token), indent=None)
         else:
-            terminal.say(f"who has the token in {file} is {name} from now on")
+            terminal.say(f"the token in {file} is registered as {name}")
         return
     if as_json:
         terminal.say_json({"token": text, **_json(token)}, indent=None, verbatim=True)
@@ -87,7 +87,7 @@ def create(
 @with_settings(StoreSettings)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_(settings: StoreSettings, *, as_json: bool) -> None:
-    """List the tokens there are, without what they are."""
+    """List the tokens: names and rights, not the tokens themselves."""
     with contextlib.closing(open_store(settings.store, create=False)) as store:
         found = store.tokens()
     if as_json:
@@ -108,13 +108,13 @@ def list_(settings: StoreSettings, *, as_json: bool) -> None:
 @with_settings(StoreSettings)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def revoke(name: str, settings: StoreSettings, *, as_json: bool) -> None:
-    """Let the holder of the token NAME in no more; open streams end too."""
+    """Revoke the token NAME; streams that it opened end too."""
     with contextlib.closing(open_store(settings.store, create=False)) as store:
         store.remove_token(name)
     if as_json:
         terminal.say_json({"revoked": name}, indent=None)
     else:
-        terminal.say(f"{name} is revoked; services see it within 5 s")
+        terminal.say(f"{name} is revoked, within 5 s in all services")
 
 
 def _read(file: Path) -> str:
@@ -122,7 +122,7 @@ def _read(file: Path) -> str:
         return file.read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError) as e:
         raise SettingsError(
-            "no token can be read from it", where=str(file), hint="echo skm_$(openssl rand -hex 32) > FILE"
+            "no token can be read from this file", where=str(file), hint="echo skm_$(openssl rand -hex 32) > FILE"
         ) from e
 
 

@@ -4,39 +4,39 @@
 
     StreamkmError
     ├── SettingsError (ValueError)          a setting is missing, unknown or out of its range
-    ├── DataError (ValueError)              points that no model can take: shape, NaN, infinity
+    ├── DataError (ValueError)              points that a model cannot learn: shape, NaN, infinity
     ├── NotReadyError (RuntimeError)        the model is still warming up
     ├── StateError (ValueError)             a saved model that cannot be restored
     ├── SourceError
     │   ├── SourceClosedError               the source was closed
     │   ├── BrokerUnreachableError (ConnectionError)
-    │   ├── BrokerRefusedError              a broker answers, and does not let us in
+    │   ├── BrokerRefusedError              a broker answers and denies access
     │   ├── TopicNotFoundError (LookupError)
     │   ├── PositionLostError (LookupError) a stored position that the topic no longer has
-    │   ├── PartitionStalledError           records that could be read do not come
-    │   ├── TopicChangedError               another topic or cluster than the model has read so far
+    │   ├── PartitionStalledError           a partition with unread records does not advance
+    │   ├── TopicChangedError               not the topic or cluster that the model has read so far
     │   ├── CorruptBatchError               a record batch on the broker cannot be read
-    │   ├── WriterFencedError               another process writes the same output now
-    │   ├── MissingFileError (LookupError)  no such file, or none of a known kind in a folder
-    │   └── FileFormatError (ValueError)    a file that is not what its name says
-    ├── SignatureError (ValueError)         a webhook that does not come from where it says
-    ├── BadRecordsError                     too many bad records: the stream itself looks broken
+    │   ├── WriterFencedError               another process writes the same output
+    │   ├── MissingFileError (LookupError)  no such file, or no file of a known format in a folder
+    │   └── FileFormatError (ValueError)    the content of a file does not match its name
+    ├── SignatureError (ValueError)         the signature of a webhook is wrong
+    ├── BadRecordsError                     too many bad records in the stream
     ├── StoreError
     │   ├── StoreUnavailableError (ConnectionError)
-    │   ├── SchemaVersionError              the store was written by a newer streamkm
-    │   ├── LeaseLostError                  another process owns the model now
+    │   ├── SchemaVersionError              the store was written by a newer version of streamkm
+    │   ├── LeaseLostError                  another process owns the model
     │   ├── ConflictError                   a commit that does not follow the stored position
-    │   ├── ModelMismatchError (ValueError) the stored model was made with other settings
+    │   ├── ModelMismatchError (ValueError) the stored model has other settings
     │   └── NotFoundError (LookupError)     no such model or snapshot
-    ├── ServiceError                        what a service answers that is none of the above
+    ├── ServiceError                        any other error of a service
     │   └── ServiceUnreachableError (ConnectionError)
     └── LocalBrokerError                    the local Apache Kafka did not start, or died
         ├── PortTakenError
         └── DownloadError (ConnectionError)
 
-An error says what was wrong (its message), where (``where``: a file, a field, a topic-partition-offset) and what to do
-(``hint``). Errors of other libraries are mapped at the edge where they appear, with the original as ``__cause__``.
-All three texts are redacted as the error is made.
+Every error has a message, ``where`` it occurred (a file, a field, ``topic-partition@offset``) and a ``hint`` what to
+do. Errors of other libraries are translated where they are raised, with the original as ``__cause__``. All three texts
+are redacted when the error is created.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ from streamkm.redaction import redact
 
 
 class StreamkmError(Exception):
-    """Root of the tree.
+    """Base class of all errors.
 
     Parameters
     ----------
     message
-        What was wrong.
+        What is wrong.
     where
-        The place: a file and line, a field, ``topic-partition@offset``.
+        The location: a file and line, a field, ``topic-partition@offset``.
     hint
         What to do about it.
     """
@@ -70,15 +70,15 @@ class StreamkmError(Exception):
 
 
 class SettingsError(StreamkmError, ValueError):
-    """A setting is missing, unknown or out of its range."""
+    """A setting is missing, unknown or out of range."""
 
 
 class DataError(StreamkmError, ValueError):
-    """Points that no model can take."""
+    """Points that a model cannot learn: wrong shape, NaN or infinity."""
 
 
 class NotReadyError(StreamkmError, RuntimeError):
-    """The model has no centroids yet: it is still filling its warm-up buffer."""
+    """The model has no centroids yet: its warm-up buffer is not full."""
 
 
 class StateError(StreamkmError, ValueError):
@@ -98,7 +98,7 @@ class BrokerUnreachableError(SourceError, ConnectionError):
 
 
 class BrokerRefusedError(SourceError):
-    """A broker answers, and does not let us in: login, certificate, or no TLS where it is wanted."""
+    """A broker answers and denies access: login, certificate, or missing TLS."""
 
 
 class TopicNotFoundError(SourceError, LookupError):
@@ -106,15 +106,15 @@ class TopicNotFoundError(SourceError, LookupError):
 
 
 class PositionLostError(SourceError, LookupError):
-    """A position that the topic no longer has (retention), or does not have yet (truncated, made anew)."""
+    """A position that the topic no longer has (retention) or does not have yet (truncated, created anew)."""
 
 
 class PartitionStalledError(SourceError):
-    """A partition has records to read, and none came for a long time."""
+    """A partition with unread records does not advance for a long time."""
 
 
 class TopicChangedError(SourceError):
-    """Another topic (made anew under the same name) or cluster than the model has read so far: offsets mean nothing."""
+    """Not the topic (created anew under the same name) or cluster that the model has read: its offsets do not apply."""
 
 
 class CorruptBatchError(SourceError):
@@ -123,7 +123,7 @@ class CorruptBatchError(SourceError):
     Attributes
     ----------
     lost
-        (topic, partition, start, stop) of what cannot be read, where that is known: reading goes on at the stop.
+        (topic, partition, start, stop) of the unreadable range, if known: reading can continue at ``stop``.
     """
 
     def __init__(
@@ -134,27 +134,27 @@ class CorruptBatchError(SourceError):
 
 
 class WriterFencedError(SourceError):
-    """Another process writes the same output now: write nothing more."""
+    """Another process writes the same output: this one must stop writing."""
 
 
 class MissingFileError(SourceError, LookupError):
-    """No file is there, or in a folder none of a kind that is read."""
+    """There is no such file, or no file of a known format in a folder."""
 
 
 class FileFormatError(SourceError, ValueError):
-    """A file that is not what its name says, or ends in the middle."""
+    """The content of a file does not match its name, or is truncated."""
 
 
 class SignatureError(StreamkmError, ValueError):
-    """A webhook whose signature, time or headers are wrong: do not believe it."""
+    """Signature, time or headers of a webhook are wrong: it must not be trusted."""
 
 
 class BadRecordsError(StreamkmError):
-    """Too many bad records: going on would drain a broken topic into the quarantine."""
+    """Too many bad records: continuing would move a whole broken topic into the quarantine."""
 
 
 class StoreError(StreamkmError):
-    """The store did not do what it was asked."""
+    """An operation of the store failed."""
 
 
 class StoreUnavailableError(StoreError, ConnectionError):
@@ -162,27 +162,27 @@ class StoreUnavailableError(StoreError, ConnectionError):
 
 
 class SchemaVersionError(StoreError):
-    """The store was written by a newer streamkm."""
+    """The store was written by a newer version of streamkm."""
 
 
 class LeaseLostError(StoreError):
-    """Another process owns the model now: drop the state, write nothing, wait for a turn."""
+    """Another process owns the model: drop the state, write nothing, stand by."""
 
 
 class ConflictError(StoreError):
-    """A commit that does not follow the stored position: the state it carries is not the model's."""
+    """A commit does not follow the stored position, so its state is not the model's; or a row exists already."""
 
 
 class ModelMismatchError(StoreError, ValueError):
-    """The stored model was made with other settings (fields, k, topic, codec)."""
+    """The stored model has other settings (fields, k, topic, codec)."""
 
 
 class NotFoundError(StoreError, LookupError):
-    """No such model or snapshot."""
+    """No such model, snapshot or other object of a store."""
 
 
 class ServiceError(StreamkmError):
-    """A streamkm service answers with an error, or is none."""
+    """A service answers with an error, or is not a streamkm service."""
 
 
 class ServiceUnreachableError(ServiceError, ConnectionError):
@@ -194,8 +194,8 @@ class LocalBrokerError(StreamkmError):
 
 
 class PortTakenError(LocalBrokerError):
-    """The port asked for is in use."""
+    """The requested port is in use."""
 
 
 class DownloadError(LocalBrokerError, ConnectionError):
-    """Kafka's jars or the Java runtime could not be had."""
+    """Kafka's jars or the Java runtime could not be downloaded."""

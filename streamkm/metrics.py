@@ -1,11 +1,10 @@
-"""The metric names, which are a contract, and the one object that counts.
+"""The exported metrics, and the object that counts them.
 
-`CONTRACT` lists every name that streamkm exports to Prometheus; nothing else is exported under ``streamkm_``. A name,
-its kind and its labels do not change within a major version. Names follow Prometheus: base units, ``_total`` on
-counters. Labels are few and bounded: never a key, never an offset.
+`CONTRACT` lists every metric that streamkm exports to Prometheus under ``streamkm_``. Names, kinds and labels do not
+change within a major version. They follow Prometheus' conventions: base units, ``_total`` on counters, few label values
+(never a key or an offset).
 
-There is no registry at module level: whoever composes a program makes one `Metrics` and hands it down. Nothing here
-listens on a port.
+There is no global registry: each program creates one `Metrics` and passes it on. Nothing here listens on a port.
 """
 
 from __future__ import annotations
@@ -15,28 +14,29 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import prometheus_client as prom
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from streamkm.records import BadRecord, Position, TopicPartition
+from streamkm.records import BadRecord, TopicPartition
+from streamkm.state import Progress, Snapshot
 
 Family = prom.Metric
 CONTENT_TYPE = prom.CONTENT_TYPE_LATEST
-"""Media type of what `Metrics.render` gives."""
+"""Media type of `Metrics.render`."""
 
 
 @dataclass(frozen=True, slots=True)
 class MetricSpec:
-    """One name of the contract.
+    """Name, help text and labels of a metric.
 
     Attributes
     ----------
     emitter
-        Who exports it: the ``engine`` (the process that learns), the ``service`` (the process that answers), or the
-        service from the ``store`` at scrape time, so that it is there even when no consumer runs.
+        Which process exports it: the ``engine`` (consumer), the ``service``, or the service from the ``store`` at
+        scrape time, which works without a running consumer.
     """
 
     name: str
@@ -46,24 +46,30 @@ class MetricSpec:
 
 
 class CounterSpec(MetricSpec):
-    """Only grows; its rate is what one looks at."""
+    """A counter: only increases."""
 
 
 class GaugeSpec(MetricSpec):
-    """Goes up and down."""
+    """A gauge: increases and decreases."""
 
 
 @dataclass(frozen=True, slots=True)
 class HistogramSpec(MetricSpec):
-    """Seconds, in buckets."""
+    """A histogram of durations.
+
+    Attributes
+    ----------
+    buckets
+        Upper bounds in seconds.
+    """
 
     buckets: tuple[float, ...]
 
 
-_STEP = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 _PARTITION = ("model", "topic", "partition")
 
-# The engine counts batches, never single records, so that counting costs nothing.
+# The engine counts per mini-batch, not per record, so that counting costs nothing.
 RECORDS_RECEIVED = CounterSpec("streamkm_records_received_total", "Records read from the source", ("model",), "engine")
 POINTS_LEARNED = CounterSpec("streamkm_points_learned_total", "Points the model learned", ("model",), "engine")
 RECORDS_BAD = CounterSpec(
@@ -76,93 +82,101 @@ LETTERS = CounterSpec("streamkm_dead_letters_total", "Dead letters that the brok
 TOMBSTONES = CounterSpec("streamkm_tombstones_total", "Records with a null value", ("model",), "engine")
 RECORDS_LOST = CounterSpec(
     "streamkm_records_lost_total",
-    "Records that were gone from the topic before they could be read, and were skipped (--on-data-loss skip)",
+    "Records that were deleted from the topic before they were read, and skipped (--on-data-loss skip)",
     ("model",),
     "engine",
 )
 ALARMS = CounterSpec(
     "streamkm_alarms_total",
-    "What the watchdogs noticed, by alarm: stalled-partition, broker-away, store-away, hung",
+    "Alarms of the watchdogs, by alarm: stalled-partition, broker-away, store-away, hung",
     ("model", "alarm"),
     "engine",
 )
 ERRORS = CounterSpec(
     "streamkm_errors_total",
-    "Failures that were retried or ended the run, by stage: poll, decode, learn, commit, lease",
+    "Failures that were retried or ended the run, by stage: poll, commit, lease, promote, letters",
     ("model", "stage"),
     "engine",
 )
 DECODE_SECONDS = HistogramSpec(
-    "streamkm_decode_seconds", "Time to decode the records of one poll", ("model",), "engine", _STEP
+    "streamkm_decode_seconds", "Time to decode the records of one poll", ("model",), "engine", _BUCKETS
 )
-LEARN_SECONDS = HistogramSpec("streamkm_learn_seconds", "Time to learn one mini-batch", ("model",), "engine", _STEP)
+LEARN_SECONDS = HistogramSpec("streamkm_learn_seconds", "Time to learn one mini-batch", ("model",), "engine", _BUCKETS)
 COMMIT_SECONDS = HistogramSpec(
-    "streamkm_commit_seconds", "Time of one commit to the store, retries included", ("model",), "engine", _STEP
+    "streamkm_commit_seconds", "Time of one commit to the store, retries included", ("model",), "engine", _BUCKETS
 )
 SNAPSHOTS = CounterSpec(
     "streamkm_snapshots_total",
-    "Snapshots published, by reason: first, interval, points, stop",
+    "Snapshots published, by reason: first, interval, points, stop, promoted",
     ("model", "reason"),
     "engine",
 )
 EVENTS = CounterSpec(
     "streamkm_cluster_events_total",
-    "What happened to clusters, by kind: birth, death, split, merge, drift, promotion, outliers",
+    "Events, by kind: birth, death, split, merge, drift, promotion, outliers",
     ("model", "kind"),
     "engine",
 )
-LAG = GaugeSpec("streamkm_lag_records", "Records in the source that are not committed yet", ("model",), "engine")
-PARTITION_LAG = GaugeSpec("streamkm_partition_lag_records", "The same for each partition", _PARTITION, "engine")
+LAG = GaugeSpec("streamkm_lag_records", "Records of the source that are not committed yet", ("model",), "engine")
+PARTITION_LAG = GaugeSpec(
+    "streamkm_partition_lag_records", "Records of the partition that are not committed yet", _PARTITION, "engine"
+)
 PARTITION_POSITION = GaugeSpec(
     "streamkm_partition_position", "Offset of the next record to read, as committed", _PARTITION, "engine"
 )
 COMMIT_TIMESTAMP = GaugeSpec(
-    "streamkm_last_commit_timestamp_seconds", "When the engine last committed, seconds since 1970", ("model",), "engine"
+    "streamkm_last_commit_timestamp_seconds", "Time of the last commit, seconds since 1970", ("model",), "engine"
 )
 SNAPSHOT_TIMESTAMP = GaugeSpec(
     "streamkm_last_snapshot_timestamp_seconds",
-    "When the engine last published, seconds since 1970",
+    "Time of the last snapshot, seconds since 1970",
     ("model",),
     "engine",
 )
 INERTIA = GaugeSpec(
     "streamkm_inertia",
-    "Mean squared distance of the points before the last snapshot to their centroids",
+    "Mean squared distance of points to their centroids, between the last two snapshots",
     ("model",),
     "engine",
 )
-LEASE_HELD = GaugeSpec("streamkm_lease_held", "1 while this process owns the model, else 0", ("model",), "engine")
+LEASE_HELD = GaugeSpec(
+    "streamkm_lease_held", "1 while this process holds the lease of the model, else 0", ("model",), "engine"
+)
 
 HTTP_REQUESTS = CounterSpec(
     "streamkm_http_requests_total", "Requests answered, by route and status", ("method", "route", "status"), "service"
 )
 HTTP_SECONDS = HistogramSpec(
-    "streamkm_http_request_seconds", "Time from request to the end of the answer", ("method", "route"), "service", _STEP
+    "streamkm_http_request_seconds",
+    "Time from the request to the end of the response",
+    ("method", "route"),
+    "service",
+    _BUCKETS,
 )
 POINTS_PREDICTED = CounterSpec(
-    "streamkm_points_predicted_total", "Points whose cluster was asked for", ("model",), "service"
+    "streamkm_points_predicted_total", "Points assigned to clusters by requests", ("model",), "service"
 )
 
-STORE_UP = GaugeSpec("streamkm_store_up", "1 if the store answered this scrape, else 0", (), "store")
+STORE_UP = GaugeSpec("streamkm_store_up", "1 if the store was readable at this scrape, else 0", (), "store")
 MODEL_STATUS = GaugeSpec(
     "streamkm_model_status", "1 for the model's status (warming-up, running, paused, stale, stopped), 0 for the others",
     ("model", "status"), "store",
 )  # fmt: skip
 MODEL_RECORDS = CounterSpec(
-    "streamkm_model_records_total", "Records accounted for since the model was made", ("model",), "store"
+    "streamkm_model_records_total", "Records accounted for since the model was created", ("model",), "store"
 )
 MODEL_POINTS = CounterSpec(
-    "streamkm_model_points_total", "Points learned since the model was made", ("model",), "store"
+    "streamkm_model_points_total", "Points learned since the model was created", ("model",), "store"
 )
 MODEL_BAD = CounterSpec(
-    "streamkm_model_bad_records_total", "Records quarantined since the model was made", ("model",), "store"
+    "streamkm_model_bad_records_total", "Records quarantined since the model was created", ("model",), "store"
 )
 MODEL_TOMBSTONES = CounterSpec(
-    "streamkm_model_tombstones_total", "Records with a null value since the model was made", ("model",), "store"
+    "streamkm_model_tombstones_total", "Records with a null value since the model was created", ("model",), "store"
 )
 MODEL_LOST = CounterSpec(
     "streamkm_model_lost_records_total",
-    "Records that were gone before they could be read, since the model was made",
+    "Records that were deleted before they were read, since the model was created",
     ("model",),
     "store",
 )
@@ -177,11 +191,12 @@ MODEL_COMMIT_AGE = GaugeSpec("streamkm_model_commit_age_seconds", "Time since th
 MODEL_SNAPSHOT_AGE = GaugeSpec(
     "streamkm_model_snapshot_age_seconds", "Time since the last snapshot", ("model",), "store"
 )
-MODEL_SNAPSHOT_ID = GaugeSpec(
-    "streamkm_model_snapshot_id", "Number of the last snapshot; 0: none yet", ("model",), "store"
-)
+MODEL_SNAPSHOT_ID = GaugeSpec("streamkm_model_snapshot_id", "Number of the last snapshot; 0: none", ("model",), "store")
 MODEL_INERTIA = GaugeSpec(
-    "streamkm_model_inertia", "Mean squared distance of the points before the last snapshot", ("model",), "store"
+    "streamkm_model_inertia",
+    "Mean squared distance of points to their centroids, between the last two snapshots",
+    ("model",),
+    "store",
 )
 MODEL_SILHOUETTE = GaugeSpec(
     "streamkm_model_silhouette",
@@ -191,17 +206,17 @@ MODEL_SILHOUETTE = GaugeSpec(
 )
 MODEL_STALENESS = GaugeSpec(
     "streamkm_model_staleness",
-    "By which share the centroids published before cost more than the live ones at the last snapshot",
+    "Excess cost of the previously published centroids over the live ones at the last snapshot, as a share",
     ("model",),
     "store",
 )
 MODEL_OUTLIERS = CounterSpec(
-    "streamkm_model_outliers_total", "Points kept out of the centroids as outliers, as of the last snapshot",
+    "streamkm_model_outliers_total", "Points not learned because they are outliers, as of the last snapshot",
     ("model",), "store",
 )  # fmt: skip
 MODEL_SUGGESTED_K = GaugeSpec(
-    "streamkm_model_suggested_k", "Number of clusters that the last profile suggests; absent without one", ("model",),
-    "store",
+    "streamkm_model_suggested_k", "Number of clusters that the last profile of k suggests; absent without one",
+    ("model",), "store",
 )  # fmt: skip
 MODEL_CLUSTER_SHARE = GaugeSpec(
     "streamkm_model_cluster_share",
@@ -222,41 +237,10 @@ CONTRACT: tuple[MetricSpec, ...] = (
 """Every metric that streamkm exports."""
 
 
-class Committed(Protocol):
-    """What `Metrics.commit` needs of a `streamkm.state.Progress`."""
-
-    @property
-    def position(self) -> Position: ...
-    @property
-    def committed_at(self) -> float: ...
-    @property
-    def lag(self) -> int: ...
-
-
-class Happened(Protocol):
-    """What `Metrics.commit` needs of a `streamkm.state.Event`."""
-
-    @property
-    def kind(self) -> str: ...
-
-
-class Published(Protocol):
-    """What `Metrics.commit` needs of a `streamkm.state.Snapshot`."""
-
-    @property
-    def reason(self) -> str: ...
-    @property
-    def created_at(self) -> float: ...
-    @property
-    def inertia(self) -> float: ...
-    @property
-    def events(self) -> Sequence[Happened]: ...
-
-
 class Metrics:
-    """The counters of one process.
+    """The metrics of one process.
 
-    Safe to use from several threads. Wrong labels raise ValueError at once, so that a typo cannot make a new series.
+    Safe to use from several threads. Unknown labels raise ValueError, so that a typo cannot create a new series.
 
     >>> metrics = Metrics()
     >>> metrics.add(POINTS_LEARNED, 500, model="orders")
@@ -266,7 +250,7 @@ class Metrics:
     Parameters
     ----------
     process
-        Also export memory, CPU time and open files of this process, under the usual ``process_`` names.
+        Also export memory, CPU time and open files of this process, with the standard ``process_`` names.
     """
 
     def __init__(self, *, process: bool = False) -> None:
@@ -289,24 +273,24 @@ class Metrics:
             prom.ProcessCollector(registry=self.registry)
 
     def add(self, spec: CounterSpec, amount: float = 1, **labels: str) -> None:
-        """Count `amount` more."""
+        """Increase a counter."""
         self._counters[spec.name].labels(**labels).inc(amount)
 
     def set(self, spec: GaugeSpec, value: float, **labels: str) -> None:
-        """Say what a gauge is now."""
+        """Set a gauge."""
         self._gauges[spec.name].labels(**labels).set(value)
 
-    def drop(self, spec: GaugeSpec, **labels: str) -> None:
-        """Forget a gauge's series: what it measured is not ours any more."""
+    def remove(self, spec: GaugeSpec, **labels: str) -> None:
+        """Remove a series of a gauge."""
         self._gauges[spec.name].remove_by_labels(labels)
 
     def observe(self, spec: HistogramSpec, seconds: float, **labels: str) -> None:
-        """Put one duration into its bucket."""
+        """Add a duration to a histogram."""
         self._histograms[spec.name].labels(**labels).observe(seconds)
 
     @contextmanager
     def time(self, spec: HistogramSpec, **labels: str) -> Iterator[None]:
-        """Observe how long the body takes, however it ends."""
+        """Observe the duration of the body, also when it raises."""
         started = time.perf_counter()
         try:
             yield
@@ -314,7 +298,7 @@ class Metrics:
             self.observe(spec, time.perf_counter() - started, **labels)
 
     def value(self, spec: CounterSpec | GaugeSpec, **labels: str) -> float | None:
-        """What a counter or gauge is now; None if it was never touched."""
+        """The present value of a counter or gauge; None if it was never set."""
         return self.registry.get_sample_value(spec.name, labels)
 
     def batch(
@@ -326,16 +310,16 @@ class Metrics:
         decode_seconds: float,
         learn_seconds: float,
     ) -> None:
-        """The engine learned one mini-batch.
+        """Count a mini-batch that the engine learned.
 
         Parameters
         ----------
         model
-            Its name.
+            Name of the model.
         points, bad, tombstones
-            What the records of the mini-batch were; together they are the records received.
+            The records of the mini-batch, by result.
         decode_seconds, learn_seconds
-            How long it took.
+            Durations.
         """
         self.add(RECORDS_RECEIVED, points + len(bad) + tombstones, model=model)
         self.add(POINTS_LEARNED, points, model=model)
@@ -348,27 +332,27 @@ class Metrics:
     def commit(
         self,
         model: str,
-        progress: Committed,
+        progress: Progress,
         lag: Mapping[TopicPartition, int],
-        snapshot: Published | None,
+        snapshot: Snapshot | None,
         seconds: float,
     ) -> None:
-        """The engine committed.
+        """Count a commit of the engine.
 
         Parameters
         ----------
         model
-            Its name.
+            Name of the model.
         progress, snapshot
-            What was committed.
+            The content of the commit.
         lag
-            Records between the position and the end of each partition; empty when no broker told.
+            Offsets between the position and the end of each partition; empty when unknown.
         seconds
-            How long the commit took.
+            Duration of the commit.
         """
         self.observe(COMMIT_SECONDS, seconds, model=model)
         self.set(COMMIT_TIMESTAMP, progress.committed_at, model=model)
-        # NaN for an unknown lag: the last number known would look like a stream that is well.
+        # NaN for an unknown lag: the last known value would look like a healthy stream.
         self.set(LAG, progress.lag if progress.lag >= 0 else math.nan, model=model)
         for tp, offset in progress.position.items():
             labels = {"model": model, "topic": tp.topic, "partition": str(tp.partition)}
@@ -382,18 +366,18 @@ class Metrics:
                 self.add(EVENTS, model=model, kind=event.kind)
 
     def render(self, more: Iterable[Family] = ()) -> bytes:
-        """Everything in Prometheus' text format, `more` at its end.
+        """All metrics in Prometheus' text format, followed by `more`.
 
         Parameters
         ----------
         more
-            Families made for this scrape, by `family`.
+            Families of this scrape, from `family`.
         """
         return prom.generate_latest(_Scrape(self.registry, more))
 
 
 class _Scrape(Collector):
-    """One scrape, without the ``_created`` series that no dashboard reads and that double the number of series."""
+    """One scrape, without the ``_created`` series, which would double the number of series."""
 
     def __init__(self, registry: prom.CollectorRegistry, more: Iterable[Family]) -> None:
         self.registry = registry
@@ -407,14 +391,14 @@ class _Scrape(Collector):
 
 
 def family(spec: CounterSpec | GaugeSpec, samples: Mapping[tuple[str, ...], float]) -> Family:
-    """Values read elsewhere, as a family for `Metrics.render`.
+    """A family of given values, for `Metrics.render`.
 
     Parameters
     ----------
     spec
-        The name.
+        The metric.
     samples
-        Values of the labels, in the spec's order -> value.
+        Value by label values, in the order of ``spec.labels``.
     """
     make = CounterMetricFamily if isinstance(spec, CounterSpec) else GaugeMetricFamily
     result = make(spec.name, spec.help, labels=spec.labels)
@@ -424,7 +408,7 @@ def family(spec: CounterSpec | GaugeSpec, samples: Mapping[tuple[str, ...], floa
 
 
 def markdown_table() -> str:
-    """The contract as the table that stands in the docs."""
+    """The contract as a table for the docs."""
     rows = ["| Metric | Kind | Labels | From | Meaning |", "| --- | --- | --- | --- | --- |"]
     for spec in CONTRACT:
         kind = type(spec).__name__.removesuffix("Spec").lower()

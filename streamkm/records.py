@@ -1,4 +1,4 @@
-"""Plain data on its way from a source to a model: what was read, where it stood, what was wrong with it."""
+"""Plain data between sources and models: records, positions, decoded batches and bad records."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 Bytes = NDArray[np.uint8]
 Headers = tuple[tuple[str, bytes | None], ...]
 MAX_KEPT_BYTES = 1 << 16
-"""Bytes of a bad record's value that are kept; the whole stays in the topic at its offset."""
+"""Bytes of a bad record's value, key and headers that are kept, each; the original stays in the topic."""
 HEADER_OVERHEAD_BYTES = 64
-"""What a header takes beside its name and value, which may both be empty."""
+"""Estimated bytes of a header beside its name and value, which may both be empty."""
 
 
 class TopicPartition(NamedTuple):
-    """One partition of a topic; for a file the topic is its path and the partition 0."""
+    """One partition of a topic; for a file, its path and 0."""
 
     topic: str
     partition: int
@@ -28,9 +28,9 @@ class TopicPartition(NamedTuple):
 
 
 Position = Mapping[TopicPartition, int]
-"""The offset of the next record to read, for each partition.
+"""The offset of the next record to read, by partition.
 
-Not "last offset + 1": transaction markers and holes of compaction lie between."""
+Not the last offset plus one: transaction markers and gaps from compaction lie between."""
 
 
 class CommittedOffset(NamedTuple):
@@ -41,7 +41,7 @@ class CommittedOffset(NamedTuple):
 
 
 class BatchRange(NamedTuple):
-    """The half-open range of offsets [start, stop) of one partition that went into one mini-batch."""
+    """The half-open range of offsets [start, stop) of one partition in a mini-batch."""
 
     partition: TopicPartition
     start: int
@@ -49,12 +49,14 @@ class BatchRange(NamedTuple):
 
 
 class RawRecord(NamedTuple):
-    """One record as the broker has it. Columns (`ByteRecords`) carry the stream; this is for looking at one of them.
+    """One record. The stream travels as columns (`ByteRecords`); this is for single records.
 
     Attributes
     ----------
+    timestamp
+        Milliseconds since 1970; -1 when the record has none.
     size
-        Bytes of the whole, where `value` is only its beginning; else None.
+        Bytes of the whole value when `value` is truncated; otherwise None.
     """
 
     partition: TopicPartition
@@ -67,7 +69,7 @@ class RawRecord(NamedTuple):
 
     @property
     def n_bytes(self) -> int:
-        """Bytes that key, value and headers take here."""
+        """Bytes of key, value and headers as kept here."""
         headers = sum(len(name) + len(content or b"") + HEADER_OVERHEAD_BYTES for name, content in self.headers)
         return len(self.key or b"") + len(self.value or b"") + headers
 
@@ -78,24 +80,21 @@ class ByteRecords:
 
     Attributes
     ----------
-    partition
-        Where they were read.
     start, stop
-        Position before the first and after the last record. ``stop`` is the source's position, so it may lie beyond
-        ``offsets[-1] + 1``; the range may also be empty of records and still move on.
+        Position before the first and after the last record. ``stop`` is the source's position, so it may be beyond
+        ``offsets[-1] + 1``; a range without records still advances.
     data
-        (bytes,) uint8, read-only: the values, anywhere in it.
+        (m,) uint8, read-only, contains the values.
     begins, ends
-        (n,) int64: value i is ``data[begins[i]:ends[i]]``; ``ends[i] == -1`` is a null value (a tombstone).
+        (n,) int64, value i is ``data[begins[i]:ends[i]]``; ``ends[i] == -1`` is a null value (a tombstone).
     offsets
         (n,) int64, increasing.
     timestamps
         (n,) int64, milliseconds since 1970; -1 where the record has none.
     details
-        Gives key and headers of record i, for the few that somebody looks at.
+        Returns key and headers of record i; only called for the few records that need them.
     full_sizes
-        Offsets of records that are not here whole, as they are larger than the source was asked for, and how many bytes
-        they have.
+        Bytes of the whole value, by offset, of records that are larger than the source's limit and truncated here.
     """
 
     partition: TopicPartition
@@ -113,7 +112,7 @@ class ByteRecords:
         return len(self.offsets)
 
     def split(self, offset: int) -> tuple[ByteRecords, ByteRecords]:
-        """The ranges [start, offset) and [offset, stop); ``start <= offset <= stop``."""
+        """Split into the ranges [start, offset) and [offset, stop); ``start <= offset <= stop``."""
         i = int(np.searchsorted(self.offsets, offset))
         details = self.details
         tail_details = None if details is None else lambda j: details(i + j)
@@ -128,38 +127,42 @@ class ByteRecords:
         return head, tail
 
     def value(self, i: int) -> bytes | None:
-        """Value of record i, or None for a tombstone."""
+        """Value of record i; None for a tombstone."""
         return None if self.ends[i] < 0 else self.data[self.begins[i] : self.ends[i]].tobytes()
 
     def size(self, i: int) -> int:
-        """Bytes of the whole value of record i, which may not all be here; 0 for a tombstone."""
+        """Bytes of the whole value of record i, which may be truncated here; 0 for a tombstone."""
         here = max(0, int(self.ends[i] - self.begins[i]))
         return self.full_sizes.get(int(self.offsets[i]), here) if self.full_sizes else here
 
-    def record(self, i: int, most: int | None = None) -> RawRecord:
-        """Record i with its key and headers, and `most` bytes of its value, or all."""
+    def record(self, i: int, max_bytes: int | None = None) -> RawRecord:
+        """Record i with its key and headers, and its value, truncated to `max_bytes` if given."""
         key, headers = self.details(i) if self.details is not None else (None, ())
         begin, end, size = int(self.begins[i]), int(self.ends[i]), self.size(i)
-        stop = end if most is None else min(end, begin + most)
+        stop = end if max_bytes is None else min(end, begin + max_bytes)
         value = None if end < 0 else self.data[begin:stop].tobytes()
         whole = value is None or len(value) == size
         place = self.partition, int(self.offsets[i]), int(self.timestamps[i])
         return RawRecord(*place, key, value, headers, None if whole else size)
 
     def truncated(self, i: int) -> RawRecord:
-        """Record i as a bad record is kept: no more than `truncate_for_quarantine` of it."""
+        """Record i, truncated with `truncate_for_quarantine`."""
         return truncate_for_quarantine(self.record(i, MAX_KEPT_BYTES))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ColumnRecords:
-    """Consecutive rows of a file that has columns of its own (csv, npy, parquet): the range [start, stop) of rows.
+    """Consecutive rows of a file with columns (csv, npy, parquet): the range [start, stop) of rows.
 
     Attributes
     ----------
     columns
-        Column name -> (n,) array. Numbers are numeric arrays in which a missing value is NaN; text stays text (object
-        array of str or None), for the codec to judge.
+        (n,) array by column name. Numbers are numeric arrays with NaN for missing values; text is an object array of
+        str or None, for the codec to parse.
+    offsets
+        (n,) int64, increasing row numbers.
+    timestamps
+        (n,) int64, milliseconds since 1970; -1 where unknown.
     """
 
     partition: TopicPartition
@@ -173,7 +176,7 @@ class ColumnRecords:
         return len(self.offsets)
 
     def split(self, offset: int) -> tuple[ColumnRecords, ColumnRecords]:
-        """The ranges [start, offset) and [offset, stop); ``start <= offset <= stop``."""
+        """Split into the ranges [start, offset) and [offset, stop); ``start <= offset <= stop``."""
         i = int(np.searchsorted(self.offsets, offset))
 
         def part(rows: slice, start: int, stop: int) -> ColumnRecords:
@@ -188,17 +191,17 @@ Records = ByteRecords | ColumnRecords
 
 @dataclass(frozen=True, slots=True)
 class BadRecord:
-    """A record that no model can take, with no more than `MAX_KEPT_BYTES` of its value.
+    """A record that cannot be learned, truncated to `MAX_KEPT_BYTES` of its value.
 
     Attributes
     ----------
     reason
-        A word for machines: ``not-json``, ``missing-field``, ``not-a-number``, ``not-finite``, ``not-a-time``,
+        Error code: ``not-json``, ``missing-field``, ``not-a-number``, ``not-finite``, ``not-a-time``,
         ``wrong-dimension``, ``too-large`` (the record), ``out-of-range`` (a value), ``event-time-ahead``.
     field
-        The field that is wrong, or "".
+        The field that is wrong; empty when it is the whole record.
     message
-        The sentence for people.
+        Error message.
     """
 
     record: RawRecord
@@ -211,12 +214,12 @@ class BadRecord:
 
 
 def truncate_for_quarantine(record: RawRecord) -> RawRecord:
-    """What a quarantine keeps of a record: the beginnings of a long value and key, and the headers that fit.
+    """Truncate a record for the quarantine: value, key and headers to `MAX_KEPT_BYTES` each.
 
     Returns
     -------
     RawRecord
-        With `size`, if anything of it is missing.
+        With `size` if anything was removed.
     """
     headers, left = [], MAX_KEPT_BYTES
     for name, value in record.headers:
@@ -241,13 +244,13 @@ class Batch:
     Attributes
     ----------
     points
-        (n, d) float64, C-contiguous, all finite; columns in the order of the model's fields.
+        (n, d) float64, C-contiguous and finite; columns in the order of the model's fields.
     times
-        (n,) float64, event time in seconds since 1970 (NaN where unknown).
+        (n,) float64, event times in seconds since 1970; NaN where unknown.
     offsets
-        (n,) int64, the record each point came from.
+        (n,) int64, offset of the record of each point.
     bad
-        Records that could not be decoded; never among ``points``.
+        Records that could not be decoded; not in `points`.
     tombstones
         Number of records with a null value.
     """
@@ -264,14 +267,14 @@ class Batch:
 
 
 class ProducerRecord(NamedTuple):
-    """A record on its way to a topic.
+    """A record to write to a topic.
 
     Attributes
     ----------
     timestamp
-        Milliseconds since 1970; negative: the time at which it is written.
+        Milliseconds since 1970; negative: the time of writing.
     partition
-        Where it goes; None: wherever its key sends it.
+        Destination; None: chosen by the key.
     """
 
     topic: str
@@ -288,9 +291,9 @@ class DeliveryError(NamedTuple):
     Attributes
     ----------
     permanent
-        It is the record itself: written again as it is, it would be refused again.
+        The record itself is the cause: another attempt with the same record would fail again.
     too_large
-        Because of its size, so that larger ones would be too.
+        The size is the cause, so that larger records would fail too.
     """
 
     message: str

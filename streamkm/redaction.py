@@ -1,11 +1,12 @@
-"""What may be printed: text without the secrets that it holds. Everything that leaves a program passes through here.
+"""Redaction of secrets in text. All output of the programs passes through here.
 
-Secrets are found in two ways. By their place: user information and query parameters of URLs, libpq's connection
-strings, properties of the Kafka client, headers, objects of JSON. There a value is a secret unless its name is known to
-be harmless. And by themselves: settings that hold secrets call `remember`, so that text of another library that quotes
-one, or a part of it, is found too.
+Secrets are found in two ways. By their place: user information and query parameters of URLs, libpq connection strings,
+properties of the Kafka client, headers, JSON objects. There a value counts as a secret unless its name is known to be
+harmless. And by their value: settings that contain secrets call `remember`, so that text of another library that quotes
+a
+secret, or a part of it, is redacted too.
 
-Records are not redacted: what a quarantine shows is the data itself.
+Records are not redacted: a quarantine shows the data itself.
 """
 
 from __future__ import annotations
@@ -19,15 +20,16 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 MASK = "********"
+"""Replacement for a secret."""
 MIN_CHARACTERS = 6
-"""Shorter secrets are found by their place only: by themselves they would be found in every other word."""
+"""Minimum length of a remembered secret; shorter ones would match in ordinary words."""
 MAX_REMEMBERED = 1000
-"""Secrets of one process; the oldest are forgotten."""
+"""Maximum number of remembered secrets; the oldest are forgotten."""
 _MAX_SECRET_CHARACTERS = 4096
 
 HARMLESS_PARAMETERS = frozenset(
     {
-        # of our own addresses
+        # of URLs of streamkm
         *(
             "mode",
             "at",
@@ -53,14 +55,14 @@ HARMLESS_PARAMETERS = frozenset(
         *("allow_bucket_creation", "allow_bucket_deletion", "anonymous", "endpoint_override", "region", "scheme"),
     }
 )
-"""Names of parameters in URLs and connection strings whose values may be shown; those of all others may not."""
+"""Parameters of URLs and connection strings whose values may be shown; all others are masked."""
 
 _PLACEHOLDERS = frozenset({"user", "user:password", "USER", "USER:PASSWORD", "USER:PASSWORD@HOST"})
-"""User information that stands in our own hints."""
+"""User information in this project's own hints."""
 _COMMON = frozenset(
     {"password", "passwords", "streamkm", "postgres", "postgresql", "secret", "secrets", "bearer", "grafana", "broker"}
 )
-"""Words of messages. Who takes one for a password has none, and to mask it everywhere would tell it."""
+"""Words of messages: useless as passwords, and masking them everywhere would reveal that one is in use."""
 
 _SECRET_NAME = re.compile(
     r"password|passwd|passphrase|(?:^|_)pass(?:_|$)|pwd|secret|token|credential|jaas|cookie|session_?id|whsec"
@@ -105,17 +107,17 @@ _known: re.Pattern[str] | None = None
 
 
 def redact(text: str) -> str:
-    """Mask what may be a secret in text for people, such as a message or a line of a log.
+    """Mask possible secrets in a message or a log line.
 
     Parameters
     ----------
     text
-        Anything; what is not recognised as the place of a secret stays as it is.
+        Any text; only recognized places of secrets are changed.
 
     Returns
     -------
     str
-        The text with `MASK` in the place of each secret.
+        The text with `MASK` in place of each secret.
 
     Examples
     --------
@@ -130,9 +132,9 @@ def redact(text: str) -> str:
 
 
 def redact_url(text: str) -> str:
-    """Mask what may be a secret in text that is one URL, or one connection string of libpq, as a whole.
+    """Mask possible secrets in text that is one URL, or one libpq connection string.
 
-    Spaces and quotes end no URL here. What is neither is shown only if it can be no more than a name or a path.
+    Spaces and quotes do not end the URL. Other text is shown only if it can be nothing but a name or a path.
 
     >>> redact_url("postgresql://me:a b@db/points"), redact_url("me:abc"), redact_url("host=db passwort=abc")
     ('postgresql://me:********@db/points', '********', 'host=db passwort=********')
@@ -141,7 +143,7 @@ def redact_url(text: str) -> str:
 
 
 def redact_all(value: Any) -> Any:
-    """Mask what may be a secret in a value of JSON: in each text, and behind each name of a secret.
+    """Mask possible secrets in a JSON value: in each text, and for each name of a secret.
 
     >>> redact_all({"url": "http://me:abc@host/", "sasl.password": "abc", "k": 3})
     {'url': 'http://********@host/', 'sasl.password': '********', 'k': 3}
@@ -161,7 +163,7 @@ def redact_all(value: Any) -> Any:
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether a value under this name is likely a secret, however the name is written.
+    """Whether a value with this name is probably a secret, in any spelling of the name.
 
     >>> is_secret_name("oauth_client_secret"), is_secret_name("pass%77ord"), is_secret_name("ssl.keyfile")
     (True, True, False)
@@ -171,14 +173,14 @@ def is_secret_name(name: str) -> bool:
 
 
 def remember(*secrets: str) -> None:
-    """Mask these in everything from now on, whole and in parts, also in the ways that other programs write them.
+    """Mask these secrets in all text from now on: whole, in parts, and as other programs encode them.
 
     Parameters
     ----------
     secrets
-        Of any length; those (and parts) of less than `MIN_CHARACTERS` are found by their place only.
+        Secrets of any length. Secrets and parts of less than `MIN_CHARACTERS` are only found by their place.
     """
-    global _known  # noqa: PLW0603  # one output a process
+    global _known  # noqa: PLW0603  # state of the process
     forms = [form for secret in secrets for form in _forms(secret)]
     with _lock:
         fresh = [form for form in forms if form not in _remembered]
@@ -192,13 +194,13 @@ def remember(*secrets: str) -> None:
 
 
 def remember_url(*urls: str) -> None:
-    """Remember the secrets that URLs or connection strings hold."""
+    """Remember the secrets in URLs or connection strings."""
     for url in urls:
         remember(*secrets_in(url))
 
 
 def secrets_in(url: str) -> list[str]:
-    """What is masked of a URL or a connection string.
+    """The secrets in a URL or a connection string.
 
     >>> secrets_in("postgresql://me:abc@db/points"), secrets_in("sqlite:///x.db")
     (['abc'], [])
@@ -209,9 +211,9 @@ def secrets_in(url: str) -> list[str]:
 
 
 def remember_properties(*properties: str) -> None:
-    """Remember the values of properties such as ``sasl.password=a,b``; a value may have commas that end it elsewhere.
+    """Remember the secret values of properties such as ``sasl.password=a,b``, including parts of a value with commas.
 
-    Values of names that are none of a secret are not: to mask "PLAIN" or a path everywhere would help nobody.
+    Values of other properties are not remembered: masking "PLAIN" or a path everywhere would not help.
     """
     for text in properties:
         secret = False
@@ -230,7 +232,7 @@ def remember_properties(*properties: str) -> None:
 
 
 def forget() -> None:
-    """Forget what was remembered."""
+    """Forget all remembered secrets."""
     global _known  # noqa: PLW0603  # as above
     with _lock:
         _remembered.clear()
@@ -238,13 +240,13 @@ def forget() -> None:
 
 
 def redact_remembered(text: str) -> str:
-    """Mask only what was remembered: for text in which signs such as @ are part of names."""
+    """Mask only remembered secrets: for text in which characters such as @ are part of names."""
     known = _known
     return text if known is None else known.sub(MASK, text)
 
 
 def _forms(secret: str) -> Iterable[str]:
-    """A secret as it may be quoted, and the parts into which a parser may have taken it."""
+    """A secret in the encodings in which it may be quoted, and the parts into which a parser may split it."""
     secret = str(secret)[:_MAX_SECRET_CHARACTERS]
     decoded = urllib.parse.unquote(secret)
     written: list[str] = []
@@ -256,7 +258,7 @@ def _forms(secret: str) -> Iterable[str]:
 
 
 def _plain(name: str) -> str:
-    """A name as it is meant: decoded, in lower case, with underscores."""
+    """A name in normal form: decoded, in lower case, with underscores."""
     for _ in range(3):
         decoded = urllib.parse.unquote(name)
         if decoded == name:
@@ -281,7 +283,15 @@ def _by_place(text: str, found: list[str]) -> str:
 
 
 def _end_of_url(text: str, start: int, inside: int) -> int:
-    """Where a URL ends that begins at `start`, its scheme at `inside`: at the quote it stands in, or before a space."""
+    """Index of the end of a URL: the closing quote if it is quoted, else the next space.
+
+    Parameters
+    ----------
+    text
+        Text that contains the URL.
+    start, inside
+        Indices of the URL and of the part after ``://``.
+    """
     opened = text[start - 1] if start else ""
     if opened and opened in "'\"`":
         closed = text.find(opened, inside)
@@ -290,7 +300,7 @@ def _end_of_url(text: str, start: int, inside: int) -> int:
     stop = _end_of_token(text, inside)
     rest = text[inside:stop]
     if "@" not in rest and not rest.startswith("/"):
-        # A password with a space or a quote in it: what stands for the hosts is none, and there is an @ later.
+        # A password with a space or a quote: the authority is not a list of hosts, and an @ follows later.
         authority = re.split(r"[/?#]", rest, maxsplit=1)[0].rstrip(":.,;)]}'")
         later = text.find("@", stop)
         if not _HOSTS.fullmatch(authority) and later >= 0 and "\n" not in text[stop:later]:
@@ -306,11 +316,11 @@ def _end_of_token(text: str, at: int) -> int:
 
 
 def _url(scheme: str, rest: str, found: list[str]) -> str:
-    """Mask in a URL what is not known to be harmless."""
+    """Mask everything in a URL that is not known to be harmless."""
     if not rest.startswith("/"):
         before, sign, after = rest.rpartition("@")
         if sign and re.search(r"[?#]", before):
-            # Either a password with such a sign, or a parameter with an @: nothing of it is known to be harmless.
+            # A password with one of these characters, or a parameter with an @: nothing is known to be harmless.
             found.append(rest)
             return scheme + MASK
         if sign:
@@ -325,7 +335,7 @@ def _url(scheme: str, rest: str, found: list[str]) -> str:
 def _user(scheme: str, user: str, found: list[str]) -> str:
     if user in _PLACEHOLDERS or not user:
         return user
-    # A name of PostgreSQL opens nothing by itself; elsewhere a token can stand in the place of the user.
+    # A PostgreSQL user name is not a secret; elsewhere the user may be a token.
     name = _POSTGRES_USER.match(user) if scheme.startswith("postgres") else None
     if name is None:
         found += [user, *user.split(":", 1)]
@@ -348,7 +358,7 @@ def _rest_of_url(scheme: str, rest: str, found: list[str]) -> str:
             shown.append(part)
             continue
         name, equals, value = part.partition("=")
-        # Behind a secret that is not encoded, what looks like the next parameter may be its end.
+        # After an unencoded secret, the next parameter may be the rest of it.
         if not closed and equals and _plain(name) in HARMLESS_PARAMETERS:
             shown.append(part)
             continue
@@ -359,7 +369,7 @@ def _rest_of_url(scheme: str, rest: str, found: list[str]) -> str:
 
 
 def _pairs(text: str, found: list[str]) -> str:
-    """Mask values behind names of secrets, headers, and user information without a scheme."""
+    """Mask values after names of secrets, headers, and user information without a scheme."""
     if not _INTERESTING.search(text):
         return text
     text = _PEM.sub(lambda m: _mask(m[0], found), text)
@@ -390,7 +400,7 @@ def _pairs(text: str, found: list[str]) -> str:
 
 
 def _user_without_scheme(token: str, found: list[str]) -> str:
-    """A token such as ``me:password@host``, masked up to its last @; a position in a topic is none."""
+    """Mask a token such as ``me:password@host`` up to its last @; a position in a topic is not one."""
     user, sign, host = token.rpartition("@")
     name, colon, password = user.partition(":")
     if not (sign and colon and password and host) or user in _PLACEHOLDERS:

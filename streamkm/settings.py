@@ -1,8 +1,8 @@
-"""Every setting, once: command-line options, environment variables, the TOML file and the docs all come from here.
+"""All settings: the source of command-line options, environment variables, the TOML file and their documentation.
 
-A setting is a field of one of the frozen dataclasses below. Its value is the first of: the command line, the
-environment (``STREAMKM_`` and the upper-case name; with ``_FILE`` behind it: a file that holds the value, as secrets
-come into containers), the file named by ``--config``, the default.
+A setting is a field of one of the frozen dataclasses below. Its value comes from the first of: the command line; the
+environment (``STREAMKM_`` and the upper-case name, or that and ``_FILE`` for a file with the value, as containers mount
+secrets); the file named by ``--config``; the default.
 """
 
 from __future__ import annotations
@@ -51,26 +51,38 @@ from streamkm.values import (
 
 ENV_PREFIX = "STREAMKM_"
 DEFAULT = "default"
-"""The origin of a setting that nobody gave."""
+"""Origin of a setting without a given value."""
 _GIVEN = "_given"
 PROPERTY_METAVAR = "NAME=VALUE"
 """Form of a setting whose option may be repeated, once for each pair."""
 MAX_FILE_CHARS = 1 << 20
-"""Characters of a file that holds one value."""
+"""Maximum characters read from a file with a single value."""
 SCALES = ("none", "standard", "robust")
-SCALE_HELP = "Unit of distances: none, raw ones; standard, deviations; robust, interquartile ranges"
+SCALE_HELP = "Scaling of the fields: none; standard, by the deviation; robust, by the interquartile range"
 S = TypeVar("S")
-_UNPACKED = "Memory that one poll may decompress, such as 64MiB; what does not fit comes with the next poll"
+_MAX_DECOMPRESSED_HELP = "Most bytes that one poll decompresses, such as 64MiB; the rest follows with the next poll"
 
 
 def setting(default: Any, help_: str, check: Check | None = None, metavar: str = "", *, shown: bool = True) -> Any:
-    """A field of a settings dataclass with all that options, docs and validation need."""
+    """A field of a settings dataclass, with the metadata of options, docs and validation.
+
+    Parameters
+    ----------
+    help_
+        One line of help.
+    check
+        Returns what is wrong with a value, or None.
+    metavar
+        Placeholder of the value in help texts.
+    shown
+        Whether `repr` includes the value.
+    """
     return dataclasses.field(default=default, repr=shown, metadata={"help": help_, "check": check, "metavar": metavar})
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoreSettings:
-    """Where models live."""
+    """The store of the models."""
 
     store: str = setting(
         "sqlite:///streamkm.db",
@@ -85,7 +97,7 @@ class KafkaClientSettings:
     """How the Kafka client connects."""
 
     bootstrap: str = setting(
-        "localhost:9092", "Kafka brokers to start from, separated by commas", metavar="HOST:PORT", shown=False
+        "localhost:9092", "Kafka brokers to connect to first, separated by commas", metavar="HOST:PORT", shown=False
     )
     kafka_property: tuple[str, ...] = setting(
         (),
@@ -103,71 +115,77 @@ class KafkaClientSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceSettings(KafkaClientSettings):
-    """Which records are read."""
+    """The topic that is read."""
 
     topic: str = setting("", "Topic of the points", metavar="TOPIC")
-    group: str = setting("", "Consumer group whose offsets ordinary Kafka tools show; streamkm-MODEL when empty")
+    group: str = setting("", "Consumer group that shows the progress to Kafka tools; streamkm-MODEL when empty")
     start: str = setting(
-        "beginning", "Where a new model starts: beginning or end of the topic", one_of("beginning", "end")
+        "beginning", "Where a new model starts to read: beginning or end of the topic", one_of("beginning", "end")
     )
-    max_decompressed: Size = setting(Size(64 << 20), _UNPACKED, between(1 << 20, 1 << 40), "SIZE")
+    max_decompressed: Size = setting(Size(64 << 20), _MAX_DECOMPRESSED_HELP, between(1 << 20, 1 << 40), "SIZE")
 
 
 @dataclass(frozen=True, kw_only=True)
 class CodecSettings:
-    """How a record becomes a point."""
+    """The conversion of records to points."""
 
     fields: tuple[str, ...] = setting(
         (),
-        "Fields of a record that are the dimensions; a dotted path reaches into nested objects",
+        "Fields of a record that are the dimensions; dotted paths address nested objects",
         field_names,
         "A,B,...",
     )
     time_field: str = setting("", "Field with the event time; the record's timestamp when empty", metavar="FIELD")
-    max_record_bytes: int = setting(1_048_576, "Larger records are bad records", at_least(1))
+    max_record_bytes: int = setting(1_048_576, "Maximum bytes of a record; larger ones are bad records", at_least(1))
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSettings:
-    """What is learned."""
+    """The model."""
 
     k: ClusterCount = setting(
-        ClusterCount(8), "Number of clusters; auto: what fits the first points, up to 20", between(0, 100_000), "K"
+        ClusterCount(8), "Number of clusters; auto: chosen from the first points, up to 20", between(0, 100_000), "K"
     )
     half_life: HalfLife | None = setting(
-        None, "Points (100000) or event time (10m) after which old points count half; empty: never", positive_half_life
+        None,
+        "Number of points (100000) or event time (10m) after which a point counts half; empty: no decay",
+        positive_half_life,
     )
     scale: str = setting("none", SCALE_HELP, one_of(*SCALES))
-    distance: str = setting("euclidean", "euclidean, or cosine: directions only", one_of("euclidean", "cosine"))
+    distance: str = setting(
+        "euclidean", "euclidean; or cosine, which ignores the length of points", one_of("euclidean", "cosine")
+    )
     on_drift: str = setting(
         "resolve",
-        "When points suddenly fit badly: resolve the clusters anew, forget the past too, or ignore it",
+        "When points suddenly fit badly: resolve the clusters, forget the past as well, or ignore it",
         one_of("ignore", "resolve", "forget"),
     )
     outliers: str = setting(
-        "gap", "gap: spikes far beyond all else are counted, not learned; keep: learn everything", one_of("gap", "keep")
+        "gap",
+        "gap: points far beyond all others are counted but not learned; keep: learn everything",
+        one_of("gap", "keep"),
     )
-    seed: int = setting(0, "Seed of all that is drawn", between(0, 2**63 - 1))
+    seed: int = setting(0, "Seed of random numbers", between(0, 2**63 - 1))
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenSettings:
-    """Who may ask."""
+    """Access to a service."""
 
     token: Secret = setting(Secret(""), "Bearer token that clients must send")
 
 
 @dataclass(frozen=True, kw_only=True)
 class LiveSettings(StoreSettings, SourceSettings, CodecSettings, ModelSettings, TokenSettings):
-    """Everything that ``streamkm live`` takes."""
+    """Settings of ``streamkm live``."""
 
-    batch: int = setting(8192, "Most records in one mini-batch", between(1, 1_000_000))
+    batch: int = setting(8192, "Maximum number of records in a mini-batch", between(1, 1_000_000))
     checkpoint_every: Seconds = setting(Seconds(1), "Time between checkpoints", at_least(0.01), "DURATION")
     snapshot_every: Seconds = setting(Seconds(10), "Time between snapshots", at_least(0.1), "DURATION")
-    snapshot_points: int = setting(0, "Points between snapshots; 0: by time only", at_least(0))
+    snapshot_points: int = setting(0, "Number of points between snapshots; 0: by time only", at_least(0))
     max_event_time_lead: Seconds = setting(
         Seconds(3600),
-        "With a half-life in time: a record whose event time lies farther ahead of its timestamp or the clock is bad",
+        "With a half-life in time: records whose event time is further ahead of their timestamp or the clock are bad",
         at_least(0),
         "DURATION",
     )
@@ -175,87 +193,91 @@ class LiveSettings(StoreSettings, SourceSettings, CodecSettings, ModelSettings, 
         0.5, "Stop when more than this share of the last 1000 or more records is bad", between(0, 1)
     )
     max_bad_in_a_row: int = setting(
-        1000, "Stop when so many records of a partition are bad without a good one between them; 0: never", at_least(0)
+        1000, "Stop at this number of consecutive bad records of a partition; 0: never", at_least(0)
     )
-    dead_letters: str = setting("", "Topic that gets each quarantined record; none when empty", metavar="TOPIC")
+    dead_letters: str = setting("", "Topic for copies of quarantined records; none when empty", metavar="TOPIC")
     quarantine_keep: int = setting(
-        10_000, "Records that the quarantine keeps; the oldest go, but none whose dead letter is to come", at_least(0)
+        10_000,
+        "Records kept in quarantine; the oldest are removed, but none whose dead letter is undelivered",
+        at_least(0),
     )
     quarantine_keep_bytes: Size = setting(
         Size("256MiB"),
-        "Bytes that the quarantine keeps, such as 256MiB; of a value 64 KiB at most, the whole is in its topic",
+        "Bytes kept in quarantine, such as 256MiB; values are truncated to 64 KiB (the topic has the whole)",
         at_least(0),
         "SIZE",
     )
     keep_snapshots: str = setting(
         "thin",
-        "thin: all of a day, those with events and one an hour for a week more, then one a day, and the journal of "
-        "those eight days; all: all",
+        "thin: all for a day, those with events and one an hour for another week, then one a day, and the journal of "
+        "eight days; all: everything",
         one_of("thin", "all"),
     )
     lease: Seconds = setting(
-        Seconds(10), "A standby takes over when the owner was silent for so long", at_least(1), "DURATION"
+        Seconds(10), "Time without a renewal after which a standby takes over", at_least(1), "DURATION"
     )
     on_data_loss: str = setting(
         "fail",
-        "When records are gone before they were read, or cannot be read: fail, or skip them, count them and go on",
+        "When records were deleted before they were read, or cannot be read: fail, or skip and count them",
         one_of("fail", "skip"),
     )
     metrics_port: int = setting(0, "Port for /metrics, /livez and /readyz of the consumer; 0: none", between(0, 65535))
-    metrics_host: str = setting("127.0.0.1", "Address of that port; any other than loopback needs a token")
+    metrics_host: str = setting("127.0.0.1", "Address of --metrics-port; any other than loopback requires a token")
 
 
 @dataclass(frozen=True, kw_only=True)
 class KafkaSettings(KafkaClientSettings):
-    """Where records are read again."""
+    """The Kafka cluster, and the memory of one poll."""
 
-    max_decompressed: Size = setting(Size(64 << 20), _UNPACKED, between(1 << 20, 1 << 40), "SIZE")
+    max_decompressed: Size = setting(Size(64 << 20), _MAX_DECOMPRESSED_HELP, between(1 << 20, 1 << 40), "SIZE")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResourceSettings:
-    """What the exact algorithm may take of the machine."""
+    """Resources of the exact algorithm."""
 
     memory: Size | None = setting(
-        None, "Memory that points may take, such as 512MB; empty: as much as they need", at_least(1 << 20), "SIZE"
+        None, "Maximum memory for points, such as 512MB; empty: unlimited", at_least(1 << 20), "SIZE"
     )
-    threads: int = setting(0, "Threads of a fit; 0: one for each core", between(0, 1024))
+    threads: int = setting(0, "Threads of a fit; 0: one per core", between(0, 1024))
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExactSettings(ResourceSettings):
-    """How the exact algorithm runs."""
+    """Parameters of the exact algorithm."""
 
-    n_init: int = setting(1, "Fits from different starts, of which the cheapest is kept", between(1, 10_000))
-    max_iter: int = setting(300, "Most iterations of a fit", between(1, 1_000_000))
-    tol: float = setting(
-        0.0, "A fit also stops when no centroid moved farther than this", between(0, float("inf")), "DISTANCE"
+    n_init: int = setting(
+        1, "Number of fits from different starts, of which the one with the lowest cost is kept", between(1, 10_000)
     )
-    seed: int = setting(0, "Seed of all that is drawn", between(0, 2**32 - 1))
+    max_iter: int = setting(300, "Maximum number of iterations of a fit", between(1, 1_000_000))
+    tol: float = setting(
+        0.0, "A fit also stops when no centroid moves farther than this", between(0, float("inf")), "DISTANCE"
+    )
+    seed: int = setting(0, "Seed of random numbers", between(0, 2**32 - 1))
 
 
 @dataclass(frozen=True, kw_only=True)
 class FitSettings(ExactSettings):
-    """Everything that ``streamkm fit`` takes, but for its paths and outputs."""
+    """Settings of ``streamkm fit``, except paths and outputs."""
 
     fields: tuple[str, ...] = setting((), "Columns that are the dimensions", field_names, "A,B,...")
     k: KRange | None = setting(None, "Number of clusters, a range such as 2..20, or auto: up to 20", k_range, "K")
     scale: str = setting("none", SCALE_HELP, one_of(*SCALES))
-    weight_field: str = setting(
-        "", "Column with the weight of each row; all count the same when empty", metavar="FIELD"
-    )
+    weight_field: str = setting("", "Column with the weight of each row; equal weights when empty", metavar="FIELD")
     init: str = setting(
         "k-means++",
         "Where a fit starts: random, k-means++, k-means||, or a file with centroids (csv, json, npz, parquet)",
         metavar="METHOD|FILE",
     )
-    bad_rows: str = setting("fail", "What to do with a row that is no point: fail, or skip it", one_of("fail", "skip"))
-    database: Secret = setting(Secret(""), "Database that --sql asks, as an SQLAlchemy URL", metavar="URL")
+    bad_rows: str = setting(
+        "fail", "What to do with a row that is not a point: fail, or skip it", one_of("fail", "skip")
+    )
+    database: Secret = setting(Secret(""), "Database for --sql, as an SQLAlchemy URL", metavar="URL")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReplaySettings(StoreSettings, KafkaSettings, ExactSettings):
-    """Everything that ``streamkm replay`` takes, but for its range and folders."""
+    """Settings of ``streamkm replay``, except its range and folders."""
 
     k: KRange | None = setting(None, "Number of clusters; that of the model when empty", k_range, "K")
     init: str = setting(
@@ -266,49 +288,49 @@ class ReplaySettings(StoreSettings, KafkaSettings, ExactSettings):
     max_bad_ratio: float = setting(0.5, "Stop when more than this share of the records is bad", between(0, 1))
     on_data_loss: str = setting(
         "fail",
-        "When records cannot be read: fail, or skip them, on record as lost",
+        "When records cannot be read: fail, or skip them and record them as lost",
         one_of("fail", "skip"),
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class NotifySettings(StoreSettings, KafkaClientSettings):
-    """Everything that ``streamkm notify`` takes, but for its targets."""
+    """Settings of ``streamkm notify``, except its targets."""
 
     webhook_secret: Secret = setting(
-        Secret(""), "What webhooks are signed with: whsec_ and 24 to 64 bytes in base64", metavar="SECRET"
+        Secret(""), "Key that signs webhooks: whsec_ and 24 to 64 bytes in base64", metavar="SECRET"
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class AssignSettings(StoreSettings, KafkaSettings):
-    """Everything that ``streamkm assign`` takes, but for its topic."""
+    """Settings of ``streamkm assign``, except its topic."""
 
     commit_every: Seconds = setting(
-        Seconds(0.1), "Time between transactions of assignments, which readers wait for", at_least(0.001), "DURATION"
+        Seconds(0.1), "Time between transactions, which delay the assignments for readers", at_least(0.001), "DURATION"
     )
     on_data_loss: str = setting(
         "fail",
-        "When records are gone before they were assigned, or cannot be read: fail, or skip them",
+        "When records were deleted before they were assigned, or cannot be read: fail, or skip them",
         one_of("fail", "skip"),
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServeSettings(StoreSettings, TokenSettings, KafkaSettings, ResourceSettings):
-    """Everything that ``streamkm serve`` takes; where records are read again, and the room for it, is for its jobs."""
+    """Settings of ``streamkm serve``; those of Kafka and resources are for its jobs."""
 
-    host: str = setting("127.0.0.1", "Address to listen on; any other than loopback needs a token")
+    host: str = setting("127.0.0.1", "Address to listen on; any other than loopback requires a token")
     port: int = setting(8000, "Port to listen on; 0: any free one", between(0, 65535))
     rate_limit: float = setting(
         5000.0,
-        "Requests a second for each token, or address without one; twice as many at once; 0: no limit",
+        "Requests per second per token, or per address without one, with bursts of twice as many; 0: no limit",
         between(0, 1e9),
         "NUMBER",
     )
     trusted_proxies: tuple[str, ...] = setting(
         (),
-        "Addresses or networks of proxies whose X-Forwarded-For is believed; none when empty",
+        "Addresses or networks of proxies whose X-Forwarded-For is trusted; none when empty",
         ip_networks,
         "ADDRESS,...",
     )
@@ -316,9 +338,9 @@ class ServeSettings(StoreSettings, TokenSettings, KafkaSettings, ResourceSetting
 
 @dataclass(frozen=True, kw_only=True)
 class ClientSettings(TokenSettings):
-    """How ``streamkm predict`` finds the service."""
+    """The service for ``streamkm predict``."""
 
-    url: str = setting("http://127.0.0.1:8000", "Address of the service that is asked", metavar="URL", shown=False)
+    url: str = setting("http://127.0.0.1:8000", "Address of the service", metavar="URL", shown=False)
 
 
 GROUPS: tuple[type, ...] = (
@@ -339,7 +361,7 @@ TABLE: dict[str, dataclasses.Field[Any]] = {f.name: f for group in GROUPS for f 
 
 
 def names(cls: type) -> tuple[str, ...]:
-    """Names of the settings that a program's class has, in the order of the docs."""
+    """Names of the settings in a class, in the order of the docs."""
     has = {f.name for f in dataclasses.fields(cls)}
     return tuple(f.name for f in TABLE.values() if f.name in has)
 
@@ -351,24 +373,24 @@ def load(
     env: Mapping[str, str] | None = None,
     file: Path | None = None,
 ) -> S:
-    """Put the settings of a program together.
+    """Load the settings of a program.
 
     Parameters
     ----------
     cls
         One of the dataclasses above.
     given
-        Values from the command line, as text or typed; None means not given.
+        Values from the command line, as text or typed; None: not given.
     env
-        Environment; `os.environ` if None.
+        Environment variables; `os.environ` if None.
     file
-        TOML file with settings at its top level. It may hold settings of other programs too.
+        TOML file with settings at its top level, including those of other programs.
 
     Raises
     ------
     SettingsError
-        Unknown name in the file, text that is no value of the type, value out of range. The message names the setting
-        and where it came from.
+        Unknown name in the file, a value of the wrong type or out of range. The message names the setting and its
+        origin.
     """
     resolved = resolve(cls, given, env=env, file=file)
     loaded = cls(**{name: value for name, (value, _) in resolved.items()})
@@ -377,7 +399,7 @@ def load(
 
 
 def given(settings: object) -> frozenset[str]:
-    """Names of the settings that somebody gave a value, be it the default; of what was not made by `load` all."""
+    """Names of the settings with a given value, even if it equals the default; all, unless made by `load`."""
     every = frozenset(f.name for f in dataclasses.fields(settings))  # type: ignore[arg-type]
     return getattr(settings, _GIVEN, every)
 
@@ -385,7 +407,13 @@ def given(settings: object) -> frozenset[str]:
 def resolve(
     cls: type, given: Mapping[str, Any], *, env: Mapping[str, str] | None = None, file: Path | None = None
 ) -> dict[str, tuple[Any, str]]:
-    """Value and origin of each setting; the work of `load`."""
+    """Value and origin of each setting, as `load` resolves them.
+
+    Raises
+    ------
+    SettingsError
+        As for `load`.
+    """
     env = os.environ if env is None else env
     from_file = _read(file) if file is not None else {}
     hints = typing.get_type_hints(cls)
@@ -406,7 +434,7 @@ def resolve(
 
 
 def holds_secret(name: str, value: str) -> bool:
-    """Whether a value of a setting, as text, has a secret in it."""
+    """Whether the text of a value contains a secret."""
     field = TABLE[name]
     if field.type == "Secret":
         return bool(value)
@@ -416,7 +444,7 @@ def holds_secret(name: str, value: str) -> bool:
 
 
 def from_environment(variable: str, env: Mapping[str, str]) -> tuple[str, str] | None:
-    """Value and origin of a setting; the value may stand in the file that VARIABLE_FILE names.
+    """Value and origin of a setting, from its variable or from the file that VARIABLE_FILE names; None: not set.
 
     Raises
     ------
@@ -439,13 +467,13 @@ def from_environment(variable: str, env: Mapping[str, str]) -> tuple[str, str] |
 
 
 def show(settings: object) -> dict[str, str]:
-    """Settings as text, secrets masked: what a log or ``streamkm config`` may print."""
+    """Settings as text with masked secrets, for logs and ``streamkm config``."""
     fields = dataclasses.fields(settings)  # type: ignore[arg-type]
     return {f.name: shown(f, getattr(settings, f.name)) for f in fields}
 
 
 def shown(field: dataclasses.Field[Any], value: Any) -> str:
-    """The value of a setting as one would type it, secrets masked."""
+    """The value of a setting as on the command line, with masked secrets."""
     if field.name == "kafka_property":
         return ",".join(map(_shown_property, value))
     if isinstance(value, str) and not isinstance(value, Secret) and field.metadata["metavar"] == "URL":
@@ -454,7 +482,7 @@ def shown(field: dataclasses.Field[Any], value: Any) -> str:
 
 
 def as_text(value: Any) -> str:
-    """A value as one would type it; secrets masked."""
+    """A value as on the command line, with masked secrets."""
     if value is None:
         return ""
     if isinstance(value, tuple):
@@ -465,13 +493,13 @@ def as_text(value: Any) -> str:
 
 
 def _shown_property(pair: str) -> str:
-    """The name of a property of the Kafka client; what is no name may be the rest of a password with a comma."""
+    """A property of the Kafka client with masked value; an unknown name may be part of a password with a comma."""
     name = pair.partition("=")[0]
     return f"{name}={MASK}" if is_client_property(name) else MASK
 
 
 def markdown_table() -> str:
-    """All settings as the table that stands in the README."""
+    """All settings as the table in the README."""
     rows = ["| Option | Environment | Default | Meaning |", "| --- | --- | --- | --- |"]
     for name, f in TABLE.items():
         option, default = "--" + name.replace("_", "-"), shown(f, f.default)
@@ -512,13 +540,13 @@ def _convert(name: str, hint: Any, raw: Any, origin: str, check: Check | None) -
 
 
 def _is_named_by(origin: str, name: str) -> bool:
-    """Whether an origin names the setting: an option or a variable does, a file has many."""
+    """Whether an origin names the setting: options and variables do, files do not."""
     words = origin.removesuffix("_FILE").replace("-", "_").lower()
     return words in {f"__{name}", ENV_PREFIX.lower() + name}
 
 
 def _remember(name: str, hint: Any, raw: Any) -> None:
-    """Let no later text of whatever library show the secrets in a value."""
+    """Register secrets in a value, so that they are redacted from all later texts."""
     if hint is Secret:
         remember(str(raw))
     if TABLE[name].metadata["metavar"] == "URL" or (name == "bootstrap" and "@" in str(raw)):

@@ -1,4 +1,4 @@
-"""Plain data that a model, a store and the service share: a model's state, and a published snapshot of it."""
+"""Plain data that models, stores and the service share: states, snapshots, specs, commits and journal entries."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from streamkm.errors import StateError
 from streamkm.records import BadRecord, BatchRange, Position
 
 STATE_FORMAT = 1
-"""Version of the envelope that `ModelState.to_bytes` writes; a model's own `version` is counted by the model."""
+"""Version of the envelope that `ModelState.to_bytes` writes; the payload of each model has a `version` of its own."""
 
 Json = Mapping[str, Any]
 Distance = Literal["euclidean", "cosine"]
@@ -24,7 +24,7 @@ Distance = Literal["euclidean", "cosine"]
 
 @dataclass(frozen=True, eq=False)
 class ModelState:
-    """An immutable copy of all that a model knows.
+    """An immutable copy of the complete state of a model.
 
     Attributes
     ----------
@@ -33,9 +33,9 @@ class ModelState:
     version
         Version of the model's own payload.
     params
-        Constructor arguments and scalars, JSON values only. Floats survive exactly.
+        Constructor arguments and scalars, as JSON values. Floats round-trip exactly.
     arrays
-        Arrays by name, any numeric dtype; read-only.
+        Read-only arrays of any numeric dtype and shape, by name.
     """
 
     kind: str
@@ -44,26 +44,26 @@ class ModelState:
     arrays: Mapping[str, NDArray[Any]]
 
     def to_bytes(self) -> bytes:
-        """Serialise: equal states give equal bytes, so a hash of them identifies a state."""
+        """Serialise; equal states give equal bytes, so that their hash identifies a state."""
         header = {
             "format": str(STATE_FORMAT),
             "kind": self.kind,
             "version": str(self.version),
             "params": json.dumps(self.params, sort_keys=True),
         }
-        # safetensors does not order its metadata, so the header travels as an array of its own.
+        # safetensors does not order its metadata, so the header is stored as an array.
         blob = np.frombuffer(json.dumps(header, sort_keys=True).encode(), np.uint8)
         arrays = {name: np.ascontiguousarray(a) for name, a in self.arrays.items()}
         return safetensors.numpy.save({"__state__": blob, **arrays})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> ModelState:
-        """Read what `to_bytes` wrote.
+        """Undo `to_bytes`.
 
         Raises
         ------
         StateError
-            The bytes are no state, are cut short, or were written by a newer streamkm.
+            The bytes are not a state, are truncated, or were written by a newer version of streamkm.
         """
         try:
             arrays = safetensors.numpy.load(data)
@@ -74,7 +74,7 @@ class ModelState:
             raise StateError(f"these {len(data)} bytes are not a model state ({e})") from e
         if written > STATE_FORMAT:
             raise StateError(
-                f"the state has format {written}, this streamkm reads up to {STATE_FORMAT}",
+                f"the state has format {written}, this version of streamkm reads up to {STATE_FORMAT}",
                 hint="Upgrade streamkm, or restore a backup",
             )
         for a in arrays.values():
@@ -83,20 +83,20 @@ class ModelState:
 
 
 @dataclass(frozen=True)
-class Event:
-    """Something that happened to clusters between two publications; `models.lineage` tells the rules.
+class ModelEvent:
+    """A change of clusters between two publications, by the rules of `models.lineage`.
 
     Attributes
     ----------
     kind
-        ``birth``, ``death``, ``split``, ``merge`` or ``drift``; of an owner, ``promotion``: another snapshot was put in
-        charge, or ``outliers``: many more of the points than before belong to no cluster.
+        ``birth``, ``death``, ``split``, ``merge`` or ``drift`` from the model; from its owner ``promotion`` (another
+        snapshot was promoted) or ``outliers`` (many more points than before belong to no cluster).
     before
-        Ids of the clusters it happened to; sorted, empty for a birth and for outliers.
+        Ids of the clusters before the change; sorted, empty for a birth and for outliers.
     after
-        Ids of the clusters that came of it; sorted, empty for a death and for outliers.
+        Ids of the clusters after the change; sorted, empty for a death and for outliers.
     detail
-        What it was judged by: JSON values.
+        The measured values behind it, as JSON values.
     """
 
     kind: str
@@ -105,18 +105,18 @@ class Event:
     detail: Json = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
+        """The event as JSON values."""
         return {"kind": self.kind, "before": [*self.before], "after": [*self.after], "detail": {**self.detail}}
 
     @classmethod
-    def from_json(cls, value: Json) -> Event:
+    def from_json(cls, value: Json) -> ModelEvent:
         """Undo `to_json`."""
         return cls(value["kind"], tuple(value["before"]), tuple(value["after"]), dict(value["detail"]))
 
 
 @dataclass(frozen=True, eq=False)
 class Publication:
-    """What a model says its clusters are, after a re-solve; the arrays are read-only.
+    """The clusters of a model after a re-solve; the arrays are read-only.
 
     Attributes
     ----------
@@ -125,22 +125,22 @@ class Publication:
     centroids
         (k, d) float64, raw units.
     weights
-        (k,) float64: (decayed) weight of each cluster's points.
+        (k,) float64, (decayed) weight of each cluster's points.
     spreads
-        (k,) float64: root mean squared distance of a cluster's points to its centroid, in the unit of distances.
+        (k,) float64, root mean square distance of a cluster's points to its centroid, in scaled units.
     born
-        (k,) int64: rows the model had seen when the id was published first.
+        (k,) int64, number of rows that the model had learned when the id was first published.
     factors
-        (d,) float64: coordinates are multiplied by these before distances are taken.
+        (d,) float64, scale factors: coordinates are multiplied by them before distances are computed.
     deviations
-        (k, d) float64, raw units: root mean squared difference of a cluster's points to its centroid, by field; None
-        where it is not known: the model goes on from clusters that an older streamkm published.
+        (k, d) float64, raw units, root mean square deviation of a cluster's points from its centroid by field; None
+        when unknown (the model continues from clusters that an older version published).
     n_seen
-        Rows the model had seen.
+        Number of rows that the model had learned.
     events
-        What happened to clusters since the publication before.
+        Changes of clusters since the previous publication.
     detail
-        How it came about: JSON values.
+        Provenance, as JSON values.
     """
 
     ids: NDArray[np.int64]
@@ -151,54 +151,58 @@ class Publication:
     factors: NDArray[np.float64]
     deviations: NDArray[np.float64] | None
     n_seen: int
-    events: tuple[Event, ...] = ()
+    events: tuple[ModelEvent, ...] = ()
     detail: Json = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
-    """What a model published: immutable, numbered, enough to answer every query about the clusters at that moment.
+    """A published version of a model: immutable and numbered; sufficient to answer all queries about its clusters.
 
     Attributes
     ----------
     model, id
-        Name of the model; number of the snapshot in it, from 1 (0 until the store has numbered it).
+        Name of the model; number of the snapshot within the model, from 1 (0 before the store assigns it).
     created_at
-        Seconds since 1970, by the clock of the process that published.
-    kind, reason
-        ``live`` or ``replay``; why now: ``first``, ``interval``, ``points``, ``stop``, ``promoted``, ``replay``.
+        Seconds since 1970, by the clock of the publishing process.
+    kind
+        ``live``, or ``replay`` for a recomputed snapshot.
+    reason
+        Why it was published: ``first``, ``interval``, ``points``, ``stop``, ``promoted`` or ``replay``.
     fields
-        Names of the d columns.
+        Names of the d dimensions.
     ids
         (k,) int64, stable cluster ids.
     centroids
         (k, d) float64, raw units.
     weights
-        (k,) float64: (decayed) number of points of each cluster.
+        (k,) float64, (decayed) number of points of each cluster.
     spreads
-        (k,) float64: root mean squared distance of a cluster's points to its centroid, in the unit of distances.
+        (k,) float64, root mean square distance of a cluster's points to its centroid, in scaled units.
     born
-        (k,) int64: points learned when the id was published first; their difference to `n_points` is a cluster's age.
+        (k,) int64, number of points learned when the id was first published; `n_points` minus this is a cluster's age.
     factors
-        (d,) float64: coordinates are multiplied by these before distances are taken; ones unless the model scales.
+        (d,) float64, scale factors: coordinates are multiplied by them before distances are computed; ones without
+        scaling.
     distance
-        ``euclidean``, or ``cosine``: points are scaled to length one first.
+        ``euclidean``, or ``cosine``: points are normalised to length one first.
     inertia
-        Mean squared distance to the nearest centroid of the points learned since the snapshot before, each judged
-        before it was learned; NaN when there were none.
+        Mean squared distance, in scaled units, of the points since the previous snapshot to their nearest centroid,
+        each measured before it was learned; NaN when there were none.
     n_points
-        Points learned since the model was made.
+        Number of points learned since the model was created.
     position
-        Offsets the snapshot reflects: every record below, none at or above.
+        The snapshot reflects every record below these offsets, and none at or above.
     detail
-        Provenance: JSON values.
+        Provenance, as JSON values.
     events
-        What happened to clusters since the snapshot before.
+        Changes of clusters since the previous snapshot.
     commit_seq
-        Number of the commit that published it (0 until the store has numbered it): the journal up to it re-derives it.
+        Number of the commit that published it (0 before the store assigns it); replaying the journal up to this commit
+        reproduces it.
     deviations
-        (k, d) float64, raw units: root mean squared difference of a cluster's points to its centroid, by field; None
-        where it is not known, as in what older versions published.
+        (k, d) float64, raw units, root mean square deviation of a cluster's points from its centroid by field; None
+        when unknown, as in snapshots of older versions.
     """
 
     model: str
@@ -217,7 +221,7 @@ class Snapshot:
     n_points: int
     position: Position
     detail: Json = field(default_factory=dict)
-    events: tuple[Event, ...] = ()
+    events: tuple[ModelEvent, ...] = ()
     id: int = 0
     commit_seq: int = 0
     deviations: NDArray[np.float64] | None = None
@@ -225,7 +229,7 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What a model is made of; fixed for its life, checked at every start.
+    """The definition of a model; never changes, and is checked at every start.
 
     Attributes
     ----------
@@ -236,11 +240,11 @@ class ModelSpec:
     n_clusters
         k; 0: chosen from the first points.
     source
-        Where the points come from: ``{"kind": "kafka", "topic": ..., "cluster_id": ..., "topic_id": ...}``.
+        Identity of the source: ``{"kind": "kafka", "topic": ..., "cluster_id": ..., "topic_id": ...}``.
     learner
-        All constructor arguments of the model that can change its result.
+        All constructor arguments of the model that affect its results.
     codec
-        How records are decoded: ``{"kind": "json"}``.
+        Spec of the codec, such as ``{"kind": "json"}``.
     """
 
     name: str
@@ -253,13 +257,13 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class Counters:
-    """Records accounted for since the model was made: ``records == points + bad + tombstones``.
+    """Records since the model was created: ``records == points + bad + tombstones``.
 
     Attributes
     ----------
     lost
-        Offsets that were gone from the topic before they could be read, and were skipped because the user said so. None
-        of `records`: on a topic without transactions or compaction `records` and `lost` add up to the offsets passed.
+        Offsets that the topic deleted before they were read, and that were skipped (``--on-data-loss skip``). They are
+        not in `records`: without transactions and compaction, `records` plus `lost` is the number of offsets passed.
     """
 
     records: int = 0
@@ -269,7 +273,7 @@ class Counters:
     lost: int = 0
 
     def plus(self, *, points: int = 0, bad: int = 0, tombstones: int = 0, lost: int = 0) -> Counters:
-        """The counters after some more records."""
+        """The counters after more records."""
         return Counters(
             self.records + points + bad + tombstones,
             self.points + points,
@@ -280,18 +284,18 @@ class Counters:
 
 
 MiniBatch = tuple[BatchRange, ...]
-"""The ranges that one mini-batch was made of, in the order in which their points were learned."""
+"""The ranges of one mini-batch, in the order in which their points were learned."""
 
 
 class EventTimeLimit(NamedTuple):
-    """How far in the future an event time may lie; what lies beyond is a bad record.
+    """How far in the future an event time may be; records beyond it are bad.
 
     Attributes
     ----------
     lead
-        Seconds ahead of the record's own timestamp, and of `read_at`.
+        Maximum seconds ahead of the record's timestamp and of `read_at`.
     read_at
-        When the records were read, seconds since 1970: in the journal, so that a re-run decides alike.
+        When the records were read, in seconds since 1970; in the journal, so that a replay decides the same way.
     """
 
     lead: float
@@ -299,24 +303,24 @@ class EventTimeLimit(NamedTuple):
 
 
 class JournalEntry(NamedTuple):
-    """What a model did between two commits: with the spec, all that is needed to do it again.
+    """What a model did between two commits; together with the spec, sufficient to repeat it.
 
     Attributes
     ----------
     batches
         The mini-batches learned, in order.
     prepared_after
-        How many of them were learned when a publication was prepared, which took effect after the last one; -1: none
+        Number of mini-batches after which a publication was prepared, which took effect after the last one; -1: none
         was.
     promoted_snapshot
-        Number of the snapshot that was put in charge before the first of them, and published anew, as it had become,
-        after the last; 0: none was.
+        Number of the snapshot that the model continued from before the first mini-batch, and that was published, with
+        what it then learned, after the last; 0: none was.
     lost
-        Ranges that the topic no longer had when they were to be read, after the last mini-batch.
+        Ranges behind the last mini-batch that the topic had deleted before they were read.
     limit
-        Which event times were taken; None: all.
+        Limit of event times; None: no limit.
     arithmetic
-        Number of the arithmetic that learned (`streamkm.models.ARITHMETIC`): another one may give other bits.
+        Version of the arithmetic (`streamkm.models.ARITHMETIC`): another version may give different bits.
     """
 
     batches: tuple[MiniBatch, ...]
@@ -329,7 +333,7 @@ class JournalEntry(NamedTuple):
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a model is.
+    """Progress of a model through its source.
 
     Attributes
     ----------
@@ -337,10 +341,12 @@ class Progress:
         Every record below was learned, quarantined, counted as a tombstone or lost; none at or above was.
     commit_seq
         Number of commits so far.
+    committed_at
+        Seconds since 1970.
     lag
-        Records between `position` and the end of the source when the commit was made; -1 if unknown.
+        Offsets between `position` and the end of the source at the commit; -1 when unknown.
     warmup
-        (points buffered, points needed) while the model has no centroids yet, else None.
+        (points buffered, points needed) while the model has no centroids yet; otherwise None.
     """
 
     position: Position
@@ -353,7 +359,7 @@ class Progress:
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """Where a model stands: its state, and how far that state has learned."""
+    """The state of a model, and the progress that it reflects."""
 
     state: ModelState
     progress: Progress
@@ -361,14 +367,14 @@ class Checkpoint:
 
 @dataclass(frozen=True, eq=False)
 class Recent:
-    """What an owner saw last, for people to look at: nothing is learned or derived from it.
+    """The points that were learned last, for display: nothing is learned or derived from them.
 
     Attributes
     ----------
     points
-        (m, d) float64, raw units: some of the points learned last, the oldest first.
+        (m, d) float64, raw units, a sample of the points that were learned last, oldest first.
     ends
-        End of each partition when it was last asked for: one above its newest record. Empty if unknown.
+        End offset of each partition (one above its newest record) when it was last read; empty if unknown.
     """
 
     points: NDArray[np.float64]
@@ -376,17 +382,17 @@ class Recent:
 
 
 class QuarantineLimits(NamedTuple):
-    """What a quarantine holds at most; the oldest records go first.
+    """Limits of a quarantine; the oldest records are removed first.
 
     Attributes
     ----------
     rows
-        Records.
+        Maximum number of records.
     size
-        Bytes of their values, keys, headers and messages.
+        Maximum bytes of their values, keys, headers and messages.
     delivered_only
-        No record goes whose dead letter is to come. Beyond `size` such a one loses its value instead, from the oldest
-        on; the whole record is in the topic.
+        Do not remove records whose dead letters are undelivered. Beyond `size` they lose their values instead, oldest
+        first; the whole records are in the topic.
     """
 
     rows: int
@@ -396,18 +402,24 @@ class QuarantineLimits(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Commit:
-    """One transaction: state, progress, journal and, sometimes, a snapshot, quarantined records and a look at the last.
+    """The content of one transaction: state, progress, journal entry, and optionally a snapshot and more.
 
     Attributes
     ----------
     expected
-        The position that the store must still hold; anything else means that somebody else wrote. Empty at first.
+        The position that the store must have; any other means that another process has written. Empty at first.
     progress
-        What becomes the model's progress; its `commit_seq` is the stored one plus 1.
+        The new progress; its `commit_seq` is the stored one plus 1.
     journal_entry
-        What the model did since `expected`: the journal.
+        What the model did since `expected`.
+    snapshot
+        A snapshot to publish.
+    quarantine
+        Records to add to the quarantine.
+    recent
+        The points that were learned last.
     quarantine_limits
-        To which the quarantine is trimmed, in this transaction, if the commit adds to it; None: not.
+        Limits to trim the quarantine to, if the commit adds to it; None: do not trim.
     """
 
     state: ModelState

@@ -1,7 +1,7 @@
-"""Traces for OpenTelemetry, where somebody asked for them; else `span` does nothing and costs nothing.
+"""OpenTelemetry traces; off, and without cost, unless the environment turns them on.
 
-They are asked for by OpenTelemetry's own variables: OTEL_EXPORTER_OTLP_ENDPOINT (or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT)
-or OTEL_TRACES_EXPORTER (``otlp`` or ``console``). It needs the extra: ``pip install streamkm[otel]``.
+They are turned on by OpenTelemetry's own variables: OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT or
+OTEL_TRACES_EXPORTER (``otlp`` or ``console``). They require the extra: ``pip install streamkm[otel]``.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from streamkm.redaction import redact, redact_all
 log = logging.getLogger(__name__)
 
 Value = str | bool | int | float | Sequence[str]
-_ASKED = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_TRACES_EXPORTER")
+_VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_TRACES_EXPORTER")
 
 
 class Span(Protocol):
-    """A step that is being traced."""
+    """An operation that is being traced."""
 
     def set_attribute(self, key: str, value: Any) -> None:
-        """Say something about it."""
+        """Set an attribute."""
         ...
 
     def update_name(self, name: str) -> None:
-        """Call it something else."""
+        """Rename the span."""
         ...
 
 
-class _Nothing:
-    """A span that nobody sees, and its context."""
+class _NoOpSpan:
+    """A span that is not recorded, and its context manager."""
 
     def set_attribute(self, key: str, value: Any) -> None:
         pass
@@ -51,30 +51,30 @@ class _Nothing:
         pass
 
 
-_NOTHING = _Nothing()
+_NO_OP = _NoOpSpan()
 _tracer: Any = None
-_settled = False
+_configured = False
 
 
-def wanted(env: Mapping[str, str]) -> bool:
-    """Whether an environment asks for traces."""
+def is_requested(env: Mapping[str, str]) -> bool:
+    """Whether the environment turns traces on."""
     if env.get("OTEL_SDK_DISABLED", "").lower() == "true" or env.get("OTEL_TRACES_EXPORTER") == "none":
         return False
-    return any(env.get(name) for name in _ASKED)
+    return any(env.get(name) for name in _VARIABLES)
 
 
 def enabled() -> bool:
-    """Whether spans go anywhere; finds it out at the first call."""
-    global _settled  # noqa: PLW0603  # one tracer a process, as OpenTelemetry itself has it
-    if not _settled:
-        _settled = True
-        if wanted(os.environ):
+    """Whether spans are recorded; reads the environment at the first call."""
+    global _configured  # noqa: PLW0603  # one tracer per process, as in OpenTelemetry
+    if not _configured:
+        _configured = True
+        if is_requested(os.environ):
             _start()
     return _tracer is not None
 
 
 def _start() -> None:
-    """Send spans to where the environment says."""
+    """Start the exporter that the environment selects."""
     try:
         from opentelemetry.sdk.resources import Resource  # noqa: PLC0415  # an extra
         from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
@@ -88,7 +88,7 @@ def _start() -> None:
 
             provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     except ImportError as error:
-        log.warning("traces are asked for, and %s is not installed: pip install streamkm[otel]", error.name)
+        log.warning("traces are turned on, but %s is not installed: pip install streamkm[otel]", error.name)
         return
     use(provider)
 
@@ -98,23 +98,23 @@ def _service_name(env: Mapping[str, str]) -> str:
 
 
 def use(provider: Any | None) -> None:
-    """Send spans to a tracer provider of OpenTelemetry's SDK from now on; None: nowhere."""
-    global _tracer, _settled  # noqa: PLW0603  # as above
-    _settled = True
+    """Send spans to a tracer provider of OpenTelemetry's SDK; None turns traces off."""
+    global _tracer, _configured  # noqa: PLW0603  # as above
+    _configured = True
     _tracer = None if provider is None else provider.get_tracer("streamkm", version("streamkm"))
 
 
 def span(name: str, **attributes: Value) -> AbstractContextManager[Span]:
-    """Trace a step, within the one that is under way.
+    """Trace an operation, as a child of the current span.
 
-    An exception that leaves it marks the span as failed, and goes on.
+    An exception marks the span as failed, and propagates.
 
     Parameters
     ----------
     name
-        Of the step: few different ones.
+        Name of the operation, from a small set.
     attributes
-        What is known of it; underscores in their names become dots. Texts are redacted: they leave the machine.
+        Underscores in their names become dots. Texts are redacted, because they leave the machine.
 
     Examples
     --------
@@ -122,22 +122,22 @@ def span(name: str, **attributes: Value) -> AbstractContextManager[Span]:
     ...     s.set_attribute("snapshot", 3)
     """
     if not enabled():
-        return _NOTHING
+        return _NO_OP
     return _span(name, attributes, None, None)
 
 
 def server_span(name: str, headers: Mapping[str, str], **attributes: Value) -> AbstractContextManager[Span]:
-    """Trace the answer to a request, within the trace that its ``traceparent`` names.
+    """Trace the handling of a request, in the trace of its ``traceparent`` header.
 
     Parameters
     ----------
     name, attributes
         As for `span`.
     headers
-        Of the request; names in lower case.
+        Of the request, with names in lower case.
     """
     if not enabled():
-        return _NOTHING
+        return _NO_OP
     from opentelemetry.trace import SpanKind  # noqa: PLC0415  # an extra
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator  # noqa: PLC0415
 
@@ -159,7 +159,7 @@ def _span(name: str, attributes: Mapping[str, Value], context: Any, kind: Any) -
 
 
 def _failed(span: Any, error: Exception) -> None:
-    """Mark a span as failed, as the SDK would by itself, without the secrets that an error may quote."""
+    """Mark a span as failed, as the SDK does, without secrets that the error may contain."""
     from opentelemetry.trace import Status, StatusCode  # noqa: PLC0415  # an extra
 
     message, lines = redact(str(error)), redact("".join(traceback.format_exception(error)))
@@ -168,7 +168,7 @@ def _failed(span: Any, error: Exception) -> None:
 
 
 class _Redacted:
-    """A span whose attributes are redacted."""
+    """A span with redacted attributes."""
 
     def __init__(self, span: Any) -> None:
         self._span = span

@@ -16,12 +16,12 @@ from streamkm.redaction import MASK
 from streamkm.times import format_duration, parse_duration
 
 Check = Callable[[Any], str | None]
-"""Says what is wrong with a value, or None."""
+"""Returns what is wrong with a value, or None."""
 
 
 @dataclass(frozen=True)
 class HalfLife:
-    """After `value` points, or `value` seconds of event time, what was learned counts half.
+    """Number of points, or seconds of event time, after which the weight of a point is halved.
 
     >>> HalfLife.parse("100000"), HalfLife.parse("10m")
     (HalfLife(value=100000.0, unit='points'), HalfLife(value=600.0, unit='seconds'))
@@ -46,7 +46,7 @@ class Seconds(float):
     """A number of seconds that settings read as a duration."""
 
     def __new__(cls, text: str | float) -> Self:
-        """Parse with `duration`."""
+        """Parse with `streamkm.times.parse_duration`."""
         return super().__new__(cls, parse_duration(text))
 
     def __str__(self) -> str:
@@ -54,7 +54,7 @@ class Seconds(float):
 
 
 class ClusterCount(int):
-    """A number of clusters; ``auto``, which is 0, leaves it to the first points.
+    """A number of clusters; 0 is ``auto``: chosen from the first points.
 
     >>> ClusterCount("8"), ClusterCount("auto"), str(ClusterCount("auto"))
     (8, 0, 'auto')
@@ -74,7 +74,7 @@ class ClusterCount(int):
 
 @dataclass(frozen=True)
 class KRange:
-    """One number of clusters, or all from `low` to `high`; `auto` if the data may have fewer points than that.
+    """One number of clusters, or all from `low` to `high`; with `auto`, no more than there are points.
 
     >>> KRange.parse("8"), KRange.parse("2..20")
     (KRange(low=8, high=8), KRange(low=2, high=20))
@@ -82,7 +82,7 @@ class KRange:
     20
     """
 
-    MOST = 20
+    MAX = 20
 
     low: int
     high: int
@@ -92,7 +92,7 @@ class KRange:
     def parse(cls, text: str | int) -> KRange:
         """Read a number (``8``), a range (``2..20``) or ``auto``."""
         if str(text).strip() == "auto":
-            return cls(1, cls.MOST, auto=True)
+            return cls(1, cls.MAX, auto=True)
         match = re.fullmatch(r"\s*(\d+)\s*(?:\.\.\s*(\d+)\s*)?", str(text))
         if match is None:
             raise ValueError(f"{text!r} is neither a number such as 8, nor a range such as 2..20, nor auto")
@@ -105,13 +105,13 @@ class KRange:
 
 
 class Size(int):
-    """A number of bytes that settings read as such: ``512MB``, ``2GiB`` or a bare number.
+    """A number of bytes, written as ``512MB``, ``2GiB`` or a bare number.
 
     >>> Size("512MB"), Size("1.5 KiB"), Size(7)
     (512000000, 1536, 7)
     """
 
-    MOST = 2.0**60
+    MAX = 2.0**60
 
     def __new__(cls, text: str | int) -> Self:
         """Parse a number and its unit."""
@@ -120,13 +120,13 @@ class Size(int):
             raise ValueError(f"{text!r} is not a size such as 512MB, 2GB or 2GiB")
         power = " kmgt".index(match[2].lower() or " ")
         size = float(match[1]) * (1024 if match[3] else 1000) ** power
-        if size > cls.MOST:
+        if size > cls.MAX:
             raise ValueError(f"{text!r} is more than any machine has")
         return super().__new__(cls, round(size))
 
 
 class Secret(str):
-    """Text that never shows in a message, a log or a repr.
+    """Text that is masked in messages, logs and reprs.
 
     >>> [Secret("abc")]
     ['********']
@@ -137,49 +137,49 @@ class Secret(str):
     def __repr__(self) -> str:
         return repr(MASK) if self else "''"
 
-    def is_borne_by(self, authorization: bytes) -> bool:
-        """Tell whether an Authorization header brings this token (RFC 6750, section 2.1).
+    def matches_authorization(self, authorization: bytes) -> bool:
+        """Whether an Authorization header has this bearer token (RFC 6750, section 2.1).
 
-        >>> Secret("abc").is_borne_by(b"Bearer abc"), Secret("abc").is_borne_by(b"Bearer ab")
+        >>> Secret("abc").matches_authorization(b"Bearer abc"), Secret("abc").matches_authorization(b"Bearer ab")
         (True, False)
         """
         scheme, _, token = authorization.partition(b" ")
-        # Digests have one length, so the comparison tells nothing about the token's.
+        # Digests have equal lengths, so the time of the comparison does not depend on the token's length.
         given, own = (hashlib.sha256(text).digest() for text in (token.strip(), self.encode()))
         return scheme.lower() == b"bearer" and hmac.compare_digest(given, own)
 
 
 def at_least(low: float) -> Check:
-    """A check: the value is `low` or more."""
+    """A check that the value is at least `low`."""
     return lambda v: None if v >= low else f"{v} is less than {low:g}"
 
 
 def between(low: float, high: float) -> Check:
-    """A check: the value lies in [low, high]."""
+    """A check that the value is in [low, high]."""
     return lambda v: None if low <= v <= high else f"{v} is not between {low:g} and {high:g}"
 
 
 def one_of(*choices: str) -> Check:
-    """A check: the value is one of `choices`."""
+    """A check that the value is one of `choices`."""
     return lambda v: None if v in choices else f"{v!r} is none of {', '.join(choices)}"
 
 
 def k_range(k: KRange) -> str | None:
-    """A check: the range goes upwards from 1 or more."""
+    """Check that a range is ascending and within 1 to 100000."""
     if not 1 <= k.low <= k.high <= 100_000:
         return f"{k} is not between 1 and 100000" + (", from low to high" if k.low > k.high else "")
     return None
 
 
 def positive_half_life(h: HalfLife) -> str | None:
-    """A check: the half-life is a positive number."""
+    """Check that a half-life is positive and finite."""
     return None if 0 < h.value < float("inf") else f"{h} is not more than 0"
 
 
 def parse_names(text: str) -> tuple[str, ...]:
-    """Names separated by commas; one with a comma in it is quoted as in csv.
+    """Split names at commas; a name that contains one is quoted as in csv.
 
-    >>> names_of('a, b.c,"height, m"'), names_of("")
+    >>> parse_names('a, b.c,"height, m"'), parse_names("")
     (('a', 'b.c', 'height, m'), ())
     """
     if '"' in text:
@@ -189,12 +189,12 @@ def parse_names(text: str) -> tuple[str, ...]:
 
 
 def quote_name(name: str) -> str:
-    """A name as `parse_names` reads it."""
+    """Quote a name for `parse_names`, if it contains a comma."""
     return '"' + name.replace('"', '""') + '"' if "," in name else name
 
 
 def field_names(names: tuple[str, ...]) -> str | None:
-    """A check: each name is there once."""
+    """Check that names are not empty and unique."""
     if any(not n for n in names):
         return "a field name is empty"
     twice = sorted({n for n in names if names.count(n) > 1})
@@ -215,12 +215,12 @@ CLIENT_ALIASES = {
     "fetch_wait_max_ms": "fetch_max_wait_ms",
     "receive_buffer": "receive_buffer_bytes",
 }
-"""Names of properties in the Java client and in librdkafka, and those of the same thing in kafka-python."""
+"""Property names of the Java client and of librdkafka, with their equivalents in kafka-python."""
 
 
 def is_client_property(name: str) -> bool:
-    """Whether a Kafka client has a property of this name, in any of the ways of writing it."""
-    import kafka  # type: ignore[import-untyped]  # noqa: PLC0415  # takes a while, and few ask
+    """Whether a Kafka client has a property with this name, with dots, hyphens or underscores."""
+    import kafka  # type: ignore[import-untyped]  # noqa: PLC0415  # slow to import, and rarely needed
 
     key = name.replace(".", "_").replace("-", "_")
     return CLIENT_ALIASES.get(key, key) in kafka.KafkaConsumer.DEFAULT_CONFIG or key == "sasl_jaas_config"
@@ -240,17 +240,17 @@ def is_loopback(host: str) -> bool:
 
 
 def ip_networks(texts: tuple[str, ...]) -> str | None:
-    """A check: each is an address, or a network such as 10.0.0.0/8."""
+    """Check that each text is an address, or a network such as 10.0.0.0/8."""
     for text in texts:
         try:
             ipaddress.ip_network(text)
         except ValueError as e:
-            return f"{e}: give addresses or networks, such as 10.0.0.0/8"
+            return f"{e}: use addresses or networks, such as 10.0.0.0/8"
     return None
 
 
 def name_value_pairs(pairs: tuple[str, ...]) -> str | None:
-    """A check: each has the form NAME=VALUE."""
-    # A property may hold a password, so the message says which one by number.
+    """Check that each text has the form NAME=VALUE."""
+    # A property may contain a password, so the message identifies it by number.
     wrong = [str(i) for i, p in enumerate(pairs, 1) if "=" not in p or p.startswith("=")]
     return f"property number {', '.join(wrong)} is not NAME=VALUE" if wrong else None

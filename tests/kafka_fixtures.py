@@ -1,9 +1,8 @@
-"""The Kafka of a test run, and topics on it.
+"""The Kafka broker of a test run, and its topics.
 
-The broker is the first there is (``streamkm.testing.choose_broker``): one named by STREAMKM_TEST_BOOTSTRAP, else a
-container when a Docker daemon has the image or can pull it, else the local Apache Kafka of streamkm.broker. It lives as
-long as the session, and tests share it: each takes topics of its own. A test that kills or pauses its broker starts a
-LocalBroker itself.
+The broker is selected by ``streamkm.testing.choose_broker``: one named by STREAMKM_TEST_BOOTSTRAP, else a container if
+a Docker daemon has the image or can pull it, else the local Apache Kafka of streamkm.broker. It is shared by all tests
+of a session: each creates its own topics. A test that kills or pauses its broker starts a LocalBroker itself.
 """
 
 import contextlib
@@ -16,7 +15,7 @@ from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 
 from streamkm.broker import LocalBroker
-from streamkm.broker.properties import SMALL, free_ports
+from streamkm.broker.properties import DEFAULT_PROPERTIES, free_ports
 from streamkm.errors import StreamkmError
 from streamkm.testing import KAFKA_IMAGE, choose_broker
 from waiting import PATIENCE
@@ -27,25 +26,25 @@ FOR_TESTS = {"log.retention.ms": "-1"}
 
 
 def local_broker(**options: Any) -> LocalBroker:
-    """A broker that lives for too short a time to be compiled well: with the first compiler alone it takes two thirds.
+    """A short-lived broker: with the first JIT compiler only it uses a third less CPU.
 
-    And it is waited for on a busy machine too.
+    The start timeout allows for a busy machine.
     """
     return LocalBroker(jvm_options=["-XX:TieredStopAtLevel=1"], start_timeout=PATIENCE, **options)
 
 
 @contextlib.contextmanager
 def _container() -> Iterator[str]:
-    """Apache's own image; testcontainers' KafkaContainer knows Confluent's only."""
+    """Apache's own image; KafkaContainer of testcontainers supports only Confluent's."""
     from testcontainers.core.container import DockerContainer
     from testcontainers.core.wait_strategies import LogMessageWaitStrategy
 
-    (port,) = free_ports(1)  # a broker tells clients where it is, so this has to be known before it starts
+    (port,) = free_ports(1)  # a broker advertises its address, so the port must be known before the start
     settings = {
         "NODE_ID": "1",
         "PROCESS_ROLES": "broker,controller",
         "LISTENERS": "CLIENT://:9092,INTERNAL://:9094,CONTROLLER://:9093",
-        # Its talk with itself, such as the ends of transactions, does not go round by our port.
+        # Inter-broker requests, such as ends of transactions, do not use the forwarded port.
         "ADVERTISED_LISTENERS": f"CLIENT://localhost:{port},INTERNAL://localhost:9094",
         "CONTROLLER_QUORUM_VOTERS": "1@localhost:9093",
         "CONTROLLER_LISTENER_NAMES": "CONTROLLER",
@@ -53,7 +52,7 @@ def _container() -> Iterator[str]:
         "LISTENER_SECURITY_PROTOCOL_MAP": "CLIENT:PLAINTEXT,INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT",
         **{
             name.replace(".", "_").upper(): value
-            for name, value in (SMALL | FOR_TESTS).items()
+            for name, value in (DEFAULT_PROPERTIES | FOR_TESTS).items()
             if "listener" not in name
         },
     }
@@ -66,7 +65,7 @@ def _container() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def bootstrap() -> Iterator[str]:
-    """Address of a Kafka that is shared by the session. There is no run without: it fails where none can be had."""
+    """Address of the session's broker. Tests fail if none is available."""
     try:
         choice = choose_broker()
     except StreamkmError as error:
@@ -88,7 +87,7 @@ def bootstrap() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def admin(bootstrap: str) -> Iterator[KafkaAdminClient]:
-    """Return kafka-python's admin client for the session's broker."""
+    """kafka-python's admin client for the session's broker."""
     client = KafkaAdminClient(bootstrap_servers=bootstrap)
     yield client
     client.close()
@@ -96,7 +95,7 @@ def admin(bootstrap: str) -> Iterator[KafkaAdminClient]:
 
 @pytest.fixture
 def topic(admin: KafkaAdminClient) -> Iterator[TopicFactory]:
-    """Make topics: ``topic(partitions=1, configs=None) -> name``. They are deleted after the test."""
+    """Factory of topics: ``topic(partitions=1, configs=None) -> name``. They are deleted after the test."""
     made: list[str] = []
 
     def make(partitions: int = 1, configs: Mapping[str, str] | None = None) -> str:

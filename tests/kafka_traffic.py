@@ -1,4 +1,4 @@
-"""Records on a real topic, of every kind there is, for tests of what reads them."""
+"""Records of every kind on a real topic, for tests of readers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CODECS = (None, "gzip", "lz4", "zstd", "snappy")
 
 
 def produce(bootstrap: str, topic: str, values: Sequence[bytes | None], partition: int = 0, **config: Any) -> None:
-    """Write values, and be done when the broker has them."""
+    """Write values, and wait until the broker has them."""
     with contextlib.closing(kafka.KafkaProducer(bootstrap_servers=bootstrap, **config)) as producer:
         for value in values:
             producer.send(topic, value, key=b"k" if value is None else None, partition=partition)
@@ -46,7 +46,7 @@ class Transactions:
 
 
 def write_everything(bootstrap: str, topic: str, partitions: int) -> None:
-    """All compressions, batches of one to many records, headers, nulls, transactions of both ends and interleaved."""
+    """All compressions, batch sizes, headers, nulls, and committed, aborted and interleaved transactions."""
     rng = random.Random(7)
     for codec in CODECS:
         config = {"compression_type": codec, "linger_ms": 50, "batch_size": rng.choice([200, 4000, 100_000])}

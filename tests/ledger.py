@@ -1,4 +1,4 @@
-"""Books on the weight that each model of a test has learned; every publication is compared with them."""
+"""Ledger of the weight that each model of a test has learned; every publication is compared with it."""
 
 from __future__ import annotations
 

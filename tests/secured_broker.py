@@ -1,4 +1,4 @@
-"""A broker that lets in only who knows a password or trusts its certificate, for all tests that need one."""
+"""A broker with login and TLS listeners, for all tests that need one."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from kafka_fixtures import FOR_TESTS, local_broker
-from streamkm.broker.properties import SMALL, free_ports
+from streamkm.broker.properties import DEFAULT_PROPERTIES, free_ports
 
 USER, PASSWORD = "reader", "a, 'pass' = of many; signs %41"
 _ACCOUNTS = "org.apache.kafka.common.security.plain.PlainLoginModule required"
 
 
 class Secured(NamedTuple):
-    """Addresses of one broker by what they want, and who signed its certificate."""
+    """Addresses of a broker by what they require, and the issuer of its certificate."""
 
     plain: str
     sasl: str
@@ -37,7 +37,7 @@ class Secured(NamedTuple):
     authority: Path
 
     def login(self, **more: str) -> dict[str, str]:
-        """Properties of a client that is let in at `sasl`."""
+        """Properties of a valid client of `sasl`."""
         return {
             "security.protocol": "SASL_PLAINTEXT",
             "sasl.mechanism": "PLAIN",
@@ -48,7 +48,7 @@ class Secured(NamedTuple):
 
 
 def _for_java(issued: trustme.LeafCert) -> bytes:
-    """Key and certificate in the form that Kafka reads."""
+    """Key and certificate in Kafka's format."""
     key = load_pem_private_key(issued.private_key_pem.bytes(), None)
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     return pem + b"".join(blob.bytes() for blob in issued.cert_chain_pems)
@@ -56,7 +56,7 @@ def _for_java(issued: trustme.LeafCert) -> bytes:
 
 @pytest.fixture(scope="session")
 def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
-    """Start the broker, with listeners of all kinds; it lives as long as the session."""
+    """Start the broker with listeners of all kinds, for the session."""
     folder = tmp_path_factory.mktemp("secured")
     authority = trustme.CA()
     authority.cert_pem.write_to_path(folder / "ca.pem")
@@ -68,7 +68,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
     quoted = PASSWORD.replace("\\", "\\\\").replace('"', '\\"')
     login = f'{_ACCOUNTS} user_{USER}="{quoted}";'
     properties = {
-        **SMALL,
+        **DEFAULT_PROPERTIES,
         **FOR_TESTS,
         "listener.security.protocol.map": ",".join(f"{k}:{v}" for k, v in protocols.items())
         + ",INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT",

@@ -1,4 +1,4 @@
-"""What every source must do, as functions of a fresh `Setting`: `CHECKS`, collected by name."""
+"""Checks that every source must pass, as functions of a new `Setting`: `CHECKS`, collected by name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from waiting import PATIENCE
 
 @dataclass(frozen=True)
 class Setting:
-    """A source over what is there to read: at least two partitions and fifty records."""
+    """A source and its expected records: at least two partitions and fifty records."""
 
     open: Callable[[], Source]
     expected: Mapping[TopicPartition, list[object]]
@@ -24,7 +24,7 @@ class Setting:
 
 
 def contents(records: Records) -> list[object]:
-    """Everything a source says of its records, comparable."""
+    """Everything a source returns about its records, in a comparable form."""
     if isinstance(records, ByteRecords):
         return [records.record(i) for i in range(len(records))]
     assert isinstance(records, ColumnRecords)

@@ -14,8 +14,8 @@ from streamkm.records import BadRecord, BatchRange, Position, RawRecord, TopicPa
 from streamkm.state import (
     Commit,
     Counters,
-    Event,
     JournalEntry,
+    ModelEvent,
     ModelSpec,
     ModelState,
     Progress,
@@ -72,7 +72,7 @@ def snapshot_of(seq: int, *, at: float | None = None) -> Snapshot:
         n_points=20 * seq,
         position=position_of(seq),
         detail={"numpy": "2", "nested": {"a": [1, None]}},
-        events=(Event("split", (1,), (1, 2), {"share": 0.25}), Event("death", (7,))),
+        events=(ModelEvent("split", (1,), (1, 2), {"share": 0.25}), ModelEvent("death", (7,))),
         deviations=np.array([[0.25, np.nan], [1.0, seq]]),
     )
 
@@ -126,7 +126,7 @@ def check_create_returns_what_is_stored_the_first_time_and_every_time(store: Sto
     assert (info.spec, info.created_at, info.progress, info.last_snapshot, info.lease) == (SPEC, 1.0, None, 0, None)
 
 
-def check_a_name_that_is_no_name_is_refused(store: Store) -> None:
+def check_a_name_that_is_not_valid_is_rejected(store: Store) -> None:
     for name in ("", "a/b", "a b", "ü", "x" * 129, "a\n"):
         with pytest.raises(SettingsError, match="is not a valid name"):
             store.create(replace(SPEC, name=name), 1.0)
@@ -149,7 +149,7 @@ def check_models_are_listed_by_name(store: Store) -> None:
     assert list(store.models()) == [store.model(name) for name in in_order]
 
 
-def check_every_question_about_no_such_model_names_those_there_are(store: Store) -> None:
+def check_every_query_of_a_missing_model_names_the_existing_ones(store: Store) -> None:
     store.create(replace(SPEC, name="orders"), 1.0)
     store.create(replace(SPEC, name="clicks"), 1.0)
     questions: list[Callable[[], object]] = [
@@ -202,7 +202,7 @@ def check_the_same_owner_gets_a_new_epoch(store: Store) -> None:
     store.commit(second, commit_of(1))
 
 
-def check_renew_pushes_the_expiry_on(store: Store) -> None:
+def check_renew_extends_the_lease(store: Store) -> None:
     lease = owned(store)
     renewed = store.renew(lease, ttl=10.0, now=8.0)
     assert renewed == replace(lease, expires_at=18.0)
@@ -421,7 +421,7 @@ def places(bad: Sequence[BadRecord]) -> list[RecordId]:
     return [(b.record.partition, b.record.offset) for b in bad]
 
 
-def check_quarantined_records_are_found_by_reason_by_place_and_in_order(store: Store) -> None:
+def check_quarantined_records_are_found_by_reason_by_id_and_in_order(store: Store) -> None:
     lease = owned(store)
     first = bad_commit(store, lease, 1, "not-json", "too-large")
     second = bad_commit(store, lease, 2, "not-json")
@@ -458,7 +458,7 @@ def check_a_long_quarantine_is_read_whole_and_does_not_grow_meanwhile(store: Sto
     assert seen + [held.bad for held in reading] == bad
 
 
-def check_delivered_letters_no_longer_wait(store: Store) -> None:
+def check_delivered_records_are_no_longer_undelivered(store: Store) -> None:
     lease = owned(store)
     first, second, third = bad_commit(store, lease, 1, "a", "b", "c")
     assert [held.bad for held in store.undelivered("m")] == [first, second, third]
@@ -472,7 +472,7 @@ def check_delivered_letters_no_longer_wait(store: Store) -> None:
     assert len(store.newest_quarantined("m")) == 3
 
 
-def check_forgotten_records_leave_the_quarantine_and_no_counter(store: Store) -> None:
+def check_removed_records_leave_the_quarantine_and_no_counter(store: Store) -> None:
     lease = owned(store)
     first, second = bad_commit(store, lease, 1, "a", "b")
     before = store.model("m").progress
@@ -522,7 +522,7 @@ def check_a_commit_that_adds_trims_the_quarantine_to_rows_and_bytes(store: Store
     assert len(store.newest_quarantined("m")) == 1, "a commit that adds nothing has nothing to trim"
 
 
-def check_what_waits_for_its_letter_stays_but_for_its_value(store: Store) -> None:
+def check_undelivered_records_stay_without_their_value(store: Store) -> None:
     lease = owned(store)
     limits = QuarantineLimits(1, 12_000, delivered_only=True)
     store.commit(lease, replace(commit_of(1), quarantine=sized(1, 9000, 9000, 9000), quarantine_limits=limits))
@@ -533,7 +533,7 @@ def check_what_waits_for_its_letter_stays_but_for_its_value(store: Store) -> Non
     assert [held.bad.record.offset for held in store.iter_quarantine("m")] == [1]
 
 
-def check_a_record_that_is_kept_in_part_says_how_large_it_is(store: Store) -> None:
+def check_a_truncated_record_has_the_size_of_the_whole(store: Store) -> None:
     lease = owned(store)
     (bad,) = sized(1, 100, whole=5_000_000)
     store.commit(lease, replace(commit_of(1), quarantine=(bad,)))
@@ -541,7 +541,7 @@ def check_a_record_that_is_kept_in_part_says_how_large_it_is(store: Store) -> No
     assert store.newest_quarantined("m", max_bytes=10)[0].record.size == 5_000_000
 
 
-def check_a_list_of_quarantined_records_is_cut_by_the_store(store: Store) -> None:
+def check_a_list_of_quarantined_records_is_truncated_by_the_store(store: Store) -> None:
     lease = owned(store)
     (long,) = sized(1, 50_000)
     record = long.record._replace(key=b"k" * 9000, headers=(("h", b"x" * 9000),))
@@ -552,7 +552,7 @@ def check_a_list_of_quarantined_records_is_cut_by_the_store(store: Store) -> Non
     assert store.newest_quarantined("m")[1].record == record
 
 
-def check_letters_that_wait_come_in_portions_of_bounded_size(store: Store) -> None:
+def check_undelivered_records_come_in_batches_of_limited_size(store: Store) -> None:
     lease = owned(store)
     sizes = [3 << 20, 3 << 20, 3 << 20, 9 << 20, 1]
     store.commit(lease, replace(commit_of(1), quarantine=sized(1, *sizes)))
@@ -563,7 +563,7 @@ def check_letters_that_wait_come_in_portions_of_bounded_size(store: Store) -> No
     assert portions == [[0, 1], [2], [3], [4]]
 
 
-def check_old_snapshots_are_thinned_and_the_rest_answers_as_before(store: Store) -> None:
+def check_retention_deletes_old_snapshots_and_the_rest_answers_as_before(store: Store) -> None:
     lease, day = owned(store), 86_400.0
     now = 100 * day
     ages = [20.6, 20.3, 20.1, 9.5, 5.011, 5.010, 5.009, 5.0, 0.9, 0.8, 0.7]
@@ -608,16 +608,16 @@ def check_a_checkpoint_a_day_is_kept_and_the_journal_begins_at_one(store: Store)
     commit(1, 10.0)
     assert not store.keep_checkpoint("m", 20.0), "the model was made a moment ago"
     assert store.kept_checkpoints("m") == []
-    for seq in range(2, 41):  # two commits a day, and somebody who asks after each
+    for seq in range(2, 41):  # two commits a day, and a call after each
         now = seq * day / 2
         commit(seq, now)
         assert store.keep_checkpoint("m", now + 5.0) == (seq % 2 == 0)
         assert not store.keep_checkpoint("m", now + 6.0)
         store.apply_retention("m", now + 7.0)
-        bases, journal = [p.commit_seq for p in store.kept_checkpoints("m")], [s for s, _ in store.journal("m")]
-        assert len(bases) <= 10
+        numbers, journal = [p.commit_seq for p in store.kept_checkpoints("m")], [s for s, _ in store.journal("m")]
+        assert len(numbers) <= 10
         assert len(journal) <= 20
-        assert journal == list(range((bases[0] if seq >= 18 else 0) + 1, seq + 1))
+        assert journal == list(range((numbers[0] if seq >= 18 else 0) + 1, seq + 1))
     kept = store.kept_checkpoints("m")
     assert [p.commit_seq for p in kept] == list(range(24, 41, 2))
     for progress in kept:
@@ -629,7 +629,7 @@ def check_a_checkpoint_a_day_is_kept_and_the_journal_begins_at_one(store: Store)
     assert [seq for seq, _ in store.journal("m", 38, after_seq=35)] == [36, 37, 38]
     with pytest.raises(NotFoundError, match="commit 22 is not kept"):
         store.kept_checkpoint("m", 22)
-    assert store.apply_retention("m", 1e12) > 0, "the newest base stays, however old it is"
+    assert store.apply_retention("m", 1e12) > 0, "the newest kept checkpoint stays, however old it is"
     assert [p.commit_seq for p in store.kept_checkpoints("m")] == [40]
     assert list(store.journal("m")) == []
     assert store.apply_retention("m", 1e12) == 0
@@ -734,7 +734,7 @@ def check_a_recomputed_snapshot_is_kept_with_its_state_and_answers_nothing(store
         store.add_snapshot(replace(recomputed, model="nobody"), state)
 
 
-def check_a_promotion_is_asked_for_until_a_commit_answers_it(store: Store) -> None:
+def check_a_promotion_is_requested_until_a_commit_fulfils_it(store: Store) -> None:
     lease = owned(store)
     store.commit(lease, commit_of(1, snapshot=True))
     assert store.control_requests("m").promotion is None
@@ -760,7 +760,7 @@ def check_a_promotion_is_asked_for_until_a_commit_answers_it(store: Store) -> No
     assert store.control_requests("m").promotion is None
 
 
-def check_what_was_lost_is_counted_and_stands_in_the_journal(store: Store) -> None:
+def check_lost_records_are_counted_and_in_the_journal(store: Store) -> None:
     lease = owned(store)
     store.commit(lease, commit_of(1))
     first, gap = commit_of(2), (BatchRange(P0, 20, 23), BatchRange(P1, 20, 21))
@@ -782,7 +782,7 @@ def check_what_was_lost_is_counted_and_stands_in_the_journal(store: Store) -> No
     assert progress is None
 
 
-def check_what_was_seen_last_is_the_last_that_a_commit_told(store: Store) -> None:
+def check_recent_points_are_those_of_the_last_commit_that_had_some(store: Store) -> None:
     lease = owned(store)
     assert store.recent("m") is None
     store.commit(lease, commit_of(1))
@@ -816,7 +816,7 @@ def check_what_was_seen_last_is_the_last_that_a_commit_told(store: Store) -> Non
     assert store.recent("another") is None
 
 
-def check_a_pause_is_asked_for_and_taken_back(store: Store) -> None:
+def check_a_pause_is_requested_and_withdrawn(store: Store) -> None:
     lease = owned(store)
     owned(store, "another")
     store.commit(lease, commit_of(1, snapshot=True))
@@ -901,7 +901,7 @@ def check_the_newest_hundred_jobs_of_a_model_stay(store: Store) -> None:
     assert [job.id for job in store.jobs("another")] == ["old"]
 
 
-def check_what_was_told_moves_on_only_from_where_one_thinks_it_is(store: Store) -> None:
+def check_a_delivery_advances_only_from_the_expected_snapshot(store: Store) -> None:
     owned(store)
     owned(store, "another")
     assert store.delivered_until("m", "hook") == 0
@@ -918,7 +918,7 @@ def check_what_was_told_moves_on_only_from_where_one_thinks_it_is(store: Store) 
     assert store.delivered_until("m", "hook") == 0
 
 
-def check_of_many_threads_one_tells(store: Store) -> None:
+def check_of_many_threads_one_advances_the_delivery(store: Store) -> None:
     owned(store)
     start = threading.Barrier(8)
     told: list[bool] = []

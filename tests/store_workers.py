@@ -53,7 +53,7 @@ def die(tests: Connection, url: str, points: int) -> None:
 
 def _die_at(url: str, point: int) -> None:
     store = open_store(url)
-    lease = _owned(store, "mortal")
+    lease = _owned(store, "killed")
     seq = _seq(store.load_checkpoint("m")) + 1
     engine: Any = store.engines.writer  # type: ignore[attr-defined]
     left = point

@@ -12,10 +12,10 @@ from streamkm.records import BadRecord, BatchRange, Position, RawRecord, TopicPa
 from streamkm.state import (
     Commit,
     Counters,
-    Event,
     EventTimeLimit,
     JournalEntry,
     MiniBatch,
+    ModelEvent,
     ModelSpec,
     ModelState,
     Progress,
@@ -42,7 +42,7 @@ json_values = st.recursive(
 jsons = st.dictionaries(texts, json_values, max_size=4)
 some_ids = st.lists(st.integers(0, INT64), max_size=3).map(tuple)
 events = st.builds(
-    Event,
+    ModelEvent,
     st.sampled_from(["birth", "death", "split", "merge", "drift", "promotion", "outliers"]),
     some_ids,
     some_ids,

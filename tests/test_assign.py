@@ -1,4 +1,4 @@
-"""Assignments: what is written for each record, and that it is written exactly once, whatever dies."""
+"""Assignments: the record written for each point, and that each is written exactly once after any crash."""
 
 from __future__ import annotations
 
@@ -46,20 +46,20 @@ def spec_of(source: dict[str, Any]) -> Any:
 
 
 def published(store: Any, source: dict[str, Any], **how: Any) -> Any:
-    """A model with a snapshot of two clusters, ids 4 and 7."""
+    """Snapshot of a new model with two clusters, ids 4 and 7."""
     writer = Writer(store, spec_of(source))
     writer.commit(centroids=[(0.0, 0.0), (10.0, 10.0)], **how)
     return store.snapshot("m")
 
 
 def ours(offset: int, **other: Any) -> CommittedOffset:
-    """A position as an assigner leaves it."""
+    """An offset as the assigner commits it."""
     note = {"model": "m", "target": "out", "epoch": 1, "count": 0, "offset": offset} | other
     return CommittedOffset(offset, json.dumps(note))
 
 
 class Ledger:
-    """Transactions in memory, of which one may fail."""
+    """Transactional writer in memory; some of its transactions fail."""
 
     def __init__(self) -> None:
         self.topics: dict[str, int] = {}
@@ -101,7 +101,7 @@ class Ledger:
 
 
 class Confirming(MemorySource):
-    """A memory source that also says whether its topic is the old one."""
+    """Memory source with identity checks."""
 
     begins: Position | None = None
 
@@ -130,7 +130,7 @@ def world(values: list[list[bytes | None]], store: Any, **options: Any) -> tuple
 
 
 def until(assigner: Assigner, condition: Any) -> None:
-    """Run until the condition holds; an error of the assigner is the test's."""
+    """Run the assigner until the condition holds, and raise its errors."""
     stop, raised = threading.Event(), []
 
     def run() -> None:
@@ -157,7 +157,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(assignments, "POLL_SECONDS", 0.01)
 
 
-def test_each_point_is_told_where_it_came_from_and_where_it_belongs():
+def test_each_record_gets_its_origin_and_cluster():
     store = open_store("memory://")
     published(store, {"kind": "memory"})
     values: list[list[bytes | None]] = [[b'{"x": 1, "y": 0}', b"no json", None, b'{"x": 10, "y": 13}'], [b"[1]"]]
@@ -176,7 +176,7 @@ def test_each_point_is_told_where_it_came_from_and_where_it_belongs():
     assert ledger.topics == {"out": 2}
 
 
-def test_key_and_timestamp_are_those_of_the_record():
+def test_key_and_timestamp_are_copied_from_the_record():
     store = open_store("memory://")
     snapshot = published(store, {"kind": "memory"})
     raw = [RawRecord(TP, 5, 1234, b"k", b"[1, 2]"), RawRecord(TP, 6, -1, None, b"[3, 4]")]
@@ -207,7 +207,7 @@ def test_assignments_are_what_the_service_answers(distance):
         assert [one[name] for one in written] == [x if np.isfinite(x) else None for x in expected.tolist()]
 
 
-def test_it_waits_for_the_first_snapshot_and_takes_each_newer_one():
+def test_it_waits_for_the_first_snapshot_and_uses_newer_ones():
     store = open_store("memory://")
     writer = Writer(store, spec_of({"kind": "memory"}))
     assigner, ledger = world([[b"[0, 1]"] * 3], store, batch_size=1)
@@ -217,7 +217,7 @@ def test_it_waits_for_the_first_snapshot_and_takes_each_newer_one():
         asked.append(1)
         if len(asked) == 3:
             assert not ledger.records
-            assert not ledger.opened  # and shuts nobody out before it can work
+            assert not ledger.opened  # and fences no other process before it can work
             writer.commit(centroids=[(0.0, 0.0)])
         return plain(*arguments, **named)
 
@@ -349,7 +349,7 @@ MOVED = {
 
 @pytest.mark.parametrize("mark", MOVED.values(), ids=MOVED)
 @pytest.mark.parametrize(("start", "first"), [(None, None), ("committed", 4), ("beginning", 0), ("end", 9)])
-def test_a_position_that_somebody_has_moved_is_believed_only_where_that_is_wanted(
+def test_a_position_changed_by_another_program_is_used_only_on_request(
     mark: CommittedOffset, start: str | None, first: int | None
 ) -> None:
     store = open_store("memory://")
@@ -369,7 +369,7 @@ def test_a_position_that_somebody_has_moved_is_believed_only_where_that_is_wante
     assert note == {"model": "m", "target": "out", "epoch": note["epoch"], "count": 9 - first, "offset": 9}
 
 
-def test_epochs_and_counts_go_on_and_a_name_in_use_is_refused() -> None:
+def test_epochs_and_counts_continue_and_a_name_in_use_is_rejected() -> None:
     store = open_store("memory://")
     published(store, {"kind": "memory"})
     (tp,) = Confirming.from_values([[b"[1, 0]"]]).partitions()
@@ -496,7 +496,7 @@ def test_a_second_process_shuts_the_first_out(setting, looking, tmp_path):
         one.until(lambda: written(looking, out) > 100)
         with program(tmp_path / "two", *command) as two:
 
-            def left() -> bool:  # it notices when it writes
+            def left() -> bool:  # it is fenced at its next write
                 for p, listed in fill(bootstrap, topic, 20, 2).items():
                     good[p] += listed
                 return one.popen.poll() is not None
@@ -526,7 +526,7 @@ def test_a_process_that_slept_through_its_successor_writes_nothing(setting, look
             two.until(same)
             one.signal(signal.SIGCONT)
 
-            def left() -> bool:  # with nothing left to write it would not notice; records make it
+            def left() -> bool:  # without records to write it would not be fenced
                 for p, listed in fill(bootstrap, topic, 2, 2).items():
                     wanted[p] += [key for _, key in listed]
                 return one.popen.poll() is not None

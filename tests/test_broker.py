@@ -1,4 +1,4 @@
-"""The local Apache Kafka: a real one, started, killed and started again."""
+"""The local Apache Kafka: started, killed and restarted."""
 
 import contextlib
 import http.server
@@ -25,7 +25,7 @@ import streamkm.broker.local
 from kafka_fixtures import local_broker
 from streamkm.broker import LocalBroker, cache_dir
 from streamkm.broker.distribution import get_distribution, read_jars
-from streamkm.broker.properties import OWNED, format_properties, free_ports
+from streamkm.broker.properties import RESERVED_PROPERTIES, format_properties, free_ports
 from streamkm.errors import LocalBrokerError, PortTakenError, SettingsError
 from streamkm.testing import KAFKA_IMAGE, choose_broker
 from waiting import PATIENCE, wait_until
@@ -65,7 +65,7 @@ def topics_of(bootstrap: str) -> set[str]:
 
 
 def runs(pid: int) -> bool:
-    """Whether a process exists and is no zombie, which nobody may be there to collect."""
+    """Whether a process exists and is not a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
@@ -74,7 +74,7 @@ def runs(pid: int) -> bool:
 
 @pytest.fixture(scope="module")
 def broker() -> Iterator[LocalBroker]:
-    """Give a broker that was started in a thread that has ended: it must not have ended with it."""
+    """A broker that was started in a thread that has ended, which must not end the broker."""
     local = local_broker(properties={"message.max.bytes": "123456", "group.max.size": "7"})
     thread = threading.Thread(target=local.start)
     thread.start()
@@ -105,7 +105,7 @@ def test_properties_of_the_caller_take_effect(broker):
     assert configs["auto.create.topics.enable"]["value"] == "false"
 
 
-def test_a_topic_that_kafka_refuses_is_named(broker):
+def test_a_topic_that_kafka_rejects_is_named(broker):
     with pytest.raises(LocalBrokerError, match="no/slashes: The topic cannot be created"):
         broker.create_topic("no/slashes")
 
@@ -115,7 +115,7 @@ def test_sigkill_and_a_restart_on_the_same_port_keep_the_records(broker):
     produce(broker.bootstrap, "kept", b"1", b"2", b"3")
     address, pid, data_dir = broker.bootstrap, broker.pid, broker.data_dir
     broker.check()
-    os.kill(pid, signal.SIGKILL)  # not by the broker's own method: as a crash
+    os.kill(pid, signal.SIGKILL)  # not by a method of the broker: like a crash
     wait_until(lambda: not broker.alive())
     with pytest.raises(LocalBrokerError, match="Kafka ended with status 137"):
         broker.check()
@@ -136,7 +136,7 @@ def test_a_paused_broker_goes_on_where_it_was(broker):
 
 
 def test_two_brokers_side_by_side_and_a_data_directory_that_is_used_again(broker, tmp_path, monkeypatch):
-    # The first ports that the second broker is offered are lost to another program: it takes other ones.
+    # Another program takes the first ports of the second broker: it tries others.
     offers = [[broker.port, *free_ports(2)]]
     monkeypatch.setattr(streamkm.broker.local, "free_ports", lambda n: offers.pop() if offers else free_ports(n))
     folder = tmp_path / "kafka data, ü=1"
@@ -163,7 +163,7 @@ def test_a_port_that_is_taken_is_named_at_once():
         port = taken.getsockname()[1]
         with pytest.raises(PortTakenError, match=f"127.0.0.1:{port}: Another program listens") as caught:
             LocalBroker(port).start()
-    assert "0 finds a free one" in caught.value.hint
+    assert "0 selects a free one" in caught.value.hint
 
 
 def test_a_data_directory_in_use_is_no_place_for_a_second_broker(broker):
@@ -183,8 +183,8 @@ def test_a_broker_that_dies_says_what_it_logged_last():
         _ = local.data_dir
 
 
-@pytest.mark.parametrize("name", sorted(OWNED))
-def test_properties_that_the_broker_owns_are_refused(name):
+@pytest.mark.parametrize("name", sorted(RESERVED_PROPERTIES))
+def test_reserved_properties_are_rejected(name):
     with pytest.raises(SettingsError, match=name):
         LocalBroker(properties={name: "1"})
 
@@ -213,12 +213,12 @@ def test_without_the_extra_the_command_that_installs_it_is_given(monkeypatch):
         LocalBroker().start()
 
 
-# The command
+# Command
 
 
 @contextlib.contextmanager
 def command(*args: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, object]]]:
-    """Run ``streamkm broker --port 0 --json`` until it is ready; give the process and what it said."""
+    """Run ``streamkm broker --port 0 --json`` until it is ready; yields the process and its output."""
     line = [sys.executable, "-m", "consumers", "broker", "--port", "0", "--json", *args]
     with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:
@@ -246,7 +246,7 @@ def test_the_broker_ends_with_its_parent_even_when_that_is_killed():
 
 
 @pytest.mark.parametrize("args", [["--property", "x"], ["--topic", "a:0"], ["--topic", ":3"], ["--port", "70000"]])
-def test_wrong_options_are_refused(args):
+def test_invalid_options_are_rejected(args):
     done = subprocess.run(
         [sys.executable, "-m", "consumers", "broker", *args], capture_output=True, text=True, check=False
     )
@@ -254,12 +254,12 @@ def test_wrong_options_are_refused(args):
     assert args[1] in done.stderr
 
 
-# The download
+# Download
 
 
 @pytest.fixture(scope="module")
 def mirror(tmp_path_factory) -> Iterator[tuple[str, Path]]:
-    """Serve the jars of the cache as a Maven repository does; give its address and its folder."""
+    """Serve the jars of the cache like a Maven repository; yields its address and its folder."""
     lib = get_distribution(quiet=True).class_path[0].parent
     root = tmp_path_factory.mktemp("mirror")
     for jar in read_jars():
@@ -284,7 +284,7 @@ def mirror(tmp_path_factory) -> Iterator[tuple[str, Path]]:
 
 @pytest.fixture
 def fresh(tmp_path, mirror) -> dict[str, str]:
-    """Give the environment of a machine with an empty cache that knows the mirror alone."""
+    """Environment of a machine with an empty cache that knows only the mirror."""
     config = tmp_path / "jgo.conf"
     config.write_text(f"[repositories]\ncentral = {mirror[0]}\n")
     return {
@@ -336,7 +336,7 @@ def test_without_a_network_the_first_start_says_so(fresh):
     assert process.returncode == 1
     assert "DownloadError" in err
     assert "Connection refused" in err
-    assert "The first start needs the network" in err
+    assert "The first start requires the network" in err
 
 
 def test_a_cache_that_cannot_be_made_is_an_error_with_a_way_out(fresh, tmp_path):
@@ -365,7 +365,7 @@ def test_the_cache_is_where_the_environment_says(environ, expected, monkeypatch)
     assert cache_dir() == expected
 
 
-# The tests' own broker
+# Broker of a test run
 
 
 def test_a_topic_of_the_fixture_has_its_partitions_and_configs(bootstrap, admin, topic):
@@ -379,7 +379,7 @@ def test_a_topic_of_the_fixture_has_its_partitions_and_configs(bootstrap, admin,
     }
 
 
-def test_a_named_broker_goes_first_and_a_wrong_wish_is_refused(monkeypatch):
+def test_a_named_broker_takes_precedence_and_an_invalid_choice_is_rejected(monkeypatch):
     environ = {"STREAMKM_TEST_BOOTSTRAP": "kafka:9092"}
     assert choose_broker(environ).detail == "kafka:9092"
     assert choose_broker({**environ, "STREAMKM_TEST_BROKER": "local"}).kind == "local"

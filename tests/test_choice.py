@@ -185,7 +185,7 @@ def test_what_cannot_be_profiled_is_refused():
     with pytest.raises(DataError, match="nan"):
         k_profile([[1.0], [np.nan]])
     for rows, weights in (([[1.0]], [0.0]), (np.empty((0, 2)), None)):
-        with pytest.raises(DataError, match="no rows with a weight"):
+        with pytest.raises(DataError, match="no row has a positive weight"):
             k_profile(rows, weights)
     for k_min, k_max in ((0, 5), (6, 5)):
         with pytest.raises(SettingsError):

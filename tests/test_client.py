@@ -28,7 +28,7 @@ from streamkm.errors import (
     ServiceUnreachableError,
     SettingsError,
 )
-from streamkm.state import Event
+from streamkm.state import ModelEvent
 from streamkm.stores import open_store
 
 TOKEN = "long and random"  # noqa: S105 - made up
@@ -43,7 +43,9 @@ def service(tmp_path_factory):
     with contextlib.closing(open_store(url)) as store:
         writer = Writer(store)
         writer.commit()
-        writer.commit(at=NOW + 10, events=(Event("birth", (), (1,), {"points": 3}), Event("death", (0,), (), {})))
+        writer.commit(
+            at=NOW + 10, events=(ModelEvent("birth", (), (1,), {"points": 3}), ModelEvent("death", (0,), (), {}))
+        )
         writer.commit(at=NOW + 20, centroids=((0.0, 0.0, 0.0), (20.0, 20.0, 20.0)))
     with program(folder / "log", "serve", "--store", url, "--port", "0", env={"STREAMKM_TOKEN": TOKEN}) as served:
         served.until(lambda: "http://127.0.0.1:" in served.output())
@@ -262,7 +264,7 @@ def test_the_command_adds_columns_to_csv(service):
         ('[1, 2, 3]\n{"amount": 1, "lat": 2}\n', (), "line 2, field lon: is missing"),
         ('{"amount": "1", "lat": 2, "lon": 3}\n', (), 'line 1, field amount: "1" is not a number'),
         ("[1, 2, NaN]\n", (), "line 1: a number that is not finite"),
-        ("[1, 2]\n", (), "line 1: no point"),
+        ("[1, 2]\n", (), "line 1: not a point"),
         ("a,b\n1,2\n", ("--csv",), "line 1: there is no column amount"),
         ("amount,lat,lon\n1,2,3\n1,x,3\n", ("--csv",), "line 3, field lat: lat is not a number: 'x'"),
         ("", ("--csv",), "line 1: no header"),

@@ -19,13 +19,13 @@ from streamkm import AsyncClient, Client
 from streamkm.client import arrow, requests, transport
 from streamkm.errors import NotFoundError, NotReadyError, ServiceError, ServiceUnreachableError
 from streamkm.records import BadRecord, RawRecord
-from streamkm.state import Event, Recent
+from streamkm.state import ModelEvent, Recent
 from streamkm.stores import open_store
 from test_service_reading import PROFILE, commit_with
 from waiting import PATIENCE
 
 TOKEN = "long and random"  # noqa: S105 - made up
-BORN, SPLIT = Event("birth", (), (4,), {"points": 3}), Event("split", (4,), (4, 7))
+BORN, SPLIT = ModelEvent("birth", (), (4,), {"points": 3}), ModelEvent("split", (4,), (4, 7))
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def place(tmp_path_factory):
         learner = streamkm.OnlineKMeans(n_clusters=2, seed=0)
         learner.learn_many(np.random.default_rng(0).normal(size=(1000, 3)))
         writer.commit(events=(BORN,))
-        writer.commit(at=NOW + 10, events=(SPLIT, Event("death", (9,), ())), detail={"k": PROFILE})
+        writer.commit(at=NOW + 10, events=(SPLIT, ModelEvent("death", (9,), ())), detail={"k": PROFILE})
         bad = BadRecord(RawRecord(P0, 3, 5, b"k", b"{"), "not-json", "", "no JSON")
         commit_with(writer, state=learner.state(), recent=Recent(np.eye(3) * 9), quarantine=(bad,))
     with program(folder / "log", "serve", "--store", url, "--port", "0", env={"STREAMKM_TOKEN": TOKEN}) as served:
@@ -135,7 +135,7 @@ def test_jobs_are_asked_for_looked_at_and_ended(client):
 def test_events_of_the_past_come_first_and_then_those_of_now(place, client):
     events = client.follow_events("orders", after="1.0")
     assert [next(events).id for _ in range(2)] == ["2.0", "2.1"]
-    drift = Event("drift", (7,), (7,))
+    drift = ModelEvent("drift", (7,), (7,))
     with contextlib.closing(open_store(place[1])) as store:
         place[2].store = store
         number = place[2].commit(events=(drift,))

@@ -1,4 +1,4 @@
-"""The columns codec: rows of files as points, each judged by itself."""
+"""The columns codec: rows of files as points, each decoded independently."""
 
 from __future__ import annotations
 

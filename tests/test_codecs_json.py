@@ -1,4 +1,4 @@
-"""The JSON codec: exact numbers, and one bad record loses no neighbour."""
+"""The JSON codec: exact numbers, and a bad record does not affect its neighbours."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def decode(values, fields=("x", "y"), **options):
 
 
 def same(a, b):
-    """Whether two batches are equal in every bit."""
+    """Whether two batches are bitwise equal."""
     return (
         a.range == b.range
         and a.points.tobytes() == b.points.tobytes()
@@ -58,7 +58,7 @@ def test_the_scanner_changes_nothing_but_the_speed(values, time_field, unit):
 
 def test_a_record_that_is_too_large_or_not_there_whole_is_judged_by_its_size_and_kept_in_part():
     whole = raw([b"[1, 2]" + b" " * 100_000, b"[3, 4]", b"[5, 6]   ", b"[7, 8]"])
-    # Of the third the source has the beginning only, and that alone would be a good record.
+    # The third is truncated by the source, and the rest would be a valid record.
     cut = dataclasses.replace(whole, full_sizes={104: 70_000_000})
     batch = JsonCodec(["x", "y"], max_bytes=90_000).decode(cut)
     assert batch.points.tolist() == [[3, 4], [7, 8]]
@@ -289,7 +289,7 @@ def test_nothing_gives_nothing():
         (["x"], {"max_bytes": 0}),
     ],
 )
-def test_settings_that_cannot_be_meant_are_refused(fields, options):
+def test_invalid_settings_are_rejected(fields, options):
     with pytest.raises(SettingsError):
         JsonCodec(fields, **options)
 
@@ -303,7 +303,7 @@ def test_a_spec_makes_the_codec_again():
 
 
 @pytest.mark.parametrize("spec", [{}, {"kind": "xml"}, {"kind": "json"}, {"kind": "json", "fields": ["x"], "wat": 1}])
-def test_a_spec_of_no_codec_is_refused(spec):
+def test_an_invalid_codec_spec_is_rejected(spec):
     with pytest.raises(SettingsError):
         make_codec(spec)
 

@@ -1,4 +1,4 @@
-"""The kernels that read JSON numbers and records, against their naive twins."""
+"""The kernels that scan JSON numbers and records, compared with naive implementations."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def bytes_of(text: str | bytes):
 
 
 def read(text: str):
-    """The number that the kernel reads, as bits, or None if it leaves it to others."""
+    """The number that the kernel reads, as bits; None if it leaves it to the strict parser."""
     data = bytes_of(text)
     pos, bits = parse_number(data, 0, len(data))
     if pos == REFUSED:
@@ -254,7 +254,7 @@ def test_days_are_counted_as_python_counts_them(date):
 
 
 def scan(values, paths, d, max_bytes=1 << 20):
-    """(kind, numbers) of each record, as the kernel sees them."""
+    """(kind, numbers) of each record by the kernel."""
     tree = FieldTree(paths)
     data = bytes_of(b"".join(v or b"" for v in values))
     ends = np.cumsum([len(v or b"") for v in values])
@@ -288,7 +288,7 @@ layouts = st.sampled_from([{}, {"indent": 1}, {"separators": (",", ":")}, {"ensu
 
 @st.composite
 def records(draw):
-    """JSON of all kinds, often with what is wanted, sometimes with a byte changed, doubled keys or cut off."""
+    """JSON of all kinds, often with the fields, sometimes with a changed byte, duplicate keys or truncated."""
     value = draw(st.one_of(wholes, wholes, trees, st.lists(json_numbers, min_size=3, max_size=5)))
     text = json.dumps(value, **draw(layouts)).encode()
     change = draw(st.sampled_from(["none", "none", "none", "byte", "cut", "append", "double"]))
@@ -341,7 +341,7 @@ def test_the_order_of_keys_does_not_matter_from_record_to_record():
     assert scan(values, ("p", "q"), 2) == [(OBJECT, [one, two])] * len(values)
 
 
-def test_null_values_and_long_records_are_told_apart():
+def test_null_values_and_long_records_are_distinguished():
     assert [k for k, _ in scan([None, b"[1]", b"[1]    "], ("x",), 1, max_bytes=4)] == [NULL, ARRAY, UNSURE]
 
 

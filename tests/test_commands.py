@@ -105,7 +105,7 @@ def test_a_model_that_is_not_there_is_named(streamkm, tmp_path, name):
     [
         (["models"], "no models yet: streamkm live "),
         (["tokens", "list"], "no tokens: streamkm tokens create"),
-        (["store", "check"], "whole, and without models"),
+        (["store", "check"], "undamaged, without models"),
     ],
     ids=" ".join,
 )

@@ -17,7 +17,7 @@ from streamkm.kernels.coreset import UNSAMPLED, calibrate, sample_rows, thin
 from streamkm.kernels.exact import layout
 from streamkm.kernels.kd_order import order_by_kd_tree
 from streamkm.kernels.outliers import squared_distances_from, widest_gap
-from streamkm.kernels.random import BLOCK, draw, draw_by_blocks, sum_blocks
+from streamkm.kernels.random import DRAW_BLOCK_ROWS, draw, draw_by_blocks, sum_blocks
 from streamkm.kernels.reductions import evenly_spaced_rows
 from streamkm.kernels.representatives import pick_representatives
 from streamkm.kernels.search import lay_columns, lloyd_on_columns, local_search, nearest_two, remove_centroids
@@ -320,7 +320,7 @@ def test_draws_evenly_spaced_rows_quantiles_and_gaps_are_the_naive_ones(problem,
     squares = np.empty(len(rows))
     squared_distances_from(frozen(rows), centroids[0], np.ones(rows.shape[1]), squares)
     assert squares.tolist() == naive.squared_distances_from(rows, centroids[0], 1.0).tolist()
-    sums, rng = np.empty(-(-len(rows) // BLOCK)), np.array([seed], np.uint64)
+    sums, rng = np.empty(-(-len(rows) // DRAW_BLOCK_ROWS)), np.array([seed], np.uint64)
     sum_blocks(frozen(weights), squares, sums)
     expected, state = naive.draw(weights, squares, seed)
     assert draw(frozen(weights), squares, rng.copy()) == expected

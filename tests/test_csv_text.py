@@ -1,4 +1,4 @@
-"""One reader of csv: what files, the service and ``predict --csv`` understand, by one table."""
+"""The csv parser: one table of cases for files, the service and ``predict --csv``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from streamkm.cells import MISSING, explain_non_number, parse_number
 from streamkm.connectors.files import csv_text, tables
 from streamkm.connectors.files.source import expand
 from streamkm.errors import DataError, StreamkmError
-from streamkm.recompute.collect import Files, collect
+from streamkm.recompute.collect import TableFiles, collect
 from streamkm.service.problems import Problem
 from streamkm.service.tables import read_csv
 
@@ -65,7 +65,7 @@ READ = {
 
 def by_files(tmp_path, text, fields):
     (tmp_path / "a.csv").write_bytes(text)
-    files = Files(expand([str(tmp_path / "a.csv")]), fields)
+    files = TableFiles(expand([str(tmp_path / "a.csv")]), fields)
     return collect(files.rows(), files.fields, line_of=files.line).array
 
 
@@ -120,10 +120,13 @@ REFUSED = {
 
 @pytest.mark.parametrize(("text", "says"), REFUSED.values(), ids=REFUSED)
 @pytest.mark.parametrize("reader", READERS.values(), ids=READERS)
-def test_what_is_no_point_is_refused_in_words_by_all(tmp_path, text, says, reader):
+def test_invalid_points_are_rejected_with_a_reason_by_all_readers(tmp_path, text, says, reader):
     raw = text if isinstance(text, bytes) else text.encode()
     if reader is by_service and (text == "" or says.startswith("no header")):
-        assert reader(tmp_path, raw, ["x", "y"]).shape == (raw.count(b"\n"), 2)  # there a header may be left out
+        assert reader(tmp_path, raw, ["x", "y"]).shape == (
+            raw.count(b"\n"),
+            2,
+        )  # the service accepts csv without a header
         return
     with pytest.raises((StreamkmError, Problem), match=says):
         reader(tmp_path, raw, ["x", "y"])
@@ -146,7 +149,7 @@ cell = st.text(st.sampled_from(list('ab"\n,; 1')), max_size=6)
 @settings(max_examples=150, deadline=None)
 @given(rows=st.lists(st.lists(cell, min_size=2, max_size=2), min_size=1, max_size=12), block=st.integers(8, 60))
 def test_rows_are_those_of_pythons_csv_module(tmp_path_factory, rows, block):
-    # Cells as they stand, without quoting: whatever they hold, Python's reader says which rows these are.
+    # Unquoted cells with any content: Python's reader defines the rows.
     text = "x,y\n" + "".join(f"{a},{b}\n" for a, b in rows)
     expected = list(csv.reader(io.StringIO(text, newline="")))[1:]
     path = tmp_path_factory.mktemp("csv") / "a.csv"
@@ -156,7 +159,7 @@ def test_rows_are_those_of_pythons_csv_module(tmp_path_factory, rows, block):
         plain = csv_text.Dialect(",", blanks=False, names=("x", "y"), unnamed=(), width=2, first=4, first_line=2)
         patch.setattr(csv_text, "detect", lambda *_, **__: plain)
         try:
-            files = Files(expand([str(path)]), ["x", "y"])
+            files = TableFiles(expand([str(path)]), ["x", "y"])
             got = [row for r in files.rows() for row in zip(r.columns["x"], r.columns["y"], strict=True)]
         except StreamkmError as error:
             # Too many cells in a row, or a quote that is open at the end.
@@ -168,7 +171,7 @@ def test_rows_are_those_of_pythons_csv_module(tmp_path_factory, rows, block):
 
 
 def as_seen(*row):
-    """Cells as numbers, None where missing, else text."""
+    """Cells as numbers, None if missing, else text."""
     values = [None if c is None else parse_number(c) if isinstance(c, str) else float(c) for c in row]
     return tuple(
         c if v is None and c is not None else None if v is None or np.isnan(v) else v
@@ -182,11 +185,11 @@ def test_a_packed_file_is_read_like_any_other(tmp_path, monkeypatch, memory):
     text = "x,y\n" + "".join(f"{i},{i * i}\n" for i in range(500))
     path = tmp_path / "a.csv.gz"
     path.write_bytes(gzip.compress(text.encode()))
-    files = Files(expand([str(tmp_path)]), ["x", "y"])
+    files = TableFiles(expand([str(tmp_path)]), ["x", "y"])
     assert collect(files.rows(), files.fields).array.tolist() == [[i, i * i] for i in range(500)]
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(StreamkmError, match="ends in the middle"):
-        collect(Files(expand([str(path)]), ["x", "y"]).rows(), ["x", "y"])
+        collect(TableFiles(expand([str(path)]), ["x", "y"]).rows(), ["x", "y"])
 
 
 @pytest.mark.parametrize(
@@ -208,17 +211,17 @@ def test_a_packed_file_is_read_like_any_other(tmp_path, monkeypatch, memory):
         ("x" * 1000, "text"),
     ],
 )
-def test_why_a_text_is_no_number_is_told(text, reason):
+def test_the_reason_why_a_text_is_not_a_number(text, reason):
     assert parse_number(text) is None
     assert explain_non_number(text) == reason
 
 
-# What `fit` makes of whole files
+# `fit` on whole files
 
 
 @pytest.fixture
 def fit(tmp_path, monkeypatch):
-    """Run ``fit`` on a csv file; the result and what is said beside it."""
+    """Run ``fit`` on a csv file; returns the result and its messages."""
     monkeypatch.setattr(logs, "configure", lambda **_: None)
 
     def run(text, *arguments, name="p.csv"):
@@ -242,8 +245,8 @@ ROWS = "".join(f"{100 + i},{x},{t}\n" for i, (x, t) in enumerate(zip([5, 1, 4, 2
         (f"id,x,t\n{ROWS}", ["x"], {"id": "like an identifier", "t": "text"}),
         (f"customerId,x,t\n{ROWS}", ["x"], {"customerId": "like an identifier", "t": "text"}),
         (f"when,x,t\n{ROWS}", ["x"], {"when": "strictly monotonic integers", "t": "text"}),
-        ("x\n1\n2\n3\n4\n5\n", ["x"], {}),  # the only column is what is meant
-        ("id,x\n1,0.5\n1.5,1\n", ["id", "x"], {}),  # what is measured is no identifier
+        ("x\n1\n2\n3\n4\n5\n", ["x"], {}),  # the only column is always used
+        ("id,x\n1,0.5\n1.5,1\n", ["id", "x"], {}),  # fractional values are not identifiers
         ("when,x\n1,5\n2,1\n3,4\n3,2\n5,3\n", ["when", "x"], {}),
         ("x,y\n1,10\n2,\n3,NA\n", ["x", "y"], {}),
         ("x,e\n1,\n2,NA\n3,-\n", ["x"], {"e": "no value"}),
@@ -332,6 +335,6 @@ def test_blocks_of_many_sizes_give_the_same_lines(tmp_path, monkeypatch):
     expected = list(itertools.accumulate((2 if i % 3 else 1 for i in range(60)), initial=2))[:-1]
     for block in (20, 77, 1 << 20):
         monkeypatch.setattr(tables, "BLOCK_BYTES", block)
-        files = Files(expand([str(tmp_path / "a.csv")]), ["x"])
+        files = TableFiles(expand([str(tmp_path / "a.csv")]), ["x"])
         (records, *_) = files.rows()
         assert [files.line(records.partition, row) for row in range(60)] == expected

@@ -18,6 +18,7 @@ from consumers.demo_view import View
 from service_api import SPEC, Api, Writer
 from store_checks import snapshot_of
 from streamkm import OnlineKMeans
+from streamkm.client import Centroids
 from streamkm.effect_sizes import LIMIT, differences, most_distinctive
 from streamkm.engine import compare_snapshot
 from streamkm.engine.promotion import surrogate_points
@@ -240,7 +241,7 @@ def test_the_service_tells_them_and_the_demo_shows_the_fields_that_differ():
     unknown = Api(store).get("/v1/models/orders/centroids").json()["clusters"][0]
     assert unknown["differences"] == unknown["deviations"] == [None] * 40
     view = View(("http://localhost",), "t")
-    view.centroids(answer)
+    view.show_centroids(Centroids.of(answer))
     console = terminal.console(width=80, file=io.StringIO())
     console.print(view.picture(80))
     shown = console.file.getvalue()
@@ -250,7 +251,7 @@ def test_the_service_tells_them_and_the_demo_shows_the_fields_that_differ():
 
 
 def test_a_name_that_is_wider_than_the_terminal_is_folded():
-    table, cut = shown_fields.fitted(lambda places: _table(["x" * 200, "y"], places), np.zeros((1, 2)), 40)
+    table, cut = shown_fields.fit_fields(lambda places: _table(["x" * 200, "y"], places), np.zeros((1, 2)), 40)
     table.add_row("0", "2" * 200)
     console = terminal.console(width=40, file=io.StringIO())
     console.print(table)

@@ -317,7 +317,7 @@ def test_the_service_answers_about_the_live_model(bootstrap, topic, tmp_path):
         assert owner.leave() == 0
 
 
-def test_a_recomputation_leaves_the_consumer_alone_survives_kills_and_is_put_in_charge(bootstrap, topic, tmp_path):
+def test_a_recomputation_leaves_the_consumer_alone_survives_kills_and_is_promoted(bootstrap, topic, tmp_path):
     name, url, log = topic(partitions=3), f"sqlite:///{tmp_path}/s.db", tmp_path / "log"
     Feed(bootstrap, name, values(10_000), per_second=1e9).run()
     feed = Feed(bootstrap, name, endless(1), per_second=500)

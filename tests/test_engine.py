@@ -177,7 +177,7 @@ def test_a_store_that_answers_after_it_committed_does_not_make_it_count_twice():
     assert w.verify()
 
 
-def test_a_store_that_is_away_for_a_moment_is_asked_again():
+def test_a_store_that_is_unavailable_for_a_moment_is_tried_again():
     w = World()
     store = FlakyStore(w.store, before={n: StoreUnavailableError("locked") for n in (3, 4, 5)})
     engine = w.engine(store=store)
@@ -190,7 +190,7 @@ def test_a_store_that_is_away_for_a_moment_is_asked_again():
     assert w.verify()
 
 
-def test_a_store_that_stays_away_longer_than_the_lease_ends_the_run_and_loses_nothing():
+def test_a_store_that_is_unavailable_for_longer_than_the_lease_ends_the_run_and_loses_nothing():
     w = World()
     store = FlakyStore(w.store, before={n: StoreUnavailableError("disk full") for n in range(5, 500)})
     with pytest.raises(StoreUnavailableError, match="disk full"):
@@ -514,7 +514,7 @@ def test_a_roll_back_may_leave_out_what_came_since():
     assert w.verify(UNDECAYED)
 
 
-def test_a_snapshot_whose_records_are_gone_is_not_put_in_charge(caplog):
+def test_a_snapshot_whose_records_are_deleted_is_not_promoted(caplog):
     w = World()
     w.engine(spec=UNDECAYED).run(w.until_all_read())
     last = w.store.snapshot("m")

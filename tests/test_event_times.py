@@ -1,4 +1,4 @@
-"""Event times from the future are bad records, where decay goes by event time, and a re-run decides alike."""
+"""Event times in the future are bad records in models that decay by event time, and a replay decides the same way."""
 
 import dataclasses
 import json
@@ -101,7 +101,7 @@ def test_one_event_time_in_the_future_does_not_end_forgetting(field):
     assert w.run().weights_.sum() > expected.sum(), "nothing was forgotten for it after a restart"
 
 
-def test_the_moment_of_reading_is_in_the_journal_so_that_a_rerun_decides_alike():
+def test_the_time_of_reading_is_in_the_journal_so_that_a_replay_decides_alike():
     w = OneWorld(records(6000, lambda i, t: t + 7200.0 if i == 4000 else t), spec())
     w.run()
     w.clock.advance(86_400.0)
@@ -159,7 +159,7 @@ def one(value, stamp=NOW, field="at"):
         ("2096-01-01T00:00:00Z", NOW, "2096-01-01T00:00:00+00:00"),
     ],
 )
-def test_what_lies_ahead_is_told_with_the_time_it_is_ahead_of(at, stamp, message):
+def test_an_event_time_ahead_is_reported_with_the_time_it_is_ahead_of(at, stamp, message):
     batch = one(json.dumps({"x": 1, "at": at}).encode(), stamp)
     assert len(batch) == 0
     assert message in batch.bad[0].message
@@ -201,7 +201,7 @@ def test_a_record_without_a_timestamp_is_held_against_the_moment_of_reading():
     assert len(one(b'{"x": 1, "at": %d}' % (NOW + 4000), -0.001)) == 0
 
 
-def test_timestamps_in_seconds_are_told_once(caplog):
+def test_timestamps_in_seconds_are_warned_of_once(caplog):
     w = OneWorld(records(3000, lambda _, t: t / 1000), spec())
     w.run()
     told = [r for r in caplog.records if "January 1970" in r.getMessage()]

@@ -50,7 +50,7 @@ def small_blocks(monkeypatch):
     """Blocks of neighbours even for a few rows."""
     monkeypatch.setattr(exact_points, "_MIN_BLOCK_ROWS", 1)
     monkeypatch.setattr(exact_points, "_MIN_BLOCK_CENTROIDS", 1)
-    monkeypatch.setattr(exact_points, "BLOCK", 32)
+    monkeypatch.setattr(exact_points, "BLOCK_ROWS", 32)
 
 
 def test_the_worked_example_takes_the_true_steps():

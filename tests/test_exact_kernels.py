@@ -17,9 +17,10 @@ from streamkm.models.exact import points as exact_points
 from streamkm.models.exact import threads as exact_threads
 from streamkm.models.exact.assign import BlockAssigner, ClusterSums, RowAssigner
 from streamkm.models.exact.kd_order import sort_by_kd_tree
-from streamkm.models.exact.points import frozen, prepare
+from streamkm.models.exact.points import prepare
 from streamkm.models.exact.storage import Storage
 from streamkm.models.exact.threads import ThreadTeam
+from streamkm.models.validation import frozen
 
 MODULES = ["blocks", "distances", "layout", "relabel", "rows", "seeding", "simd", "sums"]
 NONE = frozen(np.empty(0))
@@ -194,7 +195,7 @@ def test_moves_add_up_to_what_margins_can_lose(k):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("assigner", [RowAssigner, BlockAssigner])
 def test_labels_stay_the_naive_ones_while_centroids_move(dtype, assigner, monkeypatch):
-    monkeypatch.setattr(exact_points, "BLOCK", 16)
+    monkeypatch.setattr(exact_points, "BLOCK_ROWS", 16)
     rng = np.random.default_rng(7)
     X = np.round(rng.normal(size=(300, 3)), 1).astype(dtype)  # rounded, so that some are equally near
     raw = np.round(rng.normal(size=(10, 3)), 1)
@@ -280,7 +281,7 @@ def test_a_node_is_split_by_the_medians_of_a_sample(n, levels):
 def test_the_order_is_the_same_out_of_core_and_with_threads_and_all_that_belongs_to_rows_has_it(
     dtype, weighted, monkeypatch
 ):
-    monkeypatch.setattr(exact_threads, "_WORTH", 0.0)  # however small, every pass is shared
+    monkeypatch.setattr(exact_threads, "_MIN_PARALLEL_NS", 0.0)  # however small, every pass is shared
     monkeypatch.setattr(kd_order, "_LEVELS", 4)  # several stages: nodes that do not fit into memory, and such that do
     rng = np.random.default_rng(4)
     X = rng.random((60_000, 3)).astype(dtype)
@@ -334,7 +335,7 @@ def test_ranges_distances_and_costs_are_the_naive_ones(dtype):
 
 @pytest.mark.parametrize("weighted", [False, True])
 def test_candidates_are_evaluated_by_the_cost_that_remains(weighted, monkeypatch):
-    monkeypatch.setattr(exact_points, "BLOCK", 16)
+    monkeypatch.setattr(exact_points, "BLOCK_ROWS", 16)
     rng = np.random.default_rng(2)
     X, weights = rng.normal(size=(400, 2)).astype(np.float32), rng.random(400)
     points = prepare(X, weights if weighted else None, 8, blocks=True)

@@ -51,7 +51,7 @@ def test_a_broker_that_is_not_there_is_said_so():
     assert "Is it running" in done.stderr
 
 
-def test_it_writes_to_a_broker_that_wants_a_login_and_says_why_one_does_not_let_it_in(secured: Secured, tmp_path):
+def test_it_writes_to_a_broker_with_login_and_reports_why_one_refuses(secured: Secured, tmp_path):
     def fed(login):
         config = tmp_path / "streamkm.toml"
         config.write_text(f"client = {json.dumps([f'{name}={value}' for name, value in login.items()])}\n")

@@ -1,4 +1,4 @@
-"""``streamkm fit``: what it prints and writes, and how it says what is wrong with its input."""
+"""``streamkm fit``: output, files, and errors for invalid input."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _logs_as_they_are(monkeypatch):
 
 
 def fit(*arguments, as_json=True):
-    """Run the command in this process; errors come out as they are."""
+    """Run the command in this process; errors are raised."""
     result = CliRunner().invoke(cli.cli, ["fit", *map(str, arguments), *(["--json"] if as_json else [])])
     if isinstance(result.exception, StreamkmError):
         raise result.exception
@@ -104,7 +104,7 @@ def test_the_trace_of_the_worked_example_is_the_true_one_number_by_number():
     assert (got["cost"], got["stopped"]) == (150, "no label changed")
 
 
-# What it reads
+# Input
 
 
 @pytest.mark.parametrize("kind", WRITERS)
@@ -172,7 +172,7 @@ def test_a_weight_of_three_is_three_rows(tmp_path):
     assert [c["size"] for c in weighted["clusters"]] == [c["size"] for c in repeated["clusters"]]
 
 
-# Where it starts
+# Initial centroids
 
 
 @pytest.mark.parametrize("init", ["random", "k-means++", "k-means||"])
@@ -210,7 +210,7 @@ def test_limits_stop_a_fit_and_are_named(table):
     assert fit(path, "--k", 7, "--tol", 1e9)["stopped"] == "no centroid moved farther than 1e+09"
 
 
-# What is wrong
+# Invalid input
 
 
 @pytest.mark.parametrize(
@@ -311,7 +311,7 @@ def test_rows_that_are_skipped_are_counted_shown_and_keep_their_place_in_the_lab
         fit(*paths, "--k", 5, *arguments[2:])
 
 
-def test_exit_statuses_tell_errors_apart_and_nothing_is_written(tmp_path):
+def test_errors_have_their_exit_statuses_and_nothing_is_written(tmp_path):
     (tmp_path / "p.csv").write_text("a\n1\noops\n3\n4\n")
     out = tmp_path / "c.json"
     for path, status, said in (("p.csv", 6, "row 1, column 'a'"), ("nowhere.csv", 3, "nowhere.csv")):

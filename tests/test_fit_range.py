@@ -1,4 +1,4 @@
-"""``--k 2..20``, pictures, and what is left when a fit is broken off."""
+"""``--k 2..20``, plots, and the files that remain after an interrupted fit."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from streamkm.connectors.files.source import expand
 from streamkm.errors import SettingsError
 from streamkm.recompute import plot
 from streamkm.recompute.collect import CollectedPoints, TableFiles, collect
-from streamkm.recompute.k_range import MOST, fit_range
+from streamkm.recompute.k_range import MAX_K, fit_range
 from streamkm.recompute.outputs import write_labels
 from streamkm.recompute.pointfile import PointFile
 from test_fit import _logs_as_they_are, blobs, fit, frame_of  # noqa: F401  # the first is a fixture
@@ -95,8 +95,8 @@ def test_as_many_clusters_as_distinct_rows_and_more_are_no_error():
 
 
 def test_a_range_has_an_end():
-    with pytest.raises(SettingsError, match=f"up to {MOST}"):
-        fit_range(collected(blobs()), 2, MOST + 1)
+    with pytest.raises(SettingsError, match=f"up to {MAX_K}"):
+        fit_range(collected(blobs()), 2, MAX_K + 1)
 
 
 def test_the_command_shows_each_k_and_writes_the_suggested_one(tmp_path):
@@ -129,7 +129,7 @@ def test_one_heap_is_suggested_as_one_and_the_nearest_k_is_shown(tmp_path):
     assert "shown: k = 3, the nearest one tried" in printed
 
 
-# Pictures
+# Plots
 
 
 def drawing(d, k=3, n=50, **more):
@@ -202,7 +202,7 @@ def test_a_traced_fit_has_a_picture_of_each_iteration(tmp_path):
     assert len(list(tmp_path.glob("x-*.svg"))) == len(got["trace"]) == got["iterations"]
 
 
-# Broken off
+# Interrupted fits
 
 
 @pytest.mark.parametrize("kind", ["csv", "npy", "parquet"])
@@ -219,7 +219,9 @@ def test_labels_that_are_broken_off_leave_nothing(tmp_path, kind):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_fit_that_is_broken_off_leaves_nothing_half_written(tmp_path, number):
-    np.lib.format.open_memmap(tmp_path / "p.npy", "w+", np.float64, (30_000_000, 2))  # a hole: no disk is used
+    np.lib.format.open_memmap(
+        tmp_path / "p.npy", "w+", np.float64, (30_000_000, 2)
+    )  # a sparse file: it uses no disk space
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     out = tmp_path / "out"

@@ -1,4 +1,4 @@
-"""Fits of any size: the same bits in memory, out of core and after a kill, and no more memory than was allowed."""
+"""Fits of any size: bitwise equal in memory, out of core and after a kill, within the memory limit."""
 
 import json
 import multiprocessing
@@ -15,7 +15,7 @@ import fit_process
 from streamkm.errors import DataError, SettingsError, StateError
 from streamkm.models.exact.estimator import ExactKMeans
 from streamkm.recompute import fitting
-from streamkm.recompute.fitting import Progress, fit_points
+from streamkm.recompute.fitting import FitProgress, fit_points
 from streamkm.recompute.pointfile import PointFile
 
 pytestmark = pytest.mark.filterwarnings("ignore:the fit had not converged")
@@ -80,7 +80,7 @@ def test_restarts_and_stopping_are_those_of_the_model(tmp_path, memory):
 
 @pytest.mark.parametrize("memory", [None, LITTLE])
 def test_empty_clusters_get_the_farthest_points_out_of_core_too(memory):
-    X = np.round(blobs(50_000, 2, 5), 1).astype(np.float32)  # many are equally far
+    X = np.round(blobs(50_000, 2, 5), 1).astype(np.float32)  # many distances are equal
     start = np.concatenate([X[:9], [[1e3, 1e3], [2e3, 2e3], [3e3, 3e3]]])
     model = ExactKMeans(12, init=start, max_iter=3, trace=True).fit(X)
     assert_same(fit_points(X, n_clusters=12, init=start, max_iter=3, trace=True, memory=memory), model, len(X))
@@ -101,10 +101,10 @@ def test_sizes_spreads_labels_and_distances_are_those_of_the_points():
 
 
 @pytest.mark.parametrize("memory", [None, LITTLE])
-def test_progress_tells_what_the_trace_holds(memory):
+def test_progress_agrees_with_the_trace(memory):
     X, told = blobs(40_000, 3, 15).astype(np.float32), []
     fitted = fit_points(X, n_clusters=15, n_init=2, memory=memory, trace=True, on_progress=told.append)
-    again: list[Progress] = []
+    again: list[FitProgress] = []
     fit_points(X, n_clusters=15, n_init=2, memory=memory, on_progress=again.append)
     assert [(p.run, p.iteration, p.moved, p.rows_read) for p in told] == [
         (p.run, p.iteration, p.moved, p.rows_read) for p in again
@@ -117,12 +117,12 @@ def test_progress_tells_what_the_trace_holds(memory):
 
 
 def test_no_iteration_reads_a_point_twice_and_late_ones_skip_most(tmp_path):
-    told: list[Progress] = []
+    told: list[FitProgress] = []
     file = write(tmp_path / "p", blobs(60_000, 2, 12, spread=0.05).astype(np.float32))
     fit_points(file, n_clusters=12, max_iter=400, memory=LITTLE, on_progress=told.append)
     assert told[-1].moved == 0
     assert all(p.rows_read <= 60_000 for p in told[:-1])
-    assert told[-1].rows_read <= 120_000  # the last one and the pass that certifies it
+    assert told[-1].rows_read <= 120_000  # the last iteration and the pass that confirms it
     assert sum(p.rows_read for p in told) < 0.5 * 60_000 * len(told)
 
 
@@ -150,14 +150,14 @@ def test_memory_stays_within_the_limit(tmp_path):
     write(tmp_path / "p", X)
     arguments = [str(tmp_path / "p"), str(8 * LITTLE), json.dumps(X[:10].tolist())]
     done = subprocess.run([sys.executable, "-c", LIMITED, *arguments], capture_output=True, text=True, check=True)
-    # 48 MB of points, as many in working order, and 20 MB of labels and bounds do not show. What does: the limit, what
-    # answers are made with, and pages that Linux maps around those asked for.
+    # 48 MB of points, a sorted copy of them, and 20 MB of labels and bounds do not count. What counts: the limit, the
+    # memory for results, and pages that Linux maps around the requested ones.
     assert float(done.stdout) < 45
 
 
 @pytest.fixture(scope="module")
 def processes():
-    """Processes that start at once, because one that imports everything is forked."""
+    """Processes that start quickly: they are forked from one that has imported everything."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["streamkm.recompute.fitting"])
     return context
@@ -168,7 +168,7 @@ def test_a_killed_fit_goes_on_and_ends_with_the_same_bits(tmp_path, processes):
     write(path, blobs(50_000, 2, 25).astype(np.float32))
 
     def run(checkpoint, kill_after=None):
-        """Return what the process told of, and its result if it was not killed."""
+        """Messages of the process, and its result if it was not killed."""
         ours, theirs = processes.Pipe(duplex=False)
         process = processes.Process(target=fit_process.fit, args=(theirs, path, checkpoint, LITTLE))
         process.start()
@@ -191,12 +191,12 @@ def test_a_killed_fit_goes_on_and_ends_with_the_same_bits(tmp_path, processes):
         told = run(tmp_path / "checkpoint", kill_after)
         at = steps.index(told[0])
         assert told == steps[at : at + kill_after]
-    assert told[-1][0] == 2  # so that every run was hit
+    assert told[-1][0] == 2  # so that every run was killed once
     *rest, last = run(tmp_path / "checkpoint")
     assert rest == steps[len(steps) - len(rest) :]
     assert len(rest) < len(steps) / 2
     assert last == end
-    *rest, last = run(tmp_path / "checkpoint")  # a fit that had ended says the same again
+    *rest, last = run(tmp_path / "checkpoint")  # a completed fit returns the same result
     assert len(rest) == 1
     assert last == end
 
@@ -223,7 +223,7 @@ def test_a_fit_that_was_interrupted_goes_on(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "change", [{"n_clusters": 3}, {"seed": 1}, {"tol": 0.1}, {"max_iter": 5}, {"init": "random"}, {"weights": True}]
 )
-def test_a_checkpoint_of_another_fit_is_refused(tmp_path, change):
+def test_a_checkpoint_of_another_fit_is_rejected(tmp_path, change):
     X, checkpoint = blobs(500, 2, 4), tmp_path / "checkpoint"
     fit_points(X, n_clusters=4, checkpoint=checkpoint)
     changed = {"n_clusters": 4, **change}
@@ -236,7 +236,7 @@ def test_a_checkpoint_of_another_fit_is_refused(tmp_path, change):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
-def test_what_is_no_checkpoint_is_refused(tmp_path, share):
+def test_an_invalid_checkpoint_is_rejected(tmp_path, share):
     X, checkpoint = blobs(500, 2, 4), tmp_path / "checkpoint"
     fit_points(X, n_clusters=4, checkpoint=checkpoint)
     whole = checkpoint.read_bytes()
@@ -246,12 +246,12 @@ def test_what_is_no_checkpoint_is_refused(tmp_path, share):
     assert caught.value.hint == "Delete it to start again"
 
 
-def test_a_disk_without_room_is_an_error_and_not_a_crash(tmp_path):
+def test_a_full_disk_is_an_error_and_not_a_crash(tmp_path):
     file = write(tmp_path / "p", blobs(60_000, 4, 4))
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (LITTLE // 2, before[1]))
     try:
-        with pytest.raises(SettingsError, match="could be made"):
+        with pytest.raises(SettingsError, match="cannot create a file"):
             fit_points(file, n_clusters=4, memory=LITTLE)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -275,11 +275,11 @@ def test_a_disk_without_room_is_an_error_and_not_a_crash(tmp_path):
         (np.ones((9, 2)), {"seed": -1}, SettingsError, "seed"),
     ],
 )
-def test_what_cannot_be_fitted_is_refused(X, settings, error, message):
+def test_invalid_arguments_are_rejected(X, settings, error, message):
     with pytest.raises(error, match=message):
         fit_points(X, **{"n_clusters": 4, **settings})
 
 
-def test_an_empty_file_is_refused(tmp_path: Path):
+def test_an_empty_file_is_rejected(tmp_path: Path):
     with pytest.raises(DataError, match="n_samples=0"):
         fit_points(write(tmp_path / "p", np.empty((0, 2))), n_clusters=1)

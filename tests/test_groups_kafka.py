@@ -1,4 +1,4 @@
-"""Consumer groups that others use too: positions that somebody moved are not believed, and who is there is named."""
+"""Consumer groups that other programs use too: changed offsets are not used, and conflicts are reported."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def assigner(bootstrap: str, topic: str, store: Any, start: str | None = None) -
 
 
 def heartbeat_of_a_share_group(bootstrap: str, group: str, topic: str) -> int:
-    """Join a share group, which kafka-python cannot; the error of the answer, 0 if it worked."""
+    """Join a share group, which kafka-python does not support; returns the error code, 0 for success."""
     host, port = bootstrap.split(":")
     texts = [bytes([len(text) + 1]) + text.encode() for text in (group, str(uuid.uuid4()), topic)]
     body = texts[0] + texts[1] + struct.pack(">i", 0) + b"\0" + b"\2" + texts[2] + b"\0"
@@ -53,7 +53,7 @@ def heartbeat_of_a_share_group(bootstrap: str, group: str, topic: str) -> int:
     return int(error)
 
 
-def test_records_that_a_stranger_has_committed_are_not_left_out_in_silence(secured: Secured) -> None:
+def test_offsets_committed_by_another_program_do_not_skip_records_silently(secured: Secured) -> None:
     bootstrap, topic = secured.plain, f"t-{uuid.uuid4().hex[:8]}"
     store = open_store("memory://")
     published(store, {"kind": "memory"})
@@ -72,7 +72,7 @@ def test_records_that_a_stranger_has_committed_are_not_left_out_in_silence(secur
             assert "active members" in group_conflict(admin, group)
             with pytest.raises(SettingsError, match="active members"):
                 until(assigner(bootstrap, topic, store), lambda: False)
-        wait_until(lambda: not group_conflict(admin, group))  # it has committed, and is gone
+        wait_until(lambda: not group_conflict(admin, group))  # it has committed and left
         with pytest.raises(SettingsError, match=f"another program has changed the committed position: {topic}-0@600"):
             until(assigner(bootstrap, topic, store), lambda: False)
 
@@ -82,7 +82,7 @@ def test_records_that_a_stranger_has_committed_are_not_left_out_in_silence(secur
     assert len(out) == 900
 
 
-def test_a_share_group_of_the_name_is_named_as_such(secured: Secured, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_share_group_of_the_name_is_reported(secured: Secured, caplog: pytest.LogCaptureFixture) -> None:
     bootstrap, topic = secured.plain, f"t-{uuid.uuid4().hex[:8]}"
     store = open_store("memory://")
     published(store, {"kind": "memory"})
@@ -90,13 +90,13 @@ def test_a_share_group_of_the_name_is_named_as_such(secured: Secured, caplog: py
         admin.create_topics({topic: {"num_partitions": 1, "replication_factor": 1}}, wait_for_metadata=True)
         admin.update_features({"share.version": 1})
         with contextlib.closing(kafka.KafkaConsumer(topic, bootstrap_servers=bootstrap, group_id="first")) as consumer:
-            wait_until(lambda: bool(consumer.poll(100) or consumer.assignment()))  # there is a coordinator now
+            wait_until(lambda: bool(consumer.poll(100) or consumer.assignment()))  # the coordinator exists now
         for group in (f"streamkm-m-assign:{topic}.out", "streamkm-shared"):
             wait_until(lambda group=group: heartbeat_of_a_share_group(bootstrap, group, topic) == 0)
             assert group_conflict(admin, group).startswith(f"a share group has the name {group}")
     with pytest.raises(SettingsError, match="a share group has the name streamkm-m-assign"):
         until(assigner(bootstrap, topic, store), lambda: False)
-    # Nor does it take the positions that are told to it for the sake of other tools: that is said, and nothing stops.
+    # It does not accept offsets committed for monitoring tools either: a warning, and nothing stops.
     with contextlib.closing(KafkaSource(bootstrap, topic, group_id="streamkm-shared")) as source:
         source.commit(source.end())
         wait_until(lambda: "a share group has the name streamkm-shared" in caplog.text)

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from consumers.inspect import evaluation_lines, events, inspect, models, snapshots
 from service_api import Writer
 from store_checks import snapshot_of
-from streamkm.state import Event
+from streamkm.state import ModelEvent
 from streamkm.stores import open_store
 
 DETAIL = {
@@ -29,7 +29,7 @@ def ask(tmp_path):
     with contextlib.closing(open_store(url)) as store:
         writer = Writer(store)
         writer.commit(points=100)
-        writer.commit(points=50, events=(Event("split", (4,), (4, 9)), Event("birth", (), (7,))))
+        writer.commit(points=50, events=(ModelEvent("split", (4,), (4, 9)), ModelEvent("birth", (), (7,))))
         writer.commit(points=50, detail=DETAIL)
 
     def run(command, *arguments):

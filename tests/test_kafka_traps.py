@@ -1,4 +1,4 @@
-"""The traps of Kafka and of kafka-python that lose, repeat or stall records: each has a test that would catch it."""
+"""Behaviour of Kafka and kafka-python that loses, repeats or stalls records, with a test for each."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def open_source(request: pytest.FixtureRequest) -> Iterator[Open]:
     with contextlib.ExitStack() as stack:
 
         def build(bootstrap: str, topic: str, **options: Any) -> KafkaSource:
-            source = KafkaSource(bootstrap, topic, plain=request.param == "plain", **options)
+            source = KafkaSource(bootstrap, topic, public_api_only=request.param == "plain", **options)
             stack.callback(source.close)
             return source
 
@@ -52,7 +52,7 @@ def open_source(request: pytest.FixtureRequest) -> Iterator[Open]:
 
 @pytest.fixture(scope="module")
 def own_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[LocalBroker, Path]]:
-    """A broker whose disk may be spoiled, and which compacts eagerly."""
+    """A broker whose disk may be damaged, and which compacts eagerly."""
     directory = tmp_path_factory.mktemp("broker")
     with local_broker(data_dir=directory, properties={"log.cleaner.backoff.ms": "100"}) as broker:
         yield broker, directory
@@ -74,7 +74,7 @@ def values(source: KafkaSource, end: dict[TopicPartition, int] | None = None) ->
 
 
 def within(seconds: float, call: Callable[[], object]) -> object:
-    """What a call returns or raises, if it does so in time: a poll that spins never would."""
+    """Result or error of a call that must end in time: a poll that loops never would."""
     done: list[object] = []
 
     def run() -> None:
@@ -93,7 +93,7 @@ def within(seconds: float, call: Callable[[], object]) -> object:
 
 
 def spoil(directory: Path, topic: str, needle: bytes) -> None:
-    """Change one byte of a record in the broker's log, so that its batch's checksum is wrong."""
+    """Change one byte of a record in the broker's log, so that the batch's checksum is wrong."""
     (log,) = directory.rglob(f"{topic}-0/*.log")
     content = bytearray(log.read_bytes())
     content[content.index(needle)] ^= 0xFF
@@ -120,13 +120,13 @@ def test_a_poll_after_a_broken_batch_never_spins(own_broker: tuple[LocalBroker, 
     assert got == [b"good-1"] * 3
     assert broken.value.where == f"{topic}-0@3"
     assert broken.value.hint.startswith("Restore the partition")
-    # kafka-python itself does not say where the next batch begins.
-    assert (broken.value.lost or ())[:3] == ((topic, 0, 3) if source.fast else ())
-    assert ("--on-data-loss skip" in broken.value.hint) == source.fast
+    # kafka-python does not report where the next batch begins.
+    assert (broken.value.lost or ())[:3] == ((topic, 0, 3) if source.columnar else ())
+    assert ("--on-data-loss skip" in broken.value.hint) == source.columnar
     for _ in range(2):
         with pytest.raises(CorruptBatchError, match=f"{topic}-0@3"):
             within(5.0, lambda: source.poll(0.1, 100))
-    # What the hint says works: a new source, behind the batch.
+    # The hint works: a new source, behind the batch.
     source.close()
     after = open_source(broker.bootstrap, topic)
     after.seek({TopicPartition(topic, 0): 6})
@@ -148,12 +148,12 @@ except kafka.errors.CorruptRecordError:
 
 
 def test_kafka_python_itself_spins_after_a_broken_batch(own_broker: tuple[LocalBroker, Path]) -> None:
-    """Once it does no longer, the guard against it can go."""
+    """When it no longer does, the guard against it can be removed."""
     broker, directory = own_broker
     topic = create_topic(broker.bootstrap)
     produce(broker.bootstrap, topic, [b"spoilt"])
     spoil(directory, topic, b"spoilt")
-    # In a process of its own: a thread that spins would slow down all tests after it.
+    # In a separate process: a looping thread would slow down all following tests.
     with subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", SPINNER, broker.bootstrap, topic], stdout=subprocess.PIPE, text=True
     ) as spinner:
@@ -223,7 +223,7 @@ def test_what_retention_took_is_lost_at_seek(bootstrap: str, topic: Any, admin: 
     assert len(values(source)) == 3
 
 
-def test_what_retention_takes_while_reading_is_lost_and_never_skipped(
+def test_records_deleted_while_reading_are_an_error_and_never_skipped(
     bootstrap: str, topic: Any, admin: Any, open_source: Open
 ) -> None:
     name = topic(1)
@@ -243,7 +243,7 @@ def test_what_retention_takes_while_reading_is_lost_and_never_skipped(
         source.poll(0.1, 10)
 
 
-def test_a_topic_made_anew_has_another_identity_and_old_positions_are_lost(
+def test_a_recreated_topic_has_another_identity_and_old_positions_are_lost(
     bootstrap: str, topic: Any, admin: Any, open_source: Open
 ) -> None:
     name = topic(1)
@@ -342,7 +342,7 @@ def test_a_broken_batch_is_passed_over_where_that_is_wanted_and_is_on_record(
     found = json.loads(verdict.stdout)
     assert (found["equal"], found["points"]) == (True, 3000)
     assert [(gap["start"], gap["stop"]) for gap in found["lost"]] == [(1500, 3000)]
-    # So does a replay, which without the option says that there is one.
+    # A replay too; without the option its error names it.
     refused = run_apart("replay", "m", *at)
     assert refused.returncode == 4
     assert "--on-data-loss skip" in refused.stderr
@@ -350,7 +350,7 @@ def test_a_broken_batch_is_passed_over_where_that_is_wanted_and_is_on_record(
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert (found["n_points"], found["detail"]["lost"]) == (3000, {f"{topic}-0": [[1500, 3000]]})
-    # Assignments go on behind it too.
+    # Assignments continue behind it too.
     memory = open_store("memory://")
     published(memory, {"kind": "memory"})
     assigner = Assigner(

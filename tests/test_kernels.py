@@ -6,7 +6,7 @@ import pytest
 
 import naive
 from streamkm.kernels.assign import assign, assign_accumulate, extent, largest, pack_centroids
-from streamkm.kernels.random import BLOCK, draw, draw_by_blocks, sum_blocks, uniform
+from streamkm.kernels.random import DRAW_BLOCK_ROWS, draw, draw_by_blocks, sum_blocks, uniform
 from streamkm.kernels.reductions import differences, evenly_spaced_rows, weighted_sum
 from streamkm.kernels.search import lay_columns
 from streamkm.kernels.seed import kmeans_plus_plus
@@ -113,12 +113,12 @@ def test_a_row_is_drawn_as_the_naive_twin_draws_it():
 def test_a_row_is_drawn_from_blocks_as_from_all(n, dtype, weighted):
     gen = np.random.default_rng(n)
     rng, state = np.array([7], np.uint64), 7
-    sums = np.empty(-(-n // BLOCK))
+    sums = np.empty(-(-n // DRAW_BLOCK_ROWS))
     for _ in range(50):
         weights, distances = gen.integers(0, 3, n).astype(float), gen.integers(0, 5, n).astype(dtype)
         weights = weights if weighted else np.ones(n)
         given = weights if weighted else ONES
-        expected_sums, expected_total = naive.sum_blocks(weights, distances, BLOCK)
+        expected_sums, expected_total = naive.sum_blocks(weights, distances, DRAW_BLOCK_ROWS)
         assert sum_blocks(given, distances, sums) == pytest.approx(expected_total)
         np.testing.assert_allclose(sums, expected_sums)
         expected, state = naive.draw_by_blocks(weights, distances, state)

@@ -64,7 +64,7 @@ def test_blocks_change_nothing(monkeypatch, block):
     centroids, points = rng.normal(size=(5, 3)), rng.normal(size=(101, 3))
     points[::7] *= 1e200
     whole = find_nearest(centroids, points, second=True, all_distances=True)
-    monkeypatch.setattr(kernel, "BLOCK", block)
+    monkeypatch.setattr(kernel, "BLOCK_SIZE", block)
     for one, other in zip(whole, find_nearest(centroids, points, second=True, all_distances=True), strict=True):
         np.testing.assert_array_equal(one, other)
 

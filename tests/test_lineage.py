@@ -8,7 +8,7 @@ from lineage_world import World, hexagon, solve
 from streamkm.errors import StateError
 from streamkm.models.lineage.tracker import REPRESENTATIVES, LineageTracker
 from streamkm.models.weighted_rows import masses, nearest, pick_representatives, separation
-from streamkm.state import Event
+from streamkm.state import ModelEvent
 
 
 def follow(world, steps, lineage=None):
@@ -183,7 +183,7 @@ def test_ids_that_the_caller_took_go_to_the_clusters_it_took_them_for_and_none_i
     here = np.array([[0.0], [10.0], [50.0]])
     ids, events = lineage.publish(here, here, np.ones(3), 300.0, decay=0.1, current_ids=np.array([0, 1, taken]))
     assert ids.tolist() == [0, 1, 2]
-    assert events == (Event("birth", (), (2,), {"share": pytest.approx(1 / 3)}),)
+    assert events == (ModelEvent("birth", (), (2,), {"share": pytest.approx(1 / 3)}),)
     ids, _ = lineage.publish(np.array([[0.0], [90.0], [50.0]]), np.array([[0.0], [90.0], [50.0]]), np.ones(3), 990.0)
     assert ids.tolist() == [0, 3, 2]
 
@@ -331,5 +331,5 @@ def test_two_clusters_are_separated_and_two_halves_of_one_are_not():
 
 
 def test_an_event_survives_json():
-    event = Event("split", (1,), (1, 4), {"share": 0.5})
-    assert Event.from_json(json.loads(json.dumps(event.to_json()))) == event
+    event = ModelEvent("split", (1,), (1, 4), {"share": 0.5})
+    assert ModelEvent.from_json(json.loads(json.dumps(event.to_json()))) == event

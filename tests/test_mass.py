@@ -147,7 +147,7 @@ def test_a_model_whose_rows_have_no_weight_goes_on_as_one_that_knows_nothing(arg
     assert model.publish().weights.sum() == 0.0
     assert len(model.coreset_) == 0
     assert model.evaluate().inertia == 0.0
-    with pytest.raises(NotReadyError, match="nothing that was learned has a weight"):
+    with pytest.raises(NotReadyError, match="no learned point has a weight"):
         model.k_profile()
     assert model.k_ > 1
     model = OnlineKMeans.from_state(model.state())

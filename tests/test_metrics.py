@@ -12,7 +12,7 @@ from service_api import NOW, TOKEN, Api, Writer
 from streamkm import metrics as names
 from streamkm.metrics import CONTRACT, CounterSpec, GaugeSpec, HistogramSpec, Metrics, family, markdown_table
 from streamkm.records import BadRecord, RawRecord, TopicPartition
-from streamkm.state import Counters, Event, Progress, Snapshot
+from streamkm.state import Counters, ModelEvent, Progress, Snapshot
 from streamkm.stores import MemoryStore
 
 TP = TopicPartition("orders", 0)
@@ -48,7 +48,7 @@ def snapshot(**changes):
         "model": "m", "created_at": NOW, "kind": "live", "reason": "first", "fields": ("x",),
         "ids": np.zeros(1, np.int64), "centroids": one[:, None], "weights": one, "spreads": one,
         "born": np.zeros(1, np.int64), "factors": one, "distance": "euclidean",
-        "inertia": 2.5, "n_points": 9, "position": {TP: 10}, "events": (Event("death", (3,)),),
+        "inertia": 2.5, "n_points": 9, "position": {TP: 10}, "events": (ModelEvent("death", (3,)),),
     }  # fmt: skip
     return Snapshot(**{**values, **changes})
 
@@ -132,7 +132,7 @@ def test_a_batch_counts_its_records_by_what_they_were(engine_metrics):
     assert found["streamkm_commit_seconds_sum"][("model", "m"),] == 0.125
 
 
-def test_a_commit_tells_position_lag_and_time(engine_metrics):
+def test_a_commit_sets_position_lag_and_time(engine_metrics):
     value, where = engine_metrics.value, {"model": "m", "topic": "orders", "partition": "0"}
     assert value(names.PARTITION_POSITION, **where) == 11
     assert value(names.PARTITION_LAG, **where) == 4
@@ -153,7 +153,7 @@ def test_a_lag_that_is_not_known_any_more_does_not_keep_its_last_value(engine_me
 
 def test_a_dropped_series_is_gone(engine_metrics):
     where = {"model": "m", "topic": "orders", "partition": "0"}
-    engine_metrics.drop(names.PARTITION_LAG, **where)
+    engine_metrics.remove(names.PARTITION_LAG, **where)
     assert engine_metrics.value(names.PARTITION_LAG, **where) is None
 
 

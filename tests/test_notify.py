@@ -1,4 +1,4 @@
-"""Events told to others: signed, in order, at least once, whoever fails or dies."""
+"""Delivery of events: signed, in order, at least once, after failures and crashes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from streamkm.delivery.events import EVENT_RETENTION_SECONDS, DeliveryFailedErro
 from streamkm.delivery.webhooks import keys, sign
 from streamkm.errors import BrokerUnreachableError, NotFoundError, SettingsError, SignatureError
 from streamkm.records import DeliveryError, ProducerRecord
-from streamkm.state import Event
+from streamkm.state import ModelEvent
 from streamkm.stores import open_store
 from streamkm.times import format_time
 from streamkm.values import Secret
@@ -38,12 +38,12 @@ KEY = bytes(range(32))
 SECRET = Secret("whsec_" + base64.b64encode(KEY).decode())
 QUICK = {"poll_interval": 0.01, "initial_backoff": 0.01, "max_backoff": 0.05}
 SILENCE = 0
-BIRTH = Event("birth", (), (4,), {"share": 0.25})
-MERGE = Event("merge", (4, 7), (4,), {})
+BIRTH = ModelEvent("birth", (), (4,), {"share": 0.25})
+MERGE = ModelEvent("merge", (4, 7), (4,), {})
 
 
 class Hook:
-    """A real HTTP server that answers as it is told to, then 204; what came is kept whole."""
+    """An HTTP server with scripted responses, then 204; it keeps all requests."""
 
     def __init__(self) -> None:
         self.answers: list[int | tuple[int, dict[str, str]]] = []
@@ -52,13 +52,13 @@ class Hook:
         hook = self
 
         class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:  # the name is the protocol's
+            def do_POST(self) -> None:  # the name is given by the base class
                 body = self.rfile.read(int(self.headers["content-length"]))
                 answer = hook.answers.pop(0) if hook.answers else 204
                 status, headers = answer if isinstance(answer, tuple) else (answer, {})
                 seen = {name.lower(): value for name, value in self.headers.items()}
                 hook.requests.append((time.monotonic(), seen, body, int(status)))
-                if status is SILENCE:  # until the other side has had enough of it
+                if status is SILENCE:  # until the client closes the connection
                     hook.silent.append(self.connection)
                     self.connection.recv(1)
                     return
@@ -77,11 +77,11 @@ class Hook:
         self.thread.start()
 
     def taken(self) -> list[str]:
-        """Ids of what was answered with success."""
+        """Ids of the requests that it accepted."""
         return [headers["webhook-id"] for _, headers, _, status in self.requests if 200 <= status < 300]
 
     def hang_up(self) -> None:
-        """End all silences."""
+        """Close the connections without a response."""
         for connection in self.silent:
             connection.shutdown(socket.SHUT_RD)
 
@@ -98,14 +98,14 @@ def hook() -> Iterator[Hook]:
 
 
 @pytest.fixture
-def told_world() -> tuple[Any, Writer]:
+def world_with_events() -> tuple[Any, Writer]:
     store = open_store("memory://")
     return store, Writer(store)
 
 
 @contextlib.contextmanager
 def telling(store: Any, *targets: Any, start: Any = "beginning", clock: Callable[[], float] = time.time) -> Any:
-    """A notifier at work."""
+    """Run a notifier in a thread."""
     stop = threading.Event()
     notifier = Notifier("orders", store, targets, options=NotifyOptions(start=start, **QUICK), clock=clock)
     thread = threading.Thread(target=notifier.run, args=(stop,))
@@ -161,7 +161,7 @@ def test_the_example_of_the_specification_is_right():
         ({"webhook-signature": None}, "no header webhook-signature"),
     ],
 )
-def test_what_is_not_from_the_sender_is_refused(change, says):
+def test_a_message_that_the_sender_did_not_sign_is_rejected(change, says):
     headers = {"webhook-id": "m/1/0", "webhook-timestamp": "1000", "webhook-signature": sign(KEY, "m/1/0", 1000, b"{}")}
     assert verify(SECRET, headers, b"{}", 1000.0) == "m/1/0"
     changed = {k: v for k, v in {**headers, **change}.items() if v is not None}
@@ -171,7 +171,7 @@ def test_what_is_not_from_the_sender_is_refused(change, says):
         verify(SECRET, headers, b"{ }", 1000.0)
 
 
-def test_while_a_secret_takes_the_place_of_another_both_are_good():
+def test_during_a_rotation_both_secrets_are_valid():
     new = "whsec_" + base64.b64encode(bytes(32)).decode()
     headers = {"webhook-id": "a", "webhook-timestamp": "5", "webhook-signature": sign(KEY, "a", 5, b"")}
     assert verify(f"{new} {SECRET}", headers, b"", 5.0) == "a"
@@ -182,7 +182,7 @@ def test_while_a_secret_takes_the_place_of_another_both_are_good():
 @pytest.mark.parametrize(
     "secret", ["", "whsec_", "whsec_???", "hunter2", "whsec_" + base64.b64encode(b"short").decode()]
 )
-def test_a_secret_that_is_none_is_an_error_that_does_not_show_it(secret):
+def test_an_invalid_secret_is_an_error_that_does_not_show_it(secret):
     with pytest.raises(SettingsError) as e:
         WebhookTarget("https://example.com/", Secret(secret))
     assert e.value.where == "webhook_secret"
@@ -200,7 +200,7 @@ def test_a_secret_that_is_none_is_an_error_that_does_not_show_it(secret):
         ("https://user:hunter2@example.com/", "contains a user or a password"),
     ],
 )
-def test_addresses_that_are_not_safe_are_refused(url, says):
+def test_unsafe_addresses_are_rejected(url, says):
     with pytest.raises(SettingsError, match=says) as e:
         WebhookTarget(url, SECRET)
     assert "hunter2" not in str(e.value)
@@ -215,22 +215,22 @@ def test_addresses_that_are_safe_are_taken(url):
         assert len(target.name) < 100
 
 
-def test_a_webhook_that_fails_and_sleeps_gets_everything_once_it_takes_it(told_world, hook, caplog):
-    store, writer = told_world
+def test_a_failing_webhook_gets_all_events_once_it_recovers(world_with_events, hook, caplog):
+    store, writer = world_with_events
     caplog.set_level(logging.INFO, "streamkm")
     writer.commit(events=(BIRTH, MERGE))
     writer.commit()
     writer.commit(events=(MERGE,))
     redirect = (302, {"location": hook.url})
     hook.answers = [500, SILENCE, redirect, (503, {"retry-after": "1"}), 204, 429]
-    # Long enough for every answer that comes, on a busy machine too.
+    # Long enough for every response, on a busy machine too.
     with telling(store, WebhookTarget(hook.url, SECRET, timeout=4.0)):
         wait_until(lambda: len(hook.taken()) == 3)
         wait_until(lambda: store.delivered_until("orders", WebhookTarget(hook.url, SECRET).name) == 3)
     assert hook.taken() == ["orders/1.0", "orders/1.1", "orders/3.0"]
     assert [r[3] for r in hook.requests] == [500, 0, 302, 503, 204, 429, 204, 204]
     for _, headers, body, _ in hook.requests:
-        # Not with the code that is tested.
+        # Independent of the tested code.
         signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
         mac = base64.b64encode(hmac.new(KEY, signed, hashlib.sha256).digest()).decode()
         assert headers["webhook-signature"] == f"v1,{mac}"
@@ -249,13 +249,13 @@ def test_a_webhook_that_fails_and_sleeps_gets_everything_once_it_takes_it(told_w
         "detail": {"share": 0.25},
     }
     at = [r[0] for r in hook.requests]
-    assert at[4] - at[3] >= 0.05  # Retry-After, up to the last backoff
+    assert at[4] - at[3] >= 0.05  # Retry-After, limited by the maximum backoff
     assert "secret-path" not in caplog.text
     assert SECRET not in caplog.text
 
 
-def test_a_target_that_is_gone_is_told_nothing_more_and_others_are(told_world, hook, caplog):
-    store, writer = told_world
+def test_a_target_that_is_gone_gets_no_more_events_and_others_do(world_with_events, hook, caplog):
+    store, writer = world_with_events
     writer.commit(events=(BIRTH,))
     hook.answers = [410]
     inbox = Inbox()
@@ -266,8 +266,8 @@ def test_a_target_that_is_gone_is_told_nothing_more_and_others_are(told_world, h
     assert len(hook.requests) == 1
 
 
-def test_when_all_targets_are_gone_it_ends(told_world):
-    store, writer = told_world
+def test_it_ends_when_all_targets_are_gone(world_with_events):
+    store, writer = world_with_events
     writer.commit(events=(BIRTH,))
     inbox = Inbox()
     inbox.fail = [TargetGoneError("gone")]
@@ -277,8 +277,8 @@ def test_when_all_targets_are_gone_it_ends(told_world):
     assert not inbox.open
 
 
-def test_a_slow_target_holds_up_nobody(told_world, hook):
-    store, writer = told_world
+def test_a_slow_target_delays_no_other(world_with_events, hook):
+    store, writer = world_with_events
     hook.answers = [SILENCE]
     inbox, slow = Inbox(), WebhookTarget(hook.url, SECRET, timeout=PATIENCE)
     with telling(store, slow, inbox):
@@ -292,7 +292,7 @@ def test_a_slow_target_holds_up_nobody(told_world, hook):
 
 
 def test_a_delivery_has_one_time_out_however_its_steps_trickle():
-    """A server that sends a byte of its headers now and then, and never ends."""
+    """With a server that sends a byte of its headers now and then, and never ends."""
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as listener:
         stop, sent = threading.Event(), []
 
@@ -310,13 +310,13 @@ def test_a_delivery_has_one_time_out_however_its_steps_trickle():
         target = WebhookTarget(url, SECRET, timeout=0.5)
         with contextlib.closing(target), pytest.raises(DeliveryFailedError, match=r"no response after 0\.5 s"):
             target.deliver(EventMessage("1", "orders", b"{}"))
-        assert len(sent) > 1  # no step of it was too slow
+        assert len(sent) > 1  # no single read timed out
         stop.set()
         thread.join(PATIENCE)
 
 
-def test_a_new_target_starts_now_or_at_the_beginning(told_world):
-    store, writer = told_world
+def test_a_new_target_starts_now_or_at_the_beginning(world_with_events):
+    store, writer = world_with_events
     writer.commit(events=(BIRTH,))
     now, beginning = Inbox("now"), Inbox("beginning")
     with telling(store, now, start="now"), telling(store, beginning):
@@ -331,8 +331,8 @@ def test_a_new_target_starts_now_or_at_the_beginning(told_world):
         wait_until(lambda: again.ids() == ["3.0"])
 
 
-def test_a_target_of_a_model_without_snapshots_misses_none(told_world):
-    store, writer = told_world
+def test_a_target_of_a_model_without_snapshots_misses_none(world_with_events):
+    store, writer = world_with_events
     inbox = Inbox()
     looks, plain = [], store.snapshots
     store.snapshots = lambda *arguments, **named: looks.append(1) or plain(*arguments, **named)
@@ -342,8 +342,8 @@ def test_a_target_of_a_model_without_snapshots_misses_none(told_world):
         wait_until(lambda: inbox.ids() == ["1.0"])
 
 
-def test_events_of_one_snapshot_are_not_repeated_because_the_last_one_failed(told_world):
-    store, writer = told_world
+def test_events_of_one_snapshot_are_not_repeated_because_the_last_one_failed(world_with_events):
+    store, writer = world_with_events
     writer.commit(events=(BIRTH, MERGE))
     inbox = Inbox()
     deliver = inbox.deliver
@@ -361,8 +361,8 @@ def test_events_of_one_snapshot_are_not_repeated_because_the_last_one_failed(tol
     assert inbox.ids() == ["1.0", "1.1"]
 
 
-def test_many_snapshots_come_in_order(told_world):
-    store, writer = told_world
+def test_many_snapshots_come_in_order(world_with_events):
+    store, writer = world_with_events
     for i in range(250):
         writer.commit(events=(BIRTH,) if i % 2 else ())
     inbox = Inbox()
@@ -371,13 +371,13 @@ def test_many_snapshots_come_in_order(told_world):
     assert inbox.ids() == [f"{i}.0" for i in range(2, 251, 2)]
 
 
-def test_what_retention_removed_is_counted_in_the_log(told_world, caplog):
-    store, writer = told_world
+def test_what_retention_removed_is_counted_in_the_log(world_with_events, caplog):
+    store, writer = world_with_events
     for _ in range(10):
         writer.commit(events=(BIRTH,))
 
     class Thinned:
-        """A store that has lost the snapshots 3 to 6, and loses 9 while it is asked for."""
+        """A store without snapshots 3 to 6, which deletes 9 while it is read."""
 
         def __getattr__(self, name: str) -> Any:
             return getattr(store, name)
@@ -400,7 +400,7 @@ def test_what_retention_removed_is_counted_in_the_log(told_world, caplog):
 
 
 class Mailbox:
-    """A writer that is away once, refuses once, then takes all."""
+    """A writer that is unavailable once, rejects once, then accepts everything."""
 
     def __init__(self) -> None:
         self.opened, self.topics, self.sent = 0, set[str](), list[ProducerRecord]()
@@ -426,8 +426,8 @@ class Mailbox:
         pass
 
 
-def test_a_topic_gets_each_event_with_its_id(told_world):
-    store, writer = told_world
+def test_a_topic_gets_each_event_with_its_id(world_with_events):
+    store, writer = world_with_events
     writer.commit(events=(BIRTH, MERGE))
     mailbox = Mailbox()
     with telling(store, TopicTarget("events", mailbox.open)):
@@ -450,10 +450,10 @@ def url(tmp_path: Path) -> str:
     return found
 
 
-def test_killed_between_delivery_and_note_it_repeats_the_same_ids_and_loses_none(url, hook, tmp_path):
+def test_killed_between_delivery_and_progress_it_repeats_the_same_ids_and_loses_none(url, hook, tmp_path):
     command = ["notify", "orders", "--webhook", hook.url, "--store", url, "--from", "beginning"]
     env = {"STREAMKM_WEBHOOK_SECRET": str(SECRET)}
-    with program(tmp_path / "log", *command, env=env, script=Path(__file__).with_name("mortal_notify.py")) as p:
+    with program(tmp_path / "log", *command, env=env, script=Path(__file__).with_name("killed_notify.py")) as p:
         assert p.popen.wait(PATIENCE) == -9, p.output()
     once = [f"orders/{n}.{i}" for n in (1, 2) for i in (0, 1)]
     assert hook.taken() == once
@@ -464,14 +464,14 @@ def test_killed_between_delivery_and_note_it_repeats_the_same_ids_and_loses_none
     bodies = {h["webhook-id"]: set[bytes]() for _, h, _, _ in hook.requests}
     for _, headers, body, _ in hook.requests:
         bodies[headers["webhook-id"]].add(body)
-    assert all(len(one) == 1 for one in bodies.values())  # and what is repeated is the same
+    assert all(len(one) == 1 for one in bodies.values())  # repeated deliveries have the same body
     assert SECRET not in (tmp_path / "log").read_text()
     assert "secret-path" not in (tmp_path / "log").read_text()
 
 
-def test_what_cannot_be_told_is_said_before_anything_starts(url):
+def test_invalid_targets_are_reported_before_the_start(url):
     for arguments, says in (
-        ((), "there is nobody to tell"),
+        ((), "there is no target"),
         (("--webhook", "https://example.com/"), "there is no secret"),
         (("--to", "orders"), "the topic of the points"),
     ):
@@ -504,7 +504,7 @@ def test_events_reach_a_real_topic(url, bootstrap, topic, tmp_path):
         admin.delete_topics([out])
 
 
-def test_the_receiver_of_the_docs_takes_what_is_signed_and_nothing_else(monkeypatch, capsys):
+def test_the_receiver_in_the_docs_accepts_only_signed_messages(monkeypatch, capsys):
     docs = (Path(__file__).parents[1] / "docs" / "outputs.md").read_text()
     (code,) = (part for part in re.findall(r"```python\n(.*?)```", docs, re.DOTALL) if "verify" in part)
     names: dict[str, Any] = {}

@@ -170,7 +170,7 @@ def test_a_gap_that_underflows_forgets_everything_and_gives_no_nan(seconds):
 
 def test_a_half_life_in_seconds_needs_times():
     model = OnlineKMeans(2, half_life=5, half_life_unit="seconds")
-    with pytest.raises(DataError, match="no event times"):
+    with pytest.raises(DataError, match="event times are missing"):
         model.learn_many(blobs(10))
     assert model.n_seen == 0
 

@@ -6,7 +6,7 @@ from scipy.spatial.distance import cdist
 
 from streamkm import OnlineKMeans
 from streamkm.errors import DataError
-from streamkm.models.metric import deviations, quantile, quartile_ranges
+from streamkm.models.metric import quantile, quartile_ranges, standard_deviations
 
 
 def nearest(X, centroids):
@@ -92,7 +92,7 @@ def test_deviations_and_quartiles_are_those_of_repeated_rows():
     rng = np.random.default_rng(0)
     rows, weights = rng.normal(size=(400, 3)) * [1, 1e-30, 1e30], rng.integers(1, 5, 400).astype(float)
     repeated = np.repeat(rows, weights.astype(int), axis=0)
-    np.testing.assert_allclose(deviations(rows, weights), repeated.std(axis=0), rtol=1e-9)
+    np.testing.assert_allclose(standard_deviations(rows, weights), repeated.std(axis=0), rtol=1e-9)
     low, high = np.quantile(repeated, [0.25, 0.75], axis=0, method="inverted_cdf")
     np.testing.assert_allclose(quartile_ranges(rows, weights), (high - low) / 1.3489795003921634, rtol=1e-9)
     np.testing.assert_array_equal(quantile(rows, weights, 0.25), low)
@@ -101,7 +101,7 @@ def test_deviations_and_quartiles_are_those_of_repeated_rows():
     mostly_zero[1:4] = [[4.0], [-3.0], [1e9]]
     assert quartile_ranges(mostly_zero, np.ones(100)).tolist() == [4.0]
     assert quartile_ranges(np.full((5, 2), 3.0), np.ones(5)).tolist() == [1.0, 1.0]
-    assert deviations(np.full((5, 2), 3.0), np.ones(5)).tolist() == [1.0, 1.0]
+    assert standard_deviations(np.full((5, 2), 3.0), np.ones(5)).tolist() == [1.0, 1.0]
 
 
 def rare_flags(rng, n):
@@ -117,7 +117,7 @@ def mostly_zero(rng, n):
 def test_units_of_columns_most_of_which_is_one_value_are_those_of_all_rows(make, seed):
     X = make(np.random.default_rng(seed), 20_000)
     weights = np.ones(len(X))
-    for scale, units in (("robust", quartile_ranges(X, weights)), ("standard", deviations(X, weights))):
+    for scale, units in (("robust", quartile_ranges(X, weights)), ("standard", standard_deviations(X, weights))):
         model = OnlineKMeans(8, scale=scale)
         for batch in np.split(X, 20):
             model.learn_many(batch)

@@ -1,4 +1,4 @@
-"""Files of points: whole or not there, and read as they were written."""
+"""Files of points: complete or absent, with the content that was written."""
 
 import json
 
@@ -62,13 +62,13 @@ def test_views_are_of_the_file_and_read_only(tmp_path):
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_a_file_that_was_cut_short_anywhere_is_refused(tmp_path, weighted):
+def test_a_truncated_file_is_rejected(tmp_path, weighted):
     path = tmp_path / "p"
     write(path, np.ones((500, 3), np.float32), np.ones(500) if weighted else None)
     whole = path.read_bytes()
     for size in (0, 3, 8, 16, 40, 4095, 4096, 5000, len(whole) - 1):
         path.write_bytes(whole[:size])
-        with pytest.raises(FileFormatError, match=r"cut short|header|not a file of points"):
+        with pytest.raises(FileFormatError, match=r"truncated|header|not a file of points"):
             PointFile.open(path)
     path.write_bytes(whole + b"x")
     with pytest.raises(FileFormatError, match="bytes, and 500 points of 3 float32 need"):
@@ -76,14 +76,14 @@ def test_a_file_that_was_cut_short_anywhere_is_refused(tmp_path, weighted):
 
 
 @pytest.mark.parametrize("header", [{}, {"fields": ["a"], "dtype": "int8", "weighted": False, "rows": 1}, []])
-def test_a_header_that_makes_no_sense_is_refused(tmp_path, header):
+def test_an_invalid_header_is_rejected(tmp_path, header):
     text = json.dumps(header).encode()
     (tmp_path / "p").write_bytes(b"skmpts1\n" + len(text).to_bytes(8, "little") + text)
     with pytest.raises(FileFormatError, match="header"):
         PointFile.open(tmp_path / "p")
 
 
-def test_other_files_are_refused(tmp_path):
+def test_other_files_are_rejected(tmp_path):
     (tmp_path / "p").write_text("a,b\n1,2\n")
     with pytest.raises(FileFormatError, match="not a file of points"):
         PointFile.open(tmp_path / "p")
@@ -117,7 +117,7 @@ def test_a_name_stands_for_a_whole_file_and_nothing_is_left_of_one_that_was_give
         ([[1.0, 2.0]], [np.inf], "finite"),
     ],
 )
-def test_points_that_no_model_can_take_are_refused_and_add_nothing(tmp_path, points, weights, message):
+def test_invalid_points_are_rejected_and_not_appended(tmp_path, points, weights, message):
     with PointFile.create(tmp_path / "p", ["a", "b"]) as file:
         file.append(np.zeros((2, 2)))
         with pytest.raises(DataError, match=message):

@@ -15,7 +15,7 @@ import pytest
 import uvicorn
 
 from consumers.listening import listen, url_of
-from consumers.predict import AT_ONCE, PATIENCE, Batches, lines
+from consumers.predict import BATCH_SIZE, MAX_DELAY, Batches, lines
 from service_api import Writer
 from streamkm.errors import DataError
 from streamkm.service import create_app
@@ -87,17 +87,17 @@ def test_a_row_in_an_open_pipe_is_answered(service):
 def test_rows_are_asked_for_when_they_are_many_or_have_waited():
     clock, asked = ManualClock(), []
     batches = Batches(lambda rows: asked.append([number for number, _ in rows]), clock.monotonic)
-    for number in range(AT_ONCE + 1):
+    for number in range(BATCH_SIZE + 1):
         batches.add(number, ())
-    assert [len(rows) for rows in asked] == [AT_ONCE]
-    clock.advance(0.9 * PATIENCE)
+    assert [len(rows) for rows in asked] == [BATCH_SIZE]
+    clock.advance(0.9 * MAX_DELAY)
     batches.add(-1, ())
     assert len(asked) == 1
-    assert batches.left() == pytest.approx(0.1 * PATIENCE)
-    clock.advance(0.2 * PATIENCE)
+    assert batches.remaining() == pytest.approx(0.1 * MAX_DELAY)
+    clock.advance(0.2 * MAX_DELAY)
     batches.add(-2, ())
-    assert asked[1:] == [[AT_ONCE, -1, -2]]
-    assert batches.left() == float("inf")
+    assert asked[1:] == [[BATCH_SIZE, -1, -2]]
+    assert batches.remaining() == float("inf")
     batches.flush()
     assert len(asked) == 2
 

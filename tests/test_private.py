@@ -1,4 +1,4 @@
-"""What is kept of records and models may be read by its owner only, whatever the umask."""
+"""Stored records and models are readable by their owner only, whatever the umask."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ from streamkm.stores import open_store
 from streamkm.testing import StopAfter
 from waiting import PATIENCE
 
-MORTAL = Path(__file__).with_name("mortal_letters.py")
+KILLED_DEAD_LETTERS = Path(__file__).with_name("killed_dead_letters.py")
 POISON = {
     100: b"\xff\xfe not JSON",
     101: b'{"a": NaN, "b": 2}',
@@ -109,8 +109,8 @@ def test_killed_between_sending_and_marking_every_bad_record_is_in_the_topic_of_
     n = 3000
     records = [POISON.get(i, None if i in TOMBSTONES else value) for i, value in enumerate(values(n))]
     produce(bootstrap, name, records[:1000])
-    with live(tmp_path / "log", bootstrap, name, url, "--dead-letters", dead, script=MORTAL) as mortal:
-        assert mortal.popen.wait(PATIENCE) == -signal.SIGKILL, mortal.output()
+    with live(tmp_path / "log", bootstrap, name, url, "--dead-letters", dead, script=KILLED_DEAD_LETTERS) as killed:
+        assert killed.popen.wait(PATIENCE) == -signal.SIGKILL, killed.output()
     assert waiting(url), "it died before it could mark them"
     produced = len(read_all(bootstrap, dead))
     assert produced > 0

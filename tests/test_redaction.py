@@ -1,4 +1,4 @@
-"""No output holds a secret, wherever it was put; and text without one stays as it is."""
+"""No output contains a secret, in any place; text without secrets is not changed."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from consumers import logs
 from streamkm import errors, redaction
 from streamkm.redaction import MASK, redact, redact_all, redact_url
 
-# Signs that end a URL's part, quote, or separate properties, each of which somebody has in a password.
+# Characters that end a part of a URL, quote, or separate properties, and occur in passwords.
 _SIGNS = "/@:?#&,;=%'\"+$! \\-_.|~"
 
 
 def _parts(secret):
-    """What of a secret must not be seen: its ends and its middle, each long enough to be no accident."""
+    """Parts of a secret that must not be visible: its ends and its middle, long enough not to match by chance."""
     return {secret[:9], secret[-9:], secret[len(secret) // 2 - 4 : len(secret) // 2 + 5]}
 
 
-# Upper-case letters and digits that no other text here has, around signs.
+# Upper-case letters and digits that occur in no other text here, around special characters.
 _chunk = st.text("QXZWVKJ0123456789", min_size=9, max_size=12).map(lambda t: "Q" + t[1:-1] + "Z")
 secrets = st.builds(lambda a, sign, b: a + sign + b, _chunk, st.text(_SIGNS, max_size=2), _chunk)
 plain_secrets = st.builds(lambda a, sign, b: a + sign + b, _chunk, st.text("-_.~+", max_size=1), _chunk)
 encoded = secrets.map(lambda s: urllib.parse.quote(s, safe=""))
 
-# Places of a secret in text, and whether it can hold any sign there (else what is allowed in a word, or encoded).
+# Places of a secret in text, and whether any character is allowed there (else only word characters, or encoded).
 _ANY = [
     "sasl.password={}",
     "--kafka-property sasl.mechanism=PLAIN,sasl.password={}",

@@ -1,4 +1,4 @@
-"""Recomputing a range of a topic: what is pinned, what is kept, what comes out."""
+"""Recomputing a range of a topic: fixed offsets, archive, result."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def whole(n=N):
 
 @pytest.fixture
 def store():
-    """With a model that has learned all records."""
+    """A store with a model that has learned all records."""
     opened, clock = open_store("memory://"), ManualClock()
     options = EngineOptions(batch=200, checkpoint_every=0.0, snapshot_points=1000, owner="a")
     engine = Engine(SPEC, open_source=source, codec=make_codec(CODEC), store=opened, options=options, clock=clock)
@@ -75,7 +75,7 @@ def replay(store, tmp_path, choice=CHOICE, span=None, records=RECORDS, **more):
     return store.snapshot("m", recompute(store, SPEC, span, archive, WorkFolder(tmp_path / "work"), choice, **more))
 
 
-# Pinning
+# Resolution of ranges
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_places_are_pinned_to_offsets(start, stop, expected):
         ("offset:9", "offset:9", "there are no records"),
     ],
 )
-def test_what_is_no_place_is_refused(start, stop, message):
+def test_an_invalid_position_is_rejected(start, stop, message):
     with pytest.raises(SettingsError, match=message):
         resolve_span(source(), start, stop, lambda _: {}, now=START)
 
@@ -123,7 +123,7 @@ def test_a_place_that_retention_has_eaten_is_named():
 
 
 class Counting(MemorySource):
-    """Counts the records it gave."""
+    """A source that counts its records."""
 
     given = 0
 
@@ -170,7 +170,7 @@ def test_markers_and_holes_end_a_range_as_well_as_records_do(tmp_path):
 
 
 class Spoilt(MemorySource):
-    """Has batches that cannot be read, one of them longer than what an archive reads at a time."""
+    """A source with unreadable batches, one of them longer than an archive reads at a time."""
 
     spoilt = ((T0, 100, 130), (T1, 20, 990))
 
@@ -210,7 +210,7 @@ def test_what_cannot_be_read_ends_it_or_is_passed_over_and_kept_on_record(tmp_pa
     np.testing.assert_array_equal(rows, [value(i) for i in kept])
 
 
-def test_an_archive_of_other_points_is_refused(tmp_path):
+def test_an_archive_with_other_contents_is_rejected(tmp_path):
     Archive(tmp_path, CONTENTS).fill(whole(100), source, make_codec(CODEC))
     with pytest.raises(SettingsError, match="has other contents"):
         Archive(tmp_path, {**CONTENTS, "fields": ["x"]})
@@ -237,7 +237,7 @@ def open_model():
     return opened
 
 
-# The result
+# Result
 
 
 def test_the_result_is_that_of_the_exact_algorithm_on_all_points(store, tmp_path):
@@ -272,7 +272,7 @@ def test_a_fit_may_start_from_clusters_that_are_known(store, tmp_path, init):
     assert found.detail["cost"] == pytest.approx(replay(store, tmp_path / "2").detail["cost"], rel=1e-9)
 
 
-def test_a_start_of_another_k_is_refused(store, tmp_path):
+def test_initial_centroids_with_another_k_are_rejected(store, tmp_path):
     with pytest.raises(SettingsError, match="has 3 clusters, not 4"):
         replay(store, tmp_path, dataclasses.replace(CHOICE, k=4, init="live"))
 
@@ -311,11 +311,11 @@ def test_directions_are_not_recomputed(store, tmp_path):
         recompute(store, spec, whole(), archive, WorkFolder(tmp_path / "work"), CHOICE)
 
 
-# Going on after a kill
+# Resuming after a kill
 
 
 class Killed(BaseException):
-    """Stands for SIGKILL."""
+    """Simulates SIGKILL."""
 
 
 def test_a_killed_replay_goes_on_with_the_span_it_was_begun_with(store, tmp_path):
@@ -365,7 +365,7 @@ def test_nothing_is_left_in_the_end_but_what_others_put_there(store, tmp_path):
 
 
 class Dying(MemorySource):
-    """Dies in its second partition."""
+    """A source that is killed in its second partition."""
 
     def poll(self, timeout, max_records):
         if T1 in self.position():
@@ -373,10 +373,10 @@ class Dying(MemorySource):
         return super().poll(timeout, max_records)
 
 
-# Comparing
+# Comparison
 
 
-def test_a_comparison_tells_what_moved_and_which_points_change(store, tmp_path):
+def test_a_comparison_has_moved_clusters_and_changed_points(store, tmp_path):
     live = store.snapshot("m")
     moved = dataclasses.replace(
         live,

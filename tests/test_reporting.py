@@ -46,7 +46,7 @@ def report(clock):
     return ProgressReporter(LOG, "orders", clock.monotonic, consequence="it is in the quarantine", records=1000)
 
 
-def test_the_first_of_each_reason_is_told_and_the_others_are_counted_once_a_minute(report, clock, said):
+def test_the_first_of_each_reason_is_logged_and_the_others_are_counted_once_a_minute(report, clock, said):
     report.bad_records([bad(3), bad(4), bad(5)])
     assert said() == ["orders: bad record (not-json) at t-0@3: not JSON; it is in the quarantine"]
     report.bad_records([bad(6, "not-finite"), bad(7)])
@@ -68,7 +68,7 @@ def test_the_first_of_each_reason_is_told_and_the_others_are_counted_once_a_minu
     assert ended == "orders: stopped after 11 min, 10 records, 26,006 of them bad; lag 0"
 
 
-def test_progress_is_told_twice_a_minute_while_records_come_and_seldom_else(report, clock, said):
+def test_progress_is_logged_twice_a_minute_while_records_come_and_seldom_else(report, clock, said):
     report.update(5000, lambda: "lag 7")
     assert said() == []
     clock.advance(PROGRESS_SECONDS)
@@ -83,7 +83,7 @@ def test_progress_is_told_twice_a_minute_while_records_come_and_seldom_else(repo
     assert said() == ["orders: 61,000 records, 0/s, lag 0"]
 
 
-def test_what_is_away_is_told_once_a_minute_until_it_is_back(report, clock, said):
+def test_an_outage_is_logged_once_a_minute_until_it_ends(report, clock, said):
     for _ in range(120):
         report.mark_down("store", "full")
         clock.advance(1)
@@ -97,11 +97,11 @@ def test_what_is_away_is_told_once_a_minute_until_it_is_back(report, clock, said
     ("seconds", "told"),
     [(0, "0.0 s"), (9.96, "10.0 s"), (119, "119 s"), (120, "2 min"), (7199, "120 min"), (7200, "2 h"), (1e6, "12 d")],
 )
-def test_lengths_of_time_for_people(seconds, told):
+def test_ages_in_log_lines(seconds, told):
     assert format_age(seconds) == told
 
 
-def test_an_owner_tells_what_was_bad_how_far_it_is_and_how_it_ended(said):
+def test_an_owner_logs_bad_records_progress_and_the_end(said):
     records = [record(i, value=b"{" if i % 4 == 0 else ...) for i in range(N)]
     w = World(records=records)
     w.engine().run(w.until_all_read())
@@ -116,7 +116,7 @@ def test_an_owner_tells_what_was_bad_how_far_it_is_and_how_it_ended(said):
     assert f"clusters, snapshot {w.store.model('m').last_snapshot}" in ended
 
 
-def test_an_owner_tells_its_progress_while_it_learns(said):
+def test_an_owner_logs_its_progress_while_it_learns(said):
     w = World()
 
     def all_read():

@@ -1,4 +1,4 @@
-"""A broker that wants a login or TLS: what is wrong is said at once, in words of its own, and no secret is printed."""
+"""A broker with login or TLS: errors are specific and immediate, and no secret is printed."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ REFUSED = {
 
 
 def properties(broker: Secured, more: dict[str, str] | None) -> dict[str, str]:
-    """Those of a client that is let in, but for what is given; None: of one that knows nothing."""
+    """Properties of a valid client, changed by the given ones; None: of a client without any."""
     if more is None:
         return {}
     found = broker.login(**{"ssl.ca.location": str(broker.authority), **more})
@@ -62,7 +62,7 @@ def properties(broker: Secured, more: dict[str, str] | None) -> dict[str, str]:
 
 @pytest.mark.kafka
 @pytest.mark.parametrize("case", REFUSED)
-def test_why_a_broker_does_not_let_us_in_is_said_without_waiting(secured: Secured, case: str) -> None:
+def test_why_a_broker_refuses_a_connection_is_reported_without_waiting(secured: Secured, case: str) -> None:
     listener, more, words = REFUSED[case]
     before = threading.active_count()
     with pytest.raises(BrokerRefusedError, match=words) as refused:
@@ -73,7 +73,7 @@ def test_why_a_broker_does_not_let_us_in_is_said_without_waiting(secured: Secure
 
 
 @pytest.mark.kafka
-def test_writers_say_it_too_and_the_second_of_two_brokers_may_let_us_in(secured: Secured) -> None:
+def test_writers_report_it_too_and_a_second_broker_may_accept(secured: Secured) -> None:
     wrong = secured.login(**{"sasl.password": "wrong"})
     with pytest.raises(BrokerRefusedError, match="login failed"):
         KafkaWriter(secured.sasl, client=wrong, timeout=FOR_EVER)
@@ -88,7 +88,7 @@ def test_writers_say_it_too_and_the_second_of_two_brokers_may_let_us_in(secured:
 @pytest.mark.parametrize(
     ("listener", "protocol"), [("sasl", "SASL_PLAINTEXT"), ("sasl_tls", "sasl_ssl"), ("tls", "SSL")]
 )
-def test_who_brings_what_is_wanted_reads(secured: Secured, listener: str, protocol: str) -> None:
+def test_valid_credentials_can_read(secured: Secured, listener: str, protocol: str) -> None:
     client = properties(secured, {"security.protocol": protocol})
     client = client if protocol != "SSL" else {k: v for k, v in client.items() if not k.startswith("sasl")}
     with contextlib.closing(KafkaSource(getattr(secured, listener), "points", client=client)) as source:
@@ -98,13 +98,13 @@ def test_who_brings_what_is_wanted_reads(secured: Secured, listener: str, protoc
 
 @pytest.fixture
 def deaf() -> Iterator[str]:
-    """A server that takes connections and says nothing."""
+    """A server that accepts connections and never responds."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield f"127.0.0.1:{server.getsockname()[1]}"
 
 
 @pytest.mark.parametrize("protocol", ["PLAINTEXT", "SSL"])
-def test_who_waits_for_a_broker_leaves_when_told(deaf: str, protocol: str) -> None:
+def test_waiting_for_a_broker_can_be_stopped(deaf: str, protocol: str) -> None:
     looks = iter(range(100))
     with pytest.raises(BrokerUnreachableError, match="stopped while waiting"):
         KafkaSource(
@@ -121,7 +121,7 @@ def test_a_program_that_waits_for_its_first_broker_leaves_at_sigterm(tmp_path: P
         bootstrap = f"127.0.0.1:{server.getsockname()[1]}"
         at = ("--store", f"sqlite:///{tmp_path}/s.db", "--bootstrap", bootstrap, "--topic", "t", "--fields", "x")
         with program(tmp_path / "log", "live", "m", *at) as owner:
-            connection, _ = server.accept()  # it knocks
+            connection, _ = server.accept()  # the connection check is running
             with connection:
                 assert owner.leave() == 0
     assert "no broker" not in (tmp_path / "log").read_text()
@@ -162,7 +162,7 @@ def test_the_program_ends_with_the_status_of_wrong_settings(tmp_path: Path) -> N
 
 
 def _forms(secret: str) -> set[str]:
-    """How a secret may be written."""
+    """Encodings of a secret."""
     return {secret, json.dumps(secret)[1:-1], repr(secret)[1:-1], urllib.parse.quote(secret)}
 
 
@@ -186,7 +186,7 @@ def test_no_log_of_a_login_holds_the_password_or_unasked_what_libraries_send(
 
 
 @pytest.mark.kafka
-def test_a_login_that_fails_is_told_without_its_password(secured: Secured, tmp_path: Path) -> None:
+def test_a_failed_login_is_reported_without_its_password(secured: Secured, tmp_path: Path) -> None:
     login = secured.login(**{"sasl.password": "pass-9-word"})
     properties = [text for name, value in login.items() for text in ("--kafka-property", f"{name}={value}")]
     at = ("--store", f"sqlite:///{tmp_path}/s.db", "--bootstrap", secured.sasl, *properties)

@@ -12,7 +12,7 @@ from service_api import CENTROIDS, FIELDS, NOW, P0, SPEC, Api, Writer
 from streamkm.assignment import nearest
 from streamkm.service import ServiceOptions
 from streamkm.service.schemas import models as schemas
-from streamkm.state import Event, ModelSpec
+from streamkm.state import ModelEvent, ModelSpec
 from streamkm.stores import open_store
 from streamkm.times import format_time, parse_time
 
@@ -237,8 +237,8 @@ def test_directions_are_compared_where_the_model_does(api, store):
 
 def test_events_are_told_by_the_snapshots_that_have_some(api, store):
     writer = Writer(store)
-    split, birth = Event("split", (4,), (4, 9), {"share": 0.5}), Event("birth", (), (11,))
-    for events in ((), (split,), (), (birth, Event("death", (4,))), ()):
+    split, birth = ModelEvent("split", (4,), (4, 9), {"share": 0.5}), ModelEvent("birth", (), (11,))
+    for events in ((), (split,), (), (birth, ModelEvent("death", (4,))), ()):
         writer.commit(events=events)
     got = api.get("/v1/models/orders/events").json()
     assert [s["id"] for s in got["snapshots"]] == [4, 2]

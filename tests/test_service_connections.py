@@ -405,15 +405,15 @@ def test_uvicorn_has_the_parts_that_the_limits_are_made_of():
 def test_the_limits_are_those_in_docs_security():
     b = ConnectionLimits()
     for told in (
-        f"{b.head_bytes >> 10} KiB and {b.headers} headers until the head",
-        f"{b.target_bytes >> 10} KiB of address (414)",
+        f"{b.head_bytes >> 10} KiB and {b.headers} headers until the head of a request is complete",
+        f"{b.target_bytes >> 10} KiB of URL (414)",
         f"{b.head_seconds:g} s from the first byte",
         f"{b.idle_seconds:g} s between two requests",
-        f"{b.drain_seconds:g} s for what is left of a body",
+        f"{b.drain_seconds:g} s for the rest of a body",
         f"and no more than {b.drain_bytes >> 20} MiB of it",
-        f"{b.pipelined_bytes >> 20} MiB of others is held",
-        f"less than {b.unread_bytes >> 10} KiB in {b.unread_seconds:g} s is let go",
-        f"more than {b.unread_total >> 20} MiB that wait",
-        f"| {b.connections}; then the one that waits longest",
+        f"{b.pipelined_bytes >> 20} MiB of others is buffered",
+        f"less than {b.unread_bytes >> 10} KiB in {b.unread_seconds:g} s is disconnected",
+        f"more than {b.unread_total >> 20} MiB wait",
+        f"| {b.connections}; beyond that the longest idle one",
     ):
         assert told in PAGE.read_text(), told

@@ -18,7 +18,7 @@ from streamkm import OnlineKMeans
 from streamkm.records import BadRecord, RawRecord
 from streamkm.service import ServiceOptions, create_app
 from streamkm.service.request_body import ARROW
-from streamkm.state import Event, Recent
+from streamkm.state import ModelEvent, Recent
 from streamkm.stores import MemoryStore
 from test_service_reading import PROFILE, commit_with
 
@@ -53,7 +53,7 @@ def application():
     writer = Writer(store)
     learner = OnlineKMeans(n_clusters=2, seed=0)
     learner.learn_many(np.random.default_rng(0).normal(size=(500, 3)))
-    writer.commit(detail={"k": PROFILE}, events=(Event("birth", (), (4,)),))
+    writer.commit(detail={"k": PROFILE}, events=(ModelEvent("birth", (), (4,)),))
     bad = BadRecord(RawRecord(P0, 3, 5, b"\xff", b"{"), "not-json", "", "no JSON")
     commit_with(writer, state=learner.state(), recent=Recent(np.eye(3)), quarantine=(bad,))
     return create_app(store, token=TOKEN, options=ServiceOptions(rate_limit=0), clock=lambda: NOW)

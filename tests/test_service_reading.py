@@ -15,7 +15,7 @@ from streamkm.errors import StoreUnavailableError
 from streamkm.records import BadRecord, RawRecord
 from streamkm.service import ServiceOptions
 from streamkm.service.schemas import live
-from streamkm.state import Event, Recent
+from streamkm.state import ModelEvent, Recent
 from streamkm.stores import MemoryStore, open_store
 from streamkm.times import format_time
 
@@ -75,7 +75,7 @@ def read(api, rest, schema):
 
 
 def test_history_tells_the_clusters_of_every_snapshot_newest_first(api, writer):
-    split = Event("split", (4,), (4, 7), {"share": 0.5})
+    split = ModelEvent("split", (4,), (4, 7), {"share": 0.5})
     for i in range(5):
         writer.commit(at=NOW + i, weights=[1.0, 3.0], events=(split,) if i == 2 else ())
     seen, before = [], ""
@@ -116,9 +116,9 @@ def test_a_thousand_snapshots_are_told_in_one_page():
 
 
 def test_lineage_tells_where_clusters_came_from_and_what_became_of_them(api, writer):
-    writer.commit(at=NOW, events=(Event("birth", (), (4,)),))
-    writer.commit(at=NOW + 1, events=(Event("split", (4,), (4, 7)),))
-    writer.commit(at=NOW + 2, events=(Event("merge", (4, 7), (4,)), Event("death", (9,), ())))
+    writer.commit(at=NOW, events=(ModelEvent("birth", (), (4,)),))
+    writer.commit(at=NOW + 1, events=(ModelEvent("split", (4,), (4, 7)),))
+    writer.commit(at=NOW + 2, events=(ModelEvent("merge", (4, 7), (4,)), ModelEvent("death", (9,), ())))
     told = {c["id"]: c for c in read(api, "lineage", live.Lineage)["clusters"]}
     assert told[4]["born"]["id"] == 1
     assert (told[7]["born"]["id"], told[7]["ended"]["id"]) == (2, 3)

@@ -19,13 +19,13 @@ import uvicorn
 from service_api import FIELDS, NOW, P0, SPEC, Writer
 from streamkm.service import broadcast, create_app
 from streamkm.service.auth import issue
-from streamkm.state import Event, Recent
+from streamkm.state import ModelEvent, Recent
 from streamkm.stores import MemoryStore
 from streamkm.stores.base import Job
 from streamkm.testing import ManualClock
 from waiting import PATIENCE, wait_until
 
-BIRTH, SPLIT = Event("birth", (), (4,)), Event("split", (4,), (4, 7), {"share": 0.5})
+BIRTH, SPLIT = ModelEvent("birth", (), (4,)), ModelEvent("split", (4,), (4, 7), {"share": 0.5})
 
 
 @pytest.fixture(autouse=True)

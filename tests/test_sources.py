@@ -1,4 +1,4 @@
-"""Every source passes every check of `source_checks`."""
+"""Every source passes all checks of `source_checks`."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _hive(directory: Path) -> Setting:
 
 
 def _url(directory: Path) -> Setting:
-    """Through pyarrow's filesystems; row groups, not blocks, are what is read at once."""
+    """A file through pyarrow's filesystems; row groups instead of blocks are read at a time."""
     expected: dict[TopicPartition, list[object]] = {}
     frame = pl.DataFrame(ROWS, schema=["a", "b", "c"], orient="row")
     frame.write_parquet(directory / "a.parquet", row_group_size=7)
@@ -81,7 +81,7 @@ def _url(directory: Path) -> Setting:
 
 @pytest.fixture(scope="module")
 def everything(bootstrap: str, admin: object) -> Iterator[tuple[str, Setting]]:
-    """A topic with all kinds of records, and what kafka-python itself reads of it."""
+    """A topic with all kinds of records, and the records that kafka-python reads from it."""
     import uuid
 
     import kafka
@@ -113,8 +113,8 @@ def _kafka(request: pytest.FixtureRequest, plain: bool) -> Setting:
     name, expected = request.getfixturevalue("everything")
 
     def open_source() -> KafkaSource:
-        source = KafkaSource(bootstrap, name, group_id="checks", plain=plain)
-        assert source.fast is not plain
+        source = KafkaSource(bootstrap, name, group_id="checks", public_api_only=plain)
+        assert source.columnar is not plain
         return source
 
     return Setting(open_source, expected)

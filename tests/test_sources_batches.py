@@ -1,4 +1,4 @@
-"""Record batches read as columns are what kafka-python's own class reads of them, record for record."""
+"""Record batches as columns hold the same records as kafka-python's own class."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_this_version_of_kafka_python_is_read_as_columns():
 
 
 def patched(batch: bytes, at: int, raw: bytes) -> bytes:
-    """A batch of format 2 with some bytes replaced and its checksum made right again."""
+    """A batch of format 2 with some bytes replaced and a corrected checksum."""
     out = bytearray(batch)
     out[at : at + len(raw)] = raw
     out[CRC_AT:CRC_FROM] = crc32c.crc32c(bytes(out[CRC_FROM:])).to_bytes(4, "big")
@@ -83,7 +83,7 @@ def batch_of(base, records, *, codec=0, offsets=None, tail=0, producer=-1, appen
 
 
 def log_of(plan):
-    """The bytes of some batches, the aborted transactions among them, and the offset after each batch."""
+    """The bytes of some batches, their aborted transactions, and the offset after each batch."""
     log, at, aborted, open_at, ends = b"", 10, [], {}, []
     for step in plan:
         kind, producer = step["kind"], step["producer"]
@@ -126,7 +126,7 @@ def log_of(plan):
 
 
 def read_plain(log, aborted, start, level, sizes):
-    """What kafka-python reads: (offset, timestamp, key, value, headers), and the position after all."""
+    """Records by kafka-python: (offset, timestamp, key, value, headers), and the final position."""
     part = Fetcher.PartitionRecords(
         start, TP, MemoryRecords(log), isolation_level=level, aborted_transactions=list(aborted)
     )
@@ -178,7 +178,7 @@ def cycle(sizes):
 )
 def test_columns_are_what_kafka_python_reads(plan, skip, level, sizes, cut):
     log, aborted, ends = log_of(plan)
-    log = log[: len(log) - cut] if cut < len(log) else log  # a broker cuts the last batch anywhere
+    log = log[: len(log) - cut] if cut < len(log) else log  # the last batch of a fetch may be incomplete
     start = min(10 + skip, ends[-1] if ends else 10)
     plain, plain_position = read_plain(log, aborted, start, level, cycle(sizes))
     ours, position = read_columns(log, aborted, start, level, cycle(sizes))
@@ -190,7 +190,7 @@ KEPT, MAX_VALUE_BYTES = 10, 120
 
 
 def small_pieces(m):
-    """Room and pieces of a size that small batches go beyond; a record may be 170 bytes long."""
+    """Reduce buffer and chunk sizes so that small batches exceed them; a record may have 170 bytes."""
     m.setattr(decompression, "CHUNK_BYTES", 50)
     m.setattr(decompression, "_INPUT_BYTES", 30)
     m.setattr(decompression, "_STEP_BYTES", 20)
@@ -198,7 +198,7 @@ def small_pieces(m):
 
 
 def read_pieces(log, aborted, start, level, sizes, buffer):
-    """What is read in many polls with little room each, a restart at every third one; and the longest poll in bytes."""
+    """Read in many small polls, with a restart at every third one; also returns the largest buffer in bytes."""
     part, out, position, most, polls = None, [], start, 0, 0
     while True:
         if part is None:
@@ -258,8 +258,8 @@ def test_in_pieces_and_with_restarts_inside_of_batches_the_same_is_read(plan, sk
 
 
 @pytest.mark.parametrize("codec", range(1, 5))
-def test_a_batch_is_unpacked_as_far_as_there_is_room(codec):
-    # 200 records of 400 kB are 80 MB in all: none of the arrays may be as large, and nothing is unpacked twice.
+def test_a_batch_is_decompressed_as_far_as_the_buffer_allows(codec):
+    # 200 records of 400 kB are 80 MB: no array may be as large, and nothing may be decompressed twice.
     records = [(i, b"k%d" % i, b"%09d" % i + bytes(400_000), []) for i in range(200)]
     log = batch_of(10, records, codec=codec)[0]
     buffer = decompression.DecompressionBuffer(16 << 20)
@@ -280,7 +280,7 @@ def test_a_batch_is_unpacked_as_far_as_there_is_room(codec):
 
 
 @pytest.mark.parametrize("codec", [1, 4])
-def test_of_a_record_that_nobody_takes_the_beginning_is_kept(codec):
+def test_the_beginning_of_an_oversized_record_is_kept(codec):
     long = bytes(30_000_000)
     records = [
         (1, b"a", b"one", [("h", b"v")]),
@@ -327,12 +327,12 @@ def take_all(log, **options):
 
 @settings(max_examples=500, deadline=None)
 @given(st.integers(0, 4), st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), min_size=1, max_size=6))
-def test_a_batch_with_broken_bytes_and_a_right_checksum_is_read_or_refused(codec, changes):
+def test_a_damaged_batch_with_a_valid_checksum_is_read_or_rejected(codec, changes):
     batch = bytearray(one_batch(codec))
     for at, byte in changes:
         batch[HEADER + at % (len(batch) - HEADER)] = byte
     log = patched(bytes(batch), HEADER, bytes(batch[HEADER : HEADER + 1]))
-    with contextlib.suppress(CorruptBatchError):  # nothing else, and no read out of bounds
+    with contextlib.suppress(CorruptBatchError):  # no other errors, and no reads out of bounds
         take_all(log)
 
 
@@ -341,7 +341,7 @@ def test_a_batch_with_broken_bytes_and_a_right_checksum_is_read_or_refused(codec
 @example(b"")
 @example(b"\0" * 17)
 @example(b"\0" * 11 + b"\1" + b"\0" * 20)
-def test_arbitrary_bytes_are_read_or_refused(raw):
+def test_arbitrary_bytes_are_read_or_rejected(raw):
     with contextlib.suppress(CorruptBatchError):
         take_all(raw)
 
@@ -353,7 +353,7 @@ def test_arbitrary_bytes_are_read_or_refused(raw):
         (16, b"\7", "format 7 is unknown"),
     ],
 )
-def test_a_broken_header_is_refused(at, raw, why):
+def test_a_damaged_header_is_rejected(at, raw, why):
     batch = bytearray(one_batch())
     batch[at : at + len(raw)] = raw
     with pytest.raises(CorruptBatchError, match=why) as refused:
@@ -378,7 +378,7 @@ def test_a_broken_header_is_refused(at, raw, why):
         (HEADER + 3, b"\2", "offsets do not increase"),
     ],
 )
-def test_a_batch_that_lies_is_refused(at, raw, why):
+def test_an_inconsistent_batch_is_rejected(at, raw, why):
     with pytest.raises(CorruptBatchError, match=why):
         take_all(patched(one_batch(), at, raw))
 
@@ -396,7 +396,7 @@ def test_records_before_a_broken_batch_come_first_and_the_error_stays():
         assert part
 
 
-def test_checksums_can_be_left_unchecked_as_the_client_is_told():
+def test_checksums_can_be_disabled_by_the_client_settings():
     batch = bytearray(one_batch())
     batch[CRC_AT] ^= 1
     assert sum(len(c.offsets) for c in take_all(bytes(batch), check_crcs=False)) == 5
@@ -434,7 +434,7 @@ def unpacked(number: int, data: bytes) -> bytes:
 def test_what_is_compressed_comes_in_pieces(number, what):
     whole = bytes(ENCODERS[number](what))
     assert unpacked(number, whole) == what
-    if number not in {2, 4}:  # those two say nothing of it themselves
+    if number not in {2, 4}:  # these two do not report it themselves
         with pytest.raises((ValueError, EOFError, zlib.error)):
             unpacked(number, whole[: len(whole) // 2])
 

@@ -1,4 +1,4 @@
-"""Files as sources: what they give, and how they say that a file is not what its name says."""
+"""Files as sources: their records, and the errors for damaged files."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_csv_is_the_same_in_blocks_of_any_size_from_any_row(tmp_path_factory, ro
 
 
 def as_text(cell):
-    """One form for a cell: a number, or its text; an empty one is nothing."""
+    """A cell in a comparable form: a number, or its text; None if it is empty."""
     try:
         number = float(cell)
     except (TypeError, ValueError):
@@ -256,13 +256,13 @@ def test_npy_never_unpickles(tmp_path):
 
 
 @pytest.mark.parametrize("array", [np.zeros((2, 2, 2)), np.array(1.0), np.zeros(2, complex), np.zeros(2, "M8[s]")])
-def test_an_array_that_is_no_table_of_numbers_is_refused(tmp_path, array):
+def test_an_array_that_is_not_a_numeric_table_is_rejected(tmp_path, array):
     np.save(tmp_path / "a.npy", array)
     with pytest.raises(FileFormatError):
         FileSource(tmp_path / "a.npy")
 
 
-def test_parquet_lists_of_text_are_refused_only_if_they_are_read(tmp_path):
+def test_parquet_lists_of_text_are_rejected_only_if_they_are_read(tmp_path):
     pl.DataFrame({"a": [1.0], "l": [["x"]]}).write_parquet(tmp_path / "a.parquet")
     assert read(tmp_path / "a.parquet", fields=["a"]) == {"a": [1]}
     with pytest.raises(FileFormatError, match="'l'"):
@@ -314,7 +314,7 @@ def test_a_row_behind_the_end_is_lost(tmp_path):
 
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=120))
-def test_any_bytes_as_csv_are_read_or_refused_in_our_words(tmp_path_factory, raw):
+def test_arbitrary_bytes_as_csv_are_read_or_rejected_with_our_errors(tmp_path_factory, raw):
     path = tmp_path_factory.mktemp("csv") / "a.csv"
     path.write_bytes(b"a,b\n" + raw)
     try:

@@ -1,4 +1,4 @@
-"""The edge to kafka-python: its errors in our words, and its settings under Kafka's names."""
+"""Adapter to kafka-python: translation of errors and settings."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ KAFKA_ERRORS = sorted(
 
 
 def raised(kind: type[Exception]) -> Exception:
-    """An error of kafka-python; some need arguments of their own."""
+    """An instance of an error class of kafka-python; some need arguments."""
     try:
         return kind("said")
     except TypeError:
@@ -134,7 +134,7 @@ def test_a_property_that_cannot_be_meant_is_named(properties, words):
     "bootstrap", ["127.0.0.1:{free}", "127.0.0.1:{free},localhost:{free}", "no-such-host.invalid:1"]
 )
 def test_a_broker_that_is_not_there_is_named_at_once(bootstrap):
-    with socket.socket() as held:  # bound, not listening: nobody else can take it, and connections are refused
+    with socket.socket() as held:  # bound, not listening: connections are refused, and no other program can use it
         held.bind(("127.0.0.1", 0))
         address = bootstrap.format(free=held.getsockname()[1])
         before = threading.active_count()
@@ -144,14 +144,14 @@ def test_a_broker_that_is_not_there_is_named_at_once(bootstrap):
     assert threading.active_count() == before
 
 
-def test_a_port_that_is_none_is_named():
+def test_an_invalid_port_is_named():
     with pytest.raises(SettingsError, match="'kafka' is not a port"):
         KafkaSource("localhost:kafka", "t")
 
 
 @pytest.fixture
 def deaf_server() -> Iterator[str]:
-    """A server that takes connections and says nothing."""
+    """A server that accepts connections and never responds."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield f"127.0.0.1:{server.getsockname()[1]}"
 
@@ -200,7 +200,7 @@ def test_only_what_lasts_or_has_a_reason_is_warned_of_once(caplog, warn_after, w
     assert why in caplog.text
 
 
-def test_a_committer_never_holds_up_who_offers_or_closes():
+def test_a_committer_never_blocks_commit_or_close():
     release, entered = threading.Event(), threading.Event()
 
     def send(_position):
@@ -218,7 +218,7 @@ def test_a_committer_never_holds_up_who_offers_or_closes():
     assert not committer._thread.is_alive()
 
 
-def test_a_committer_gives_up_in_time_when_nobody_takes_it():
+def test_a_committer_gives_up_in_time_if_no_broker_accepts():
     def send(_position):
         raise ke.CoordinatorNotAvailableError
 
@@ -232,7 +232,7 @@ def test_a_committer_gives_up_in_time_when_nobody_takes_it():
 def test_an_unknown_version_of_kafka_python_is_read_record_by_record(bootstrap, topic, monkeypatch, caplog):
     monkeypatch.setattr(kafka, "__version__", "3.0.99")
     with contextlib.closing(KafkaSource(bootstrap, topic(1))) as source:
-        assert not source.fast
+        assert not source.columnar
     assert "3.0.99" in caplog.text
 
 

@@ -1,4 +1,4 @@
-"""Which files paths, folders, globs, partitions and URLs mean, and rows of databases."""
+"""Resolution of paths, folders, globs, partitions and URLs; rows of databases."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ GLOBS = [
 
 @pytest.mark.parametrize(
     ("prefix", "glob", "found"),
-    # In a URL brackets are not allowed, and a question mark begins its options.
+    # In a URL brackets are not allowed, and a question mark starts the query.
     [
         ("", "[b-z].csv", ["b.csv"]),
         ("", "?.csv", ["a.csv", "b.csv"]),

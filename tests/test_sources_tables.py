@@ -1,4 +1,4 @@
-"""Tables with types of their own, and lines of JSON: columns of arrays, text that is numbers, streams, broken files."""
+"""Typed tables and JSON lines: array columns, numbers as text, streams, damaged files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from streamkm import ExactKMeans, OnlineKMeans
 from streamkm.client.requests import points_of_table
 from streamkm.connectors import FileSource
 from streamkm.connectors.files import frames, tables
-from streamkm.connectors.files.panics import quiet
+from streamkm.connectors.files.panics import suppress_panic_output
 from streamkm.connectors.files.source import expand
 from streamkm.errors import BadRecordsError, DataError, FileFormatError, SettingsError, StreamkmError
 from streamkm.recompute import collect as collecting
@@ -33,7 +33,7 @@ X = [[1.5, 2.0, 3.0], [4.0, 5.0, 6.5], [7.0, 8.0, 9.0], [1.0, 0.5, 0.0]]
 
 @pytest.fixture(params=["pyarrow", "polars"])
 def library(request, monkeypatch):
-    """Both ways to read frames."""
+    """Both libraries that read frames."""
     if request.param == "polars":
         monkeypatch.setattr(frames, "find_spec", lambda _: None)
     return request.param
@@ -113,7 +113,7 @@ def test_arrays_of_another_length_are_bad_rows(tmp_path, library, name):
 
 
 @pytest.mark.parametrize("name", ["a.parquet", "a.arrow", "stream.arrow"])
-def test_columns_of_other_structure_are_left_out_or_refused(tmp_path, library, name):
+def test_nested_columns_are_excluded_or_rejected(tmp_path, library, name):
     table = pa.table({"s": [{"x": 1.0}] * 3, "n": [[[1.0]]] * 3, "b": [b"1"] * 3, "x": [1.5, 0.5, 2.5]})
     WRITERS[name](table, tmp_path / name)
     files, found = points(tmp_path / name)
@@ -125,7 +125,7 @@ def test_columns_of_other_structure_are_left_out_or_refused(tmp_path, library, n
             points(tmp_path / name, [field])
 
 
-def test_files_of_another_number_of_dimensions_are_refused(tmp_path):
+def test_files_with_other_dimensions_are_rejected(tmp_path):
     for i in (2, 3):
         pl.DataFrame({"emb": [[1.0] * i]}).write_parquet(tmp_path / f"{i}.parquet")
     with pytest.raises(FileFormatError, match=r"3\.parquet: the columns are emb\[0\], emb\[1\], emb\[2\]"):
@@ -209,7 +209,7 @@ def test_a_panic_is_our_error_and_leaves_nothing_on_standard_error(tmp_path, mon
     monkeypatch.setattr(frames, "find_spec", lambda _: None)
     pl.DataFrame({"a": [1.5]}).write_parquet(tmp_path / "a.parquet")
 
-    def panic(*_, **__):  # as polars does, whose hook writes to the descriptor
+    def panic(*_, **__):  # like polars, whose hook writes to the file descriptor
         os.write(2, b"thread '<unnamed>' panicked at crates/polars-parquet/src/lib.rs: assertion failed")
         raise pl.exceptions.PanicException("assertion failed")
 
@@ -217,12 +217,12 @@ def test_a_panic_is_our_error_and_leaves_nothing_on_standard_error(tmp_path, mon
     with pytest.raises(FileFormatError, match=r"a\.parquet: it is not parquet.*: assertion failed"):
         points(tmp_path / "a.parquet")
     assert capfd.readouterr().err == ""
-    with quiet():
+    with suppress_panic_output():
         os.write(2, b"what is said without a panic is passed on")
     assert capfd.readouterr().err == "what is said without a panic is passed on"
 
 
-def test_points_that_do_not_fit_into_memory_are_refused_by_what_headers_tell(tmp_path, monkeypatch):
+def test_points_that_do_not_fit_into_memory_are_rejected_by_their_headers(tmp_path, monkeypatch):
     np.savez_compressed(tmp_path / "a.npz", np.zeros((100_000, 4)))
     monkeypatch.setattr(collecting, "memory_limit", lambda: 1 << 20)
     files = TableFiles(expand([str(tmp_path / "a.npz")]), [])
@@ -231,7 +231,7 @@ def test_points_that_do_not_fit_into_memory_are_refused_by_what_headers_tell(tmp
     collecting.check_memory(files, limited=True)
 
 
-def test_an_archive_that_tells_of_other_sizes_than_it_has_is_refused(tmp_path):
+def test_an_archive_with_inconsistent_sizes_is_rejected(tmp_path):
     content = io.BytesIO()
     np.save(content, np.zeros((10, 2)))
     with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive:
@@ -240,7 +240,7 @@ def test_an_archive_that_tells_of_other_sizes_than_it_has_is_refused(tmp_path):
         points(tmp_path / "a.npz")
 
 
-def test_unpacking_that_does_not_fit_on_the_disk_is_refused(tmp_path, monkeypatch):
+def test_decompression_that_does_not_fit_on_the_disk_is_rejected(tmp_path, monkeypatch):
     np.savez_compressed(tmp_path / "a.npz", np.zeros((100_000, 4)))
     total, used, _ = shutil.disk_usage(tmp_path)
     little = type(shutil.disk_usage(tmp_path))(total, used, 1000)
@@ -249,12 +249,12 @@ def test_unpacking_that_does_not_fit_on_the_disk_is_refused(tmp_path, monkeypatc
         points(tmp_path / "a.npz")
 
 
-# What `fit` does with its start, its scale and its k
+# Initial centroids, scale and k of `fit`
 
 
 @pytest.fixture
 def fit(monkeypatch):
-    """Run ``fit`` in this process; the result and what is said beside it."""
+    """Run ``fit`` in this process; returns the result and its messages."""
     monkeypatch.setattr(logs, "configure", lambda **_: None)
 
     def run(*arguments):
@@ -269,7 +269,7 @@ def fit(monkeypatch):
 
 @pytest.fixture
 def table(tmp_path):
-    """Two clusters that only the small field tells apart, beside a large one of noise; the points and their file."""
+    """Two clusters that differ only in a small field, beside a large noisy one; the points and their file."""
     rng = np.random.default_rng(0)
     points_ = np.column_stack([rng.normal(0, 1000, 400), np.repeat([0.0, 1.0], 200) + rng.normal(0, 0.05, 400)])
     pl.DataFrame(points_, schema=["large", "small"]).write_csv(tmp_path / "p.csv")
@@ -339,7 +339,7 @@ def test_a_fit_that_ends_at_the_limit_says_so(fit, table):
 
 
 @pytest.mark.parametrize("kind", ["npz", "json", "csv", "parquet", "jsonl"])
-def test_a_start_of_too_many_centroids_is_refused_before_it_is_unpacked(fit, table, tmp_path, kind, monkeypatch):
+def test_too_many_initial_centroids_are_rejected_before_decompression(fit, table, tmp_path, kind, monkeypatch):
     _, path = table
     frame = pl.DataFrame(np.zeros((5000, 2)), schema=["large", "small"])
     start = tmp_path / f"s.{kind}"
@@ -384,7 +384,7 @@ def test_json_that_is_nested_too_deeply_is_our_error(fit, table, tmp_path, monke
         fit(table[1], "--init", tmp_path / "s.json")
 
 
-def test_a_frame_with_two_columns_of_one_name_is_refused():
+def test_a_frame_with_duplicate_columns_is_rejected():
     frame = pd.DataFrame([[1.0, 2.0], [3.0, 4.0]], columns=["v", "v"])
     with pytest.raises(DataError, match="several columns called 'v'"):
         OnlineKMeans(2).learn_many(frame)

@@ -22,7 +22,7 @@ from rich.text import Text
 from consumers import cli, logs, terminal
 from service_api import P0, SPEC, Writer
 from streamkm.records import BadRecord, RawRecord
-from streamkm.state import Event
+from streamkm.state import ModelEvent
 from streamkm.stores import MemoryStore
 
 CONSUMERS = Path(__file__).parents[1] / "consumers"
@@ -96,7 +96,7 @@ def test_names_and_values_are_shown_as_what_they_are(name, value):
     Writer(store, spec).commit(
         bad=1,
         detail={"k": {"running": 2, "suggested": 3, "reason": name}},
-        events=(Event("birth", (), (7,)),),
+        events=(ModelEvent("birth", (), (7,)),),
         quarantine=(BadRecord(RawRecord(P0, 3, 5, raw, raw, ((name, raw),)), "not-json", name, value),),
     )
     place = f"{P0}-3"

@@ -42,7 +42,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     """As at the start of a process that nobody asked for traces."""
     for name in tracing._ASKED:
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(tracing, "_settled", False)
+    monkeypatch.setattr(tracing, "_configured", False)
     monkeypatch.setattr(tracing, "_tracer", None)
     yield monkeypatch
     tracing.use(None)
@@ -71,7 +71,7 @@ def test_nobody_asked_and_nothing_is_imported_or_kept(fresh):
     ],
 )
 def test_the_environment_asks_by_the_names_of_opentelemetry(env, answer):
-    assert tracing.wanted(env) is answer
+    assert tracing.is_requested(env) is answer
 
 
 def test_asked_for_without_the_extra_it_says_how_to_get_it(fresh, caplog):

@@ -180,7 +180,7 @@ def test_a_standby_is_ready_and_one_that_left_is_not():
     assert not owner.context.heartbeat.ready()[0]
 
 
-def test_a_loop_that_makes_no_step_is_told_with_its_place_and_ended_later(caplog):
+def test_a_loop_that_makes_no_step_is_reported_with_its_place_and_ended_later(caplog):
     clock, metrics, ended, hold = ManualClock(), Metrics(), [], threading.Event()
     heartbeat = Heartbeat(clock.monotonic)
 

@@ -1,4 +1,4 @@
-"""What a local broker is asked over Kafka's protocol."""
+"""Requests to a local broker over Kafka's protocol."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from streamkm.broker.properties import NODE_ID
 from streamkm.errors import LocalBrokerError
 
 
-def answers(host: str, port: int, timeout: float) -> bool:
-    """Ask once whether a broker is ready: it lists itself in the metadata; before, no partition has a leader.
+def is_ready(host: str, port: int, timeout: float) -> bool:
+    """Whether a broker is ready: it lists itself in the metadata. Before that, partitions have no leaders.
 
     Parameters
     ----------
     host, port
-        A plain listener.
+        A plaintext listener.
     timeout
-        Seconds until the answer is no.
+        Maximum duration, s.
     """
-    # First a bare connection: kafka-python would log every refused one as an error.
+    # A plain connection first: kafka-python would log every refused one as an error.
     with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=min(1.0, timeout)):
         from kafka import KafkaAdminClient  # type: ignore[import-untyped] # noqa: PLC0415 - slow to import
         from kafka.errors import KafkaError  # type: ignore[import-untyped] # noqa: PLC0415
@@ -38,7 +38,7 @@ def answers(host: str, port: int, timeout: float) -> bool:
 
 
 def create_topic(address: str, name: str, partitions: int, configs: Mapping[str, str]) -> bool:
-    """Do what :meth:`streamkm.broker.LocalBroker.create_topic` says."""
+    """See :meth:`streamkm.broker.LocalBroker.create_topic`."""
     from kafka import KafkaAdminClient  # noqa: PLC0415 - slow to import
     from kafka.errors import KafkaError, TopicAlreadyExistsError  # noqa: PLC0415
 

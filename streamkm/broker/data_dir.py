@@ -1,4 +1,4 @@
-"""The data directory of a local broker: made, checked and formatted."""
+"""The data directory of a local broker: creation, locking and formatting."""
 
 from __future__ import annotations
 
@@ -18,37 +18,38 @@ from streamkm.broker.properties import NODE_ID, format_properties
 from streamkm.errors import LocalBrokerError
 
 MIN_FREE_BYTES = 64 * 2**20
-"""Free space below which a broker is not started: Kafka halts for good when its disk is full."""
+"""Free space below which a broker is not started: Kafka stops permanently when its disk is full."""
 
 _FULL_HINT = "Free some space, or give another data directory"
 
 
 @contextlib.contextmanager
 def open_data_dir(where: Path, checkpoint: Path) -> Iterator[int]:
-    """Make the directory ready for Kafka; one that was formatted is kept as it is.
+    """Prepare the directory for Kafka; a formatted one is kept.
 
     Parameters
     ----------
     where
-        The directory: Kafka's data go to ``kafka/``, what it says to ``logs/``.
+        The directory: Kafka's data are in ``kafka/``, its logs in ``logs/``.
     checkpoint
-        The metadata that a new one begins with.
+        Initial metadata of a new directory.
 
     Yields
     ------
     int
-        A file descriptor that locks the directory for as long as any process has it open: to be passed on. (Kafka locks
-        its directory too, but only after it has begun to write.)
+        File descriptor that locks the directory as long as any process has it open; to be inherited by the broker.
+        (Kafka
+        locks its directory too, but only after it has begun to write.)
 
     Raises
     ------
     LocalBrokerError
-        It cannot be written, its disk is full, or another broker uses it.
+        The directory is not writable, its disk is full, or another broker uses it.
     """
     with contextlib.ExitStack() as stack:
         try:
             private_files.make_folder(where)
-            lock = os.open(where / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, private_files.FILE)
+            lock = os.open(where / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, private_files.FILE_MODE)
             stack.callback(os.close, lock)
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -56,12 +57,12 @@ def open_data_dir(where: Path, checkpoint: Path) -> Iterator[int]:
                 "Another broker uses this data directory", where=str(where), hint="Stop it, or give another directory"
             ) from error
         except OSError as error:
-            raise _unusable(where, error) from error
-        _prepare(where, checkpoint)
+            raise _directory_error(where, error) from error
+        _prepare_folders(where, checkpoint)
         yield lock
 
 
-def _prepare(where: Path, checkpoint: Path) -> None:
+def _prepare_folders(where: Path, checkpoint: Path) -> None:
     try:
         for name in ("kafka", "logs", "tmp"):
             (where / name).mkdir(exist_ok=True)
@@ -71,7 +72,7 @@ def _prepare(where: Path, checkpoint: Path) -> None:
         if free >= MIN_FREE_BYTES and not (where / "kafka" / "meta.properties").exists():
             _format(where / "kafka", checkpoint)
     except OSError as error:
-        raise _unusable(where, error) from error
+        raise _directory_error(where, error) from error
     if free < MIN_FREE_BYTES:
         raise LocalBrokerError(
             f"The disk is full: {free / 2**20:.0f} MB free, {MIN_FREE_BYTES / 2**20:.0f} MB needed",
@@ -80,16 +81,16 @@ def _prepare(where: Path, checkpoint: Path) -> None:
         )
 
 
-def _unusable(where: Path, error: OSError) -> LocalBrokerError:
+def _directory_error(where: Path, error: OSError) -> LocalBrokerError:
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
         return LocalBrokerError("The disk is full", where=str(where), hint=_FULL_HINT)
     return LocalBrokerError(
-        f"The data directory cannot be written ({error.strerror})", where=str(where), hint="Give one that you own"
+        f"The data directory is not writable ({error.strerror})", where=str(where), hint="Give one that you own"
     )
 
 
 def _format(log_dir: Path, checkpoint: Path) -> None:
-    """Do what ``kafka-storage format`` does; ``meta.properties`` comes last and at once: it says that all is there."""
+    """Do the same as ``kafka-storage format``; ``meta.properties`` comes last and marks the directory as complete."""
     shutil.copyfile(checkpoint, log_dir / "bootstrap.checkpoint")
     meta = {"version": "1", "cluster.id": _new_id(), "directory.id": _new_id(), "node.id": str(NODE_ID)}
     partial = log_dir / "meta.properties.partial"
@@ -98,7 +99,7 @@ def _format(log_dir: Path, checkpoint: Path) -> None:
 
 
 def _new_id() -> str:
-    """Return a random id in Kafka's form: 16 bytes in URL-safe base64, not starting with a dash."""
+    """A random id in Kafka's form: 16 bytes in URL-safe base64, not starting with a dash."""
     while True:
         text = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode("ascii").rstrip("=")
         if not text.startswith("-"):

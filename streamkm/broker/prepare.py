@@ -1,4 +1,4 @@
-"""Everything that makes the next start of a local broker quick."""
+"""Downloads Kafka and shortens later starts of a local broker."""
 
 from __future__ import annotations
 
@@ -9,63 +9,63 @@ from streamkm.broker.local import LocalBroker
 from streamkm.broker.progress import announce
 
 _WRITE_SECONDS = 120.0
+"""Maximum time for the JVM to write its cache, s."""
 
 
 def prepare(*, fast_start: bool = False, quiet: bool = False) -> Distribution:
-    """Download Kafka if need be, and optionally train the JVM's start.
+    """Download Kafka if it is not in the cache, and optionally create an ahead-of-time cache of the JVM.
 
-    A JVM that has an ahead-of-time cache of Kafka's classes (JEP 483, 515) starts in half the time. It is written once,
-    at the end of a broker that did a little of everything, which takes some 15 s: for set-up scripts and images.
+    A JVM with an ahead-of-time cache of Kafka's classes (JEP 483, 515) starts in half the time. It is written once,
+    when a
+    broker that has processed some requests ends; this takes about 15 s and is meant for set-up scripts and images.
 
     Parameters
     ----------
     fast_start
-        Write the ahead-of-time cache, unless it is there.
+        Create the ahead-of-time cache unless it exists.
     quiet
-        Say nothing on stderr.
+        Print nothing on stderr.
 
     Returns
     -------
     Distribution
-        What is in the cache now.
+        Content of the cache.
 
     Raises
     ------
     DownloadError
         Kafka cannot be downloaded.
     LocalBrokerError
-        The extra is not installed, the cache cannot be written, or the training broker died.
+        The extra is not installed, the cache is not writable, or the broker died.
     """
     found = get_distribution(quiet=quiet)
-    if fast_start and not found.start_cache.exists():
-        announce("Training the start of Apache Kafka (once)", quiet=quiet)
-        partial = found.start_cache.with_suffix(f".{os.getpid()}.partial")
+    if fast_start and not found.aot_cache.exists():
+        announce("Creating a start cache for Apache Kafka (once)", quiet=quiet)
+        partial = found.aot_cache.with_suffix(f".{os.getpid()}.partial")
         try:
             broker = LocalBroker(jvm_options=[f"-XX:AOTCacheOutput={partial}"], quiet=quiet).start()
             try:
-                _exercise(broker)
+                _generate_load(broker)
             finally:
                 broker.stop(_WRITE_SECONDS)  # the JVM writes the cache as it ends
             if partial.exists():
-                partial.replace(found.start_cache)
+                partial.replace(found.aot_cache)
             else:
-                announce("This Java cannot write a start cache; starts stay as they are", quiet=quiet)
+                announce("This Java cannot write a start cache; starts are not faster", quiet=quiet)
         finally:
             partial.unlink(missing_ok=True)
     return found
 
 
-def _exercise(broker: LocalBroker) -> None:
-    """Let the broker load the classes that clients make it load."""
+def _generate_load(broker: LocalBroker) -> None:
+    """Make the broker load the classes that clients need."""
     from kafka import KafkaConsumer, KafkaProducer  # type: ignore[import-untyped] # noqa: PLC0415 - slow to import
 
-    broker.create_topic("training")
+    broker.create_topic("load")
     producer = KafkaProducer(bootstrap_servers=broker.bootstrap)
-    producer.send("training", b"1").get(30)
+    producer.send("load", b"1").get(30)
     producer.close()
-    consumer = KafkaConsumer(
-        "training", bootstrap_servers=broker.bootstrap, group_id="training", auto_offset_reset="earliest"
-    )
+    consumer = KafkaConsumer("load", bootstrap_servers=broker.bootstrap, group_id="load", auto_offset_reset="earliest")
     consumer.poll(timeout_ms=5000)
     consumer.commit()
     consumer.close()

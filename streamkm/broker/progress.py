@@ -1,4 +1,4 @@
-"""What the broker says on stderr while it works: a bar on a terminal, else a few lines."""
+"""Progress messages on stderr: a bar on a terminal, else a few lines."""
 
 from __future__ import annotations
 
@@ -13,43 +13,50 @@ _STEPS = 4
 
 @dataclass
 class ByteCounter:
-    """Counts bytes from several threads and shows them."""
+    """Counts bytes from several threads and shows the sum.
+
+    Attributes
+    ----------
+    show
+        Called with the sum.
+    done
+        Bytes so far.
+    """
 
     show: Callable[[int], None]
     done: int = 0
-    """Bytes so far."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, count: int) -> None:
-        """Add bytes."""
+        """Add a number of bytes."""
         with self._lock:
             self.done += count
             self.show(self.done)
 
 
 def announce(text: str, *, quiet: bool = False) -> None:
-    """Print one line on stderr."""
+    """Print a line on stderr."""
     if not quiet:
-        print(f"streamkm: {text}", file=sys.stderr, flush=True)  # noqa: T201 - this is the place that prints
+        print(f"streamkm: {text}", file=sys.stderr, flush=True)  # noqa: T201 - the only place that prints
 
 
 @contextlib.contextmanager
 def count_bytes(text: str, total: int, *, quiet: bool = False) -> Iterator[ByteCounter]:
-    """Show how much of a download is done.
+    """Show the progress of a download.
 
     Parameters
     ----------
     text
-        What is being done.
+        Description of the download.
     total
-        Bytes in all.
+        Total number of bytes.
     quiet
         Show nothing.
 
     Yields
     ------
     ByteCounter
-        To be told of every piece.
+        Counter of the downloaded bytes.
     """
     if quiet:
         yield ByteCounter(lambda _done: None)

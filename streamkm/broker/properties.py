@@ -1,4 +1,4 @@
-"""The broker's server.properties and its ports."""
+"""Properties and ports of a local broker."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from streamkm.errors import LocalBrokerError, PortTakenError, SettingsError
 HOST = "127.0.0.1"
 NODE_ID = 1
 
-OWNED = frozenset(
+RESERVED_PROPERTIES = frozenset(
     {
         "process.roles",
         "node.id",
@@ -29,10 +29,10 @@ OWNED = frozenset(
         "metadata.log.dir",
     }
 )
-"""Properties that LocalBroker sets itself: its own readiness and its data directory hang on them."""
+"""Properties set by LocalBroker: its readiness check and its data directory depend on them."""
 
-SMALL = {
-    # One node: every internal topic has one replica; one partition keeps the directory and the start small.
+DEFAULT_PROPERTIES = {
+    # One node: internal topics have one replica; one partition keeps the directory small and the start short.
     "offsets.topic.replication.factor": "1",
     "offsets.topic.num.partitions": "1",
     "transaction.state.log.replication.factor": "1",
@@ -46,7 +46,7 @@ SMALL = {
     "num.network.threads": "2",
     "num.io.threads": "4",
     "log.cleaner.dedupe.buffer.size": "16777216",  # 128 MB by default, a quarter of the heap
-    # A broker that was killed is let in again only when its last session is over: 9 s by default.
+    # After a kill the broker can register again only when its last session has expired: 9 s by default.
     "broker.session.timeout.ms": "3000",
     "broker.heartbeat.interval.ms": "500",
     # An idle controller writes two empty records per second for its followers. A single node has none; without these
@@ -54,67 +54,73 @@ SMALL = {
     "metadata.max.idle.interval.ms": "0",
     "listener.security.protocol.map": "CLIENT:PLAINTEXT,INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT",
 }
-"""What a small single node differs in from Kafka's defaults; a caller's own properties win."""
+"""Differences of a small single node from Kafka's defaults; a caller's properties take precedence."""
 
-# Below the range that Linux takes the near end of outgoing connections from (net.ipv4.ip_local_port_range, 32768 and
-# up): a client that knocks at a dead broker's port could otherwise be given that very port, and a restart would find it
-# taken.
+# Below the range of ephemeral ports (net.ipv4.ip_local_port_range, from 32768): otherwise a client that connects to the
+# port of a stopped broker could get the same port as its local port, and a restart would find it in use.
 _PORTS = range(10240, 32768)
 
 
 def server_properties(
     ports: tuple[int, int, int], log_dir: str, properties: Mapping[str, str], listeners: Mapping[str, int]
 ) -> dict[str, str]:
-    """Return all properties of one start.
+    """All properties of one start.
 
-    The listener CLIENT is the one to be used; INTERNAL is the broker's own (its readiness, its talk with itself) and
-    stays plain when a caller gives CLIENT TLS or SASL through ``listener.security.protocol.map``.
+    Clients use the listener CLIENT. INTERNAL is the broker's own (readiness check, inter-broker) and stays plaintext
+    when a
+    caller sets TLS or SASL for CLIENT in ``listener.security.protocol.map``.
 
     Parameters
     ----------
     ports
-        Of the listeners CLIENT, INTERNAL and CONTROLLER.
+        Ports of the listeners CLIENT, INTERNAL and CONTROLLER.
     log_dir
-        Kafka's data.
+        Directory of Kafka's data.
     properties
-        The caller's.
+        The caller's properties.
     listeners
-        The caller's, by their names, with their ports.
+        The caller's listeners: ports by name.
 
     Raises
     ------
     SettingsError
-        A property that LocalBroker sets itself.
+        A property is reserved for LocalBroker.
     """
     check_properties(properties)
     client, internal, controller = ports
     open_to_clients = {"CLIENT": client, "INTERNAL": internal, **listeners}
-    told = ",".join(f"{name}://{HOST}:{port}" for name, port in open_to_clients.items())
+    advertised = ",".join(f"{name}://{HOST}:{port}" for name, port in open_to_clients.items())
     return {
-        **SMALL,
+        **DEFAULT_PROPERTIES,
         **properties,
         "process.roles": "broker,controller",
         "node.id": str(NODE_ID),
         "controller.quorum.voters": f"{NODE_ID}@{HOST}:{controller}",
         "controller.listener.names": "CONTROLLER",
         "inter.broker.listener.name": "INTERNAL",
-        "listeners": f"{told},CONTROLLER://{HOST}:{controller}",
-        "advertised.listeners": told,
+        "listeners": f"{advertised},CONTROLLER://{HOST}:{controller}",
+        "advertised.listeners": advertised,
         "log.dirs": log_dir,
     }
 
 
 def check_properties(properties: Mapping[str, str]) -> None:
-    """Refuse the properties in :data:`OWNED`."""
+    """Reject the properties in :data:`RESERVED_PROPERTIES`.
+
+    Raises
+    ------
+    SettingsError
+        A property is reserved.
+    """
     for name in properties:
-        if name in OWNED:
+        if name in RESERVED_PROPERTIES:
             raise SettingsError(
                 "The local broker sets this property itself", where=name, hint="Use its port and data_dir instead"
             )
 
 
 def format_properties(properties: Mapping[str, str]) -> str:
-    """Write the format of ``java.util.Properties``: escapes, and ASCII alone."""
+    """Format as ``java.util.Properties``: escaped, ASCII only."""
     return "".join(f"{_escape(name)}={_escape(value)}\n" for name, value in properties.items())
 
 
@@ -134,9 +140,14 @@ def _escape(text: str) -> str:
 
 
 def free_ports(count: int) -> list[int]:
-    """Find ports of the loopback address that nobody listens on now, all different.
+    """Find distinct free ports of the loopback address.
 
-    They can be lost again before the broker has them: it is asked for other ones then.
+    Another program may take one before the broker binds it; the broker then tries others.
+
+    Raises
+    ------
+    PortTakenError
+        There are not enough free ports.
     """
     with contextlib.ExitStack() as held:
         ports: list[int] = []
@@ -153,32 +164,32 @@ def free_ports(count: int) -> list[int]:
 
 
 def check_port(port: int) -> None:
-    """Refuse a port that another program has, or that we may not have.
+    """Check that a port can be bound.
 
     Raises
     ------
     PortTakenError
-        Another program listens there.
+        Another program uses it.
     LocalBrokerError
-        The system does not let us have it.
+        The system does not allow it.
     """
     with socket.socket() as sock:
-        # As Java does: what lingers of the connections of a broker that was killed does not count.
+        # Like Java: connections of a killed broker in TIME_WAIT do not count.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             sock.bind((HOST, port))
         except (OSError, OverflowError) as error:
             if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
-                raise port_taken(port) from error
+                raise port_taken_error(port) from error
             raise LocalBrokerError(
-                f"The port cannot be used ({error})", where=f"{HOST}:{port}", hint="Take one from 1024 to 65535, or 0"
+                f"The port cannot be used ({error})", where=f"{HOST}:{port}", hint="Choose one from 1024 to 65535, or 0"
             ) from error
 
 
-def port_taken(port: int) -> PortTakenError:
-    """Return the error for a port that is in use."""
+def port_taken_error(port: int) -> PortTakenError:
+    """The error for a port in use."""
     return PortTakenError(
         "Another program listens on this port",
         where=f"{HOST}:{port}",
-        hint="Stop it, or take another port; 0 finds a free one",
+        hint="Stop it, or choose another port; 0 selects a free one",
     )

@@ -1,12 +1,13 @@
-"""The parent of the broker's JVM: it ends the JVM when the process that asked for it is gone.
+"""Parent process of the broker's JVM: ends the JVM when the process that started it has ended.
 
 Run as a script by :class:`streamkm.broker.LocalBroker` (standard library only, so that it starts in milliseconds)::
 
     python -I -S watchdog.py PARENT_PID REMOVE_DIR COMMAND...
 
-Why a process of its own and not ``PR_SET_PDEATHSIG`` in the JVM alone: that signal is sent when the *thread* that
-forked ends, so a broker started from a worker thread would die with the thread. This process has one thread. It watches
-its parent's id, and sets the signal for the JVM, so that the JVM cannot outlive it either.
+``PR_SET_PDEATHSIG`` for the JVM alone is not enough: the signal is sent when the *thread* that forked ends, so a broker
+started from a worker thread would die with the thread. This process has one thread. It watches its parent's id, and
+sets
+the signal for the JVM, so that the JVM cannot outlive it either.
 """
 
 from __future__ import annotations
@@ -24,19 +25,19 @@ GRACE_SECONDS = 10.0
 
 
 def _die_with_parent(parent: int) -> None:
-    """Run in the child, before exec: ask the kernel for SIGKILL at the parent's end."""
+    """Run in the child before exec: request SIGKILL at the parent's end."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    # The mask of the watchdog would be inherited, and the JVM would never see SIGTERM.
+    # The watchdog's signal mask would be inherited, and the JVM would never receive SIGTERM.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD, signal.SIGTERM})
     if os.getppid() != parent:
         os._exit(1)
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
-    """Stop the child: politely, then not."""
+    """Terminate the child, and kill it after `GRACE_SECONDS`."""
     child.terminate()
-    child.send_signal(signal.SIGCONT)  # a stopped process does not see SIGTERM
+    child.send_signal(signal.SIGCONT)  # a stopped process does not receive SIGTERM
     try:
         child.wait(GRACE_SECONDS)
     except subprocess.TimeoutExpired:
@@ -45,7 +46,7 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """Run the command until it ends, or until the parent is gone; return its exit status as a shell would."""
+    """Run the command until it ends or the parent has ended; returns its exit status as a shell would."""
     parent, remove, command = int(argv[0]), argv[1], argv[2:]
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD, signal.SIGTERM})
     own = os.getpid()

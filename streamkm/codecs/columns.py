@@ -109,8 +109,8 @@ class ColumnsCodec:
                 else:
                     numbers[i] = value
         for i in np.flatnonzero(~np.isfinite(numbers)).tolist():
-            said = "is missing" if np.isnan(numbers[i]) else "is infinite"
-            defects.setdefault(i, ("not-finite", field, f"{field} {said}"))
+            reason = "is missing" if np.isnan(numbers[i]) else "is infinite"
+            defects.setdefault(i, ("not-finite", field, f"{field} {reason}"))
         return numbers
 
     def _times(self, records: ColumnRecords, defects: dict[int, tuple[str, str, str]]) -> NDArray[np.float64]:

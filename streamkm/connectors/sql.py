@@ -84,5 +84,5 @@ def _sql_errors(where: str) -> Iterator[None]:
     try:
         yield
     except sa.exc.SQLAlchemyError as error:
-        said = str(getattr(error, "orig", None) or error).splitlines()[0]
-        raise SourceError(f"the query failed: {said}", where=where) from error
+        reason = str(getattr(error, "orig", None) or error).splitlines()[0]
+        raise SourceError(f"the query failed: {reason}", where=where) from error

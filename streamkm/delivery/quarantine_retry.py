@@ -48,7 +48,7 @@ class RecordReader:
         partition, offset = record.partition, record.offset
         if partition.topic not in self._sources:
             self._sources[partition.topic] = KafkaSource(
-                self._bootstrap, partition.topic, client=self._properties, plain=True
+                self._bootstrap, partition.topic, client=self._properties, public_api_only=True
             )
         source = self._sources[partition.topic]
         try:

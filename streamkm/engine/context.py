@@ -31,7 +31,7 @@ class Clock(Protocol):
         ...
 
 
-class StopSignal(Protocol):
+class StopRequest(Protocol):
     """A request to stop; `threading.Event` is one."""
 
     def is_set(self) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from streamkm.codecs.base import Codec
 from streamkm.connectors.base import Source, Writer
 from streamkm.engine import source_checks
-from streamkm.engine.context import Clock, EngineContext, EngineOptions, StopSignal
+from streamkm.engine.context import Clock, EngineContext, EngineOptions, StopRequest
 from streamkm.engine.learn import codec_for_model
 from streamkm.engine.session import LeaseSession
 from streamkm.errors import ConflictError, LeaseLostError, SettingsError, StoreUnavailableError
@@ -65,7 +65,7 @@ class Engine:
             spec, open_source, codec_for_model(codec, spec), store, options, metrics, clock, open_writer
         )
 
-    def run(self, stop: StopSignal) -> None:
+    def run(self, stop: StopRequest) -> None:
         """Run until `stop` is set; then finish the mini-batch, commit, publish, release the lease and return.
 
         Raises
@@ -114,7 +114,7 @@ class Engine:
                 context.metrics.set(LEASE_HELD, 0, model=name)
                 context.heartbeat.beat("leaving", "stopped")
 
-    def _wait_for_lease(self, stop: StopSignal) -> Lease | None:
+    def _wait_for_lease(self, stop: StopRequest) -> Lease | None:
         context, name, o = self.context, self.context.spec.name, self.context.options
         context.metrics.set(LEASE_HELD, 0, model=name)
         logged = False

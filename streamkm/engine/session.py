@@ -10,7 +10,7 @@ from typing import Self
 
 from streamkm.engine import source_checks
 from streamkm.engine.bad_records import BadRecordLimit
-from streamkm.engine.context import EngineContext, StopSignal
+from streamkm.engine.context import EngineContext, StopRequest
 from streamkm.engine.event_times import decays_by_event_time, decode, look_like_seconds
 from streamkm.engine.learn import learn
 from streamkm.engine.maintenance import Maintenance
@@ -88,18 +88,18 @@ class LeaseSession:
         self.name = context.spec.name
         self.lease = lease
         info = self.store.model(self.name)
-        self.sources = SourceManager(context, info.spec)
+        self.source_manager = SourceManager(context, info.spec)
         checkpoint = self.store.load_checkpoint(self.name)
         if checkpoint is None:
             self.learner = new_learner(context.spec)
             self.committed: Position = {}
             self.position: dict[TopicPartition, int] = {}
-            self.counters, self.seq = Counters(), 0
+            self.counters, self.commit_seq = Counters(), 0
         else:
             self.learner = OnlineKMeans.from_state(checkpoint.state)
             self.committed = checkpoint.progress.position
             self.position = dict(self.committed)
-            self.counters, self.seq = checkpoint.progress.counters, checkpoint.progress.commit_seq
+            self.counters, self.commit_seq = checkpoint.progress.counters, checkpoint.progress.commit_seq
             self._keep_checkpoint_of_other_arithmetic()
         self.journal: list[MiniBatch] = []
         self.by_event_time = decays_by_event_time(info.spec)
@@ -131,9 +131,9 @@ class LeaseSession:
     def __exit__(self, *_: object) -> None:
         self.reporter.finish(self.counters.records, self._status())
         self.maintenance.close()
-        self.sources.close()
+        self.source_manager.close()
 
-    def work(self, stop: StopSignal) -> None:
+    def work(self, stop: StopRequest) -> None:
         """Poll, decode, learn and commit until `stop` is set or an error ends the session.
 
         Raises
@@ -146,7 +146,7 @@ class LeaseSession:
         try:
             if not self._connect(stop):
                 return
-            if self.seq == 0:
+            if self.commit_seq == 0:
                 self._commit(stop)  # fixes the start position of a new model before its first poll
             while not stop.is_set():
                 self._step(stop)
@@ -178,21 +178,21 @@ class LeaseSession:
         snapshot = f"snapshot {self.snapshot_number}" if self.snapshot_number else "no snapshot yet"
         return f"lag {lag}, {clusters}, {snapshot}" + (", paused" if self.paused else "")
 
-    def _step(self, stop: StopSignal) -> None:
+    def _step(self, stop: StopRequest) -> None:
         self.reporter.update(self.counters.records, self._status)
         # There is no commit while a snapshot is prepared, so too many bad records stop polling until then.
         full = self.pending_bad_bytes > MAX_PENDING_BAD_BYTES and self.publisher.reason
         if self.paused or full:
             self.context.heartbeat.beat("paused" if self.paused else "finishing a snapshot")
-            self.sources.pause()
+            self.source_manager.pause()
             stop.wait(POLL_SECONDS if self.paused else WORKER_WAIT_SECONDS)
             self._commit_when_due(stop)
             return
         try:
             self.context.heartbeat.beat("polling")
-            self.sources.check_partitions(self.position)
+            self.source_manager.check_partitions(self.position)
             # Step 1: poll.
-            polled = self.sources.poll(POLL_SECONDS, self.options.batch)
+            polled = self.source_manager.poll(POLL_SECONDS, self.options.batch)
         except CorruptBatchError as e:
             self._skip_unreadable(stop, e)
             return
@@ -201,7 +201,7 @@ class LeaseSession:
             return
         if polled:
             if self._commit_due(self.clock.monotonic()):
-                self.sources.begin_identity_check()  # runs while these records are learned
+                self.source_manager.begin_identity_check()  # runs while these records are learned
             # Step 2: decode.
             started = time.perf_counter()
             if not self.journal:
@@ -227,7 +227,7 @@ class LeaseSession:
 
     def _keep_checkpoint_of_other_arithmetic(self) -> None:
         """Keep a checkpoint of another arithmetic, so that later snapshots can be verified from there on."""
-        last = dict(self.store.journal(self.name, self.seq, after_seq=self.seq - 1)).get(self.seq)
+        last = dict(self.store.journal(self.name, self.commit_seq, after_seq=self.commit_seq - 1)).get(self.commit_seq)
         if last is not None and last.arithmetic != ARITHMETIC:
             self.store.keep_checkpoint(self.name, self.clock.time(), always=True)
             log.info("%s: continues with arithmetic %d, after %d", self.name, ARITHMETIC, last.arithmetic)
@@ -250,7 +250,7 @@ class LeaseSession:
                 ", ".join(str(b.range.partition) for b in wrong),
             )
 
-    def _commit_when_due(self, stop: StopSignal) -> None:
+    def _commit_when_due(self, stop: StopRequest) -> None:
         now, publisher = self.clock.monotonic(), self.publisher
         if not publisher.reason and now - self.requests_read_at >= self.options.checkpoint_every:
             self._follow_requests(stop)
@@ -272,7 +272,7 @@ class LeaseSession:
         due = self.paused or self.publisher.reason != "" or self.pending_bad_bytes > MAX_PENDING_BAD_BYTES
         return due or now - self.committed_at >= pause
 
-    def _follow_requests(self, stop: StopSignal) -> None:
+    def _follow_requests(self, stop: StopRequest) -> None:
         """Pause, resume, or promote a snapshot, as requested."""
         self.requests_read_at = self.clock.monotonic()
         try:
@@ -281,12 +281,12 @@ class LeaseSession:
             return  # the next commit reports it
         if requests.paused != self.paused:
             self.paused = requests.paused
-            self.sources.pause()
+            self.source_manager.pause()
             log.info("%s: %s at %s", self.name, "paused" if self.paused else "resumed", _text(self.position))
         if requests.promotion is not None:
             self._promote(requests.promotion, stop)
 
-    def _promote(self, promotion: Promotion, stop: StopSignal) -> None:
+    def _promote(self, promotion: Promotion, stop: StopRequest) -> None:
         """Promote a snapshot and learn the records since it, in one commit."""
         try:
             learner = model_from_snapshot(self.store, self.context.spec, promotion.snapshot)
@@ -300,7 +300,7 @@ class LeaseSession:
                 self._commit(stop)
             self.limit = self._event_time_limit()
             ranges = ranges_between(
-                snapshot.position, self.sources.source.beginning(), self.position, self.options.batch
+                snapshot.position, self.source_manager.source.beginning(), self.position, self.options.batch
             )
             batches = catch_up(
                 learner,
@@ -329,7 +329,7 @@ class LeaseSession:
         self.publisher.promote(promotion.snapshot)
         self._commit(stop)
 
-    def _keep_lease(self, stop: StopSignal) -> bool:
+    def _keep_lease(self, stop: StopRequest) -> bool:
         """Renew the lease if due; False when `stop` is set."""
         self.context.heartbeat.beat("renewing the lease")
         now = self.clock.monotonic()
@@ -346,19 +346,19 @@ class LeaseSession:
                 log.warning("%s: the store is unavailable, the lease is renewed later: %s", self.name, e)
         return not stop.is_set()
 
-    def _commit(self, stop: StopSignal) -> None:
+    def _commit(self, stop: StopRequest) -> None:
         """Steps 4 and 5, with a snapshot if one was prepared."""
         # Step 4: commit, once it is certain that all records came from this topic.
         if self.journal:
-            self.sources.confirm_identity()
+            self.source_manager.confirm_identity()
         now = self.clock.time()
-        self.seq += 1
-        lag = self.sources.lag(self.position)
+        self.commit_seq += 1
+        lag = self.source_manager.lag(self.position)
         total_lag = sum(lag.values()) if lag is not None else -1
         publisher, snapshot = self.publisher, None
         if publisher.reason:
             snapshot = publisher.snapshot(self.learner, self.lease, self.counters, self.position, now)
-        progress = Progress(dict(self.position), self.counters, self.seq, now, total_lag, self.learner.warmup_)
+        progress = Progress(dict(self.position), self.counters, self.commit_seq, now, total_lag, self.learner.warmup_)
         commit = Commit(
             state=self.learner.state(),
             expected=self.committed,
@@ -373,7 +373,7 @@ class LeaseSession:
             ),
             snapshot=snapshot,
             quarantine=tuple(self.quarantine),
-            recent=self.recent_sample.take(self.sources.ends),
+            recent=self.recent_sample.take(self.source_manager.ends),
             quarantine_limits=self.options.quarantine_limits(),
         )
         started = self.clock.monotonic()
@@ -396,9 +396,9 @@ class LeaseSession:
         self.maintenance.after_commit(len(commit.quarantine))
         # Step 5: report to Kafka.
         with contextlib.suppress(SourceClosedError):
-            self.sources.source.commit(self.committed)
+            self.source_manager.source.commit(self.committed)
 
-    def _write(self, commit: Commit, stop: StopSignal) -> int:
+    def _write(self, commit: Commit, stop: StopRequest) -> int:
         """`Store.commit`, retried while the store is unavailable, for as long as a lease lasts."""
         deadline = self.clock.monotonic() + self.options.lease
         backoff = FIRST_BACKOFF
@@ -418,9 +418,9 @@ class LeaseSession:
                 self.context.mark_up("store")
                 return number
 
-    def _connect(self, stop: StopSignal, unreadable: tuple[BatchRange, ...] = ()) -> bool:
+    def _connect(self, stop: StopRequest, unreadable: tuple[BatchRange, ...] = ()) -> bool:
         """Open a source at the position, and count lost ranges; False when `stop` is set."""
-        deleted = self.sources.connect(self.position, stop, self._keep_lease)
+        deleted = self.source_manager.connect(self.position, stop, self._keep_lease)
         if deleted is None:
             return False
         if lost := (*unreadable, *deleted):
@@ -432,7 +432,7 @@ class LeaseSession:
             self._commit(stop)  # the gap is recorded before anything behind it is learned
         return True
 
-    def _skip_unreadable(self, stop: StopSignal, error: CorruptBatchError) -> None:
+    def _skip_unreadable(self, stop: StopRequest, error: CorruptBatchError) -> None:
         """Continue behind an unreadable record batch, if the options allow it and its end is known."""
         self.context.count_error("poll")
         if self.options.on_data_loss != "skip" or error.lost is None:
@@ -440,22 +440,22 @@ class LeaseSession:
         topic, partition, _, until = error.lost
         tp = TopicPartition(topic, partition)
         at = self.position[tp]
-        self.sources.close()
+        self.source_manager.close()
         self.position[tp] = until
         if stop.wait(FIRST_BACKOFF) or not self._connect(stop, (BatchRange(tp, at, until),)):
             self.position[tp] = at  # the next owner decides again
 
-    def _reopen(self, stop: StopSignal, error: SourceError) -> None:
+    def _reopen(self, stop: StopRequest, error: SourceError) -> None:
         """Open a new source at the current position; retries until it succeeds or `stop` is set."""
         self.context.count_error("poll")
         if isinstance(error, BrokerUnreachableError):
             self.context.mark_down("broker", error)
         if isinstance(error, PartitionStalledError):
             self.metrics.add(ALARMS, model=self.name, alarm="stalled-partition")
-            if self.sources.stalls.exhausted:
+            if self.source_manager.stalls.exhausted:
                 raise error
         log.warning("%s: %s; reading again from %s", self.name, error, _text(self.position))
-        self.sources.close()
+        self.source_manager.close()
         lost = self.counters.lost
         if not stop.wait(FIRST_BACKOFF) and self._connect(stop) and isinstance(error, PositionLostError):
             if self.counters.lost == lost:

@@ -12,7 +12,7 @@ from streamkm.models.arguments import K_MAX
 from streamkm.models.background import Task, Worker
 from streamkm.models.k_selection import KProfile
 from streamkm.records import Position
-from streamkm.state import Counters, Event, Json, Snapshot
+from streamkm.state import Counters, Json, ModelEvent, Snapshot
 from streamkm.stores.base import Lease
 
 log = logging.getLogger("streamkm.engine")
@@ -160,19 +160,19 @@ class SnapshotPublisher:
             events=(*p.events, *self._events(learner, tuple(sorted(p.ids.tolist())))),
         )
 
-    def _events(self, learner: OnlineKMeans, ids: tuple[int, ...]) -> list[Event]:
+    def _events(self, learner: OnlineKMeans, ids: tuple[int, ...]) -> list[ModelEvent]:
         """Events that the model itself does not have; see `verification.OWNER_EVENTS`."""
         last = self.last
         if self.promoted_snapshot:
             before = () if last is None else tuple(sorted(last.ids.tolist()))
-            return [Event("promotion", before, ids, {"snapshot": self.promoted_snapshot})]
+            return [ModelEvent("promotion", before, ids, {"snapshot": self.promoted_snapshot})]
         if last is None:
             return []
         old, seen = last.detail.get("outliers", 0), last.n_points
         count, points = learner.n_outliers_ - old, learner.n_seen - seen
         if not is_outlier_surge(count, points, old, seen):
             return []
-        return [Event("outliers", detail={"count": count, "points": points, "share": count / points})]
+        return [ModelEvent("outliers", detail={"count": count, "points": points, "share": count / points})]
 
     def published(self, snapshot: Snapshot, points: int) -> None:
         """Note that a snapshot was committed, at a number of points of the model."""

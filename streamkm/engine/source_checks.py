@@ -141,16 +141,16 @@ def lost_ranges(
             where=f"model {model}, {_first_few(beyond)}",
             hint=f"It was truncated or created anew. {_NEW_MODEL}",
         )
-    gone = tuple(BatchRange(tp, at, beginning[tp]) for tp, at in stored if at < beginning[tp])
-    if gone and not skip:
-        begins = [f"{r.partition} begins at {r.stop}" for r in gone]
+    lost = tuple(BatchRange(tp, at, beginning[tp]) for tp, at in stored if at < beginning[tp])
+    if lost and not skip:
+        begins = [f"{r.partition} begins at {r.stop}" for r in lost]
         raise PositionLostError(
-            f"{count_offsets(gone)} records are gone that were not read: {_first_few(begins)}",
-            where=f"model {model}, {_first_few([f'{r.partition}@{r.start}' for r in gone])}",
+            f"{count_offsets(lost)} records were deleted before they were read: {_first_few(begins)}",
+            where=f"model {model}, {_first_few([f'{r.partition}@{r.start}' for r in lost])}",
             hint="Retention was shorter than the pause. --on-data-loss skip continues behind the gap and counts it; or "
             "start a new model under another name",
         )
-    return gone
+    return lost
 
 
 def count_offsets(ranges: Sequence[BatchRange]) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from streamkm.connectors.base import IdentityCheck, Source
 from streamkm.engine import source_checks
-from streamkm.engine.context import EngineContext, StopSignal
+from streamkm.engine.context import EngineContext, StopRequest
 from streamkm.errors import BrokerUnreachableError, PartitionStalledError, SourceClosedError, SourceError
 from streamkm.records import BatchRange, Position, Records, TopicPartition
 from streamkm.state import ModelSpec
@@ -60,7 +60,7 @@ class SourceManager:
             self._source.close()
 
     def connect(
-        self, position: dict[TopicPartition, int], stop: StopSignal, keep_lease: Callable[[StopSignal], bool]
+        self, position: dict[TopicPartition, int], stop: StopRequest, keep_lease: Callable[[StopRequest], bool]
     ) -> tuple[BatchRange, ...] | None:
         """Open a source, check that it is the model's stream, and seek; repeat until a broker answers.
 

@@ -14,7 +14,7 @@ from streamkm.kernels._jit import jit
 from streamkm.kernels.assign import Real
 from streamkm.kernels.kd_order import order_by_kd_tree
 from streamkm.kernels.random import uniform
-from streamkm.kernels.search import BLOCK, lay_columns
+from streamkm.kernels.search import COLUMN_BLOCK, lay_columns
 
 DISTANCE_SHARE, CLUSTER_SHARE = 0.5, 0.4
 """Shares of the sample that are drawn by distance, and evenly by cluster; the rest is drawn by weight."""
@@ -327,7 +327,7 @@ def thin(
         if masses[j] > 0.0:
             scores[i] = weights[i] * (by_distance * distances[i] + by_cluster[j])
     if len(factors) > 0:
-        columns = np.empty((d, (filled + BLOCK - 1) // BLOCK * BLOCK))
+        columns = np.empty((d, (filled + COLUMN_BLOCK - 1) // COLUMN_BLOCK * COLUMN_BLOCK))
         lay_columns(rows, origin, factors, columns)
         for j in range(k):
             order_by_kd_tree(columns, order[(starts[j - 1] if j > 0 else 0) : starts[j]])

@@ -12,9 +12,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-BLOCK = 1 << 15
+BLOCK_SIZE = 1 << 15
 """Squared distances per block: with as many differences they fit into the L2 cache."""
 _DOWN, _UP = 2.0**-520, 2.0**520
+"""Powers of two that scale coordinates near the limit of float64, so that their squares do not overflow."""
 
 Reals = NDArray[np.float64]
 
@@ -78,7 +79,7 @@ def find_nearest(
     other = np.full(n, -1, np.int64) if second else None
     other_distance = np.full(n, np.inf) if second else None
     all_ = np.empty((n, k)) if all_distances else None
-    rows = max(1, BLOCK // k)
+    rows = max(1, BLOCK_SIZE // k)
     columns = np.ascontiguousarray(centroids.T)[:, :, None]
     squared_, scratch_ = np.empty((k, min(n, rows))), np.empty((k, min(n, rows)))
     with np.errstate(over="ignore"):
@@ -153,7 +154,7 @@ def _far(centroids: Reals, points: Reals, found: NearestResult) -> None:
         far |= ~np.isfinite(found.second_distance)
     if found.all_distances is not None:
         far |= ~np.isfinite(found.all_distances).all(axis=1)
-    rows, step = np.flatnonzero(far), max(1, BLOCK // (k * d))
+    rows, step = np.flatnonzero(far), max(1, BLOCK_SIZE // (k * d))
     for start in range(0, len(rows), step):
         at = rows[start : start + step]
         scaled = points[at][:, None, :] * _DOWN - centroids * _DOWN

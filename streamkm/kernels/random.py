@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from streamkm.kernels._jit import jit
 
-BLOCK = 128
+DRAW_BLOCK_ROWS = 128
 """Rows per block of `sum_blocks`."""
 
 
@@ -84,12 +84,12 @@ def sum_blocks(
     distances
         IN (at least n,).
     sums
-        OUT (ceil(n / BLOCK),): sums of the blocks; n is the length of the weights, if there are any.
+        OUT (ceil(n / DRAW_BLOCK_ROWS),): sums of the blocks; n is the length of the weights, if there are any.
     """
     n = len(weights) if len(weights) > 0 else len(distances)
     total = 0.0
     for b in range(len(sums)):
-        start, stop = b * BLOCK, min(n, (b + 1) * BLOCK)
+        start, stop = b * DRAW_BLOCK_ROWS, min(n, (b + 1) * DRAW_BLOCK_ROWS)
         block = 0.0
         if len(weights) > 0:
             for i in range(start, stop):
@@ -132,7 +132,7 @@ def draw_by_blocks(
         b += 1
     # If rounding puts the target beyond the last row with a positive product, that row is drawn.
     while last < 0 and b >= 0:
-        for i in range(b * BLOCK, min((b + 1) * BLOCK, len(distances))):
+        for i in range(b * DRAW_BLOCK_ROWS, min((b + 1) * DRAW_BLOCK_ROWS, len(distances))):
             mass = (weights[i] if len(weights) > 0 else 1.0) * distances[i]
             if mass > 0.0:
                 reached += mass

@@ -10,15 +10,14 @@ from numpy.typing import NDArray
 
 from streamkm.kernels._jit import jit
 from streamkm.kernels.assign import Real, pack_centroids
-from streamkm.kernels.random import BLOCK as DRAWN_BLOCK
-from streamkm.kernels.random import draw_by_blocks, sum_blocks
+from streamkm.kernels.random import DRAW_BLOCK_ROWS, draw_by_blocks, sum_blocks
 from streamkm.kernels.simd import GROUP, LANES32, LANES64, nearest_in_lanes, nearest_two_in_lanes
 from streamkm.kernels.update import to_unit_length
 
 MAX_CANCELLATION = 1e-6
 """Sums that fell below this share of their maximum are recomputed: rounding errors of removed rows dominate them."""
 
-BLOCK = 64
+COLUMN_BLOCK = 64
 """Columns are padded to a multiple of this, which is a multiple of every number of lanes."""
 
 
@@ -38,13 +37,13 @@ def lay_columns(
         OUT (d, n rounded up to whole blocks) float32 or float64; padded with zeros.
     """
     n, d = rows.shape
-    for start in range(0, columns.shape[1], BLOCK):
-        stop = min(n, start + BLOCK)
+    for start in range(0, columns.shape[1], COLUMN_BLOCK):
+        stop = min(n, start + COLUMN_BLOCK)
         for t in range(d):
             low, factor = origin[t], scale[t]
             for i in range(start, stop):
                 columns[t, i] = (rows[i, t] - low) * factor
-            for i in range(max(start, stop), start + BLOCK):
+            for i in range(max(start, stop), start + COLUMN_BLOCK):
                 columns[t, i] = 0.0
 
 
@@ -142,7 +141,7 @@ def lloyd_on_columns(
     squares, nearest = np.empty(padded, columns.dtype), np.empty(padded, np.int32)
     labels = np.full(n, -1, np.int32)
     totals, max_mass = np.zeros((k, d + 1)), np.zeros(k)
-    sums = np.empty((n + DRAWN_BLOCK - 1) // DRAWN_BLOCK)
+    sums = np.empty((n + DRAW_BLOCK_ROWS - 1) // DRAW_BLOCK_ROWS)
     previous = np.inf
     iteration = 0
     zeros, ones = np.zeros(d), np.ones(d)
@@ -212,7 +211,7 @@ def _update_nearest_two(
 ) -> None:
     """Recompute the two nearest centroids of some rows."""
     d, m = columns.shape[0], len(changed_rows)
-    padded = (m + BLOCK - 1) // BLOCK * BLOCK
+    padded = (m + COLUMN_BLOCK - 1) // COLUMN_BLOCK * COLUMN_BLOCK
     some = np.zeros((d, padded), columns.dtype)
     for t in range(d):
         for r in range(m):
@@ -269,7 +268,7 @@ def local_search(
     trial = np.empty(padded, columns.dtype)
     removal_costs, alone = np.empty(k), np.empty(k)
     changed_rows = np.empty(n, np.int64)
-    sums = np.empty((n + DRAWN_BLOCK - 1) // DRAWN_BLOCK)
+    sums = np.empty((n + DRAW_BLOCK_ROWS - 1) // DRAW_BLOCK_ROWS)
     cost = sum_blocks(weights, near, sums)
     _removal_costs(weights, first, near, next_near, alone)
     swaps = 0

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from streamkm.kernels._jit import jit
 from streamkm.kernels.assign import Real
-from streamkm.kernels.random import BLOCK, draw_by_blocks, sum_blocks, uniform
+from streamkm.kernels.random import DRAW_BLOCK_ROWS, draw_by_blocks, sum_blocks, uniform
 from streamkm.kernels.search import squared_distances_to
 
 
@@ -50,7 +50,7 @@ def kmeans_plus_plus(
     n, padded = len(rows), columns.shape[1]
     known, trial = np.full(padded, np.inf, columns.dtype), np.empty(padded, columns.dtype)
     kept = np.ones(padded, columns.dtype)
-    blocks = (n + BLOCK - 1) // BLOCK
+    blocks = (n + DRAW_BLOCK_ROWS - 1) // DRAW_BLOCK_ROWS
     sums, trial_sums, kept_sums = np.empty(blocks), np.empty(blocks), np.empty(blocks)
     sum_blocks(row_weights, kept[:n], sums)
     first = max(0, draw_by_blocks(row_weights, kept[:n], sums, rng))

@@ -62,7 +62,7 @@ def check(
     validation.choice("on_drift", on_drift, OnDrift)
     validation.choice("outliers", outliers, Outliers)
     if distance == "cosine" and scale != "none":
-        raise SettingsError(f"scale={scale!r} does not go with distance='cosine', which has no units")
+        raise SettingsError(f"scale={scale!r} cannot be combined with distance='cosine', which has no units")
     most = K_MAX if n_clusters == "auto" else n_clusters
     Coreset(most, seed=seed)  # checks both
     if coreset_size is not None and (not isinstance(coreset_size, int | np.integer) or coreset_size < 16 * most):

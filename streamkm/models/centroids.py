@@ -14,7 +14,7 @@ from streamkm.errors import StateError
 from streamkm.kernels.assign import Real, assign, extent, largest, pack_centroids
 from streamkm.kernels.random import draw
 from streamkm.kernels.reductions import weighted_sum, weighted_total
-from streamkm.kernels.search import BLOCK, lay_columns
+from streamkm.kernels.search import COLUMN_BLOCK, lay_columns
 from streamkm.kernels.simd import GROUP
 from streamkm.kernels.update import COST, IDLE, WEIGHT, learn_batch, mean_square, starved, to_unit_length
 from streamkm.models.decay import AgedWeights
@@ -81,7 +81,7 @@ def columns_of(
 ) -> Real:
     """Store rows, (n, d), by dimension with `lay_columns`, as float64 if `double`, else as float32."""
     n, d = rows.shape
-    shape = (d, -(-n // BLOCK) * BLOCK)
+    shape = (d, -(-n // COLUMN_BLOCK) * COLUMN_BLOCK)
     columns: Real = np.empty(shape, np.float64) if double else np.empty(shape, np.float32)
     lay_columns(rows, origin, scale, columns)
     return columns

@@ -25,7 +25,7 @@ from streamkm.models.schedule import FORGET_FACTOR, ResolveSchedule
 from streamkm.models.seeding import initial_centroids
 from streamkm.models.validation import frozen
 from streamkm.models.weighted_rows import deviations, moved_share, overlap
-from streamkm.state import Event, Publication, Snapshot
+from streamkm.state import ModelEvent, Publication, Snapshot
 
 MOVE_PENALTY = 0.25
 """Once ids are published, a new solution must also save this share of the cost per share of the mass that changes its
@@ -335,11 +335,7 @@ class Clusters:
         live.ids, live.next_id = ids, self.lineage.next_id
         published.ids, published.next_id = ids.copy(), self.lineage.next_id
         self.schedule.decay_since_publication, self._published_at = 1.0, self.schedule.learned
-        detail = {
-            "resolve": outcome,
-            "coreset_rows": len(fit.rows),
-            "cost": float(published.stats[:, 1].sum()),
-        }
+        detail = {"resolve": outcome, "coreset_rows": len(fit.rows), "cost": float(published.stats[:, 1].sum())}
         within = None if self._spreads_unknown else deviations(fit.rows, fit.weights, fit.labels, published.centroids)
         self._publish(published, n_seen, tuple(events), detail, within)
         return self.published  # type: ignore[return-value]  # set by `_publish`
@@ -348,7 +344,7 @@ class Clusters:
         self,
         a: LiveCentroids,
         n_seen: int,
-        events: tuple[Event, ...],
+        events: tuple[ModelEvent, ...],
         detail: Mapping[str, Any],
         within: NDArray[np.float64] | None,
     ) -> None:
@@ -378,7 +374,7 @@ class Clusters:
         if view == "live" or (view is None and self.published_centroids is None):
             return self.live
         if self.published_centroids is None:
-            raise NotReadyError("nothing was published yet", hint="Call publish(), or ask with view='live'")
+            raise NotReadyError("nothing was published yet", hint="Call publish(), or use view='live'")
         return self.published_centroids
 
     # Saving
@@ -440,7 +436,7 @@ class Clusters:
             stored = params["published"]
             published = LiveCentroids.from_arrays(own, k, d, params["next_id"], spherical=spherical)
             self._born = dict(zip(published.ids.tolist(), stored["born"], strict=True))
-            events = tuple(Event.from_json(e) for e in stored["events"])
+            events = tuple(ModelEvent.from_json(e) for e in stored["events"])
             within = checked_array(own, "deviations", np.float64, (k, d)) if "deviations" in own else None
             self._publish(published, stored["n_seen"], events, stored["detail"], within)
         self._pending, self._prepared = (self._restored(name, arrays, params[name]) for name in ("pending", "prepared"))

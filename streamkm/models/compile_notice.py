@@ -15,6 +15,7 @@ log = logging.getLogger(__name__)
 
 
 GC_THRESHOLDS = (50_000, 20, 20)
+"""Minimum thresholds of the garbage collector while numba compiles."""
 
 
 @contextmanager

@@ -6,20 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from streamkm.kernels.assign import Real, largest
-from streamkm.models.centroids import nearest
-from streamkm.models.metric import Metric
-from streamkm.models.validation import frozen
-
 MIN_SHARED = 0.5
 """Minimum overlap for passing an id on, as a share of the smaller of the two clusters."""
-
-
-def assign(rows: Real, centroids: NDArray[np.float64]) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-    """(n,) index of the nearest centroid, (k, d), of each row, (n, d), and (n,) squared distance to it."""
-    rows = frozen(np.ascontiguousarray(rows))
-    metric = Metric.raw(rows.shape[1])
-    return nearest(rows, largest(rows.reshape(-1)), centroids, centroids.mean(axis=0), metric, 0.0)
 
 
 def inherit_ids(ids: NDArray[np.int64], common: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -242,7 +242,7 @@ class ClusterInference(base.Clusterer):
         rows, weights = clusters.coreset.calibrated()
         if not weights.sum() > 0.0:
             raise NotReadyError(
-                "nothing that was learned has a weight", hint="k can be judged once a point has a weight above zero"
+                "no learned point has a weight", hint="k can be evaluated once a point has a positive weight"
             )
         return partial(k_profile, rows * clusters.live.metric.factors, weights, k_max, k_min)
 
@@ -260,6 +260,6 @@ class ClusterInference(base.Clusterer):
             have, need = self.n_seen, self._warmup_rows
             raise NotReadyError(
                 f"the model is warming up: {have} of {need} points seen",
-                hint=f"{need - have} more points make the first centroids",
+                hint=f"{need - have} more points are needed for the first centroids",
             )
         return self._clusters

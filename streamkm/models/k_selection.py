@@ -46,6 +46,8 @@ from streamkm.models.metric import Metric, Scale
 from streamkm.models.outliers import GapRule
 
 ITERATIONS, TOLERANCE = 25, 1e-3
+"""Lloyd stops after this many iterations, or when one reduces the cost by at most this share."""
+
 REFERENCES, REFERENCE_ROWS = 4, 2000
 """Uniform reference data sets for the gap statistic, and rows of each."""
 MIN_SILHOUETTE_RATIO = 0.8
@@ -134,13 +136,13 @@ def k_profile(
         k out of range.
     """
     if not 1 <= k_min <= k_max:
-        raise SettingsError(f"k must run from at least 1 upwards, not from {k_min} to {k_max}")
+        raise SettingsError(f"k_min must be at least 1 and at most k_max, not {k_min} and {k_max}")
     points, _ = validation.points(rows, (), 0)
     validation.finite(points, ())
     row_weights = validation.row_weights(weights, len(points))
     mass = float(row_weights.sum()) if len(row_weights) else float(len(points))
     if not mass > 0.0:
-        raise DataError("there are no rows with a weight to choose k from")
+        raise DataError("no row has a positive weight, so k cannot be selected")
     X = np.asarray(points, np.float64)
     if len(row_weights):
         kept = row_weights > 0.0

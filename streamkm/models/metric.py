@@ -61,13 +61,13 @@ class Metric:
         """Return the metric with factors from weighted rows, (n, d) and (n,); this one if they are nearly the same."""
         if scale == "none" or not weights.sum() > 0.0:
             return self
-        factors = 1.0 / (deviations(rows, weights) if scale == "standard" else quartile_ranges(rows, weights))
+        factors = 1.0 / (standard_deviations(rows, weights) if scale == "standard" else quartile_ranges(rows, weights))
         if np.all(np.abs(factors - self.factors) <= MAX_SAME_SCALE_DIFFERENCE * self.factors):
             return self
         return replace(self, factors=factors)
 
 
-def deviations(rows: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+def standard_deviations(rows: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
     """(d,) weighted standard deviations; 1 for a constant column."""
     share = weights / weights.sum()
     centre = np.empty(rows.shape[1])
@@ -92,7 +92,9 @@ def quartile_ranges(rows: NDArray[np.float64], weights: NDArray[np.float64]) -> 
     lowest, low, high, highest = (quantile(rows, weights, share) for share in (0.05, 0.25, 0.75, 0.95))
     spread = (high - low) / IQR_OF_NORMAL
     none = np.maximum(NEGLIGIBLE_IQR * (highest - lowest), 1e-12 * np.maximum(np.abs(low), np.abs(high)))
-    none = np.maximum(none, NEGLIGIBLE_DEVIATION_SHARE * deviations(rows, weights) * (np.ptp(rows, axis=0) > 0.0))
+    none = np.maximum(
+        none, NEGLIGIBLE_DEVIATION_SHARE * standard_deviations(rows, weights) * (np.ptp(rows, axis=0) > 0.0)
+    )
     for t in np.flatnonzero(high - low <= none):
         away = np.abs(rows[:, t] - low[t])
         others = (away > none[t]) & (weights > 0.0)

@@ -225,7 +225,7 @@ class OnlineKMeans(ClusterInference):
         if self._decay.by_time:
             if times is None:
                 raise DataError(
-                    "there are no event times, but the half-life is in seconds",
+                    "event times are missing, but the half-life is in seconds",
                     hint="Pass times=, or use half_life_unit='points'",
                 )
             row_times = validation.event_times(times, len(X))

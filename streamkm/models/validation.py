@@ -25,8 +25,8 @@ LIMIT = 1e140
 
 
 def frozen(array: NDArray[Any]) -> NDArray[Any]:
-    """View an array as read-only: the only type of input that kernels are compiled for."""
-    view = array.view()
+    """View an array as a plain, read-only ndarray: the only type of input that kernels are compiled for."""
+    view = array.view(np.ndarray)
     view.flags.writeable = False
     return view
 

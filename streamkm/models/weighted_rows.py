@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from streamkm.kernels.assign import largest
+from streamkm.kernels.assign import Real, largest
 from streamkm.kernels.representatives import pick_representatives as pick
 from streamkm.models.centroids import nearest as nearest_centroids
 from streamkm.models.centroids import weighted_mean
@@ -19,7 +19,7 @@ Reals = NDArray[np.float64]
 Labels = NDArray[np.int32]
 
 
-def nearest(rows: Reals, centroids: Reals) -> tuple[Labels, Reals]:
+def nearest(rows: Real, centroids: Reals) -> tuple[Labels, Reals]:
     """(n,) index of the nearest of (k, d) centroids, the lowest of several, and (n,) squared distance to it."""
     labels, squared = np.zeros(len(rows), np.int32), np.zeros(len(rows))
     if not len(rows):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from streamkm.errors import DataError, NotReadyError
 from streamkm.models import OnlineKMeans
 from streamkm.models.centroids import normalized
-from streamkm.models.id_matching import assign
+from streamkm.models.weighted_rows import nearest
 from streamkm.state import Snapshot
 from streamkm.stores.base import Store
 
@@ -94,8 +94,8 @@ def compare(a: Snapshot, b: Snapshot, rows: NDArray[np.float64], weights: NDArra
     if a.fields != b.fields or a.distance != b.distance:
         raise DataError("the snapshots have different fields or distances", where=f"snapshots {a.id} and {b.id}")
     scaled = rows * a.factors
-    own_a, squared_a = assign(scaled, a.centroids * a.factors)
-    own_b, squared_b = assign(scaled, b.centroids * a.factors)
+    own_a, squared_a = nearest(scaled, a.centroids * a.factors)
+    own_b, squared_b = nearest(scaled, b.centroids * a.factors)
     share = normalized(weights)
     share_a, share_b = (np.bincount(own, share, len(s.ids)) for own, s in ((own_a, a), (own_b, b)))
     place = {i: j for j, i in enumerate(b.ids.tolist())}

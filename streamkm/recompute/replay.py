@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from streamkm import private_files
 from streamkm.errors import DataError, SettingsError
 from streamkm.models import Coreset, OnlineKMeans
-from streamkm.models.id_matching import assign, inherit_ids
+from streamkm.models.id_matching import inherit_ids
 from streamkm.models.spec import arguments
-from streamkm.models.weighted_rows import overlap
+from streamkm.models.weighted_rows import nearest, overlap
 from streamkm.recompute.archive import Archive, lost_offsets, part_counts
 from streamkm.recompute.fitting import FitProgress, FitResult, fit_points
 from streamkm.recompute.pointfile import PointFile, atomic_write
@@ -284,7 +284,7 @@ def _ids(
         return np.arange(k, dtype=np.int64), None
     common, cost = np.zeros((len(live.ids), k)), 0.0
     for at, rows in _blocks(points):
-        own, squared = assign(rows, live.centroids * factors)
+        own, squared = nearest(rows, live.centroids * factors)
         common += overlap(own, fitted.labels(at, at + len(rows)), np.ones(len(rows)), common.shape)
         cost += float(squared.sum())
     return inherit_ids(live.ids, common), cost

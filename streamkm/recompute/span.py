@@ -100,11 +100,11 @@ def _offsets(
         return dict.fromkeys(end, int(number)) if kind == "offset" else dict(position_of(int(number)))
     if _OFFSET_LIST.fullmatch(text):
         pairs = (pair.split(":") for pair in text.split(","))
-        wanted = {int(partition): int(at) for partition, at in pairs}
-        unknown = sorted(set(wanted) - {tp.partition for tp in end})
+        offsets = {int(partition): int(at) for partition, at in pairs}
+        unknown = sorted(set(offsets) - {tp.partition for tp in end})
         if unknown:
             raise SettingsError(f"there is no partition {', '.join(map(str, unknown))}", where=text)
-        return {tp: wanted[tp.partition] for tp in end if tp.partition in wanted}
+        return {tp: offsets[tp.partition] for tp in end if tp.partition in offsets}
     try:
         seconds = now - parse_duration(text) if re.fullmatch(r"[\d.]+(ms|s|m|h|d)", text) else parse_iso(text)
     except ValueError:

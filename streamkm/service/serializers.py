@@ -16,7 +16,7 @@ from streamkm.records import BadRecord, Position
 from streamkm.redaction import redact_all
 from streamkm.service.schemas import live
 from streamkm.service.schemas import models as schemas
-from streamkm.state import Event, Snapshot
+from streamkm.state import ModelEvent, Snapshot
 from streamkm.stores.base import ModelInfo
 from streamkm.times import format_time
 
@@ -96,7 +96,7 @@ def clusters(s: Snapshot) -> list[schemas.Cluster]:
     return result
 
 
-def events(found: Iterable[Event]) -> list[schemas.Event]:
+def events(found: Iterable[ModelEvent]) -> list[schemas.Event]:
     """Events in the lineage of clusters."""
     return [schemas.Event(**e.to_json()) for e in found]
 
@@ -244,10 +244,10 @@ def k_profile(s: Snapshot) -> live.KProfile:
     )
 
 
-def quarantined(bad: BadRecord) -> live.QuarantinedRecord:
+def quarantined(bad: BadRecord) -> live.QuarantineEntry:
     """A quarantined record; bytes that are not UTF-8 are replaced."""
     r = bad.record
-    return live.QuarantinedRecord(
+    return live.QuarantineEntry(
         topic=r.partition.topic,
         partition=r.partition.partition,
         offset=r.offset,

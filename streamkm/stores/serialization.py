@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from streamkm.errors import StoreError
 from streamkm.records import BadRecord, Headers, Position, RawRecord, TopicPartition
-from streamkm.state import Counters, Event, Json, ModelSpec, Progress, Snapshot
+from streamkm.state import Counters, Json, ModelEvent, ModelSpec, Progress, Snapshot
 from streamkm.stores.base import Lease
 
 Columns = dict[str, Any]
@@ -149,7 +149,7 @@ def snapshot_from_row(model: str, row: Mapping[str, Any] | sa.RowMapping) -> Sna
             position=position_from_text(row["position"]),
             detail=json.loads(row["detail"]),
             distance=row["distance"],
-            events=tuple(Event.from_json(event) for event in json.loads(row["events"])),
+            events=tuple(ModelEvent.from_json(event) for event in json.loads(row["events"])),
             deviations=deviations,
             **{name: arrays[name] for name in _DTYPES},
         )

@@ -1,4 +1,4 @@
-"""Behavioural fakes for tests, ours and our users': clocks, a source and a store that fail on cue, death at a call."""
+"""Fakes for tests: clocks, a source and stores that fail as scripted, and a kill at a chosen call."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from streamkm.stores.base import Lease, Store
 
 
 class ManualClock:
-    """A clock that stands still until it is told to go on.
+    """A clock that only `advance` moves.
 
     >>> clock = ManualClock(1000.0)
     >>> clock.advance(2.5)
@@ -32,64 +32,64 @@ class ManualClock:
         return self.now
 
     def monotonic(self) -> float:
-        """Seconds that never jump back."""
+        """Monotonic seconds."""
         return self.now
 
     def advance(self, seconds: float) -> None:
-        """Let time pass."""
+        """Advance the clock."""
         self.now += seconds
 
 
 class JumpingClock:
-    """The real clock, whose time of day jumps once; seconds that never jump do not.
+    """The real clock with one jump of the wall time; monotonic time does not jump.
 
     Parameters
     ----------
     seconds
-        How far; negative to go back.
+        Size of the jump; negative to go back.
     after
-        When, in seconds from now.
+        Seconds from now until the jump.
     """
 
     def __init__(self, seconds: float, after: float) -> None:
         self.seconds, self.jumps_at = seconds, time.monotonic() + after
 
     def time(self) -> float:
-        """Seconds since 1970, perhaps."""
+        """Seconds since 1970, with the jump."""
         return time.time() + (self.seconds if time.monotonic() >= self.jumps_at else 0.0)
 
     def monotonic(self) -> float:
-        """Seconds that never jump."""
+        """Monotonic seconds."""
         return time.monotonic()
 
 
 class KillAtCall:
-    """Anything, whose process dies by SIGKILL at one call of one of its methods: what a crash there would leave.
+    """A proxy that ends the process by SIGKILL at one call of a method, as a crash there would.
 
     Parameters
     ----------
     thing
-        What it stands for.
+        The proxied object.
     method
-        The fatal one.
+        Name of the fatal method.
     call
-        Which call of it, from 1.
+        Number of the fatal call, from 1.
     after
-        Die when the method has returned instead of before it is called.
+        Kill after the method has returned instead of before it is called.
 
     Examples
     --------
-    >>> mortal = KillAtCall([1, 2], "append", 3)
-    >>> mortal.append(3)
-    >>> mortal.count(3)
+    >>> items = KillAtCall([1, 2], "append", 3)
+    >>> items.append(3)
+    >>> items.count(3)
     1
     """
 
     def __init__(self, thing: Any, method: str, call: int, *, after: bool = False) -> None:
         self._thing, self._method, self._left, self._after = thing, method, call, after
 
-    def around(self, thing: Any) -> Self:
-        """Stand for another thing from now on, such as the next of several sources; calls are counted together."""
+    def wrap(self, thing: Any) -> Self:
+        """Proxy another object from now on, such as the next of several sources; the count of calls continues."""
         self._thing = thing
         return self
 
@@ -111,40 +111,40 @@ class KillAtCall:
 
 
 class StopAfter:
-    """A stop request that comes when a condition holds, asked each time the loop looks.
+    """A stop signal that is set once a condition holds, which is evaluated at each query.
 
     Parameters
     ----------
     condition
-        Called at each look; once it was true it stays so.
+        Evaluated until it is true for the first time.
     clock
-        Advanced by `wait`, so that backing off takes no time.
+        Advanced by `wait`, so that waiting takes no time.
     """
 
     def __init__(self, condition: Callable[[], bool], clock: ManualClock | None = None) -> None:
         self.condition, self.clock, self.done = condition, clock, False
 
     def is_set(self) -> bool:
-        """Whether the loop should leave."""
+        """Whether to stop."""
         self.done = self.done or self.condition()
         return self.done
 
     def wait(self, timeout: float) -> bool:
-        """Let `timeout` seconds pass on the clock."""
+        """Advance the clock by `timeout` seconds; whether to stop."""
         if self.clock is not None:
             self.clock.advance(timeout)
         return self.is_set()
 
 
 class FlakySource:
-    """A source whose polls fail on cue.
+    """A source whose polls fail as scripted.
 
     Parameters
     ----------
     source
-        The real one, or one in memory.
+        The wrapped source.
     failures
-        Number of the poll (from 1, over all its life) -> what it raises.
+        Error to raise, by number of the poll (from 1).
     """
 
     def __init__(self, source: Source, failures: dict[int, StreamkmError]) -> None:
@@ -171,7 +171,7 @@ class FlakySource:
         self.source.seek(position)
 
     def poll(self, timeout: float, max_records: int) -> Sequence[Records]:
-        """See `Source`; raises what was scripted for this poll."""
+        """See `Source`; raises the scripted error, if any."""
         self.polls += 1
         if self.polls in self.failures:
             raise self.failures[self.polls]
@@ -191,14 +191,14 @@ class FlakySource:
 
 
 class FlakyStore:
-    """A store whose commits fail on cue, before or after they took effect.
+    """A store whose commits fail as scripted, before or after they take effect.
 
     Parameters
     ----------
     store
-        The real one, or one in memory.
+        The wrapped store.
     before, after
-        Number of the commit call (from 1) -> what is raised before the commit is made, or after it was.
+        Error to raise before or after the commit, by number of the call (from 1).
     """
 
     def __init__(
@@ -225,16 +225,16 @@ class FlakyStore:
 
 
 class FullStore:
-    """A store whose disk is full for a time: what would write fails as SQLite does there, and reading goes on.
+    """A store whose disk is full for a time: writes fail as with SQLite, reads succeed.
 
     Parameters
     ----------
     store
-        The real one, or one in memory.
+        The wrapped store.
     full
-        Whether it is full now.
+        Whether the disk is full now.
     writes
-        Which methods need room.
+        Names of the methods that write.
     """
 
     WRITES = (

@@ -28,7 +28,7 @@ from streamkm.state import Progress
 from streamkm.stores import Store, open_store
 from waiting import PATIENCE, pauses
 
-MORTAL = Path(__file__).with_name("mortal.py")
+KILLED_LIVE = Path(__file__).with_name("killed_live.py")
 MODEL = "m"
 LEASE = 2.0
 ENDS = (None, 0, -signal.SIGKILL, -signal.SIGTERM)
@@ -202,7 +202,7 @@ class World:
             "--batch", "200", "--max-bad-ratio", "1", "--max-record-bytes", "2000",
         )  # fmt: skip
         log = self.folder / f"live-{len(self.programs)}.log"
-        program = Program(log, *arguments, env=fault, script=MORTAL)
+        program = Program(log, *arguments, env=fault, script=KILLED_LIVE)
         self.programs.append(program)
         return program
 

@@ -402,7 +402,7 @@ def _ends_by_csv(data: bytes, newlines: NDArray[np.int64], dialect: Dialect) -> 
 
 
 def read(
-    data: bytes, dialect: Dialect, wanted: Sequence[int], texts: Collection[int] = (), ends: RowEnds | None = None
+    data: bytes, dialect: Dialect, selected: Sequence[int], texts: Collection[int] = (), ends: RowEnds | None = None
 ) -> list[pl.Series]:
     """Parse complete rows.
 
@@ -412,7 +412,7 @@ def read(
         Rows, each with its newline.
     dialect
         Dialect of the text.
-    wanted
+    selected
         Indices of the columns to parse.
     texts
         Indices of columns known not to be numeric; only saves time.
@@ -436,9 +436,9 @@ def read(
     if ends.simple and dialect.separator != " ":
         header = dialect.separator.join(f"c{i}" for i in range(dialect.width + dialect.trailing))
         source = header.encode() + b"\n" + data
-        attempts = [{i: pl.String if i in texts else pl.Float64 for i in wanted}]
-        if len(texts) < len(wanted):
-            attempts.append(dict.fromkeys(wanted, pl.String))
+        attempts = [{i: pl.String if i in texts else pl.Float64 for i in selected}]
+        if len(texts) < len(selected):
+            attempts.append(dict.fromkeys(selected, pl.String))
         for kinds in attempts:
             try:
                 frame = pl.read_csv(
@@ -446,22 +446,22 @@ def read(
                     separator=dialect.separator,
                     quote_char='"' if b'"' in data else None,
                     schema={f"c{i}": kinds.get(i, pl.String) for i in range(dialect.width + dialect.trailing)},
-                    columns=[f"c{i}" for i in wanted],
+                    columns=[f"c{i}" for i in selected],
                 )
             except (pl.exceptions.PolarsError, UnicodeDecodeError):
                 continue
             if frame.height == ends.rows:
-                return [_cleaned(frame[f"c{i}"]) for i in wanted]
-    return _read_by_csv(data, dialect, wanted)
+                return [_cleaned(frame[f"c{i}"]) for i in selected]
+    return _read_by_csv(data, dialect, selected)
 
 
-def _read_by_csv(data: bytes, dialect: Dialect, wanted: Sequence[int]) -> list[pl.Series]:
+def _read_by_csv(data: bytes, dialect: Dialect, selected: Sequence[int]) -> list[pl.Series]:
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
         row = int(np.searchsorted(row_ends(data, dialect).ends, error.start, side="right"))
         raise CsvError(f"the text is not UTF-8: {error}", row, _iconv("latin1")) from error
-    columns: list[list[str]] = [[] for _ in wanted]
+    columns: list[list[str]] = [[] for _ in selected]
     row = 0
     lines = _lines(text)
     if not lines[-1]:
@@ -470,7 +470,7 @@ def _read_by_csv(data: bytes, dialect: Dialect, wanted: Sequence[int]) -> list[p
         for _, found in dialect.rows(lines):
             if len(found) > dialect.width:
                 raise CsvError(f"a row has {len(found)} values, the header {dialect.width}", row)
-            for column, place in zip(columns, wanted, strict=True):
+            for column, place in zip(columns, selected, strict=True):
                 column.append(found[place] if place < len(found) else "")
             row += 1
     except csv.Error as error:

@@ -85,11 +85,11 @@ class ColumnSelection:
             A column does not exist, or its name occurs twice.
         """
         widths = widths or {}
-        asked = self.fields
-        if asked is None:
-            asked = [name for name in names if name not in unnamed] or list(names)
+        selected = self.fields
+        if selected is None:
+            selected = [name for name in names if name not in unnamed] or list(names)
         chosen: ResolvedColumns = {}
-        for name in asked:
+        for name in selected:
             if name in names:
                 if names.count(name) > 1:
                     raise FileFormatError(

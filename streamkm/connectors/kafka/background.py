@@ -55,8 +55,8 @@ class BackgroundCall:
             What the call raised.
         """
         with self._changed:
-            wanted = self._requested
-            if not self._changed.wait_for(lambda: self._completed >= wanted, timeout):
+            requested = self._requested
+            if not self._changed.wait_for(lambda: self._completed >= requested, timeout):
                 return False
             failure = self._failure
         if failure is not None:

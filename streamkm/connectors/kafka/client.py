@@ -11,6 +11,7 @@ import kafka  # type: ignore[import-untyped]
 import kafka.errors as ke  # type: ignore[import-untyped]
 
 from streamkm.connectors.kafka.connection_check import check_reachable
+from streamkm.connectors.kafka.security import resolve_security
 from streamkm.connectors.kafka.sockets import use_large_reads
 from streamkm.errors import (
     BrokerUnreachableError,
@@ -91,6 +92,32 @@ def client_settings(properties: Mapping[str, object]) -> dict[str, Any]:
             )
         settings[key] = _converted(name, key, known[key], value)
     return settings
+
+
+def connection_settings(bootstrap: str, properties: Mapping[str, object] | None, timeout: float) -> dict[str, Any]:
+    """Settings that all clients have in common.
+
+    Parameters
+    ----------
+    bootstrap
+        ``host:port``, several separated by commas.
+    properties
+        The user's properties, by their Kafka names.
+    timeout
+        Maximum duration of a request, and of the search for a first broker, s.
+
+    Raises
+    ------
+    SettingsError
+        A property is unknown or not valid.
+    """
+    milliseconds = int(timeout * 1000)
+    return {
+        **resolve_security(client_settings(properties or {})),
+        "bootstrap_servers": bootstrap.split(","),
+        "bootstrap_timeout_ms": milliseconds,
+        "request_timeout_ms": milliseconds,
+    }
 
 
 def _converted(name: str, key: str, default: object, value: object) -> object:
@@ -176,7 +203,7 @@ _ERROR_NAMES: dict[type[SourceError | SettingsError], tuple[str, ...]] = {
     ),
 }
 ERROR_CLASSES: dict[type[Exception], type[SourceError | SettingsError]] = {
-    getattr(ke, name): ours for ours, names in _ERROR_NAMES.items() for name in names
+    getattr(ke, name): kind for kind, names in _ERROR_NAMES.items() for name in names
 }
 
 _REFUSED = (
@@ -243,28 +270,28 @@ def translate_error(error: Exception, *, doing: str, where: str, bootstrap: str)
     if isinstance(error, StreamkmError):
         return error
     message = str(error) or type(error).__name__
-    ours = error_class(type(error))
-    if ours is BrokerUnreachableError or isinstance(error, OSError):
+    kind = error_class(type(error))
+    if kind is BrokerUnreachableError or isinstance(error, OSError):
         return BrokerUnreachableError(
             f"no broker answered at {bootstrap} while {doing} ({message})",
             where=where,
             hint="Is it running, and does it advertise an address that is reachable from here?",
         )
-    if ours is PositionLostError:
+    if kind is PositionLostError:
         return PositionLostError(
             f"the position is no longer in the topic ({message})",
             where=where,
             hint="Retention deleted it, or the topic was truncated; choose a new position to continue from",
         )
-    if ours is CorruptBatchError:
+    if kind is CorruptBatchError:
         return CorruptBatchError(
             f"a record batch cannot be read ({message})",
             where=where,
             hint="Restore the partition from a replica, or continue from an offset behind the batch",
         )
-    if ours is TopicNotFoundError:
+    if kind is TopicNotFoundError:
         return TopicNotFoundError(f"the topic does not exist ({message})", where=where)
-    if ours is SettingsError:
+    if kind is SettingsError:
         return SettingsError(f"kafka-python refuses its settings: {message}", where=where)
     if isinstance(error, _REFUSED):
         return SourceError(

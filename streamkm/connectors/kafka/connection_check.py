@@ -73,7 +73,7 @@ def check_connection(settings: Mapping[str, Any], should_stop: Callable[[], bool
     """
     if settings.get("proxy_url") or settings.get("socks5_proxy"):
         return
-    said: OSError | None = None
+    last_error: OSError | None = None
     refused: BrokerRefusedError | None = None
     for server, host, port in parse_servers(settings["bootstrap_servers"]):
         try:
@@ -83,8 +83,8 @@ def check_connection(settings: Mapping[str, Any], should_stop: Callable[[], bool
         except BrokerRefusedError as error:
             refused = error
         except OSError as error:
-            said = error
-    raise refused or said or OSError("no address was given")
+            last_error = error
+    raise refused or last_error or OSError("no address was given")
 
 
 def check_reachable(servers: list[str], timeout: float) -> None:
@@ -95,15 +95,15 @@ def check_reachable(servers: list[str], timeout: float) -> None:
     OSError
         None does; the error of the last attempt.
     """
-    said: OSError | None = None
+    last_error: OSError | None = None
     for _, host, port in parse_servers(servers):
         try:
             socket.create_connection((host, port), timeout).close()
         except OSError as error:
-            said = error
+            last_error = error
         else:
             return
-    raise said or OSError("no address was given")
+    raise last_error or OSError("no address was given")
 
 
 class _Connection:
@@ -140,9 +140,9 @@ class _Connection:
         except _ClosedError:
             raise self._refusal("it closes the connection after a request", self._protocol_hint()) from None
         except ssl.SSLError as error:
-            said = error.reason or str(error)
+            reason = error.reason or str(error)
             hint = "Does it require a client certificate? Give ssl.certificate.location and ssl.key.location"
-            raise self._refusal(f"it ends the encrypted connection ({said})", hint) from error
+            raise self._refusal(f"it ends the encrypted connection ({reason})", hint) from error
 
     def _protocol_hint(self) -> str:
         if self._protocol == "PLAINTEXT":
@@ -167,7 +167,7 @@ class _Connection:
 
     def _connect(self) -> None:
         found = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
-        said: OSError | None = None
+        last_error: OSError | None = None
         for family, kind, protocol, _, address in found:
             sock = socket.socket(family, kind, protocol)
             sock.settimeout(_POLL_SECONDS)
@@ -179,10 +179,10 @@ class _Connection:
                 self._sock = sock
             except OSError as error:
                 sock.close()
-                said = error
+                last_error = error
             else:
                 return
-        raise said or OSError(f"{self._host} has no address")
+        raise last_error or OSError(f"{self._host} has no address")
 
     def _start_tls(self) -> None:
         context = self._settings["ssl_context"]
@@ -200,8 +200,8 @@ class _Connection:
         except (BrokerUnreachableError, TimeoutError):
             raise
         except OSError as error:
-            said = getattr(error, "reason", None) or str(error)
-            raise self._refusal(f"the listener does not use TLS ({said})", _CHECK_PROTOCOL) from error
+            reason = getattr(error, "reason", None) or str(error)
+            raise self._refusal(f"the listener does not use TLS ({reason})", _CHECK_PROTOCOL) from error
 
     def _api_versions(self) -> dict[int, int]:
         """Newest supported version of each request, by API key."""
@@ -233,9 +233,9 @@ class _Connection:
             code, size = struct.unpack_from(">hh", answer)
             at = 4 + max(0, size)
             if code:
-                said = answer[4:at].decode("utf-8", "replace") or for_code(code).__name__
+                reason = answer[4:at].decode("utf-8", "replace") or for_code(code).__name__
                 raise self._refusal(
-                    f"the login failed ({said})", "Check sasl.username and sasl.password, and sasl.mechanism"
+                    f"the login failed ({reason})", "Check sasl.username and sasl.password, and sasl.mechanism"
                 )
             try:
                 mechanism.receive(answer[at + 4 :])

@@ -90,8 +90,8 @@ def _read_field(batch: CompressedBatch, size: int, kept: int, stop: int) -> Gene
     found, left = bytearray(), size
     while left > 0:
         here = min(left, batch.end - batch.at)
-        wanted = min(here, kept - len(found))
-        found += batch.data[batch.at : batch.at + wanted].tobytes()
+        take = min(here, kept - len(found))
+        found += batch.data[batch.at : batch.at + take].tobytes()
         batch.advance(batch.at + here)
         left -= here
         if left:

@@ -234,7 +234,7 @@ class BatchRecords:
         if self._each_take_is_a_poll:
             self._decompression.reset()
         parts: list[RecordColumns] = []
-        self._limit = wanted = n if n is not None else 1 << 62
+        self._limit = requested = n if n is not None else 1 << 62
         if self._compressed is not None and not self._decompression.full:
             self._compressed.resume()
         while self._limit > 0 and not self._drained:
@@ -258,7 +258,7 @@ class BatchRecords:
             self.next_fetch_offset = self._next
         if self._compressed is not None:
             self._compressed.suspend()
-        return FetchedRecords(parts, wanted if self._decompression.full else None)
+        return FetchedRecords(parts, requested if self._decompression.full else None)
 
     def _read(self) -> Generator[RecordColumns | None, None, None]:
         """All records, at most `_limit` at a time; None when the decompression buffer of a poll is full.

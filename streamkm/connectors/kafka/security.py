@@ -102,9 +102,9 @@ def _ssl_context(settings: Mapping[str, Any]) -> ssl.SSLContext:
             context.load_verify_locations(revoked)
             context.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_LEAF
     except (OSError, ValueError) as error:
-        said = getattr(error, "reason", None) or str(error)
+        reason = getattr(error, "reason", None) or str(error)
         raise SettingsError(
-            f"it cannot be used ({said})", where=where, hint="It must be PEM, and a key must match its certificate"
+            f"it cannot be used ({reason})", where=where, hint="It must be PEM, and a key must match its certificate"
         ) from error
     return context
 

@@ -20,12 +20,11 @@ from kafka.structs import OffsetAndMetadata  # type: ignore[import-untyped]
 
 from streamkm.connectors.columns import byte_records
 from streamkm.connectors.kafka.background import BackgroundCall, OffsetCommitter
-from streamkm.connectors.kafka.client import admin_settings, client_settings, start_client, translate_error
+from streamkm.connectors.kafka.client import admin_settings, connection_settings, start_client, translate_error
 from streamkm.connectors.kafka.connection_check import check_connection
 from streamkm.connectors.kafka.decompression import MAX_DECOMPRESSED_BYTES, MAX_VALUE_BYTES, DecompressionBuffer
 from streamkm.connectors.kafka.metadata import TopicMetadata, group_conflict, topic_id
 from streamkm.connectors.kafka.record_batches import BatchRecords, RecordColumns, columns, join
-from streamkm.connectors.kafka.security import resolve_security
 from streamkm.connectors.kafka.sockets import SUPPORTED_VERSIONS
 from streamkm.connectors.positions import check_position
 from streamkm.errors import (
@@ -69,7 +68,7 @@ class KafkaSource:
         Name of the topic; it is never created.
     group_id
         Group for `commit`; if None, `commit` does nothing.
-    plain
+    public_api_only
         Use the public API of kafka-python only: slower by an order of magnitude, with the same result. Otherwise record
         batches are read as columns, if the version of kafka-python is known to allow it.
     request_timeout
@@ -78,7 +77,8 @@ class KafkaSource:
     client
         More client properties by their Kafka names (``security.protocol``, ``sasl.mechanism``, ...).
     max_decompressed_bytes
-        Maximum number of bytes that one poll decompresses; the rest follows in the next poll. Not used with `plain`.
+        Maximum number of bytes that one poll decompresses; the rest follows in the next poll. Not used with
+        `public_api_only`.
     max_value_bytes
         Maximum size of a value, bytes: a longer one in a compressed batch may be truncated (`ByteRecords.cut`).
     should_stop
@@ -86,7 +86,7 @@ class KafkaSource:
 
     Attributes
     ----------
-    fast
+    columnar
         Whether record batches are read as columns.
 
     Raises
@@ -105,7 +105,7 @@ class KafkaSource:
         topic: str,
         *,
         group_id: str | None = None,
-        plain: bool = False,
+        public_api_only: bool = False,
         request_timeout: float = 30.0,
         client: Mapping[str, object] | None = None,
         max_decompressed_bytes: int = MAX_DECOMPRESSED_BYTES,
@@ -116,13 +116,7 @@ class KafkaSource:
         self._topic = topic
         self._group_id = group_id
         self._timeout_ms = int(request_timeout * 1000)
-        self._settings = {
-            **_CLIENT_DEFAULTS,
-            **resolve_security(client_settings(client or {})),
-            "bootstrap_servers": bootstrap.split(","),
-            "bootstrap_timeout_ms": self._timeout_ms,
-            "request_timeout_ms": self._timeout_ms,
-        }
+        self._settings = _CLIENT_DEFAULTS | connection_settings(bootstrap, client, request_timeout)
         wait = int(self._settings.get("fetch_max_wait_ms", 500))
         self._settings["fetch_max_wait_ms"] = min(wait, self._timeout_ms // 2)
         # Metadata is refreshed regularly: after three refreshes without a response the broker is gone.
@@ -139,14 +133,14 @@ class KafkaSource:
         self._committer: OffsetCommitter | None = None
         self._identity_check: BackgroundCall | None = None
         self._check_pending = False
-        self.fast = not plain and kafka.__version__ in SUPPORTED_VERSIONS
+        self.columnar = not public_api_only and kafka.__version__ in SUPPORTED_VERSIONS
         with self._translated_errors("connecting"):
             check_connection(self._settings, should_stop)
             # No group: kafka-python's poll would wait for the group's coordinator. No deserializers: one that raises
             # makes the next poll loop forever.
             self._consumer = start_client(
                 kafka.KafkaConsumer,
-                large_reads=self.fast,
+                large_reads=self.columnar,
                 **self._settings,
                 group_id=None,
                 auto_offset_reset="none",
@@ -155,10 +149,10 @@ class KafkaSource:
                 allow_auto_create_topics=False,
             )
         self._topic_metadata = TopicMetadata(self._consumer._cluster, topic)  # noqa: SLF001  # the version is pinned
-        if self.fast:
+        if self.columnar:
             read = functools.partial(BatchRecords, buffer=self._decompression)
             self._consumer._fetcher.PartitionRecords = read  # noqa: SLF001  # see record_batches
-        elif not plain:
+        elif not public_api_only:
             log.warning(
                 "kafka-python %s is not one of %s: records are read one by one, which is slower",
                 kafka.__version__,
@@ -191,9 +185,9 @@ class KafkaSource:
     def offsets_at(self, seconds: float) -> Position:
         """For each partition the offset of the first record at or after a time, s since the epoch, or else its end."""
         partitions = self.partitions()
-        asked = {kafka.TopicPartition(*tp): max(0, math.ceil(seconds * 1000)) for tp in partitions}
+        timestamps = {kafka.TopicPartition(*tp): max(0, math.ceil(seconds * 1000)) for tp in partitions}
         with self._translated_errors("asking for offsets by time"):
-            found = self._consumer.offsets_for_times(asked, timeout_ms=self._timeout_ms)
+            found = self._consumer.offsets_for_times(timestamps, timeout_ms=self._timeout_ms)
         end = self._bounds("end", partitions)
         at = {tp: found.get(kafka.TopicPartition(*tp)) for tp in partitions}
         return {tp: end[tp] if o is None or o.offset < 0 else min(int(o.offset), end[tp]) for tp, o in at.items()}
@@ -235,7 +229,7 @@ class KafkaSource:
         for tp in self._position:
             records = got.get(kafka.TopicPartition(*tp))
             if records or after[tp] != self._position[tp]:
-                make = _from_batches if self.fast else _from_consumer_records
+                make = _from_batches if self.columnar else _from_consumer_records
                 out.append(make(tp, self._position[tp], after[tp], records or ()))
         self._position = after
         if not out and (silent := self._topic_metadata.seconds_since_update()) > self._max_silence:
@@ -367,7 +361,7 @@ class KafkaSource:
                     time.sleep(_METADATA_SECONDS)
 
     def _offset(self, tp: TopicPartition) -> int:
-        if self.fast:  # the public method checks every partition each time
+        if self.columnar:  # the public method checks every partition each time
             return int(self._consumer._subscription.assignment[kafka.TopicPartition(*tp)].position.offset)  # noqa: SLF001
         return int(self._consumer.position(kafka.TopicPartition(*tp), timeout_ms=self._timeout_ms))
 

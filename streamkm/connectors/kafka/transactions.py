@@ -11,10 +11,9 @@ import kafka  # type: ignore[import-untyped]
 import kafka.errors as ke  # type: ignore[import-untyped]
 from kafka.structs import OffsetAndMetadata  # type: ignore[import-untyped]
 
-from streamkm.connectors.kafka.client import admin_settings, client_settings, start_client, translate_error
+from streamkm.connectors.kafka.client import admin_settings, connection_settings, start_client, translate_error
 from streamkm.connectors.kafka.connection_check import check_connection
 from streamkm.connectors.kafka.metadata import create_topic, group_conflict
-from streamkm.connectors.kafka.security import resolve_security
 from streamkm.connectors.kafka.sockets import SUPPORTED_VERSIONS
 from streamkm.errors import BrokerUnreachableError, SourceError, WriterFencedError
 from streamkm.records import CommittedOffset, ProducerRecord, TopicPartition
@@ -65,13 +64,7 @@ class KafkaTransactionalWriter:
         self._bootstrap, self._name, self._timeout = bootstrap, name, timeout
         self._partitions: dict[str, int] = {}
         milliseconds = int(timeout * 1000)
-        self._settings = {
-            **resolve_security(client_settings(client or {})),
-            "bootstrap_servers": bootstrap.split(","),
-            "bootstrap_timeout_ms": milliseconds,
-            "request_timeout_ms": milliseconds,
-            "metrics_enabled": False,
-        }
+        self._settings = connection_settings(bootstrap, client, timeout) | {"metrics_enabled": False}
         known = kafka.KafkaProducer.DEFAULT_CONFIG
         self._producer: Any = None
         with self._translated_errors("connecting"):
@@ -123,7 +116,7 @@ class KafkaTransactionalWriter:
 
     def committed(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, CommittedOffset]:
         """The group's committed position, without partitions that have none. Waits for transactions that are ending."""
-        ours = [kafka.TopicPartition(*tp) for tp in partitions]
+        kafka_partitions = [kafka.TopicPartition(*tp) for tp in partitions]
         milliseconds = int(self._timeout * 1000)
         with self._translated_errors("asking for the group's position"):
             # An admin client does not wait for transactions that are ending; a read-committed consumer does.
@@ -136,9 +129,11 @@ class KafkaTransactionalWriter:
             )
             try:
                 if kafka.__version__ in SUPPORTED_VERSIONS:  # one request for all partitions
-                    found = consumer._coordinator.fetch_committed_offsets(ours, timeout_ms=milliseconds)  # noqa: SLF001
+                    found = consumer._coordinator.fetch_committed_offsets(kafka_partitions, timeout_ms=milliseconds)  # noqa: SLF001
                 else:
-                    found = {tp: consumer.committed(tp, metadata=True, timeout_ms=milliseconds) for tp in ours}
+                    found = {
+                        tp: consumer.committed(tp, metadata=True, timeout_ms=milliseconds) for tp in kafka_partitions
+                    }
             finally:
                 with contextlib.suppress(Exception):
                     consumer.close(autocommit=False)

@@ -10,10 +10,9 @@ from typing import Any
 import kafka  # type: ignore[import-untyped]
 import kafka.errors as ke  # type: ignore[import-untyped]
 
-from streamkm.connectors.kafka.client import client_settings, translate_error
+from streamkm.connectors.kafka.client import connection_settings, translate_error
 from streamkm.connectors.kafka.connection_check import check_connection
 from streamkm.connectors.kafka.metadata import create_topic
-from streamkm.connectors.kafka.security import resolve_security
 from streamkm.records import DeliveryError, ProducerRecord
 
 NULL_HEADERS = "__streamkm.null.headers"
@@ -57,12 +56,7 @@ class KafkaWriter:
     ) -> None:
         self._bootstrap, self._timeout = bootstrap, timeout
         milliseconds = int(timeout * 1000)
-        self._settings = {
-            **resolve_security(client_settings(client or {})),
-            "bootstrap_servers": bootstrap.split(","),
-            "bootstrap_timeout_ms": milliseconds,
-            "request_timeout_ms": milliseconds,
-        }
+        self._settings = connection_settings(bootstrap, client, timeout)
         known = kafka.KafkaProducer.DEFAULT_CONFIG
         try:
             check_connection(self._settings, should_stop)

@@ -13,8 +13,13 @@ from numpy.typing import NDArray
 from streamkm.kernels._jit import jit
 
 MIN_POWER, MAX_POWER = -326, 308
+"""Range of the powers of ten in the table: beyond it, results are zero, subnormal or infinite."""
+
 _BIAS = 1023
+"""Exponent bias of float64."""
+
 REFUSED = -1
+"""Returned as the next position for input that this module does not decide."""
 
 
 def _powers() -> NDArray[np.uint64]:

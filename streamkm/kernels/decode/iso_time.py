@@ -8,7 +8,11 @@ from numpy.typing import NDArray
 from streamkm.kernels._jit import jit
 
 UNPARSED = np.nan
+"""Returned for text of another form."""
+
 _EXACT_MICROSECONDS = 1 << 53
+"""Microseconds from which on float64 is not exact."""
+
 _MONTH_DAYS = np.array([31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31])
 
 

@@ -19,8 +19,14 @@ UNSURE, OBJECT, ARRAY, NULL, DATED = 0, 1, 2, 3, 4
 time was ISO 8601 text, converted to seconds."""
 
 _MAX_DEPTH = 32
+"""Maximum nesting of a record; deeper records are unsure."""
+
 _HINTS = 256
+"""Number of keys of the previous record that are remembered."""
+
 _VALUE, _VALUE_OR_END, _KEY, _KEY_OR_END, _AFTER = 0, 1, 2, 3, 4
+"""States of the scanner: what may come next."""
+
 _QUOTE, _COMMA, _COLON, _MINUS, _BACKSLASH = 34, 44, 58, 45, 92
 _OPEN_LIST, _CLOSE_LIST, _OPEN_OBJECT, _CLOSE_OBJECT = 91, 93, 123, 125
 _TRUE = np.frombuffer(b"true", np.uint8)

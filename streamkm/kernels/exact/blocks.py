@@ -21,6 +21,8 @@ MIXED = -1
 """Stands for the label of a block whose rows have several labels."""
 
 STATE = 4
+"""Number of columns of the state of blocks and regions."""
+
 MOVED, LOWEST, VALID, RESERVE = 0, 1, 2, 3
 """Columns of the state of blocks and regions: accumulated moves of its candidates (for a block, since its bounds were
 computed); its lowest bound; the `MOVED` of the region (for a region, of all centroids) up to which its list is

@@ -20,12 +20,15 @@ from streamkm.kernels._jit import intrinsic, jit
 Real = NDArray[np.float32] | NDArray[np.float64]
 
 LIMB = 2.0**31
+"""Base of the limbs of exact sums."""
+
 ROUND = 1.5 * 2.0**52  # adding it leaves a rounded integer in the low bits of the sum, a conversion available in SIMD
 ROUND_BITS = np.int64(np.float64(ROUND).view(np.int64))
 
 
 _I64 = ir.IntType(64)
 _VECTOR_LENGTH = 4
+"""Coordinates that are added as one SIMD vector."""
 
 
 def _emit_add_limbs(context: Any, builder: Any, signature: Any, args: Any) -> Any:

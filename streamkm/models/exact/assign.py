@@ -218,12 +218,12 @@ def first_assignment(
     if points.has_blocks:
         blocks = BlockAssigner(points, k, cluster_sums, team)
         blocks.label(raw_centroids, centroids, force=True)
-        log.debug("blocks have %.1f of %d centroids on their lists", blocks.mean_list, k)
+        log.debug("candidate lists of blocks have %.1f of %d centroids on average", blocks.mean_list, k)
         if blocks.mean_list <= _MAX_LIST_SHARE * k:
             return blocks
     rows = RowAssigner(points, k, cluster_sums, team)
     if points.has_blocks:
         rows.labels = blocks.labels  # the sums already include these labels
     rows.label(raw_centroids, centroids, force=True)
-    log.debug("first labels after %.3f s", time.perf_counter() - start)
+    log.debug("first assignment took %.3f s", time.perf_counter() - start)
     return rows

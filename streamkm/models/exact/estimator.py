@@ -25,7 +25,7 @@ from streamkm.kernels.exact.sums import Real
 from streamkm.models import validation
 from streamkm.models.compile_notice import log_compilation
 from streamkm.models.exact.lloyd import Iteration, Lloyd
-from streamkm.models.exact.points import frozen, prepare
+from streamkm.models.exact.points import prepare
 from streamkm.models.exact.predict import nearest_labels, scale_for
 from streamkm.models.exact.runs import INIT_METHODS, FitParams, checked_weights, fit_all
 from streamkm.models.exact.threads import ThreadTeam
@@ -216,7 +216,7 @@ class ExactKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixi
         scale = scale_for(array, self.cluster_centers_)
 
         def work(part: int, parts: int) -> None:
-            all_distances(part, parts, frozen(array), self.cluster_centers_, scale, out)
+            all_distances(part, parts, validation.frozen(array), self.cluster_centers_, scale, out)
 
         with self._team() as team:
             team.share(work, out.size * array.shape[1] * 0.5)

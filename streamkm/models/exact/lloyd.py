@@ -212,7 +212,7 @@ class Lloyd:
                 labels[row] = new
                 moved.append(row)
         self.assigner.invalidate(np.array(moved, np.int64))
-        log.debug("%d of %d clusters without points got the farthest ones", len(moved), len(empty))
+        log.debug("moved the farthest points to %d of %d clusters without points", len(moved), len(empty))
         return len(moved)
 
     def _farthest(self, count: int) -> list[int]:

@@ -18,13 +18,16 @@ from streamkm.kernels.exact.sums import LIMB, Real
 from streamkm.models.exact.kd_order import sort_by_kd_tree
 from streamkm.models.exact.storage import Storage, release
 from streamkm.models.exact.threads import ThreadTeam
+from streamkm.models.validation import frozen
 
-BLOCK = 512
+BLOCK_ROWS = 512
 """Rows of a block: the fastest of 64 to 1024; larger blocks have longer candidate lists, smaller ones more overhead."""
 
 _MAX_BLOCK_DIMENSIONS = 16
-_MIN_BLOCK_ROWS = 16 * BLOCK
+_MIN_BLOCK_ROWS = 16 * BLOCK_ROWS
 _MIN_BLOCK_CENTROIDS = 8
+"""Blocks are used up to this many dimensions, and from this many rows and centroids on: elsewhere they cost more than
+they save."""
 
 _MAX_UNCENTERED_RATIO = 30.0
 """Float32 points of at most this multiple of half their range are compared in raw coordinates, without a copy."""
@@ -35,13 +38,6 @@ _ORIGIN_STEPS = 2.0**16
 _IDENTITY = np.empty(0, np.int32)
 _NO_WEIGHTS = np.empty(0)
 _NO_BOXES = np.empty((0, 3, 0), np.float32)
-
-
-def frozen(array: NDArray[Any]) -> NDArray[Any]:
-    """View an array as a plain read-only ndarray: the only type that kernels are compiled for."""
-    view = array.view(np.ndarray)
-    view.flags.writeable = False
-    return view
 
 
 @dataclass(frozen=True)
@@ -192,7 +188,7 @@ def prepare(
     if blocks is None:
         blocks = d <= _MAX_BLOCK_DIMENSIONS and n >= _MIN_BLOCK_ROWS and n_clusters >= _MIN_BLOCK_CENTROIDS
     permutation = _IDENTITY
-    offsets = np.minimum(np.arange(0, n + BLOCK, BLOCK), n)
+    offsets = np.minimum(np.arange(0, n + BLOCK_ROWS, BLOCK_ROWS), n)
     as_given = X.dtype == np.float32 and unit == 1.0 and not origin.any()
     rows: NDArray[np.float32] = raw
     if blocks or not as_given:
@@ -202,7 +198,7 @@ def prepare(
             release(raw, a, b)
             release(rows, a, b)
     if blocks:
-        ordered = sort_by_kd_tree(rows, None if as_given else raw, weights, BLOCK, team, storage)
+        ordered = sort_by_kd_tree(rows, None if as_given else raw, weights, BLOCK_ROWS, team, storage)
         raw = frozen(rows if ordered.raw is None else ordered.raw)
         weights, permutation, offsets = ordered.weights, ordered.permutation, ordered.offsets
     regions = np.append(offsets[:-1:REGION], n)

@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 from streamkm.kernels.exact.distances import assigned_squares
 from streamkm.kernels.exact.sums import Real
 from streamkm.models.exact.assign import ClusterSums, first_assignment
-from streamkm.models.exact.points import frozen, prepare
+from streamkm.models.exact.points import prepare
 from streamkm.models.exact.threads import ThreadTeam
+from streamkm.models.validation import frozen
 
 
 def nearest_labels(array: Real, centroids: NDArray[np.float64], team: ThreadTeam) -> NDArray[np.int32]:

@@ -18,8 +18,10 @@ from streamkm.models.exact.storage import release
 from streamkm.models.exact.threads import ThreadTeam
 
 INIT_METHODS = ("k-means++", "k-means||", "random")
+"""Names of the initialization methods."""
 
 _CHUNK_ROWS = 1 << 20
+"""Rows of weights that are validated at a time, to limit memory."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,8 +17,10 @@ from streamkm.models.exact.threads import ThreadTeam
 
 _ROUNDS = 5
 _OVERSAMPLING = 2.0
+"""Rounds of k-means||, and expected draws per round as a multiple of k."""
 
 _CHUNK_ROWS = 1 << 16
+"""Rows that are read at a time, to limit memory."""
 
 _CANONICAL_ORDER_ROWS = 8192
 """Up to this many points are brought into a canonical order before rows are drawn."""

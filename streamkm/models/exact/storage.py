@@ -72,9 +72,9 @@ class Storage:
         except OSError as e:
             where = self._folder or tempfile.gettempdir()
             raise SettingsError(
-                f"no file of {size / 1e9:.1f} GB could be made ({e.strerror})",
+                f"cannot create a file of {size / 1e9:.1f} GB ({e.strerror})",
                 where=str(where),
-                hint="Free some space there, or allow more memory",
+                hint="Free some disk space there, or raise the memory limit",
             ) from e
         array = np.frombuffer(whole, dtype).reshape(shape)
         if fill:

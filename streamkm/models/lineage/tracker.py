@@ -60,7 +60,7 @@ from streamkm.models.lineage.transitions import (
     settle_new,
 )
 from streamkm.models.weighted_rows import Labels, Reals, masses, nearest, pick_representatives, spreads
-from streamkm.state import Event
+from streamkm.state import ModelEvent
 
 REPRESENTATIVES, REPRESENTATIVES_PER_CLUSTER = 2048, 32
 """Number of representative rows kept of a publication: the larger of the two limits."""
@@ -122,7 +122,7 @@ class LineageTracker:
         decay: float = 1.0,
         current_ids: NDArray[np.int64] | None = None,
         assigned: tuple[Labels, Reals] | None = None,
-    ) -> tuple[NDArray[np.int64], tuple[Event, ...]]:
+    ) -> tuple[NDArray[np.int64], tuple[ModelEvent, ...]]:
         """Assign ids to new centroids.
 
         Parameters
@@ -156,7 +156,7 @@ class LineageTracker:
         records = ClusterRecords.without_history(
             self._ids_given_by_caller(current_ids, len(centroids)), centroids, wide
         )
-        events: tuple[Event, ...] = ()
+        events: tuple[ModelEvent, ...] = ()
         enough_arrived = True
         if self._records is None:
             self._dormant = ClusterRecords.no_records(centroids.shape[1])
@@ -189,7 +189,7 @@ class LineageTracker:
             self.next_id = max(self.next_id, int(ids.max(initial=NO_PARENT)) + 1)
         return ids
 
-    def _follow(self, records: ClusterRecords, comparison: Comparison, min_spread: float) -> tuple[Event, ...]:
+    def _follow(self, records: ClusterRecords, comparison: Comparison, min_spread: float) -> tuple[ModelEvent, ...]:
         """Complete the records of the new clusters, and return the events."""
         old, known, mass, k = comparison.old, comparison.known, comparison.mass, len(records)
         # Step 1. Pass ids on; a dormant id is restored, an empty cluster keeps its id.

@@ -11,7 +11,7 @@ from scipy.optimize import linear_sum_assignment
 
 from streamkm.models.lineage.cluster_records import NO_PARENT, ClusterRecords
 from streamkm.models.weighted_rows import Labels, Reals, masses, nearest, overlap, separation
-from streamkm.state import Event
+from streamkm.state import ModelEvent
 
 MIN_SHARE_OF_SMALLER, MIN_SHARE_OF_LARGER = 0.5, 0.2
 """An id is passed on if the overlap is at least these shares of the smaller and of the larger cluster."""
@@ -221,7 +221,7 @@ class Matching(NamedTuple):
 
 def settle_new(
     records: ClusterRecords, comparison: Comparison, last_change_mass: float
-) -> tuple[list[Event], list[Event]]:
+) -> tuple[list[ModelEvent], list[ModelEvent]]:
     """Decide about new clusters without predecessor that have lasted, and clear their `parents`.
 
     Parameters
@@ -240,7 +240,7 @@ def settle_new(
     """
     k = len(records)
     share = masses(comparison.now.new, comparison.now.weights, k)
-    births: list[Event] = []
+    births: list[ModelEvent] = []
     families: dict[int, list[int]] = {}
     if not comparison.enough_arrived:
         return [], []
@@ -258,22 +258,22 @@ def settle_new(
         records.parents[j] = NO_PARENT
     living = set(records.ids.tolist())
     splits = [
-        Event("split", (parent,), tuple(sorted({*children, *({parent} & living)})))
+        ModelEvent("split", (parent,), tuple(sorted({*children, *({parent} & living)})))
         for parent, children in sorted(families.items())
     ]
     return births, splits
 
 
-def birth(own: int, share: float) -> Event:
+def birth(own: int, share: float) -> ModelEvent:
     """Make the event of a birth; `share` is the cluster's share of all mass."""
-    return Event("birth", (), (own,), {"share": float(share)})
+    return ModelEvent("birth", (), (own,), {"share": float(share)})
 
 
 class Vanished(NamedTuple):
     """What became of clusters without successor."""
 
-    deaths: list[Event]
-    merges: list[Event]
+    deaths: list[ModelEvent]
+    merges: list[ModelEvent]
     dormant: ClusterRecords
     """Clusters that are not decided yet."""
     hosts: list[int]
@@ -341,7 +341,7 @@ def resolve_vanished(
         elif dormant.parents[r] == NO_PARENT:  # otherwise its split was never reported, and it needs no event
             own = int(dormant.ids[r])
             if silent and last_change_mass >= DEATH_CAUSE_MIN_SHARE * dormant.remaining_mass[r]:
-                vanished.deaths.append(Event("death", (own,)))
+                vanished.deaths.append(ModelEvent("death", (own,)))
             elif silent or not (
                 last_change_mass >= CAUSE_MIN_SHARE * dormant.remaining_mass[r]
                 and has[i] * comparison.mass >= MIN_POINTS
@@ -349,7 +349,7 @@ def resolve_vanished(
                 records.reset_anchors(np.arange(len(records)) == host)
             else:
                 merges.setdefault(int(records.ids[host]), []).append(own)
-    vanished.merges.extend(Event("merge", tuple(sorted({h, *gone})), (h,)) for h, gone in sorted(merges.items()))
+    vanished.merges.extend(ModelEvent("merge", tuple(sorted({h, *gone})), (h,)) for h, gone in sorted(merges.items()))
     # Keep at most as many as there are clusters, the latest.
     kept = sorted(stay, key=lambda r: -dormant.remaining_mass[r])[: len(records)]
     return vanished._replace(dormant=dormant.take(np.array(sorted(kept), np.int64)))
@@ -357,7 +357,7 @@ def resolve_vanished(
 
 def drifts(
     records: ClusterRecords, shares: Reals, comparison: Comparison, waiting: Iterable[int], min_spread: float
-) -> list[Event]:
+) -> list[ModelEvent]:
     """Report centroids that moved far, except undecided ids, and reset their anchors; shares are (k,).
 
     Anchors of clusters of a few points are reset each time: one more point can move them far.
@@ -369,6 +369,6 @@ def drifts(
     events = []
     for j in np.flatnonzero(far).tolist():
         own = (int(records.ids[j]),)
-        events.append(Event("drift", own, own, {"spreads": float(moved[j] / unit[j]) if unit[j] > 0.0 else None}))
+        events.append(ModelEvent("drift", own, own, {"spreads": float(moved[j] / unit[j]) if unit[j] > 0.0 else None}))
     records.reset_anchors(far)
     return events

@@ -1,15 +1,15 @@
-// What the page asks of the service: requests with the token of this tab, and a stream that comes back after a loss.
+// Requests with the token of this tab, and an event stream that reconnects.
 
 const KEY = "streamkm-token";
 
 export const token = () => sessionStorage.getItem(KEY) || "";
 export const setToken = (text) => (text ? sessionStorage.setItem(KEY, text) : sessionStorage.removeItem(KEY));
 
-function headers(more = {}) {
-  return token() ? { Authorization: `Bearer ${token()}`, ...more } : more;
+function headers(extra = {}) {
+  return token() ? { Authorization: `Bearer ${token()}`, ...extra } : extra;
 }
 
-export class Refused extends Error {
+export class RequestError extends Error {
   constructor(status, problem) {
     super(problem.hint ? `${problem.detail}. ${problem.hint}` : problem.detail);
     this.status = status;
@@ -17,41 +17,41 @@ export class Refused extends Error {
   }
 }
 
-async function refused(answer) {
-  const text = await answer.text();
-  let problem = { detail: `${answer.status} ${answer.statusText}` };
-  try { problem = JSON.parse(text); } catch { /* not ours: a proxy's page says nothing more */ }
-  return new Refused(answer.status, problem);
+async function errorOf(response) {
+  const text = await response.text();
+  let problem = { detail: `${response.status} ${response.statusText}` };
+  try { problem = JSON.parse(text); } catch { /* not a problem of the service, such as the page of a proxy */ }
+  return new RequestError(response.status, problem);
 }
 
-export async function ask(path, { method = "GET", body } = {}) {
-  const more = body === undefined ? {} : { "Content-Type": "application/json" };
-  const answer = await fetch(path, { method, headers: headers(more), body: body === undefined ? undefined : JSON.stringify(body) });
-  if (!answer.ok) throw await refused(answer);
-  return answer.status === 204 ? null : answer.json();
+export async function request(path, { method = "GET", body } = {}) {
+  const extra = body === undefined ? {} : { "Content-Type": "application/json" };
+  const response = await fetch(path, { method, headers: headers(extra), body: body === undefined ? undefined : JSON.stringify(body) });
+  if (!response.ok) throw await errorOf(response);
+  return response.status === 204 ? null : response.json();
 }
 
-// EventSource cannot send a token, so the stream is read by fetch.
-export function listen(path, { onEvent, onOpen, onLost }) {
-  const leaving = new AbortController();
+// EventSource cannot send a token, so the stream is read with fetch.
+export function openStream(path, { onEvent, onOpen, onLost }) {
+  const aborter = new AbortController();
   (async () => {
-    for (let pause = 500; !leaving.signal.aborted; pause = Math.min(2 * pause, 10000)) {
+    for (let delay = 500; !aborter.signal.aborted; delay = Math.min(2 * delay, 10000)) {
       try {
-        const answer = await fetch(path, { headers: headers({ Accept: "text/event-stream" }), signal: leaving.signal });
-        if (!answer.ok) throw await refused(answer);
+        const response = await fetch(path, { headers: headers({ Accept: "text/event-stream" }), signal: aborter.signal });
+        if (!response.ok) throw await errorOf(response);
         onOpen();
-        pause = 500;
-        await read(answer.body.pipeThrough(new TextDecoderStream()).getReader(), onEvent);
+        delay = 500;
+        await read(response.body.pipeThrough(new TextDecoderStream()).getReader(), onEvent);
         throw new Error("the service ended the stream");
       } catch (error) {
-        if (leaving.signal.aborted) return;
+        if (aborter.signal.aborted) return;
         onLost(error);
-        if (error.status === 401 || error.status === 403) return; // until somebody signs in
+        if (error.status === 401 || error.status === 403) return; // until the user signs in
       }
-      await new Promise((done) => setTimeout(done, pause));
+      await new Promise((done) => setTimeout(done, delay));
     }
   })();
-  return () => leaving.abort();
+  return () => aborter.abort();
 }
 
 async function read(reader, onEvent) {

@@ -1,6 +1,6 @@
-// The page: chooses a model, listens to it, and hands what it hears to the views.
+// The dashboard: selects a model, opens its stream, and passes messages to the views.
 
-import { ask, listen, setToken, token } from "./api.js";
+import { request, openStream, setToken, token } from "./api.js";
 import { drawClusters } from "./clusters.js";
 import { loadColours } from "./colours.js";
 import { $, el, fill } from "./draw.js";
@@ -8,52 +8,52 @@ import { drawFeed } from "./feed.js";
 import { drawK } from "./k.js";
 import { drawMap, initMap } from "./map.js";
 import { drawNow } from "./now.js";
-import { drawRecompute, heardJob, initRecompute } from "./recompute.js";
-import { changed, clear, heard, newest, published, state, view, viewed } from "./state.js";
+import { drawRecompute, addJob, initRecompute } from "./recompute.js";
+import { changed, clear, addStatus, newest, addSnapshot, state, view, shownSnapshot } from "./state.js";
 import { drawComparison, drawTimeline, initTimeline } from "./timeline.js";
 
-const PAGES = 4, PER_PAGE = 500; // of history, the newest first
-const SLOW = 5000; // ms between looks at what changes slowly
-let leave = () => {};
+const MAX_PAGES = 4, PAGE_SIZE = 500; // of history, newest first
+const SLOW_REFRESH = 5000; // ms between refreshes of quarantine and k
+let stopCurrent = () => {};
 
 const history_ = window.history, address = (model) => `#model=${encodeURIComponent(model)}`;
 
 const base = (rest = "") => `/v1/models/${encodeURIComponent(state.model)}${rest}`;
-const get = (rest) => ask(base(rest));
+const get = (rest) => request(base(rest));
 
-function trouble(text) {
+function showError(text) {
   const box = $("#trouble");
   box.hidden = !text;
   if (box.textContent !== text) box.textContent = text;
 }
 
-async function act(rest, options) {
+async function control(rest, options) {
   try {
-    const answer = await ask(base(rest), options);
-    trouble("");
+    const answer = await request(base(rest), options);
+    showError("");
     return answer;
   } catch (error) {
-    trouble(error.message);
+    showError(error.message);
     return null;
   }
 }
 
-function sure(what) {
+function confirmed(question) {
   const dialog = $("#sure");
-  $(".what", dialog).textContent = what;
+  $(".what", dialog).textContent = question;
   dialog.returnValue = "";
   dialog.showModal();
   return new Promise((done) => dialog.addEventListener("close", () => done(dialog.returnValue === "ok"), { once: true }));
 }
 
 async function promote(snapshot) {
-  if (await sure(`Put snapshot ${snapshot} in charge of ${state.model}? What came since is learned again on top of it.`)) await act("/promote", { method: "POST", body: { snapshot } });
+  if (await confirmed(`Put snapshot ${snapshot} in charge of ${state.model}? The records since are learned again.`)) await control("/promote", { method: "POST", body: { snapshot } });
 }
 
 async function history() {
   const model = state.model;
-  for (let page = 0, before = ""; page < PAGES; page += 1) {
-    const { fields, snapshots, next } = await get(`/history?limit=${PER_PAGE}${before}`);
+  for (let page = 0, before = ""; page < MAX_PAGES; page += 1) {
+    const { fields, snapshots, next } = await get(`/history?limit=${PAGE_SIZE}${before}`);
     if (state.model !== model) return;
     state.fields = fields;
     const known = new Set(state.history.map((s) => s.id));
@@ -64,9 +64,9 @@ async function history() {
   }
 }
 
-async function slowly() {
+async function refreshSlowData() {
   const model = state.model;
-  // Of a model without a snapshot there is no k to ask for.
+  // A model without a snapshot has no k.
   const [quarantine, k] = await Promise.all([get("/quarantine?limit=20"), newest() ? get("/k").catch(() => null) : null]);
   if (state.model !== model) return;
   Object.assign(state, { quarantine, k: k && JSON.stringify(k) === JSON.stringify(state.k) ? state.k : k });
@@ -74,90 +74,90 @@ async function slowly() {
 }
 
 async function start(model) {
-  leave();
+  stopCurrent();
   clear(model);
   history_.replaceState(null, "", address(model));
-  trouble("");
+  showError("");
   changed();
   try {
     const { jobs } = await get("/jobs").catch(() => ({ jobs: [] }));
     if (state.model !== model) return;
     state.jobs = jobs;
     await history().catch((error) => { if (error.status !== 409) throw error; });
-    await slowly();
+    await refreshSlowData();
   } catch (error) {
-    if (state.model === model) refused(error);
+    if (state.model === model) requestFailed(error);
   }
-  if (state.model !== model) return; // another one was chosen meanwhile
-  const stop = listen(base("/stream"), {
-    onOpen: () => { trouble(""); history().catch(() => {}); },
-    onLost: (error) => refused(error),
+  if (state.model !== model) return; // another model was selected meanwhile
+  const stop = openStream(base("/stream"), {
+    onOpen: () => { showError(""); history().catch(() => {}); },
+    onLost: (error) => requestFailed(error),
     onEvent: (kind, data) => {
       if (state.model !== model) return;
-      if (kind === "now") heard(data);
-      else if (kind === "snapshot") { published(data); if (!state.fields.length) history().catch(() => {}); }
+      if (kind === "now") addStatus(data);
+      else if (kind === "snapshot") { addSnapshot(data); if (!state.fields.length) history().catch(() => {}); }
       else if (kind === "sample") { state.sample = data; state.samples += 1; }
-      else if (kind === "job") { heardJob(data); return; }
+      else if (kind === "job") { addJob(data); return; }
       changed();
     },
   });
-  const timer = setInterval(() => slowly().catch(() => {}), SLOW);
-  leave = () => { stop(); clearInterval(timer); };
+  const timer = setInterval(() => refreshSlowData().catch(() => {}), SLOW_REFRESH);
+  stopCurrent = () => { stop(); clearInterval(timer); };
 }
 
-function refused(error) {
-  trouble(error.message);
-  if (error.status === 401) askForToken();
+function requestFailed(error) {
+  showError(error.message);
+  if (error.status === 401) openTokenDialog();
 }
 
-function askForToken() {
+function openTokenDialog() {
   if (!$("#token-dialog").open) $("#token-dialog").showModal();
 }
 
 async function signIn() {
-  state.me = await ask("/v1/me").catch((error) => { refused(error); return { right: "none", models: null }; });
+  state.me = await request("/v1/me").catch((error) => { requestFailed(error); return { right: "none", models: null }; });
   $("#sign-in").textContent = token() ? (state.me.name ? `Signed in: ${state.me.name}` : "Sign in again") : "Sign in";
   changed();
 }
 
 async function models() {
-  const { models: found } = await ask("/v1/models");
+  const { models: found } = await request("/v1/models");
   fill($("#model"), found.map((m) => el("option", { value: m.name, text: m.name })));
-  if (!found.length) { trouble("There is no model yet: start streamkm live. This page looks again by itself."); setTimeout(open, 2000); return; }
-  const asked = wanted();
-  if (asked !== null && !found.some((m) => m.name === asked)) {
-    // Another model in its place would be taken for it.
-    leave();
+  if (!found.length) { showError("There is no model yet: start streamkm live. This page retries automatically."); setTimeout(open, 2000); return; }
+  const named = modelInUrl();
+  if (named !== null && !found.some((m) => m.name === named)) {
+    // Showing another model instead would be misleading.
+    stopCurrent();
     clear("");
     changed();
     $("#model").prepend(el("option", { value: "", text: "choose one", selected: true, disabled: true }));
-    trouble(`There is no model "${asked}", or this token may not see it: choose one`);
+    showError(`There is no model "${named}", or this token may not read it: choose one`);
     return;
   }
-  const chosen = asked ?? found[0].name;
+  const chosen = named ?? found[0].name;
   $("#model").value = chosen;
   await start(chosen);
 }
 
-// The model that the address names; null if it names none.
-function wanted() {
+// The model in the URL; null if there is none.
+function modelInUrl() {
   const found = location.hash.match(/model=([^&]*)/);
   if (!found) return null;
   try { return decodeURIComponent(found[1]); } catch { return found[1]; }
 }
 
-// A link to a section takes the place of the model in the address; a typed address names another one.
-function moved() {
-  const asked = wanted();
-  if (asked === null && state.model) history_.replaceState(null, "", address(state.model));
-  else if (asked !== null && asked !== state.model) open();
+// A link to a section replaces the model in the URL; a typed URL names another model.
+function hashChanged() {
+  const named = modelInUrl();
+  if (named === null && state.model) history_.replaceState(null, "", address(state.model));
+  else if (named !== null && named !== state.model) open();
 }
 
 async function open() {
-  trouble("");
+  showError("");
   await signIn();
-  if (state.me.right === "none") askForToken();
-  else await models().catch(refused);
+  if (state.me.right === "none") openTokenDialog();
+  else await models().catch(requestFailed);
 }
 
 function theme(name) {
@@ -166,24 +166,24 @@ function theme(name) {
 }
 
 function drawHead() {
-  const may = state.me.right === "write", pause = $("#pause"), entry = viewed();
+  const may = state.me.right === "write", pause = $("#pause"), entry = shownSnapshot();
   pause.hidden = !may || !state.now;
   pause.textContent = state.now?.paused ? "Resume" : "Pause";
   $("#promote-moment").hidden = !may || state.at === null;
   $("#promote-moment").onclick = () => promote(entry.id);
 }
 
-addEventListener("hashchange", moved);
+addEventListener("hashchange", hashChanged);
 $("#model").addEventListener("change", (e) => start(e.target.value));
 $("#theme").addEventListener("click", () => theme(document.documentElement.dataset.theme === "dark" ? "light" : "dark"));
-$("#sign-in").addEventListener("click", askForToken);
-$("#pause").addEventListener("click", () => act(state.now?.paused ? "/resume" : "/pause", { method: "POST" }));
+$("#sign-in").addEventListener("click", openTokenDialog);
+$("#pause").addEventListener("click", () => control(state.now?.paused ? "/resume" : "/pause", { method: "POST" }));
 $("#token-dialog").addEventListener("close", (e) => {
-  const said = e.target.returnValue;
-  if (said === "ok") setToken($("#token").value.trim());
-  if (said === "out") setToken("");
+  const choice = e.target.returnValue;
+  if (choice === "ok") setToken($("#token").value.trim());
+  if (choice === "out") setToken("");
   $("#token").value = "";
-  if (said !== "cancel" && said !== "") open();
+  if (choice !== "cancel" && choice !== "") open();
 });
 const dark = matchMedia("(prefers-color-scheme: dark)");
 theme(dark.matches ? "dark" : "light");
@@ -199,6 +199,6 @@ view(drawRecompute);
 view(drawFeed);
 initMap(changed);
 initTimeline();
-initRecompute({ ask: get, act, promote });
-setInterval(changed, 1000); // ages grow
-loadColours().then(open, (error) => trouble(error.message));
+initRecompute({ ask: get, control, promote });
+setInterval(changed, 1000); // ages change
+loadColours().then(open, (error) => showError(error.message));

@@ -1,8 +1,8 @@
-// Clusters: a table of them, and what makes the selected one different.
+// Clusters: a table, and the differences of the selected one.
 
-import { $, ago, el, fill, heads, num, percent, refill, spark, svg } from "./draw.js";
+import { $, ago, el, fill, headers, num, percent, refill, spark, svg } from "./draw.js";
 import { colour, swatch } from "./colours.js";
-import { before, broken, detail, select, state, viewed } from "./state.js";
+import { before, withGaps, detail, select, state, shownSnapshot } from "./state.js";
 
 const TREND = 40, FIELDS = 8, RECORDS = 5, PROFILE = 20, FEW = 3, MUCH = 0.2; // fields of a profile: at most, at least, and how much the others have to differ
 const UNKNOWN = "What makes clusters different is not known: an older streamkm published this snapshot";
@@ -54,7 +54,7 @@ function bar(v, most, fill) {
 
 let drawn = "";
 export function drawClusters(load) {
-  const entry = viewed();
+  const entry = shownSnapshot();
   if (!entry || !entry.ids.length) { drawn = ""; fill($("#clusters .scroll"), el("p", { class: "note", text: state.model ? "No clusters yet." : "No model is chosen." })); fill($("#clusters .profile")); return; }
   const whole = detail(entry, load);
   if (whole === null && drawn.startsWith(`${state.model},`)) return; // it comes at once: what stands there stays till then
@@ -70,7 +70,7 @@ export function drawClusters(load) {
     const near = neighbour(entry, i, whole?.factors), c = whole?.clusters.find((one) => one.id === id);
     const first = state.history.find((s) => s.ids.includes(id)), oldest = first && first === state.history[0];
     const age = first ? (new Date(entry.created_at) - new Date(first.created_at)) / 1000 : NaN;
-    const shares = broken(trend, (s) => s.shares[s.ids.indexOf(id)]);
+    const shares = withGaps(trend, (s) => s.shares[s.ids.indexOf(id)]);
     return el("tr", { class: state.selected === id ? "selected" : null },
       el("td", {}, clusterButton(id)), el("td", { text: oldest ? (age > 0 ? `> ${ago(age)}` : "–") : ago(age), title: c ? `${num(c.age)} points` : "" }),
       el("td", { text: percent(entry.shares[i]) }), el("td", {}, spark(shares, `Share of cluster ${id} over ${trend.length} snapshots`, { width: 80, height: 24 })),
@@ -78,7 +78,7 @@ export function drawClusters(load) {
       el("td", {}, known ? cells(order.map((j) => z[i][j]), names, most) : whole === null ? "…" : "not known"));
   });
   refill($("#clusters .scroll"), el("table", {}, el("caption", { text: known || !whole ? `Difference of ${names.join(", ")}${names.length < state.fields.length ? " (those that differ most)" : ""} from the mean of all points, in ${WITHIN}, on a logarithmic scale` : UNKNOWN }),
-    heads(["Cluster", "Age", "Share", "Trend", "Spread", "Nearest", "Difference"]), el("tbody", {}, rows)));
+    headers(["Cluster", "Age", "Share", "Trend", "Spread", "Nearest", "Difference"]), el("tbody", {}, rows)));
   drawProfile(entry, z, mean, known, whole);
 }
 
@@ -93,7 +93,7 @@ function drawProfile(entry, z, mean, known, whole) {
   const mine = sample ? sample.ids.map((id, n) => (id === state.selected ? n : -1)).filter((n) => n >= 0).slice(-RECORDS).reverse() : [];
   const shown = order.slice(0, FIELDS).sort((a, b) => a - b);
   fill(place, el("h3", { text: `Cluster ${state.selected}` }),
-    el("table", {}, el("caption", { text: `Centroid, mean of all points, and the difference in ${WITHIN}${left ? `; ${left} more ${left === 1 ? "field" : "fields"} ${known ? (least < MUCH ? `by less than ${MUCH}` : "by less") : ""}` : ""}` }), heads(["Field", "Centroid", "Mean", "<Difference"]), el("tbody", {}, bars)),
-    mine.length ? el("table", {}, el("caption", { text: "Some of its last records" }), heads([...shown.map((j) => state.fields[j]), "Distance", "Outlier score"]),
+    el("table", {}, el("caption", { text: `Centroid, mean of all points, and the difference in ${WITHIN}${left ? `; ${left} more ${left === 1 ? "field" : "fields"} ${known ? (least < MUCH ? `by less than ${MUCH}` : "by less") : ""}` : ""}` }), headers(["Field", "Centroid", "Mean", "<Difference"]), el("tbody", {}, bars)),
+    mine.length ? el("table", {}, el("caption", { text: "Some of its last records" }), headers([...shown.map((j) => state.fields[j]), "Distance", "Outlier score"]),
       el("tbody", {}, mine.map((n) => el("tr", {}, shown.map((j) => el("td", { text: num(sample.points[n][j], 6) })), el("td", { text: num(sample.distances[n]) }), el("td", { text: num(sample.scores[n]) }))))) : null);
 }

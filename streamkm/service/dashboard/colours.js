@@ -1,4 +1,4 @@
-// A cluster's colour and shape follow its id for ever: clusters that come and go never swap them.
+// Colour and shape of a cluster follow its id, so they never change.
 
 import { svg } from "./draw.js";
 
@@ -6,7 +6,7 @@ let palette = [];
 export async function loadColours() { palette = await (await fetch("/assets/palette.json")).json(); }
 export const colour = (id) => palette[id % palette.length];
 
-// Where colours come round again the shape is another one.
+// Where colours repeat, the shape differs.
 const SHAPES = [
   (r) => `M${-r},0A${r},${r} 0 1 0 ${r},0A${r},${r} 0 1 0 ${-r},0Z`,
   (r) => `M${-r},${-r}H${r}V${r}H${-r}Z`,
@@ -16,7 +16,7 @@ const SHAPES = [
 ];
 export const shape = (id, r) => SHAPES[round(id)](r);
 
-// And so is the texture of an area.
+// And so does the hatching of an area.
 const round = (id) => Math.floor(id / palette.length) % SHAPES.length;
 export const hatch = (id) => (round(id) ? `url(#hatch-${round(id)})` : null);
 export const hatches = () => svg("defs", {}, [1, 2, 3, 4].map((n) => svg("pattern", { id: `hatch-${n}`, width: 8, height: 8, patternUnits: "userSpaceOnUse", patternTransform: `rotate(${[0, 45, -45, 0, 90][n]})` },

@@ -22,15 +22,15 @@ export function fill(node, ...children) {
   node.replaceChildren(...children.flat().filter((c) => c !== null && c !== undefined));
 }
 
-// Tables are drawn anew every second; what has the focus keeps it.
+// Tables are redrawn every second; the focused element keeps the focus.
 export function refill(node, ...children) {
   const key = node.contains(document.activeElement) ? document.activeElement.dataset.key : undefined;
   fill(node, ...children);
   if (key !== undefined) node.querySelector(`[data-key="${CSS.escape(key)}"]`)?.focus({ preventScroll: true });
 }
 
-// Heads of columns; those that begin with "<" hold text.
-export const heads = (names) => el("thead", {}, el("tr", {}, names.map((n) => el("th", { scope: "col", class: n.startsWith("<") ? "text" : null, text: n.replace("<", "") }))));
+// Column headers; those that begin with "<" are of text columns.
+export const headers = (names) => el("thead", {}, el("tr", {}, names.map((n) => el("th", { scope: "col", class: n.startsWith("<") ? "text" : null, text: n.replace("<", "") }))));
 
 export function num(x, digits = 3) {
   if (x === null || x === undefined || !Number.isFinite(x)) return "–";
@@ -49,7 +49,7 @@ export function ago(seconds) {
   return `${Math.round(seconds)} s`;
 }
 
-// Moments with their zone: who compares them with a log must not guess.
+// Times with their zone, for comparison with logs.
 export const clock = (when) => new Date(when).toLocaleString(undefined, { year: "numeric", month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", second: "2-digit", timeZoneName: "short" });
 
 export function extent(values) {

@@ -1,9 +1,9 @@
-// Feed: where each partition stands, and the records that could not be learned.
+// Feed: positions of the partitions, and bad records.
 
-import { $, clock, el, fill, heads, num } from "./draw.js";
+import { $, clock, el, fill, headers, num } from "./draw.js";
 import { state } from "./state.js";
 
-// What an empty quarantine means: what made a consumer stop may not have been committed.
+// Why the quarantine is empty: bad records that stopped a consumer may not have been committed.
 function empty(now) {
   if (now.bad) return `Empty now: ${num(now.bad)} bad records were counted so far, and are no longer kept.`;
   if (now.status === "stopped" || now.status === "stale") return "Empty: no bad record was committed. The consumer does not run; if it stopped because of bad records, its log tells which.";
@@ -16,7 +16,7 @@ export function drawFeed() {
   if (!now) fill($("#feed .partitions"), el("p", { class: "note", text: "…" }));
   else if (!now.partitions.length) fill($("#feed .partitions"), el("p", { class: "note", text: "Nothing was read yet." }));
   else {
-    fill($("#feed .partitions"), el("table", {}, el("caption", { text: "Partitions" }), heads(["Topic", "Partition", "Position", "End", "Lag", "Records/s"]),
+    fill($("#feed .partitions"), el("table", {}, el("caption", { text: "Partitions" }), headers(["Topic", "Partition", "Position", "End", "Lag", "Records/s"]),
       el("tbody", {}, now.partitions.map((p) => el("tr", {}, el("td", { text: p.topic }), el("td", { text: p.partition }), el("td", { text: num(p.offset, 12) }), el("td", { text: num(p.end, 12) }), el("td", { text: num(p.lag) }), el("td", { text: num(p.rate) }))))));
   }
   const key = JSON.stringify([state.model, quarantine, now && now.status, now && now.bad]);
@@ -27,6 +27,6 @@ export function drawFeed() {
   if (!quarantine.total) { fill(place, el("p", { class: "note", text: empty(now) })); return; }
   const most = Math.max(...Object.values(quarantine.reasons));
   fill(place, el("table", {}, el("caption", { text: `${num(quarantine.total)} records, by reason` }), el("tbody", {}, Object.entries(quarantine.reasons).map(([reason, n]) => el("tr", {}, el("th", { scope: "row", text: reason }), el("td", { text: num(n) }), el("td", { class: "text" }, el("span", { class: "bar", style: { width: `${(12 * n) / most}rem` } })))))),
-    el("table", {}, el("caption", { text: "The last ones" }), heads(["<Record", "Time", "<Reason", "<Field", "<What was wrong", "<Value"]),
+    el("table", {}, el("caption", { text: "The last ones" }), headers(["<Record", "Time", "<Reason", "<Field", "<What was wrong", "<Value"]),
       el("tbody", {}, quarantine.records.map((r) => el("tr", {}, el("td", { text: `${r.topic}-${r.partition}@${r.offset}` }), el("td", { text: r.timestamp >= 0 ? clock(new Date(r.timestamp).toISOString()) : "–" }), el("td", { class: "text", text: r.reason }), el("td", { class: "text", text: r.field }), el("td", { class: "wide", text: r.message }), el("td", { class: "wide", text: r.value ?? "null" }))))));
 }

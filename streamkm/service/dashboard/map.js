@@ -2,7 +2,7 @@
 
 import { $, el, extent, fill, hideTip, num, path, percent, scale, showTip, svg } from "./draw.js";
 import { colour, shape } from "./colours.js";
-import { before, select, state, viewed } from "./state.js";
+import { before, select, state, shownSnapshot } from "./state.js";
 
 const WAY = 20; // snapshots of a centroid's path
 const NEAR = 14; // pixels
@@ -30,7 +30,7 @@ export function initMap(changed) {
   // The arrow keys go from cluster to cluster.
   plane().addEventListener("keydown", (e) => {
     const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[e.key];
-    const ids = viewed()?.ids;
+    const ids = shownSnapshot()?.ids;
     if (!step || !ids?.length) return;
     e.preventDefault();
     const at = ids.indexOf(state.selected);
@@ -96,7 +96,7 @@ function empty(canvas, overlay, entry) {
 
 export function drawMap() {
   options();
-  const entry = viewed(), project = projector(), box = plane(), width = box.clientWidth, height = box.clientHeight;
+  const entry = shownSnapshot(), project = projector(), box = plane(), width = box.clientWidth, height = box.clientHeight;
   const canvas = $("canvas", box), overlay = $("svg", box), ratio = devicePixelRatio || 1;
   if (!width) return;
   if (!entry || !project) { empty(canvas, overlay, entry); return; }
@@ -119,7 +119,7 @@ export function drawMap() {
     pen.translate(x(px), y(py));
     pen.fill(new Path2D(shape(id, 2.4)));
     pen.restore();
-    placed.push({ x: x(px), y: y(py), id, text: told(sample, i) });
+    placed.push({ x: x(px), y: y(py), id, text: pointText(sample, i) });
   });
   overlay.setAttribute("viewBox", `0 0 ${width} ${height}`);
   fill(overlay, entry.ids.map((id, i) => {
@@ -132,11 +132,11 @@ export function drawMap() {
       svg("text", { x: cx + 12, y: cy + 4, class: "halo", text: id }));
   }));
   box.setAttribute("aria-label", `Map of ${points.length} recent points and ${entry.ids.length} centroids${state.selected === null ? "" : `, cluster ${state.selected} is selected`}. Arrow keys select clusters.`);
-  const told2 = axes[0] === "pca" && state.sample?.projection.explained[0] ? `Principal components: ${state.sample.projection.explained.map((e) => `${num(100 * e)} %`).join(" and ")} of the variance. ` : "";
-  $("#map .note").textContent = told2 + (past ? "Points of the past are not kept: these are the centroids of that moment and the way that they came." : "");
+  const projectionText = axes[0] === "pca" && state.sample?.projection.explained[0] ? `Principal components: ${state.sample.projection.explained.map((e) => `${num(100 * e)} %`).join(" and ")} of the variance. ` : "";
+  $("#map .note").textContent = projectionText + (past ? "Points of the past are not kept: these are the centroids of that moment and the way that they came." : "");
 }
 
-function told(sample, i) {
+function pointText(sample, i) {
   const values = state.fields.slice(0, 12).map((f, j) => `${f}: ${num(sample.points[i][j], 5)}`);
   return `cluster ${sample.ids[i]}, distance ${num(sample.distances[i])}, outlier score ${num(sample.scores[i])}\n${values.join("\n")}`;
 }

@@ -1,22 +1,22 @@
-// Recompute: start an exact recomputation, watch it, compare its result with the live model, put it in charge.
+// Recompute: start an exact recomputation, follow it, compare its result with the live model, promote it.
 
-import { $, ago, el, fill, heads, num, refill } from "./draw.js";
+import { $, ago, el, fill, headers, num, refill } from "./draw.js";
 import { changed, newest, serverNow, state } from "./state.js";
 import { comparison } from "./timeline.js";
 
-export function initRecompute({ ask, act, promote }) {
+export function initRecompute({ ask, control, promote }) {
   $("#job").addEventListener("submit", (e) => {
     e.preventDefault();
     const form = new FormData(e.target), body = { from: form.get("from"), to: form.get("to"), init: form.get("init") };
     if (form.get("k")) body.k = Number(form.get("k"));
-    act("/jobs", { method: "POST", body }).then((job) => { if (job) heardJob(job); });
+    control("/jobs", { method: "POST", body }).then((job) => { if (job) addJob(job); });
   });
-  actions = { ask, act, promote };
+  actions = { ask, control, promote };
 }
 
-let actions = null, compared = ""; // the model whose snapshots were compared
+let actions = null, compared = ""; // the model of the comparison that is shown
 
-export function heardJob(job) {
+export function addJob(job) {
   const at = state.jobs.findIndex((j) => j.id === job.id);
   if (at < 0) state.jobs.unshift(job); else state.jobs[at] = job;
   changed();
@@ -44,12 +44,12 @@ export function drawRecompute() {
   const start = $("#job button");
   if (compared !== state.model) { compared = state.model; fill($("#recompute .comparison")); }
   start.disabled = !may;
-  start.title = may ? "" : "Sign in with a token that may write";
-  if (!state.jobs.length) { fill($("#recompute .jobs"), el("p", { class: "note", text: may ? "None was asked for yet." : "Sign in with a token that may write to start one." })); return; }
+  start.title = may ? "" : "Sign in with a token with the right to write";
+  if (!state.jobs.length) { fill($("#recompute .jobs"), el("p", { class: "note", text: may ? "No recomputation yet." : "Sign in with a token with the right to write to start one." })); return; }
   const rows = state.jobs.slice(0, 20).map((job) => el("tr", {},
-    el("td", { text: `${job.options.from} to ${job.options.to}` }), el("td", { text: job.options.k ?? "as it is" }), el("td", { class: "text", text: job.state }), el("td", { class: "wide" }, progress(job)),
+    el("td", { text: `${job.options.from} to ${job.options.to}` }), el("td", { text: job.options.k ?? "current" }), el("td", { class: "text", text: job.state }), el("td", { class: "wide" }, progress(job)),
     el("td", { text: `${ago((serverNow() - new Date(job.created_at)) / 1000)} ago` }),
     el("td", { class: "text" }, job.state === "done" ? [el("button", { type: "button", "data-key": `cmp${job.id}`, onclick: () => compare(job), text: "Compare" }), " ", el("button", { type: "button", "data-key": `pro${job.id}`, disabled: !may, onclick: () => actions.promote(job.snapshot), text: "Promote" })] : null,
-      ["queued", "running"].includes(job.state) ? el("button", { type: "button", "data-key": `can${job.id}`, disabled: !may, onclick: () => actions.act(`/jobs/${job.id}`, { method: "DELETE" }), text: "Cancel" }) : null)));
-  refill($("#recompute .jobs"), el("table", {}, el("caption", { text: "Recomputations, the newest first" }), heads(["<Range", "k", "<State", "<Progress", "Asked", "<Do"]), el("tbody", {}, rows)));
+      ["queued", "running"].includes(job.state) ? el("button", { type: "button", "data-key": `can${job.id}`, disabled: !may, onclick: () => actions.control(`/jobs/${job.id}`, { method: "DELETE" }), text: "Cancel" }) : null)));
+  refill($("#recompute .jobs"), el("table", {}, el("caption", { text: "Recomputations, newest first" }), headers(["<Range", "k", "<State", "<Progress", "Requested", "<Actions"]), el("tbody", {}, rows)));
 }

@@ -1,30 +1,30 @@
-// What the page knows. Views read it, and are drawn anew when `changed` says so: once a frame at most.
+// State of the page. Views read it, and are redrawn after `changed`, at most once per frame.
 
-export const KEEP = 2000; // snapshots
-const RECENT = 180; // messages for sparklines, a second each
-const SILENCE = 5000; // ms between two messages after which what was between them is not known
-const GAP = 5, LEAST_GAP = 20000; // a pause is so many times the usual time between snapshots, and so many ms
+export const MAX_SNAPSHOTS = 2000;
+const MAX_STATUSES = 180; // messages in sparklines, one per second
+const MAX_MESSAGE_GAP = 5000; // ms between two messages from which sparklines have a gap
+const GAP_FACTOR = 5, MIN_GAP = 20000; // a gap is this many times the usual interval of snapshots, and at least this many ms
 
 export const state = {
-  model: "", me: { right: "none", models: null }, now: null, skew: 0, past: [], // skew: the service's clock above ours, ms
+  model: "", me: { right: "none", models: null }, now: null, skew: 0, past: [], // skew: clock of the service minus that of the browser, ms
   history: [], more: null, fields: [], sample: null, samples: 0, jobs: [], quarantine: null, k: null,
   selected: null, // id of a cluster
-  at: null, // number of the snapshot that is looked at; null: the newest
-  mark: null, // number of the snapshot that it is compared with
+  at: null, // number of the shown snapshot; null for the newest
+  mark: null, // number of the snapshot to compare with
 };
 
-const AGAIN = 5000; // ms until a snapshot that could not be had is asked for again
-const details = new Map(); // number -> answer of /snapshots/N, which never changes
+const RETRY_DELAY = 5000; // ms until a failed request for a snapshot is repeated
+const details = new Map(); // number -> response of /snapshots/N, which never changes
 const views = [];
-let asked = false;
+let scheduled = false;
 
 export const view = (draw) => views.push(draw);
 
 export function changed() {
-  if (asked) return;
-  asked = true;
+  if (scheduled) return;
+  scheduled = true;
   requestAnimationFrame(() => {
-    asked = false;
+    scheduled = false;
     for (const draw of views) draw(state);
   });
 }
@@ -35,7 +35,7 @@ export function clear(model) {
 }
 
 export const newest = () => state.history[state.history.length - 1] || null;
-export const viewed = () => (state.at === null ? newest() : state.history.find((s) => s.id === state.at) || newest());
+export const shownSnapshot = () => (state.at === null ? newest() : state.history.find((s) => s.id === state.at) || newest());
 export const before = (entry, count) => {
   const end = state.history.indexOf(entry) + 1;
   return state.history.slice(Math.max(0, end - count), end);
@@ -47,42 +47,42 @@ export function select(id) {
   changed();
 }
 
-export function heard(now) {
-  if (state.now && new Date(now.at) - new Date(state.now.at) > SILENCE) state.past.push({});
+export function addStatus(now) {
+  if (state.now && new Date(now.at) - new Date(state.now.at) > MAX_MESSAGE_GAP) state.past.push({});
   state.now = now;
   state.skew = new Date(now.at).getTime() - Date.now();
   state.past.push(now);
-  state.past = state.past.slice(-RECENT);
+  state.past = state.past.slice(-MAX_STATUSES);
 }
 
-export function published(entry) {
+export function addSnapshot(entry) {
   if (newest() && entry.id <= newest().id) return;
   state.history.push(entry);
-  if (state.history.length > KEEP) state.history.shift();
+  if (state.history.length > MAX_SNAPSHOTS) state.history.shift();
 }
 
-// The whole snapshot: null until it is there, and whoever asks is drawn anew then; false when it could not be had.
+// The whole snapshot: null until it is loaded, which redraws the views; false if loading failed.
 export function detail(entry, load) {
   if (!entry) return null;
   const found = details.get(entry.id);
   if (found === undefined) {
     details.set(entry.id, null);
-    load(entry.id).then((answer) => { details.set(entry.id, answer); changed(); }, () => { details.set(entry.id, false); changed(); setTimeout(() => details.delete(entry.id), AGAIN); });
+    load(entry.id).then((answer) => { details.set(entry.id, answer); changed(); }, () => { details.set(entry.id, false); changed(); setTimeout(() => details.delete(entry.id), RETRY_DELAY); });
     if (details.size > 100) details.delete(details.keys().next().value);
   }
   return found ?? null;
 }
 
-const middle = (values) => [...values].sort((a, b) => a - b)[values.length >> 1] ?? 0;
+const median = (values) => [...values].sort((a, b) => a - b)[values.length >> 1] ?? 0;
 
-// Whether nothing is known between each entry and the one before it: it took far longer than near it is usual.
-export function pauses(entries) {
+// Whether there is a gap before each entry: its interval is far longer than those near it.
+export function gapsBefore(entries) {
   const took = entries.map((s, i) => (i ? new Date(s.created_at) - new Date(entries[i - 1].created_at) : 0));
-  return took.map((t, i) => i > 0 && t > Math.max(LEAST_GAP, GAP * Math.max(middle(took.slice(Math.max(1, i - 5), i)), middle(took.slice(i + 1, i + 6)))));
+  return took.map((t, i) => i > 0 && t > Math.max(MIN_GAP, GAP_FACTOR * Math.max(median(took.slice(Math.max(1, i - 5), i)), median(took.slice(i + 1, i + 6)))));
 }
 
-// Values of entries for a line, with a hole in it where there was a pause.
-export function broken(entries, value) {
-  const paused = pauses(entries);
-  return entries.flatMap((s, i) => (paused[i] ? [NaN, value(s) ?? NaN] : [value(s) ?? NaN]));
+// Values of entries for a line that is interrupted at gaps.
+export function withGaps(entries, value) {
+  const gap = gapsBefore(entries);
+  return entries.flatMap((s, i) => (gap[i] ? [NaN, value(s) ?? NaN] : [value(s) ?? NaN]));
 }

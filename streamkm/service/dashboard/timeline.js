@@ -1,9 +1,9 @@
-// Timeline: shares over time as a stacked stream, what happened to clusters, and the slider that moves the whole page.
+// Timeline: shares over time as stacked areas, events of clusters, and the slider that selects the snapshot of the page.
 
-import { $, ago, clock, el, fill, heads, num, percent, refill, scale, svg } from "./draw.js";
+import { $, ago, clock, el, fill, headers, num, percent, refill, scale, svg } from "./draw.js";
 import { colour, hatch, hatches, shape } from "./colours.js";
 import { clusterButton } from "./clusters.js";
-import { changed, pauses, select, serverNow, state, viewed } from "./state.js";
+import { changed, gapsBefore, select, serverNow, state, shownSnapshot } from "./state.js";
 
 const DAY = 86400000, NARROW = 500, HEIGHT = 260, TOP = 26, BOTTOM = 22, DRAWN = 300;
 const SIGNS = { birth: "+", death: "×", split: "Y", merge: "⋎", drift: "~", promotion: "★", outliers: "!" };
@@ -14,7 +14,7 @@ export function initTimeline() {
   $("#travel").addEventListener("submit", (e) => e.preventDefault());
   $("#moment").addEventListener("input", (e) => go(Number(e.target.value)));
   $("#live").addEventListener("click", () => { state.at = null; changed(); });
-  $("#mark").addEventListener("click", () => { const entry = viewed(); state.mark = state.mark === null && entry ? entry.id : null; changed(); });
+  $("#mark").addEventListener("click", () => { const entry = shownSnapshot(); state.mark = state.mark === null && entry ? entry.id : null; changed(); });
 }
 
 function go(index) {
@@ -31,19 +31,19 @@ const sentence = (e) => ({
   drift: "the points drifted", promotion: `snapshot ${e.detail.snapshot ?? ""} was promoted`, outliers: `a burst of outliers: ${num(e.detail.count)}`,
 }[e.kind] || e.kind);
 
-// Every so many-th, but all that tell events.
-function thinned(history) {
+// A sample of the history that includes all snapshots with events.
+function sampled(history) {
   const step = Math.ceil(history.length / DRAWN);
   return history.filter((s, i) => i % step === 0 || s.events.length || i === history.length - 1);
 }
 
 const zone = () => Intl.DateTimeFormat(undefined, { timeZoneName: "longOffset" }).formatToParts(new Date()).find((p) => p.type === "timeZoneName").value.replace("GMT", "UTC");
 
-// A stretch of time in which nothing was published.
-const hole = (from, to, ms) => svg("g", { class: "pause" }, svg("path", { class: "axis", d: `M${from},${(TOP + HEIGHT - BOTTOM) / 2}H${to}`, "stroke-dasharray": "1 4" }), svg("title", { text: `nothing was published for ${ago(ms / 1000)}` }));
+// A gap without snapshots.
+const gapMark = (from, to, ms) => svg("g", { class: "pause" }, svg("path", { class: "axis", d: `M${from},${(TOP + HEIGHT - BOTTOM) / 2}H${to}`, "stroke-dasharray": "1 4" }), svg("title", { text: `nothing was published for ${ago(ms / 1000)}` }));
 
 export function drawTimeline() {
-  const { history } = state, entry = viewed(), index = history.indexOf(entry), slider = $("#moment");
+  const { history } = state, entry = shownSnapshot(), index = history.indexOf(entry), slider = $("#moment");
   slider.max = Math.max(0, history.length - 1);
   slider.value = index;
   document.body.classList.toggle("past", state.at !== null);
@@ -55,15 +55,15 @@ export function drawTimeline() {
   slider.setAttribute("aria-valuetext", text);
   if (history.length < 2) { drawn = ""; fill($("#timeline .shares"), el("p", { class: "note", text: "After the second snapshot there is something to see." })); fill($("#timeline .events"), events(history)); return; }
   const WIDTH = Math.max(300, $("#timeline .shares").clientWidth);
-  const silent = pauses([...history.slice(-6), { created_at: serverNow() }]).pop() ? Math.round(serverNow() / 60000) : 0; // for how long is told by the minute
+  const silent = gapsBefore([...history.slice(-6), { created_at: serverNow() }]).pop() ? Math.round(serverNow() / 60000) : 0; // for how long is told by the minute
   const key = [state.model, silent, history.length, history[history.length - 1].id, state.at, state.mark, state.selected, WIDTH].join();
   if (key === drawn) return; // most seconds bring nothing new here
   drawn = key;
-  const shown = thinned(history), times = shown.map((s) => new Date(s.created_at).getTime());
+  const shown = sampled(history), times = shown.map((s) => new Date(s.created_at).getTime());
   const x = scale([times[0], times[times.length - 1]], [0, WIDTH]), y = scale([0, 1], [HEIGHT - BOTTOM, TOP]);
   const ids = [...new Set(shown.flatMap((s) => s.ids))].sort((a, b) => a - b);
-  const starts = pauses(shown).flatMap((paused, i) => (paused || i === 0 ? [i] : [])), runs = starts.map((from, n) => [from, starts[n + 1] ?? shown.length]);
-  const floor = shown.map(() => 0), layers = starts.slice(1).map((i) => hole(x(times[i - 1]), x(times[i]), times[i] - times[i - 1]));
+  const starts = gapsBefore(shown).flatMap((paused, i) => (paused || i === 0 ? [i] : [])), runs = starts.map((from, n) => [from, starts[n + 1] ?? shown.length]);
+  const floor = shown.map(() => 0), layers = starts.slice(1).map((i) => gapMark(x(times[i - 1]), x(times[i]), times[i] - times[i - 1]));
   for (const id of ids) {
     const low = [...floor];
     shown.forEach((s, i) => { const at = s.ids.indexOf(id); floor[i] += at < 0 ? 0 : s.shares[at] || 0; });
@@ -88,7 +88,7 @@ export function drawTimeline() {
 function events(history) {
   const told = history.filter((s) => s.events.length).slice(-30).reverse();
   if (!told.length) return el("p", { class: "note", text: "Nothing yet." });
-  return el("table", {}, el("caption", { text: "The last events; a click goes to the moment" }), el("tbody", {}, told.map((s) => el("tr", {},
+  return el("table", {}, el("caption", { text: "The last events; click to go to the snapshot" }), el("tbody", {}, told.map((s) => el("tr", {},
     el("td", {}, el("button", { type: "button", "data-key": `e${s.id}`, onclick: () => goTo(s.id), text: clock(s.created_at) })), el("td", { class: "wide", text: s.events.map(sentence).join("; ") })))));
 }
 
@@ -96,15 +96,15 @@ export function comparison(d, a, b) {
   const rows = d.moved.slice(0, 20).map((m) => el("tr", {}, el("td", {}, clusterButton(m.id)), el("td", { text: percent(m.share_before) }), el("td", { text: percent(m.share_after) }), el("td", { text: num(m.distance) }), el("td", { text: num(m.spreads) })));
   const only = [[`Only in ${a}`, d.gone], [`Only in ${b}`, d.new]].filter(([, ids]) => ids.length).map(([what, ids]) => el("p", { text: `${what}: ${ids.join(", ")}` }));
   return [el("h3", { text: `Snapshot ${a} and snapshot ${b}` }), el("p", { text: `${percent(d.changed)} of the points change cluster. Mean squared distance on the same points: ${num(d.cost_a, 5)} in ${a}, ${num(d.cost_b, 5)} in ${b}.` }), ...only,
-    el("table", {}, el("caption", { text: "Clusters that both have, the one that moved farthest first" }), heads(["Cluster", `Share in ${a}`, `Share in ${b}`, "Moved", "In spreads"]), el("tbody", {}, rows))];
+    el("table", {}, el("caption", { text: "Clusters in both, the largest shift first" }), headers(["Cluster", `Share in ${a}`, `Share in ${b}`, "Moved", "In spreads"]), el("tbody", {}, rows))];
 }
 
 let compared = "";
-export function drawComparison(ask) {
-  const entry = viewed(), place = $("#timeline .comparison"), key = state.mark === null || !entry || entry.id === state.mark ? "" : `${state.model} ${state.mark} ${entry.id}`;
+export function drawComparison(get) {
+  const entry = shownSnapshot(), place = $("#timeline .comparison"), key = state.mark === null || !entry || entry.id === state.mark ? "" : `${state.model} ${state.mark} ${entry.id}`;
   if (key === compared) return;
   compared = key;
   if (!key) { fill(place); return; }
   const [a, b] = [state.mark, entry.id];
-  ask(`/diff?a=${a}&b=${b}`).then((d) => { if (compared === key) fill(place, comparison(d, a, b)); }, (error) => { if (compared === key) fill(place, el("p", { class: "note", text: error.message })); });
+  get(`/diff?a=${a}&b=${b}`).then((d) => { if (compared === key) fill(place, comparison(d, a, b)); }, (error) => { if (compared === key) fill(place, el("p", { class: "note", text: error.message })); });
 }

@@ -1,6 +1,6 @@
 // The reference of the API, drawn from /openapi.json: what is there cannot differ from what is told.
 
-import { ask, setToken } from "./api.js";
+import { request, setToken } from "./api.js";
 
 const METHODS = ["get", "post", "put", "patch", "delete"];
 const main = document.getElementById("main");
@@ -92,9 +92,9 @@ function open() {
 
 async function draw() {
   try {
-    form.hidden = (await ask("/v1/me")).right !== "none";
+    form.hidden = (await request("/v1/me")).right !== "none";
     if (!form.hidden) return;
-    const told = await ask("/openapi.json");
+    const told = await request("/openapi.json");
     trouble.hidden = true;
     const groups = new Map();
     for (const [path, methods] of Object.entries(told.paths)) {

@@ -96,7 +96,7 @@ class KProfile(BaseModel):
     davies_bouldin: list[float | None] = Field(description="Davies-Bouldin index, lower is better")
 
 
-class QuarantinedRecord(BaseModel):
+class QuarantineEntry(BaseModel):
     """A bad record."""
 
     model_config = config(examples.QUARANTINED_RECORD)
@@ -118,7 +118,7 @@ class Quarantine(BaseModel):
     model_config = config({"total": 1, "reasons": {"missing-field": 1}, "records": [examples.QUARANTINED_RECORD]})
     total: int
     reasons: dict[str, int] = Field(description="Number of records by reason")
-    records: list[QuarantinedRecord]
+    records: list[QuarantineEntry]
 
 
 class Projection(BaseModel):

@@ -1,6 +1,6 @@
-"""The first schema. A migration is history: it stays as it is when the tables change.
+"""The first schema. Migrations are never edited when the tables change.
 
-What stands here for PostgreSQL was added before there was any store on it.
+The statements for PostgreSQL were added before any store on it existed.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("model_id"),
     )
     if op.get_bind().dialect.name == "postgresql":
-        # It would try to compress the numbers, which is in vain and takes longer than to write them.
+        # Without compression, which saves nothing on these numbers and takes longer than writing them.
         op.execute("ALTER TABLE streamkm_checkpoints ALTER COLUMN state SET STORAGE EXTERNAL")
     op.create_table(
         "streamkm_progress",

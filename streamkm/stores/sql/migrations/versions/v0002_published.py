@@ -1,4 +1,4 @@
-"""Snapshots tell units, ages and events; results of recomputation are kept beside them, and can be promoted."""
+"""Snapshots get scale factors, ages and events; recomputed ones are stored with their state and can be promoted."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ down_revision = "0001"
 
 
 def upgrade() -> None:
-    """Add the columns; to older snapshots, the arrays: raw units, and clusters known since the beginning."""
+    """Add columns and tables; older snapshots get factors of one and ages from the beginning."""
     for column in (
         sa.Column("distance", sa.String(16), nullable=False, server_default="euclidean"),
         sa.Column("events", sa.Text, nullable=False, server_default="[]"),

@@ -1,4 +1,4 @@
-"""Models count the records that were gone before they could be read."""
+"""Models count records that were deleted before they were read."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ down_revision = "0002"
 
 
 def upgrade() -> None:
-    """Add the counter. Which cluster and topic a model reads, its spec has told from the beginning."""
-    # Not to the checkpoints, where it would stand behind the state, and a list of models would read megabytes.
+    """Add the counter; the ids of cluster and topic have been in the spec from the first schema on."""
+    # Not in checkpoints: a column behind the state blob would make listings of models read megabytes.
     op.add_column("streamkm_models", sa.Column("lost", sa.BigInteger, nullable=False, server_default="0"))

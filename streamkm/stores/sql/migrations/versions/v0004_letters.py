@@ -1,4 +1,4 @@
-"""Quarantined records know whether their letter was delivered, and snapshots whether retention may take them."""
+"""Quarantined records get the delivery time of their dead letter, and snapshots an exemption from retention."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from alembic import op
 revision = "0004"
 down_revision = "0003"
 
-# Of a journal entry: version, four numbers, what was prepared, and the snapshot that was adopted.
+# Head of a journal entry: version, four counts, mini-batches before a preparation, and the promoted snapshot.
 _HEAD = struct.Struct("<BHIIIiq")
 
 
 def upgrade() -> None:
-    """Add the columns; pin the snapshots that the journal or a promotion names, for a re-run needs them."""
+    """Add the columns; pin the snapshots that the journal or a promotion refers to, because replays need them."""
     op.add_column("streamkm_quarantine", sa.Column("delivered_at", sa.Double, nullable=True))
     op.create_index("streamkm_quarantine_waiting", "streamkm_quarantine", ["model_id", "delivered_at", "id"])
     pinned = sa.Column("pinned", sa.Boolean, nullable=False, server_default=sa.false())
@@ -27,9 +27,9 @@ def upgrade() -> None:
     connection = op.get_bind()
     named = {(row.model_id, row.snapshot) for row in connection.execute(sa.select(promotions))}
     for row in connection.execute(sa.select(journal)):
-        adopted = _HEAD.unpack_from(zlib.decompress(row.batches))[-1]
-        if adopted:
-            named.add((row.model_id, adopted))
+        promoted = _HEAD.unpack_from(zlib.decompress(row.batches))[-1]
+        if promoted:
+            named.add((row.model_id, promoted))
     for model_id, number in sorted(named):
         this = (snapshots.c.model_id == model_id, snapshots.c.id == number)
         connection.execute(sa.update(snapshots).where(*this).values(pinned=sa.true()))

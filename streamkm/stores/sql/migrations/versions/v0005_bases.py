@@ -1,4 +1,4 @@
-"""Checkpoints that are kept for a re-run to begin at."""
+"""Kept checkpoints, at which replays of the journal can start."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ down_revision = "0004"
 
 
 def upgrade() -> None:
-    """Create the table. A model that is older than a day gets its first base with its next commits."""
+    """Create the table. A model that is older than a day gets its first entry with its next commits."""
     id_type = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
     numbers = ("commit_seq", "lag", "records", "points", "bad", "tombstones", "lost")
     op.create_table(

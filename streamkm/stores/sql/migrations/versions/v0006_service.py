@@ -1,4 +1,4 @@
-"""What services keep: who may ask, what they were asked for, what an owner saw last; and models can be paused."""
+"""Tokens, jobs, event deliveries, recent points, and pausing of models."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ down_revision = "0005"
 
 
 def upgrade() -> None:
-    """Create the tables, all empty, and add the column: no model is paused."""
+    """Create the empty tables, and the column; no model is paused."""
     id_type = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
     def model() -> sa.Column[int]:

@@ -1,4 +1,4 @@
-"""Quarantined records know how much of them is kept, so that the quarantine is bounded by bytes too."""
+"""Quarantined records get their size, so that the quarantine can be limited by bytes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ down_revision = "0006"
 
 
 def upgrade() -> None:
-    """Add the columns; nothing that is kept is cut now, but what it takes counts from the next commit on."""
+    """Add the columns; stored records are not truncated, but count towards the limit from the next commit on."""
     op.add_column("streamkm_quarantine", sa.Column("value_size", sa.BigInteger, nullable=True))
     op.add_column(
         "streamkm_quarantine", sa.Column("kept_bytes", sa.BigInteger, nullable=False, server_default=sa.text("0"))

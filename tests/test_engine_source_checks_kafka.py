@@ -87,7 +87,7 @@ def test_what_retention_took_ends_the_program_or_is_skipped_counted_and_proven(
         admin.delete_records({kafka.TopicPartition(name, 1): 40})
         with pytest.raises(PositionLostError, match="--on-data-loss skip") as refused:
             engine(bootstrap, name, store).run(Until(lambda: False))
-        assert f"{name}-1@0: 40 records are gone that were not read: {name}-1 begins at 40" in str(refused.value)
+        assert f"{name}-1@0: 40 records were deleted before they were read: {name}-1 begins at 40" in str(refused.value)
         with program(log, "live", "m", *at, "--on-data-loss", "skip") as owner:
             owner.until(lambda: counters(store).points == 360)
             assert owner.leave() == 0

@@ -1,4 +1,4 @@
-"""``streamkm``, whose process dies by SIGKILL when letters were acknowledged and are about to be marked."""
+"""``streamkm``, killed by SIGKILL after dead letters were acknowledged and before they are marked as delivered."""
 
 from __future__ import annotations
 

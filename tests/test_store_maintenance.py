@@ -1,4 +1,4 @@
-"""Care of a store: copies while it is in use, room given back, whether it is whole, and disks that are full."""
+"""Maintenance of a store: backups while it is in use, vacuum, integrity, and full disks."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_a_copy_made_while_commits_go_on_is_a_whole_store_of_one_moment(store, f
     assert not list(tmp_path.glob("*.part*"))
 
 
-def test_a_copy_takes_no_place_that_is_taken_unless_it_is_told_to(store, file, tmp_path):
+def test_a_copy_replaces_no_file_unless_it_is_told_to(store, file, tmp_path):
     filled(store)
     url, there = f"sqlite:///{file}", tmp_path / "there.db"
     there.write_text("precious")
@@ -121,7 +121,7 @@ def test_room_is_given_back(store, file):
     store.create(SPEC, 1.0)
 
 
-def test_a_store_that_agrees_with_itself_is_told_so(store, file):
+def test_a_consistent_store_is_reported_as_such(store, file):
     filled(store)
     store.create(SPEC, 1.0)
     assert ask("check", "--store", f"sqlite:///{file}") == "m: all agrees\n"
@@ -130,7 +130,7 @@ def test_a_store_that_agrees_with_itself_is_told_so(store, file):
         "models": {"m": []},
     }
     store.delete("m")
-    assert ask("check", "--store", f"sqlite:///{file}") == "whole, and without models\n"
+    assert ask("check", "--store", f"sqlite:///{file}") == "undamaged, without models\n"
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_a_store_that_agrees_with_itself_is_told_so(store, file):
         ("DELETE FROM streamkm_checkpoints", "snapshot 5 exists without a checkpoint"),
     ],
 )
-def test_what_does_not_agree_is_told(store, file, change, said):
+def test_every_inconsistency_is_reported(store, file, change, said):
     filled(store)
     with contextlib.closing(sqlite3.connect(file)) as database, database:
         database.execute(change)
@@ -161,7 +161,7 @@ def test_what_does_not_agree_is_told(store, file, change, said):
     assert said in out
 
 
-def test_a_quarantine_with_more_than_was_counted_is_told(store):
+def test_a_quarantine_with_more_records_than_were_counted_is_reported(store):
     filled(store, bad=True)
     assert audit(store, "m") == ["5 records are in quarantine, 0 were counted as bad"]
     store.remove_quarantined("m", [(bad_of(seq).record.partition, bad_of(seq).record.offset) for seq in range(1, 6)])

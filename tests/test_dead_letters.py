@@ -1,4 +1,4 @@
-"""Bad records: why they are bad, when they are too many, and their letters, without a broker."""
+"""Bad records: reasons, limits, and dead letters, without a broker."""
 
 from __future__ import annotations
 
@@ -200,7 +200,7 @@ def test_without_a_limit_in_a_row_only_the_share_counts():
 
 
 def test_one_partition_that_turns_bad_stops_the_engine_and_what_came_before_is_committed():
-    # One record in ten, so the share alone would let it go on for ever.
+    # One record in ten, so the limit on the share alone would never stop it.
     records = [record(i, b"?" if i >= 1000 and i % 2 else ..., partition=i % 2) for i in range(3000)]
     w = World([r for i, r in enumerate(records) if i % 2 == 0 or i < 1000 or i % 10 == 1])
     options = dataclasses.replace(OPTIONS, max_bad_in_a_row=120)
@@ -213,7 +213,7 @@ def test_one_partition_that_turns_bad_stops_the_engine_and_what_came_before_is_c
     assert w.verify()
 
 
-def test_letters_are_the_records_with_the_headers_of_kafka_connect():
+def test_dead_letters_are_the_records_with_the_headers_of_kafka_connect():
     flaw = BadRecord(RawRecord(TP, 7, 1234, b"k", b"v", (("h", b"1"),)), "not-a-number", "x", "x is not a number: é")
     sent = dead_letters.dead_letter("dead", "m", "json", QuarantinedRecord(flaw, 3, None))
     assert (sent.topic, sent.key, sent.value, sent.timestamp, sent.partition) == ("dead", b"k", b"v", 1234, None)
@@ -233,7 +233,7 @@ def test_letters_are_the_records_with_the_headers_of_kafka_connect():
     )
 
 
-def test_of_a_large_record_the_beginning_is_kept_and_its_letter_says_so():
+def test_a_large_record_is_truncated_and_its_dead_letter_says_so():
     long = b'{"x": 1, "y": 2, "z": "' + b"a" * 19_990_000 + b'"}'
     w, mailbox = World([record(0, long), *(record(i) for i in range(1, N))]), Mailbox()
     with_letters(w, mailbox).run(w.until_all_read())
@@ -268,7 +268,7 @@ def test_what_is_kept_of_a_record_is_bounded_in_every_part_and_says_when_it_is_n
     assert len(part.headers) <= part.n_bytes <= 3 * MAX_KEPT_BYTES
 
 
-def test_letters_that_are_too_large_go_at_once_when_the_size_is_known():
+def test_letters_that_are_too_large_are_sent_without_payload_at_once_when_the_size_is_known():
     class Picky(Mailbox):
         calls = 0
 
@@ -303,7 +303,7 @@ def test_every_bad_record_gets_a_letter_and_is_marked():
     assert all(held.delivered_at is not None for held in w.store.iter_quarantine("m"))
 
 
-def test_a_broker_that_is_away_delays_letters_and_nothing_else(caplog):
+def test_an_unavailable_broker_delays_dead_letters_and_nothing_else(caplog):
     w, mailbox = poisoned(), Mailbox()
     mailbox.away = 10**9
     with_letters(w, mailbox).run(w.until_all_read())
@@ -312,11 +312,11 @@ def test_a_broker_that_is_away_delays_letters_and_nothing_else(caplog):
     assert caplog.text.count("dead letters wait in the store") == 1
     mailbox.away = 0
     again = StopAfter(lambda: not w.store.undelivered("m"), w.clock)
-    with_letters(w, mailbox).run(again)  # another owner sends what the one before left
+    with_letters(w, mailbox).run(again)  # another owner sends the letters that the previous one left
     assert mailbox.offsets() == [5, 5, 250, 350, 700]
 
 
-def test_letters_that_are_refused_are_sent_again_by_a_fresh_writer():
+def test_letters_that_are_rejected_are_sent_again_by_a_new_writer():
     w, mailbox = poisoned(), Mailbox()
     mailbox.refuse_first = 3
     with_letters(w, mailbox).run(StopAfter(lambda: w.all_read() and not w.store.undelivered("m"), w.clock))
@@ -336,7 +336,7 @@ def test_a_letter_that_its_topic_will_never_take_goes_without_its_value():
     assert told["__connect.errors.topic"] == b"t"
 
 
-def test_letters_never_hold_up_learning(monkeypatch):
+def test_dead_letters_never_delay_learning(monkeypatch):
     w, mailbox = poisoned(), Mailbox()
     go_on, gone_on = threading.Event(), []
     mailbox.create_topic = lambda _: gone_on.append(go_on.wait(PATIENCE))
@@ -348,7 +348,7 @@ def test_letters_never_hold_up_learning(monkeypatch):
     wait_until(lambda: gone_on)
 
 
-def test_a_topic_for_letters_needs_a_writer():
+def test_a_topic_for_dead_letters_needs_a_writer():
     with pytest.raises(SettingsError, match="but no writer"):
         poisoned().engine(WITH_LETTERS)
 
@@ -371,7 +371,7 @@ def test_what_is_not_delivered_is_kept_even_beyond_the_bound():
 
 
 @pytest.mark.parametrize(("policy", "left"), [("thin", 3), ("all", 6)])
-def test_an_owner_thins_old_snapshots_unless_it_is_told_to_keep_all(policy, left):
+def test_an_owner_applies_retention_to_snapshots_unless_it_keeps_all(policy, left):
     w = World()
     w.engine().run(w.until_all_read())
     assert len(w.store.snapshots("m")) == 5
@@ -383,7 +383,7 @@ def test_an_owner_thins_old_snapshots_unless_it_is_told_to_keep_all(policy, left
     assert w.verify()
 
 
-def test_care_that_the_store_refuses_is_left_for_later():
+def test_maintenance_that_the_store_rejects_is_done_later():
     class Full:
         def __getattr__(self, name):
             return getattr(w.store, name)
@@ -399,7 +399,7 @@ def test_care_that_the_store_refuses_is_left_for_later():
     assert maintenance.INTERVAL_SECONDS > 1
 
 
-def test_memory_and_sql_stores_take_the_same_letters(tmp_path):
+def test_memory_and_sql_stores_take_the_same_records(tmp_path):
     for url in ("memory://", f"sqlite:///{tmp_path}/s.db"):
         w, mailbox = World([record(i, BAD.get(i, ...)) for i in range(N)], open_store(url)), Mailbox()
         with_letters(w, mailbox).run(w.until_all_read())

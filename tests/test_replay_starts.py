@@ -1,4 +1,4 @@
-"""A re-run begins with the model, or at a checkpoint that was kept, and gives the same bits from each."""
+"""A replay starts with the new model, or at a kept checkpoint, and gives the same bits from each."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from test_end_to_end import Feed, points, values
 from test_engine import CODEC, OPTIONS, SPEC, World, eager, record  # noqa: F401 - eager is a fixture
 
 DAY = 86_400.0
-MORTAL = Path(__file__).parent / "faults" / "mortal.py"
+KILLED_LIVE = Path(__file__).parent / "faults" / "killed_live.py"
 P0, P1 = (TopicPartition("t", i) for i in range(2))
 
 
@@ -43,7 +43,7 @@ def kept() -> World:
 
 
 def rerun(w: World, start, snapshot):
-    """The verdict of a re-run that begins at a commit."""
+    """The comparison with a replay that starts at a commit."""
     state = w.store.kept_checkpoint("m", start).state if start else None
     with JournalReplay(SPEC, w.source, make_codec(CODEC), partial(model_from_snapshot, w.store, SPEC), state) as again:
         for _, entry in w.store.journal("m", snapshot.commit_seq, after_seq=start):
@@ -51,22 +51,22 @@ def rerun(w: World, start, snapshot):
         return compare_snapshot(snapshot, again.learner)
 
 
-def test_every_base_leads_to_the_same_bits(kept):
+def test_every_kept_checkpoint_leads_to_the_same_bits(kept):
     last = kept.store.snapshot("m")
-    books, origins = find_replay_starts(kept.store, "m", last.commit_seq)
+    books, starts = find_replay_starts(kept.store, "m", last.commit_seq)
     books.close(last.position)
     assert books.errors == []
-    assert len(origins) >= 8
-    assert [o.batches for o in origins] == sorted((o.batches for o in origins), reverse=True)
-    for origin in origins:
+    assert len(starts) >= 8
+    assert [o.batches for o in starts] == sorted((o.batches for o in starts), reverse=True)
+    for origin in starts:
         assert rerun(kept, origin.commit_seq, last)
     assert audit(kept.store, "m") == []
 
 
-def test_a_base_that_is_not_what_was_learned_is_seen(kept):
+def test_a_kept_checkpoint_that_is_not_what_was_learned_is_detected(kept):
     last = kept.store.snapshot("m")
-    _, origins = find_replay_starts(kept.store, "m", last.commit_seq)
-    one, other = origins[-2:]
+    _, starts = find_replay_starts(kept.store, "m", last.commit_seq)
+    one, other = starts[-2:]
     state = kept.store.kept_checkpoint("m", one.commit_seq).state
     with JournalReplay(SPEC, kept.source, make_codec(CODEC), None, state) as again:
         for _, entry in kept.store.journal("m", last.commit_seq, after_seq=other.commit_seq):
@@ -77,18 +77,18 @@ def test_a_base_that_is_not_what_was_learned_is_seen(kept):
 def test_a_young_model_is_learned_again_from_its_making():
     w = World()
     w.engine().run(w.until_all_read())
-    _, origins = find_replay_starts(w.store, "m", w.store.snapshot("m").commit_seq)
-    assert [(o.commit_seq, o.needs) for o in origins] == [(0, {P0: 0, P1: 0})]
+    _, starts = find_replay_starts(w.store, "m", w.store.snapshot("m").commit_seq)
+    assert [(o.commit_seq, o.needs) for o in starts] == [(0, {P0: 0, P1: 0})]
 
 
-def test_the_oldest_origin_is_taken_from_which_the_topic_has_everything(kept):
+def test_the_oldest_start_is_chosen_from_which_the_topic_has_everything(kept):
     last = kept.store.snapshot("m")
-    _, origins = find_replay_starts(kept.store, "m", last.commit_seq)
-    assert best_replay_start(origins, {}) is origins[0]
-    third = origins[2]
-    assert best_replay_start(origins, third.needs) is third
-    assert best_replay_start(origins, {**third.needs, P1: third.needs[P1] + 1}) is origins[3]
-    assert best_replay_start(origins, {P0: 1 << 40}) is origins[-1], "then the re-run says what is gone"
+    _, starts = find_replay_starts(kept.store, "m", last.commit_seq)
+    assert best_replay_start(starts, {}) is starts[0]
+    third = starts[2]
+    assert best_replay_start(starts, third.needs) is third
+    assert best_replay_start(starts, {**third.needs, P1: third.needs[P1] + 1}) is starts[3]
+    assert best_replay_start(starts, {P0: 1 << 40}) is starts[-1], "then the replay says what is missing"
 
 
 def test_a_snapshot_from_before_the_journal_is_refused_with_the_way_out(kept):
@@ -104,7 +104,7 @@ def test_what_retention_took_is_not_needed_after_a_checkpoint_that_was_kept(boot
 
     def learn(until, **fault):
         Feed(bootstrap, name, values(2000, seed=until), per_second=1e9, partitions=2).run()
-        with program(log, "live", "m", *arguments, "--batch", "300", script=MORTAL, env=fault) as owner:
+        with program(log, "live", "m", *arguments, "--batch", "300", script=KILLED_LIVE, env=fault) as owner:
             owner.until(lambda: points(url, "m") == until)
             assert owner.leave() == 0
 

@@ -1,4 +1,4 @@
-"""``streamkm``, whose process dies by SIGKILL when events were delivered and are about to be noted as told."""
+"""``streamkm``, killed by SIGKILL after events were delivered and before that is recorded."""
 
 from __future__ import annotations
 

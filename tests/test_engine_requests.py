@@ -1,4 +1,4 @@
-"""What an owner does beside learning: it pauses when asked, shows what it saw last, and tells what it noticed."""
+"""What an owner does beside learning: pauses, promotions, recent points, and events of its own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from streamkm.engine.recent import MAX_POINTS, MAX_VALUES, RecentSample
 from streamkm.engine.snapshots import is_outlier_surge
 from streamkm.errors import BrokerUnreachableError, StoreUnavailableError
 from streamkm.records import TopicPartition
-from streamkm.state import Event
+from streamkm.state import ModelEvent
 from streamkm.stores import Promotion
 from streamkm.testing import FlakySource, StopAfter
 from test_engine import CODEC, OPTIONS, SPEC, UNDECAYED, N, World, batch_result, eager, record, until_promoted
@@ -112,7 +112,7 @@ def test_long_points_are_fewer(d, most):
     assert seen.points.size <= MAX_VALUES
 
 
-def test_a_glimpse_owns_its_points_and_tells_only_what_is_new():
+def test_a_recent_sample_owns_its_points_and_has_only_new_ones():
     recent_sample, batch, ends = RecentSample(1), np.array([[1.0], [2.0]]), {P0: 2}
     assert recent_sample.take({}) is None
     recent_sample.add([batch])
@@ -337,7 +337,7 @@ def test_many_outliers_at_once_are_an_event():
         for _, entry in w.store.journal("m", snapshot.commit_seq):
             again.apply(entry)
         assert compare_snapshot(snapshot, again.learner), "what owners tell is left out of the comparison"
-        birth = dataclasses.replace(snapshot, events=(Event("birth", after=(9,)),))
+        birth = dataclasses.replace(snapshot, events=(ModelEvent("birth", after=(9,)),))
         assert not compare_snapshot(birth, again.learner), "what the model tells is not"
 
 
@@ -354,11 +354,11 @@ def test_many_outliers_at_once_are_an_event():
         (0, 0, 0, 500, False),
     ],
 )
-def test_outliers_are_told_when_they_are_many_more_than_before(count, points, old, seen, expected):
+def test_outliers_are_an_event_when_they_are_many_more_than_before(count, points, old, seen, expected):
     assert is_outlier_surge(count, points, old, seen) is expected
 
 
-def test_the_first_snapshot_tells_no_outliers():
+def test_the_first_snapshot_has_no_event_of_outliers():
     w = World()
     w.engine(spec=SPEC).run(w.until_all_read())
     assert {e.kind for s in w.store.snapshots("m") for e in s.events} <= {"birth", "death", "split", "merge", "drift"}

@@ -1,9 +1,9 @@
-"""``streamkm live`` that dies where it is told to, or whose clock jumps: run as ``python mortal.py live MODEL ...``.
+"""``streamkm live``, killed at a given place or with a jumping clock: run as ``python killed_live.py live MODEL ...``.
 
-What is wrong with it comes from the environment:
+The fault comes from the environment:
 
 FAULT_DIE
-    ``STEP:CALL:WHEN``: SIGKILL at the so-manieth call of a step of the commit protocol (see ``Tenure``), ``before`` or
+    ``STEP:CALL:WHEN``: SIGKILL at this call of a step of the commit protocol (see ``LeaseSession``), ``before`` or
     ``after`` it. Steps: poll, decode, commit (learning lies between decode and commit), tell.
 FAULT_STATEMENT
     ``COMMIT:NUMBER``: SIGKILL before that statement of that commit's transaction; the number behind the last statement
@@ -34,9 +34,9 @@ def _die_at_step(engine: Engine, step: str, call: int, *, after: bool) -> None:
     context = engine.context
     if step in ("poll", "tell"):
         # One count over all sources that are opened.
-        mortal = KillAtCall(None, METHODS[step], call, after=after)
+        proxy = KillAtCall(None, METHODS[step], call, after=after)
         opener = context.open_source
-        engine.context = replace(context, open_source=lambda: mortal.around(opener()))
+        engine.context = replace(context, open_source=lambda: proxy.wrap(opener()))
     elif step == "decode":
         engine.context = replace(context, codec=KillAtCall(context.codec, "decode", call, after=after))
     else:

@@ -1,4 +1,4 @@
-"""What a model refuses to read, and what it may skip: without a broker and without waiting."""
+"""Checks of the source: what a model rejects, and what it may skip; without a broker and without waiting."""
 
 from __future__ import annotations
 
@@ -69,14 +69,14 @@ def test_records_that_retention_took_are_counted_and_the_run_ends():
     w = World()
     at = learn_some(w)
     before = w.store.model("m").progress
-    with pytest.raises(PositionLostError, match="50 records are gone that were not read: t-1 begins at") as e:
+    with pytest.raises(PositionLostError, match="50 records were deleted before they were read: t-1 begins at") as e:
         w.engine(open_source=shortened(w, {P1: at[P1] + 50})).run(w.until_all_read())
     assert f"model m, t-1@{at[P1]}" in e.value.where
     assert "--on-data-loss skip" in e.value.hint
     assert w.store.model("m").progress == before
 
 
-def test_what_is_skipped_is_counted_logged_and_on_record_and_the_books_add_up(caplog):
+def test_what_is_skipped_is_counted_logged_and_recorded_and_the_ledger_adds_up(caplog):
     w = World()
     at = learn_some(w)
     engine = w.engine(SKIP, open_source=shortened(w, {P0: at[P0] + 7, P1: at[P1] + 50}))
@@ -130,7 +130,7 @@ def test_records_that_go_while_they_are_read_are_found_too(on_data_loss):
 
     engine = w.engine(options, open_source=lambda: next(calls))
     if on_data_loss == "fail":
-        with pytest.raises(PositionLostError, match="records are gone that were not read: t-1 begins at 700"):
+        with pytest.raises(PositionLostError, match="records were deleted before they were read: t-1 begins at 700"):
             engine.run(StopAfter(reached, w.clock))
         assert w.counters().records == sum(w.store.model("m").progress.position.values())
     else:
@@ -191,7 +191,7 @@ def test_ids_are_compared_where_both_sides_know_them():
     check_same_spec(dataclasses.replace(NAMED, source={**NAMED.source, "topic_id": ""}), NAMED)
 
 
-def test_another_id_in_the_spec_is_told_as_what_it_is_and_another_name_as_another_setting():
+def test_another_id_in_the_spec_is_reported_as_an_id_and_another_name_as_another_setting():
     with pytest.raises(TopicChangedError, match="the topic's id was one, is two"):
         check_same_spec(dataclasses.replace(NAMED, source={**NAMED.source, "topic_id": "two"}), NAMED)
     with pytest.raises(ModelMismatchError, match="topic was t, is u"):
@@ -236,7 +236,7 @@ def test_a_stop_while_no_broker_answers_leaves_at_once_and_commits_nothing():
     assert w.store.model("m").lease is None
 
 
-def test_a_new_model_that_finds_no_broker_at_first_starts_where_it_was_told():
+def test_a_new_model_that_finds_no_broker_at_first_starts_where_the_option_says():
     w = World()
     answers = iter((BrokerUnreachableError("gone"), None))
 
@@ -275,7 +275,7 @@ def test_what_was_polled_of_another_topic_is_never_committed():
     assert w.counters().records == sum(w.store.model("m").progress.position.values()) == 2 * 70
 
 
-def test_every_commit_is_confirmed_and_asked_for_before_its_last_records_are_learned():
+def test_every_commit_is_confirmed_and_the_check_begins_before_its_last_records_are_learned():
     w = World()
     source = Sure(w.records)
     w.engine(open_source=lambda: source).run(w.until_all_read())
@@ -323,7 +323,7 @@ def learned(*ranges, promoted=0, gone=()):
         ([learned(BatchRange(P0, 0, 5), gone=(BatchRange(P0, 6, 8),))], {P0: 8}, "t-0@5 to 5 is neither"),
     ],
 )
-def test_books_that_do_not_add_up_say_where(entries, position, words):
+def test_a_ledger_that_does_not_add_up_says_where(entries, position, words):
     added = OffsetLedger()
     for commit, learning in enumerate(entries, 1):
         added.add(commit, learning)
@@ -332,7 +332,7 @@ def test_books_that_do_not_add_up_say_where(entries, position, words):
     assert words in added.errors[0]
 
 
-def test_books_add_up_over_gaps_on_record_and_snapshots_put_in_charge():
+def test_a_ledger_adds_up_over_recorded_gaps_and_promotions():
     added = OffsetLedger()
     added.add(2, learned(BatchRange(P0, 3, 5), BatchRange(P1, 0, 4)))
     added.add(3, learned(gone=(BatchRange(P0, 5, 8), BatchRange(P2, 0, 2))))
