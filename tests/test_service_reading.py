@@ -131,12 +131,12 @@ def test_two_snapshots_are_compared_on_what_the_model_remembers(api, writer):
     commit_with(writer, state=learner.state())
     writer.commit(centroids=((0.0, 0.0, 0.0), (20.0, 20.0, 20.0)))
     commit_with(writer, state=learner.state())
-    told = read(api, "diff?a=1&b=2", live.Difference)
+    told = read(api, "diff?a=1&b=2", live.SnapshotDiff)
     assert (told["a"], told["b"], told["gone"], told["new"]) == (1, 2, [], [])
     assert [m["id"] for m in told["moved"]] == [7, 4]
     assert told["moved"][0]["distance"] == pytest.approx(300**0.5)
     assert told["cost_b"] > told["cost_a"] > 0
-    same = read(api, "diff?a=1&b=1", live.Difference)
+    same = read(api, "diff?a=1&b=1", live.SnapshotDiff)
     assert (same["changed"], same["moved"][0]["distance"]) == (0.0, 0.0)
     assert api.get(f"{MODEL}/diff?a=1&b=99").status_code == 404
     assert api.get(f"{MODEL}/diff?a=1").status_code == 422
@@ -153,7 +153,7 @@ def test_a_sample_is_of_the_last_points_with_their_clusters(api, store, writer):
     rng = np.random.default_rng(1)
     points = np.vstack([rng.normal(size=(40, 3)), rng.normal(size=(60, 3)) + 10])
     commit_with(writer, recent=Recent(points, {P0: 9}))
-    told = read(api, "sample?n=50", live.Sample)
+    told = read(api, "sample?n=50", live.PointSample)
     shown = np.array(told["points"])
     assert shown.shape == (50, 3)
     assert {tuple(p) for p in shown.tolist()} <= {tuple(p) for p in points.tolist()}
@@ -163,10 +163,10 @@ def test_a_sample_is_of_the_last_points_with_their_clusters(api, store, writer):
     assert told["projection"]["explained"][0] == pytest.approx(
         np.var(x) * 50 / (np.var(shown, axis=0).sum() * 50), abs=0.1
     )
-    assert len(read(api, "sample", live.Sample)["points"]) == 100
+    assert len(read(api, "sample", live.PointSample)["points"]) == 100
     writer.commit(centroids=((5.0, 5.0, 5.0),))
-    assert set(read(api, "sample", live.Sample)["ids"]) == {4}
-    assert read(api, "sample?n=50&snapshot=1", live.Sample)["ids"] == told["ids"]
+    assert set(read(api, "sample", live.PointSample)["ids"]) == {4}
+    assert read(api, "sample?n=50&snapshot=1", live.PointSample)["ids"] == told["ids"]
 
 
 @pytest.mark.parametrize(
@@ -174,13 +174,13 @@ def test_a_sample_is_of_the_last_points_with_their_clusters(api, store, writer):
 )
 def test_points_that_have_no_plane_are_shown_all_the_same(api, writer, points):
     commit_with(writer, recent=Recent(points))
-    told = read(api, "sample", live.Sample)
+    told = read(api, "sample", live.PointSample)
     assert np.array(told["projection"]["axes"]).shape == (2, 3)
 
 
 def test_a_model_that_never_showed_points_has_an_empty_sample(api, writer):
     writer.commit()
-    assert read(api, "sample", live.Sample)["points"] == []
+    assert read(api, "sample", live.PointSample)["points"] == []
 
 
 def test_quarantined_records_are_told_as_text_and_cut(api, writer):
