@@ -69,18 +69,18 @@ def feed(topic: str, settings: KafkaClientSettings, *, rate: int, records: int |
 
 
 class Producer:
-    """Streams the shuttle data into the topic at a steady rate, over and over, from a thread of its own.
+    """Writes the shuttle data to a topic at a steady rate, repeatedly, in its own thread.
 
     Parameters
     ----------
     writer
-        Used by the thread alone, until it has ended.
+        Used only by the thread until it has ended.
     topic
-        One that is there.
+        An existing topic.
     rate
-        Records a second.
+        Records per second.
     records
-        How many in all; None: without end.
+        Total number of records; None for no limit.
     """
 
     def __init__(self, writer: KafkaWriter, topic: str, rate: int, records: int | None = None) -> None:
@@ -95,7 +95,7 @@ class Producer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Wait until what was sent is written."""
+        """Wait until pending records are written."""
         self.done.set()
         self.thread.join(15)
 
@@ -108,22 +108,22 @@ class Producer:
     def _write(self) -> None:
         partitions = self.writer.partitions(self.topic)
         rows = itertools.cycle([json.dumps(row).encode() for row in shuttle_rows()])
-        began = time.monotonic()
+        started = time.monotonic()
         while self.sent != self.records and not self.done.wait(0.05):
-            due = int((time.monotonic() - began) * self.rate)
+            due = int((time.monotonic() - started) * self.rate)
             due = min(due if self.records is None else min(due, self.records), self.sent + BATCH_SIZE)
             numbers = range(self.sent, due)
             records = [ProducerRecord(self.topic, None, next(rows), (), -1, n % partitions) for n in numbers]
-            answers = self.writer.write(records)
-            refused = [answer for answer in answers if answer is not None]
-            self.sent += len(answers) - len(refused)
+            results = self.writer.write(records)
+            refused = [error for error in results if error is not None]
+            self.sent += len(results) - len(refused)
             if refused:
                 self.refused = refused[0].message
                 return
 
 
 def shuttle_rows() -> Iterator[dict[str, float]]:
-    """Sensor readings of the Statlog (Shuttle) data, as river brings them: 49,097 rows of f1 ... f9, in file order."""
+    """Sensor readings of the Statlog (Shuttle) data, from river: 49,097 rows of f1 ... f9, in file order."""
     from river.datasets import Shuttle
 
     with gzip.open(Shuttle().path, "rt", newline="") as file:

@@ -26,7 +26,7 @@ from streamkm.stores import open_store
 log = logging.getLogger("streamkm.live")
 
 HUNG = 10
-"""Exit status when the loop made no step for two minutes."""
+"""Exit status if the loop made no progress for two minutes."""
 
 
 @click.command(
@@ -34,7 +34,7 @@ HUNG = 10
         "streamkm live orders --bootstrap localhost:9092 --topic orders --fields amount,lat,lon --k 8",
         "streamkm live orders --topic orders --fields amount,lat,lon --half-life 10m --snapshot-every 5s",
         "streamkm live orders --topic orders --fields amount,lat,lon --k auto --scale standard",
-        "streamkm live orders        (a model that exists: goes on where it stands)",
+        "streamkm live orders        (resumes an existing model)",
     )
 )
 @click.argument("model")

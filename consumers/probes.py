@@ -85,9 +85,9 @@ def probes(
         try:
             ping()
         except StoreError as e:
-            return False, f"store away: {e.message}"
+            return False, f"store unavailable: {e.message}"
         if ready and heartbeat.role == "standby" and (unreachable := unreachable_reason()):
-            return False, f"broker away: {unreachable}"
+            return False, f"broker unavailable: {unreachable}"
         return ready, reason
 
     readiness = _Readiness(check_readiness, check_seconds)

@@ -32,7 +32,13 @@ class HalfLife:
 
     @classmethod
     def parse(cls, text: str | float) -> HalfLife:
-        """Read a number of points (``100000``) or a duration of event time (``10m``)."""
+        """Read a number of points (``100000``) or a duration of event time (``10m``).
+
+        Raises
+        ------
+        ValueError
+            It is neither.
+        """
         try:
             return cls(float(text), "points")
         except ValueError:
@@ -90,7 +96,13 @@ class KRange:
 
     @classmethod
     def parse(cls, text: str | int) -> KRange:
-        """Read a number (``8``), a range (``2..20``) or ``auto``."""
+        """Read a number (``8``), a range (``2..20``) or ``auto``.
+
+        Raises
+        ------
+        ValueError
+            It is none of these.
+        """
         if str(text).strip() == "auto":
             return cls(1, cls.MAX, auto=True)
         match = re.fullmatch(r"\s*(\d+)\s*(?:\.\.\s*(\d+)\s*)?", str(text))

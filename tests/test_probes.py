@@ -178,7 +178,7 @@ def test_a_store_that_does_not_answer_is_asked_once_and_said_and_holds_up_no_liv
         assert len(asked) == 1
         answers.set()
         asked[0].join(PATIENCE)
-        wait_until(lambda: b"store away: locked" in ask(port, "GET", "/readyz")[2])
+        wait_until(lambda: b"store unavailable: locked" in ask(port, "GET", "/readyz")[2])
 
 
 def test_a_consumer_leaves_while_its_store_hangs():

@@ -241,7 +241,7 @@ def test_who_waits_for_a_read_only_store_says_why_and_is_not_ready(file, caplog)
             StopAfter(lambda: why.append(engine.context.heartbeat.ready()) or w.clock.now > 1_700_000_500, w.clock)
         )
         assert {well for well, _ in why[2:-1]} == {False}
-        assert "store away: it is read-only" in why[-2][1]
+        assert "store unavailable: it is read-only" in why[-2][1]
         assert "Give this process the right to write" in caplog.text
     with contextlib.closing(open_store(url)) as store:
         w.store = store

@@ -143,8 +143,8 @@ def test_while_no_broker_answers_it_is_live_and_not_ready_and_the_alarm_comes_on
     engine = w.engine(open_source=open_source)
     engine.run(w.until_all_read())
     assert len(seen) == 5
-    assert seen[0] == (False, "broker away: gone", True)
-    assert seen[-1] == (False, "broker away: no broker answered at h:1", True)
+    assert seen[0] == (False, "broker unavailable: gone", True)
+    assert seen[-1] == (False, "broker unavailable: no broker answered at h:1", True)
     assert engine.context.metrics.value(ALARMS, model="m", alarm="broker-away") == 1
     assert w.counters().points == N
 
@@ -161,7 +161,7 @@ def test_while_the_store_is_away_it_is_not_ready_and_the_alarm_comes_once():
 
     engine = w.engine(store=store)
     engine.run(Looking(w.all_read, w.clock))
-    assert seen[:3] == [(False, "store away: locked")] * 3
+    assert seen[:3] == [(False, "store unavailable: locked")] * 3
     assert engine.context.metrics.value(ALARMS, model="m", alarm="store-away") == 1
     assert w.counters().points == N
 
@@ -253,18 +253,18 @@ def test_probes_answer_over_http():
         assert (status, json.loads(body)) == (200, {"status": "ok", "detail": "owner, polling, for 0.0 s"})
         heartbeat.mark_down("store", "locked")
         status, body = get(port, "/readyz")
-        assert (status, json.loads(body)) == (503, {"status": "unavailable", "detail": "store away: locked"})
+        assert (status, json.loads(body)) == (503, {"status": "unavailable", "detail": "store unavailable: locked"})
         heartbeat.mark_up("store")
         store.append(StoreUnavailableError("the database is damaged"))
         status, body = get(port, "/readyz")
-        assert (status, json.loads(body)["detail"]) == (503, "store away: the database is damaged")
+        assert (status, json.loads(body)["detail"]) == (503, "store unavailable: the database is damaged")
         assert get(port, "/livez")[0] == 200
         store.clear()
         reasons[0] = "h:1: refused"
         assert get(port, "/readyz")[0] == 200, "an owner has a connection to judge by"
         heartbeat.beat("waiting for the lease", "standby")
         status, body = get(port, "/readyz")
-        assert (status, json.loads(body)["detail"]) == (503, "broker away: h:1: refused")
+        assert (status, json.loads(body)["detail"]) == (503, "broker unavailable: h:1: refused")
         assert get(port, "/livez")[0] == 200
         clock.advance(LIVE_SECONDS + 1)
         assert get(port, "/livez")[0] == 503

@@ -32,7 +32,7 @@ from streamkm.errors import (
 from streamkm.records import Batch, BatchRange, ByteRecords, CommittedOffset, Position, ProducerRecord, TopicPartition
 from streamkm.reporting import ProgressReporter
 from streamkm.state import Snapshot
-from streamkm.stores.base import Store
+from streamkm.stores.base import ModelStore
 
 log = logging.getLogger(__name__)
 
@@ -198,7 +198,7 @@ class Assigner:
         open_source: Callable[[], VerifiableSource],
         open_writer: Callable[[], TransactionalWriter],
         codec: Codec,
-        store: Store,
+        store: ModelStore,
         options: AssignOptions = DEFAULTS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:

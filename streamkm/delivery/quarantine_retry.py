@@ -10,7 +10,7 @@ from streamkm.codecs import Codec
 from streamkm.connectors import KafkaSource, KafkaWriter, byte_records
 from streamkm.errors import PartitionStalledError, PositionLostError, SourceError
 from streamkm.records import ProducerRecord, RawRecord
-from streamkm.stores.base import QuarantinedRecord, Store
+from streamkm.stores.base import QuarantinedRecord, QuarantineStore
 
 HEADER_PREFIX = "__streamkm.retry."
 """Prefix of the headers with the original topic, partition and offset of a retried record."""
@@ -108,7 +108,7 @@ def retry_batch(
     }
 
 
-def produce_again(store: Store, model: str, writer: KafkaWriter, entries: Sequence[QuarantinedRecord]) -> int:
+def produce_again(store: QuarantineStore, model: str, writer: KafkaWriter, entries: Sequence[QuarantinedRecord]) -> int:
     """Produce entries to their topics, and remove those that arrived from the quarantine.
 
     Returns

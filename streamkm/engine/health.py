@@ -84,7 +84,7 @@ class Heartbeat:
             return False, f"{self.role}, {self.activity}"
         down = dict(self._down)  # the loop's thread may change it
         if down:
-            return False, "; ".join(f"{what} away: {why}" for what, why in sorted(down.items()))
+            return False, "; ".join(f"{what} unavailable: {why}" for what, why in sorted(down.items()))
         live, activity = self.live()
         return live, f"{self.role}, {activity}"
 

@@ -16,13 +16,13 @@ from streamkm.models import OnlineKMeans
 from streamkm.models.spec import arguments
 from streamkm.records import BatchRange, Position
 from streamkm.state import EventTimeLimit, MiniBatch, ModelSpec, Snapshot
-from streamkm.stores.base import Store
+from streamkm.stores.base import ModelStore
 
 PAIRS = 8
 """Pairs of surrogate points per cluster: several, so that they do not all lie on one line."""
 
 
-def model_from_snapshot(store: Store, spec: ModelSpec, number: int) -> OnlineKMeans:
+def model_from_snapshot(store: ModelStore, spec: ModelSpec, number: int) -> OnlineKMeans:
     """A model that continues from a snapshot: from the state stored with it, otherwise from its clusters.
 
     Raises

@@ -22,7 +22,7 @@ from streamkm.engine.verification import (
 )
 from streamkm.errors import NotFoundError
 from streamkm.state import ModelSpec, Snapshot
-from streamkm.stores.base import Store
+from streamkm.stores.base import ModelStore
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Proof:
 
 
 def prove_snapshot(
-    store: Store,
+    store: ModelStore,
     spec: ModelSpec,
     snapshot: Snapshot,
     open_source: Callable[[], Source],

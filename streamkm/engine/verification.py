@@ -19,7 +19,7 @@ from streamkm.models import ARITHMETIC, OnlineKMeans
 from streamkm.models.spec import new_learner
 from streamkm.records import BatchRange, Position, TopicPartition
 from streamkm.state import EventTimeLimit, JournalEntry, MiniBatch, ModelSpec, ModelState, Progress, Snapshot
-from streamkm.stores.base import ModelInfo, Store
+from streamkm.stores.base import ModelInfo, ModelStore, Store
 from streamkm.times import format_time
 
 OWNER_EVENTS = frozenset({"promotion", "outliers"})
@@ -241,14 +241,14 @@ class ReplayStart:
         return all(beginning.get(tp, 0) <= at for tp, at in self.needs.items())
 
 
-def journal_start(store: Store, name: str) -> Progress | None:
+def journal_start(store: ModelStore, name: str) -> Progress | None:
     """The checkpoint at which the journal starts; None: it starts with the new model."""
     kept = store.kept_checkpoints(name)
     first = next(iter(store.journal(name)), (0,))[0]
     return kept[0] if kept and first != 1 else None
 
 
-def find_replay_starts(store: Store, name: str, until_seq: int) -> tuple[OffsetLedger, list[ReplayStart]]:
+def find_replay_starts(store: ModelStore, name: str, until_seq: int) -> tuple[OffsetLedger, list[ReplayStart]]:
     """Account for the journal up to a commit, and find the checkpoints from which a replay to it can start.
 
     A replay starts behind everything that was learned with another version of the arithmetic.
@@ -357,7 +357,7 @@ def _counters(p: Progress) -> list[str]:
     return [f"{c.records} records are not {c.points} points, {c.bad} bad ones and {c.tombstones} tombstones"]
 
 
-def _journal(store: Store, name: str, p: Progress) -> list[str]:
+def _journal(store: ModelStore, name: str, p: Progress) -> list[str]:
     found: list[str] = []
     begin = journal_start(store, name)
     ledger, last, records = OffsetLedger(), 0, p.counters.records
@@ -380,7 +380,7 @@ def _journal(store: Store, name: str, p: Progress) -> list[str]:
     return found + ledger.errors
 
 
-def _snapshots(store: Store, info: ModelInfo, p: Progress) -> list[str]:
+def _snapshots(store: ModelStore, info: ModelInfo, p: Progress) -> list[str]:
     name, found = info.spec.name, []
     before, newest = None, 0
     try:

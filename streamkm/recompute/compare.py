@@ -13,7 +13,7 @@ from streamkm.models import OnlineKMeans
 from streamkm.models.centroids import normalized
 from streamkm.models.weighted_rows import nearest
 from streamkm.state import Snapshot
-from streamkm.stores.base import Store
+from streamkm.stores.base import ModelStore
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def compare(a: Snapshot, b: Snapshot, rows: NDArray[np.float64], weights: NDArra
     )
 
 
-def compare_on_sample(store: Store, a: Snapshot, b: Snapshot) -> SnapshotDifference:
+def compare_on_sample(store: ModelStore, a: Snapshot, b: Snapshot) -> SnapshotDifference:
     """Compare snapshots of a model on the weighted sample that the model has now.
 
     Raises

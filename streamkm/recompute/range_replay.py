@@ -15,7 +15,7 @@ from streamkm.recompute.fitting import FitProgress
 from streamkm.recompute.replay import ReplayFit, WorkFolder, recompute
 from streamkm.recompute.span import TimeIndexedSource, resolve_span
 from streamkm.state import Json, ModelSpec
-from streamkm.stores.base import Store
+from streamkm.stores.base import ModelStore
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +74,7 @@ class ReplayRequest:
 
 
 def replay_range(
-    store: Store,
+    store: ModelStore,
     spec: ModelSpec,
     open_source: Callable[[], TimeIndexedSource],
     request: ReplayRequest,

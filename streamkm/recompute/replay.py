@@ -27,7 +27,7 @@ from streamkm.recompute.pointfile import PointFile, atomic_write
 from streamkm.recompute.span import OffsetSpan
 from streamkm.records import TopicPartition
 from streamkm.state import Json, ModelSpec, Snapshot
-from streamkm.stores.base import Store
+from streamkm.stores.base import ModelStore
 
 BLOCK = 1 << 16
 """Rows processed at a time."""
@@ -145,7 +145,7 @@ def collect(archive: Archive, span: OffsetSpan, work: WorkFolder, factors: NDArr
     return PointFile.open(work.points)
 
 
-def initial_centroids(choice: ReplayFit, store: Store, model: str, factors: NDArray[np.float64]) -> Any:
+def initial_centroids(choice: ReplayFit, store: ModelStore, model: str, factors: NDArray[np.float64]) -> Any:
     """Method or scaled centroids to start from.
 
     Raises
@@ -163,7 +163,7 @@ def initial_centroids(choice: ReplayFit, store: Store, model: str, factors: NDAr
 
 
 def recompute(
-    store: Store,
+    store: ModelStore,
     spec: ModelSpec,
     span: OffsetSpan,
     archive: Archive,

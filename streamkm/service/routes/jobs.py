@@ -113,7 +113,7 @@ def router(reader: StoreReader, bodies: BodyReader, jobs: JobRunner | None) -> A
         return json_content(job_json(job), 202)
 
     async def current(job: Job) -> Job:
-        """A job as it is: one that nobody works on is marked so."""
+        """The job; if it is lost, that is stored."""
         found = with_lost_state(job, reader.clock(), LOST_AFTER_SECONDS)
         if found is not job:
             await reader.query(lambda: store.put_job(found))
