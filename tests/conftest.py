@@ -1,3 +1,4 @@
+import gc
 import signal
 
 import pytest
@@ -21,6 +22,12 @@ __all__ = [
     "sqlite_url",
     "topic",
 ]
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector leave alone what all tests share: modules, and the tests themselves."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
