@@ -49,6 +49,9 @@ SMALL = {
     # A broker that was killed is let in again only when its last session is over: 9 s by default.
     "broker.session.timeout.ms": "3000",
     "broker.heartbeat.interval.ms": "500",
+    # Followers see by records without content, two a second, that a controller which has nothing to say is there. There
+    # are none: without those records an idle node takes a third less of a processor.
+    "metadata.max.idle.interval.ms": "0",
     "listener.security.protocol.map": "CLIENT:PLAINTEXT,INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT",
 }
 """What a small single node differs in from Kafka's defaults; a caller's own properties win."""
