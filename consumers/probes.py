@@ -91,7 +91,7 @@ def probes(
     with listen(host, port, "--metrics-port", "Choose another one") as listener:
         config = uvicorn.Config(
             app,
-            http=protocol(bounds),
+            http=protocol((b"authorization",), bounds),
             ws="none",
             lifespan="off",
             interface="asgi3",

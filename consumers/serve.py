@@ -24,6 +24,7 @@ from consumers.recompute import child_environment, replay_command
 from streamkm.connections import DEFAULTS, Bounds, protocol
 from streamkm.metrics import HTTP_REQUESTS, Metrics
 from streamkm.service import ServiceOptions, create_app
+from streamkm.service.headers import READ
 from streamkm.service.jobs import Jobs
 from streamkm.settings import ServeSettings
 from streamkm.stores import open_store
@@ -102,7 +103,7 @@ def server_config(
 
     return uvicorn.Config(
         app,
-        http=protocol(bounds, refused),
+        http=protocol(READ, bounds, refused),
         ws="none",
         proxy_headers=bool(trusted_proxies),
         forwarded_allow_ips=[written for proxy in trusted_proxies for written in _as_seen(proxy)],

@@ -2,29 +2,35 @@
 
 uvicorn's parser has no bound on the bytes of headers, and its server none on the time that they or a reader may take.
 So the head of a request is kept here until it is whole, and only then parsed; the next request of a connection is not
-looked at before this one is answered. Whoever sends or reads too slowly is let go.
+looked at before this one is answered. Whoever sends or reads too slowly is let go. Headers that nobody reads are passed over, and
+so is what is left of a body once it has been answered: what is large must not be dear.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import httptools
 import orjson
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from streamkm.answers import MEDIA_TYPE, completed, problem_body
 from streamkm.redaction import redact
 
-_UPGRADE = re.compile(rb"(?i)(?<=\r\n)upgrade[ \t]*:[^\r\n]*\r\n")
+_UPGRADE = re.compile(rb"(?i)upgrade[ \t]*:")
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._~-]*)(?::[0-9]{0,5})?")
+_HOST_BYTES = 300
+"""Of the longest name there can be, with a port."""
 _END = b"\r\n\r\n"
 _PIECE = 1 << 14
-"""Bytes of a body of unknown length that are parsed at once."""
+"""Bytes of a chunked body that are parsed before others have their turn: there may be a chunk in each six of them."""
+_OWN = frozenset((b"host", b"content-length", b"transfer-encoding", b"expect"))
+"""Headers that are read here."""
 
 Wait = Literal["nothing", "request", "head", "rest", "end"]
 """What a connection waits for: the app, the first byte of a request, the end of its head, the end of a body that nobody
@@ -49,8 +55,9 @@ class Bounds:
         From the first byte of a request to the end of its headers (408).
     idle_seconds
         Between two requests.
-    rest_seconds
-        For what is left of a body once it has been answered, and for a refused client to stop sending.
+    rest_seconds, rest_bytes
+        For what is left of a body once it has been answered, and for a refused client to stop sending; more bytes are
+        not read.
     unread_seconds, unread_bytes
         Who reads fewer bytes in so many seconds, while more wait to be read, is let go.
     unread_total
@@ -66,6 +73,7 @@ class Bounds:
     head_seconds: float = 10.0
     idle_seconds: float = 30.0
     rest_seconds: float = 10.0
+    rest_bytes: int = 16 << 20
     unread_seconds: float = 30.0
     unread_bytes: int = 64 << 10
     unread_total: int = 256 << 20
@@ -99,22 +107,28 @@ class Refusal(NamedTuple):
         )
 
 
-def protocol(bounds: Bounds = DEFAULTS, refused: Callable[[int], None] = lambda _: None) -> type[asyncio.Protocol]:
+def protocol(
+    read: Collection[bytes], bounds: Bounds = DEFAULTS, refused: Callable[[int], None] = lambda _: None
+) -> type[asyncio.Protocol]:
     """A class of connections for `uvicorn.Config`.
 
     Parameters
     ----------
+    read
+        Names, in lower case, of the headers that the application reads; it gets no others.
     bounds
         What they hold clients to.
     refused
         Told the status of each request that is refused before the application sees it.
     """
-    return type("BoundedConnection", (Connection,), {"bounds": bounds, "refused": staticmethod(refused)})
+    parts = {"read": _OWN.union(read), "bounds": bounds, "refused": staticmethod(refused)}
+    return type("BoundedConnection", (Connection,), parts)
 
 
 class Connection(HttpToolsProtocol):
     """One client."""
 
+    read: frozenset[bytes]
     bounds: Bounds
     refused: Callable[[int], None]
 
@@ -124,8 +138,10 @@ class Connection(HttpToolsProtocol):
         self._held = bytearray()
         self._in_body = self._whole = False
         self._left: int | None = None  # bytes of the body to come; None: it is chunked
+        self._content: list[bytes] = []  # of the body, in what is being parsed
         self._framing = 0  # bytes of a chunked body since the last that was content: sizes, extensions, trailers
         self._deaf = False  # nothing more is taken from this client
+        self._passed_over = 0  # bytes that came since
         self._problem: Refusal | None = None
         self._wait: Wait = "nothing"
         self._deadline = 0.0
@@ -155,8 +171,10 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self._deaf:
-            return
-        if self._held:
+            self._passed_over += len(data)
+            if self._passed_over > self.bounds.rest_bytes:
+                self.flow.pause_reading()
+        elif self._held:
             self._hold(data)
         else:
             self._take(data)
@@ -188,7 +206,7 @@ class Connection(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         # What stands behind a chunked body is no header: the request was judged by those before it.
-        if not self._deaf and not self._in_body:
+        if not self._deaf and not self._in_body and name.lower() in self.read:
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
@@ -203,8 +221,7 @@ class Connection(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         self._framing = 0
-        if not self._deaf and self._problem is None:
-            super().on_body(body)
+        self._content.append(body)
 
     def on_message_complete(self) -> None:
         if self._deaf or self._problem is not None:
@@ -219,6 +236,9 @@ class Connection(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         self.flow.resume_reading()
+        if self._in_body and (self._left is None or self._left > self.bounds.rest_bytes):
+            self._end(self.bounds.rest_seconds)  # where the next request would begin is not looked for
+            return
         if self._held and not self._in_body:
             # Not here: the answer is still being sent by whoever called.
             self.loop.call_soon(self._take_held)
@@ -236,11 +256,21 @@ class Connection(HttpToolsProtocol):
     def _idle(self) -> tuple[Wait, float]:
         return "request", self.bounds.idle_seconds
 
+    @property
+    def _in_chunks(self) -> bool:
+        return self._in_body and self._left is None
+
     def _take_held(self) -> None:
-        data = bytes(self._held)
-        self._held.clear()
-        self.flow.resume_reading()  # what came since the answer was held, too, and stopped the reading again
+        if self._deaf or self.transport.is_closing():
+            return
+        size = _PIECE if self._in_chunks else len(self._held)
+        data = bytes(self._held[:size])
+        del self._held[:size]
+        if not self._held and not (self._in_body and len(self.cycle.body) > HIGH_WATER_LIMIT):
+            self.flow.resume_reading()  # what came meanwhile was held, too, and stopped the reading again
         self._take(data)
+        if self._held and self._in_chunks:
+            self.loop.call_soon(self._take_held)
 
     def _hold(self, data: bytes) -> None:
         self._held += data
@@ -251,6 +281,10 @@ class Connection(HttpToolsProtocol):
 
     def _take(self, data: bytes) -> None:
         while data and not self._deaf and not self.transport.is_closing():
+            if self._in_chunks and len(data) > _PIECE:
+                self._hold(data)
+                self.loop.call_soon(self._take_held)
+                return
             if self._in_body:
                 data = self._take_body(data)
             elif self.at_work:
@@ -281,30 +315,40 @@ class Connection(HttpToolsProtocol):
             elif self._wait != "head":
                 self._wait_for("head", self.bounds.head_seconds)
             return b""
-        # There is no other protocol to change to, and one that asks for it may be answered as if it did not.
-        head, rest = _UPGRADE.sub(b"", self._head[:size]), bytes(self._head[size:])
+        lines, rest = self._head[:size].split(b"\r\n"), bytes(self._head[size:])
         self._head.clear()
         self._wait, self._whole = "nothing", False
-        if head.count(b"\r\n") - 2 > self.bounds.headers:
+        if len(lines) - 3 > self.bounds.headers:  # without the first line, the empty one, and what is behind it
             told = f"more than {self.bounds.headers} headers"
             self._refuse(Refusal(431, "too-large", told, where="headers", hint=_FEWER))
             return b""
-        self._parse(head)
+        # There is no other protocol to change to, and one that asks for it may be answered as if it did not.
+        self._parse(b"\r\n".join([lines[0], *(line for line in lines[1:] if not _UPGRADE.match(line))]))
         return rest
 
     def _take_body(self, data: bytes) -> bytes:
-        size = _PIECE if self._left is None else self._left
-        piece, rest = data[:size], data[size:]
-        if self._left is not None:
-            self._left -= len(piece)
+        if self._left is None:
+            self._framing += len(data)
+            self._parse(data)
+            rest = b""
         else:
-            self._framing += len(piece)
-        self._parse(piece)
+            piece, rest = data[: self._left], data[self._left :]
+            self._left -= len(piece)
+            if self.at_work:
+                self._parse(piece)
+            elif not self._left:
+                self._pass_over_body()
         if self._in_body and self._framing > self.bounds.head_bytes and not self._deaf:
             # The parser keeps a trailer until it is whole, and copies it with each piece.
             told = f"more than {self.bounds.head_bytes} bytes around the chunks"
             self._refuse(Refusal(431, "too-large", told, where="body", hint="Send no long extensions or trailers"))
         return rest
+
+    def _pass_over_body(self) -> None:
+        """A body has ended of which nobody parsed the rest: it was answered before."""
+        self.parser = httptools.HttpRequestParser(self)
+        self._in_body, self._whole = False, True
+        self._wait_for(*self._idle())
 
     def _parse(self, data: bytes) -> None:
         try:
@@ -316,6 +360,10 @@ class Connection(HttpToolsProtocol):
         if self._problem is not None:
             self._refuse(self._problem)
             return
+        if self._content:
+            content, self._content = b"".join(self._content), []
+            if not self._deaf:
+                super().on_body(content)
         if self._whole:
             self._in_body = False
             if self._deaf and self.at_work:
@@ -338,7 +386,7 @@ class Connection(HttpToolsProtocol):
         hosts = [value for name, value in self.headers if name == b"host"]
         if len(hosts) > 1 or (not hosts and version == "1.1"):
             return _bad(f"{len(hosts)} of them", "Host", "Send one")
-        if hosts and not _HOST.fullmatch(hosts[0]):
+        if hosts and (len(hosts[0]) > _HOST_BYTES or not _HOST.fullmatch(hosts[0])):
             return _bad("not a name or address, with or without a port", "Host", "Send the one of the address")
         return None
 
@@ -352,11 +400,9 @@ class Connection(HttpToolsProtocol):
 
     def _refuse(self, problem: Refusal) -> None:
         """Answer without the application, and take nothing more."""
-        self._deaf = True
-        self._head.clear()
-        self._held.clear()
         if self.at_work:
             if self.cycle.response_started:
+                self._deaf = True
                 self.transport.abort()  # half of an answer is on its way
                 return
             self.cycle.disconnected = True
@@ -369,10 +415,19 @@ class Connection(HttpToolsProtocol):
         lines = b"".join(b"%b: %b\r\n" % header for header in headers)
         self.transport.write(STATUS_LINE[problem.status] + lines + b"\r\n" + body)
         self.refused(problem.status)
-        # To close while the client still sends would take the answer away from it.
+        self._end(min(self.bounds.rest_seconds, 2.0))
+
+    def _end(self, seconds: float) -> None:
+        """Send nothing more, and take nothing more.
+
+        To close while the client still sends would take the answer away from it.
+        """
+        self._deaf = True
+        self._head.clear()
+        self._held.clear()
         if self.transport.can_write_eof():
             self.transport.write_eof()
-        self._wait_for("end", min(self.bounds.rest_seconds, 2.0))
+        self._wait_for("end", seconds)
 
     # Time
 

@@ -1,7 +1,7 @@
 """The Kafka of a test run, and topics on it.
 
 The broker is the first there is (``streamkm.broker.choose_broker``): one named by STREAMKM_TEST_BOOTSTRAP, else a
-container when a Docker daemon answers, else the local Apache Kafka of streamkm.broker. It lives as long as the session,
+container when a Docker daemon has the image or can pull it, else the local Apache Kafka of streamkm.broker. It lives as long as the session,
 and tests share it: each takes topics of its own. A test that kills or pauses its broker starts a LocalBroker itself.
 """
 
@@ -14,7 +14,7 @@ import pytest
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 
-from streamkm.broker import KAFKA_VERSION, LocalBroker, choose_broker
+from streamkm.broker import KAFKA_IMAGE, LocalBroker, choose_broker
 from streamkm.broker.properties import SMALL, free_ports
 from streamkm.errors import StreamkmError
 from waiting import PATIENCE
@@ -22,9 +22,6 @@ from waiting import PATIENCE
 TopicFactory = Callable[..., str]
 FOR_TESTS = {"log.retention.ms": "-1"}
 """Tests write records of long ago, which a broker would forget five minutes after its start."""
-
-
-KAFKA_IMAGE = f"apache/kafka:{KAFKA_VERSION}"
 
 
 def local_broker(**options: Any) -> LocalBroker:

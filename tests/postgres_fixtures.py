@@ -1,7 +1,7 @@
 """The PostgreSQL of a test run, and databases on it.
 
-It is the one named by STREAMKM_TEST_POSTGRES, else one that is started for the session: a container where the tests'
-Kafka is one, else Debian's server. Tests share it: each takes a
+It is the one named by STREAMKM_TEST_POSTGRES, else one that is started for the session: a container where Docker may be
+used and has the image or can pull it, else Debian's server. Tests share it: each takes a
 database of its own, or empties the one that is kept. A test that kills or stops its server starts a PostgresServer
 itself.
 """
@@ -39,7 +39,7 @@ def databases() -> Iterator[Databases]:
     if named:
         yield Databases(named)
         return
-    if choose_broker().kind == "docker":
+    if choose_broker(image=POSTGRES_IMAGE).kind == "docker":
         with _container() as url:
             yield Databases(url)
         return

@@ -7,8 +7,10 @@ import os
 import shutil
 import signal
 import socket
+import socketserver
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -21,7 +23,7 @@ from kafka.admin import ConfigResource, ConfigResourceType
 import streamkm.broker.data_dir
 import streamkm.broker.local
 from kafka_fixtures import local_broker
-from streamkm.broker import LocalBroker, cache_dir, choose_broker
+from streamkm.broker import KAFKA_IMAGE, LocalBroker, cache_dir, choose_broker
 from streamkm.broker.distribution import get_distribution, read_jars
 from streamkm.broker.properties import OWNED, format_properties, free_ports
 from streamkm.errors import LocalBrokerError, PortTakenError, SettingsError
@@ -382,6 +384,74 @@ def test_a_named_broker_goes_first_and_a_wrong_wish_is_refused(monkeypatch):
     assert choose_broker({**environ, "STREAMKM_TEST_BROKER": "local"}).kind == "local"
     with pytest.raises(SettingsError, match="STREAMKM_TEST_BROKER"):
         choose_broker({"STREAMKM_TEST_BROKER": "cloud"})
+
+
+class Daemon(socketserver.ThreadingUnixStreamServer):
+    """What a Docker daemon says that has some images and reaches no registry."""
+
+    daemon_threads = True
+
+    def __init__(self, path, images=()):
+        self.images, self.asked = images, []
+        super().__init__(str(path), Daemon.Handler)
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def address_string(self):
+            return ""
+
+        def log_message(self, *_):
+            pass
+
+        def answer(self, status, content):
+            body = json.dumps(content).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def do_GET(self):
+            self.server.asked.append(self.path)
+            if self.path.endswith("/_ping"):
+                self.answer(200, "OK")
+            elif self.path.endswith("/version"):
+                self.answer(200, {"ApiVersion": "1.44"})
+            elif any(f"/images/{image}/json" in self.path for image in self.server.images):
+                self.answer(200, {"Id": "sha256:1"})
+            else:
+                self.answer(404, {"message": "No such image"})
+
+        def do_POST(self):
+            self.server.asked.append(self.path)
+            self.answer(500, {"message": "dial tcp: lookup registry-1.docker.io: no such host"})
+
+
+@contextlib.contextmanager
+def docker(images=()):
+    """The environment of a test run beside a daemon, and the daemon."""
+    with tempfile.TemporaryDirectory() as folder, Daemon(Path(folder) / "docker.sock", images) as daemon:
+        threading.Thread(target=daemon.serve_forever, daemon=True).start()
+        try:
+            yield {"DOCKER_HOST": f"unix://{folder}/docker.sock"}, daemon
+        finally:
+            daemon.shutdown()
+
+
+def test_a_daemon_that_has_the_image_is_used_and_pulls_nothing():
+    with docker([KAFKA_IMAGE]) as (environ, daemon):
+        assert choose_broker(environ).kind == "docker"
+        assert not [path for path in daemon.asked if "/images/create" in path]
+
+
+def test_a_daemon_that_cannot_pull_the_image_is_passed_over_and_why_is_said():
+    with docker([KAFKA_IMAGE]) as (environ, daemon):
+        chosen = choose_broker(environ, "postgres:17")
+        assert chosen.kind == "local"
+        assert "Docker cannot pull postgres:17 (" in chosen.detail
+        assert "no such host" in chosen.detail
+        assert [path for path in daemon.asked if "/images/create" in path]
+        with pytest.raises(LocalBrokerError, match="cannot pull postgres:17"):
+            choose_broker({**environ, "STREAMKM_TEST_BROKER": "docker"}, "postgres:17")
 
 
 def test_where_there_is_no_broker_each_reason_is_given():

@@ -12,9 +12,9 @@ import pytest
 import yaml
 
 from grafana import queries
-from kafka_fixtures import KAFKA_IMAGE
 from postgres_fixtures import POSTGRES_IMAGE
 from streamkm import metrics, settings
+from streamkm.broker import KAFKA_IMAGE
 from streamkm.service.tokens import issue
 
 COMPOSE = Path(__file__).parents[1] / "compose"

@@ -5,9 +5,9 @@ It needs the extra ``broker`` (``pip install 'streamkm[broker]'``) and, the firs
 test run would use.
 """
 
-from streamkm.broker.choice import BrokerChoice, choose_broker
+from streamkm.broker.choice import KAFKA_IMAGE, BrokerChoice, choose_broker
 from streamkm.broker.distribution import KAFKA_VERSION, cache_dir
 from streamkm.broker.local import LocalBroker
 from streamkm.broker.prepare import prepare
 
-__all__ = ["KAFKA_VERSION", "BrokerChoice", "LocalBroker", "cache_dir", "choose_broker", "prepare"]
+__all__ = ["KAFKA_IMAGE", "KAFKA_VERSION", "BrokerChoice", "LocalBroker", "cache_dir", "choose_broker", "prepare"]

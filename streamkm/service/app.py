@@ -40,6 +40,8 @@ from streamkm.service.reader import Reader
 from streamkm.service.tracing import Trace
 from streamkm.stores.base import Store
 
+INLINE_BYTES = 16 << 10
+"""Bytes of an answer that are packed at once, in the event loop; more are in a thread."""
 _ABOUT = """What the clusters of your streams are now, what they were, and which one a point belongs to.
 
 Every error is a problem+json (RFC 9457) with a `code` for programs, `where` it is and a `hint` what to do.
@@ -145,6 +147,7 @@ def create_app(
         # The framework's pages load scripts from other hosts; ours is in `page`.
         docs_url=None,
         redoc_url=None,
+        openapi_url=None,  # it would encode the description anew for each who asks
         redirect_slashes=False,
         lifespan=lifespan,
     )
@@ -157,7 +160,7 @@ def create_app(
     app.include_router(history.router(reader))
     app.include_router(stream.router(reader, hub))
     app.include_router(health.router(reader, metrics, options.stale_after))
-    app.include_router(page.router())
+    app.include_router(page.router(lambda: app.openapi(), reader.work))
     app.state.end_streams = hub.close
     app.state.metrics = metrics
     errors.install(app)
@@ -172,7 +175,7 @@ def create_app(
         clock=monotonic,
     )
     # What is packed already, and what streams, is left as it is. The fastest level: answers are read once.
-    app.add_middleware(GZipMiddleware, minimum_size=1024, compresslevel=1)
+    app.add_middleware(GZipMiddleware, minimum_size=1024, compresslevel=1, thread_minimum_size=INLINE_BYTES)
     app.add_middleware(Headers)
     app.add_middleware(Heads)
     app.add_middleware(Observe, metrics=metrics)  # outermost but one: refused requests count too

@@ -1,10 +1,33 @@
-"""Headers that every answer has, so that no page of another site can make anything of one."""
+"""Headers: those of requests that are read, and those that every answer has, so that no other site can use one."""
 
 from __future__ import annotations
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from streamkm.answers import completed
+
+READ = frozenset(
+    (
+        b"accept",
+        b"accept-encoding",
+        b"authorization",
+        b"content-encoding",
+        b"content-length",
+        b"content-type",
+        b"host",
+        b"if-none-match",
+        b"inference-header-content-length",
+        b"last-event-id",
+        b"origin",
+        b"sec-fetch-mode",
+        b"sec-fetch-site",
+        b"traceparent",
+        b"tracestate",
+        b"x-forwarded-for",
+        b"x-forwarded-proto",
+    )
+)
+"""Of a request. The others never reach the application: the framework would take cookies apart, and copy each header."""
 
 
 class Headers:

@@ -72,12 +72,17 @@ def router(reader: Reader, metrics: Metrics, stale_after: float) -> APIRouter:
     )
     async def scrape() -> Response:
         """Counters of this process and every model of the store; ``streamkm_store_up`` is 0 while the store is away."""
+        return Response(await reader.once("metrics", rendered), media_type=CONTENT_TYPE)
+
+    async def rendered() -> bytes:
+        # In threads, and once for all who ask meanwhile: it takes some milliseconds, and more with each model.
         try:
-            models = await reader.models()
+            return await reader.ask(lambda: render(reader.listed()))
         except StoreError:
-            models = None
-        more = store_families(models, reader.clock(), stale_after)
-        return Response(metrics.render(more), media_type=CONTENT_TYPE)
+            return await reader.work(lambda: render(None))
+
+    def render(models: Sequence[tuple[ModelInfo, Snapshot | None]] | None) -> bytes:
+        return metrics.render(store_families(models, reader.clock(), stale_after))
 
     return routes
 

@@ -72,10 +72,7 @@ def router(reader: Reader) -> APIRouter:
         info = await reader.model(model)
         shown, following = await page_of(model, page, eventful=False)
         live = [s for s in shown if entries.in_charge(s)]
-        size = sum(s.centroids.size for s in live)
-        return json_response(
-            await reader.compute(lambda: entries.history(info.spec.fields, live, following), size + 200 * len(live))
-        )
+        return json_response(await reader.work(lambda: entries.history(info.spec.fields, live, following)))
 
     @routes.get(
         "/models/{model}/lineage",
@@ -88,7 +85,9 @@ def router(reader: Reader) -> APIRouter:
         """The family tree that births, deaths, splits and merges tell. A page has so many snapshots with events."""
         await reader.model(model)
         shown, following = await page_of(model, page, eventful=True)
-        return json_response(dumps(schemas.Lineage(clusters=entries.lives(reversed(shown)), next=following)))
+        return json_response(
+            await reader.encoded(lambda: schemas.Lineage(clusters=entries.lives(reversed(shown)), next=following))
+        )
 
     @routes.get(
         "/models/{model}/diff",
@@ -100,8 +99,7 @@ def router(reader: Reader) -> APIRouter:
     async def diff(model: ModelName, two: Annotated[Two, Query()]) -> Response:
         """What moved how far, which part of the points changes cluster, and what each costs on the same points."""
         first, second = await reader.snapshot(model, two.a), await reader.snapshot(model, two.b)
-        found = await reader.work(lambda: _compare(first.snapshot, second.snapshot))
-        return json_response(dumps(found))
+        return json_response(await reader.encoded(lambda: _compare(first.snapshot, second.snapshot)))
 
     def _compare(a: Snapshot, b: Snapshot) -> Difference:
         # numba comes with these, which takes a second and a hundred megabytes: only who compares needs it.
@@ -127,7 +125,8 @@ def router(reader: Reader) -> APIRouter:
     )
     async def choice_of_k(model: ModelName, _: Annotated[NoQuery, Query()]) -> Response:
         """What each k would cost and how well it would tell clusters apart, and which one is suggested."""
-        return json_response(dumps(entries.choice_of_k((await reader.snapshot(model)).snapshot)))
+        s = (await reader.snapshot(model)).snapshot
+        return json_response(await reader.encoded(lambda: entries.choice_of_k(s)))
 
     @routes.get(
         "/models/{model}/sample",
@@ -142,10 +141,7 @@ def router(reader: Reader) -> APIRouter:
         recent = await reader.ask(lambda: store.recent(model))
         kept = np.empty((0, len(s.fields))) if recent is None else recent.points.reshape(-1, len(s.fields))
         points = entries.thinned(kept, which.n)
-        size = points.size * (len(s.fields) + len(s.ids))
-        return json_response(
-            await reader.compute(lambda: entries.sample(s, points, entries.project(s, points, None)), size)
-        )
+        return json_response(await reader.work(lambda: entries.sample(s, points, entries.project(s, points, None))))
 
     @routes.get(
         "/models/{model}/quarantine",
@@ -157,13 +153,13 @@ def router(reader: Reader) -> APIRouter:
     async def quarantine(model: ModelName, which: Annotated[WhichRecords, Query()]) -> Response:
         """How many there are by reason, and the newest of them. What is no text in them is replaced."""
 
-        def look() -> schemas.Quarantine:
+        def look() -> bytes:
             reasons = dict(store.reasons(model))
             most = entries.MOST_BYTES  # the database cuts: whole values of many records would fill our memory
             records = store.quarantined(model, limit=which.limit, reason=which.reason, most=most)
             shown = [entries.quarantined(bad) for bad in records]
-            return schemas.Quarantine(total=sum(reasons.values()), reasons=reasons, records=shown)
+            return dumps(schemas.Quarantine(total=sum(reasons.values()), reasons=reasons, records=shown))
 
-        return json_response(dumps(await reader.ask(look)))
+        return json_response(await reader.ask(look))
 
     return routes

@@ -21,7 +21,7 @@ from streamkm.service import entries, shape
 from streamkm.service import schemas_live as schemas
 from streamkm.service.errors import Problem
 from streamkm.service.jobs import job_json, seen
-from streamkm.service.reader import Reader
+from streamkm.service.reader import Reader, dumps
 from streamkm.service.status import status
 from streamkm.service.times import iso
 from streamkm.state import Progress, Recent, Snapshot
@@ -245,23 +245,29 @@ class Channel:
             self.steps.clear()
         self.looked.set()
         self._count(look.info.progress)
-        for s in look.snapshots:
-            self._tell(Message("snapshot", entries.entry(s), s))
-            self.seen.snapshot = s.id
         newest = await self.reader.newest(look.info)
         snapshot = newest.snapshot if newest is not None else None
-        self._tell(Message("now", orjson.dumps(self._now(look, snapshot).model_dump())))
+        for message in await self.reader.work(lambda: self._messages(look, snapshot)):
+            self._tell(message)
+        self.jobs = {job.id: job.updated_at for job in look.jobs}
+
+    def _messages(self, look: Look, newest: Snapshot | None) -> list[Message]:
+        """What a look has to tell. In a thread, and for one look at a time."""
+        told = []
+        for s in look.snapshots:
+            told.append(Message("snapshot", entries.entry(s), s))
+            self.seen.snapshot = s.id
+        told.append(Message("now", dumps(self._now(look, newest))))
         for job in look.jobs:
             job = seen(job, self.reader.clock())  # noqa: PLW2901
             if self.jobs.get(job.id) != job.updated_at:
-                self._tell(Message("job", orjson.dumps(job_json(job))))
-        self.jobs = {job.id: job.updated_at for job in look.jobs}
+                told.append(Message("job", orjson.dumps(job_json(job))))
         done = look.info.progress.commit_seq if look.info.progress else 0
-        if snapshot is not None and look.recent is not None and len(look.recent.points) and self.seen.recent_at != done:
+        if newest is not None and look.recent is not None and len(look.recent.points) and self.seen.recent_at != done:
             self.seen.recent_at = done
-            points = entries.thinned(look.recent.points, min(SAMPLE, max(1, NUMBERS // len(snapshot.fields))))
-            data = await self.reader.compute(lambda: self._sample(snapshot, points), 20 * points.size)
-            self._tell(Message("sample", data))
+            points = entries.thinned(look.recent.points, min(SAMPLE, max(1, NUMBERS // len(newest.fields))))
+            told.append(Message("sample", self._sample(newest, points)))
+        return told
 
     def _look(self) -> Look:
         """Everything in one turn of a store's thread."""

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Annotated
+from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Header, Response
@@ -54,9 +55,18 @@ class Asset:
     etag: str
 
 
-def router() -> APIRouter:
-    """The routes of the page, which are not part of the API."""
+def router(describe: Callable[[], Mapping[str, Any]], work: Callable[[Callable[[], Asset]], Awaitable[Asset]]) -> APIRouter:
+    """The routes of the pages and of what they read about the API, which are not part of it.
+
+    Parameters
+    ----------
+    describe
+        Makes the OpenAPI description, which takes a quarter of a second.
+    work
+        Does something in a thread.
+    """
     assets = {name: _asset(name, content) for name, content in _contents()}
+    told: Asset | None = None  # what describes the API, once somebody has asked for it
     routes = APIRouter(include_in_schema=False)
 
     @routes.get("/")
@@ -70,6 +80,15 @@ def router() -> APIRouter:
         if_none_match: Annotated[str | None, Header()] = None, accept_encoding: Annotated[str, Header()] = ""
     ) -> Response:
         return _answer(assets["docs.html"], if_none_match, accept_encoding)
+
+    @routes.get("/openapi.json")
+    async def description(
+        if_none_match: Annotated[str | None, Header()] = None, accept_encoding: Annotated[str, Header()] = ""
+    ) -> Response:
+        nonlocal told
+        if told is None:
+            told = await work(lambda: _asset("openapi.json", orjson.dumps(describe())))
+        return _answer(told, if_none_match, accept_encoding)
 
     @routes.get("/assets/{name}")
     async def asset(

@@ -12,7 +12,7 @@ from streamkm.service import schemas, shape
 from streamkm.service.access import grant_of
 from streamkm.service.errors import Problem, documented
 from streamkm.service.points import MAX_ID
-from streamkm.service.reader import Reader, Served, dumps
+from streamkm.service.reader import Reader, Served
 from streamkm.service.status import lease_live, status
 from streamkm.service.times import parse_time
 from streamkm.state import Snapshot
@@ -77,12 +77,13 @@ def router(reader: Reader, stale_after: float) -> APIRouter:
         """All models by name that the asker may see, each with its health in one word."""
         grant = grant_of(request)
         now = reader.clock()
-        found = [
-            shape.model_summary(info, newest, *status(info, now, stale_after))
-            for info, newest in await reader.models()
-            if grant.sees(info.spec.name)
-        ]
-        return json_response(dumps(schemas.ModelList(models=found)))
+        seen = [(info, newest) for info, newest in await reader.models() if grant.sees(info.spec.name)]
+
+        def listed() -> schemas.ModelList:
+            shown = [shape.model_summary(info, newest, *status(info, now, stale_after)) for info, newest in seen]
+            return schemas.ModelList(models=shown)
+
+        return json_response(await reader.encoded(listed))
 
     @routes.get(
         "/models/{model}",
@@ -98,7 +99,10 @@ def router(reader: Reader, stale_after: float) -> APIRouter:
         now = reader.clock()
         word, why = status(info, now, stale_after)
         snapshot = newest.snapshot if newest else None
-        return json_response(dumps(shape.model_detail(info, snapshot, word, why, lease_live=lease_live(info, now))))
+        live = lease_live(info, now)
+        return json_response(
+            await reader.encoded(lambda: shape.model_detail(info, snapshot, word, why, lease_live=live))
+        )
 
     @routes.get(
         "/models/{model}/centroids",
@@ -126,7 +130,9 @@ def router(reader: Reader, stale_after: float) -> APIRouter:
         found = await reader.snapshots(model, page.before, page.limit + 1)
         shown = found[: page.limit]
         more = shown[-1].id if len(found) > len(shown) else None
-        return json_response(dumps(schemas.SnapshotList(snapshots=[shape.summary(s) for s in shown], next=more)))
+        return json_response(
+            await reader.encoded(lambda: schemas.SnapshotList(snapshots=[shape.summary(s) for s in shown], next=more))
+        )
 
     @routes.get(
         "/models/{model}/events",
@@ -141,7 +147,11 @@ def router(reader: Reader, stale_after: float) -> APIRouter:
         found = await reader.snapshots(model, page.before, page.limit + 1, eventful=True)
         shown = found[: page.limit]
         more = shown[-1].id if len(found) > len(shown) else None
-        return json_response(dumps(schemas.EventList(snapshots=[shape.snapshot_events(s) for s in shown], next=more)))
+        return json_response(
+            await reader.encoded(
+                lambda: schemas.EventList(snapshots=[shape.snapshot_events(s) for s in shown], next=more)
+            )
+        )
 
     @routes.get(
         "/models/{model}/snapshots/{snapshot_id}",
@@ -175,8 +185,8 @@ def router(reader: Reader, stale_after: float) -> APIRouter:
         headers = {"ETag": served.etag, "Cache-Control": "private, no-cache"}
         if if_none_match is not None and _matches(if_none_match, served.etag):
             return Response(status_code=304, headers=headers)
-        body = await reader.compute(lambda: served.body(made), served.snapshot.centroids.size)
-        return json_response(body, headers)
+        body = served.made(made)
+        return json_response(await reader.work(lambda: served.body(made)) if body is None else body, headers)
 
     return routes
 

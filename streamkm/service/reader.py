@@ -56,11 +56,15 @@ class Served:
         return 4096 + self.snapshot.centroids.size * (8 + 2 * 2 * 40)
 
     def body(self, answer: Callable[[Snapshot], BaseModel]) -> bytes:
-        """The answer as JSON."""
-        found = self._bodies.get(answer)
+        """The answer as JSON, made by the first call."""
+        found = self.made(answer)
         if found is None:
             found = self._bodies[answer] = dumps(answer(self.snapshot))
         return found
+
+    def made(self, answer: Callable[[Snapshot], BaseModel]) -> bytes | None:
+        """The same if somebody has asked for it before."""
+        return self._bodies.get(answer)
 
 
 def dumps(answer: BaseModel) -> bytes:
@@ -115,6 +119,10 @@ class Reader:
         """Do `work` in a thread."""
         return await asyncio.get_running_loop().run_in_executor(self._compute_threads, work)
 
+    async def encoded(self, make: Callable[[], BaseModel]) -> bytes:
+        """An answer as JSON, made in a thread: how much there is to it depends on what the store has."""
+        return await self.work(lambda: dumps(make()))
+
     async def ask(self, question: Callable[[], T]) -> T:
         """Ask the store.
 
@@ -131,15 +139,15 @@ class Reader:
 
     async def ping(self) -> None:
         """Return if the store can be read."""
-        await self._once("ping", lambda: self.ask(self.store.ping))
+        await self.once("ping", lambda: self.ask(self.store.ping))
 
     async def model(self, name: str) -> ModelInfo:
         """The model as it is stored now."""
-        return await self._once(("model", name), lambda: self._load(name))
+        return await self.once(("model", name), lambda: self._load(name))
 
     async def models(self) -> list[tuple[ModelInfo, Snapshot | None]]:
         """All models with their newest snapshots, as they are stored now."""
-        return await self._once("models", lambda: self.ask(self._models))
+        return await self.once("models", lambda: self.ask(self.listed))
 
     async def newest(self, info: ModelInfo) -> Served | None:
         """The newest snapshot of a model, if it has any."""
@@ -180,7 +188,7 @@ class Reader:
         async def load() -> Served:
             return self._keep(info, await self.ask(lambda: self.store.snapshot(name, number)))
 
-        return await self._once(key, load)
+        return await self.once(key, load)
 
     async def _load(self, name: str) -> ModelInfo:
         try:
@@ -191,7 +199,8 @@ class Reader:
         self._infos[name] = (time.monotonic(), info)
         return info
 
-    def _models(self) -> list[tuple[ModelInfo, Snapshot | None]]:
+    def listed(self) -> list[tuple[ModelInfo, Snapshot | None]]:
+        """The same, for who is in a thread of the store already."""
         result: list[tuple[ModelInfo, Snapshot | None]] = []
         for info in self.store.models():
             newest = None
@@ -214,7 +223,7 @@ class Reader:
             self._cached_bytes -= self._cache.popitem(last=False)[1].cost
         return served
 
-    async def _once(self, key: Hashable, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    async def once(self, key: Hashable, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """The answer of `work`, which one of those who want it at the same time does for all."""
         task = self._pending.get(key)
         if task is None:
