@@ -200,7 +200,8 @@ def forms(app: FastAPI, token: str) -> dict[str, tuple[bytes, int]]:
         "100 requests ahead, for each": (100 * request("GET /livez"), 100),
         "100 requests ahead for nothing, for each": (100 * request("GET /nowhere"), 100),
     }
-    for name, path in (("to nowhere", "/nowhere"), ("to predict", "/v1/models/m/predict"), ("to pause", "/v1/models/m/pause")):
+    bodies = {"to nowhere": "/nowhere", "to predict": "/v1/models/m/predict", "to pause": "/v1/models/m/pause"}
+    for name, path in bodies.items():
         body = b"[" * BODY
         whole = request(f"POST {path}", f"Content-Length: {BODY}", body=body)
         found[f"body of 1 MiB {name}"] = whole, 1
@@ -211,11 +212,21 @@ def forms(app: FastAPI, token: str) -> dict[str, tuple[bytes, int]]:
             1,
         )
         found[f"4 bytes {name}"] = request(f"POST {path}", "Content-Length: 4", body=b"[[[["), 1
+    for count in (1, 400, 8000):
+        points = json.dumps({"points": [[float(i)] * len(FIELDS) for i in range(count)]}).encode()
+        length = f"Content-Length: {len(points)}"
+        found[f"predict {count} points"] = request("POST /v1/models/m/predict", length, body=points), 1
     return found
 
 
 _CHUNKED = "Transfer-Encoding: chunked"
-_PAGES = {"/": ("get",), "/docs": ("get",), "/openapi.json": ("get",), "/assets/nothing": ("get",), "/nowhere": ("get",)}
+_PAGES = {
+    "/": ("get",),
+    "/docs": ("get",),
+    "/openapi.json": ("get",),
+    "/assets/nothing": ("get",),
+    "/nowhere": ("get",),
+}
 
 
 def _headers(token: str) -> dict[str, tuple[str, ...]]:
@@ -242,7 +253,9 @@ def _headers(token: str) -> dict[str, tuple[str, ...]]:
     }
 
 
-def measure(port: int, clock: Callable[[], float], found: dict[str, tuple[bytes, int]], times: int, rounds: int) -> dict:
+def measure(
+    port: int, clock: Callable[[], float], found: dict[str, tuple[bytes, int]], times: int, rounds: int
+) -> dict:
     """Milliseconds of the loop for each form: the median round; and the statuses of its answers."""
     spent: dict[str, list[float]] = {name: [] for name in found}
     statuses: dict[str, list[int]] = {}

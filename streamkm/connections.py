@@ -2,8 +2,8 @@
 
 uvicorn's parser has no bound on the bytes of headers, and its server none on the time that they or a reader may take.
 So the head of a request is kept here until it is whole, and only then parsed; the next request of a connection is not
-looked at before this one is answered. Whoever sends or reads too slowly is let go. Headers that nobody reads are passed over, and
-so is what is left of a body once it has been answered: what is large must not be dear.
+looked at before this one is answered. Whoever sends or reads too slowly is let go. Headers that nobody reads are passed
+over, and so is what is left of a body once it has been answered: what is large must not be dear.
 """
 
 from __future__ import annotations

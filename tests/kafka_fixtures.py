@@ -1,8 +1,9 @@
 """The Kafka of a test run, and topics on it.
 
 The broker is the first there is (``streamkm.broker.choose_broker``): one named by STREAMKM_TEST_BOOTSTRAP, else a
-container when a Docker daemon has the image or can pull it, else the local Apache Kafka of streamkm.broker. It lives as long as the session,
-and tests share it: each takes topics of its own. A test that kills or pauses its broker starts a LocalBroker itself.
+container when a Docker daemon has the image or can pull it, else the local Apache Kafka of streamkm.broker. It lives as
+long as the session, and tests share it: each takes topics of its own. A test that kills or pauses its broker starts a
+LocalBroker itself.
 """
 
 import contextlib

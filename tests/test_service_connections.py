@@ -17,8 +17,13 @@ from uvicorn.server import ServerState
 
 from service_api import TOKEN
 from service_server import serving
+from streamkm import service
 from streamkm.connections import Bounds, Connection
 from streamkm.metrics import HTTP_REQUESTS
+from streamkm.service import tracing
+from streamkm.service.headers import READ
+from streamkm.service.infer import HEAD_LENGTH
+from streamkm.service.middleware import Observe
 from waiting import PATIENCE, wait_until
 
 PAGE = Path(__file__).parents[1] / "docs/security.md"
@@ -126,6 +131,7 @@ LARGE = b"X-A: " + b"a" * 65_536 + b"\r\n"
         (GET.replace(b"localhost", b"localhost:80@other.example") + b"\r\n", (400, "invalid", "Host")),
         (GET.replace(b"localhost", b"[::1].other.example") + b"\r\n", (400, "invalid", "Host")),
         (GET.replace(b"localhost", b"localhost, other.example") + b"\r\n", (400, "invalid", "Host")),
+        (GET.replace(b"localhost", b"a" * 301) + b"\r\n", (400, "invalid", "Host")),
         (GET.replace(b"models", b"models#a") + b"\r\n", (400, "invalid", "address")),
         (CHUNKED + b"0\r\nA: " + b"a" * 81_920, (431, "too-large", "body")),
         (CHUNKED + b"0\r\n" + b"A: b\r\n" * 13_654, (431, "too-large", "body")),
@@ -173,6 +179,69 @@ def test_what_is_sent_behind_a_chunked_body_in_one_piece_is_not_taken(app):
         found = read(client)
     assert found.count(b"HTTP/1.1 ") == 1
     assert b"connection: close" in found.lower()
+
+
+def test_a_body_in_many_chunks_is_read_a_piece_at_a_time_and_what_follows_it_is_answered(app):
+    body = BODY + b" " * 40_000  # in chunks of a byte that is sixteen pieces
+    stream = CHUNKED + b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n"
+    with connected(app) as client, client.makefile("rb") as file:
+        for _ in range(2):
+            client.sendall(stream)
+            assert min(json.loads(answer(file)[2])) == "distances"
+        assert asked(client) == 200
+
+
+@pytest.mark.parametrize("size", [1, 300_000])
+def test_the_rest_of_a_body_that_is_answered_is_passed_over_unparsed(app, monkeypatch, size):
+    parsed = []
+    parse = Connection._parse
+    monkeypatch.setattr(Connection, "_parse", lambda self, data: (parsed.append(bytes(data)), parse(self, data))[1])
+    head = b"POST /nowhere HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % (2 + size)
+    with connected(app) as client:
+        assert asked(client, head + b"ab") == 404
+        client.sendall(b"c" * size)
+        assert asked(client) == 200
+    assert parsed == [head, b"ab", GET + b"\r\n"]
+
+
+@pytest.mark.parametrize("length", [b"Content-Length: 100000", b"Transfer-Encoding: chunked"])
+def test_where_no_end_is_near_the_connection_ends_with_the_answer(length):
+    with serving(bounds=Bounds(rest_bytes=1000)) as app, connected(app) as client:
+        head = b"POST /nowhere HTTP/1.1\r\nHost: localhost\r\n" + length + b"\r\n\r\n"
+        client.sendall(head + b"1\r\n")
+        assert read(client).startswith(b"HTTP/1.1 404 ")
+        (connection,) = app.state.server.server_state.connections
+        for _ in range(2):
+            client.sendall(b"a" * 1000)
+        wait_until(lambda: connection.flow.read_paused)
+
+
+def test_the_application_gets_no_header_that_nobody_reads(app, monkeypatch):
+    seen = []
+    observe = Observe.__call__
+
+    async def see(self, scope, receive, send):
+        seen.append([name for name, _ in scope["headers"]])
+        await observe(self, scope, receive, send)
+
+    monkeypatch.setattr(Observe, "__call__", see)
+    assert told(app, GET + b"Cookie: a=b\r\nUser-Agent: c\r\nACCEPT: */*\r\nX-Api-Key: d\r\n\r\n")[0] == 200
+    assert seen == [[b"host", b"accept"]]
+
+
+def test_the_application_gets_each_header_that_somebody_reads(app):
+    described = [
+        p for methods in app.openapi()["paths"].values() for m in methods.values() for p in m.get("parameters", [])
+    ]
+    wanted = {p["name"].lower() for p in described if p["in"] == "header"}
+    for path in Path(service.__file__).parent.glob("*.py"):
+        text = path.read_text()
+        wanted |= set(re.findall(r'headers\.get\("([a-z-]+)"', text))
+        wanted |= {name.replace("_", "-") for name in re.findall(r"\b(\w+): Annotated\[str.*?, Header\(", text)}
+        wanted |= set(re.findall(r'name == b"([a-z-]+)"', text)) - {"content-security-policy", "cache-control"}
+    wanted |= {HEAD_LENGTH.lower(), *(name.decode() for name in tracing._HEADERS)}
+    assert {"accept", "if-none-match", "accept-encoding", "authorization", "last-event-id"} < wanted
+    assert {name.encode() for name in wanted} <= READ
 
 
 def test_a_change_of_protocol_is_not_made_and_the_request_is_answered(app):
@@ -322,7 +391,7 @@ def test_uvicorn_has_the_parts_that_the_bounds_are_made_of():
     assert {name for name in hooks if not hasattr(HttpToolsProtocol, name)} == set()
     state = {"connections", "cycle", "flow", "headers", "loop", "parser", "server_state", "transport", "url"}
     assert state - attributes_set_in(HttpToolsProtocol.__init__, HttpToolsProtocol.on_message_begin) == set()
-    cycle = {"disconnected", "keep_alive", "message_event", "response_complete", "response_started"}
+    cycle = {"body", "disconnected", "keep_alive", "message_event", "response_complete", "response_started"}
     assert cycle - attributes_set_in(RequestResponseCycle.__init__) == set()
     assert {"pause_reading", "resume_reading"} <= set(vars(FlowControl))
     assert {"total_requests", "connections"} <= attributes_set_in(ServerState.__init__)
@@ -340,6 +409,7 @@ def test_the_bounds_are_those_on_the_page_of_security():
         f"{b.head_seconds:g} s from the first byte",
         f"{b.idle_seconds:g} s between two requests",
         f"{b.rest_seconds:g} s for what is left of a body",
+        f"and no more than {b.rest_bytes >> 20} MiB of it",
         f"{b.held_bytes >> 20} MiB of others is held",
         f"less than {b.unread_bytes >> 10} KiB in {b.unread_seconds:g} s is let go",
         f"more than {b.unread_total >> 20} MiB that wait",

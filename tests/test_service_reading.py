@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 
 import numpy as np
+import orjson
 import pytest
 
 from service_api import FIELDS, NOW, P0, SPEC, Api, Writer
 from streamkm import OnlineKMeans
+from streamkm.errors import StoreUnavailableError
 from streamkm.records import BadRecord, RawRecord
 from streamkm.service import ServiceOptions, schemas_live
 from streamkm.service.times import iso
@@ -219,3 +222,54 @@ def test_long_answers_are_packed_for_who_takes_it(api, writer):
     assert "Content-Encoding" not in plain.headers
     assert packed.json() == plain.json()
     assert int(packed.headers["Content-Length"]) < int(plain.headers["Content-Length"]) / 3
+
+
+def made_in(monkeypatch, module, name):
+    """The threads, without their numbers, in which a function is called from now on."""
+    threads = []
+    call = getattr(module, name)
+
+    def spied(*arguments, **options):
+        threads.append(threading.current_thread().name.rpartition("_")[0])
+        return call(*arguments, **options)
+
+    monkeypatch.setattr(module, name, spied)
+    return threads
+
+
+LISTS = "snapshots events history lineage k sample quarantine centroids snapshots/1"
+
+
+@pytest.mark.parametrize("url", ["/v1/models", MODEL, *(f"{MODEL}/{name}" for name in LISTS.split()), "/openapi.json"])
+def test_an_answer_that_grows_with_what_it_tells_is_made_in_a_thread(api, writer, monkeypatch, url):
+    writer.commit(detail={"k": PROFILE})
+    threads = made_in(monkeypatch, orjson, "dumps")
+    assert api.get(url).status_code == 200
+    assert threads
+    assert set(threads) <= {"streamkm-compute", "streamkm-store"}
+
+
+def test_metrics_are_made_in_a_thread_with_the_store_or_without(api, store, writer, monkeypatch):
+    writer.commit()
+    threads = made_in(monkeypatch, api.app.state.metrics, "render")
+    assert "streamkm_store_up 1.0" in api.get("/metrics").text
+    monkeypatch.setattr(store, "models", raising(StoreUnavailableError("away")))
+    assert "streamkm_store_up 0.0" in api.get("/metrics").text
+    assert threads == ["streamkm-store", "streamkm-compute"]
+
+
+def raising(error):
+    def call(*_, **__):
+        raise error
+
+    return call
+
+
+def test_the_description_of_the_api_is_made_once(api, monkeypatch):
+    threads = made_in(monkeypatch, api.app, "openapi")
+    first = api.get("/openapi.json", headers={"Accept-Encoding": "identity"})
+    packed = api.get("/openapi.json", headers={"Accept-Encoding": "gzip"})
+    assert first.json() == packed.json()
+    assert int(packed.headers["content-length"]) < int(first.headers["content-length"]) / 5
+    assert api.get("/openapi.json", headers={"If-None-Match": first.headers["etag"]}).status_code == 304
+    assert threads == ["streamkm-compute"]

@@ -160,7 +160,7 @@ def create_app(
     app.include_router(history.router(reader))
     app.include_router(stream.router(reader, hub))
     app.include_router(health.router(reader, metrics, options.stale_after))
-    app.include_router(page.router(lambda: app.openapi(), reader.work))
+    app.include_router(page.router(lambda: app.openapi(), reader.work))  # noqa: PLW0108  # `_describe` makes another
     app.state.end_streams = hub.close
     app.state.metrics = metrics
     errors.install(app)

@@ -27,7 +27,7 @@ READ = frozenset(
         b"x-forwarded-proto",
     )
 )
-"""Of a request. The others never reach the application: the framework would take cookies apart, and copy each header."""
+"""Of a request. Others never reach the application: its framework would copy each header, and take cookies apart."""
 
 
 class Headers:

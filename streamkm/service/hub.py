@@ -247,19 +247,20 @@ class Channel:
         self._count(look.info.progress)
         newest = await self.reader.newest(look.info)
         snapshot = newest.snapshot if newest is not None else None
-        for message in await self.reader.work(lambda: self._messages(look, snapshot)):
+        now = self.reader.clock()
+        for message in await self.reader.work(lambda: self._messages(look, snapshot, now)):
             self._tell(message)
         self.jobs = {job.id: job.updated_at for job in look.jobs}
 
-    def _messages(self, look: Look, newest: Snapshot | None) -> list[Message]:
+    def _messages(self, look: Look, newest: Snapshot | None, now: float) -> list[Message]:
         """What a look has to tell. In a thread, and for one look at a time."""
         told = []
         for s in look.snapshots:
             told.append(Message("snapshot", entries.entry(s), s))
             self.seen.snapshot = s.id
-        told.append(Message("now", dumps(self._now(look, newest))))
+        told.append(Message("now", dumps(self._now(look, newest, now))))
         for job in look.jobs:
-            job = seen(job, self.reader.clock())  # noqa: PLW2901
+            job = seen(job, now)  # noqa: PLW2901
             if self.jobs.get(job.id) != job.updated_at:
                 told.append(Message("job", orjson.dumps(job_json(job))))
         done = look.info.progress.commit_seq if look.info.progress else 0
@@ -296,8 +297,8 @@ class Channel:
         until = last if now - last < 3 * EVERY else now
         return (counted - before) / max(until - self.steps[0].committed_at, 1e-3)
 
-    def _now(self, look: Look, newest: Snapshot | None) -> schemas.Now:
-        info, p, now = look.info, look.info.progress, self.reader.clock()
+    def _now(self, look: Look, newest: Snapshot | None, now: float) -> schemas.Now:
+        info, p = look.info, look.info.progress
         word, why = status(info, now, self.stale_after)
         first = self.steps[0] if self.steps else None
         return schemas.Now(

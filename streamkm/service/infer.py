@@ -143,13 +143,14 @@ def router(reader: Reader, metrics: Metrics, bodies: Bodies) -> APIRouter:
         What reads requests.
     """
     routes = APIRouter(prefix="/v2", tags=["open inference protocol"])
+    metadata = schemas.ServerMetadata(  # once: the version is read from the disk
+        name="streamkm", version=version_of("streamkm"), extensions=["binary_tensor_data"]
+    )
 
     @routes.get("", summary="The server", response_model=schemas.ServerMetadata, responses=documented((401, 500)))
     async def server() -> Response:
         """Name and version."""
-        return _json(
-            schemas.ServerMetadata(name="streamkm", version=version_of("streamkm"), extensions=["binary_tensor_data"])
-        )
+        return _json(metadata)
 
     @routes.get(
         "/health/live", summary="Is it up?", response_model=schemas.ServerLive, responses=documented((401, 500))

@@ -55,7 +55,9 @@ class Asset:
     etag: str
 
 
-def router(describe: Callable[[], Mapping[str, Any]], work: Callable[[Callable[[], Asset]], Awaitable[Asset]]) -> APIRouter:
+def router(
+    describe: Callable[[], Mapping[str, Any]], work: Callable[[Callable[[], Asset]], Awaitable[Asset]]
+) -> APIRouter:
     """The routes of the pages and of what they read about the API, which are not part of it.
 
     Parameters
