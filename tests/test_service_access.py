@@ -93,7 +93,7 @@ def test_a_token_is_random_and_the_store_has_only_its_digest(store):
 def test_a_name_that_is_none_is_refused(name):
     with pytest.raises(SettingsError, match="is not a name for a token"):
         issue(name, "read", (), 1.0)
-    with pytest.raises(SettingsError, match="is no name of a model"):
+    with pytest.raises(SettingsError, match="is not a name of a model"):
         issue("fine", "read", ("a/b",), 1.0)
 
 
@@ -165,7 +165,7 @@ async def _revoked():
     assert await tokens.find(text.encode()) == grant  # looked up in memory
     now[0] += 4.9
     assert await tokens.find(text.encode()) is None
-    assert not await tokens.holds(grant)
+    assert not await tokens.is_valid(grant)
     again = token(store)
     now[0] += 0.3
     assert await tokens.find(again.encode()) is not None  # a new one need not wait
@@ -239,7 +239,7 @@ async def _stream():
         out.append(message)
 
     tokens = auth.TokenCache(load, None, lambda: now[0])
-    rights = {"guarded": True, "local_only": False, "rate": 0, "is_there": lambda _: True}
+    rights = {"guarded": True, "local_only": False, "rate": 0, "route_exists": lambda _: True}
     guard = AccessMiddleware(app, tokens=tokens, clock=lambda: now[0], **rights)
     headers = [(b"authorization", b"Bearer " + text.encode())]
     scope: dict[str, Any] = {"type": "http", "method": "GET", "path": "/v1/models", "headers": headers}
