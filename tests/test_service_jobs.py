@@ -449,7 +449,7 @@ def test_a_job_runs_no_code_that_lies_in_the_folder_of_the_service(store, tmp_pa
 
 
 def test_without_a_broker_a_job_says_what_is_missing():
-    with pytest.raises(SettingsError, match="knows no broker"):
+    with pytest.raises(SettingsError, match="has no broker"):
         replay_command(settings(bootstrap=" "))("orders", ASKED)
     with pytest.raises(SettingsError, match="has a comma"):
         replay_command(dataclasses.replace(settings(), kafka_property=("a=b,c",)))("orders", ASKED)
