@@ -139,7 +139,7 @@ LARGE = b"X-A: " + b"a" * 65_536 + b"\r\n"
         (CHUNKED + b"1;" + b"a" * 81_920, (431, "too-large", "body")),
     ],
 )
-def test_what_is_too_large_or_no_request_is_refused(app, request_, expected):
+def test_too_large_or_invalid_requests_are_refused(app, request_, expected):
     assert refused(app, request_) == expected
 
 
@@ -152,7 +152,7 @@ def test_the_bound_of_headers_holds_however_they_come_and_does_not_take_what_is_
     assert told(app, GET + b"A: b\r\n" * 99 + b"\r\n")[0] == 200
 
 
-def test_what_stands_behind_a_chunked_body_is_no_header(app):
+def test_trailers_of_a_chunked_body_are_not_headers(app):
     trailers = b"Host: other.example\r\nAuthorization: Bearer wrong\r\nContent-Type: text/csv\r\n"
     request = CHUNKED + b"%x\r\n%b\r\n0\r\n%b\r\n" % (len(BODY), BODY, trailers)
     for size in (len(request), len(CHUNKED), 10):
@@ -173,7 +173,7 @@ def test_requests_in_one_piece_or_byte_by_byte_are_answered_in_order(app):
         assert kinds == ["models", "distances"] * 3
 
 
-def test_what_is_sent_behind_a_chunked_body_in_one_piece_is_not_taken(app):
+def test_bytes_after_a_chunked_body_in_one_read_are_dropped(app):
     body = POST + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)
     with connected(app) as client:
         client.sendall(body + GET + b"\r\n")
@@ -245,14 +245,14 @@ def test_headers_that_the_service_reads_reach_it(app):
     assert {name.encode() for name in wanted} <= REQUEST_HEADERS
 
 
-def test_a_change_of_protocol_is_not_made_and_the_request_is_answered(app):
+def test_an_upgrade_is_ignored(app):
     more = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
     assert told(app, SIZED.replace(b"\r\n\r\n", b"\r\n" + more + b"\r\n"), BODY)[0] == 200
     more = b"Connection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: YQ==\r\n"
     assert told(app, GET + more + b"\r\n")[0] == 200
 
 
-def test_many_requests_at_once_are_held_and_too_many_are_cut():
+def test_pipelined_requests_are_buffered_up_to_a_limit():
     with serving(limits=ConnectionLimits(pipelined_bytes=1000)) as app:
         with connected(app) as client:
             client.sendall((GET + b"\r\n") * 10)
@@ -277,7 +277,7 @@ def test_many_requests_at_once_are_held_and_too_many_are_cut():
         ([GET + b"Content-Length: 100\r\n\r\n", b"a"], b"HTTP/1.1 200 OK"),
     ],
 )
-def test_who_sends_nothing_is_let_go(hasty, parts, says):
+def test_idle_clients_are_disconnected(hasty, parts, says):
     with connected(hasty) as client:
         for part in parts:
             client.sendall(part)
@@ -300,7 +300,7 @@ def test_headers_that_trickle_have_one_deadline(hasty):
     assert not thread.is_alive()
 
 
-def test_an_answer_that_is_not_read_is_not_kept():
+def test_a_client_that_does_not_read_is_disconnected():
     points = b'{"points": [' + b"[1,2,3]," * 300_000 + b"[1,2,3]]}"
     with serving(limits=ConnectionLimits(unread_seconds=0.3)) as app:
         connections = app.state.server.server_state.connections
@@ -311,7 +311,7 @@ def test_an_answer_that_is_not_read_is_not_kept():
             wait_until(lambda: not connections)
 
 
-def test_who_reads_least_for_longest_is_let_go_when_too_much_waits():
+def test_the_slowest_reader_is_disconnected_when_too_much_waits():
     points = b'{"points": [' + b"[1,2,3]," * 300_000 + b"[1,2,3]]}"
     with serving(limits=ConnectionLimits(unread_total=1 << 20)) as app, contextlib.ExitStack() as stack:
         for _ in range(2):
@@ -322,7 +322,7 @@ def test_who_reads_least_for_longest_is_let_go_when_too_much_waits():
         wait_until(lambda: len(app.state.server.server_state.connections) == 1)
 
 
-def test_the_one_who_waits_for_nothing_makes_room_for_another():
+def test_the_longest_idle_connection_makes_room_for_a_new_one():
     with serving(limits=ConnectionLimits(connections=3)) as app, contextlib.ExitStack() as stack:
         idle = [stack.enter_context(connected(app)) for _ in range(3)]
         for client in (*idle, idle[0], idle[2]):  # now the second waits longest for a request
@@ -332,7 +332,7 @@ def test_the_one_who_waits_for_nothing_makes_room_for_another():
         assert asked(idle[0]) == 200
 
 
-def test_when_all_connections_are_at_work_a_new_one_is_told_so():
+def test_when_no_connection_is_idle_a_new_one_gets_503():
     stream = b"GET /v1/models/orders/stream HTTP/1.1\r\nHost: localhost\r\n\r\n"
     with serving(limits=ConnectionLimits(connections=2)) as app, contextlib.ExitStack() as stack:
         for _ in range(2):
@@ -365,7 +365,7 @@ def statuses(app, forwarded, count=15):
     return found
 
 
-def test_x_forwarded_for_is_believed_of_nobody_unless_told_and_walks_around_no_limit():
+def test_x_forwarded_for_is_trusted_only_from_proxies_and_bypasses_no_limit():
     def made_up(i):
         return b"X-Forwarded-For: 10.1.2.%d\r\n" % i
 

@@ -74,7 +74,7 @@ def read(api, rest, schema):
     return answer.json()
 
 
-def test_history_tells_the_clusters_of_every_snapshot_newest_first(api, writer):
+def test_history_has_the_clusters_of_every_snapshot_newest_first(api, writer):
     split = ModelEvent("split", (4,), (4, 7), {"share": 0.5})
     for i in range(5):
         writer.commit(at=NOW + i, weights=[1.0, 3.0], events=(split,) if i == 2 else ())
@@ -102,7 +102,7 @@ def test_history_leaves_out_what_was_recomputed_and_not_promoted(api, store, wri
     assert number == 2
 
 
-def test_a_thousand_snapshots_are_told_in_one_page():
+def test_a_page_may_have_a_thousand_snapshots():
     with_k = {"k": PROFILE}
     store = MemoryStore()
     fields = tuple(f"f{i}" for i in range(8))
@@ -115,7 +115,7 @@ def test_a_thousand_snapshots_are_told_in_one_page():
     assert told["next"] is None
 
 
-def test_lineage_tells_where_clusters_came_from_and_what_became_of_them(api, writer):
+def test_lineage_has_origin_and_end_of_clusters(api, writer):
     writer.commit(at=NOW, events=(ModelEvent("birth", (), (4,)),))
     writer.commit(at=NOW + 1, events=(ModelEvent("split", (4,), (4, 7)),))
     writer.commit(at=NOW + 2, events=(ModelEvent("merge", (4, 7), (4,)), ModelEvent("death", (9,), ())))
@@ -186,7 +186,7 @@ def test_a_model_that_never_showed_points_has_an_empty_sample(api, writer):
     assert read(api, "sample", live.PointSample)["points"] == []
 
 
-def test_quarantined_records_are_told_as_text_and_cut(api, writer):
+def test_quarantined_records_are_truncated_text(api, writer):
     def bad(offset, reason, value, key=None):
         return BadRecord(RawRecord(P0, offset, 1_700_000_000_000, key, value), reason, "amount", "is wrong")
 
