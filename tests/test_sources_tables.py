@@ -72,7 +72,7 @@ LISTS = {
 
 def points(path, fields=(), **options):
     files = TableFiles(expand([str(path)]), fields)
-    return files, collect(files.rows(), files.fields, single=files.single, line_of=files.line, **options)
+    return files, collect(files.rows(), files.fields, float32=files.fits_float32, line_of=files.line, **options)
 
 
 @pytest.mark.parametrize("name", WRITERS)
