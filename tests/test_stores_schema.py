@@ -83,7 +83,7 @@ def test_a_store_of_a_newer_streamkm_is_refused_and_left_alone(store: SqlStore, 
     owned(store)
     with store.engines.writer.begin() as tx:
         tx.exec_driver_sql("UPDATE streamkm_version SET version_num = '9999'")
-    with pytest.raises(SchemaVersionError, match=rf"schema 9999, this streamkm knows up to {migrate.HEAD}. Upgrade"):
+    with pytest.raises(SchemaVersionError, match=rf"schema 9999, this version of streamkm knows up to {migrate.HEAD}. Upgrade"):
         open_store(url)
     with pytest.raises(SchemaVersionError):
         store.ping()
@@ -157,7 +157,7 @@ def test_a_migration_that_fails_leaves_nothing_behind(store: SqlStore, url: str,
     broken.write_text(broken.read_text().replace("nowhere", "half"))
     migrate.upgrade(store.engines, scripts, "9999")
     assert _revision(store.engines) == "9999"
-    with pytest.raises(SchemaVersionError, match=f"schema 9999, this streamkm knows up to {migrate.HEAD}"):
+    with pytest.raises(SchemaVersionError, match=f"schema 9999, this version of streamkm knows up to {migrate.HEAD}"):
         open_store(url)
 
 
