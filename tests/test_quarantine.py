@@ -232,7 +232,7 @@ def test_letters_into_the_topic_that_is_read_are_refused(bootstrap, topic, tmp_p
     where = ("--bootstrap", bootstrap, "--topic", name, "--fields", "a,b", "--store", url)
     done = CliRunner().invoke(cli, ["live", "m", *where, "--dead-letters", name])
     assert isinstance(done.exception, SettingsError)
-    assert "each dead letter would come back as a record" in str(done.exception)
+    assert "each dead letter would be read as a record" in str(done.exception)
 
 
 @pytest.fixture

@@ -190,7 +190,7 @@ def test_rows_that_belong_to_nothing_and_pages_that_are_broken_are_damage(store,
 def test_doctor_looks_at_the_store_and_makes_none(store, file, tmp_path):
     filled(store)
     found = store_finding(f"sqlite:///{file}")
-    assert (found.ok, found.detail) == (True, "1 models, whole")
+    assert (found.ok, found.detail) == (True, "1 models, undamaged")
     missing = store_finding(f"sqlite:///{tmp_path}/none.db")
     assert (missing.ok, missing.needed) == (False, False)
     assert "does not exist" in missing.detail
