@@ -107,7 +107,7 @@ def test_the_time_of_reading_is_in_the_journal_so_that_a_replay_decides_alike():
     w.clock.advance(86_400.0)
     assert w.counters().bad == 1
     assert w.replay()[1]
-    limits = {learning.limit for _, entry in w.store.journal("m") if learning.batches}
+    limits = {entry.limit for _, entry in w.store.journal("m") if entry.batches}
     assert limits == {EventTimeLimit(3600.0, NOW)}
 
 
@@ -123,7 +123,7 @@ def test_where_no_event_time_is_used_none_is_refused(learner):
     w = OneWorld(records(3000, lambda _, t: t + YEARS), spec(**learner))
     w.run()
     assert (w.counters().points, w.counters().bad) == (3000, 0)
-    assert {learning.limit for _, entry in w.store.journal("m")} == {None}
+    assert {entry.limit for _, entry in w.store.journal("m")} == {None}
 
 
 def test_a_model_whose_clock_ran_ahead_before_forgets_again():

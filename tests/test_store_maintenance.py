@@ -76,7 +76,7 @@ def test_a_copy_made_while_commits_go_on_is_a_whole_store_of_one_moment(store, f
     assert wrong == []
     with contextlib.closing(open_store(f"sqlite:///{copy}")) as copied:
         again = copied.acquire("m", "other", 10.0, 1e9)
-        copied.commit(again, commit_of(seq + 1))  # a consumer goes on from it
+        copied.commit(again, commit_of(seq + 1))  # a consumer continues from it
     assert not list(tmp_path.glob("*.part*"))
 
 
@@ -209,7 +209,7 @@ def test_a_full_disk_stops_the_consumer_and_with_room_it_goes_on_with_nothing_lo
     produce(bootstrap, name, records[:1000])
     with live(tmp_path / "log", bootstrap, name, url) as owner:
         owner.until(lambda: (c := counters(url)) is not None and c.points == 1000)
-        # From now on no file of the process may grow beyond what the database's log has already.
+        # From here on no file of the process can grow beyond the present size of the write-ahead log.
         room = (tmp_path / "s.db-wal").stat().st_size
         resource.prlimit(owner.popen.pid, resource.RLIMIT_FSIZE, (room, room))
         produce(bootstrap, name, records[1000:])

@@ -1,4 +1,4 @@
-"""Users, schemas, settings and URLs of a store on PostgreSQL, and what its errors are called."""
+"""Users, schemas, settings, URLs and error messages of a store on PostgreSQL."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_a_glance_leaves_no_transaction_behind(store: SqlStore, url: str) -> Non
 
 @pytest.fixture
 def reader(databases: Databases, fresh: str) -> Iterator[str]:
-    """The URL of a user who owns nothing in a fresh database."""
+    """The URL of a user without privileges in a new database."""
     databases.run("CREATE ROLE reader LOGIN PASSWORD 'x'")
     yield elsewhere(fresh, login="reader:x")
     databases.run("DROP OWNED BY reader", fresh)
@@ -197,12 +197,12 @@ def test_without_the_driver_the_command_that_installs_it_is_told() -> None:
     assert done.stdout == "SettingsError pip install 'streamkm[postgres]' False\n"
 
 
-# What a test cannot make a server say.
+# Errors that a test cannot provoke.
 
 
 @pytest.fixture(scope="module")
 def engines() -> Iterator[Engines]:
-    """Those of a store that nobody asks."""
+    """Engines of a store that is never used."""
     made = postgres.engines("postgresql://u:secret@host/db", 5.0)
     yield made
     made.close()
