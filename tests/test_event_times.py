@@ -40,7 +40,7 @@ def spec(time_field=None, **learner):
 
 
 def records(n, dated=lambda _, t: t, field=None):
-    """Ten records a second that end now: two clusters that move 30 units and stay 60 apart."""
+    """Ten records per second up to now: two clusters that move by 30 units and stay 60 apart."""
     rng = np.random.default_rng(0)
     out = []
     for i in range(n):
@@ -98,7 +98,7 @@ def test_one_event_time_in_the_future_does_not_end_forgetting(field):
     assert "at most 3600 s" in held.bad.message
     assert w.replay()[1]
     w.records += [r._replace(offset=r.offset + 30_000) for r in w.records[-600:]]
-    assert w.run().weights_.sum() > expected.sum(), "nothing was forgotten for it after a restart"
+    assert w.run().weights_.sum() > expected.sum(), "it caused no forgetting after a restart"
 
 
 def test_the_time_of_reading_is_in_the_journal_so_that_a_replay_decides_alike():
@@ -130,7 +130,7 @@ def test_a_model_whose_clock_ran_ahead_before_forgets_again():
     future = NOW + YEARS
     w = OneWorld(records(3000), spec())
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(session, "decays_by_event_time", lambda _: False)  # as before there was a limit
+        patched.setattr(session, "decays_by_event_time", lambda _: False)  # as before the limit existed
         w.records[100] = w.records[100]._replace(timestamp=round(future * 1000))
         w.run()
     assert w.store.load_checkpoint("m").state.params["clock"] == pytest.approx(future)

@@ -33,7 +33,7 @@ P0, P1 = (TopicPartition("t", i) for i in range(2))
 
 @pytest.fixture(scope="module")
 def kept() -> World:
-    """Thirteen days of a model, some hundred records each."""
+    """Thirteen days of a model with some hundred records per day."""
     w = World([])
     for day in range(13):
         w.records += [record(i) for i in range(300 * day, 300 * (day + 1))]
