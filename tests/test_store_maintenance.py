@@ -67,7 +67,7 @@ def test_a_copy_made_while_commits_go_on_is_a_whole_store_of_one_moment(store, f
             assert json.loads(out)["bytes"] == copy.stat().st_size
             with contextlib.closing(open_store(f"sqlite:///{copy}")) as copied:
                 wrong += [*maintenance.find_damage(copied), *(audit(copied, "m") if copied.models() else [])]
-                checkpoint = copied.load("m")
+                checkpoint = copied.load_checkpoint("m")
             seq = checkpoint.progress.commit_seq if checkpoint else 0
             assert checkpoint is None or checkpoint.state.params == {"seq": seq}
     finally:
@@ -124,7 +124,7 @@ def test_room_is_given_back(store, file):
 def test_a_consistent_store_is_reported_as_such(store, file):
     filled(store)
     store.create(SPEC, 1.0)
-    assert ask("check", "--store", f"sqlite:///{file}") == "m: all agrees\n"
+    assert ask("check", "--store", f"sqlite:///{file}") == "m: consistent\n"
     assert json.loads(ask("check", "--quick", "--json", "--store", f"sqlite:///{file}")) == {
         "damage": [],
         "models": {"m": []},

@@ -144,7 +144,7 @@ def test_two_databases_of_one_server_are_two_stores(opened: Opener, store: SqlSt
     other = opened(fresh)
     mine, theirs = owned(store), owned(other)
     store.commit(mine, commit_of(1, snapshot=True))
-    assert other.load("m") is None
+    assert other.load_checkpoint("m") is None
     other.commit(theirs, commit_of(1))
     assert list(other.snapshots("m")) == []
     assert [s.id for s in store.snapshots("m")] == [1]
