@@ -197,7 +197,7 @@ def test_properties_are_written_as_java_reads_them():
 
 def test_a_data_directory_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(LocalBrokerError, match="file/data: The data directory cannot be written"):
+    with pytest.raises(LocalBrokerError, match="file/data: The data directory is not writable"):
         LocalBroker(data_dir=tmp_path / "file" / "data").start()
 
 
@@ -323,7 +323,7 @@ def test_a_jar_that_is_not_the_locked_one_is_not_used(fresh, mirror, tmp_path):
     finally:
         place.write_bytes(good)
     assert process.returncode == 1
-    assert f"DownloadError: {jar.file_name}: What was downloaded is not the jar that is locked" in err
+    assert f"DownloadError: {jar.file_name}: The downloaded jar differs from the locked one" in err
     assert not list((tmp_path / "cache").rglob(f"lib/{jar.file_name}"))
 
 
