@@ -95,7 +95,7 @@ def probes(
     with listen(host, port, "--metrics-port", "Choose another one") as listener:
         config = uvicorn.Config(
             app,
-            http=bounded_protocol(limits),
+            http=bounded_protocol((b"authorization",), limits),
             ws="none",
             lifespan="off",
             interface="asgi3",

@@ -25,6 +25,7 @@ from streamkm.http.connection import DEFAULTS, ConnectionLimits, bounded_protoco
 from streamkm.metrics import HTTP_REQUESTS, Metrics
 from streamkm.service import ServiceOptions, create_app
 from streamkm.service.job_runner import JobRunner
+from streamkm.service.middleware import REQUEST_HEADERS
 from streamkm.settings import ServeSettings
 from streamkm.stores import open_store
 from streamkm.values import is_loopback
@@ -103,7 +104,7 @@ def server_config(
 
     return uvicorn.Config(
         app,
-        http=bounded_protocol(limits, on_refused),
+        http=bounded_protocol(REQUEST_HEADERS, limits, on_refused),
         ws="none",
         proxy_headers=bool(trusted_proxies),
         forwarded_allow_ips=[network for proxy in trusted_proxies for network in _with_mapped(proxy)],

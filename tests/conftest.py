@@ -1,3 +1,4 @@
+import gc
 import signal
 
 import pytest
@@ -21,6 +22,12 @@ __all__ = [
     "sqlite_url",
     "topic",
 ]
+
+
+def pytest_collection_finish() -> None:
+    """Exclude the objects that all tests share, such as modules, from garbage collection."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""A fit in a process of its own, which tests kill."""
+"""A fit in a separate process, which tests kill."""
 
 import hashlib
 from pathlib import Path
@@ -8,8 +8,8 @@ from streamkm.recompute.pointfile import PointFile
 
 
 def fit(pipe, path, checkpoint, memory):
-    """Tell of each iteration and, last, of the result."""
-    fitting.SECONDS = 0.0
+    """Send each iteration and, last, the result."""
+    fitting.CHECKPOINT_INTERVAL_SECONDS = 0.0
     fitted = fitting.fit_points(
         PointFile.open(path),
         n_clusters=25,

@@ -1,9 +1,8 @@
 """The Kafka broker of a test run, and its topics.
 
 The broker is selected by ``streamkm.testing.choose_broker``: one named by STREAMKM_TEST_BOOTSTRAP, else a container if
-a
-Docker daemon is running, else the local Apache Kafka of streamkm.broker. It is shared by all tests of a session: each
-creates its own topics. A test that kills or pauses its broker starts a LocalBroker itself.
+a Docker daemon has the image or can pull it, else the local Apache Kafka of streamkm.broker. It is shared by all tests
+of a session: each creates its own topics. A test that kills or pauses its broker starts a LocalBroker itself.
 """
 
 import contextlib
@@ -15,18 +14,15 @@ import pytest
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 
-from streamkm.broker import KAFKA_VERSION, LocalBroker
+from streamkm.broker import LocalBroker
 from streamkm.broker.properties import DEFAULT_PROPERTIES, free_ports
 from streamkm.errors import StreamkmError
-from streamkm.testing import choose_broker
+from streamkm.testing import KAFKA_IMAGE, choose_broker
 from waiting import PATIENCE
 
 TopicFactory = Callable[..., str]
 FOR_TESTS = {"log.retention.ms": "-1"}
 """Tests write records of long ago, which a broker would forget five minutes after its start."""
-
-
-KAFKA_IMAGE = f"apache/kafka:{KAFKA_VERSION}"
 
 
 def local_broker(**options: Any) -> LocalBroker:

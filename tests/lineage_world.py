@@ -56,7 +56,7 @@ class World:
 
     def run(self, n, centers, sd=1.0, shares=None):
         """Let n points come; centers may be a function of the progress 0..1. Returns what `publish` takes."""
-        kept = 1.0 if self.half_life is None else 2.0 ** (-n / self.half_life)
+        decay = 1.0 if self.half_life is None else 2.0 ** (-n / self.half_life)
         progress = np.linspace(0.0, 1.0, n)
         place = centers if callable(centers) else lambda _: np.asarray(centers, float)
         parts = np.array_split(progress, 8)
@@ -67,14 +67,14 @@ class World:
         ]
         ages = np.arange(n)[::-1]
         weights = np.ones(n) if self.half_life is None else 2.0 ** (-ages / self.half_life)
-        self.X, self.w = np.concatenate([self.X, *new]), np.concatenate([self.w * kept, weights])
+        self.X, self.w = np.concatenate([self.X, *new]), np.concatenate([self.w * decay, weights])
         alive = self.w > 1e-3
         self.X, self.w = self.X[alive], self.w[alive]
         pick = self.rng.choice(len(self.X), min(self.n_rows, len(self.X)), replace=False, p=self.w / self.w.sum())
         rows, weights = self.X[pick], np.full(len(pick), self.w.sum() / len(pick))
         self.centroids = solve(rows, weights, self.k, self.centroids, self.rng, self.margin)
         shuffled = self.rng.permutation(self.k)  # a re-solve may return any order
-        return (self.centroids[shuffled], rows, weights, float(self.w.sum())), {"kept": kept}
+        return (self.centroids[shuffled], rows, weights, float(self.w.sum())), {"decay": decay}
 
 
 def hexagon(seed, radius=25.0, jitter=2.0):

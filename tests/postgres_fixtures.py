@@ -1,9 +1,8 @@
 """The PostgreSQL of a test run, and databases on it.
 
-It is the one named by STREAMKM_TEST_POSTGRES, else one that is started for the session: a container where the tests'
-Kafka is one, else Debian's server. Tests share it: each takes a
-database of its own, or empties the one that is kept. A test that kills or stops its server starts a PostgresServer
-itself.
+It is the one named by STREAMKM_TEST_POSTGRES, else one that is started for the session: a container if Docker is
+selected and has the image or can pull it, else Debian's server. Tests share it: each takes a database of its own, or
+empties the one that is kept. A test that kills or stops its server starts a PostgresServer itself.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ def databases() -> Iterator[Databases]:
     if named:
         yield Databases(named)
         return
-    if choose_broker().kind == "docker":
+    if choose_broker(image=POSTGRES_IMAGE).kind == "docker":
         with _container() as url:
             yield Databases(url)
         return

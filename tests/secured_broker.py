@@ -16,8 +16,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from kafka_fixtures import FOR_TESTS
-from streamkm.broker import LocalBroker
+from kafka_fixtures import FOR_TESTS, local_broker
 from streamkm.broker.properties import DEFAULT_PROPERTIES, free_ports
 
 USER, PASSWORD = "reader", "a, 'pass' = of many; signs %41"
@@ -84,7 +83,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
         "listener.name.misnamed.ssl.keystore.type": "PEM",
         "listener.name.mutual.ssl.client.auth": "required",
     }
-    with LocalBroker(port, properties=properties, listeners=dict(zip(names, ports, strict=True))) as broker:
+    with local_broker(port=port, properties=properties, listeners=dict(zip(names, ports, strict=True))) as broker:
         broker.create_topic("points")
         internal = broker.internal
         with_topic = kafka.KafkaProducer(bootstrap_servers=internal)

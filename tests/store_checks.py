@@ -371,7 +371,7 @@ def check_time_travel_finds_the_newest_at_or_before(store: Store) -> None:
         store.commit(lease, replace(commit_of(seq), snapshot=snapshot_of(seq, at=at)))
     found = {at: store.snapshot("m", at=at).id for at in (10.0, 14.9, 15.0, 19.9, 20.0, 29.0, 30.0, 1e12)}
     assert found == {10.0: 1, 14.9: 1, 15.0: 4, 19.9: 4, 20.0: 3, 29.0: 3, 30.0: 5, 1e12: 5}
-    with pytest.raises(NotFoundError, match=r"at or before 1970-01-01T00:00:09.500000\+00:00. There are 1 to 5"):
+    with pytest.raises(NotFoundError, match=r"at or before 1970-01-01T00:00:09.500000Z. There are 1 to 5"):
         store.snapshot("m", at=9.5)
 
 

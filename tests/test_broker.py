@@ -7,8 +7,10 @@ import os
 import shutil
 import signal
 import socket
+import socketserver
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -25,7 +27,7 @@ from streamkm.broker import LocalBroker, cache_dir
 from streamkm.broker.distribution import get_distribution, read_jars
 from streamkm.broker.properties import RESERVED_PROPERTIES, format_properties, free_ports
 from streamkm.errors import LocalBrokerError, PortTakenError, SettingsError
-from streamkm.testing import choose_broker
+from streamkm.testing import KAFKA_IMAGE, choose_broker
 from waiting import PATIENCE, wait_until
 
 pytestmark = pytest.mark.kafka
@@ -383,6 +385,74 @@ def test_a_named_broker_takes_precedence_and_an_invalid_choice_is_rejected(monke
     assert choose_broker({**environ, "STREAMKM_TEST_BROKER": "local"}).kind == "local"
     with pytest.raises(SettingsError, match="STREAMKM_TEST_BROKER"):
         choose_broker({"STREAMKM_TEST_BROKER": "cloud"})
+
+
+class Daemon(socketserver.ThreadingUnixStreamServer):
+    """A Docker daemon that has some images and cannot reach a registry."""
+
+    daemon_threads = True
+
+    def __init__(self, path, images=()):
+        self.images, self.requests = images, []
+        super().__init__(str(path), Daemon.Handler)
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def address_string(self):
+            return ""
+
+        def log_message(self, *_):
+            pass
+
+        def answer(self, status, content):
+            body = json.dumps(content).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def do_GET(self):
+            self.server.requests.append(self.path)
+            if self.path.endswith("/_ping"):
+                self.answer(200, "OK")
+            elif self.path.endswith("/version"):
+                self.answer(200, {"ApiVersion": "1.44"})
+            elif any(f"/images/{image}/json" in self.path for image in self.server.images):
+                self.answer(200, {"Id": "sha256:1"})
+            else:
+                self.answer(404, {"message": "No such image"})
+
+        def do_POST(self):
+            self.server.requests.append(self.path)
+            self.answer(500, {"message": "dial tcp: lookup registry-1.docker.io: no such host"})
+
+
+@contextlib.contextmanager
+def docker(images=()):
+    """Environment variables that name a running `Daemon`, and the daemon."""
+    with tempfile.TemporaryDirectory() as folder, Daemon(Path(folder) / "docker.sock", images) as daemon:
+        threading.Thread(target=daemon.serve_forever, daemon=True).start()
+        try:
+            yield {"DOCKER_HOST": f"unix://{folder}/docker.sock"}, daemon
+        finally:
+            daemon.shutdown()
+
+
+def test_a_docker_daemon_that_has_the_image_is_selected_and_pulls_nothing():
+    with docker([KAFKA_IMAGE]) as (environ, daemon):
+        assert choose_broker(environ).kind == "docker"
+        assert not [path for path in daemon.requests if "/images/create" in path]
+
+
+def test_a_docker_daemon_that_cannot_pull_the_image_is_not_selected_and_the_reason_is_given():
+    with docker([KAFKA_IMAGE]) as (environ, daemon):
+        chosen = choose_broker(environ, "postgres:17")
+        assert chosen.kind == "local"
+        assert "Docker cannot pull postgres:17 (" in chosen.detail
+        assert "no such host" in chosen.detail
+        assert [path for path in daemon.requests if "/images/create" in path]
+        with pytest.raises(LocalBrokerError, match="cannot pull postgres:17"):
+            choose_broker({**environ, "STREAMKM_TEST_BROKER": "docker"}, "postgres:17")
 
 
 def test_where_there_is_no_broker_each_reason_is_given():

@@ -101,7 +101,7 @@ def test_centroids_now_then_and_as_a_table(client):
     ],
     ids=["array", "list", "float32", "pandas", "polars", "arrow"],
 )
-def test_points_of_every_kind_are_asked_for(client, points):
+def test_points_of_every_type_are_predicted(client, points):
     found = client.predict("orders", points, snapshot=1)
     assert found.ids.tolist() == [4, 7, 7]
     assert found.distances == pytest.approx([1, 3**0.5, 1])
@@ -109,7 +109,7 @@ def test_points_of_every_kind_are_asked_for(client, points):
     assert found.to_pandas().shape == (3, 3)
 
 
-def test_many_points_go_in_many_requests_and_one_snapshot_answers_for_all(client, monkeypatch):
+def test_many_points_are_sent_in_several_requests_for_one_snapshot(client, monkeypatch):
     monkeypatch.setattr(requests, "JSON_BODY_BYTES", 3 * requests.BYTES_PER_NUMBER * 2)
     asked = []
     send = client._send
@@ -119,7 +119,7 @@ def test_many_points_go_in_many_requests_and_one_snapshot_answers_for_all(client
     assert client.predict("orders", np.empty((0, 3))).ids.shape == (0,)
 
 
-def test_every_question_to_asyncio_is_answered_alike(service, client):
+def test_the_asynchronous_client_has_the_same_results(service, client):
     async def ask():
         async with streamkm.AsyncClient(service, token=TOKEN) as other:
             models, model, now, found, snapshots, events = await asyncio.gather(
@@ -138,7 +138,7 @@ def test_every_question_to_asyncio_is_answered_alike(service, client):
     assert events == client.events("orders")
 
 
-def test_errors_are_ours_and_say_what_to_do(service, client):
+def test_errors_have_a_class_and_a_hint(service, client):
     with pytest.raises(NotFoundError, match="none"):
         client.centroids("none")
     with pytest.raises(NotFoundError):
@@ -159,7 +159,7 @@ def test_errors_are_ours_and_say_what_to_do(service, client):
         streamkm.Client("localhost:8000")
 
 
-def test_a_part_that_is_refused_is_named(client, monkeypatch):
+def test_a_refused_part_of_the_points_is_named(client, monkeypatch):
     monkeypatch.setattr(requests, "JSON_BODY_BYTES", 1)
     sent = iter([client._send, lambda _: (_ for _ in ()).throw(DataError("bad"))])
     monkeypatch.setattr(client, "_send", lambda call, sent=sent: next(sent)(call))
@@ -195,7 +195,7 @@ def moody():
 
 
 @pytest.mark.parametrize("kind", [streamkm.Client, streamkm.AsyncClient])
-def test_a_service_that_will_be_well_again_is_asked_again(moody, monkeypatch, kind):
+def test_temporary_errors_are_retried(moody, monkeypatch, kind):
     monkeypatch.setattr(transport, "RETRY_DELAYS", (0.0, 0.0))
 
     def models():
@@ -226,7 +226,7 @@ def test_a_service_that_will_be_well_again_is_asked_again(moody, monkeypatch, ki
 
 
 @pytest.mark.parametrize("kind", [streamkm.Client, streamkm.AsyncClient])
-def test_nobody_there_is_said_so(monkeypatch, kind):
+def test_an_unreachable_service_is_an_error(monkeypatch, kind):
     monkeypatch.setattr(transport, "RETRY_DELAYS", (0.0,))
     with HTTPServer(("127.0.0.1", 0), Moody) as server:
         port = server.server_port
@@ -240,7 +240,7 @@ def command(service, text, *arguments):
     return run("predict", "orders", *arguments, env=env, text=text)
 
 
-def test_the_command_answers_json_lines(service):
+def test_the_command_writes_json_lines(service):
     done = command(service, '{"amount": 1, "lat": 0, "lon": 0, "note": "x"}\n\n[19, 20, 20]\n')
     assert done.returncode == 0, done.stderr
     assert [json.loads(line) for line in done.stdout.splitlines()] == [
@@ -270,6 +270,6 @@ def test_the_command_adds_columns_to_csv(service):
         ("", ("--csv",), "line 1: no header"),
     ],
 )
-def test_the_command_names_the_line_that_is_wrong(service, text, arguments, says):
+def test_the_command_names_the_invalid_line(service, text, arguments, says):
     done = command(service, text, *arguments)
     assert (done.returncode, says in done.stderr) == (6, True), done.stderr

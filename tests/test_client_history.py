@@ -52,7 +52,7 @@ def client(place):
         yield found
 
 
-def test_what_a_model_was_is_told_in_arrays(client):
+def test_history_lineage_and_diff_are_arrays(client):
     newest, before, first = client.history("orders")
     assert (newest.id, before.id, first.id) == (3, 2, 1)
     assert newest.centroids.shape == (2, 3)
@@ -73,7 +73,7 @@ def test_pages_of_lineage_are_merged(client, monkeypatch):
     assert client.lineage("orders") == whole
 
 
-def test_what_a_model_sees_is_told_in_arrays(client):
+def test_sample_quarantine_and_rights_are_parsed(client):
     sample = client.sample("orders")
     assert (sample.fields, sample.points.tolist(), sample.snapshot) == (FIELDS, (np.eye(3) * 9).tolist(), 3)
     assert sample.axes.shape == (2, 3)
@@ -85,7 +85,7 @@ def test_what_a_model_sees_is_told_in_arrays(client):
     assert client.me() == streamkm.client.WhoAmI(client.me().name, "write", None)
 
 
-def test_many_points_travel_as_arrow_and_get_the_same_answer(client, monkeypatch):
+def test_many_points_are_sent_as_arrow_with_the_same_result(client, monkeypatch):
     X = np.random.default_rng(0).normal(size=(30_000, 3)) * 10
     media_types = []
     send = client._send
@@ -103,7 +103,7 @@ def test_many_points_travel_as_arrow_and_get_the_same_answer(client, monkeypatch
     np.testing.assert_array_equal(found.scores, plain.scores)
 
 
-def test_acting_asks_the_store(place, client):
+def test_control_changes_the_store(place, client):
     with contextlib.closing(open_store(place[1])) as store:
         client.pause("orders")
         assert store.model("orders").paused
@@ -120,7 +120,7 @@ def test_acting_asks_the_store(place, client):
         nobody.pause("orders")
 
 
-def test_jobs_are_asked_for_looked_at_and_ended(client):
+def test_jobs_are_started_read_and_cancelled(client):
     job = client.start_job("orders", start="offset:0", k=2)
     assert (job.model, job.options["from"], job.options["k"]) == ("orders", "offset:0", 2)
     assert [j.id for j in client.jobs("orders")] == [job.id]
@@ -132,7 +132,7 @@ def test_jobs_are_asked_for_looked_at_and_ended(client):
     assert not isinstance(ServiceError("x"), NotReadyError)
 
 
-def test_events_of_the_past_come_first_and_then_those_of_now(place, client):
+def test_past_events_come_before_new_ones(place, client):
     events = client.follow_events("orders", after="1.0")
     assert [next(events).id for _ in range(2)] == ["2.0", "2.1"]
     drift = ModelEvent("drift", (7,), (7,))
@@ -178,7 +178,7 @@ class Breaking(BaseHTTPRequestHandler):
 
 
 @pytest.mark.parametrize("kind", [streamkm.Client, streamkm.AsyncClient])
-def test_a_stream_that_breaks_off_is_taken_up_where_it_was(monkeypatch, kind):
+def test_an_interrupted_stream_resumes_after_the_last_event(monkeypatch, kind):
     monkeypatch.setattr(transport, "RECONNECT_DELAYS", (0.0, 0.0))
     with HTTPServer(("127.0.0.1", 0), Breaking) as server:
         server.moods, server.asked = [200, 503, 200], []
@@ -206,7 +206,7 @@ def test_a_stream_that_breaks_off_is_taken_up_where_it_was(monkeypatch, kind):
     assert server.asked == ["6.999999999", "7.0", "7.0", "9.0"]
 
 
-def test_a_stream_of_nobody_is_given_up(monkeypatch):
+def test_a_stream_of_an_unreachable_service_fails(monkeypatch):
     monkeypatch.setattr(transport, "RECONNECT_DELAYS", (0.0,))
     with HTTPServer(("127.0.0.1", 0), Breaking) as server:
         port = server.server_port
@@ -272,7 +272,7 @@ async def ask_later(url):
     ],
 )
 @pytest.mark.parametrize("later", [False, True], ids=["now", "asyncio"])
-def test_it_asks_a_bounded_number_of_times_and_says_where_without_secrets(
+def test_attempts_are_bounded_and_the_error_names_the_url_without_secrets(
     monkeypatch, answer, asks, times, path, later
 ):
     monkeypatch.setattr(transport, "RECONNECT_DELAYS", (0.0,) * 3)
@@ -287,7 +287,7 @@ def test_it_asks_a_bounded_number_of_times_and_says_where_without_secrets(
     assert TOKEN not in str(caught.value)
 
 
-def test_the_time_of_an_asynchronous_client_is_for_the_whole_answer(monkeypatch):
+def test_the_timeout_of_an_asynchronous_client_is_for_the_whole_response(monkeypatch):
     monkeypatch.setattr(transport, "RETRY_DELAYS", ())
     stop = threading.Event()
 

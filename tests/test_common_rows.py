@@ -77,7 +77,7 @@ def test_selecting_a_median_is_a_permutation(rows, data):
     stop = data.draw(st.integers(start + 1, len(rows)))
     half = start + (stop - start) // 2
     before = keys.copy()
-    layout._halve(keys, index, start, stop, half)
+    layout._select_median(keys, index, start, stop, half)
     assert sorted(index[start:stop].tolist()) == list(range(start, stop))
     assert index[:start].tolist() == list(range(start))
     assert index[stop:].tolist() == list(range(stop, len(rows)))

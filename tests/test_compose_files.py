@@ -12,10 +12,10 @@ import pytest
 import yaml
 
 from grafana import queries
-from kafka_fixtures import KAFKA_IMAGE
 from postgres_fixtures import POSTGRES_IMAGE
 from streamkm import metrics, settings
 from streamkm.service.auth import issue
+from streamkm.testing import KAFKA_IMAGE
 
 COMPOSE = Path(__file__).parents[1] / "compose"
 KUBERNETES = sorted((COMPOSE / "kubernetes").glob("*.yaml"))

@@ -190,7 +190,7 @@ def test_a_packed_file_is_read_like_any_other(tmp_path, monkeypatch, memory):
     files = TableFiles(expand([str(tmp_path)]), ["x", "y"])
     assert collect(files.rows(), files.fields).array.tolist() == [[i, i * i] for i in range(500)]
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(StreamkmError, match="ends in the middle"):
+    with pytest.raises(StreamkmError, match="truncated"):
         collect(TableFiles(expand([str(path)]), ["x", "y"]).rows(), ["x", "y"])
 
 

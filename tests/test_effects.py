@@ -216,7 +216,7 @@ def test_a_table_fits_into_80_columns_and_cuts_no_value(wide, tmp_path, monkeypa
         assert "are unknown" in result.output
 
 
-def test_json_tells_them_and_null_where_they_are_not_known(wide):
+def test_json_has_differences_and_null_if_unknown(wide):
     def asked(number):
         result = CliRunner().invoke(cli, ["inspect", "orders", "--snapshot", str(number), "--store", wide, "--json"])
         return json.loads(result.output)["snapshot"]["clusters"]
@@ -228,7 +228,7 @@ def test_json_tells_them_and_null_where_they_are_not_known(wide):
     assert unknown[0]["deviations"] == unknown[0]["differences"] == [None] * 40
 
 
-def test_the_service_tells_them_and_the_demo_shows_the_fields_that_differ():
+def test_the_service_has_differences_and_the_demo_shows_the_fields_that_differ():
     store = MemoryStore()
     writer = Writer(store, replace(SPEC, fields=WIDE))
     centroids = np.zeros((3, 40))

@@ -245,7 +245,7 @@ def test_bad_records_and_tombstones_are_counted_and_kept():
 
 
 def test_bad_records_that_weigh_much_bring_a_commit_forward(monkeypatch):
-    monkeypatch.setattr(session, "KEPT_AT_ONCE", 20_000)
+    monkeypatch.setattr(session, "MAX_PENDING_BAD_BYTES", 20_000)
     w = World([record(i, b"x" * 5000) for i in range(700)])
     options = dataclasses.replace(OPTIONS, checkpoint_every=1e9, max_bad_ratio=1.0, max_bad_in_a_row=0)
     w.engine(options).run(w.until_all_read())
@@ -395,7 +395,7 @@ def test_the_events_of_a_stream_that_changes_are_stored_and_verified():
 
 
 def test_k_is_chosen_from_the_first_points_and_only_proposed_later(monkeypatch):
-    monkeypatch.setattr(snapshots, "EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(snapshots, "PROFILE_INTERVAL_SECONDS", 0.0)
     monkeypatch.setattr(snapshots, "WORKER", Eager())
     spec = dataclasses.replace(SPEC, n_clusters=0, learner={**SPEC.learner, "half_life": None, "warmup": 200})
     corners = [(0.0, 0.0), (9.0, 0.0), (0.0, 9.0), (9.0, 9.0), (40.0, 40.0), (40.0, 0.0)]

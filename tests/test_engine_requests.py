@@ -258,10 +258,10 @@ def test_a_broker_that_goes_away_in_a_pause_does_not_keep_what_was_learned_from_
     class Unsure(FlakySource):
         """A source that cannot say whether what it gave came from the topic, for good."""
 
-        def ask(self):
+        def begin_identity_check(self):
             pass
 
-        def confirm(self):
+        def confirm_identity(self):
             if w.store.model("m").paused and len(w.opened) == 1:
                 asked.append(self)
                 raise BrokerUnreachableError("gone")

@@ -202,7 +202,7 @@ def test_another_id_in_the_spec_is_reported_as_an_id_and_another_name_as_another
 
 def test_many_partitions_are_named_by_the_first_ten():
     position = {TopicPartition("t", i): 5 for i in range(30)}
-    with pytest.raises(PositionLostError, match=r"^model m, t-0@5.* and 20 more: 30 records are gone") as e:
+    with pytest.raises(PositionLostError, match=r"^model m, t-0@5.* and 20 more: 30 records were deleted") as e:
         lost_ranges("m", position, dict.fromkeys(position, 6), dict.fromkeys(position, 9), skip=False)
     assert "t-10" not in e.value.where
 
@@ -257,10 +257,10 @@ class Sure(Topic):
         super().__init__(records)
         self.errors, self.asked, self.confirmed = iter(errors), 0, 0
 
-    def ask(self):
+    def begin_identity_check(self):
         self.asked += 1
 
-    def confirm(self):
+    def confirm_identity(self):
         self.confirmed += 1
         if error := next(self.errors, None):
             raise error

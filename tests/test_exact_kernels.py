@@ -205,7 +205,7 @@ def test_labels_stay_the_naive_ones_while_centroids_move(dtype, assigner, monkey
     for step in (0.3, 0.3, 0.01, 0.0, 0.001, 1.0, 0.1, 0.02, 0.0, 0.3):
         twin = naive.relabel_rows(X, raw)
         np.testing.assert_array_equal(points.original_labels(keeper.labels), twin)
-        assert keeper.totals.counts[0].tolist() == np.bincount(twin, minlength=10).tolist()
+        assert keeper.cluster_sums.counts[0].tolist() == np.bincount(twin, minlength=10).tolist()
         moved = raw + rng.normal(size=raw.shape) * step * (rng.random((10, 1)) < 0.5)
         drift = np.sqrt(((points.working(moved) - points.working(raw)) ** 2).sum(axis=1)) * (1 + 1e-12) + 1e-14
         raw = moved
@@ -388,6 +388,6 @@ def test_points_are_prepared_alike_by_any_number_of_threads():
     for threads in (1, 3):
         with ThreadTeam(threads) as team:
             found.append(prepare(X, None, 10, team))
-    for name in ("rows", "raw", "places", "offsets", "boxes", "radii", "origin"):
+    for name in ("rows", "raw", "permutation", "offsets", "boxes", "radii", "origin"):
         np.testing.assert_array_equal(getattr(found[0], name), getattr(found[1], name))
     assert found[0].extent == found[1].extent

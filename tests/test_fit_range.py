@@ -39,7 +39,7 @@ def test_the_k_that_the_data_were_made_with_is_suggested_and_fitted_best(k):
     X = blobs(1, k, 3, 6000)
     found = fit_range(collected(X), 2, 12)
     assert found.suggested == k, found.reason
-    assert found.judged == 4000
+    assert found.sampled_rows == 4000
     assert len(found.fitted.centroids) == k
     assert found.trials[k - 2].cost == pytest.approx(ExactKMeans(k, n_init=20, random_state=0).fit(X).inertia_)
 

@@ -241,7 +241,7 @@ def test_an_invalid_checkpoint_is_rejected(tmp_path, share):
     fit_points(X, n_clusters=4, checkpoint=checkpoint)
     whole = checkpoint.read_bytes()
     checkpoint.write_bytes(whole[: int(len(whole) * share)])
-    with pytest.raises(StateError, match="no checkpoint") as caught:
+    with pytest.raises(StateError, match="not a checkpoint") as caught:
         fit_points(X, n_clusters=4, checkpoint=checkpoint)
     assert caught.value.hint == "Delete it to start again"
 

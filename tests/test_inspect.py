@@ -54,7 +54,7 @@ def test_where_no_number_is_suggested_it_says_none_and_why():
     assert line == "suggested number of clusters: none (k is 2): no clear number: the gap says 7"
 
 
-def test_a_snapshot_tells_what_happened_before_it(ask):
+def test_a_snapshot_shows_the_events_before_it(ask):
     out = ask(inspect, "orders", "--snapshot", "2")
     assert "since the snapshot before: cluster 4 split into 4, 9" in out
 

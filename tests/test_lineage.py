@@ -16,8 +16,8 @@ def follow(world, steps, lineage=None):
     lineage = lineage or LineageTracker()
     published = []
     for n, centers, *shares in steps:
-        arguments, kept = world.run(n, centers, shares=shares[0] if shares else None)
-        published.append(lineage.publish(*arguments, **kept))
+        arguments, decay = world.run(n, centers, shares=shares[0] if shares else None)
+        published.append(lineage.publish(*arguments, **decay))
     return published
 
 
@@ -127,8 +127,8 @@ def test_with_one_centroid_more_a_cluster_splits_and_with_one_less_two_merge():
 
 
 @pytest.mark.parametrize("period", [1, 2])
-@pytest.mark.parametrize("kept", [1.0, 0.9])
-def test_alternating_between_two_solutions_is_no_event_and_ids_come_back(period, kept):
+@pytest.mark.parametrize("decay", [1.0, 0.9])
+def test_alternating_between_two_solutions_is_no_event_and_ids_come_back(period, decay):
     rng = np.random.default_rng(0)
     angle, radius = rng.uniform(0, 2 * np.pi, 2000), np.sqrt(rng.uniform(0, 1, 2000))
     disc = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
@@ -139,16 +139,16 @@ def test_alternating_between_two_solutions_is_no_event_and_ids_come_back(period,
     lineage, mass, seen = LineageTracker(), 3000.0, {0: set(), 1: set()}
     for t in range(30):
         which = t // period % 2
-        ids, events = lineage.publish(other if which else one, rows, np.ones(3000), mass, decay=kept)
-        mass += 100.0 if kept == 1.0 else 0.0
+        ids, events = lineage.publish(other if which else one, rows, np.ones(3000), mass, decay=decay)
+        mass += 100.0 if decay == 1.0 else 0.0
         assert events == ()
         seen[which].add(tuple(ids.tolist()))
     assert len(seen[0]) == len(seen[1]) == 1
     assert lineage.next_id == 5
 
 
-@pytest.mark.parametrize("kept", [1.0, 0.9])
-def test_points_that_are_the_same_and_cut_otherwise_for_good_are_no_event(kept):
+@pytest.mark.parametrize("decay", [1.0, 0.9])
+def test_points_that_are_the_same_and_cut_otherwise_for_good_are_no_event(decay):
     rng = np.random.default_rng(1)
     one = np.array([[0.0, 0.0], [3.0, 0.0], [40.0, 0.0]])
     other = np.array([[1.5, 0.0], [40.0, -3.0], [40.0, 3.0]])
@@ -156,8 +156,8 @@ def test_points_that_are_the_same_and_cut_otherwise_for_good_are_no_event(kept):
     for t in range(60):
         middles = np.array([[0.0, 0.0], [3.0, 0.0], [40.0, 3.0], [40.0, -3.0]])
         rows = np.concatenate([rng.normal(c, 0.6, (1000, 2)) for c in middles])
-        ids, events = lineage.publish(other if t >= 5 else one, rows, np.ones(4000), mass, decay=kept)
-        mass *= 1.1 if kept == 1.0 else 1.0
+        ids, events = lineage.publish(other if t >= 5 else one, rows, np.ones(4000), mass, decay=decay)
+        mass *= 1.1 if decay == 1.0 else 1.0
         assert events == ()
         seen.add(tuple(ids.tolist()))
     assert len(seen) == 2
@@ -245,11 +245,11 @@ def test_without_a_row_that_has_weight_centroids_stand_for_themselves():
 def test_a_change_of_scale_is_followed():
     world, lineage, factors = World(0, 6, 8000), LineageTracker(), np.array([1000.0, 0.5])
     for t in range(6):
-        (centroids, rows, weights, mass), kept = world.run(4096, hexagon(0))
+        (centroids, rows, weights, mass), decay = world.run(4096, hexagon(0))
         if t == 3:
             lineage.rescale(factors)
         scale = factors if t >= 3 else 1.0
-        ids, events = lineage.publish(centroids * scale, rows * scale, weights, mass, **kept)
+        ids, events = lineage.publish(centroids * scale, rows * scale, weights, mass, **decay)
         assert (sorted(ids.tolist()), events) == (list(range(6)), ())
 
 
@@ -259,9 +259,9 @@ def test_a_change_of_scale_is_followed():
 def test_a_lineage_restored_at_any_publication_goes_on_as_if_nothing_had_happened():
     world, whole, parts = World(1, 6, 8000), LineageTracker(), LineageTracker()
     for n, centers, shares in moving_together(1):
-        (centroids, rows, weights, mass), kept = world.run(n, centers, shares=shares)
-        expected = whole.publish(centroids, rows, weights, mass, **kept)
-        ids, events = parts.publish(centroids, rows, weights, mass, **kept)
+        (centroids, rows, weights, mass), decay = world.run(n, centers, shares=shares)
+        expected = whole.publish(centroids, rows, weights, mass, **decay)
+        ids, events = parts.publish(centroids, rows, weights, mass, **decay)
         np.testing.assert_array_equal(ids, expected[0])
         assert events == expected[1]
         parts = LineageTracker.from_parts(json.loads(json.dumps(parts.params())), parts.arrays())

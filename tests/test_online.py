@@ -82,7 +82,9 @@ def test_each_batch_does_exactly_what_the_naive_twin_does():
     for batch in batches(X[100:300]):  # no re-solve is due so early
         stats = np.array(model.state().arrays["stats"])
         weights = naive.decay_by_position(np.ones(100), 4000.0)
-        centers, stats = naive.learn_batch(batch, weights, 2.0 ** (-100 / 4000), model.centers_, stats, passed=100.0)
+        centers, stats = naive.learn_batch(
+            batch, weights, 2.0 ** (-100 / 4000), model.centers_, stats, batch_weight=100.0
+        )
         model.learn_many(batch)
         np.testing.assert_allclose(model.centers_, centers, rtol=1e-12)
         np.testing.assert_allclose(model.state().arrays["stats"], stats, rtol=1e-12)

@@ -122,13 +122,13 @@ def test_each_request_is_answered_in_the_shape_of_the_service(port, method, path
         (b"\x16\x03\x01\x02\x00", 400),  # TLS
     ],
 )
-def test_what_is_too_large_or_no_request_is_refused(port, request_, status):
+def test_too_large_or_invalid_requests_are_refused(port, request_, status):
     with connected(port) as client:
         client.sendall(request_)
         assert read(client).startswith(b"HTTP/1.1 %d " % status)
 
 
-def test_a_request_that_trickles_has_one_deadline_and_who_is_silent_is_let_go():
+def test_slow_requests_have_one_deadline_and_idle_clients_are_disconnected():
     def trickle(client):
         with contextlib.suppress(OSError):
             while True:

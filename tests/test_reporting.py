@@ -6,10 +6,12 @@ import dataclasses
 import logging
 
 import pytest
+import sqlalchemy as sa
 
 from streamkm.errors import StoreUnavailableError
 from streamkm.records import BadRecord, RawRecord, TopicPartition
 from streamkm.reporting import COUNT_SECONDS, PROGRESS_SECONDS, QUIET_SECONDS, ProgressReporter
+from streamkm.stores import open_store
 from streamkm.testing import FullStore, ManualClock, StopAfter
 from streamkm.times import format_age
 from test_engine import OPTIONS, N, World, record
@@ -161,5 +163,72 @@ def test_an_owner_whose_disk_fills_ends_when_the_lease_would(said):
     assert any("stopped after" in line for line in said())
     w.clock.advance(60)
     w.engine().run(w.until_all_read())
+    assert w.counters().points == N
+    assert w.verify()
+
+
+@pytest.fixture
+def small_disk(sqlite_url):
+    """A world on an SQLite file that cannot grow while `full` returns true."""
+    w = World(store=open_store(sqlite_url))
+
+    @sa.event.listens_for(w.store.engines.reader, "checkout")
+    def limited(connection, *_):
+        # The file keeps its size: only writes that need another page fail, with SQLITE_FULL.
+        connection.execute(f"PRAGMA max_page_count = {1 if w.full() else 1 << 30}")
+
+    w.full = lambda: False
+    yield w
+    w.store.close()
+
+
+def learned(w):
+    c = w.counters_or_none()
+    return 0 if c is None else c.records
+
+
+def test_an_owner_continues_when_a_full_sqlite_disk_has_room_again_within_its_lease(small_disk, said):
+    w = small_disk
+    filled = []
+    w.full = lambda: bool(filled) and w.clock.now < filled[0] + OPTIONS.lease / 3
+
+    def all_read():
+        if not filled and learned(w) >= 500:
+            filled.append(w.clock.now)
+        return w.all_read()
+
+    w.engine().run(StopAfter(all_read, w.clock))
+    assert filled
+    assert any("the disk is full" in line for line in said())
+    assert w.counters().points == N
+    assert w.verify()
+
+
+def test_a_standby_takes_over_when_a_full_sqlite_disk_has_room_again(small_disk, said):
+    w = small_disk
+    filled = []
+    w.full = lambda: bool(filled) and w.clock.now < filled[0] + 3600
+
+    def fill():
+        if not filled and learned(w) >= 500:
+            filled.append(w.clock.now)
+        return w.all_read()
+
+    with pytest.raises(StoreUnavailableError, match="the disk is full"):
+        w.engine().run(StopAfter(fill, w.clock))
+    assert w.full()
+    before = learned(w)
+    assert 500 <= before < N
+    waited = set()
+
+    def all_read():
+        if w.full():
+            waited.add(learned(w))
+        return w.all_read()
+
+    w.engine(dataclasses.replace(OPTIONS, owner="b")).run(StopAfter(all_read, w.clock))
+    assert waited == {before}
+    assert w.clock.now >= filled[0] + 3600
+    assert any("the disk is full" in line for line in said())
     assert w.counters().points == N
     assert w.verify()

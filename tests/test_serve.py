@@ -201,7 +201,7 @@ def test_any_other_address_needs_one(host):
         check_bind(host, "", stored=False)
 
 
-def test_a_port_that_is_taken_is_told():
+def test_a_port_in_use_is_an_error():
     with listen("127.0.0.1", 0) as first:
         assert url_of(first).startswith("http://127.0.0.1:")
         with pytest.raises(SettingsError, match="cannot listen"):
@@ -216,6 +216,6 @@ def test_answers_do_not_wait_for_an_acknowledgement():
             assert accepted.proto == socket.IPPROTO_TCP
 
 
-def test_an_address_that_is_not_ours_is_told():
+def test_an_address_of_another_machine_is_an_error():
     with pytest.raises(SettingsError, match="cannot listen"):
         listen("192.0.2.1", 0)

@@ -45,7 +45,7 @@ def test_the_list_shows_each_model_with_status_lag_points_and_newest_snapshot(ap
     assert second.snapshot == schemas.SnapshotRef(id=1, created_at=format_time(NOW - 1))
 
 
-def test_a_model_tells_its_position_counters_settings_and_owner(api, store):
+def test_a_model_has_position_counters_settings_and_owner(api, store):
     Writer(store).commit(points=100, bad=2)
     detail = schemas.ModelDetail.model_validate_json(api.get("/v1/models/orders").content)
     assert [(p.topic, p.partition, p.offset) for p in detail.position] == [("orders", 0, 102), ("orders", 1, 7)]
@@ -96,7 +96,7 @@ def test_centroids_are_those_of_the_newest_snapshot_by_name_and_in_order(api, st
     assert [c.weight for c in got.clusters] == [1.0, 3.0]
 
 
-def test_a_new_snapshot_is_seen_at_once_when_nothing_may_be_stale(api, store):
+def test_without_freshness_a_new_snapshot_is_served_at_once(api, store):
     writer = Writer(store)
     for i in range(1, 4):
         assert writer.commit(centroids=((float(i),) * 3,)) == i
@@ -185,7 +185,7 @@ def test_a_plus_sign_that_the_url_turned_into_a_space_is_understood(api, store):
     assert api.get("/v1/models/orders/centroids?at=2026-11-01T11:59:59+02:00").status_code == 404
 
 
-def test_times_are_never_told_earlier_than_they_were():
+def test_times_are_never_rounded_down():
     rng = np.random.default_rng(0)
     for t in (NOW + rng.random(1000)).tolist():
         assert t <= parse_time(format_time(t)) < t + 2e-6
@@ -235,7 +235,7 @@ def test_directions_are_compared_where_the_model_does(api, store):
     assert answer.json()["detail"].startswith("points[1]: all values are zero")
 
 
-def test_events_are_told_by_the_snapshots_that_have_some(api, store):
+def test_events_are_listed_by_snapshot(api, store):
     writer = Writer(store)
     split, birth = ModelEvent("split", (4,), (4, 9), {"share": 0.5}), ModelEvent("birth", (), (11,))
     for events in ((), (split,), (), (birth, ModelEvent("death", (4,))), ()):
@@ -275,7 +275,7 @@ def test_predict_takes_dotted_fields_flat_or_nested(api, store):
     assert answers[2]["distances"] == 2 * answers[0]["distances"]
 
 
-def test_predict_asks_the_snapshot_it_is_told(api, store):
+def test_predict_uses_the_requested_snapshot(api, store):
     writer = Writer(store)
     writer.commit(centroids=((1.0, 1.0, 1.0),))
     writer.commit()

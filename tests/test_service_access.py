@@ -93,11 +93,11 @@ def test_a_token_is_random_and_the_store_has_only_its_digest(store):
 def test_a_name_that_is_none_is_refused(name):
     with pytest.raises(SettingsError, match="is not a name for a token"):
         issue(name, "read", (), 1.0)
-    with pytest.raises(SettingsError, match="is no name of a model"):
+    with pytest.raises(SettingsError, match="is not a name of a model"):
         issue("fine", "read", ("a/b",), 1.0)
 
 
-def test_reading_is_free_on_loopback_and_acting_is_not(store):
+def test_on_loopback_reading_needs_no_token_and_control_does(store):
     api = Api(store, local_only=True)
     local = {"headers": {"Host": "localhost:8000"}}
     assert api.get("/v1/models", **local).status_code == 200
@@ -165,13 +165,13 @@ async def _revoked():
     assert await tokens.find(text.encode()) == grant  # looked up in memory
     now[0] += 4.9
     assert await tokens.find(text.encode()) is None
-    assert not await tokens.holds(grant)
+    assert not await tokens.is_valid(grant)
     again = token(store)
     now[0] += 0.3
     assert await tokens.find(again.encode()) is not None  # a new one need not wait
 
 
-def test_many_wrong_tokens_ask_the_store_little_and_fill_no_memory():
+def test_many_wrong_tokens_cause_few_queries_and_fill_no_memory():
     asyncio.run(_wrong())
 
 
@@ -190,7 +190,7 @@ async def _wrong():
     assert not tokens._grants
 
 
-def test_while_the_store_is_away_nobody_new_comes_in():
+def test_no_token_is_accepted_while_the_store_is_unavailable():
     class Away(MemoryStore):
         def tokens(self):
             raise StoreUnavailableError("away")
@@ -203,7 +203,7 @@ def test_while_the_store_is_away_nobody_new_comes_in():
     assert api.get("/v1/models", **sent(TOKEN)).status_code == 200
 
 
-def test_a_token_never_stands_in_a_log_or_an_answer(store, caplog):
+def test_a_token_is_never_in_a_log_or_a_response(store, caplog):
     text = token(store, right="write")
     api = Api(store)
     with caplog.at_level(0):
@@ -239,7 +239,7 @@ async def _stream():
         out.append(message)
 
     tokens = auth.TokenCache(load, None, lambda: now[0])
-    rights = {"guarded": True, "local_only": False, "rate": 0, "is_there": lambda _: True}
+    rights = {"guarded": True, "local_only": False, "rate": 0, "route_exists": lambda _: True}
     guard = AccessMiddleware(app, tokens=tokens, clock=lambda: now[0], **rights)
     headers = [(b"authorization", b"Bearer " + text.encode())]
     scope: dict[str, Any] = {"type": "http", "method": "GET", "path": "/v1/models", "headers": headers}
@@ -291,7 +291,7 @@ def test_a_token_for_some_models_sees_no_other(store):
         "/v1/models/",
     ],
 )
-def test_no_way_of_writing_a_path_leads_to_another_model(kept, path):
+def test_no_encoding_of_a_path_leads_to_another_model(kept, path):
     api, mine = kept
     raw = path.partition("?")[0].encode()
     found = asyncio.run(_asked(api.app, raw, path.partition("?")[2].encode(), mine))
@@ -356,7 +356,7 @@ def test_everybody_may_ask_who_they_are(store):
 # Pages of other sites
 
 
-def test_every_answer_has_the_headers_that_keep_other_sites_out(store):
+def test_every_response_has_the_headers_against_other_sites(store):
     api = Api(store, token=TOKEN)
     for url in ("/v1/models", "/livez", "/nothing", "/v1/models/orders/centroids", "/"):
         for more in ({}, sent(TOKEN)):
@@ -374,7 +374,7 @@ def test_every_answer_has_the_headers_that_keep_other_sites_out(store):
     assert api.get("/v1/models/orders/centroids", **sent(TOKEN)).headers["Cache-Control"] == "private, no-cache"
 
 
-def test_no_other_site_is_let_read_an_answer(store):
+def test_no_other_site_may_read_a_response(store):
     api = Api(store, local_only=True)
     asks = {"Host": "localhost", "Origin": "https://evil.example"}
     answers = [api.get(url, headers=asks) for url in ("/", "/v1/models", "/nothing")]
@@ -402,7 +402,7 @@ def test_no_other_site_is_let_read_an_answer(store):
         ({"Sec-Fetch-Site": "same-origin", "Sec-Fetch-Mode": "cors"}, "GET", True),
     ],
 )
-def test_a_page_of_another_site_cannot_act_even_with_a_token(store, headers, method, allowed):
+def test_a_page_of_another_site_cannot_write_even_with_a_token(store, headers, method, allowed):
     url = "/v1/models/orders/pause" if method == "POST" else "/v1/models/orders"
     answer = Api(store, token=TOKEN).request(method, url, **sent(TOKEN, **headers))
     assert answer.status_code == (200 if allowed else 403)
@@ -427,7 +427,7 @@ def test_a_bucket_holds_its_burst_and_fills_up():
     assert RateLimiter(0, 0).take("a", 0.0) == 0.0
 
 
-def test_the_table_of_askers_is_bounded_and_forgets_the_oldest():
+def test_the_table_of_clients_is_bounded_and_drops_the_oldest():
     b = RateLimiter(1.0, 1.0, max_clients=100)
     for i in range(1000):
         b.take(str(i), 0.0)
@@ -436,7 +436,7 @@ def test_the_table_of_askers_is_bounded_and_forgets_the_oldest():
     assert b.take("0", 0.0) == 0.0
 
 
-def test_too_many_requests_are_told_when_to_come_again(store):
+def test_too_many_requests_get_retry_after(store):
     api = Api(store, options=ServiceOptions(rate_limit=2.0), monotonic=ManualClock().monotonic)
     statuses = [api.get("/v1/models").status_code for _ in range(6)]
     assert statuses == [200] * 4 + [429] * 2
@@ -459,7 +459,7 @@ def test_wrong_tokens_are_limited_and_hide_whether_the_next_is_right(store):
     assert api.get("/v1/models", **sent(TOKEN)).status_code == 200
 
 
-def test_a_network_of_ipv6_counts_as_one_asker():
+def test_a_network_of_ipv6_counts_as_one_client():
     assert client_network("2001:db8::1") == client_network("2001:db8::ffff:1") != client_network("2001:db8:0:1::1")
     assert client_network("::ffff:192.0.2.1") == client_network("192.0.2.1")
     assert (
@@ -470,7 +470,7 @@ def test_a_network_of_ipv6_counts_as_one_asker():
 # The page of threats
 
 
-def test_every_defence_in_the_docs_is_held_by_a_test_that_exists():
+def test_every_defence_in_the_docs_has_an_existing_test():
     text = (ROOT / "docs" / "security.md").read_text()
     rows = [line for line in text.partition("## Threats")[2].splitlines() if line.startswith("| ")][2:]
     named = [n for row in rows for n in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", row)]
@@ -481,7 +481,7 @@ def test_every_defence_in_the_docs_is_held_by_a_test_that_exists():
         assert f"def {test}(" in (ROOT / file).read_text(), (file, test)
 
 
-def test_the_json_of_errors_holds_no_markup_of_who_asks(store):
+def test_the_json_of_errors_has_no_markup_of_the_client(store):
     """What a request says comes back as JSON text that no browser takes for a page."""
     answer = Api(store).get("/v1/models/<script>alert(1)</script>")
     assert answer.headers["Content-Type"] == "application/problem+json"
@@ -547,19 +547,19 @@ def test_head_is_answered_as_get_without_a_body_on_every_route(store):
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz", "/", "/v1/models", "/v1/models/orders/history", "/nothing"])
 @pytest.mark.parametrize("query", ["a=1&" * 100, "&" * 100, "a=" + "b" * 4096, "before=" + "1" * 4090])
-def test_no_long_query_is_taken_apart(kept, path, query):
+def test_long_queries_are_refused(kept, path, query):
     answer = kept[0].get(f"{path}?{query}")
     assert code(answer) == (414, "too-large")
     assert answer.json()["where"] == "query"
 
 
-def test_no_long_path_is_looked_for(store):
+def test_long_paths_are_refused(store):
     answer = Api(store).get("/v1/models/" + "a" * 1000)
     assert code(answer) == (414, "too-large")
     assert answer.json()["where"] == "path"
 
 
-def test_long_values_of_headers_are_not_taken_apart_or_kept(store):
+def test_long_header_values_are_neither_parsed_nor_cached(store):
     api = Api(store, local_only=True)
     host = {"Host": "a" * 60_000 + ".localhost"}
     assert code(api.get("/v1/models", headers=host)) == (421, "misdirected")

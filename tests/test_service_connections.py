@@ -17,8 +17,12 @@ from uvicorn.server import ServerState
 
 from service_api import TOKEN
 from service_server import serving
+from streamkm import service
 from streamkm.http.connection import Connection, ConnectionLimits
 from streamkm.metrics import HTTP_REQUESTS
+from streamkm.service import middleware
+from streamkm.service.middleware import REQUEST_HEADERS, MetricsMiddleware
+from streamkm.service.routes.inference_v2 import HEADER_LENGTH
 from waiting import PATIENCE, wait_until
 
 PAGE = Path(__file__).parents[1] / "docs/security.md"
@@ -104,13 +108,13 @@ LARGE = b"X-A: " + b"a" * 65_536 + b"\r\n"
         (GET + LARGE + b"\r\n", (431, "too-large", "headers")),
         (b"GET /" + b"a" * 70_000, (431, "too-large", "headers")),
         (GET + b"A: b\r\n" * 101 + b"\r\n", (431, "too-large", "headers")),
-        (b"GET /v1/models?" + b"a" * 9000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", (414, "too-large", "address")),
+        (b"GET /v1/models?" + b"a" * 9000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", (414, "too-large", "URL")),
         (GET + b"Host: localhost\r\n\r\n", (400, "invalid", "Host")),
         (GET + b"hOST: example.com\r\n\r\n", (400, "invalid", "Host")),
         (b"GET /v1/models HTTP/1.1\r\n\r\n", (400, "invalid", "Host")),
-        (b"GET http://localhost/v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n", (400, "invalid", "address")),
-        (b"GET http://other.example/v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n", (400, "invalid", "address")),
-        (b"CONNECT localhost:80 HTTP/1.1\r\nHost: localhost\r\n\r\n", (400, "invalid", "address")),
+        (b"GET http://localhost/v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n", (400, "invalid", "URL")),
+        (b"GET http://other.example/v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n", (400, "invalid", "URL")),
+        (b"CONNECT localhost:80 HTTP/1.1\r\nHost: localhost\r\n\r\n", (400, "invalid", "URL")),
         (b"GET v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n", (400, "invalid", "")),
         (b"GET /v1/models HTTP/3.0\r\nHost: localhost\r\n\r\n", (400, "invalid", "")),
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", (400, "invalid", "")),
@@ -128,13 +132,14 @@ LARGE = b"X-A: " + b"a" * 65_536 + b"\r\n"
         (GET.replace(b"localhost", b"localhost:80@other.example") + b"\r\n", (400, "invalid", "Host")),
         (GET.replace(b"localhost", b"[::1].other.example") + b"\r\n", (400, "invalid", "Host")),
         (GET.replace(b"localhost", b"localhost, other.example") + b"\r\n", (400, "invalid", "Host")),
-        (GET.replace(b"models", b"models#a") + b"\r\n", (400, "invalid", "address")),
+        (GET.replace(b"localhost", b"a" * 301) + b"\r\n", (400, "invalid", "Host")),
+        (GET.replace(b"models", b"models#a") + b"\r\n", (400, "invalid", "URL")),
         (CHUNKED + b"0\r\nA: " + b"a" * 81_920, (431, "too-large", "body")),
         (CHUNKED + b"0\r\n" + b"A: b\r\n" * 13_654, (431, "too-large", "body")),
         (CHUNKED + b"1;" + b"a" * 81_920, (431, "too-large", "body")),
     ],
 )
-def test_what_is_too_large_or_no_request_is_refused(app, request_, expected):
+def test_too_large_or_invalid_requests_are_refused(app, request_, expected):
     assert refused(app, request_) == expected
 
 
@@ -147,7 +152,7 @@ def test_the_bound_of_headers_holds_however_they_come_and_does_not_take_what_is_
     assert told(app, GET + b"A: b\r\n" * 99 + b"\r\n")[0] == 200
 
 
-def test_what_stands_behind_a_chunked_body_is_no_header(app):
+def test_trailers_of_a_chunked_body_are_not_headers(app):
     trailers = b"Host: other.example\r\nAuthorization: Bearer wrong\r\nContent-Type: text/csv\r\n"
     request = CHUNKED + b"%x\r\n%b\r\n0\r\n%b\r\n" % (len(BODY), BODY, trailers)
     for size in (len(request), len(CHUNKED), 10):
@@ -168,7 +173,7 @@ def test_requests_in_one_piece_or_byte_by_byte_are_answered_in_order(app):
         assert kinds == ["models", "distances"] * 3
 
 
-def test_what_is_sent_behind_a_chunked_body_in_one_piece_is_not_taken(app):
+def test_bytes_after_a_chunked_body_in_one_read_are_dropped(app):
     body = POST + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)
     with connected(app) as client:
         client.sendall(body + GET + b"\r\n")
@@ -177,14 +182,77 @@ def test_what_is_sent_behind_a_chunked_body_in_one_piece_is_not_taken(app):
     assert b"connection: close" in found.lower()
 
 
-def test_a_change_of_protocol_is_not_made_and_the_request_is_answered(app):
+def test_a_body_in_many_chunks_is_parsed_in_pieces_and_the_next_request_is_answered(app):
+    body = BODY + b" " * 40_000  # sixteen pieces, in chunks of one byte
+    stream = CHUNKED + b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n"
+    with connected(app) as client, client.makefile("rb") as file:
+        for _ in range(2):
+            client.sendall(stream)
+            assert min(json.loads(answer(file)[2])) == "distances"
+        assert asked(client) == 200
+
+
+@pytest.mark.parametrize("size", [1, 300_000])
+def test_the_rest_of_a_body_after_the_response_is_discarded_unparsed(app, monkeypatch, size):
+    parsed = []
+    parse = Connection._parse
+    monkeypatch.setattr(Connection, "_parse", lambda self, data: (parsed.append(bytes(data)), parse(self, data))[1])
+    head = b"POST /nowhere HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % (2 + size)
+    with connected(app) as client:
+        assert asked(client, head + b"ab") == 404
+        client.sendall(b"c" * size)
+        assert asked(client) == 200
+    assert parsed == [head, b"ab", GET + b"\r\n"]
+
+
+@pytest.mark.parametrize("length", [b"Content-Length: 100000", b"Transfer-Encoding: chunked"])
+def test_the_connection_closes_after_the_response_if_too_much_of_a_body_is_left(length):
+    with serving(limits=ConnectionLimits(drain_bytes=1000)) as app, connected(app) as client:
+        head = b"POST /nowhere HTTP/1.1\r\nHost: localhost\r\n" + length + b"\r\n\r\n"
+        client.sendall(head + b"1\r\n")
+        assert read(client).startswith(b"HTTP/1.1 404 ")
+        (connection,) = app.state.server.server_state.connections
+        for _ in range(2):
+            client.sendall(b"a" * 1000)
+        wait_until(lambda: connection.flow.read_paused)
+
+
+def test_headers_that_the_service_does_not_read_are_dropped(app, monkeypatch):
+    seen = []
+    handle = MetricsMiddleware.__call__
+
+    async def handle_seen(self, scope, receive, send):
+        seen.append([name for name, _ in scope["headers"]])
+        await handle(self, scope, receive, send)
+
+    monkeypatch.setattr(MetricsMiddleware, "__call__", handle_seen)
+    assert told(app, GET + b"Cookie: a=b\r\nUser-Agent: c\r\nACCEPT: */*\r\nX-Api-Key: d\r\n\r\n")[0] == 200
+    assert seen == [[b"host", b"accept"]]
+
+
+def test_headers_that_the_service_reads_reach_it(app):
+    described = [
+        p for methods in app.openapi()["paths"].values() for m in methods.values() for p in m.get("parameters", [])
+    ]
+    wanted = {p["name"].lower() for p in described if p["in"] == "header"}
+    for path in Path(service.__file__).parent.rglob("*.py"):
+        text = path.read_text()
+        wanted |= set(re.findall(r'headers\.get\("([a-z-]+)"', text))
+        wanted |= {name.replace("_", "-") for name in re.findall(r"\b(\w+): Annotated\[str.*?, Header\(", text)}
+        wanted |= set(re.findall(r'name == b"([a-z-]+)"', text)) - {"content-security-policy", "cache-control"}
+    wanted |= {HEADER_LENGTH.lower(), *(name.decode() for name in middleware._TRACE_HEADERS)}
+    assert {"accept", "if-none-match", "accept-encoding", "authorization", "last-event-id"} < wanted
+    assert {name.encode() for name in wanted} <= REQUEST_HEADERS
+
+
+def test_an_upgrade_is_ignored(app):
     more = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
     assert told(app, SIZED.replace(b"\r\n\r\n", b"\r\n" + more + b"\r\n"), BODY)[0] == 200
     more = b"Connection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: YQ==\r\n"
     assert told(app, GET + more + b"\r\n")[0] == 200
 
 
-def test_many_requests_at_once_are_held_and_too_many_are_cut():
+def test_pipelined_requests_are_buffered_up_to_a_limit():
     with serving(limits=ConnectionLimits(pipelined_bytes=1000)) as app:
         with connected(app) as client:
             client.sendall((GET + b"\r\n") * 10)
@@ -209,7 +277,7 @@ def test_many_requests_at_once_are_held_and_too_many_are_cut():
         ([GET + b"Content-Length: 100\r\n\r\n", b"a"], b"HTTP/1.1 200 OK"),
     ],
 )
-def test_who_sends_nothing_is_let_go(hasty, parts, says):
+def test_idle_clients_are_disconnected(hasty, parts, says):
     with connected(hasty) as client:
         for part in parts:
             client.sendall(part)
@@ -232,7 +300,7 @@ def test_headers_that_trickle_have_one_deadline(hasty):
     assert not thread.is_alive()
 
 
-def test_an_answer_that_is_not_read_is_not_kept():
+def test_a_client_that_does_not_read_is_disconnected():
     points = b'{"points": [' + b"[1,2,3]," * 300_000 + b"[1,2,3]]}"
     with serving(limits=ConnectionLimits(unread_seconds=0.3)) as app:
         connections = app.state.server.server_state.connections
@@ -243,7 +311,7 @@ def test_an_answer_that_is_not_read_is_not_kept():
             wait_until(lambda: not connections)
 
 
-def test_who_reads_least_for_longest_is_let_go_when_too_much_waits():
+def test_the_slowest_reader_is_disconnected_when_too_much_waits():
     points = b'{"points": [' + b"[1,2,3]," * 300_000 + b"[1,2,3]]}"
     with serving(limits=ConnectionLimits(unread_total=1 << 20)) as app, contextlib.ExitStack() as stack:
         for _ in range(2):
@@ -254,7 +322,7 @@ def test_who_reads_least_for_longest_is_let_go_when_too_much_waits():
         wait_until(lambda: len(app.state.server.server_state.connections) == 1)
 
 
-def test_the_one_who_waits_for_nothing_makes_room_for_another():
+def test_the_longest_idle_connection_makes_room_for_a_new_one():
     with serving(limits=ConnectionLimits(connections=3)) as app, contextlib.ExitStack() as stack:
         idle = [stack.enter_context(connected(app)) for _ in range(3)]
         for client in (*idle, idle[0], idle[2]):  # now the second waits longest for a request
@@ -264,7 +332,7 @@ def test_the_one_who_waits_for_nothing_makes_room_for_another():
         assert asked(idle[0]) == 200
 
 
-def test_when_all_connections_are_at_work_a_new_one_is_told_so():
+def test_when_no_connection_is_idle_a_new_one_gets_503():
     stream = b"GET /v1/models/orders/stream HTTP/1.1\r\nHost: localhost\r\n\r\n"
     with serving(limits=ConnectionLimits(connections=2)) as app, contextlib.ExitStack() as stack:
         for _ in range(2):
@@ -297,7 +365,7 @@ def statuses(app, forwarded, count=15):
     return found
 
 
-def test_x_forwarded_for_is_believed_of_nobody_unless_told_and_walks_around_no_limit():
+def test_x_forwarded_for_is_trusted_only_from_proxies_and_bypasses_no_limit():
     def made_up(i):
         return b"X-Forwarded-For: 10.1.2.%d\r\n" % i
 
@@ -324,7 +392,7 @@ def test_uvicorn_has_the_parts_that_the_limits_are_made_of():
     assert {name for name in hooks if not hasattr(HttpToolsProtocol, name)} == set()
     state = {"connections", "cycle", "flow", "headers", "loop", "parser", "server_state", "transport", "url"}
     assert state - attributes_set_in(HttpToolsProtocol.__init__, HttpToolsProtocol.on_message_begin) == set()
-    cycle = {"disconnected", "keep_alive", "message_event", "response_complete", "response_started"}
+    cycle = {"body", "disconnected", "keep_alive", "message_event", "response_complete", "response_started"}
     assert cycle - attributes_set_in(RequestResponseCycle.__init__) == set()
     assert {"pause_reading", "resume_reading"} <= set(vars(FlowControl))
     assert {"total_requests", "connections"} <= attributes_set_in(ServerState.__init__)
@@ -342,6 +410,7 @@ def test_the_limits_are_those_in_docs_security():
         f"{b.head_seconds:g} s from the first byte",
         f"{b.idle_seconds:g} s between two requests",
         f"{b.drain_seconds:g} s for the rest of a body",
+        f"and no more than {b.drain_bytes >> 20} MiB of it",
         f"{b.pipelined_bytes >> 20} MiB of others is buffered",
         f"less than {b.unread_bytes >> 10} KiB in {b.unread_seconds:g} s is disconnected",
         f"more than {b.unread_total >> 20} MiB wait",

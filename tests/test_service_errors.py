@@ -70,7 +70,7 @@ def test_an_unknown_route_has_the_one_shape(api):
     problem(api.get("/v1/models/"), 404, "not-found")
 
 
-def test_a_wrong_method_tells_the_right_one(api):
+def test_a_wrong_method_gets_the_allowed_ones(api):
     answer = api.get(PREDICT)
     assert "POST" in problem(answer, 405, "method-not-allowed").hint
     assert answer.headers["Allow"] == "POST"
@@ -120,7 +120,7 @@ def test_a_model_that_warms_up_says_how_far_it_is(store, ask):
     assert answer().status_code == 200
 
 
-def test_a_model_that_nobody_warms_up_says_how_to_start_it(store):
+def test_a_stopped_model_without_snapshot_says_how_to_start_it(store):
     writer = Writer(store)
     store.release(writer.lease)
     found = problem(Api(store).get("/v1/models/orders/centroids"), 409, "warming-up")
@@ -322,7 +322,7 @@ def test_a_slow_store_holds_up_neither_liveness_nor_for_ever_those_who_ask_it():
 
 
 @pytest.mark.parametrize("bound", ["BODY_SECONDS", "STALL_SECONDS"])
-def test_a_body_that_does_not_arrive_is_given_up(api, monkeypatch, bound):
+def test_a_body_that_does_not_arrive_times_out(api, monkeypatch, bound):
     monkeypatch.setattr(f"streamkm.service.request_body.{bound}", 0.05)
 
     async def never():
@@ -333,7 +333,7 @@ def test_a_body_that_does_not_arrive_is_given_up(api, monkeypatch, bound):
     problem(api.request("POST", PREDICT, content=never()), 408, "too-slow")
 
 
-def test_what_nobody_foresaw_is_500_without_a_word_of_it(caplog):
+def test_an_unexpected_error_is_500_without_details(caplog):
     answer = Api(Broken(ZeroDivisionError("secret"))).get("/v1/models")
     problem(answer, 500, "internal")
     assert "secret" not in answer.text

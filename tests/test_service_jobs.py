@@ -74,7 +74,7 @@ async def running(store, body, **kwargs):
         await made.close()
 
 
-def test_a_job_runs_tells_how_far_it_is_and_ends_with_its_snapshot(store, tmp_path):
+def test_a_job_reports_progress_and_ends_with_its_snapshot(store, tmp_path):
     async def go():
         seen_it = tmp_path / "seen"
         body = (
@@ -241,7 +241,7 @@ def test_another_service_can_cancel_a_job(store):
     assert asyncio.run(asyncio.wait_for(go(), PATIENCE)).state == "cancelled"
 
 
-def test_a_job_is_noted_again_and_again_and_lost_ones_are_seen(store):
+def test_jobs_are_updated_and_lost_ones_have_failed(store):
     async def go():
         async with running(store, "time.sleep(60)") as jobs:
             job = await jobs.submit("orders", ASKED)
@@ -258,7 +258,7 @@ def test_a_job_is_noted_again_and_again_and_lost_ones_are_seen(store):
     assert with_lost_state(finished, NOW + 1e9) is finished
 
 
-def test_a_service_that_stops_ends_its_jobs_with_a_word(store):
+def test_a_stopping_service_cancels_its_jobs_with_a_reason(store):
     async def go():
         async with running(store, 'say(stage="reading", done=os.getpid())\ntime.sleep(60)') as jobs:
             first = await jobs.submit("orders", ASKED)
@@ -323,7 +323,7 @@ def test_a_service_that_stops_while_the_store_is_away_does_not_wait_for_each_job
     assert store.refused <= 5 < MAX_QUEUED, "each of which may take as long as a busy store is waited for"
 
 
-def test_a_replay_tells_two_lines_a_second_at_most(capsys, monkeypatch):
+def test_a_replay_writes_at_most_two_lines_per_second(capsys, monkeypatch):
     from consumers import replay
 
     now = [100.0]
@@ -339,7 +339,7 @@ def test_a_replay_tells_two_lines_a_second_at_most(capsys, monkeypatch):
     }  # fmt: skip
 
 
-def test_a_replay_ends_when_nobody_reads_its_progress_any_more(tmp_path):
+def test_a_replay_ends_when_its_progress_is_not_read(tmp_path):
     body = "from consumers.replay import JsonProgress\nimport time\nlines = JsonProgress()\n"
     body += "for i in range(100):\n lines.read(i, 100)\n time.sleep(0.1)\n"
     child = subprocess.Popen([sys.executable, "-c", body], stderr=subprocess.PIPE)
@@ -448,8 +448,8 @@ def test_a_job_runs_no_code_that_lies_in_the_folder_of_the_service(store, tmp_pa
     assert "no model is named" in job.error  # said by our own code, about the empty store
 
 
-def test_without_a_broker_a_job_says_what_is_missing():
-    with pytest.raises(SettingsError, match="knows no broker"):
+def test_without_a_broker_a_job_names_what_is_missing():
+    with pytest.raises(SettingsError, match="has no broker"):
         replay_command(settings(bootstrap=" "))("orders", ASKED)
     with pytest.raises(SettingsError, match="has a comma"):
         replay_command(dataclasses.replace(settings(), kafka_property=("a=b,c",)))("orders", ASKED)

@@ -27,7 +27,7 @@ ACTING = {
     ("get", "/v1/models/{model}/jobs/{job_id}"),
     ("delete", "/v1/models/{model}/jobs/{job_id}"),
 }
-"""Their answers are held against the description in test_service_acts.py."""
+"""Their answers are held against the description in test_service_control.py."""
 STREAMS = {("get", f"/v1/models/{{model}}/{rest}") for rest in ("stream", "events/stream")}
 """They have no end; test_service_stream.py listens to them."""
 DIFF = ("get", "/v1/models/{model}/diff")

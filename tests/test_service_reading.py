@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 
 import numpy as np
+import orjson
 import pytest
 
 from service_api import FIELDS, NOW, P0, SPEC, Api, Writer
 from streamkm import OnlineKMeans
+from streamkm.errors import StoreUnavailableError
 from streamkm.records import BadRecord, RawRecord
 from streamkm.service import ServiceOptions
 from streamkm.service.schemas import live
@@ -71,7 +74,7 @@ def read(api, rest, schema):
     return answer.json()
 
 
-def test_history_tells_the_clusters_of_every_snapshot_newest_first(api, writer):
+def test_history_has_the_clusters_of_every_snapshot_newest_first(api, writer):
     split = ModelEvent("split", (4,), (4, 7), {"share": 0.5})
     for i in range(5):
         writer.commit(at=NOW + i, weights=[1.0, 3.0], events=(split,) if i == 2 else ())
@@ -99,7 +102,7 @@ def test_history_leaves_out_what_was_recomputed_and_not_promoted(api, store, wri
     assert number == 2
 
 
-def test_a_thousand_snapshots_are_told_in_one_page():
+def test_a_page_may_have_a_thousand_snapshots():
     with_k = {"k": PROFILE}
     store = MemoryStore()
     fields = tuple(f"f{i}" for i in range(8))
@@ -112,7 +115,7 @@ def test_a_thousand_snapshots_are_told_in_one_page():
     assert told["next"] is None
 
 
-def test_lineage_tells_where_clusters_came_from_and_what_became_of_them(api, writer):
+def test_lineage_has_origin_and_end_of_clusters(api, writer):
     writer.commit(at=NOW, events=(ModelEvent("birth", (), (4,)),))
     writer.commit(at=NOW + 1, events=(ModelEvent("split", (4,), (4, 7)),))
     writer.commit(at=NOW + 2, events=(ModelEvent("merge", (4, 7), (4,)), ModelEvent("death", (9,), ())))
@@ -183,7 +186,7 @@ def test_a_model_that_never_showed_points_has_an_empty_sample(api, writer):
     assert read(api, "sample", live.PointSample)["points"] == []
 
 
-def test_quarantined_records_are_told_as_text_and_cut(api, writer):
+def test_quarantined_records_are_truncated_text(api, writer):
     def bad(offset, reason, value, key=None):
         return BadRecord(RawRecord(P0, offset, 1_700_000_000_000, key, value), reason, "amount", "is wrong")
 
@@ -220,3 +223,54 @@ def test_long_answers_are_packed_for_who_takes_it(api, writer):
     assert "Content-Encoding" not in plain.headers
     assert packed.json() == plain.json()
     assert int(packed.headers["Content-Length"]) < int(plain.headers["Content-Length"]) / 3
+
+
+def threads_calling(monkeypatch, module, name):
+    """Names, without numbers, of the threads that call a function from now on."""
+    threads = []
+    call = getattr(module, name)
+
+    def recorded(*arguments, **options):
+        threads.append(threading.current_thread().name.rpartition("_")[0])
+        return call(*arguments, **options)
+
+    monkeypatch.setattr(module, name, recorded)
+    return threads
+
+
+LISTS = "snapshots events history lineage k sample quarantine centroids snapshots/1"
+
+
+@pytest.mark.parametrize("url", ["/v1/models", MODEL, *(f"{MODEL}/{name}" for name in LISTS.split()), "/openapi.json"])
+def test_responses_that_grow_with_the_store_are_built_in_a_thread(api, writer, monkeypatch, url):
+    writer.commit(detail={"k": PROFILE})
+    threads = threads_calling(monkeypatch, orjson, "dumps")
+    assert api.get(url).status_code == 200
+    assert threads
+    assert set(threads) <= {"streamkm-compute", "streamkm-store"}
+
+
+def test_metrics_are_exported_in_a_thread_with_the_store_or_without(api, store, writer, monkeypatch):
+    writer.commit()
+    threads = threads_calling(monkeypatch, api.app.state.metrics, "render")
+    assert "streamkm_store_up 1.0" in api.get("/metrics").text
+    monkeypatch.setattr(store, "models", raising(StoreUnavailableError("away")))
+    assert "streamkm_store_up 0.0" in api.get("/metrics").text
+    assert threads == ["streamkm-store", "streamkm-compute"]
+
+
+def raising(error):
+    def call(*_, **__):
+        raise error
+
+    return call
+
+
+def test_the_openapi_description_is_generated_once(api, monkeypatch):
+    threads = threads_calling(monkeypatch, api.app, "openapi")
+    first = api.get("/openapi.json", headers={"Accept-Encoding": "identity"})
+    packed = api.get("/openapi.json", headers={"Accept-Encoding": "gzip"})
+    assert first.json() == packed.json()
+    assert int(packed.headers["content-length"]) < int(first.headers["content-length"]) / 5
+    assert api.get("/openapi.json", headers={"If-None-Match": first.headers["etag"]}).status_code == 304
+    assert threads == ["streamkm-compute"]

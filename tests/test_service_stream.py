@@ -109,7 +109,7 @@ def seen_points(writer, points, ends=None):
         writer.store.commit = plain
 
 
-def test_now_tells_what_the_store_says_and_how_fast_it_changes(store, writer):
+def test_now_has_the_state_of_the_store_and_rates(store, writer):
     clock = ManualClock(NOW)
     writer.commit(points=100, at=clock.now)
     with serving(store, clock=clock.time) as url, listening(f"{url}/stream") as stream:
@@ -127,7 +127,7 @@ def test_now_tells_what_the_store_says_and_how_fast_it_changes(store, writer):
         assert later["rate"] == 500.0
 
 
-def test_new_snapshots_are_told_once_each_in_order_and_old_ones_are_not(store, writer):
+def test_new_snapshots_are_sent_once_in_order_and_old_ones_are_not(store, writer):
     writer.commit()
     with serving(store) as url, listening(f"{url}/stream") as stream:
         wait_for(stream, "now")
@@ -158,7 +158,7 @@ def test_points_are_shown_with_their_clusters_and_axes_that_stand_still(store, w
         assert asked["points"][0] == (points[::-1] * 1.01)[0].tolist()
 
 
-def test_ends_and_lags_of_partitions_are_told(store, writer):
+def test_partitions_have_ends_and_lags(store, writer):
     seen_points(writer, [[0.0, 0, 0]], {P0: 130})
     with serving(store) as url, listening(f"{url}/stream") as stream:
         _, now = wait_for(stream, "now")
@@ -166,7 +166,7 @@ def test_ends_and_lags_of_partitions_are_told(store, writer):
         assert (partition["offset"], partition["end"], partition["lag"]) == (100, 130, 30)
 
 
-def test_jobs_are_told_when_they_change(store, writer):
+def test_jobs_are_sent_when_they_change(store, writer):
     writer.commit()
     job = Job("a1", "orders", {"from": "beginning"}, "running", {"stage": "reading"}, 0, "", time.time(), time.time())
     store.put_job(job)
@@ -177,7 +177,7 @@ def test_jobs_are_told_when_they_change(store, writer):
         assert (told["id"], told["state"], told["snapshot"]) == ("a1", "done", 9)
 
 
-def test_events_are_told_and_nothing_is_missed_between_two_streams(store, writer):
+def test_no_event_is_lost_between_two_streams(store, writer):
     writer.commit(events=(BIRTH, SPLIT))
     with serving(store) as url:
         with listening(f"{url}/events/stream") as stream:
@@ -201,7 +201,7 @@ def test_an_id_that_is_none_is_refused(store, writer, number):
         assert (answer.status_code, answer.json()["where"]) == (422, "Last-Event-ID")
 
 
-def test_one_task_looks_for_all_and_ends_with_the_last_listener(store, writer):
+def test_one_task_polls_for_all_and_ends_with_the_last_listener(store, writer):
     writer.commit()
     lookers = set()
 
@@ -226,7 +226,7 @@ def test_a_model_that_is_deleted_ends_its_streams(store, writer):
         assert all(event == "now" for event, _, _ in stream)  # and it ends
 
 
-def test_too_many_listeners_are_sent_away(store, writer, monkeypatch):
+def test_too_many_listeners_get_503(store, writer, monkeypatch):
     writer.commit()
     monkeypatch.setattr(broadcast, "MAX_LISTENERS", 1)
     with serving(store) as url, listening(f"{url}/stream") as stream:
@@ -236,7 +236,7 @@ def test_too_many_listeners_are_sent_away(store, writer, monkeypatch):
         assert answer.headers["retry-after"]
 
 
-def test_no_asker_takes_all_places(store, writer, monkeypatch):
+def test_no_client_can_open_all_streams(store, writer, monkeypatch):
     writer.commit()
     monkeypatch.setattr(broadcast, "MAX_LISTENERS_PER_CLIENT", 2)
     tokens = {}
@@ -260,7 +260,7 @@ def test_no_asker_takes_all_places(store, writer, monkeypatch):
         wait_until(lambda: status("a") == 200)
 
 
-def test_who_does_not_read_is_let_go_and_holds_up_nobody(store, writer, monkeypatch):
+def test_a_slow_listener_is_disconnected_and_delays_no_other(store, writer, monkeypatch):
     monkeypatch.setattr(broadcast, "MAX_QUEUED_MESSAGES", 5)
     long = {"from": "x" * 20_000}
     store.put_job(Job("a1", "orders", long, "running", {}, 0, "", NOW, NOW))

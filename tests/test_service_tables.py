@@ -248,7 +248,7 @@ def test_tables_may_be_larger_than_json_and_not_without_bound():
     assert "1000" in problem(api.predict([[1, 2, 3]] * 1000), 413, "too-large").detail
 
 
-def test_more_distances_than_an_answer_may_tell_are_refused(api, monkeypatch):
+def test_too_many_distances_are_refused(api, monkeypatch):
     monkeypatch.setattr("streamkm.service.routes.predict.MAX_DISTANCES", 5)
     assert problem(ask(api, BODIES["arrow"][1], ARROW, query="?include=distances"), 413, "too-large").hint
 

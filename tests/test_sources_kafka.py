@@ -263,6 +263,26 @@ def test_large_fetches_are_received_in_large_pieces(bootstrap, topic):
     assert max(sizes) > 4096
 
 
+@pytest.mark.kafka
+def test_a_batch_larger_than_the_decompression_limit_is_polled_in_pieces(bootstrap, topic):
+    name = topic(1)
+    values = [b"%04d" % i + bytes(100_000) for i in range(120)]
+    config = {"compression_type": "zstd", "linger_ms": 60_000, "batch_size": 16 << 20, "max_request_size": 16 << 20}
+    with contextlib.closing(kafka.KafkaProducer(bootstrap_servers=bootstrap, **config)) as producer:
+        for value in values:
+            producer.send(name, value, partition=0)
+        producer.flush(PATIENCE)
+        assert producer.metrics()["producer-metrics"]["records-per-request-avg"] == len(values)
+    with contextlib.closing(
+        KafkaSource(bootstrap, name, max_decompressed_bytes=1 << 20, max_value_bytes=150_000)
+    ) as source:
+        source.seek(source.beginning())
+        got = drain(source, source.end(), 1000)
+    read = [records.data[a:b].tobytes() for records in got for a, b in zip(records.begins, records.ends, strict=True)]
+    assert read == values
+    assert max(int((records.ends - records.begins).sum()) for records in got) <= 4 << 20  # the minimum of a poll
+
+
 def test_a_socket_gives_what_it_has_and_says_when_it_is_closed():
     ours, theirs = socket.socketpair()
     ours.setblocking(False)  # noqa: FBT003

@@ -71,7 +71,7 @@ def test_paths_are_read_in_the_order_of_their_names_however_they_are_given(folde
 
 
 def test_a_file_that_is_meant_twice_is_named(folder):
-    with pytest.raises(SettingsError, match=r"a\.csv: the file is named twice"):
+    with pytest.raises(SettingsError, match=r"a\.csv: the file is given twice"):
         expand([str(folder), str(folder / "a.csv")])
 
 
@@ -136,7 +136,7 @@ def test_a_column_that_neither_file_nor_path_has_is_named_with_those_of_both(tmp
     file = tmp_path / "year=2026" / "x.csv"
     file.parent.mkdir()
     file.write_text("a\n1\n")
-    with pytest.raises(FileFormatError, match=r"'z'.*It has a, year"):
+    with pytest.raises(FileFormatError, match=r"'z'.*Columns: a, year"):
         FileSource(file, fields=["z"])
 
 
@@ -168,7 +168,7 @@ def test_a_file_elsewhere_reads_as_the_same_file_here(tmp_path, kind, monkeypatc
 def test_a_file_elsewhere_that_was_cut_off_is_named(tmp_path, kind):
     path = tmp_path / f"a.{kind}"
     path.write_bytes(b"PAR1 or anything")
-    with pytest.raises(FileFormatError, match="ends in the middle") as refused:
+    with pytest.raises(FileFormatError, match="truncated") as refused:
         FileSource(f"file://{path}")
     assert refused.value.where == f"file://{path}"
 
@@ -199,10 +199,10 @@ def test_npz_is_a_table_and_the_vectors_beside_it(tmp_path):
     ("arrays", "message"),
     [
         ({"a": np.zeros((2, 2)), "b": np.zeros((2, 2))}, "several tables: a, b"),
-        ({"a": np.zeros(2), "b": np.zeros(3)}, r"no table: a \(2,\), b \(3,\)"),
-        ({"a": np.zeros((2, 2, 2))}, "no table"),
+        ({"a": np.zeros(2), "b": np.zeros(3)}, r"do not form a table: a \(2,\), b \(3,\)"),
+        ({"a": np.zeros((2, 2, 2))}, "do not form a table"),
         ({"a": np.zeros(2, complex)}, "complex128 is not a number"),
-        ({}, "no table: nothing"),
+        ({}, "do not form a table: nothing"),
     ],
 )
 def test_an_npz_that_is_no_table_says_what_it_has(tmp_path, arrays, message):

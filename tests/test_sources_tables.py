@@ -72,7 +72,7 @@ LISTS = {
 
 def points(path, fields=(), **options):
     files = TableFiles(expand([str(path)]), fields)
-    return files, collect(files.rows(), files.fields, single=files.single, line_of=files.line, **options)
+    return files, collect(files.rows(), files.fields, float32=files.fits_float32, line_of=files.line, **options)
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -108,7 +108,7 @@ def test_arrays_of_another_length_are_bad_rows(tmp_path, library, name):
     _, found = points(tmp_path / name, skip_bad=True)
     assert found.array.tolist() == [[1, 2], [7, 8]]
     assert found.skipped.tolist() == [1, 2, 3]
-    with pytest.raises(FileFormatError, match=r"'emb': its dimensions are 0 to 1. Not emb\[2\]"):
+    with pytest.raises(FileFormatError, match=r"'emb': the column has dimensions 0 to 1. Not emb\[2\]"):
         points(tmp_path / name, ["emb[2]"])
 
 
@@ -191,10 +191,10 @@ def test_objects_in_objects_are_looked_into_as_far_as_there_is_sense(tmp_path):
     [
         (b"", "no rows"),
         (b"\n\n", "no rows"),
-        (b'{"a": 1}\n{"a": \n', "line 2: it is not JSON"),
+        (b'{"a": 1}\n{"a": \n', "line 2: the line is not JSON"),
         (b"[1, 2]\n", r"line 1: \[1, 2\] is not a JSON object"),
-        (b'{"a": 1}\n\xff\n', "line 2: it is not JSON"),
-        (b'{"a": ' + b"[" * 2000 + b"]" * 2000 + b"}\n", "line 1: it is not JSON"),
+        (b'{"a": 1}\n\xff\n', "line 2: the line is not JSON"),
+        (b'{"a": ' + b"[" * 2000 + b"]" * 2000 + b"}\n", "line 1: the line is not JSON"),
         (b'{"a": "x"}\n', "no column has numbers to cluster: a"),
     ],
 )
@@ -214,7 +214,7 @@ def test_a_panic_is_our_error_and_leaves_nothing_on_standard_error(tmp_path, mon
         raise pl.exceptions.PanicException("assertion failed")
 
     monkeypatch.setattr(pl, "scan_parquet", panic)
-    with pytest.raises(FileFormatError, match=r"a\.parquet: it is not parquet.*: assertion failed"):
+    with pytest.raises(FileFormatError, match=r"a\.parquet: the file is not parquet.*: assertion failed"):
         points(tmp_path / "a.parquet")
     assert capfd.readouterr().err == ""
     with suppress_panic_output():
@@ -245,7 +245,7 @@ def test_decompression_that_does_not_fit_on_the_disk_is_rejected(tmp_path, monke
     total, used, _ = shutil.disk_usage(tmp_path)
     little = type(shutil.disk_usage(tmp_path))(total, used, 1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: little)
-    with pytest.raises(SettingsError, match=r"3 MiB unpacked.*Set TMPDIR"):
+    with pytest.raises(SettingsError, match=r"3 MiB decompressed.*Set TMPDIR"):
         points(tmp_path / "a.npz")
 
 
@@ -333,7 +333,7 @@ def test_a_fit_that_ends_at_the_limit_says_so(fit, table):
     _, path = table
     got, said = fit(path, "--k", 7, "--max-iter", 1)
     assert got["converged"] is False
-    assert "not converged after 1 iterations: raise --max-iter" in said
+    assert "not converged after 1 iterations: increase --max-iter" in said
     got, said = fit(path, "--k", 2)
     assert (got["converged"], said) == (True, "")
 

@@ -40,7 +40,7 @@ def spans() -> Iterator[InMemorySpanExporter]:
 @pytest.fixture
 def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     """As at the start of a process that nobody asked for traces."""
-    for name in tracing._ASKED:
+    for name in tracing._VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(tracing, "_configured", False)
     monkeypatch.setattr(tracing, "_tracer", None)

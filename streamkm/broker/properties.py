@@ -49,6 +49,9 @@ DEFAULT_PROPERTIES = {
     # After a kill the broker can register again only when its last session has expired: 9 s by default.
     "broker.session.timeout.ms": "3000",
     "broker.heartbeat.interval.ms": "500",
+    # An idle controller writes two empty records per second for its followers. A single node has none; without these
+    # records it uses a third less CPU when idle.
+    "metadata.max.idle.interval.ms": "0",
     "listener.security.protocol.map": "CLIENT:PLAINTEXT,INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT",
 }
 """Differences of a small single node from Kafka's defaults; a caller's properties take precedence."""

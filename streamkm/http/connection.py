@@ -2,29 +2,35 @@
 
 uvicorn limits neither the size of headers nor the time that a client takes to send them or to read a response. So the
 head of a request is buffered here until it is complete, and parsed then; a pipelined request is parsed after the
-response to the one before. Clients that send or read too slowly are disconnected.
+response to the one before. Clients that send or read too slowly are disconnected. Headers that the application does
+not read are dropped, and the rest of a body after the response is discarded unparsed, so that large requests are cheap.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import httptools
 import orjson
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from streamkm.http.responses import MEDIA_TYPE, problem_body, with_default_headers
 from streamkm.redaction import redact
 
-_UPGRADE = re.compile(rb"(?i)(?<=\r\n)upgrade[ \t]*:[^\r\n]*\r\n")
+_UPGRADE = re.compile(rb"(?i)upgrade[ \t]*:")
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._~-]*)(?::[0-9]{0,5})?")
+MAX_HOST_BYTES = 300
+"""Longest Host header, in bytes: a name, and a port."""
 _HEAD_END = b"\r\n\r\n"
 _CHUNKED_PIECE_BYTES = 1 << 14
-"""Bytes of a chunked body that are parsed at a time."""
+"""Bytes of a chunked body that are parsed before other connections have a turn: a chunk may take only six of them."""
+_OWN_HEADERS = frozenset((b"host", b"content-length", b"transfer-encoding", b"expect"))
+"""Headers that this module and uvicorn read."""
 
 Phase = Literal["responding", "idle", "head", "drain", "closing"]
 """Phase of a connection. All but the first have a deadline: waiting for a request; receiving its head;
@@ -49,8 +55,8 @@ class ConnectionLimits:
         From the first byte of a request to the end of its headers (else 408).
     idle_seconds
         Between two requests.
-    drain_seconds
-        For the rest of a body after the response, and for a refused client to stop sending.
+    drain_seconds, drain_bytes
+        For the rest of a body after the response, and for a refused client to stop sending; further bytes are not read.
     unread_seconds, unread_bytes
         A client that reads fewer than this many bytes in this time, while more are waiting, is disconnected.
     unread_total
@@ -66,6 +72,7 @@ class ConnectionLimits:
     head_seconds: float = 10.0
     idle_seconds: float = 30.0
     drain_seconds: float = 10.0
+    drain_bytes: int = 16 << 20
     unread_seconds: float = 30.0
     unread_bytes: int = 64 << 10
     unread_total: int = 256 << 20
@@ -100,18 +107,27 @@ class Refusal(NamedTuple):
 
 
 def bounded_protocol(
-    limits: ConnectionLimits = DEFAULTS, on_refused: Callable[[int], None] = lambda _: None
+    header_names: Collection[bytes],
+    limits: ConnectionLimits = DEFAULTS,
+    on_refused: Callable[[int], None] = lambda _: None,
 ) -> type[asyncio.Protocol]:
     """A protocol class for `uvicorn.Config`, with limits.
 
     Parameters
     ----------
+    header_names
+        Lower-case names of the headers that the application reads; others are dropped.
     limits
         Limits of the connections.
     on_refused
         Called with the status of each request that is refused before the application sees it.
     """
-    return type("BoundedConnection", (Connection,), {"limits": limits, "on_refused": staticmethod(on_refused)})
+    attributes = {
+        "header_names": _OWN_HEADERS.union(header_names),
+        "limits": limits,
+        "on_refused": staticmethod(on_refused),
+    }
+    return type("BoundedConnection", (Connection,), attributes)
 
 
 class Connection(HttpToolsProtocol):
@@ -119,10 +135,11 @@ class Connection(HttpToolsProtocol):
 
     Attributes
     ----------
-    limits, on_refused
-        As in `bounded_protocol`.
+    header_names, limits, on_refused
+        As in `bounded_protocol`; the names with those that the connection itself reads.
     """
 
+    header_names: frozenset[bytes]
     limits: ConnectionLimits
     on_refused: Callable[[int], None]
 
@@ -132,8 +149,10 @@ class Connection(HttpToolsProtocol):
         self._pipelined = bytearray()
         self._in_body = self._complete = False
         self._body_left: int | None = None  # bytes of the body to come; None if it is chunked
+        self._content: list[bytes] = []  # content of the body in the data that is being parsed
         self._framing = 0  # bytes of a chunked body since its last content: sizes, extensions, trailers
         self._discarding = False  # further bytes of this client are ignored
+        self._discarded_bytes = 0
         self._problem: Refusal | None = None
         self._phase: Phase = "responding"
         self._deadline = 0.0
@@ -163,8 +182,10 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self._discarding:
-            return
-        if self._pipelined:
+            self._discarded_bytes += len(data)
+            if self._discarded_bytes > self.limits.drain_bytes:
+                self.flow.pause_reading()
+        elif self._pipelined:
             self._buffer(data)
         else:
             self._consume(data)
@@ -196,7 +217,7 @@ class Connection(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         # Trailers of a chunked body are ignored: the request was checked by its headers.
-        if not self._discarding and not self._in_body:
+        if not self._discarding and not self._in_body and name.lower() in self.header_names:
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
@@ -211,8 +232,7 @@ class Connection(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         self._framing = 0
-        if not self._discarding and self._problem is None:
-            super().on_body(body)
+        self._content.append(body)
 
     def on_message_complete(self) -> None:
         if self._discarding or self._problem is not None:
@@ -230,6 +250,9 @@ class Connection(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         self.flow.resume_reading()
+        if self._in_body and (self._body_left is None or self._body_left > self.limits.drain_bytes):
+            self._half_close(self.limits.drain_seconds)  # the next request is not searched for
+            return
         if self._pipelined and not self._in_body:
             # Not from here: the caller is still sending the response.
             self.loop.call_soon(self._consume_pipelined)
@@ -244,11 +267,21 @@ class Connection(HttpToolsProtocol):
         """Whether the application is responding to a request."""
         return self.cycle is not None and not self.cycle.response_complete
 
+    @property
+    def _in_chunked_body(self) -> bool:
+        return self._in_body and self._body_left is None
+
     def _consume_pipelined(self) -> None:
-        data = bytes(self._pipelined)
-        self._pipelined.clear()
-        self.flow.resume_reading()  # data since the response was buffered too, and paused the reading again
+        if self._discarding or self.transport.is_closing():
+            return
+        size = _CHUNKED_PIECE_BYTES if self._in_chunked_body else len(self._pipelined)
+        data = bytes(self._pipelined[:size])
+        del self._pipelined[:size]
+        if not self._pipelined and not (self._in_body and len(self.cycle.body) > HIGH_WATER_LIMIT):
+            self.flow.resume_reading()  # data received meanwhile was buffered too, and paused the reading again
         self._consume(data)
+        if self._pipelined and self._in_chunked_body:
+            self.loop.call_soon(self._consume_pipelined)
 
     def _buffer(self, data: bytes) -> None:
         self._pipelined += data
@@ -259,6 +292,10 @@ class Connection(HttpToolsProtocol):
 
     def _consume(self, data: bytes) -> None:
         while data and not self._discarding and not self.transport.is_closing():
+            if self._in_chunked_body and len(data) > _CHUNKED_PIECE_BYTES:
+                self._buffer(data)
+                self.loop.call_soon(self._consume_pipelined)
+                return
             if self._in_body:
                 data = self._consume_body(data)
             elif self.responding:
@@ -289,30 +326,40 @@ class Connection(HttpToolsProtocol):
             elif self._phase != "head":
                 self._set_phase("head", self.limits.head_seconds)
             return b""
-        # No other protocol is available, and a request to upgrade may be answered as if it were none.
-        head, rest = _UPGRADE.sub(b"", self._head[:size]), bytes(self._head[size:])
+        lines, rest = self._head[:size].split(b"\r\n"), bytes(self._head[size:])
         self._head.clear()
         self._phase, self._complete = "responding", False
-        if head.count(b"\r\n") - 2 > self.limits.headers:
+        if len(lines) - 3 > self.limits.headers:  # without the request line, the empty line, and what follows it
             message = f"more than {self.limits.headers} headers"
             self._refuse(Refusal(431, "too-large", message, where="headers", hint=_FEWER))
             return b""
-        self._parse(head)
+        # No other protocol is available, and a request to upgrade may be answered as if it were none.
+        self._parse(b"\r\n".join([lines[0], *(line for line in lines[1:] if not _UPGRADE.match(line))]))
         return rest
 
     def _consume_body(self, data: bytes) -> bytes:
-        size = _CHUNKED_PIECE_BYTES if self._body_left is None else self._body_left
-        piece, rest = data[:size], data[size:]
-        if self._body_left is not None:
-            self._body_left -= len(piece)
+        if self._body_left is None:
+            self._framing += len(data)
+            self._parse(data)
+            rest = b""
         else:
-            self._framing += len(piece)
-        self._parse(piece)
+            piece, rest = data[: self._body_left], data[self._body_left :]
+            self._body_left -= len(piece)
+            if self.responding:
+                self._parse(piece)
+            elif not self._body_left:
+                self._end_discarded_body()
         if self._in_body and self._framing > self.limits.head_bytes and not self._discarding:
             # The parser buffers a trailer until it is complete, and copies it each time.
             message = f"more than {self.limits.head_bytes} bytes of chunk extensions or trailers"
             self._refuse(Refusal(431, "too-large", message, where="body", hint="Send shorter ones"))
         return rest
+
+    def _end_discarded_body(self) -> None:
+        """Prepare for the next request, after a body whose rest was not parsed because of an early response."""
+        self.parser = httptools.HttpRequestParser(self)
+        self._in_body, self._complete = False, True
+        self._set_phase("idle", self.limits.idle_seconds)
 
     def _parse(self, data: bytes) -> None:
         try:
@@ -324,6 +371,10 @@ class Connection(HttpToolsProtocol):
         if self._problem is not None:
             self._refuse(self._problem)
             return
+        if self._content:
+            content, self._content = b"".join(self._content), []
+            if not self._discarding:
+                super().on_body(content)
         if self._complete:
             self._in_body = False
             if self._discarding and self.responding:
@@ -346,7 +397,7 @@ class Connection(HttpToolsProtocol):
         hosts = [value for name, value in self.headers if name == b"host"]
         if len(hosts) > 1 or (not hosts and version == "1.1"):
             return _bad(f"{len(hosts)} headers", "Host", "Send one")
-        if hosts and not _HOST.fullmatch(hosts[0]):
+        if hosts and (len(hosts[0]) > MAX_HOST_BYTES or not _HOST.fullmatch(hosts[0])):
             return _bad("not a name or address, with or without a port", "Host", "Send the one of the address")
         return None
 
@@ -360,11 +411,9 @@ class Connection(HttpToolsProtocol):
 
     def _refuse(self, problem: Refusal) -> None:
         """Respond without the application, and ignore further data."""
-        self._discarding = True
-        self._head.clear()
-        self._pipelined.clear()
         if self.responding:
             if self.cycle.response_started:
+                self._discarding = True
                 self.transport.abort()  # a part of the response is sent already
                 return
             self.cycle.disconnected = True
@@ -377,10 +426,19 @@ class Connection(HttpToolsProtocol):
         lines = b"".join(b"%b: %b\r\n" % header for header in headers)
         self.transport.write(STATUS_LINE[problem.status] + lines + b"\r\n" + body)
         self.on_refused(problem.status)
-        # Closing while the client still sends would discard the response.
+        self._half_close(min(self.limits.drain_seconds, 2.0))
+
+    def _half_close(self, seconds: float) -> None:
+        """Send nothing more, and ignore further data until a deadline.
+
+        Closing while the client still sends would discard the response.
+        """
+        self._discarding = True
+        self._head.clear()
+        self._pipelined.clear()
         if self.transport.can_write_eof():
             self.transport.write_eof()
-        self._set_phase("closing", min(self.limits.drain_seconds, 2.0))
+        self._set_phase("closing", seconds)
 
     # Deadlines
 

@@ -63,7 +63,8 @@ def resolve_span(
     now = time.time() if now is None else now
     beginning, end = source.beginning(), source.end()
     bounds = [_offsets(source, text, beginning, end, position_of, now) for text in (start, stop)]
-    # A partition without a bound is read to its end on that side, unless a list names some partitions.
+    # A partition without a bound was not read by the snapshot that is the bound: its bound is the beginning. If a text
+    # lists partitions, only those are used.
     texts = zip(bounds, (start, stop), strict=True)
     listed: list[set[TopicPartition]] = [set(b) for b, text in texts if _OFFSET_LIST.fullmatch(text)]
     partitions = sorted(set(end).intersection(*listed))

@@ -34,6 +34,8 @@ from streamkm.service.schemas import models as schemas
 from streamkm.service.snapshot_cache import StoreReader
 from streamkm.stores.base import Store
 
+MAX_INLINE_BYTES = 16 << 10
+"""Responses up to this size are compressed in the event loop, larger ones in a thread."""
 _DESCRIPTION = """Clusters of event streams: current and past centroids, lineage, predictions and control.
 
 Every error is a problem+json (RFC 9457) with a `code` for programs, its location (`where`) and a `hint`.
@@ -139,6 +141,7 @@ def create_app(
         # The framework's pages load scripts from other hosts; `routes.dashboard` has a local one.
         docs_url=None,
         redoc_url=None,
+        openapi_url=None,  # the framework would encode the description for each request
         redirect_slashes=False,
         lifespan=lifespan,
     )
@@ -151,7 +154,7 @@ def create_app(
     app.include_router(history.router(reader))
     app.include_router(streams.router(reader, broadcaster))
     app.include_router(operations.router(reader, metrics, options.stale_after))
-    app.include_router(dashboard.router())
+    app.include_router(dashboard.router(lambda: app.openapi(), reader.run_in_thread))  # noqa: PLW0108 - `_describe` replaces it
     app.state.end_streams = broadcaster.close
     app.state.metrics = metrics
     problems.install_handlers(app)
@@ -166,7 +169,7 @@ def create_app(
         clock=monotonic,
     )
     # Leaves compressed responses and streams unchanged. The fastest level: responses are sent once.
-    app.add_middleware(GZipMiddleware, minimum_size=1024, compresslevel=1)
+    app.add_middleware(GZipMiddleware, minimum_size=1024, compresslevel=1, thread_minimum_size=MAX_INLINE_BYTES)
     app.add_middleware(HeadersMiddleware)
     app.add_middleware(HeadMiddleware)
     app.add_middleware(MetricsMiddleware, metrics=metrics)  # outside of the access check: refused requests count too

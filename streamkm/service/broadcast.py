@@ -21,7 +21,7 @@ from streamkm.service import serializers
 from streamkm.service.job_runner import job_json, with_lost_state
 from streamkm.service.problems import Problem
 from streamkm.service.schemas import live as schemas
-from streamkm.service.snapshot_cache import StoreReader
+from streamkm.service.snapshot_cache import StoreReader, to_json
 from streamkm.service.status import status
 from streamkm.state import Progress, Recent, Snapshot
 from streamkm.stores.base import Job, ModelInfo
@@ -263,25 +263,32 @@ class Channel:
             self.steps.clear()
         self.polled.set()
         self._add_step(data.info.progress)
-        for s in data.snapshots:
-            self._send(StreamMessage("snapshot", serializers.history_entry(s), s))
-            self.state.snapshot = s.id
         newest = await self.reader.newest(data.info)
         snapshot = newest.snapshot if newest is not None else None
-        self._send(StreamMessage("now", orjson.dumps(self._now(data, snapshot).model_dump())))
-        for job in data.jobs:
-            job = with_lost_state(job, self.reader.clock())  # noqa: PLW2901
-            if self.jobs.get(job.id) != job.updated_at:
-                self._send(StreamMessage("job", orjson.dumps(job_json(job))))
+        now = self.reader.clock()
+        for message in await self.reader.run_in_thread(lambda: self._build_messages(data, snapshot, now)):
+            self._send(message)
         self.jobs = {job.id: job.updated_at for job in data.jobs}
+
+    def _build_messages(self, data: PolledData, newest: Snapshot | None, now: float) -> list[StreamMessage]:
+        """The messages of a poll. Runs in a thread, for one poll of the channel at a time."""
+        messages = []
+        for s in data.snapshots:
+            messages.append(StreamMessage("snapshot", serializers.history_entry(s), s))
+            self.state.snapshot = s.id
+        messages.append(StreamMessage("now", to_json(self._now(data, newest, now))))
+        for job in data.jobs:
+            job = with_lost_state(job, now)  # noqa: PLW2901
+            if self.jobs.get(job.id) != job.updated_at:
+                messages.append(StreamMessage("job", orjson.dumps(job_json(job))))
         commit = data.info.progress.commit_seq if data.info.progress else 0
         recent = data.recent
-        if snapshot is not None and recent is not None and len(recent.points) and self.state.sample_commit != commit:
+        if newest is not None and recent is not None and len(recent.points) and self.state.sample_commit != commit:
             self.state.sample_commit = commit
-            limit = min(MAX_SAMPLE_POINTS, max(1, MAX_SAMPLE_NUMBERS // len(snapshot.fields)))
+            limit = min(MAX_SAMPLE_POINTS, max(1, MAX_SAMPLE_NUMBERS // len(newest.fields)))
             points = serializers.subsample(recent.points, limit)
-            content = await self.reader.compute(lambda: self._sample(snapshot, points), 20 * points.size)
-            self._send(StreamMessage("sample", content))
+            messages.append(StreamMessage("sample", self._sample(newest, points)))
+        return messages
 
     def _read_store(self) -> PolledData:
         """All queries of a poll, in one thread."""
@@ -311,8 +318,8 @@ class Channel:
         until = last if now - last < 3 * POLL_SECONDS else now
         return (count - first_count) / max(until - self.steps[0].committed_at, 1e-3)
 
-    def _now(self, data: PolledData, newest: Snapshot | None) -> schemas.LiveStatus:
-        info, p, now = data.info, data.info.progress, self.reader.clock()
+    def _now(self, data: PolledData, newest: Snapshot | None, now: float) -> schemas.LiveStatus:
+        info, p = data.info, data.info.progress
         word, why = status(info, now, self.stale_after)
         first = self.steps[0] if self.steps else None
         return schemas.LiveStatus(

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from streamkm import metrics as names
 from streamkm import tracing
 from streamkm.errors import StreamkmError
+from streamkm.http.connection import MAX_HOST_BYTES
 from streamkm.http.responses import with_default_headers
 from streamkm.metrics import Metrics
 from streamkm.service.auth import (
@@ -43,8 +44,6 @@ GRANT_CHECK_SECONDS = 1.0
 """Minimum seconds between two checks that the token of an open stream is still valid."""
 _TOKEN_PREFIX = TOKEN_PREFIX.encode()
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-_MAX_HOST_BYTES = 300
-"""Longest host name, with a port, in bytes; cache keys must be bounded."""
 _TRACE_HEADERS = (b"traceparent", b"tracestate")
 _SERVER_ERROR = 500
 
@@ -312,7 +311,7 @@ def _is_cross_site(method: str, host: bytes, origin: bytes, site: bytes, mode: b
 
 def _is_local(host: bytes) -> bool:
     """Whether a Host header, with or without a port, is a loopback name."""
-    return len(host) <= _MAX_HOST_BYTES and _names_loopback(host)
+    return len(host) <= MAX_HOST_BYTES and _names_loopback(host)  # keys of its cache must be bounded
 
 
 @functools.lru_cache(256)
@@ -320,6 +319,30 @@ def _names_loopback(host: bytes) -> bool:
     name = host[1 : host.find(b"]")] if host.startswith(b"[") else host.partition(b":")[0]
     text = name.decode("latin-1").lower().rstrip(".")
     return text.endswith(".localhost") or is_loopback(text)
+
+
+REQUEST_HEADERS = frozenset(
+    (
+        b"accept",
+        b"accept-encoding",
+        b"authorization",
+        b"content-encoding",
+        b"content-length",
+        b"content-type",
+        b"host",
+        b"if-none-match",
+        b"inference-header-content-length",
+        b"last-event-id",
+        b"origin",
+        b"sec-fetch-mode",
+        b"sec-fetch-site",
+        b"traceparent",
+        b"tracestate",
+        b"x-forwarded-for",
+        b"x-forwarded-proto",
+    )
+)
+"""Request headers that the service reads. The framework would copy all headers, and parse cookies."""
 
 
 class HeadersMiddleware:

@@ -58,11 +58,15 @@ class CachedSnapshot:
         return 4096 + self.snapshot.centroids.size * (8 + 2 * 2 * 40)
 
     def body(self, serialize: Callable[[Snapshot], BaseModel]) -> bytes:
-        """The JSON of a response, encoded once."""
-        found = self._bodies.get(serialize)
+        """The JSON of a response, encoded by the first call."""
+        found = self.cached_body(serialize)
         if found is None:
             found = self._bodies[serialize] = to_json(serialize(self.snapshot))
         return found
+
+    def cached_body(self, serialize: Callable[[Snapshot], BaseModel]) -> bytes | None:
+        """The JSON of a response if it is encoded already."""
+        return self._bodies.get(serialize)
 
 
 def to_json(content: BaseModel) -> bytes:
@@ -117,6 +121,10 @@ class StoreReader:
         """Run `work` in a thread for computations."""
         return await asyncio.get_running_loop().run_in_executor(self._compute_threads, work)
 
+    async def encode(self, build: Callable[[], BaseModel]) -> bytes:
+        """Build a response and encode it as JSON, in a thread: its size depends on the content of the store."""
+        return await self.run_in_thread(lambda: to_json(build()))
+
     async def query(self, read: Callable[[], T]) -> T:
         """Run a store operation in a thread for the store.
 
@@ -133,15 +141,15 @@ class StoreReader:
 
     async def ping(self) -> None:
         """Return if the store can be read; see `query` for errors."""
-        await self._once("ping", lambda: self.query(self.store.ping))
+        await self.once("ping", lambda: self.query(self.store.ping))
 
     async def model(self, name: str) -> ModelInfo:
         """The model as stored now."""
-        return await self._once(("model", name), lambda: self._load(name))
+        return await self.once(("model", name), lambda: self._load(name))
 
     async def models(self) -> list[tuple[ModelInfo, Snapshot | None]]:
         """All models as stored now, with their newest snapshots."""
-        return await self._once("models", lambda: self.query(self._models))
+        return await self.once("models", lambda: self.query(self.read_models))
 
     async def newest(self, info: ModelInfo) -> CachedSnapshot | None:
         """The newest snapshot of a model; None if it has none."""
@@ -209,7 +217,7 @@ class StoreReader:
         async def load() -> CachedSnapshot:
             return self._keep(info, await self.query(lambda: self.store.snapshot(name, number)))
 
-        return await self._once(key, load)
+        return await self.once(key, load)
 
     async def _load(self, name: str) -> ModelInfo:
         try:
@@ -220,7 +228,8 @@ class StoreReader:
         self._infos[name] = (time.monotonic(), info)
         return info
 
-    def _models(self) -> list[tuple[ModelInfo, Snapshot | None]]:
+    def read_models(self) -> list[tuple[ModelInfo, Snapshot | None]]:
+        """Like `models`, but synchronous: for use in `query`."""
         result: list[tuple[ModelInfo, Snapshot | None]] = []
         for info in self.store.models():
             newest = None
@@ -243,7 +252,7 @@ class StoreReader:
             self._cached_bytes -= self._cache.popitem(last=False)[1].cost
         return cached
 
-    async def _once(self, key: Hashable, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    async def once(self, key: Hashable, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """The result of `work`, which runs once for all requests that want it at the same time."""
         task = self._pending.get(key)
         if task is None:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Literal
+from typing import Any, Literal
 
 from streamkm.broker.distribution import INSTALL_HINT, KAFKA_VERSION
 from streamkm.errors import LocalBrokerError, SettingsError
 
+log = logging.getLogger(__name__)
+
 BOOTSTRAP_VARIABLE = "STREAMKM_TEST_BOOTSTRAP"
 KIND_VARIABLE = "STREAMKM_TEST_BROKER"
+KAFKA_IMAGE = f"apache/kafka:{KAFKA_VERSION}"
 _KINDS = ("named", "docker", "local")
 
 
@@ -34,16 +39,19 @@ class BrokerChoice:
     detail: str
 
 
-def choose_broker(environ: Mapping[str, str] = os.environ) -> BrokerChoice:
+def choose_broker(environ: Mapping[str, str] = os.environ, image: str = KAFKA_IMAGE) -> BrokerChoice:
     """Select the broker for a test run.
 
-    Candidates in order: the address in ``STREAMKM_TEST_BOOTSTRAP``, a running Docker daemon (through testcontainers),
-    the local broker. ``STREAMKM_TEST_BROKER`` (``named``, ``docker`` or ``local``) selects one of them.
+    Candidates in order: the address in ``STREAMKM_TEST_BOOTSTRAP``, a Docker daemon that has the image or can pull it
+    (through testcontainers), the local broker. ``STREAMKM_TEST_BROKER`` (``named``, ``docker`` or ``local``) selects
+    one of them.
 
     Parameters
     ----------
     environ
         Environment variables.
+    image
+        Image of the container. A Docker daemon that does not have it pulls it.
 
     Raises
     ------
@@ -61,7 +69,7 @@ def choose_broker(environ: Mapping[str, str] = os.environ) -> BrokerChoice:
             return BrokerChoice("named", address)
         reasons.append(f"{BOOTSTRAP_VARIABLE} is not set")
     if selected in {"", "docker"}:
-        if not (why := _no_docker(environ)):
+        if not (why := _no_docker(environ, image)):
             return BrokerChoice("docker", "a Kafka container, through testcontainers")
         reasons.append(why)
     if selected in {"", "local"}:
@@ -74,8 +82,8 @@ def choose_broker(environ: Mapping[str, str] = os.environ) -> BrokerChoice:
     raise LocalBrokerError("There is no Kafka to test with: " + "; ".join(reasons), hint=INSTALL_HINT)
 
 
-def _no_docker(environ: Mapping[str, str]) -> str:
-    """Why Docker is not available; empty if its daemon answers."""
+def _no_docker(environ: Mapping[str, str], image: str) -> str:
+    """Why Docker is not available; empty if its daemon has the image, or has pulled it."""
     if find_spec("docker") is None or find_spec("testcontainers") is None:
         return "testcontainers is not installed"
     host = environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
@@ -88,11 +96,22 @@ def _no_docker(environ: Mapping[str, str]) -> str:
                 return f"no Docker daemon at {host} ({error.strerror})"
     docker = import_module("docker")
     try:
-        client = docker.from_env()
-        try:
+        with contextlib.closing(docker.from_env(environment=environ)) as client:
             client.ping()
-        finally:
-            client.close()
-    except docker.errors.DockerException:
+            return _no_image(client, image)
+    except (docker.errors.DockerException, OSError):
         return f"no Docker daemon answers at {host}"
+
+
+def _no_image(client: Any, image: str) -> str:
+    """Why an image is not available; empty if the daemon has it, or has pulled it."""
+    docker = import_module("docker")
+    try:
+        client.images.get(image)
+    except docker.errors.ImageNotFound:
+        log.info("pulling %s", image)
+        try:
+            client.images.pull(image)
+        except (docker.errors.DockerException, OSError) as error:
+            return f"Docker cannot pull {image} ({str(error).splitlines()[0]})"
     return ""

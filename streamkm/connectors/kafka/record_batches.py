@@ -41,7 +41,7 @@ from streamkm.records import Bytes, Headers, TopicPartition
 _HEADER = struct.Struct(">qiibIhiqqqhii")
 _PREFIX = struct.Struct(">qi")  # start of a batch of any format: offset, length of the rest
 _MAGIC_AT = 16
-_CRC_FROM = 21  # the checksum covers everything after it
+_CRC_FROM = 21  # the checksum covers a batch from this byte
 _CODEC, _APPEND_TIME, _TRANSACTIONAL, _CONTROL = 0x07, 0x08, 0x10, 0x20
 _NO_PRODUCER = -1
 _LAST_OFFSET = (1 << 63) - 1

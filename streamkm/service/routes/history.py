@@ -66,10 +66,8 @@ def router(reader: StoreReader) -> APIRouter:
         info = await reader.model(model)
         found, next_page = await reader.page(model, page.before, page.limit)
         live = [s for s in found if serializers.in_charge(s)]
-        size = sum(s.centroids.size for s in live)
-        return json_response(
-            await reader.compute(lambda: serializers.history(info.spec.fields, live, next_page), size + 200 * len(live))
-        )
+        content = await reader.run_in_thread(lambda: serializers.history(info.spec.fields, live, next_page))
+        return json_response(content)
 
     @routes.get(
         "/models/{model}/lineage",
@@ -82,8 +80,11 @@ def router(reader: StoreReader) -> APIRouter:
         """Lineage of the clusters from births, deaths, splits and merges. A page is of snapshots with events."""
         await reader.model(model)
         found, next_page = await reader.page(model, page.before, page.limit, eventful=True)
-        clusters = serializers.lineage_of(reversed(found))
-        return json_response(to_json(schemas.Lineage(clusters=clusters, next=next_page)))
+
+        def build() -> schemas.Lineage:
+            return schemas.Lineage(clusters=serializers.lineage_of(reversed(found)), next=next_page)
+
+        return json_response(await reader.encode(build))
 
     @routes.get(
         "/models/{model}/diff",
@@ -95,8 +96,7 @@ def router(reader: StoreReader) -> APIRouter:
     async def diff(model: ModelName, query: Annotated[DiffQuery, Query()]) -> Response:
         """Shift of each cluster, fraction of the points that changes cluster, and cost of each on the same points."""
         first, second = await reader.snapshot(model, query.a), await reader.snapshot(model, query.b)
-        found = await reader.run_in_thread(lambda: _compare(first.snapshot, second.snapshot))
-        return json_response(to_json(found))
+        return json_response(await reader.encode(lambda: _compare(first.snapshot, second.snapshot)))
 
     def _compare(a: Snapshot, b: Snapshot) -> schemas.SnapshotDiff:
         # It imports numba, which takes a second and a hundred megabytes.
@@ -113,7 +113,8 @@ def router(reader: StoreReader) -> APIRouter:
     )
     async def k_profile(model: ModelName, _: Annotated[NoQuery, Query()]) -> Response:
         """Cost and separation for each k, and the suggested k."""
-        return json_response(to_json(serializers.k_profile((await reader.snapshot(model)).snapshot)))
+        s = (await reader.snapshot(model)).snapshot
+        return json_response(await reader.encode(lambda: serializers.k_profile(s)))
 
     @routes.get(
         "/models/{model}/sample",
@@ -128,9 +129,8 @@ def router(reader: StoreReader) -> APIRouter:
         recent = await reader.query(lambda: store.recent(model))
         stored = np.empty((0, len(s.fields))) if recent is None else recent.points.reshape(-1, len(s.fields))
         points = serializers.subsample(stored, query.n)
-        size = points.size * (len(s.fields) + len(s.ids))
         return json_response(
-            await reader.compute(lambda: serializers.sample(s, points, serializers.project(s, points, None)), size)
+            await reader.run_in_thread(lambda: serializers.sample(s, points, serializers.project(s, points, None)))
         )
 
     @routes.get(
@@ -143,13 +143,13 @@ def router(reader: StoreReader) -> APIRouter:
     async def quarantine(model: ModelName, query: Annotated[QuarantineQuery, Query()]) -> Response:
         """Number of bad records by reason, and the newest of them. Bytes that are not UTF-8 are replaced."""
 
-        def read() -> schemas.Quarantine:
+        def read() -> bytes:
             reasons = dict(store.quarantine_counts(model))
             most = serializers.MAX_TEXT_BYTES  # truncated by the database: whole values could fill the memory
             records = store.newest_quarantined(model, limit=query.limit, reason=query.reason, max_bytes=most)
             entries = [serializers.quarantined(bad) for bad in records]
-            return schemas.Quarantine(total=sum(reasons.values()), reasons=reasons, records=entries)
+            return to_json(schemas.Quarantine(total=sum(reasons.values()), reasons=reasons, records=entries))
 
-        return json_response(to_json(await reader.query(read)))
+        return json_response(await reader.query(read))
 
     return routes

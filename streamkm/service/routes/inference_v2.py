@@ -146,15 +146,16 @@ def router(reader: StoreReader, metrics: Metrics, bodies: BodyReader) -> APIRout
         Reads request bodies.
     """
     routes = APIRouter(prefix="/v2", tags=["open inference protocol"])
+    metadata = schemas.ServerMetadata(  # built once: the version is read from disk
+        name="streamkm", version=version_of("streamkm"), extensions=["binary_tensor_data"]
+    )
 
     @routes.get(
         "", summary="The server", response_model=schemas.ServerMetadata, responses=problem_responses((401, 500))
     )
     async def server() -> Response:
         """Name, version and extensions of the server."""
-        return _json(
-            schemas.ServerMetadata(name="streamkm", version=version_of("streamkm"), extensions=["binary_tensor_data"])
-        )
+        return _json(metadata)
 
     @routes.get(
         "/health/live",

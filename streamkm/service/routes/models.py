@@ -13,7 +13,7 @@ from streamkm.service.auth import grant_of
 from streamkm.service.json_points import MAX_ID
 from streamkm.service.problems import Problem, problem_responses
 from streamkm.service.schemas import models as schemas
-from streamkm.service.snapshot_cache import CachedSnapshot, StoreReader, to_json
+from streamkm.service.snapshot_cache import CachedSnapshot, StoreReader
 from streamkm.service.status import lease_live, status
 from streamkm.state import Snapshot
 from streamkm.times import parse_time
@@ -78,12 +78,15 @@ def router(reader: StoreReader, stale_after: float) -> APIRouter:
         """All models that the token may read, by name, with their status."""
         grant = grant_of(request)
         now = reader.clock()
-        found = [
-            serializers.model_summary(info, newest, *status(info, now, stale_after))
-            for info, newest in await reader.models()
-            if grant.may_read(info.spec.name)
-        ]
-        return json_response(to_json(schemas.ModelList(models=found)))
+        readable = [(info, newest) for info, newest in await reader.models() if grant.may_read(info.spec.name)]
+
+        def build() -> schemas.ModelList:
+            found = [
+                serializers.model_summary(info, newest, *status(info, now, stale_after)) for info, newest in readable
+            ]
+            return schemas.ModelList(models=found)
+
+        return json_response(await reader.encode(build))
 
     @routes.get(
         "/models/{model}",
@@ -99,8 +102,9 @@ def router(reader: StoreReader, stale_after: float) -> APIRouter:
         now = reader.clock()
         word, why = status(info, now, stale_after)
         snapshot = newest.snapshot if newest else None
+        live = lease_live(info, now)
         return json_response(
-            to_json(serializers.model_detail(info, snapshot, word, why, lease_live=lease_live(info, now)))
+            await reader.encode(lambda: serializers.model_detail(info, snapshot, word, why, lease_live=live))
         )
 
     @routes.get(
@@ -127,8 +131,11 @@ def router(reader: StoreReader, stale_after: float) -> APIRouter:
         """Snapshots without their clusters, newest first, a page at a time."""
         await reader.model(model)  # 404 instead of an empty page
         found, next_page = await reader.page(model, page.before, page.limit)
-        summaries = [serializers.snapshot_summary(s) for s in found]
-        return json_response(to_json(schemas.SnapshotList(snapshots=summaries, next=next_page)))
+
+        def build() -> schemas.SnapshotList:
+            return schemas.SnapshotList(snapshots=[serializers.snapshot_summary(s) for s in found], next=next_page)
+
+        return json_response(await reader.encode(build))
 
     @routes.get(
         "/models/{model}/events",
@@ -141,8 +148,11 @@ def router(reader: StoreReader, stale_after: float) -> APIRouter:
         """Births, deaths, splits, merges and drifts by snapshot, newest first."""
         await reader.model(model)
         found, next_page = await reader.page(model, page.before, page.limit, eventful=True)
-        events = [serializers.snapshot_events(s) for s in found]
-        return json_response(to_json(schemas.EventList(snapshots=events, next=next_page)))
+
+        def build() -> schemas.EventList:
+            return schemas.EventList(snapshots=[serializers.snapshot_events(s) for s in found], next=next_page)
+
+        return json_response(await reader.encode(build))
 
     @routes.get(
         "/models/{model}/snapshots/{snapshot_id}",
@@ -178,7 +188,9 @@ def router(reader: StoreReader, stale_after: float) -> APIRouter:
         headers = {"ETag": cached.etag, "Cache-Control": "private, no-cache"}
         if if_none_match is not None and _matches(if_none_match, cached.etag):
             return Response(status_code=304, headers=headers)
-        body = await reader.compute(lambda: cached.body(serialize), cached.snapshot.centroids.size)
+        body = cached.cached_body(serialize)
+        if body is None:
+            body = await reader.run_in_thread(lambda: cached.body(serialize))
         return json_response(body, headers)
 
     return routes

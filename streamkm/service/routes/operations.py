@@ -73,12 +73,17 @@ def router(reader: StoreReader, metrics: Metrics, stale_after: float) -> APIRout
     )
     async def scrape() -> Response:
         """Metrics of this process and of every model; ``streamkm_store_up`` is 0 if the store is unavailable."""
+        return Response(await reader.once("metrics", export), media_type=CONTENT_TYPE)
+
+    async def export() -> bytes:
+        # In a thread, and once for concurrent requests: it takes some milliseconds, and more with each model.
         try:
-            models = await reader.models()
+            return await reader.query(lambda: render(reader.read_models()))
         except StoreError:
-            models = None
-        families = store_families(models, reader.clock(), stale_after)
-        return Response(metrics.render(families), media_type=CONTENT_TYPE)
+            return await reader.run_in_thread(lambda: render(None))
+
+    def render(models: Sequence[tuple[ModelInfo, Snapshot | None]] | None) -> bytes:
+        return metrics.render(store_families(models, reader.clock(), stale_after))
 
     return routes
 

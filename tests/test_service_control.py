@@ -57,7 +57,7 @@ def code(answer):
     return answer.status_code, answer.json()["code"]
 
 
-def test_a_promotion_is_asked_of_the_owner(api, store):
+def test_a_promotion_is_requested_from_the_owner(api, store):
     answer = act(api, "POST", f"{ORDERS}/promote", json={"snapshot": 1})
     assert (answer.status_code, answer.json()) == (202, {"snapshot": 1, "skip": False, "state": "requested"})
     assert store.control_requests("orders").promotion == Promotion(1, skip=False)
@@ -115,7 +115,7 @@ def test_a_paused_model_is_not_stale_and_one_without_an_owner_is_stopped(store, 
     assert late.get(ORDERS, headers=AUTH).json()["status"] == "stopped"
 
 
-def test_a_model_that_somebody_runs_is_not_deleted(api, store, writer):
+def test_a_running_model_is_not_deleted(api, store, writer):
     answer = act(api, "DELETE", ORDERS)
     assert code(answer) == (409, "in-use")
     assert "host:1" in answer.json()["detail"]
@@ -123,7 +123,7 @@ def test_a_model_that_somebody_runs_is_not_deleted(api, store, writer):
     store.renew(writer.lease, 10.0, NOW)  # it was not pushed out of its lease either
 
 
-def test_a_model_that_nobody_runs_goes_with_all_that_is_its(api, store, writer):
+def test_a_stopped_model_is_deleted_with_all_its_data(api, store, writer):
     store.put_job(Job("a1", "orders", {}, "done", {}, 1, "", NOW, NOW))
     store.release(writer.lease)
     answer = act(api, "DELETE", ORDERS)
@@ -144,7 +144,7 @@ def test_a_model_that_nobody_runs_goes_with_all_that_is_its(api, store, writer):
         ("GET", "/jobs", None),
     ],
 )
-def test_a_model_that_is_not_there_is_told(kept, method, path, body):
+def test_an_unknown_model_is_404(kept, method, path, body):
     api, _ = kept
     more = {} if body is None else {"json": body}
     assert code(act(api, method, f"/v1/models/taxis{path}", **more)) == (404, "not-found")
@@ -171,7 +171,7 @@ def test_answers_are_as_described(store, writer):
     assert description["paths"][ORDERS.replace("orders", "{model}")]["delete"]["security"] == [{"token": []}]
 
 
-def test_a_job_that_nobody_works_on_any_more_has_failed(api, store):
+def test_a_lost_job_has_failed(api, store):
     job = Job("a1", "orders", {}, "running", {"stage": "reading"}, 0, "", NOW - 99, NOW - 29)
     store.put_job(job)
     assert api.get(f"{ORDERS}/jobs/a1", headers=AUTH).json()["state"] == "running"
@@ -209,7 +209,7 @@ def test_a_service_without_jobs_says_so(api):
         ({"store": "sqlite:///other.db"}, "store"),
     ],
 )
-def test_what_no_job_may_be_asked_is_refused(kept, asked, where):
+def test_invalid_job_requests_are_refused(kept, asked, where):
     answer = act(kept[0], "POST", f"{ORDERS}/jobs", json=asked)
     assert answer.status_code == 422
     assert answer.json()["where"] == f"body.{where}"
