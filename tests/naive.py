@@ -232,7 +232,6 @@ def calibrate(rows, weights, strata, origin, sums):
     """(rows, weights) with the exact mass and mean of each stratum; values that most rows share stay."""
     rows, weights, strata = np.array(rows, float), np.array(weights, float), np.array(strata)
     d = len(origin)
-    mass = sum(max(0.0, s[-1]) for s in sums)
     strata_rows = [np.flatnonzero(strata == j) for j in range(len(sums))]
     ties = [[shared_value(rows[:, t], weights, mine) for t in range(d)] for mine in strata_rows]
     targets = [s[:-1] / s[-1] if s[-1] > 0.0 else np.zeros(d) for s in sums]
@@ -248,7 +247,7 @@ def calibrate(rows, weights, strata, origin, sums):
     added = []
     for j, mine in enumerate(strata_rows):
         total = sums[j][-1]
-        if total <= 1e-9 * mass:
+        if total <= 0.0:
             weights[mine] = 0.0
             continue
         if not len(mine):

@@ -230,7 +230,7 @@ def test_limits_stop_a_fit_and_are_named(table):
         ("a,b\n1,0\n3,0\n", ["--weight-field", "b", "--k", 1], DataError, "all weights are zero"),
         ("a,b\n1,2\n", ["--fields", "a,z"], FileFormatError, r"p\.csv, column 'z': the column does not exist.*a, b"),
         ("a,b\n1,2\n", ["--weight-field", "z"], FileFormatError, r"p\.csv, column 'z': the column does not exist"),
-        ("a,b\nx,y\n", [], FileFormatError, r"p\.csv: no column holds numbers"),
+        ("a,b\nx,y\n", [], FileFormatError, r"p\.csv: no column has numbers"),
         ("a,b\n1,2\n3", [], FileFormatError, r"p\.csv, row 1: the last row is truncated"),
         ("a,b\n1,2\n3,4,5\n", [], BadRecordsError, r"p\.csv, row 1: the row has 3 values, the header has 2 \(line 3\)"),
         ("a,b\n1,2\n3,4,5\n", ["--fields", "a"], BadRecordsError, r"row 1: the row has 3 values.* 2 \(line 3\)"),
