@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import time
 from collections.abc import Callable
@@ -19,6 +20,9 @@ from streamkm.models import compile_kernels
 from streamkm.settings import AssignSettings, LiveSettings, NotifySettings, ReplaySettings, SourceSettings, given
 from streamkm.state import Json, ModelSpec
 from streamkm.stores.base import Store
+
+_ENGINE_OPTIONS = [field.name for field in dataclasses.fields(EngineOptions) if field.name != "owner"]
+"""Options of the engine that are settings of the same name."""
 
 
 def source_opener(
@@ -183,22 +187,7 @@ def make_engine(
         open_source=source_opener(topic, settings, spec.codec, settings.group or f"streamkm-{model}", should_stop),
         codec=make_codec(spec.codec),
         store=store,
-        options=EngineOptions(
-            batch=settings.batch,
-            checkpoint_every=settings.checkpoint_every,
-            snapshot_every=settings.snapshot_every,
-            snapshot_points=settings.snapshot_points,
-            max_bad_ratio=settings.max_bad_ratio,
-            max_bad_in_a_row=settings.max_bad_in_a_row,
-            dead_letters=settings.dead_letters,
-            quarantine_keep=settings.quarantine_keep,
-            quarantine_keep_bytes=settings.quarantine_keep_bytes,
-            keep_snapshots=settings.keep_snapshots,
-            lease=settings.lease,
-            start=settings.start,
-            max_event_time_lead=settings.max_event_time_lead,
-            on_data_loss=settings.on_data_loss,
-        ),
+        options=EngineOptions(**{name: getattr(settings, name) for name in _ENGINE_OPTIONS}),
         metrics=metrics,
         open_writer=writer_opener(settings, should_stop),
     )

@@ -13,7 +13,7 @@ from streamkm.models.clusters import Clusters
 NAME, FORGOT = "_ledger_of_the_tests", "_forgot_of_the_tests"
 
 EXACT = 1e-9
-"""What the sum of the weights of a publication may differ by, as a share of it: rounding."""
+"""Maximum relative error of the sum of weights of a publication, by rounding."""
 
 
 class Ledger:
@@ -30,13 +30,13 @@ class Ledger:
         self.clock = -np.inf
 
     def learned(self, model: OnlineKMeans, n: int, weights: object, times: object) -> None:
-        """Enter a batch: a record's age is the weight after it, or the time from its own to the newest."""
+        """Add a batch: the age of a record is the weight after it, or the time to the newest."""
         weights = np.broadcast_to(np.asarray(1.0 if weights is None else weights, float), (n,))
         ages, older, half_life = np.zeros(n), 0.0, model.half_life or np.inf
         if model.half_life is not None and model.half_life_unit == "points":
             older = float(weights.sum())
             ages = older - np.cumsum(weights)
-            # A row of weight 3 is three rows that follow each other.
+            # A row of weight 3 counts as three consecutive rows.
             weights = np.expm1(-weights / half_life * np.log(2.0)) / np.expm1(-np.log(2.0) / half_life)
         elif model.half_life is not None:
             times = np.broadcast_to(np.asarray(times, float), (n,))
@@ -50,7 +50,7 @@ class Ledger:
         self.weight += float(weights @ 2.0 ** (-ages / half_life))
 
     def check(self, model: OnlineKMeans, weights: np.ndarray) -> None:
-        """Compare a publication: what is not in it was left out as outliers."""
+        """Compare a publication; the missing weight must be that of outliers."""
         assert (weights >= 0.0).all()
         found = float(weights.sum()) + _left_out(model)
         assert found == pytest.approx(self.weight, rel=EXACT), "the weights of a publication are not those learned"
@@ -67,7 +67,7 @@ def _masses(clusters: Clusters) -> list[float]:
 
 
 def of(model: OnlineKMeans) -> Ledger:
-    """The books on a model; those on one that was restored or adopted begin with what it says that it has."""
+    """The ledger of a model; that of a restored model starts with its own weight."""
     if NAME not in vars(model):
         had = model._buffered()[1] if model._clusters is None else model.weights_
         setattr(model, NAME, Ledger(float(had.sum()) + _left_out(model)))
@@ -78,7 +78,7 @@ def of(model: OnlineKMeans) -> Ledger:
 
 @pytest.fixture(scope="session", autouse=True)
 def _weights_are_those_learned():
-    """Keep books on all models of a session of tests, and compare each publication with them."""
+    """Keep a ledger for all models of a test session, and compare each publication with it."""
     learn, publish, forget = OnlineKMeans._learn, OnlineKMeans.publish, Clusters._forget
 
     @functools.wraps(learn)
@@ -87,7 +87,7 @@ def _weights_are_those_learned():
         learn(self, X, names, weights, times)
         ledger.learned(self, len(X), weights, times)
         if self._clusters is not None and vars(self._clusters).pop(FORGOT, False):
-            del vars(self)[NAME]  # in the midst of a batch: the books begin anew
+            del vars(self)[NAME]  # in the middle of a batch: the ledger starts again
 
     @functools.wraps(forget)
     def forget_and_tell(self, factor):

@@ -1,4 +1,4 @@
-"""What tests of stores on PostgreSQL look at again and again."""
+"""Helpers for tests of stores on PostgreSQL."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Opener = Callable[..., SqlStore]
 
 @contextmanager
 def opener(url: str) -> Iterator[Opener]:
-    """Opens stores, on the database named here or elsewhere, and closes them in the end."""
+    """Opens stores on a given or another database, and closes them at the end."""
     with ExitStack() as stack:
 
         def open_(where: str = url, **options: float) -> SqlStore:
@@ -41,7 +41,7 @@ def refused_with(url: str, match: str) -> StoreUnavailableError:
 
 
 def all_told(error: BaseException | None) -> str:
-    """What an error says, with all that led to it."""
+    """The messages of an error and of its causes."""
     return "" if error is None else f"{error!r} {error}\n{all_told(error.__context__)}"
 
 

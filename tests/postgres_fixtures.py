@@ -33,7 +33,7 @@ def _container() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def databases() -> Iterator[Databases]:
-    """Makes databases on the session's server. There is no run without: it fails where none can be had."""
+    """Creates databases on the session's server; fails when there is no PostgreSQL."""
     named = os.environ.get("STREAMKM_TEST_POSTGRES")
     if named:
         yield Databases(named)
@@ -60,13 +60,13 @@ def kept_database(databases: Databases) -> Iterator[str]:
 
 @pytest.fixture
 def emptied(databases: Databases, kept_database: str) -> str:
-    """A database with an empty store, for tests that leave its tables as they are: a fresh one takes long to make."""
+    """A database with an empty store, for tests that do not change its tables, because creating one is slow."""
     databases.empty(kept_database)
     return kept_database
 
 
 @pytest.fixture
 def database(databases: Databases) -> Iterator[DatabaseFactory]:
-    """Make databases: ``database(options="") -> url``. They are dropped after the test."""
+    """Creates databases: ``database(options="") -> url``. They are dropped after the test."""
     with contextlib.ExitStack() as stack:
         yield lambda options="": stack.enter_context(databases.fresh(options))

@@ -1,4 +1,4 @@
-"""A real PostgreSQL of our own, from Debian's package: its files in a temporary folder, on a free port of loopback."""
+"""A PostgreSQL server for tests, from Debian's package, in a temporary folder and on a free loopback port."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ from streamkm.stores.sql.schema import metadata
 from waiting import PATIENCE, pauses, wait_until
 
 INSTALL = "apt-get install postgresql, or name a server that tests may use: STREAMKM_TEST_POSTGRES=postgresql://..."
-USER, PASSWORD = "streamkm", "p@ss/w:rd"  # as a URL has to have it: see ENCODED
+USER, PASSWORD = "streamkm", "p@ss/w:rd"  # percent-encoded in URLs: see ENCODED
 ENCODED = "p%40ss%2Fw%3Ard"
 PORT_ATTEMPTS = 5
 SETTINGS = {
     "listen_addresses": "127.0.0.1",
-    "fsync": "off",  # a third of the time; what a killed process wrote is kept, and no test cuts the power
+    "fsync": "off",  # a third of the time; only a power failure would lose data
     "shared_buffers": "16MB",
     "max_wal_size": "256MB",
-    "autovacuum": "off",  # a database of a test lives for a second
+    "autovacuum": "off",  # databases of tests exist for seconds
     "jit": "off",
 }
 
 
 class NoPostgresError(Exception):
-    """There is no PostgreSQL here."""
+    """PostgreSQL is not installed."""
 
 
 def binaries() -> Path:
-    """The folder with ``initdb`` and ``postgres``: Debian's newest, or the one on the PATH."""
+    """The folder with ``initdb`` and ``postgres``: Debian's newest, or that on the PATH."""
     found = [path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/initdb")]
     if found:
         return max(found, key=lambda path: int(path.parent.name))
@@ -55,7 +55,7 @@ def binaries() -> Path:
 
 
 class Databases:
-    """Databases on a server, each of which a test has for itself.
+    """Databases on a server, one per test.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ class Databases:
 
     @contextlib.contextmanager
     def fresh(self, options: str = "") -> Iterator[str]:
-        """The URL of a new database; it is dropped afterwards, with all that is still connected to it."""
+        """The URL of a new database, which is dropped at the end, closing its connections."""
         name = f"test_{uuid.uuid4().hex[:12]}"
         self.run(sql.SQL("CREATE DATABASE {} " + options).format(sql.Identifier(name)))
         try:
@@ -77,26 +77,28 @@ class Databases:
             self.run(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
     def empty(self, url: str) -> None:
-        """Take out all that a store holds."""
+        """Delete all rows of a store."""
         self.run(f"TRUNCATE {', '.join(metadata.tables)} RESTART IDENTITY", url)
 
     def run(self, statement: sql.Composed | str, url: str | None = None) -> None:
-        """Run a statement outside of any transaction."""
+        """Run a statement outside a transaction."""
         with psycopg.connect(url or self.url, autocommit=True) as connection:
             connection.execute(statement)
 
 
 class PostgresServer:
-    """A server that can be killed and paused; run as Debian's user for it where we are root, which it refuses to be."""
+    """A server that can be killed and paused; as root it runs as Debian's user, because it refuses to run as root."""
 
     def __init__(self) -> None:
         self.bin = binaries()
         self._account = _account()
-        # In /tmp whatever TMPDIR says: others than its owner must get through, and a socket's path may not be long.
+        # In /tmp whatever TMPDIR is: another user must have access, and the path of a socket is limited in length.
         self.folder = Path(tempfile.mkdtemp(prefix="streamkm-postgres-", dir="/tmp"))
         if self._account is not None:
             shutil.chown(self.folder, self._account)
-        (self.port,) = free_ports(1)  # none that an outgoing connection could be given while the server is down
+        (self.port,) = free_ports(
+            1
+        )  # outside the range of outgoing connections, which could take it while the server is down
         self.process: subprocess.Popen[bytes] | None = None
         self.log, self._started = self.folder / "log", False
         try:
@@ -109,7 +111,7 @@ class PostgresServer:
         password = self.folder / "password"
         password.write_text(PASSWORD)
         password.chmod(0o644)
-        # Words sorted as people do, not as bytes: what must not depend on that shows that it does not.
+        # A linguistic collation, to show that results do not depend on it.
         major = int(re.search(r"\d+", self._call("postgres", "--version"))[0])  # type: ignore[index]
         language = ["--locale-provider=icu", "--icu-locale=en"] if major >= 15 else []
         self._call(
@@ -141,18 +143,18 @@ class PostgresServer:
 
     @property
     def url(self) -> str:
-        """Of the database that is always there."""
+        """The URL of the default database."""
         return f"postgresql://{USER}:{ENCODED}@127.0.0.1:{self.port}/postgres"
 
     def start(self) -> None:
-        """Start, and return when it takes connections. What a killed one left in its log is done first."""
+        """Start, and return when it accepts connections, after recovery from a kill."""
         for _ in range(PORT_ATTEMPTS):
             began = self.log.stat().st_size if self.log.exists() else 0
             if self._start_once():
                 self._started = True
                 return
             said = self.log.read_text(errors="replace")[began:]
-            if "could not bind" not in said or self._started:  # later the port is known to others
+            if "could not bind" not in said or self._started:  # later, others know the port
                 break
             (self.port,) = free_ports(1)
         raise NoPostgresError(f"PostgreSQL did not start:\n{said[-2000:]}")
@@ -178,7 +180,7 @@ class PostgresServer:
         return False
 
     def heal(self) -> None:
-        """Make it run, and answer, whatever a test has left it in.
+        """Make it run and respond, whatever state a test left it in.
 
         Raises
         ------
@@ -196,10 +198,10 @@ class PostgresServer:
             self.start()
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
-        """Stop as Debian does ("fast"): connections are ended, transactions rolled back."""
+        """Stop in mode "fast", as Debian does: closes connections and rolls transactions back."""
         if self.process is not None:
             self.process.send_signal(how)
-            self.process.send_signal(signal.SIGCONT)  # a paused one would not see it
+            self.process.send_signal(signal.SIGCONT)  # a paused server would not handle the signal
             self.process.wait(PATIENCE)
             self.process = None
 
@@ -209,10 +211,10 @@ class PostgresServer:
         self.start()
 
     def kill(self) -> None:
-        """SIGKILL to all of its processes; returns when none is left, or the next start would find memory in use."""
+        """SIGKILL to all its processes; returns when all have ended, or a start would find shared memory in use."""
         assert self.process is not None
         postmaster = self.process.pid
-        self.process.send_signal(signal.SIGSTOP)  # so that it has no more children, and they have not yet lost it
+        self.process.send_signal(signal.SIGSTOP)  # so that it starts no more children, and they still have a parent
         wait_until(lambda: state(postmaster) in {"T", "Z", ""})
         children = _children(postmaster)
         self.process.kill()
@@ -224,21 +226,21 @@ class PostgresServer:
         wait_until(lambda: {state(child) for child in children} <= {"Z", ""}, "the end of PostgreSQL's processes")
 
     def pause(self) -> None:
-        """SIGSTOP to all of its processes."""
+        """SIGSTOP to all its processes."""
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Go on after a pause."""
+        """Resume after a pause."""
         self._signal(signal.SIGCONT)
 
     def close(self) -> None:
-        """Stop at once, and leave nothing behind."""
+        """Stop at once and remove all files."""
         if self.process is not None:
             self.kill()
         shutil.rmtree(self.folder)
 
     def _signal(self, number: signal.Signals) -> None:
-        # The postmaster first, so that it does not see its children go. Each of them is a session of its own.
+        # The postmaster first, so that it does not see its children end. Each child has a session of its own.
         assert self.process is not None
         self.process.send_signal(number)
         for child in _children(self.process.pid):
@@ -257,7 +259,7 @@ def _children(parent: int) -> Sequence[int]:
 
 
 def _account() -> str | None:
-    """Who runs the server: None for whoever we are."""
+    """The user who runs the server; None: the current one."""
     if os.geteuid() != 0:
         return None
     there = {entry.pw_name for entry in pwd.getpwall()}
@@ -265,5 +267,5 @@ def _account() -> str | None:
 
 
 def with_parameters(url: str, **parameters: str) -> str:
-    """A URL with more of libpq's parameters."""
+    """A URL with additional parameters of libpq."""
     return url + ("&" if "?" in url else "?") + urlencode(parameters, quote_via=quote)

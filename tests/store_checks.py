@@ -1,4 +1,4 @@
-"""What every store must do, as functions of a fresh store: `CHECKS`, collected by name."""
+"""The conformance suite of stores: functions of a new store, collected by name in `CHECKS`."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ SPEC = ModelSpec("m", ("amount", "lat"), 2, {"kind": "kafka", "topic": "orders"}
 
 
 def state_of(seq: int, size: int = 8) -> ModelState:
-    """A state in which the number of its commit can be recognised."""
+    """A state that identifies its commit."""
     return ModelState("OnlineKMeans", 1, {"seq": seq}, {"centers": np.full(size, seq, np.float64)})
 
 
 def position_of(seq: int) -> dict[TopicPartition, int]:
-    """Where commit `seq` of `commit_of` ends: ten records a partition and commit."""
+    """Position after commit `seq` of `commit_of`: ten records per partition and commit."""
     return {P0: 10 * seq, P1: 10 * seq} if seq else {}
 
 
 def journal_entry_of(seq: int) -> JournalEntry:
-    """Two mini-batches of five records a partition; every other commit publishes what was prepared between them."""
+    """Two mini-batches of five records per partition; every other commit prepares a publication between them."""
     start = 10 * (seq - 1)
     batches = tuple(tuple(BatchRange(p, at, at + 5) for p in (P0, P1)) for at in (start, start + 5))
     return JournalEntry(batches, 1 if seq % 2 else -1)
 
 
 def bad_of(seq: int) -> BadRecord:
-    """One bad record of commit `seq`, with a header that is no text and one that is null."""
+    """One bad record of commit `seq`, with a header that is not text and one that is null."""
     record = RawRecord(P0, 10 * seq - 1, 1_700_000_000_000, b"\xff\0", b"{", (("h", b"\xfe"), ("none", None)))
     return BadRecord(record, "not-json", "", f"commit {seq}: not JSON at byte 1")
 
@@ -90,18 +90,18 @@ def commit_of(seq: int, *, snapshot: bool = False, bad: bool = False, size: int 
 
 
 def recent_of(seq: int) -> Recent:
-    """What commit `seq` has seen last: values that float32 cannot hold, and an end for each partition."""
+    """Recent points of commit `seq`: values that float32 cannot represent, and an end per partition."""
     return Recent(np.array([[seq + 1e-12, 1e300], [-0.0, 1_700_000_000.125]]), {P0: 10 * seq + 7, P1: 10 * seq})
 
 
 def job_of(job_id: str, *, at: float = 5.0, model: str = "m") -> Job:
-    """A job that is waiting, with what JSON can hold."""
+    """A queued job with values of every JSON type."""
     asked = {"from": None, "k": 8, "nested": {"a": [1, 2.5, "ü\0"]}}
     return Job(job_id, model, asked, "queued", {"stage": "starting", "done": 0}, 0, "", at, at)
 
 
 def owned(store: Store, name: str = "m", owner: str = "me") -> Lease:
-    """Make the model and take its lease."""
+    """Create the model and acquire its lease."""
     store.create(replace(SPEC, name=name), 1.0)
     lease = store.acquire(name, owner, ttl=10.0, now=0.0)
     assert lease is not None
@@ -144,7 +144,7 @@ def check_models_are_listed_by_name(store: Store) -> None:
         "a_",
         "b",
         "c",
-    ]  # of the characters' numbers, in whatever language a server speaks
+    ]  # by code point, whatever the collation of the server
     assert [info.spec.name for info in store.models()] == in_order
     assert list(store.models()) == [store.model(name) for name in in_order]
 
@@ -226,7 +226,7 @@ def check_a_lost_lease_can_neither_renew_nor_commit(store: Store) -> None:
 
 def check_an_expired_lease_that_nobody_took_still_commits(store: Store) -> None:
     lease = owned(store)
-    store.commit(lease, commit_of(1))  # its 10 seconds are long over by any real clock
+    store.commit(lease, commit_of(1))  # the lease of 10 seconds has expired by any real clock
 
 
 def check_release_lets_the_next_owner_in_and_the_last_one_out(store: Store) -> None:
@@ -334,7 +334,7 @@ def check_a_snapshot_comes_back_exactly_and_cannot_be_changed(store: Store) -> N
     made = snapshot_of(1)
     store.commit(lease, replace(commit_of(1), snapshot=made))
     expected = made.centroids.copy()
-    made.centroids[:] = -1.0  # the caller's array is the caller's
+    made.centroids[:] = -1.0  # the store must have a copy
     for found in (store.snapshot("m"), store.snapshot("m", 1), store.snapshots("m")[0]):
         assert np.array_equal(found.centroids, expected)
         assert np.isnan(found.spreads[1])
@@ -407,7 +407,7 @@ def check_quarantined_records_come_back_newest_first(store: Store) -> None:
 
 
 def bad_commit(store: Store, lease: Lease, seq: int, *reasons: str) -> list[BadRecord]:
-    """Commit number `seq` with a bad record of each reason; the records."""
+    """Make commit `seq` with a bad record of each reason; returns the records."""
     bad = [
         replace(bad_of(seq), reason=reason, record=bad_of(seq).record._replace(offset=10 * (seq - 1) + i))
         for i, reason in enumerate(reasons)
@@ -417,7 +417,7 @@ def bad_commit(store: Store, lease: Lease, seq: int, *reasons: str) -> list[BadR
 
 
 def places(bad: Sequence[BadRecord]) -> list[RecordId]:
-    """Where records stood."""
+    """Ids of records."""
     return [(b.record.partition, b.record.offset) for b in bad]
 
 
@@ -499,7 +499,7 @@ def check_the_quarantine_is_bounded_but_keeps_what_is_not_delivered(store: Store
 
 
 def sized(seq: int, *sizes: int, whole: int | None = None) -> tuple[BadRecord, ...]:
-    """Bad records of commit `seq` with values of so many bytes."""
+    """Bad records of commit `seq`, with values of these sizes in bytes."""
     bad = bad_of(seq)
     return tuple(
         replace(bad, record=bad.record._replace(offset=10 * (seq - 1) + i, value=b"v" * size, size=whole))
@@ -519,7 +519,7 @@ def check_a_commit_that_adds_trims_the_quarantine_to_rows_and_bytes(store: Store
         store.commit(lease, replace(commit_of(seq), quarantine=sized(seq, *sizes), quarantine_limits=limits))
         assert [held.bad.record.offset for held in store.iter_quarantine("m")] == left
     store.commit(lease, replace(commit_of(6), quarantine_limits=QuarantineLimits(0, 0)))
-    assert len(store.newest_quarantined("m")) == 1, "a commit that adds nothing has nothing to trim"
+    assert len(store.newest_quarantined("m")) == 1, "a commit without bad records does not trim"
 
 
 def check_undelivered_records_stay_without_their_value(store: Store) -> None:
@@ -572,7 +572,7 @@ def check_retention_deletes_old_snapshots_and_the_rest_answers_as_before(store: 
         published = published if seq == 6 else replace(published, events=())
         store.commit(lease, replace(commit_of(seq), snapshot=published))
     assert store.apply_retention("m", now) == 3
-    # Of a day the last, of an hour the last and the one that tells events, and all that are young.
+    # The last of a day, the last of an hour and the one with events, and all recent ones.
     assert [s.id for s in store.snapshots("m")] == [11, 10, 9, 8, 7, 6, 4, 3]
     assert store.apply_retention("m", now) == 0
     assert store.snapshot("m", at=now - 15 * day).id == 3
@@ -591,7 +591,7 @@ def check_retention_spares_the_newest_the_recomputed_and_whatever_was_ever_promo
         store.add_snapshot(replace(snapshot_of(9, at=at), kind="replay", events=()), state_of(9))
     store.request_promotion("m", Promotion(2, skip=True))
     store.request_promotion("m", None)
-    assert store.apply_retention("m", 1e9) == 2  # of 1, 3 and 4 the last of the day stays
+    assert store.apply_retention("m", 1e9) == 2  # of 1, 3 and 4 the last of the day is kept
     assert [s.id for s in store.snapshots("m")] == [7, 6, 5, 4, 2]
     assert store.snapshot("m").id == 5
     assert store.apply_retention("m", 1e12) == 0
@@ -747,7 +747,7 @@ def check_a_promotion_is_requested_until_a_commit_fulfils_it(store: Store) -> No
     assert store.control_requests("m").promotion == Promotion(number, skip=False)
     store.commit(lease, commit_of(2))
     answer = commit_of(3, snapshot=True)
-    # An answer to what was asked for before leaves what is asked for now.
+    # Fulfilling an earlier request leaves the present one.
     store.commit(lease, replace(answer, journal_entry=answer.journal_entry._replace(promoted_snapshot=1)))
     assert store.control_requests("m").promotion == Promotion(number, skip=False)
     answer = commit_of(4, snapshot=True)
@@ -791,7 +791,7 @@ def check_recent_points_are_those_of_the_last_commit_that_had_some(store: Store)
         given = recent_of(seq)
         store.commit(lease, replace(commit_of(seq), recent=given))
         expected = given.points.tobytes()
-        given.points[:] = 0.0  # the caller's array is the caller's
+        given.points[:] = 0.0  # the store must have a copy
         found = store.recent("m")
         assert found is not None
         assert found.points.tobytes() == expected
@@ -802,12 +802,12 @@ def check_recent_points_are_those_of_the_last_commit_that_had_some(store: Store)
     store.commit(lease, commit_of(4))
     found = store.recent("m")
     assert found is not None
-    assert found.ends == recent_of(3).ends, "a commit that tells nothing leaves what was told"
+    assert found.ends == recent_of(3).ends, "a commit without recent points leaves the previous ones"
     with pytest.raises(ConflictError):
         store.commit(lease, replace(commit_of(4), recent=recent_of(9)))
     found = store.recent("m")
     assert found is not None
-    assert found.ends == recent_of(3).ends, "nothing of a commit that is refused is kept"
+    assert found.ends == recent_of(3).ends, "nothing of a rejected commit is stored"
     store.commit(lease, replace(commit_of(5), recent=Recent(np.empty((0, 2)))))
     found = store.recent("m")
     assert found is not None
@@ -830,7 +830,7 @@ def check_a_pause_is_requested_and_withdrawn(store: Store) -> None:
     store.request_promotion("m", Promotion(1, skip=True))
     assert store.control_requests("m") == ControlRequests(Promotion(1, skip=True), paused=True)
     store.commit(lease, commit_of(2, snapshot=True))
-    assert store.model("m").paused, "a commit leaves it as it is"
+    assert store.model("m").paused, "a commit does not change it"
     store.set_paused("m", paused=False)
     assert store.control_requests("m") == ControlRequests(Promotion(1, skip=True), paused=False)
     store.set_paused("m", paused=True)

@@ -1,4 +1,4 @@
-"""Empty stores for tests that want one in a file: made once, and copied, which takes a twentieth of the time."""
+"""Empty stores in files for tests: created once and copied, which takes a twentieth of the time."""
 
 import shutil
 from pathlib import Path
@@ -10,7 +10,7 @@ from streamkm.stores import open_store
 
 @pytest.fixture(scope="session")
 def empty_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file with an empty store; tests copy it."""
+    """A file with an empty store, to be copied."""
     file = tmp_path_factory.mktemp("empty") / "store.db"
     open_store(f"sqlite:///{file}").close()
     return file
@@ -18,5 +18,5 @@ def empty_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def sqlite_url(empty_sqlite: Path, tmp_path: Path) -> str:
-    """An empty store in a file of the test's own."""
+    """An empty store in a file for one test."""
     return f"sqlite:///{shutil.copy(empty_sqlite, tmp_path / 'store.db')}"

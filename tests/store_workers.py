@@ -1,4 +1,4 @@
-"""What other processes do to a store in the tests: a `processes.Worker` that does `work`."""
+"""The work of other processes on a store in tests, run by a `processes.Worker`."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def write(_: Connection, store: Store, size: int, last: int = 1_000_000_000) -> 
 
 
 def die(tests: Connection, url: str, points: int) -> None:
-    """Die by SIGKILL in a commit that carries everything, once before each of its statements.
+    """Be killed by SIGKILL in a complete commit, once before each of its statements.
 
     The statements of the transaction count from 0; the number after the last is COMMIT, and the one after that is
     behind COMMIT. Each death is a forked process, of which the status is told; before the next one waits for a word.
@@ -104,10 +104,12 @@ def sleep(tests: Connection, store: Store, where: str, thrown_out_after: str = "
 
 
 def fight(tests: Connection, store: Store, owner: str, total: int) -> None:
-    """Take the lease again and again and commit while it lasts, until the model has so many commits."""
+    """Take the lease again and again and commit while it lasts, until the model has this number of commits."""
     won = lost = 0
     while True:
-        lease = store.acquire("m", owner, ttl=0.0, now=time.time())  # it runs out at once: the other may always take it
+        lease = store.acquire(
+            "m", owner, ttl=0.0, now=time.time()
+        )  # expires at once: the other process may always acquire it
         seq = _seq(store.load_checkpoint("m"))
         if seq >= total:
             break
@@ -122,7 +124,7 @@ def fight(tests: Connection, store: Store, owner: str, total: int) -> None:
 
 
 def first_open(_: Connection, store: Store) -> None:
-    """Do nothing but open and create."""
+    """Open the store and create a model."""
     store.create(SPEC, 1.0)
 
 

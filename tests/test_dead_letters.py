@@ -54,7 +54,7 @@ def quick(monkeypatch):
 
 
 class Mailbox:
-    """Writers that put letters into a list, unless they are told to fail."""
+    """Writers that append letters to a list, or fail as scripted."""
 
     def __init__(self):
         self.topics, self.sent, self.opened, self.closed = [], [], 0, 0
@@ -288,7 +288,7 @@ def test_letters_that_are_too_large_are_sent_without_payload_at_once_when_the_si
     all_delivered(w)
     assert len(mailbox.sent) == N // 4
     assert {dict(r.headers)["__streamkm.value.omitted"] for r in mailbox.sent} == {b"201"}
-    assert mailbox.calls < N // 16, "none but the first was tried by itself"
+    assert mailbox.calls < N // 16, "only the first was tried on its own"
 
 
 def test_every_bad_record_gets_a_letter_and_is_marked():
@@ -343,7 +343,7 @@ def test_dead_letters_never_delay_learning(monkeypatch):
     monkeypatch.setattr(dead_letters, "CLOSE_SECONDS", 0.2)
     with_letters(w, mailbox).run(w.until_all_read())
     assert w.counters().points == N - 5
-    assert gone_on == [], "all was learned, and the run has ended, while the topic of letters was still waited for"
+    assert gone_on == [], "everything was learned, and the run ended, while the topic of dead letters was not available"
     go_on.set()
     wait_until(lambda: gone_on)
 

@@ -146,7 +146,7 @@ def test_a_model_that_goes_on_from_a_snapshot_knows_them_if_that_does_and_says_n
         if known:
             np.testing.assert_allclose(published.deviations, p.deviations, rtol=0.15, atol=1e-12)
             np.testing.assert_allclose(published.spreads, p.spreads, rtol=0.15)
-    assert OnlineKMeans.from_state(again.state())._clusters._flat != known
+    assert OnlineKMeans.from_state(again.state())._clusters._spreads_unknown != known
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def endless(seed=0):
 
 
 def values(n, seed=0):
-    """n of them."""
+    """The first n records."""
     return list(itertools.islice(endless(seed), n))
 
 
@@ -54,7 +54,7 @@ class Feed(threading.Thread):
     def run(self):
         began = time.monotonic()
         for i, value in enumerate(self.records):
-            key = b"k" if value is None else None  # kafka-python sends no record without both
+            key = b"k" if value is None else None  # kafka-python rejects records without key and value
             self.producer.send(self.topic, value, key, partition=i % self.partitions)
             self.sent += 1
             if self.enough.is_set():
@@ -67,7 +67,7 @@ class Feed(threading.Thread):
 
 
 def progress(url, model):
-    """What the store says, by its own read-only connection."""
+    """The state of the store, through a read-only connection."""
     with contextlib.closing(open_store(url)) as store:
         try:
             return store.model(model).progress
@@ -98,7 +98,9 @@ def url_of_a_store(request, tmp_path):
 def test_killed_twice_every_record_counts_once_and_the_journal_proves_it(bootstrap, topic, tmp_path, url_of_a_store):
     name, url, log = topic(partitions=3), url_of_a_store, tmp_path / "log"
     Feed(bootstrap, name, values(3000), per_second=1e9).run()
-    feed = Feed(bootstrap, name, endless(1), per_second=1500)  # longer than the test, so both kills hit it running
+    feed = Feed(
+        bootstrap, name, endless(1), per_second=1500
+    )  # longer than the test, so that both kills happen while it runs
     for killed_at in (6000, 9000):
         with live(log, bootstrap, name, url, "--batch", "300", "--lease", "2s") as owner:
             owner.until(lambda: points(url, "m") >= 3000)
@@ -106,7 +108,7 @@ def test_killed_twice_every_record_counts_once_and_the_journal_proves_it(bootstr
                 feed.start()
             owner.until(lambda killed_at=killed_at: points(url, "m") >= killed_at)
             owner.kill()
-            assert feed.is_alive(), "it was to be killed while records came"
+            assert feed.is_alive(), "the kill must happen while records arrive"
     with live(log, bootstrap, name, url, "--batch", "300", "--lease", "2s") as owner:
         owner.until(lambda: points(url, "m") >= 12_000)
         feed.enough.set()
@@ -118,7 +120,7 @@ def test_killed_twice_every_record_counts_once_and_the_journal_proves_it(bootstr
         last = store.snapshot("m")
         counters = store.model("m").progress.counters
         assert (counters.records, counters.points, counters.bad, counters.tombstones) == (n, n, 0, 0)
-        assert last.weights.sum() == pytest.approx(n, rel=1e-12)  # float64 sums of a coreset's masses
+        assert last.weights.sum() == pytest.approx(n, rel=1e-12)  # float64 sums of a coreset's weights
         assert last.n_points == n
         assert sum(last.position.values()) == n
         assert last.reason in {"interval", "stop"}
@@ -135,7 +137,7 @@ def test_killed_twice_every_record_counts_once_and_the_journal_proves_it(bootstr
         "differences": [],
         "lost": [],
     }
-    # Ordinary tools see the group's offsets.
+    # Kafka tools show the group's offsets.
     consumer = kafka.KafkaConsumer(bootstrap_servers=bootstrap, group_id="streamkm-m")
     with contextlib.closing(consumer):
         for tp, at in last.position.items():
@@ -245,14 +247,14 @@ def test_a_standby_takes_over_at_once_after_sigterm_and_after_the_lease_when_the
 
     with live(tmp_path / "a", bootstrap, name, url, "--lease", "10s") as a:
         a.until(lambda: points(url, "m") > 0)
-        # Its own lease lasts longer than the test may wait, so that nobody comes after it by waiting.
+        # Its own lease lasts longer than the test, so that no other takes over by waiting.
         with live(tmp_path / "b", bootstrap, name, url, "--lease", "1h") as b:
             b.until(lambda: "standing by" in b.output())
             a.kill()
             ends = lease()
             assert f":{a.popen.pid}:" in ends.owner
             b.until(lambda: owner_of(b))
-            assert time.time() > ends.expires_at, "it waited for the end of the lease"
+            assert time.time() > ends.expires_at, "it waited for the lease to expire"
             assert owner_of(b).epoch == ends.epoch + 1
             with live(tmp_path / "c", bootstrap, name, url, "--lease", "10s") as c:
                 c.until(lambda: "standing by" in c.output())
@@ -326,7 +328,7 @@ def test_a_recomputation_leaves_the_consumer_alone_survives_kills_and_is_promote
     command = ("replay", "m", "--from", "beginning", "--to", "now", "--store", url, "--bootstrap", bootstrap)
     with live(log, bootstrap, name, url) as owner:
         owner.until(lambda: points(url, "m") >= 10_000)
-        # Killed when its range is pinned, and when it has read some of it; the range stays what was pinned first.
+        # Killed after its range is pinned, and after it has read part of it; the pinned range stays the same.
         for sign in ("plan.json", "*/*.parquet"):
             with program(tmp_path / "replay-log", *command, "--work", work) as killed:
                 killed.until(lambda sign=sign: any((tmp_path / "work").glob(sign)))
@@ -339,7 +341,7 @@ def test_a_recomputation_leaves_the_consumer_alone_survives_kills_and_is_promote
         assert found["n_points"] == sum(at for *_, at in pinned)
         assert [(p["topic"], p["partition"], p["offset"]) for p in found["position"]] == [tuple(p) for p in pinned]
         learned = points(url, "m")
-        owner.until(lambda: points(url, "m") > learned)  # it went on all the time
+        owner.until(lambda: points(url, "m") > learned)  # it has continued meanwhile
         difference = run("diff", "m", "1", str(found["id"]), "--store", url, "--json")
         assert difference.returncode == 0, difference.stderr
         assert json.loads(difference.stdout)["changed"] < 0.05
@@ -379,7 +381,7 @@ def test_a_recomputation_reads_committed_records_only_to_the_marker_that_ends_th
     found = json.loads(result.stdout)
     assert found["n_points"] == 3000
     assert {p["partition"]: p["offset"] for p in found["position"]} == {tp.partition: end for tp, end in ends.items()}
-    assert sum(ends.values()) > 3000 + 6 * len(aborted), "records that were aborted, and markers"
+    assert sum(ends.values()) > 3000 + 6 * len(aborted), "aborted records, and markers"
     with contextlib.closing(open_store(url)) as store:
         exact = store.snapshot("m", found["id"])
     assert exact.weights.sum() == 3000

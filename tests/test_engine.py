@@ -1,4 +1,4 @@
-"""The live loop without a broker and without waiting: what is counted after every kind of trouble."""
+"""The live loop without a broker and without waiting: exact counts after every kind of failure."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ N = 1500
 
 
 class Eager:
-    """A worker that is done at once, so that what is committed when does not depend on the machine."""
+    """A worker that runs tasks at once, so that the content of commits does not depend on the machine."""
 
     @staticmethod
     def submit(work):
@@ -59,7 +59,7 @@ def eager(monkeypatch):
 
 
 class Killed(BaseException):
-    """Stands for SIGKILL: nothing may catch it."""
+    """In place of SIGKILL: must not be caught."""
 
 
 def record(i, value=..., partition=None):
@@ -71,7 +71,7 @@ def record(i, value=..., partition=None):
 
 
 class World:
-    """One topic and one store; engines come and go."""
+    """One topic and one store, for several engines."""
 
     def __init__(self, records=None, store=None):
         self.records = [record(i) for i in range(N)] if records is None else records
@@ -338,7 +338,7 @@ def test_an_idle_owner_keeps_its_lease_and_writes_no_commits():
 
 
 class Slow:
-    """A worker that works when it was looked at three times."""
+    """A worker whose tasks are done at the third query."""
 
     def submit(self, work):
         task = Task(work)
@@ -414,7 +414,7 @@ def test_k_is_chosen_from_the_first_points_and_only_proposed_later(monkeypatch):
 
 
 class Held:
-    """A worker whose tasks are done when they are told to be."""
+    """A worker whose tasks finish on request."""
 
     def __init__(self):
         self.tasks = []
@@ -448,7 +448,7 @@ def test_a_number_of_clusters_that_the_first_points_suggest_is_not_told_of_twice
 
 
 def batch_result(w, n):
-    """What a recomputation of the first `n` records is, as a snapshot with a state: clusters far from the live ones."""
+    """Snapshot and state of a recomputation of the first `n` records, with clusters far from the live ones."""
     points = np.array([[json.loads(r.value)[f] for f in "xy"] for r in w.records[:n]])
     labels = np.arange(n) % 3  # the records' own clusters
     centroids = np.array([points[labels == j].mean(axis=0) for j in range(3)])
@@ -529,7 +529,7 @@ def test_a_snapshot_whose_records_are_deleted_is_not_promoted(caplog):
 
 
 class Shortened(MemorySource):
-    """A topic that no longer has its first records."""
+    """A topic whose first records are deleted."""
 
     def __init__(self, records):
         super().__init__(records, topic="t", partitions=2)

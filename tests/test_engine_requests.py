@@ -24,13 +24,13 @@ P0, P1 = (TopicPartition("t", i) for i in range(2))
 
 
 def raw(w, partition, offsets):
-    """The points of some records as they stand in the topic."""
+    """The points of some records of the topic."""
     wanted = {r.offset: json.loads(r.value) for r in w.records if r.partition == partition}
     return [[wanted[at][name] for name in "xy"] for at in offsets]
 
 
 def several(w, *moments, then, tick=0.0, limit=600):
-    """A stop request: `moments` came, each called until it is true, and `then` is true; `tick` seconds pass a look."""
+    """A stop request once all `moments` have come in order and `then` is true; each query advances `tick` seconds."""
     left, looks = list(moments), [0]
 
     def done():
@@ -45,7 +45,7 @@ def several(w, *moments, then, tick=0.0, limit=600):
 
 
 def after(looks, do):
-    """A moment that comes at look number `looks` from now, and does something then."""
+    """A moment that comes at query number `looks` from now, and then calls something."""
     count = [0]
 
     def moment():
@@ -152,7 +152,7 @@ def test_an_owner_that_is_paused_reads_nothing_keeps_its_lease_and_goes_on_exact
     engine = w.engine()
     moments = (pause, after(20, note), after(200, resume))
     engine.run(several(w, *moments, then=w.all_read))
-    assert at[0] == at[1], "nothing was read or committed meanwhile"
+    assert at[0] == at[1], "nothing was read or committed in between"
     assert 300 <= at[0][0] < N
     assert beats[1] - beats[0] >= 100
     assert leases[0].epoch == leases[1].epoch
@@ -173,7 +173,7 @@ def test_a_pause_first_commits_what_was_learned():
         w.store.set_paused("m", paused=True)
         return True
 
-    def noticed():  # the first look after it was: the next commit by time would come later
+    def noticed():  # the first query after that; the next scheduled commit is later
         if engine.context.heartbeat.activity != "paused":
             return False
         read.append(sum(w.opened[0].position().values()))
@@ -256,7 +256,7 @@ def test_a_broker_that_goes_away_in_a_pause_does_not_keep_what_was_learned_from_
     asked = []
 
     class Unsure(FlakySource):
-        """A source that cannot say whether what it gave came from the topic, for good."""
+        """A source whose identity check never succeeds."""
 
         def begin_identity_check(self):
             pass
@@ -310,12 +310,12 @@ def test_a_promotion_is_an_event_of_the_snapshot_that_it_published():
     assert event.before == tuple(sorted(before.ids.tolist()))
     assert event.after == tuple(sorted(snapshot.ids.tolist())) == (5, 7, 11)
     assert event.detail == {"snapshot": number}
-    assert snapshot.inertia == snapshot.detail["cost"] / snapshot.detail["judged"], "as its model has judged, no other"
-    assert w.verify(UNDECAYED), "what owners tell is left out of the comparison"
+    assert snapshot.inertia == snapshot.detail["cost"] / snapshot.detail["judged"], "the cost of its own model"
+    assert w.verify(UNDECAYED), "events of owners are not compared"
 
 
 def strewn(far):
-    """A stream in which the records of some numbers lie far from every cluster, each elsewhere."""
+    """A stream in which the records with these numbers are far from every cluster and from each other."""
     records = [record(i) for i in range(2 * N)]
     for i in far:
         angle, distance = 2.4 * i, 4000.0 + 37.0 * (i % 50)
@@ -325,7 +325,7 @@ def strewn(far):
 
 
 def test_many_outliers_at_once_are_an_event():
-    w = World(strewn([301, *range(1501, 2399, 40)]))  # the first ones show where the gap is
+    w = World(strewn([301, *range(1501, 2399, 40)]))  # the first ones establish the gap
     w.engine().run(w.until_all_read())
     [(snapshot, event)] = [(s, e) for s in w.store.snapshots("m") for e in s.events if e.kind == "outliers"]
     last = w.store.snapshot("m", snapshot.id - 1)
@@ -336,9 +336,9 @@ def test_many_outliers_at_once_are_an_event():
     with JournalReplay(SPEC, w.source, make_codec(CODEC)) as again:
         for _, entry in w.store.journal("m", snapshot.commit_seq):
             again.apply(entry)
-        assert compare_snapshot(snapshot, again.learner), "what owners tell is left out of the comparison"
+        assert compare_snapshot(snapshot, again.learner), "events of owners are not compared"
         birth = dataclasses.replace(snapshot, events=(ModelEvent("birth", after=(9,)),))
-        assert not compare_snapshot(birth, again.learner), "what the model tells is not"
+        assert not compare_snapshot(birth, again.learner), "events of the model are compared"
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ def eager(monkeypatch):
 
 
 class Topic(MemorySource):
-    """A source that has ids, as Kafka's topics have."""
+    """A source with ids, like Kafka's topics."""
 
     def __init__(self, records, topic_id="one", cluster_id="here", partitions=2):
         super().__init__(records, topic="t", partitions=partitions)
@@ -42,7 +42,7 @@ NAMED = dataclasses.replace(SPEC, source={"kind": "memory", "topic": "t", "topic
 
 
 def learn_some(w, options=OPTIONS, spec=SPEC, records=600):
-    """Let a first owner learn a part of the topic, and leave."""
+    """Let a first owner learn part of the topic and stop."""
     w.engine(options, spec).run(StopAfter(lambda: (c := w.counters_or_none()) and c.records >= records, w.clock))
     return dict(w.store.model("m").progress.position)
 
@@ -221,7 +221,7 @@ def test_a_broker_that_is_away_when_an_owner_begins_is_waited_for_with_the_lease
         w.engine(open_source=open_source).run(w.until_all_read())
     assert w.counters().points == N
     assert tries[-1] - tries[0] > 2 * OPTIONS.lease
-    assert w.store.acquire("m", "b", 1.0, w.clock.time()).epoch == 2, "nobody else had it in between"
+    assert w.store.acquire("m", "b", 1.0, w.clock.time()).epoch == 2, "no other owner in between"
     assert "no broker, trying again" in caplog.text
 
 
@@ -251,7 +251,7 @@ def test_a_new_model_that_finds_no_broker_at_first_starts_where_the_option_says(
 
 
 class Sure(Topic):
-    """A topic that vouches for what it gave, or does not."""
+    """A source whose identity check succeeds or fails as scripted."""
 
     def __init__(self, records, errors=()):
         super().__init__(records)
@@ -279,9 +279,9 @@ def test_every_commit_is_confirmed_and_the_check_begins_before_its_last_records_
     w = World()
     source = Sure(w.records)
     w.engine(open_source=lambda: source).run(w.until_all_read())
-    commits = [learning for _, learning in w.store.journal("m") if learning.batches]
+    commits = [entry for _, entry in w.store.journal("m") if entry.batches]
     assert source.confirmed == len(commits) > 5
-    assert source.asked >= source.confirmed - 1, "the last one, at the stop, comes after a poll that gave nothing"
+    assert source.asked >= source.confirmed - 1, "the last commit, at the stop, follows an empty poll"
 
 
 def test_a_commit_that_no_broker_confirms_waits_and_loses_nothing():

@@ -1,4 +1,4 @@
-"""What retention, deletion and growth of a real topic do to a model that reads it."""
+"""Retention, deletion and new partitions of a real topic under a model that reads it."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def values(n: int, start: int = 0) -> list[bytes | None]:
 
 
 class Until:
-    """A stop request that comes when something holds, at the latest after `PATIENCE`."""
+    """A stop request once a condition holds; fails after `PATIENCE`."""
 
     def __init__(self, condition: Callable[[], bool]) -> None:
         self.condition, self.deadline = condition, time.monotonic() + PATIENCE
 
     def is_set(self) -> bool:
-        assert time.monotonic() < self.deadline, "it never came to that"
+        assert time.monotonic() < self.deadline, "the condition never held"
         return self.condition()
 
     def wait(self, timeout: float) -> bool:
@@ -122,7 +122,7 @@ def test_a_topic_made_anew_under_a_running_model_ends_it_and_is_refused_for_ever
         again: list[str] = []
         with pytest.raises((TopicChangedError, TopicNotFoundError)):
             engine(bootstrap, name, store, on_data_loss="skip").run(Until(anew))
-        assert counters(store) == Counters(300, 300), "nothing of the new topic"
+        assert counters(store) == Counters(300, 300), "no records of the new topic"
     for command in (("live", "m", "--on-data-loss", "skip"), ("verify", "m"), ("replay", "m")):
         refused = run_apart(*command, "--store", url, "--bootstrap", bootstrap)
         assert refused.returncode == 4, refused.stderr
@@ -149,7 +149,7 @@ def test_a_topic_that_is_deleted_under_a_running_model_ends_it(bootstrap: str, t
 def test_partitions_that_are_added_are_read_within_seconds_without_a_restart(
     bootstrap: str, topic: Any, admin: Any
 ) -> None:
-    assert DISCOVERY_SECONDS < 10, "it is looked for them that often, and found here without a look at a clock"
+    assert DISCOVERY_SECONDS < 10, "the interval of the check; the test itself does not depend on a clock"
     name, store = topic(partitions=1), open_store("memory://")
     produce(bootstrap, name, values(300))
     added: list[str] = []
@@ -168,7 +168,7 @@ def test_partitions_that_are_added_are_read_within_seconds_without_a_restart(
 
 
 class Untouched:
-    """A client that must not be asked for anything."""
+    """A client that must not be used."""
 
     def __getattr__(self, name: str) -> Any:
         raise AssertionError(f"asked the client: {name}")

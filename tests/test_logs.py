@@ -1,4 +1,4 @@
-"""What the programs log, and how loud."""
+"""Log levels and formats of the programs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The names of the metrics are a contract, and everything in it is exported."""
+"""The exported metrics are those of the contract."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TP = TopicPartition("orders", 0)
 
 
 def samples(text):
-    """Name -> {labels: value} of what a scrape holds."""
+    """The samples of a scrape: name -> {labels: value}."""
     found = {}
     for f in text_string_to_metric_families(text if isinstance(text, str) else text.decode()):
         for s in f.samples:
@@ -28,7 +28,7 @@ def samples(text):
 
 
 def exported(found):
-    """Names of the contract that a scrape holds samples of."""
+    """Names of the contract with samples in a scrape."""
     return {
         spec.name
         for spec in CONTRACT
@@ -111,7 +111,7 @@ def test_nothing_is_exported_that_is_not_in_the_contract(engine_metrics):
     }
     found = samples(api.get("/metrics").text)
     assert set(found) <= allowed
-    assert exported(found) > by("engine")  # one process may learn and serve
+    assert exported(found) > by("engine")  # a process may be consumer and service
 
 
 def test_every_name_is_in_the_table_for_the_docs():

@@ -1,4 +1,4 @@
-"""What version 4 of the schema adds to an older store."""
+"""Migration 0004 of an older store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bad records on a real broker: into the quarantine, to a topic of their own, and back again."""
+"""Bad records on a real broker: quarantine, dead letters, and retries."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def values(n):
 
 
 def produce(bootstrap, topic, records, first=0):
-    """Write records over two partitions; each has a key, a header and a timestamp that tell its number."""
+    """Write records over two partitions; with keys, headers and timestamps that contain their numbers."""
     with contextlib.closing(kafka.KafkaProducer(bootstrap_servers=bootstrap, linger_ms=20)) as producer:
         for i, value in enumerate(records, first):
             producer.send(topic, value, b"key %d" % i, [("number", b"%d" % i)], i % 2, BEGAN_AT + i)
@@ -84,7 +84,7 @@ def live(log, bootstrap, topic, url, *more, script=None):
 
 
 def learn(url, bootstrap, given, until):
-    """Run the engine of ``streamkm live`` in this process, which has the kernels already."""
+    """Run the engine of ``streamkm live`` in this process, where the kernels are compiled."""
     settings = load(LiveSettings, {"store": url, "bootstrap": bootstrap, "checkpoint_every": "50ms", **given}, env={})
     with contextlib.closing(open_store(url)) as store:
         make_engine("m", settings, store, Metrics()).run(StopAfter(until))
@@ -111,7 +111,7 @@ def test_killed_between_sending_and_marking_every_bad_record_is_in_the_topic_of_
     produce(bootstrap, name, records[:1000])
     with live(tmp_path / "log", bootstrap, name, url, "--dead-letters", dead, script=KILLED_DEAD_LETTERS) as killed:
         assert killed.popen.wait(PATIENCE) == -signal.SIGKILL, killed.output()
-    assert waiting(url), "it died before it could mark them"
+    assert waiting(url), "it was killed before it could mark them"
     produced = len(read_all(bootstrap, dead))
     assert produced > 0
     produce(bootstrap, name, records[1000:], first=1000)
@@ -132,7 +132,7 @@ def test_killed_between_sending_and_marking_every_bad_record_is_in_the_topic_of_
         assert letter.timestamp == BEGAN_AT + i
         assert told["__connect.errors.connector.name"] == b"m"
     assert {int(dict(letter.headers)["number"]) for letter in first.values()} == set(POISON)
-    assert len(found) == len(POISON) + produced, "those that were sent and not marked came twice, no others"
+    assert len(found) == len(POISON) + produced, "only those that were sent and not marked arrived twice"
     reasons = {int(dict(x.headers)["number"]): dict(x.headers)["__streamkm.reason"].decode() for x in found}
     assert [reasons[i] for i in (100, 101, 102, 103, 104)] == [
         "not-json", "not-finite", "wrong-dimension", "too-large", "out-of-range",
@@ -146,7 +146,7 @@ def test_killed_between_sending_and_marking_every_bad_record_is_in_the_topic_of_
 def test_records_that_can_be_decoded_after_all_are_tried_again_and_learned(bootstrap, topic, tmp_path, monkeypatch):
     name, file = topic(partitions=2), tmp_path / "s.db"
     url, n = f"sqlite:///{file}", 200
-    # More than the quarantine keeps: the whole is read from the topic again.
+    # Longer than the quarantine keeps: the whole value is read from the topic again.
     long = b'{"a": 1, "b": 2, "note": "' + b"x" * 70_000 + b'"}'
     records = [{**POISON, 103: long}.get(i, value) for i, value in enumerate(values(n))]
     produce(bootstrap, name, records)
@@ -192,7 +192,7 @@ def test_records_that_can_be_decoded_after_all_are_tried_again_and_learned(boots
     assert told == {"topic": name.encode(), "partition": b"1", "offset": b"51"}
     with contextlib.closing(open_store(url)) as store:
         assert store.quarantine_counts("m") == {"not-json": 1, "not-finite": 1, "wrong-dimension": 1, "out-of-range": 1}
-        # The last record once more, as if its topic had it no longer.
+        # The last record again, as if the topic had deleted it.
         long_ago = RawRecord(TopicPartition(name, 1), 10**6, -1, None, b"{", size=10**6)
         lease, last = store.acquire("m", "test", 10.0, 1e12), store.load_checkpoint("m")
         at = last.progress
@@ -232,7 +232,7 @@ def test_letters_into_the_topic_that_is_read_are_refused(bootstrap, topic, tmp_p
     where = ("--bootstrap", bootstrap, "--topic", name, "--fields", "a,b", "--store", url)
     done = CliRunner().invoke(cli, ["live", "m", *where, "--dead-letters", name])
     assert isinstance(done.exception, SettingsError)
-    assert "each dead letter would come back as a record" in str(done.exception)
+    assert "each dead letter would be read as a record" in str(done.exception)
 
 
 @pytest.fixture
@@ -302,7 +302,7 @@ def test_bytes_are_shown_as_text_where_they_are_text_and_never_cut_in_the_middle
 @pytest.mark.parametrize(
     ("value", "shown"),
     [
-        (b"{nope \x1b[31m", "{nope \x1b[31m"),  # what prints writes the escape
+        (b"{nope \x1b[31m", "{nope \x1b[31m"),  # escaped when printed
         (b"\x00\x01\x02", "000102 (hex)"),
         (b"\xff\xfe", "fffe (hex)"),
         ("é\t{".encode(), "é\t{"),

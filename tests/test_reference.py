@@ -1,4 +1,4 @@
-"""The page that tells the API, in a real browser."""
+"""The API reference in a real browser."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def routes(app):
     return sorted(f"{method.upper()}{path}" for path, methods in paths for method in methods)
 
 
-def test_every_route_of_the_api_is_told_with_its_parameters_and_answers(browser):
+def test_every_route_of_the_api_is_shown_with_its_parameters_and_responses(browser):
     with serving() as app, opened(browser, f"http://127.0.0.1:{app.state.port}/docs") as page:
         expected = routes(app)
         until(page, SHOWN, len(expected))
@@ -33,7 +33,7 @@ def test_every_route_of_the_api_is_told_with_its_parameters_and_answers(browser)
         assert [r for r in expected if not any(text.startswith(r) for text in listed)] == []
         page.click("summary:has-text('/v1/models/{model}/predict')")
         told = page.inner_text("details[id='post-/v1/models/{model}/predict']")
-        for text in ("include", "text/csv", "What to send", "422", "12"):
+        for text in ("include", "text/csv", "Request body", "422", "12", "integer (≥ 1)"):
             assert text in told
         page.click("details[id='post-/v1/models/{model}/predict'] summary:has-text('200')")
         page.click("details[id='post-/v1/models/{model}/predict'] a[href='#schema-Prediction']")

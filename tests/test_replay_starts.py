@@ -33,7 +33,7 @@ P0, P1 = (TopicPartition("t", i) for i in range(2))
 
 @pytest.fixture(scope="module")
 def kept() -> World:
-    """Thirteen days of a model, some hundred records each."""
+    """Thirteen days of a model with some hundred records per day."""
     w = World([])
     for day in range(13):
         w.records += [record(i) for i in range(300 * day, 300 * (day + 1))]
@@ -93,7 +93,7 @@ def test_the_oldest_start_is_chosen_from_which_the_topic_has_everything(kept):
 
 def test_a_snapshot_from_before_the_journal_is_refused_with_the_way_out(kept):
     first = kept.store.snapshots("m", limit=1000)[-1]
-    with pytest.raises(NotFoundError, match=rf"begins behind commit \d+ \(2023-.*needs commit {first.commit_seq}.*all"):
+    with pytest.raises(NotFoundError, match=rf"starts behind commit \d+ \(2023-.*needs commit {first.commit_seq}.*all"):
         find_replay_starts(kept.store, "m", first.commit_seq)
 
 

@@ -1,4 +1,4 @@
-"""What long runs say of themselves, by a clock that is moved by hand."""
+"""Log lines of long runs, with a manual clock."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def clock():
 
 @pytest.fixture
 def said(caplog):
-    """Takes the lines that were logged since the last call."""
+    """Returns the lines logged since the last call."""
     caplog.set_level(logging.INFO, "streamkm")
 
     def take():

@@ -1,4 +1,4 @@
-"""A model that exists goes on as it was made: what is given again is compared, what is not given is as it was."""
+"""An existing model keeps its settings: given settings are compared, others come from the stored spec."""
 
 from __future__ import annotations
 

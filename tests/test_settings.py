@@ -1,4 +1,4 @@
-"""Settings: one table, four origins, errors that name the setting and where its value came from."""
+"""Settings: one table, four origins, and errors that name the setting and the origin of its value."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def test_a_copy_made_while_commits_go_on_is_a_whole_store_of_one_moment(store, f
             assert json.loads(out)["bytes"] == copy.stat().st_size
             with contextlib.closing(open_store(f"sqlite:///{copy}")) as copied:
                 wrong += [*maintenance.find_damage(copied), *(audit(copied, "m") if copied.models() else [])]
-                checkpoint = copied.load("m")
+                checkpoint = copied.load_checkpoint("m")
             seq = checkpoint.progress.commit_seq if checkpoint else 0
             assert checkpoint is None or checkpoint.state.params == {"seq": seq}
     finally:
@@ -76,7 +76,7 @@ def test_a_copy_made_while_commits_go_on_is_a_whole_store_of_one_moment(store, f
     assert wrong == []
     with contextlib.closing(open_store(f"sqlite:///{copy}")) as copied:
         again = copied.acquire("m", "other", 10.0, 1e9)
-        copied.commit(again, commit_of(seq + 1))  # a consumer goes on from it
+        copied.commit(again, commit_of(seq + 1))  # a consumer continues from it
     assert not list(tmp_path.glob("*.part*"))
 
 
@@ -124,7 +124,7 @@ def test_room_is_given_back(store, file):
 def test_a_consistent_store_is_reported_as_such(store, file):
     filled(store)
     store.create(SPEC, 1.0)
-    assert ask("check", "--store", f"sqlite:///{file}") == "m: all agrees\n"
+    assert ask("check", "--store", f"sqlite:///{file}") == "m: consistent\n"
     assert json.loads(ask("check", "--quick", "--json", "--store", f"sqlite:///{file}")) == {
         "damage": [],
         "models": {"m": []},
@@ -190,7 +190,7 @@ def test_rows_that_belong_to_nothing_and_pages_that_are_broken_are_damage(store,
 def test_doctor_looks_at_the_store_and_makes_none(store, file, tmp_path):
     filled(store)
     found = store_finding(f"sqlite:///{file}")
-    assert (found.ok, found.detail) == (True, "1 models, whole")
+    assert (found.ok, found.detail) == (True, "1 models, undamaged")
     missing = store_finding(f"sqlite:///{tmp_path}/none.db")
     assert (missing.ok, missing.needed) == (False, False)
     assert "does not exist" in missing.detail
@@ -209,7 +209,7 @@ def test_a_full_disk_stops_the_consumer_and_with_room_it_goes_on_with_nothing_lo
     produce(bootstrap, name, records[:1000])
     with live(tmp_path / "log", bootstrap, name, url) as owner:
         owner.until(lambda: (c := counters(url)) is not None and c.points == 1000)
-        # From now on no file of the process may grow beyond what the database's log has already.
+        # From here on no file of the process can grow beyond the present size of the write-ahead log.
         room = (tmp_path / "s.db-wal").stat().st_size
         resource.prlimit(owner.popen.pid, resource.RLIMIT_FSIZE, (room, room))
         produce(bootstrap, name, records[1000:])

@@ -1,4 +1,4 @@
-"""Every store passes every check of `store_checks`."""
+"""Every store passes the conformance suite of `store_checks`."""
 
 from __future__ import annotations
 

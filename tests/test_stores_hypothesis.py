@@ -1,4 +1,4 @@
-"""Whatever goes into a store comes out of it, and the stores cannot be told apart."""
+"""Round trips through stores, and equal behaviour of all stores."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ KINDS = ("memory", "sqlite", "postgresql")
 
 @pytest.fixture(scope="module", autouse=True)
 def on_postgres(databases: Databases) -> Iterator[SqlStore]:
-    """One database for the whole module, since a fresh one takes long to make."""
+    """One database for the module, because creating one is slow."""
     with databases.fresh() as url, closing(open_store(url)) as store:
         _AllStores.on_postgres = store
         yield store
@@ -51,7 +51,7 @@ def _store(kind: str, on_postgres: SqlStore) -> Iterator[Store]:
 
 @pytest.fixture(scope="module", params=KINDS)
 def shared(request: pytest.FixtureRequest, on_postgres: SqlStore) -> Iterator[Store]:
-    """One store for all examples: each begins by deleting what the one before left."""
+    """One store for all examples: each starts by deleting what the previous one left."""
     with _store(request.param, on_postgres) as store:
         yield store
 
@@ -129,7 +129,7 @@ def test_any_string_fits_a_text_column_and_comes_back(text: str) -> None:
 
 
 class _AllStores(RuleBasedStateMachine):
-    """The same calls on all stores: the same answers, and the same errors in the same words."""
+    """The same calls on all stores give the same results and the same errors."""
 
     on_postgres: ClassVar[SqlStore]
 
@@ -215,11 +215,11 @@ class _AllStores(RuleBasedStateMachine):
 
 
 def _answer(call: Callable[[Store], Any], store: Store) -> Any:
-    """What a call gave, in a form that can be compared."""
+    """The result of a call, in comparable form."""
     try:
         found = call(store)
     except StoreError as e:
-        # A constraint of the database and a check in memory put it in their own words.
+        # The messages of a database constraint and of the store in memory differ.
         return type(e), "" if "already holds" in e.message else (e.message, e.where, e.hint)
     if hasattr(found, "state"):
         return "checkpoint", found.state.to_bytes(), found.progress.position, found.progress.commit_seq, found.progress

@@ -1,4 +1,4 @@
-"""A PostgreSQL that is not there, goes away, or keeps others waiting."""
+"""PostgreSQL servers that are missing, fail, or block others."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from waiting import PATIENCE, wait_until
 
 
 class Kept:
-    """A server that tests may stop and kill, and a database with a store on it: one for all, as long as it is sound."""
+    """A server that tests may stop and kill, with a store; shared while it works."""
 
     def __init__(self) -> None:
         self.stack, self.url = ExitStack(), ""
         self.server: PostgresServer | None = None
 
     def sound(self) -> tuple[PostgresServer, str]:
-        """Both as a test may expect them, made anew where an earlier test has left them broken."""
+        """Server and store in working order, created again if an earlier test left them broken."""
         try:
             if self.server is not None:
                 self.server.heal()
@@ -78,7 +78,7 @@ def store(opened: Opener) -> SqlStore:
     return opened()
 
 
-# Servers that are not there, or let nobody in.
+# Servers that are missing or deny access.
 
 
 def test_where_nobody_listens_no_server_is_there(url: str) -> None:
@@ -121,7 +121,7 @@ def test_a_server_that_stands_still_is_not_waited_for(server: PostgresServer, ur
 
 def test_nothing_stays_open_of_attempts_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
     url = "postgresql://u:x@127.0.0.1/db?sslmode=disable&gssencmode=disable&connect_timeout=2"
-    gc.disable()  # when it comes by is luck
+    gc.disable()  # collections would come at random times
     try:
         with socket.create_server(("127.0.0.1", 0)) as deaf:
             monkeypatch.setenv("PGPORT", str(deaf.getsockname()[1]))
@@ -132,7 +132,7 @@ def test_nothing_stays_open_of_attempts_in_vain(monkeypatch: pytest.MonkeyPatch)
                 client.settimeout(PATIENCE)
                 while client.recv(1 << 16):
                     pass  # until it is closed
-        assert refused.value.__cause__ is not None  # the error itself is still there
+        assert refused.value.__cause__ is not None  # the error still has its cause
     finally:
         gc.enable()
 
@@ -144,7 +144,7 @@ def test_a_server_that_shuts_down_or_restarts_is_told_and_the_next_call_works(
     store.commit(lease, commit_of(1))
     assert server.process is not None
     with psycopg.connect(url) as last_guest:
-        server.process.send_signal(signal.SIGTERM)  # it waits for its guests to go, and lets nobody in
+        server.process.send_signal(signal.SIGTERM)  # waits for its clients to leave, and accepts no new ones
 
         def shut() -> bool:
             try:
@@ -168,12 +168,12 @@ def test_a_server_that_shuts_down_or_restarts_is_told_and_the_next_call_works(
     store.commit(lease, commit_of(3))
 
 
-# Connections that are lost.
+# Lost connections.
 
 
 @contextmanager
 def _before(store: SqlStore, point: int, act: Callable[[], None]) -> Iterator[None]:
-    """Do something before a statement of the next transaction that writes; COMMIT counts too."""
+    """Call something before a statement of the next writing transaction; COMMIT counts as one."""
     left = [point]
 
     def count(*_: object) -> None:
@@ -254,14 +254,14 @@ def test_a_server_killed_at_any_moment_keeps_every_commit_that_was_answered(
             write()
         killer.join()
         server.start()
-        assert _seq(store) in (answered, answered + 1)  # one may have been done, but not answered
+        assert _seq(store) in (answered, answered + 1)  # one may have taken effect without a response
         assert [seq for seq, _ in store.journal("m")] == list(range(1, _seq(store) + 1))
         assert [s.commit_seq for s in store.snapshots("m", limit=10_000)] == list(range(_seq(store), 0, -1))
     store.commit(lease, commit_of(_seq(store) + 1))
 
 
 class _Mute:
-    """Carries bytes between a client and a server, until it has carried a COMMIT: its answer it keeps to itself."""
+    """A proxy between client and server that drops the response to a COMMIT."""
 
     def __init__(self, server: int) -> None:
         self.server, self.listening = server, False
@@ -310,7 +310,7 @@ def test_a_commit_whose_answer_is_lost_cannot_be_made_twice(server: PostgresServ
     mute.listener.close()
 
 
-# Locks and time-outs.
+# Locks and timeouts.
 
 
 def test_a_lock_that_is_held_too_long_is_told_and_the_call_may_be_made_again(opened: Opener, url: str) -> None:
@@ -331,7 +331,7 @@ def test_a_deadlock_with_another_program_is_told_and_the_call_may_be_made_again(
     store = opened(with_parameters(url, options="-c deadlock_timeout=20ms"))
     lease = owned(store)
     with psycopg.connect(url) as other, psycopg.connect(url, autocommit=True) as looking:
-        other.execute("SET deadlock_timeout = '1h'")  # it is not the one that looks
+        other.execute("SET deadlock_timeout = '1h'")  # so that the other transaction detects the deadlock
         other.execute("SELECT FROM streamkm_models FOR UPDATE")
         waiting = threading.Thread(target=lambda: other.execute("UPDATE streamkm_leases SET epoch = epoch"))
 

@@ -1,4 +1,4 @@
-"""Users, schemas, settings and URLs of a store on PostgreSQL, and what its errors are called."""
+"""Users, schemas, settings, URLs and error messages of a store on PostgreSQL."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_a_glance_leaves_no_transaction_behind(store: SqlStore, url: str) -> Non
 
 @pytest.fixture
 def reader(databases: Databases, fresh: str) -> Iterator[str]:
-    """The URL of a user who owns nothing in a fresh database."""
+    """The URL of a user without privileges in a new database."""
     databases.run("CREATE ROLE reader LOGIN PASSWORD 'x'")
     yield elsewhere(fresh, login="reader:x")
     databases.run("DROP OWNED BY reader", fresh)
@@ -144,7 +144,7 @@ def test_two_databases_of_one_server_are_two_stores(opened: Opener, store: SqlSt
     other = opened(fresh)
     mine, theirs = owned(store), owned(other)
     store.commit(mine, commit_of(1, snapshot=True))
-    assert other.load("m") is None
+    assert other.load_checkpoint("m") is None
     other.commit(theirs, commit_of(1))
     assert list(other.snapshots("m")) == []
     assert [s.id for s in store.snapshots("m")] == [1]
@@ -197,12 +197,12 @@ def test_without_the_driver_the_command_that_installs_it_is_told() -> None:
     assert done.stdout == "SettingsError pip install 'streamkm[postgres]' False\n"
 
 
-# What a test cannot make a server say.
+# Errors that a test cannot provoke.
 
 
 @pytest.fixture(scope="module")
 def engines() -> Iterator[Engines]:
-    """Those of a store that nobody asks."""
+    """Engines of a store that is never used."""
     made = postgres.engines("postgresql://u:secret@host/db", 5.0)
     yield made
     made.close()

@@ -1,4 +1,4 @@
-"""A store in a database between processes: readers beside the writer, SIGKILL anywhere, fights for a lease."""
+"""A SQL store shared by processes: concurrent readers and a writer, SIGKILL anywhere, competition for a lease."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from streamkm.stores import SqlStore, Store, open_store
 from waiting import wait_until
 
 Start = Callable[..., Worker]
-# Statements of a commit that carries everything, and the first of them; a test below holds this true. PostgreSQL's
-# driver says BEGIN by itself.
+# Number of statements of a complete commit, and the first of them, as a test below checks. PostgreSQL's driver sends
+# BEGIN itself.
 STATEMENTS = {"sqlite": (12, "BEGIN IMMEDIATE"), "postgresql": (11, "UPDATE streamkm_leases")}
 
 
 @pytest.fixture(params=list(STATEMENTS))
 def fresh(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], str]:
-    """Names a store that nobody has opened."""
+    """URLs of new stores."""
     if request.param == "postgresql":
         return request.getfixturevalue("database")
     numbers = itertools.count()
@@ -47,7 +47,7 @@ def store(url: str) -> Iterator[Store]:
 
 @pytest.fixture
 def start(url: str) -> Iterator[Start]:
-    """Starts a worker on the store; none outlives its test."""
+    """Starts a worker on the store, which ends with the test."""
     workers: list[Worker] = []
 
     def start(task: str, *arguments: object, on: str = url) -> Worker:

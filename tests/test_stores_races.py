@@ -1,4 +1,4 @@
-"""Two writers of one model at once on PostgreSQL, where only rows are locked: as if one had come after the other.
+"""Two concurrent writers of one model on PostgreSQL, with row locks: serialisable results.
 
 The first call is stopped before each of its statements in turn, until the second has ended or waits for a lock. What
 both answer, and what is stored then, must be what a store in memory gives for one of the two orders.
@@ -54,7 +54,7 @@ CALLS: Mapping[str, Call] = {
 
 @dataclass(frozen=True)
 class Pair:
-    """Two stores on one database, the lease of a model in it, and a connection that looks at their locks."""
+    """Two stores on one database, the lease of a model, and a connection that observes locks."""
 
     one: SqlStore
     two: SqlStore
@@ -62,11 +62,11 @@ class Pair:
     looking: psycopg.Connection
 
     def save(self) -> None:
-        """Keep what is stored now."""
+        """Save the present content."""
         self.looking.execute("; ".join(f"CREATE TABLE saved_{name} AS TABLE {name}" for name in metadata.tables))
 
     def restore(self, *, empty: bool) -> None:
-        """Go back to what was kept, or to nothing."""
+        """Restore the saved content, or an empty database."""
         names = [table.name for table in metadata.sorted_tables]
         statements = [f"DELETE FROM {name}" for name in reversed(names)]  # noqa: S608
         if not empty:
@@ -105,7 +105,7 @@ def _answer(call: Call, store: Store, lease: Lease, who: str) -> Any:
 
 
 def _stored(store: Store) -> list[Any]:
-    """What is there, and what the next owner finds where a model was deleted and is made anew."""
+    """The content, and what the next owner finds after a deleted model is created again."""
     found: list[Any] = []
     try:
         states = [store.snapshot_state("m", s.id) for s in store.snapshots("m") if s.kind == "replay"]
@@ -127,7 +127,7 @@ def _in_turn(first: str, second: str, *, there: bool, swapped: bool) -> tuple[An
 
 
 def _at_once(pair: Pair, first: str, second: str, point: int, *, there: bool) -> tuple[Any, Any, list[Any]] | None:
-    """The same with both at once; None when the first has no statement of this number."""
+    """The results of both calls at the same time; None when the first has no statement with this number."""
     pair.restore(empty=not there)
     reached, go = threading.Event(), threading.Event()
     count = itertools.count()
@@ -161,7 +161,7 @@ def test_of_two_calls_at_once_one_comes_after_the_other(pair: Pair, first: str, 
         if not there and "create" not in (first, second):
             continue
         right = [_in_turn(first, second, there=there, swapped=swapped) for swapped in (False, True)]
-        for point in itertools.count(1):  # before its first statement it has done nothing
+        for point in itertools.count(1):  # before the first statement nothing has happened
             found = _at_once(pair, first, second, point, there=there)
             if found is None:
                 break

@@ -1,4 +1,4 @@
-"""Schemas and transactions of a store in a database: the same on SQLite and on PostgreSQL."""
+"""Schema and transactions of a SQL store, on SQLite and on PostgreSQL."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def engines(url: str) -> Iterator[Engines]:
-    """A database without a store in it."""
+    """A database without a store."""
     made = MAKERS[url.partition(":")[0]](url, 5.0)
     yield made
     made.close()
@@ -49,7 +49,7 @@ def store(url: str) -> Iterator[SqlStore]:
 
 
 def _scripts(folder: Path, last: str) -> Path:
-    """A copy of the migrations up to one of them."""
+    """A copy of the migrations up to a revision."""
     (folder / "versions").mkdir(parents=True)
     names = sorted(path.name for path in (migrate.SCRIPTS / "versions").glob("v*.py"))
     for name in ("env.py", *(f"versions/{name}" for name in names if name[1:5] <= last)):
@@ -83,7 +83,9 @@ def test_a_store_of_a_newer_streamkm_is_refused_and_left_alone(store: SqlStore, 
     owned(store)
     with store.engines.writer.begin() as tx:
         tx.exec_driver_sql("UPDATE streamkm_version SET version_num = '9999'")
-    with pytest.raises(SchemaVersionError, match=rf"schema 9999, this streamkm knows up to {migrate.HEAD}. Upgrade"):
+    with pytest.raises(
+        SchemaVersionError, match=rf"schema 9999, this version of streamkm knows up to {migrate.HEAD}. Upgrade"
+    ):
         open_store(url)
     with pytest.raises(SchemaVersionError):
         store.ping()
@@ -132,7 +134,7 @@ def test_a_store_of_the_first_streamkm_is_brought_up_to_date_with_what_it_holds(
     assert found.centroids.tolist() == [[1.0, 2.0], [3.0, 4.0]]
     assert found.born.tolist() == [0, 0]
     assert found.factors.tolist() == [1.0, 1.0]
-    assert found.deviations is None, "nobody has measured them"
+    assert found.deviations is None, "they were not measured"
     lease = owned(store)
     assert lease.epoch == 5
     assert store.commit(lease, commit_of(1, snapshot=True)) == 8
@@ -157,7 +159,7 @@ def test_a_migration_that_fails_leaves_nothing_behind(store: SqlStore, url: str,
     broken.write_text(broken.read_text().replace("nowhere", "half"))
     migrate.upgrade(store.engines, scripts, "9999")
     assert _revision(store.engines) == "9999"
-    with pytest.raises(SchemaVersionError, match=f"schema 9999, this streamkm knows up to {migrate.HEAD}"):
+    with pytest.raises(SchemaVersionError, match=f"schema 9999, this version of streamkm knows up to {migrate.HEAD}"):
         open_store(url)
 
 

@@ -1,4 +1,4 @@
-"""What only SQLite can do wrong: files, locks, disks."""
+"""Failures that are specific to SQLite: files, locks, disks."""
 
 from __future__ import annotations
 

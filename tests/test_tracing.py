@@ -1,4 +1,4 @@
-"""Traces: nothing unless asked for; then one span a request and a commit, within the caller's trace."""
+"""Traces: off by default; otherwise a span per request and commit, in the caller's trace."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def spans() -> Iterator[InMemorySpanExporter]:
 
 @pytest.fixture
 def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
-    """As at the start of a process that nobody asked for traces."""
+    """Tracing as at the start of a process without the variables."""
     for name in tracing._VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(tracing, "_configured", False)

@@ -1,4 +1,4 @@
-"""What stands still is noticed, told, made anew, or ended: partitions, brokers, the store, and the loop itself."""
+"""Stalls of partitions, brokers, the store and the loop are detected, reported, retried or ended."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def eager(monkeypatch):
 
 
 class Quick(MemorySource):
-    """A source that never waits."""
+    """A source whose polls never wait."""
 
     def __init__(self, records):
         super().__init__(records, topic="t", partitions=2)
@@ -54,14 +54,14 @@ class Quick(MemorySource):
 
 
 class Deaf(Quick):
-    """A source that never gives anything of partition 1, though there is something."""
+    """A source that never returns the records of partition 1."""
 
     def seek(self, position):
         super().seek({tp: at for tp, at in position.items() if tp != P1})
 
 
 class Ticking(StopAfter):
-    """Lets some seconds pass whenever the loop looks."""
+    """Advances the clock at every query of the loop."""
 
     def __init__(self, condition, clock, seconds=5.0):
         super().__init__(condition, clock)
@@ -101,7 +101,7 @@ def test_an_idle_partition_is_no_stalled_one():
     engine = w.engine(open_source=lambda: opened.append(1) or Quick(w.records))
     engine.run(Ticking(lambda: w.clock.now - began > 3600, w.clock))
     assert w.counters().points == N
-    assert len(opened) == 1, "not even while partition 1 waited until partition 0 was read"
+    assert len(opened) == 1, "also while partition 1 waited for partition 0"
     assert not engine.context.metrics.value(ALARMS, model="m", alarm="stalled-partition")
 
 
@@ -118,7 +118,7 @@ def test_a_partition_that_moves_a_little_now_and_then_is_not_stalled_and_ends_th
         now += step
         position[P1] += 1
         stalls.check(position, end, now)
-    assert asked, "partition 0 stands still, and has nothing to read"
+    assert asked, "partition 0 does not advance, but has no records"
     for _ in range(4):
         now += step
         stalls.check(position, end, now)
@@ -205,7 +205,7 @@ def test_a_loop_that_makes_no_step_is_reported_with_its_place_and_ended_later(ca
     assert "stuck_here" in caplog.text
     heartbeat.beat("polling")
     dog.tick(1.0)
-    assert "the loop goes on" in caplog.text
+    assert "the loop runs again" in caplog.text
     for _ in range(int(KILL_SECONDS) + 1):
         assert not ended
         dog.tick(1.0)
@@ -225,7 +225,7 @@ def test_a_watchdog_counts_only_the_time_in_which_it_ran_itself():
 
 
 def get(port, path, authorization=""):
-    """Status and body of an answer."""
+    """Status and body of a response."""
     request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers={"Authorization": authorization})
     try:
         with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
@@ -261,7 +261,7 @@ def test_probes_answer_over_http():
         assert get(port, "/livez")[0] == 200
         store.clear()
         reasons[0] = "h:1: refused"
-        assert get(port, "/readyz")[0] == 200, "an owner has a connection to judge by"
+        assert get(port, "/readyz")[0] == 200, "an owner knows the state of its own connection"
         heartbeat.beat("waiting for the lease", "standby")
         status, body = get(port, "/readyz")
         assert (status, json.loads(body)["detail"]) == (503, "broker unavailable: h:1: refused")
@@ -305,13 +305,13 @@ def test_brokers_that_are_gone_for_a_while_are_waited_for_alive_and_not_ready_an
             owner.until(lambda: Path(tmp_path / "s.db").exists() and "owner" in owner.output())
             owner.until(lambda: learned() == 500)
             assert get(port, "/readyz")[0] == 200
-            # Paused: it accepts connections, and never answers.
+            # Paused: accepts connections, but never responds.
             os.kill(broker.pid, signal.SIGSTOP)
             owner.until(lambda: get(port, "/readyz")[0] == 503)
             assert get(port, "/livez")[0] == 200
             os.kill(broker.pid, signal.SIGCONT)
             owner.until(lambda: get(port, "/readyz")[0] == 200)
-            # Gone.
+            # Stopped.
             broker.kill()
             owner.until(lambda: get(port, "/readyz")[0] == 503)
             assert b"broker away" in get(port, "/readyz")[1]
@@ -324,5 +324,5 @@ def test_brokers_that_are_gone_for_a_while_are_waited_for_alive_and_not_ready_an
             owner.until(lambda: get(port, "/readyz")[0] == 200)
             told = get(port, "/metrics")[1]
             (alarms,) = re.findall(rb'streamkm_alarms_total{alarm="broker-away",model="m"} (\S+)', told)
-            assert float(alarms) >= 2  # a busy machine may well be away by itself
+            assert float(alarms) >= 2  # a busy machine may cause outages of its own
             assert owner.leave() == 0

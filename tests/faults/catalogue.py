@@ -1,4 +1,4 @@
-"""The faults. Each takes a world in which all is well, and returns when its mischief is done."""
+"""The faults: functions of a working world, which return after the fault."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ Fault = Callable[[World], None]
 
 
 def _standby(world: World) -> None:
-    """Have a process stand by."""
+    """Start a standby."""
     standby = world.start()
     world.until(lambda: "standing by" in standby.output(), "nobody stands by")
 
 
 def _successor(world: World, begun: float) -> None:
-    """Wait until somebody commits again, and note how long that took."""
+    """Wait until a process commits again, and record the duration."""
     world.progress(1)
     world.takeovers.append(time.monotonic() - begun)
 
 
 def owner_killed(world: World) -> None:
-    """SIGKILL at any moment, beside a standby."""
+    """SIGKILL at any time, with a standby."""
     _standby(world)
     world.owner().kill()
     _successor(world, time.monotonic())
 
 
 def _mortal(world: World, **fault: str) -> None:
-    """Replace all processes by one that is going to die, and wait for its death."""
+    """Replace all processes by one that will be killed, and wait for that."""
     for program in world.alive():
         program.leave()
     dying = world.start(**fault)
@@ -60,12 +60,12 @@ def killed_at_a_step(world: World) -> None:
 
 def killed_in_a_commit(world: World) -> None:
     """SIGKILL before a statement of a commit's transaction, or before its end."""
-    # The first commits of a start always carry something: what came meanwhile.
+    # The first commits after a start always have records, which arrived in between.
     _mortal(world, FAULT_STATEMENT=f"{world.rng.randrange(1, 6)}:{world.rng.randrange(7)}")
 
 
 def owner_leaves(world: World) -> None:
-    """SIGTERM: the standby may go on at once."""
+    """SIGTERM: the standby takes over at once."""
     _standby(world)
     owner = world.owner()
     begun = time.monotonic()
@@ -74,7 +74,7 @@ def owner_leaves(world: World) -> None:
 
 
 def owner_sleeps(world: World) -> None:
-    """SIGSTOP for longer than the lease: when it wakes, another has gone on."""
+    """SIGSTOP for longer than the lease: another owner has taken over when it resumes."""
     _standby(world)
     sleeper = world.owner()
     sleeper.signal(signal.SIGSTOP)
@@ -93,7 +93,7 @@ def owner_sleeps(world: World) -> None:
 
 
 def clock_jumps(world: World) -> None:
-    """An owner whose wall clock goes forth or back by hours, beside others."""
+    """An owner whose wall clock jumps forward or back by hours, beside others."""
     for program in world.alive():
         program.leave()
     jumper = world.start(FAULT_CLOCK=f"{world.rng.choice([-86400, -3600, 3600, 86400])}:{world.rng.uniform(2, 4):.1f}")
@@ -101,37 +101,37 @@ def clock_jumps(world: World) -> None:
     world.progress()
     time.sleep(3.0)
     world.progress()
-    # Left alone and killed later, it would leave a lease that runs for as long as its clock is ahead.
+    # If killed later, it would leave a lease that is valid for as long as its clock is ahead.
     assert jumper.leave() in ENDS, jumper.output()[-3000:]
 
 
 def two_owners(world: World) -> None:
-    """The lease is taken from an owner that works, again and again; it must not write with the old one."""
+    """The lease is taken from a working owner repeatedly; it must not write with the old epoch."""
     world.start()
     for _ in range(world.rng.randrange(2, 5)):
         with contextlib.suppress(StoreUnavailableError), contextlib.closing(open_store(world.url)) as store:
-            taken = store.acquire(MODEL, "somebody:0:else", 0.0, 1e12)  # by a clock by which every lease has run out
+            taken = store.acquire(MODEL, "somebody:0:else", 0.0, 1e12)  # by a clock at which every lease has expired
             assert taken is not None
-            store.release(taken)  # for whoever asks first
+            store.release(taken)  # for the next that acquires it
         world.progress(50)
 
 
 def broker_killed(world: World) -> None:
-    """SIGKILL of Kafka, which is away for a while."""
+    """SIGKILL of Kafka, and a restart after a while."""
     world.broker.kill()
     time.sleep(world.rng.uniform(0, 2 * LEASE))
     world.broker.start()
 
 
 def broker_paused(world: World) -> None:
-    """Kafka does not answer, and does not hang up either."""
+    """SIGSTOP of Kafka: no responses, and open connections."""
     os.kill(world.broker.pid, signal.SIGSTOP)
     time.sleep(world.rng.uniform(1, 3 * LEASE))
     os.kill(world.broker.pid, signal.SIGCONT)
 
 
 def partitions_added(world: World) -> None:
-    """The topic gets another partition, which is written to at once."""
+    """A new partition, written to at once."""
     with contextlib.closing(kafka.KafkaAdminClient(bootstrap_servers=world.broker.bootstrap)) as admin:
         world.partitions += 1
         admin.create_partitions({world.topic: world.partitions})
@@ -140,7 +140,7 @@ def partitions_added(world: World) -> None:
 
 
 def retention(world: World) -> None:
-    """The broker forgets what everybody has read."""
+    """The broker deletes the records that every consumer has read."""
     progress = world.look()
     assert progress is not None
     ends = {}
@@ -154,7 +154,7 @@ def retention(world: World) -> None:
 
 
 def store_locked(world: World) -> None:
-    """Another program holds the store's lock for longer than anybody waits for it."""
+    """Another program holds the store's lock for longer than the busy timeout."""
     world.ends.add(NO_STORE)
     with contextlib.closing(open_store(world.url, busy_timeout=30.0)) as store, store.engines.writer.begin() as tx:  # type: ignore[attr-defined]
         tx.execute(sa.text("UPDATE streamkm_leases SET epoch = epoch"))
@@ -162,14 +162,14 @@ def store_locked(world: World) -> None:
 
 
 def server_killed(world: World) -> None:
-    """SIGKILL of the database server, perhaps in the middle of a commit."""
+    """SIGKILL of the database server, perhaps during a commit."""
     world.server.kill()
     time.sleep(world.rng.uniform(0, LEASE))
     world.server.start()
 
 
 def server_restarted(world: World) -> None:
-    """The database server is restarted as an upgrade would do it."""
+    """A restart of the database server, as during an upgrade."""
     world.server.restart()
 
 

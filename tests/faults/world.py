@@ -1,4 +1,4 @@
-"""One round: a topic that is written to, a model that learns it, processes that own it, and the count at the end.
+"""One round: a topic that is written, a model that learns it, processes that own it, and the final count.
 
 What the topic holds is told by `Tally`, a consumer of its own that reads every committed record while the round goes
 on; what the model counted is told by the store. Nothing is taken from what the writer believes to have written.
@@ -32,10 +32,10 @@ KILLED_LIVE = Path(__file__).with_name("killed_live.py")
 MODEL = "m"
 LEASE = 2.0
 ENDS = (None, 0, -signal.SIGKILL, -signal.SIGTERM)
-"""How processes may be: SIGTERM ends one that has not yet come so far as to wait for it."""
+"""Allowed exit statuses: SIGTERM ends a process that has not yet installed its handler."""
 NO_STORE = 5
-"""How a process ends whose commit waited for the store for longer than its lease: an orchestrator starts it anew."""
-RATE = 500  # records a second: more than a round needs; each of them costs the writer, the broker and two readers
+"""Exit status after a commit that waited for longer than the lease; an orchestrator restarts the process."""
+RATE = 500  # records per second: more than a round needs; each costs the writer, the broker and two readers
 
 POISON = (
     b"not json",
@@ -57,7 +57,7 @@ def good(rng: random.Random) -> bytes:
 
 
 def kind_of(value: bytes | None) -> str:
-    """What a record ought to be counted as, without our codec."""
+    """The expected kind of a record, without the codec of streamkm."""
     if value is None:
         return "tombstones"
     if len(value) > 2000:
@@ -72,7 +72,7 @@ def kind_of(value: bytes | None) -> str:
 
 
 class Feed(threading.Thread):
-    """Writes points, poison, tombstones and transactions of both ends, until told to stop; survives its broker."""
+    """Writes points, bad records, tombstones and transactions until stopped; survives broker outages."""
 
     def __init__(self, bootstrap: str, topic: str, seed: int) -> None:
         super().__init__(daemon=True)
@@ -108,12 +108,12 @@ class Feed(threading.Thread):
         chance, value = self.rng.random(), None
         if chance > 0.03:
             value = self.rng.choice(POISON) if chance < 0.06 else good(self.rng)
-        partitions = sorted(producer.partitions_for(self.topic))  # there may be more than there were
+        partitions = sorted(producer.partitions_for(self.topic))  # partitions may have been added
         return producer.send(self.topic, value, key=b"k", partition=self.rng.choice(partitions))
 
 
 class Tally(threading.Thread):
-    """Counts what was committed to the topic, by kind."""
+    """Counts the committed records of the topic, by kind."""
 
     def __init__(self, bootstrap: str, topic: str) -> None:
         super().__init__(daemon=True)
@@ -149,7 +149,7 @@ class Tally(threading.Thread):
 
 
 class World:
-    """What a round needs.
+    """The processes and services of a round.
 
     Parameters
     ----------
@@ -195,7 +195,7 @@ class World:
                 program.kill()
 
     def start(self, **fault: str) -> Program:
-        """Another process that wants to own the model."""
+        """Start another consumer of the model."""
         arguments = (
             "live", MODEL, "--bootstrap", self.broker.bootstrap, "--topic", self.topic, "--fields", "a,b", "--k", "3",
             "--store", self.url, "--lease", f"{LEASE}s", "--checkpoint-every", "100ms", "--snapshot-every", "1s",
@@ -207,11 +207,11 @@ class World:
         return program
 
     def alive(self) -> list[Program]:
-        """Processes that run."""
+        """Running processes."""
         return [p for p in self.programs if p.popen.poll() is None]
 
     def look(self) -> Progress | None:
-        """What the store says now; each look is held against all before."""
+        """The state of the store, checked against all previous states."""
         with (
             contextlib.suppress(NotFoundError, StoreUnavailableError),
             contextlib.closing(open_store(self.url)) as store,
@@ -247,7 +247,7 @@ class World:
         return progress.counters.records if progress else 0
 
     def until(self, condition: Callable[[], bool], what: str) -> float:
-        """Wait; how long it took. Processes that were not killed by us must not have left."""
+        """Wait for a condition; returns the seconds. Processes that were not killed must still run."""
         began, pause = time.monotonic(), pauses()
         while not condition():
             for program in self.programs:
@@ -262,12 +262,12 @@ class World:
         return time.monotonic() - began
 
     def progress(self, records: int = 300) -> float:
-        """Wait until so many more records were counted; how long it took."""
+        """Wait until this number of further records is counted; returns the seconds."""
         target = self.records() + records
         return self.until(lambda: self.records() >= target, "no progress")
 
     def settle(self) -> None:
-        """Stop writing, and wait until the model has counted all there is."""
+        """Stop writing, and wait until the model has counted all records."""
         self.feed.enough.set()
         self.feed.join(PATIENCE)
         with contextlib.closing(kafka.KafkaConsumer(bootstrap_servers=self.broker.bootstrap)) as consumer:
@@ -285,12 +285,12 @@ class World:
         self.until(counted, f"the model is not at the end ({end})")
 
     def close(self) -> None:
-        """Have all processes leave by themselves."""
+        """Stop all processes by SIGTERM."""
         for program in self.alive():
             assert program.leave() in ENDS, program.output()[-3000:]
 
     def check(self) -> dict[str, int]:
-        """Hold what the model counted against what the topic had; return the counts."""
+        """Compare the counts of the model with those of the topic; returns the counts."""
         with contextlib.closing(open_store(self.url)) as store:
             return self._check(store)
 
@@ -301,12 +301,12 @@ class World:
         counts = {"points": counters.points, "bad": counters.bad, "tombstones": counters.tombstones}
         assert counts == {kind: self.tally.kinds[kind] for kind in counts}, "lost or twice"
         assert counters.records >= self.feed.acknowledged, "the broker lost what it acknowledged"
-        # Sums of float64 masses, in another order.
+        # Sums of float64 weights in another order.
         assert abs(float(last.weights.sum()) / counters.points - 1.0) < 1e-9
         assert last.n_points == counters.points
         kept = store.newest_quarantined(MODEL, limit=10**9)
         assert len({(b.record.partition, b.record.offset) for b in kept}) == len(kept) == counters.bad
-        # One owner an epoch, epochs and numbers in order.
+        # One owner per epoch, epochs and numbers in order.
         found = sorted(store.snapshots(MODEL, limit=10**6), key=lambda s: s.id)
         owners: dict[int, set[str]] = {}
         for snapshot in found:
@@ -318,12 +318,12 @@ class World:
         return {**counts, "snapshots": len(found), "epochs": max(epochs)}
 
     def verify(self) -> None:
-        """Have the newest snapshot learned again from the topic, bit for bit; or told what is gone, if something is."""
+        """Verify the newest snapshot bit for bit, or check that missing records are reported."""
         result = run("verify", MODEL, "--store", self.url, "--bootstrap", self.broker.bootstrap)
         said = result.stdout + result.stderr
         if self.trimmed:
             assert result.returncode not in (0, 9), said
-            assert self.topic in said, "it names what can no longer be read"
+            assert self.topic in said, "the error must name what can no longer be read"
         else:
             assert result.returncode == 0, said
 

@@ -183,10 +183,11 @@ class Lloyd:
     def _relocate_empty(self) -> int:
         """Move the farthest points to clusters without points, as scikit-learn does; return how many moved.
 
-        Points are taken by distance, then by index. A point that lies on its centroid,
-        has no weight or is alone in its cluster stays.
+        Points are taken by distance, then by index. A point that lies on its centroid, has no weight or is alone in its
+        cluster stays.
         """
-        counts = self.cluster_sums.counts.sum(axis=0)
+        s = self.cluster_sums
+        counts = s.counts.sum(axis=0)
         empty = np.flatnonzero(counts == 0)
         if not len(empty):
             return 0
@@ -197,17 +198,7 @@ class Lloyd:
             if len(moved) < len(empty) and counts[old] > 1:
                 new = int(empty[len(moved)])
                 weight = float(p.weights[row]) if len(p.weights) else 1.0
-                relocate(
-                    p.raw,
-                    row,
-                    p.origin,
-                    p.scale,
-                    weight,
-                    self.cluster_sums.sums[0],
-                    self.cluster_sums.counts[0],
-                    old,
-                    new,
-                )
+                relocate(p.raw, row, p.origin, p.scale, weight, s.sums[0], s.counts[0], old, new)
                 counts[old] -= 1
                 labels[row] = new
                 moved.append(row)

@@ -1,4 +1,4 @@
-// The reference of the API, drawn from /openapi.json: what is there cannot differ from what is told.
+// The API reference, drawn from /openapi.json, so that it cannot differ from the API.
 
 import { request, setToken } from "./api.js";
 
@@ -14,29 +14,30 @@ function make(name, attributes = {}, ...children) {
   return made;
 }
 
-// Descriptions have `code` and blank lines of Markdown, and nothing else of it.
+// Of Markdown, descriptions use only `code` and paragraphs.
 const line = (text) => text.split("`").map((piece, i) => (i % 2 ? make("code", {}, piece) : piece));
 const prose = (text) => (text || "").trim().split(/\n\s*\n/).filter(Boolean).map((part) => make("p", {}, ...line(part)));
 
 const shown = (value) => make("pre", { tabindex: "0" }, typeof value === "string" ? value : JSON.stringify(value, null, 2));
 
-function kindOf(schema) {
+function typeName(schema) {
   if (!schema) return "";
   if (schema.$ref) return schema.$ref.split("/").pop();
   const several = schema.anyOf || schema.oneOf;
-  if (several) return several.map(kindOf).join(" or ");
+  if (several) return several.map(typeName).join(" or ");
   if (schema.enum) return schema.enum.map((value) => JSON.stringify(value)).join(", ");
   if ("const" in schema) return JSON.stringify(schema.const);
   const type = [].concat(schema.type || "anything").join(" or ");
   const bounds = [["minimum", "≥"], ["maximum", "≤"], ["maxLength", "length ≤"], ["pattern", "like"]]
-    .filter(([key]) => key in schema && !(schema[key] > Number.MAX_SAFE_INTEGER)) // which a browser rounds.map(([key, sign]) => `${sign} ${schema[key]}`);
+    .filter(([key]) => key in schema && !(schema[key] > Number.MAX_SAFE_INTEGER)) // the browser would round it
+    .map(([key, sign]) => `${sign} ${schema[key]}`);
   const start = "default" in schema && schema.default !== null ? [`default ${JSON.stringify(schema.default)}`] : [];
   const more = [...bounds, ...start].join(", ");
-  return (type === "array" ? `array of ${kindOf(schema.items) || "anything"}` : type) + (more ? ` (${more})` : "");
+  return (type === "array" ? `array of ${typeName(schema.items) || "anything"}` : type) + (more ? ` (${more})` : "");
 }
 
 function link(schema) {
-  const kind = kindOf(schema);
+  const kind = typeName(schema);
   const name = schema && (schema.$ref || (schema.items && schema.items.$ref));
   return name ? make("a", { href: `#schema-${name.split("/").pop()}` }, kind) : kind;
 }
@@ -55,26 +56,26 @@ function contents(content) {
   });
 }
 
-function operation(path, method, told) {
-  const needs = told.security && told.security.length ? " needs a token" : "";
-  const body = told.requestBody ? [make("h3", {}, "What to send"), ...contents(told.requestBody.content)] : [];
-  const answers = Object.entries(told.responses || {}).map(([status, answer]) =>
+function operation(path, method, spec) {
+  const needs = spec.security && spec.security.length ? " needs a token" : "";
+  const body = spec.requestBody ? [make("h3", {}, "Request body"), ...contents(spec.requestBody.content)] : [];
+  const answers = Object.entries(spec.responses || {}).map(([status, answer]) =>
     make("details", {}, make("summary", {}, `${status} ${answer.description || ""}`), ...contents(answer.content)));
   return make("details", { id: `${method}-${path}` },
     make("summary", {}, make("span", { class: "method" }, method.toUpperCase()), make("code", {}, path),
-      make("span", { class: "note" }, (told.summary || "") + needs)),
-    ...prose(told.description),
-    table("Parameters", ["name", "in", "kind", "meaning"], (told.parameters || []).map((p) =>
-      [make("code", {}, p.name), p.in + (p.required ? "" : ", optional"), kindOf(p.schema), p.description || ""])),
-    ...body, make("h3", {}, "What is answered"), ...answers);
+      make("span", { class: "note" }, (spec.summary || "") + needs)),
+    ...prose(spec.description),
+    table("Parameters", ["name", "in", "type", "description"], (spec.parameters || []).map((p) =>
+      [make("code", {}, p.name), p.in + (p.required ? "" : ", optional"), typeName(p.schema), p.description || ""])),
+    ...body, make("h3", {}, "Responses"), ...answers);
 }
 
 function schemaOf(name, schema) {
   const required = new Set(schema.required || []);
-  const rows = Object.entries(schema.properties || {}).map(([field, told]) =>
-    [make("code", {}, field), link(told), (required.has(field) ? "" : "optional. ") + (told.description || "")]);
+  const rows = Object.entries(schema.properties || {}).map(([field, spec]) =>
+    [make("code", {}, field), link(spec), (required.has(field) ? "" : "optional. ") + (spec.description || "")]);
   return make("details", { id: `schema-${name}` }, make("summary", {}, make("code", {}, name)), ...prose(schema.description),
-    table("Members", ["name", "kind", "meaning"], rows), ...(schema.examples || []).map(shown));
+    table("Members", ["name", "type", "description"], rows), ...(schema.examples || []).map(shown));
 }
 
 function section(title, ...children) {
@@ -94,18 +95,18 @@ async function draw() {
   try {
     form.hidden = (await request("/v1/me")).right !== "none";
     if (!form.hidden) return;
-    const told = await request("/openapi.json");
+    const description = await request("/openapi.json");
     trouble.hidden = true;
     const groups = new Map();
-    for (const [path, methods] of Object.entries(told.paths)) {
+    for (const [path, methods] of Object.entries(description.paths)) {
       for (const method of METHODS.filter((name) => name in methods)) {
         const tag = (methods[method].tags || ["service"])[0];
         groups.set(tag, [...(groups.get(tag) || []), operation(path, method, methods[method])]);
       }
     }
-    const schemas = Object.entries((told.components || {}).schemas || {}).map(([name, schema]) => schemaOf(name, schema));
+    const schemas = Object.entries((description.components || {}).schemas || {}).map(([name, schema]) => schemaOf(name, schema));
     main.replaceChildren(
-      section(`${told.info.title} ${told.info.version}`, ...prose(told.info.description)),
+      section(`${description.info.title} ${description.info.version}`, ...prose(description.info.description)),
       ...[...groups].map(([tag, operations]) => section(tag, ...operations)),
       section("schemas", ...schemas));
     open();
