@@ -473,7 +473,7 @@ def test_invalid_targets_are_reported_before_the_start(url):
     for arguments, says in (
         ((), "there is no target"),
         (("--webhook", "https://example.com/"), "there is no secret"),
-        (("--to", "orders"), "the topic of the points"),
+        (("--to", "orders"), "the topic of the records"),
     ):
         done = run("notify", "orders", "--store", url, *arguments, env={"STREAMKM_WEBHOOK_SECRET": ""})
         assert done.returncode == 2, done.stderr

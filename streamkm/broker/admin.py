@@ -38,7 +38,13 @@ def is_ready(host: str, port: int, timeout: float) -> bool:
 
 
 def create_topic(address: str, name: str, partitions: int, configs: Mapping[str, str]) -> bool:
-    """See :meth:`streamkm.broker.LocalBroker.create_topic`."""
+    """See :meth:`streamkm.broker.LocalBroker.create_topic`.
+
+    Raises
+    ------
+    LocalBrokerError
+        The broker refused the topic.
+    """
     from kafka import KafkaAdminClient  # noqa: PLC0415 - slow to import
     from kafka.errors import KafkaError, TopicAlreadyExistsError  # noqa: PLC0415
 

@@ -58,7 +58,7 @@ def to_seconds(times: NDArray[np.float64], unit: str) -> NDArray[np.float64]:
 
 
 def is_debezium_infinity(times: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Whether each number is Debezium's encoding of PostgreSQL's ``infinity`` or ``-infinity``, in any unit.
+    """(n,) whether each number is Debezium's encoding of PostgreSQL's ``infinity`` or ``-infinity``, in any unit.
 
     Debezium's reference, PostgreSQL connector, "Temporal types": the largest and the smallest time, in microseconds.
     """

@@ -172,8 +172,10 @@ class LiveCentroids:
 
         Parameters
         ----------
+        centroids
+            (k, d) new centroids.
         totals
-            (k, d + 2) as in `assign_accumulate`: mass and cost of each cluster.
+            (k, d+2) as in `assign_accumulate`: mass and cost of each cluster.
         """
         d = centroids.shape[1]
         self.centroids, self.metric = centroids, metric
@@ -382,7 +384,7 @@ def weighted_mean(centroids: NDArray[np.float64], weights: NDArray[np.float64]) 
 def checked_array(
     arrays: Mapping[str, NDArray[Any]], name: str, dtype: type[Any], shape: tuple[int, ...]
 ) -> NDArray[Any]:
-    """Return a copy of one array of a state, checked for its shape.
+    """Return a copy of one array of a state, of any shape, which is checked.
 
     Raises
     ------

@@ -25,7 +25,7 @@ LIMIT = 1e140
 
 
 def frozen(array: NDArray[Any]) -> NDArray[Any]:
-    """View an array as a plain, read-only ndarray: the only type of input that kernels are compiled for."""
+    """View an array of any shape as a plain, read-only ndarray: the only input type that kernels are compiled for."""
     view = array.view(np.ndarray)
     view.flags.writeable = False
     return view
@@ -226,7 +226,7 @@ def choice(name: str, value: Any, literal: Any) -> None:
 
 
 def row_weights(weights: ArrayLike | None, n: int) -> NDArray[np.float64]:
-    """Convert weights of n rows to a read-only float64 array; `ONES` for None.
+    """Convert (n,) weights of rows to a read-only float64 array; `ONES` for None.
 
     Raises
     ------

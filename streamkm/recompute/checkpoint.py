@@ -36,8 +36,8 @@ def identify(points: Points, params: FitParams, seed: int) -> str:
     Parameters
     ----------
     points
-        The points; a sample of the rows is hashed.
-    plan, seed
+        The (n, d) points; a sample of the rows is hashed.
+    params, seed
         Settings of the fit.
     """
     n, d = points.given.shape
@@ -65,7 +65,7 @@ def save(path: Path, identity: str, checkpoint: FitCheckpoint) -> None:
         File to write.
     identity
         Result of `identify`.
-    mark
+    checkpoint
         State to write.
     """
     name, keys, position, has_gauss, gauss = checkpoint.rng

@@ -24,7 +24,7 @@ Reals = NDArray[np.float64]
 
 
 def sample_rows(n: int) -> NDArray[np.int64]:
-    """Select up to `SAMPLE` of n rows, evenly."""
+    """Select up to `SAMPLE` of n rows, evenly: (m,) indices."""
     return np.unique(np.linspace(0, max(0, n - 1), min(n, SAMPLE)).round().astype(np.int64))
 
 

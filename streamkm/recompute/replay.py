@@ -146,7 +146,7 @@ def collect(archive: Archive, span: OffsetSpan, work: WorkFolder, factors: NDArr
 
 
 def initial_centroids(choice: ReplayFit, store: ModelStore, model: str, factors: NDArray[np.float64]) -> Any:
-    """Method or scaled centroids to start from.
+    """Method, or (k, d) centroids scaled by (d,) factors, to start from.
 
     Raises
     ------

@@ -371,7 +371,7 @@ def sample(s: Snapshot, points: NDArray[np.float64], projection: live.Projection
 
 
 def subsample(points: NDArray[np.float64], limit: int) -> NDArray[np.float64]:
-    """At most `limit` of the rows, evenly spaced."""
+    """At most `limit` of the (n, d) rows, evenly spaced."""
     if len(points) <= limit:
         return points
     return points[np.linspace(0, len(points) - 1, limit).astype(np.int64)]

@@ -321,7 +321,13 @@ def _without_duplicates(schema: Any) -> Any:
 
 @contextlib.contextmanager
 def frame_errors(path: str, kind: str) -> Iterator[None]:
-    """Translate exceptions that polars and pyarrow raise for damaged files."""
+    """Translate exceptions that polars and pyarrow raise for damaged files.
+
+    Raises
+    ------
+    FileFormatError
+        The file is damaged, or not of this kind.
+    """
     try:
         yield
     except _BROKEN as error:

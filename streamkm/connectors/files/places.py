@@ -189,7 +189,17 @@ def _remote(url: str) -> list[Place]:
 
 @contextlib.contextmanager
 def remote_errors(where: str) -> Iterator[None]:
-    """Translate errors of pyarrow's filesystems."""
+    """Translate errors of pyarrow's filesystems.
+
+    Raises
+    ------
+    MissingFileError
+        There is no such file.
+    SettingsError
+        The URL or the credentials are invalid.
+    SourceError
+        The filesystem failed otherwise.
+    """
     try:
         yield
     except StreamkmError:  # some of them are ValueErrors too

@@ -159,7 +159,7 @@ class DecompressionBuffer:
 
     @property
     def data(self) -> Bytes:
-        """The array, read-only; bytes from `end` on are undefined."""
+        """The (capacity,) array, read-only; bytes from `end` on are undefined."""
         if self._data is None:
             self._data = np.empty(self._limit + self._spare, np.uint8)  # no memory is used before something is written
             self._view = self._data.view()
@@ -167,7 +167,7 @@ class DecompressionBuffer:
         return self._view
 
     def write(self, at: int, chunk: bytes | Bytes) -> None:
-        """Write `chunk` at the index `at`; `end` becomes the index behind it."""
+        """Write a (n,) `chunk` at the index `at`; `end` becomes the index behind it."""
         _ = self.data
         self.end = at + len(chunk)
         assert self._data is not None  # noqa: S101  # just made
@@ -222,7 +222,7 @@ class CompressedBatch:
 
     @property
     def data(self) -> Bytes:
-        """The buffer's array."""
+        """The buffer's (capacity,) array."""
         return self.buffer.data
 
     @property

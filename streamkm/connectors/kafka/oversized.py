@@ -16,7 +16,13 @@ _LONGEST_VARINT = 10
 
 
 def decompress_more(batch: CompressedBatch) -> Generator[None, None, None]:
-    """Decompress some more, in the next poll if the buffer is full."""
+    """Decompress some more, in the next poll if the buffer is full.
+
+    Raises
+    ------
+    InvalidBatchError
+        The batch ends inside a record.
+    """
     while batch.buffer.full:
         yield None
     if not batch.decompress_more():
@@ -27,14 +33,18 @@ def truncate_record(batch: CompressedBatch) -> Generator[None, None, int]:
     """Replace the next record, which is longer than `DecompressionBuffer.max_record_bytes`, by a truncated one.
 
     A value of at most `DecompressionBuffer.max_value_bytes` bytes is kept whole, of a longer one `MAX_KEPT_BYTES`. A
-    key or
-    headers of more than `DecompressionBuffer.max_record_bytes` bytes are truncated as well.
+    key or headers of more than `DecompressionBuffer.max_record_bytes` bytes are truncated as well.
 
     Returns
     -------
     int
         Original size in bytes of the value if it was truncated, else of the record if key or headers were; 0 if neither
         was.
+
+    Raises
+    ------
+    InvalidBatchError
+        The record is damaged, or the batch ends inside it.
     """
     buffer = batch.buffer
     length = yield from _read_varint(batch)

@@ -84,7 +84,7 @@ class RecordColumns(NamedTuple):
 
     @property
     def table(self) -> tuple[NDArray[np.int64], ...]:
-        """All columns but `data`."""
+        """All columns but `data`, each of shape (n,) for n records."""
         return self[1:6]
 
     def details(self, i: int) -> tuple[bytes | None, Headers]:
@@ -93,7 +93,7 @@ class RecordColumns(NamedTuple):
 
 
 def columns(data: Bytes, table: Iterable[NDArray[np.int64]], cut: Mapping[int, int] = _NOT_TRUNCATED) -> RecordColumns:
-    """Combine columns, in the order of `RecordColumns`."""
+    """Combine (n,) columns of n records, in the order of `RecordColumns`, with their (bytes,) data."""
     starts, begins, ends, offsets, timestamps = table
     return RecordColumns(data, starts, begins, ends, offsets, timestamps, cut)
 

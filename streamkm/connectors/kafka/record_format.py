@@ -23,13 +23,13 @@ class InvalidBatchError(Exception):
 
 
 def read_varint(data: Bytes, pos: int) -> tuple[int, int]:
-    """Parse a zigzag varint at `pos`; returns its value and the index behind it."""
+    """Parse a zigzag varint at `pos` of (n,) bytes; returns its value and the index behind it."""
     value, pos = record_batch.read_varint(data, pos, len(data))
     return int(value), int(pos)
 
 
 def record_details(data: Bytes, start: int) -> tuple[bytes | None, Headers]:
-    """Parse key and headers of the record at `start`, which must be valid."""
+    """Parse key and headers of the record at `start` of (n,) bytes, which must be valid."""
     _, pos = read_varint(data, start)  # length
     pos += 1  # attributes
     _, pos = read_varint(data, pos)  # timestamp

@@ -44,7 +44,7 @@ def skip_space(data: NDArray[np.uint8], pos: int, end: int) -> int:
 
 @jit()
 def utf8_length(data: NDArray[np.uint8], pos: int, end: int) -> int:
-    """Length in bytes of the UTF-8 character at `pos` (RFC 3629: no overlong forms, no surrogates), 0 if invalid."""
+    """Bytes of the UTF-8 character at `pos` of (n,) data (RFC 3629): 0 if it is invalid, overlong or a surrogate."""
     c = data[pos]
     if c < 0x80:
         return 1
@@ -64,7 +64,7 @@ def utf8_length(data: NDArray[np.uint8], pos: int, end: int) -> int:
 
 @jit()
 def is_hex(data: NDArray[np.uint8], pos: int, end: int) -> bool:
-    """Whether there are four hexadecimal digits at `pos` that are not half of a surrogate pair."""
+    """Whether (n,) data have four hexadecimal digits at `pos` that are not half of a surrogate pair."""
     if end - pos < 4:
         return False
     for i in range(4):
@@ -76,7 +76,7 @@ def is_hex(data: NDArray[np.uint8], pos: int, end: int) -> bool:
 
 @jit()
 def skip_text(data: NDArray[np.uint8], pos: int, end: int) -> int:  # noqa: PLR0911  # one return per kind of refusal
-    """Return the position after the closing quote of a string starting at `pos`; `REFUSED` if it is invalid or rare."""
+    """Return the position after the closing quote of the string at `pos` of (n,) data; `REFUSED` if invalid or rare."""
     while pos < end:
         c = data[pos]
         if c == _QUOTE:
@@ -107,7 +107,7 @@ def skip_text(data: NDArray[np.uint8], pos: int, end: int) -> int:  # noqa: PLR0
 
 @jit()
 def matches(data: NDArray[np.uint8], pos: int, end: int, word: NDArray[np.uint8]) -> bool:
-    """Whether ``data[pos:end]`` begins with `word`."""
+    """Whether ``data[pos:end]`` of (n,) data begins with a (m,) `word`."""
     if end - pos < len(word):
         return False
     for i in range(len(word)):  # noqa: SIM110  # numba has no generators

@@ -298,7 +298,7 @@ def bound_regions(n_blocks: int, region: int, boxes: NDArray[np.float32], radii:
     region
         Blocks per region; the last one may have fewer.
     boxes, radii
-        INOUT (blocks + regions, 3, d), (blocks + regions,): as in `bound_blocks`; blocks first, then regions.
+        INOUT (blocks+regions, 3, d), (blocks+regions,): as in `bound_blocks`; blocks first, then regions.
     """
     d = boxes.shape[2]
     for g in range(len(radii) - n_blocks):

@@ -144,7 +144,7 @@ class Points:
                 self.release(window, *kept)
 
     def release(self, window: Window, *kept: NDArray[Any]) -> None:
-        """Release the pages of a window."""
+        """Release the memory pages of a window, and of the rows that `kept` arrays, any shape, have for it."""
         for array in (self.rows, self.raw, self.weights, *kept):
             if len(array):
                 release(array, *window.rows)

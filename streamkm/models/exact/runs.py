@@ -53,7 +53,7 @@ class FitParams:
     def checked(
         cls, n_clusters: int, init: str | ArrayLike, n_init: int, max_iter: int, tol: float, *, trace: bool
     ) -> Self:
-        """Validate parameters.
+        """Validate parameters; `init` is a method, or (k, d) centroids.
 
         Raises
         ------
@@ -109,7 +109,7 @@ def _start(init: ArrayLike) -> NDArray[np.float64]:
 
 
 def checked_weights(sample_weight: ArrayLike | None, n: int) -> NDArray[np.float64] | None:
-    """Convert and validate weights; a single number is the weight of all n points.
+    """Convert and validate (n,) weights; a scalar is the weight of all n points.
 
     Raises
     ------
@@ -201,7 +201,8 @@ def fit_all(
     Returns
     -------
     tuple
-        The run with the lowest inertia, the first of equal ones, and its labels in the order of the rows of `points`.
+        The run with the lowest inertia, the first of equal ones, and its (n,) labels in the order of the
+        rows of `points`.
     """
     best: LloydResult | None = checkpoint.best if checkpoint else None
     labels: NDArray[np.int32] | None = None

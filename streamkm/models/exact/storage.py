@@ -48,7 +48,7 @@ class Storage:
         self._folder = folder
 
     def allocate(self, shape: tuple[int, ...], dtype: DTypeLike, fill: float = 0) -> NDArray[Any]:
-        """Allocate an array.
+        """Allocate an array of any shape.
 
         Parameters
         ----------
@@ -102,7 +102,7 @@ def release(array: NDArray[Any], start: int, stop: int) -> None:
     Parameters
     ----------
     array
-        C-contiguous. Arrays that are not mapped are ignored.
+        Any shape, C-contiguous. Arrays that are not mapped are ignored.
     start, stop
         Range of rows.
     """

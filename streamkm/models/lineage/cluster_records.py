@@ -72,7 +72,7 @@ class ClusterRecords:
         return len(self.ids)
 
     def take(self, index: NDArray[Any]) -> ClusterRecords:
-        """Copy the records at some indices."""
+        """Copy the records at (m,) indices."""
         return ClusterRecords(*(getattr(self, f.name)[index] for f in fields(self)))
 
     def concat(self, other: ClusterRecords) -> ClusterRecords:

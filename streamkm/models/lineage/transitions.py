@@ -296,7 +296,7 @@ def resolve_vanished(
     dormant
         The clusters, changed in place.
     indices
-        Their indices among the known clusters.
+        (m,) indices of these among the known clusters.
     records
         The new clusters, whose anchors may be reset.
     comparison
