@@ -184,4 +184,4 @@ def test_an_empty_quarantine_says_no_more_than_is_known(stage):
         assert re.search(r"at the last commit, \d+ min ago", text(page, "#now .tile:nth-child(2)"))
         choose(page, "fresh")
         until(page, "document.querySelector('#feed .quarantine').textContent.includes('no record was learned yet')")
-        assert text(page, "#k .body").startswith("No comparison of k is known")
+        assert text(page, "#k .body").startswith("No criteria for k yet")
