@@ -472,7 +472,8 @@ def test_a_network_of_ipv6_counts_as_one_client():
 
 def test_every_defence_in_the_docs_has_an_existing_test():
     text = (ROOT / "docs" / "security.md").read_text()
-    rows = [line for line in text.partition("## Threats")[2].partition("\n## ")[0].splitlines() if line.startswith("| ")][2:]
+    section = text.partition("## Threats")[2].partition("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| ")][2:]
     named = [n for row in rows for n in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", row)]
     assert len(rows) >= 14
     for row in rows:

@@ -119,7 +119,7 @@ def test_an_admin_client_gets_what_it_knows():
     [
         ({"k": 1, "securty.protocol": "SSL"}, "property 1 of the Kafka client: kafka-python does not know"),
         ({"securty.protocol": "SSL"}, "Is security_protocol meant"),
-        ({"group.id": "g"}, "group.id: .*decided by streamkm"),
+        ({"group.id": "g"}, "group.id: .*set by streamkm"),
         ({"sasl.jaas.config": "..."}, "sasl.username"),
         ({"ssl.check.hostname": "maybe"}, "neither true nor false"),
         ({"fetch.min.bytes": "many"}, "not an integer"),
