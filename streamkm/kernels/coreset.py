@@ -22,6 +22,12 @@ FAR, EVEN = 0.5, 0.4
 CERTAIN, SETTLED = -1, -2
 """Strata of rows that stand for themselves only, and of rows that were calibrated."""
 
+ROUNDING = 1e-12
+"""Means that differ by less than this share of their distance from the origin are the same."""
+
+MOST_REWEIGHED = 2.0
+"""Calibrating a column multiplies the weight of a row by so much at most, or divides it."""
+
 
 @jit(allocates=True)
 def admit(
@@ -161,7 +167,13 @@ def calibrate(
     origin: NDArray[np.float64],
     sums: NDArray[np.float64],
 ) -> int:
-    """Give each stratum its exact mass and mean: scale the weights of its rows, and shift them by one common vector.
+    """Give each stratum its exact mass and mean, and leave values that many rows share where they are.
+
+    In each dimension a stratum has an anchor: the value that more than half of all rows have, if the stratum has it
+    too; else the one that more than half of the stratum have; else its mean. Where that is a shared value, weights are
+    brought towards the mean first (`_reweigh`). What is missing then is made up for by moving rows, all in one
+    direction, in proportion to their squared distance from the anchor: those at the anchor stay, and far ones, which
+    make the mean uncertain, move most. Where all of a stratum's sample is at the anchor, its heaviest row moves.
 
     Parameters
     ----------
@@ -181,6 +193,11 @@ def calibrate(
         Number of rows in the buffer.
     """
     k, d = sums.shape[0], sums.shape[1] - 1
+    anchors = np.zeros((k, d))
+    shared = _shared_values(first, filled, rows, weights, strata, anchors)
+    for t in range(d):
+        if shared[:, t].any():
+            _reweigh(first, filled, rows[:, t], weights, strata, origin[t], sums[:, t], sums[:, d], shared[:, t])
     sampled = np.zeros((k, d + 1))
     for i in range(first, filled):
         j = strata[i]
@@ -188,17 +205,22 @@ def calibrate(
             sampled[j, d] += weights[i]
             for t in range(d):
                 sampled[j, t] += weights[i] * (rows[i, t] - origin[t])
-    factors = np.ones(k)
+    factors = np.zeros(k)
     shifts = np.zeros((k, d))
     end = filled
     left = 0.0
     for j in range(k):
         if not sums[j, d] > 0.0:
-            factors[j] = 0.0
-        elif sampled[j, d] > 0.0:
+            continue
+        if sampled[j, d] > 0.0:
             factors[j] = sums[j, d] / sampled[j, d]
             for t in range(d):
-                shifts[j, t] = sums[j, t] / sums[j, d] - sampled[j, t] / sampled[j, d]
+                mean = sampled[j, t] / sampled[j, d]
+                shifts[j, t] = sums[j, t] / sums[j, d] - mean
+                if not shared[j, t]:
+                    anchors[j, t] = origin[t] + mean
+                if abs(shifts[j, t]) <= ROUNDING * abs(mean):
+                    shifts[j, t] = 0.0
         elif end < len(weights):
             for t in range(d):
                 rows[end, t] = origin[t] + sums[j, t] / sums[j, d]
@@ -206,18 +228,155 @@ def calibrate(
             end += 1
         else:
             left += sums[j, d]
+    _move(first, filled, rows, weights, strata, sampled[:, d], anchors, shifts)
     for i in range(first, filled):
-        j = strata[i]
-        if j >= 0:
-            weights[i] *= factors[j]
-            for t in range(d):
-                rows[i, t] += shifts[j, t]
+        if strata[i] >= 0:
+            weights[i] *= factors[strata[i]]
     for i in range(first, end):
         strata[i] = SETTLED
     if end > first:  # without room for a row its mean is lost, its mass is not
         weights[end - 1] += left
     sums.fill(0.0)
     return end
+
+
+@jit(allocates=True)
+def _shared_values(
+    first: int,
+    filled: int,
+    rows: NDArray[np.float64],
+    weights: NDArray[np.float64],
+    strata: NDArray[np.int32],
+    anchors: NDArray[np.float64],
+) -> NDArray[np.bool_]:
+    """Put OUT (k, d) anchors where a value is shared, as `calibrate` says; returns (k, d), where that is."""
+    k, d = anchors.shape
+    common = np.zeros((k + 1, d))  # candidates of each stratum, and of all rows
+    lead = np.zeros((k + 1, d))
+    for i in range(filled):
+        for t in range(d):
+            _vote(rows[i, t], weights[i], common, lead, k, t)
+            if i >= first and strata[i] >= 0:
+                _vote(rows[i, t], weights[i], common, lead, strata[i], t)
+    held = np.zeros((k + 1, d))
+    of_all = np.zeros((k, d))  # what a stratum holds of the value that is common to all
+    masses = np.zeros(k + 1)
+    for i in range(filled):
+        j = strata[i] if i >= first else SETTLED
+        masses[k] += weights[i]
+        if j >= 0:
+            masses[j] += weights[i]
+        for t in range(d):
+            if rows[i, t] == common[k, t]:
+                held[k, t] += weights[i]
+                if j >= 0:
+                    of_all[j, t] += weights[i]
+            if j >= 0 and rows[i, t] == common[j, t]:
+                held[j, t] += weights[i]
+    shared = np.zeros((k, d), np.bool_)
+    for j in range(k):
+        for t in range(d):
+            if held[k, t] > masses[k] / 2.0 and of_all[j, t] > 0.0:
+                shared[j, t] = True
+                anchors[j, t] = common[k, t]
+            elif held[j, t] > masses[j] / 2.0:
+                shared[j, t] = True
+                anchors[j, t] = common[j, t]
+    return shared
+
+
+@jit(inline=True)
+def _vote(value: float, weight: float, common: NDArray[np.float64], lead: NDArray[np.float64], j: int, t: int) -> None:
+    """Majority vote of Boyer and Moore (1991): a value that more than half of the weight has is left in `common`."""
+    if value == common[j, t]:
+        lead[j, t] += weight
+    elif weight > lead[j, t]:
+        common[j, t] = value
+        lead[j, t] = weight - lead[j, t]
+    else:
+        lead[j, t] -= weight
+
+
+@jit(allocates=True)
+def _reweigh(
+    first: int,
+    filled: int,
+    column: NDArray[np.float64],
+    weights: NDArray[np.float64],
+    strata: NDArray[np.int32],
+    origin: float,
+    sums: NDArray[np.float64],
+    masses: NDArray[np.float64],
+    shared: NDArray[np.bool_],
+) -> None:
+    """Bring weights of strata towards the mean of a column, by factors from 1 / `MOST_REWEIGHED` to `MOST_REWEIGHED`.
+
+    The factor of a row is linear in its value: the regression estimator of surveys (Deville and Särndal 1992). Of flags
+    it is exact: the ones get the mass that they have.
+    """
+    k = len(masses)
+    sampled = np.zeros(k)
+    means = np.zeros(k)
+    squares = np.zeros(k)
+    for i in range(first, filled):
+        j = strata[i]
+        if j >= 0 and shared[j]:
+            sampled[j] += weights[i]
+            means[j] += weights[i] * (column[i] - origin)
+    for j in range(k):
+        means[j] = _over(means[j], sampled[j])
+    for i in range(first, filled):
+        j = strata[i]
+        if j >= 0 and shared[j]:
+            squares[j] += weights[i] * (column[i] - origin - means[j]) ** 2
+    slopes = np.zeros(k)
+    for j in range(k):
+        if shared[j] and masses[j] > 0.0 and sampled[j] > 0.0:
+            slopes[j] = _over((sums[j] / masses[j] - means[j]) * sampled[j], squares[j])
+    for i in range(first, filled):
+        j = strata[i]
+        if j >= 0 and slopes[j] != 0.0:
+            factor = 1.0 + slopes[j] * (column[i] - origin - means[j])
+            weights[i] *= min(max(factor, 1.0 / MOST_REWEIGHED), MOST_REWEIGHED)
+
+
+@jit(allocates=True)
+def _move(
+    first: int,
+    filled: int,
+    rows: NDArray[np.float64],
+    weights: NDArray[np.float64],
+    strata: NDArray[np.int32],
+    masses: NDArray[np.float64],
+    anchors: NDArray[np.float64],
+    shifts: NDArray[np.float64],
+) -> None:
+    """Move rows so that the means of strata of these (k,) masses move by (k, d) shifts, as `calibrate` says."""
+    k, d = shifts.shape
+    heaviest = np.full(k, -1)
+    reach = np.zeros((k, d))
+    squares = np.zeros((k, d))
+    for i in range(first, filled):
+        j = strata[i]
+        if j >= 0:
+            if heaviest[j] < 0 or weights[i] > weights[heaviest[j]]:
+                heaviest[j] = i
+            for t in range(d):
+                reach[j, t] = max(reach[j, t], abs(rows[i, t] - anchors[j, t]))
+    for i in range(first, filled):
+        j = strata[i]
+        if j >= 0:
+            for t in range(d):
+                squares[j, t] += weights[i] * _over(rows[i, t] - anchors[j, t], reach[j, t]) ** 2
+    for i in range(first, filled):
+        j = strata[i]
+        if j >= 0:
+            for t in range(d):
+                if squares[j, t] > 0.0:
+                    part = _over(rows[i, t] - anchors[j, t], reach[j, t]) ** 2 / squares[j, t]
+                else:
+                    part = 1.0 / weights[i] if i == heaviest[j] else 0.0
+                rows[i, t] += shifts[j, t] * masses[j] * part
 
 
 @jit(fast=True)

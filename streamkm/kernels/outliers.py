@@ -76,8 +76,9 @@ OCTAVES = 2200
 def widest_gap(squares: NDArray[np.float64], weights: NDArray[np.float64], tail: float, least: float) -> float:
     """Find the widest gap that parts the outermost rows from all others.
 
-    A gap is a factor between neighbours in the order of size. Only neighbours in different octaves can be that far
-    apart, so the smallest and the largest of each octave tell, and nothing is sorted.
+    Rows at distance zero, which may be most of them, are no scale for the rest, and are left out. A gap is a factor
+    between neighbours in the order of size. Only neighbours in different octaves can be that far apart, so the smallest
+    and the largest of each octave tell, and nothing is sorted.
 
     Parameters
     ----------
@@ -86,32 +87,26 @@ def widest_gap(squares: NDArray[np.float64], weights: NDArray[np.float64], tail:
     weights
         IN (n,).
     tail
-        Share of the mass that may lie beyond a gap.
+        Share of the mass, without what is at distance zero, that may lie beyond a gap.
     least
         Factor from which on there is a gap, at least 4.
 
     Returns
     -------
     float
-        The value in the middle of the gap, by factors; infinity without a gap, or when most mass is at distance zero:
-        that is no scale for the rest.
+        The value in the middle of the gap, by factors; infinity without a gap.
     """
     smallest = np.full(OCTAVES, np.inf)
     largest = np.zeros(OCTAVES)
     masses = np.zeros(OCTAVES)
     mass = 0.0
-    at_zero = 0.0
     for i in range(len(squares)):
-        mass += weights[i]
         if squares[i] > 0.0:
+            mass += weights[i]
             octave = math.frexp(squares[i])[1] + OCTAVES // 2
             smallest[octave] = min(smallest[octave], squares[i])
             largest[octave] = max(largest[octave], squares[i])
             masses[octave] += weights[i]
-        else:
-            at_zero += weights[i]
-    if at_zero > 0.5 * mass:
-        return np.inf
     beyond = 0.0
     outer = np.inf
     widest = 0.0

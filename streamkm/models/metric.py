@@ -20,9 +20,8 @@ SAME_SCALE = 0.02
 IQR_OF_NORMAL = 1.3489795003921634
 """Interquartile range of the standard normal distribution."""
 
-FLAT, NOTHING = 0.03, 1e-12
-"""Of a column whose quartiles are so near each other, one value is most of it: shares of the range that the middle nine
-tenths have, and of the deviation."""
+SAME_VALUE = 1e-12
+"""Values that differ by less than this share of the larger quartile are the same."""
 
 
 @dataclass(frozen=True)
@@ -84,19 +83,17 @@ def deviations(rows: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArr
 def quartile_ranges(rows: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
     """(d,) weighted interquartile ranges, as a normal distribution's deviation.
 
-    A column most of which is one value has none: its unit is the median distance of its other values from that one. The
-    deviation would be small where they are rare, and each of them far away for being rare. 1 if there are no others.
-    Equal values differ a little in a coreset, whose strata were shifted to their means: `FLAT` of the range that most
-    values have, or `NOTHING` of the deviation, are no difference.
+    A column half of which is one value has another unit: the median distance of its other values from that one. Its
+    interquartile range tells how many there are rather than how large they are, and is zero where they are rare. So
+    is nearly its deviation, and each of them would be far away for being rare. 1 if there are no others.
     """
-    lowest, low, high, highest = (quantile(rows, weights, share) for share in (0.05, 0.25, 0.75, 0.95))
+    low, common, high = (quantile(rows, weights, share) for share in (0.25, 0.5, 0.75))
     spread = (high - low) / IQR_OF_NORMAL
-    none = np.maximum(FLAT * (highest - lowest), 1e-12 * np.maximum(np.abs(low), np.abs(high)))
-    none = np.maximum(none, NOTHING * deviations(rows, weights) * (np.ptp(rows, axis=0) > 0.0))
-    for t in np.flatnonzero(high - low <= none):
-        away = np.abs(rows[:, t] - low[t])
-        others = (away > none[t]) & (weights > 0.0)
-        spread[t] = quantile(away[others, np.newaxis], weights[others], 0.5)[0] if others.any() else 1.0
+    away = np.abs(rows - common)
+    same = away <= SAME_VALUE * np.maximum(np.abs(low), np.abs(high))
+    for t in np.flatnonzero(weights @ same >= 0.5 * weights.sum()):
+        others = ~same[:, t] & (weights > 0.0)
+        spread[t] = quantile(away[others, t, np.newaxis], weights[others], 0.5)[0] if others.any() else 1.0
     return spread
 
 

@@ -27,10 +27,10 @@ from streamkm.state import Distance, ModelState, Publication, Snapshot
 VERSION = 2
 """Version of the state that `OnlineKMeans.state` writes."""
 
-ARITHMETIC = 2
+ARITHMETIC = 3
 """Number of the arithmetic: equal batches give equal bits only between versions of streamkm that have the same one.
 
-1: decay acted on whole batches."""
+1: decay acted on whole batches. 2: calibration moved values that many rows share."""
 
 SEED_ROWS = 8192
 """The first centroids are made from no more rows than this, or than the warm-up needs if that is more."""
@@ -78,7 +78,7 @@ class OnlineKMeans(Answers):
         ``"points"`` or ``"seconds"``.
     scale
         Units of distances: ``"none"``, raw ones; ``"standard"``, each dimension's standard deviation; ``"robust"``, its
-        interquartile range (of a column most of which is one value: the median distance of the others from that). They
+        interquartile range (of a column half of which is one value: the median distance of the others from that). They
         follow the data at each re-solve. Centroids and rows are in raw units all the same.
     distance
         ``"euclidean"``, or ``"cosine"``: rows are scaled to length one, and so are centroids. A row of zeros has no

@@ -29,7 +29,7 @@ def scaled(collected: Collected, scale: str, file: Path | None = None) -> tuple[
     collected
         The points; those in memory are changed.
     scale
-        ``none``, ``standard`` (deviations) or ``robust`` (interquartile ranges, as a normal distribution's deviation).
+        ``none``, ``standard`` (deviations) or ``robust`` (`quartile_ranges`).
     file
         Where to put points that lie in a file: the old one is removed.
 
