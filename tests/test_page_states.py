@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import re
+import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -137,6 +139,18 @@ def test_a_model_that_does_not_exist_is_not_another_one(stage):
         page.evaluate("location.hash = '#model=square'")
         until(page, f"{DRAWN} === 4")
         assert page.evaluate("document.querySelector('#model').value") == "square"
+
+
+def test_a_model_that_is_made_later_appears_in_the_list_and_the_chosen_one_stays(stage):
+    store, look = stage
+    with look("cities") as page:
+        until(page, TABLE)
+        names = "[...document.querySelector('#model').options].map(o => o.value)"
+        assert "late" not in page.evaluate(names)
+        store.create(replace(gallery.SPEC, name="late"), time.time())
+        until(page, f"{names}.includes('late')")
+        assert page.evaluate("document.querySelector('#model').value") == "cities"
+        choose(page, "late")
 
 
 def test_a_stoppage_is_a_hole_in_every_line_over_time(stage):

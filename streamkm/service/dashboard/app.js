@@ -120,9 +120,19 @@ async function signIn() {
   changed();
 }
 
+// Offers the models that there are; the one that is shown stays chosen. An equal list, which may be open, is not touched.
+function offer(found) {
+  const list = $("#model"), names = found.map((m) => m.name), chosen = list.value;
+  if (names.join("\n") === [...list.options].filter((o) => o.value).map((o) => o.value).join("\n")) return;
+  const none = [...list.options].filter((o) => !o.value);
+  fill(list, [...none, ...names.map((name) => el("option", { value: name, text: name }))]);
+  list.value = names.includes(chosen) ? chosen : "";
+}
+
 async function models() {
   const { models: found } = await ask("/v1/models");
-  fill($("#model"), found.map((m) => el("option", { value: m.name, text: m.name })));
+  fill($("#model"), []);
+  offer(found);
   if (!found.length) { trouble("There is no model yet: start streamkm live. This page looks again by itself."); setTimeout(open, 2000); return; }
   const asked = wanted();
   if (asked !== null && !found.some((m) => m.name === asked)) {
@@ -151,6 +161,11 @@ function moved() {
   const asked = wanted();
   if (asked === null && state.model) history_.replaceState(null, "", address(state.model));
   else if (asked !== null && asked !== state.model) open();
+}
+
+// Models come and go while the page is open.
+async function look() {
+  if (!document.hidden && $("#model").options.length) offer((await ask("/v1/models")).models);
 }
 
 async function open() {
@@ -201,4 +216,5 @@ initMap(changed);
 initTimeline();
 initRecompute({ ask: get, act, promote });
 setInterval(changed, 1000); // ages grow
+setInterval(() => look().catch(() => {}), SLOW);
 loadColours().then(open, (error) => trouble(error.message));
