@@ -25,6 +25,20 @@ def add_field(table: Table, name: str) -> None:
     table.add_column(name, justify="right", max_width=None if len(name) <= NAME else NAME)
 
 
+def listed(names: Sequence[str], width: int) -> str:
+    """Names as ``--fields`` takes them, one with a comma in quotes: the first ones that fit into a width, and a count.
+
+    >>> listed(["a", "b,c"], 80), listed([f"sensor_{i}" for i in range(40)], 24)
+    ('a, "b,c"', 'sensor_0, sensor_1 and 38 more (--json has all)')
+    """
+    quoted = [f'"{name}"' if "," in name else name for name in names]
+    ends = np.cumsum([len(name) + 2 for name in quoted])
+    shown = max(1, int(np.searchsorted(ends, width, side="right")))
+    if shown >= len(quoted):
+        return ", ".join(quoted)
+    return f"{', '.join(quoted[:shown])} and {len(quoted) - shown} more (--json has all)"
+
+
 def fitted(build: Callable[[Sequence[int]], Table], found: Reals, width: int) -> tuple[Table, str]:
     """The table with as many fields as the width has room for: those that differ most, and at least one.
 

@@ -28,8 +28,8 @@ from streamkm.settings import FitSettings
 
 MOST_PICTURES = 50
 _MOST_CLUSTERS, _MOST_TOLD = 100, 20
-_WIDE = 250
-"""Characters of a line that goes to no terminal."""
+_WIDE, _FIELDS = 250, 60
+"""Characters of a line that goes to no terminal, and of a list of fields."""
 _SMALL = 12
 """Centroids of up to so many numbers stand in the trace."""
 
@@ -157,9 +157,7 @@ def show(
         which = (
             " (all columns of numbers that are no identifiers)" if result["left_out"] else " (all columns of numbers)"
         )
-    # As --fields takes them: a name that has a comma is in quotes.
-    names = (f'"{name}"' if "," in name else name for name in collected.fields)
-    terminal.say(f"fields: {', '.join(names)}{which}")
+    terminal.say(f"fields: {fields.listed(collected.fields, _FIELDS)}{which}")
     if result["rows"]["skipped"]:
         rows, example = result["rows"], result["skipped_examples"][0]
         terminal.say(f"skipped {rows['skipped']:,} of {rows['read']:,} rows, such as {example}")

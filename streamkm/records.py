@@ -160,6 +160,8 @@ class ColumnRecords:
     columns
         Column name -> (n,) array. Numbers are numeric arrays in which a missing value is NaN; text stays text (object
         array of str or None), for the codec to judge.
+    broken
+        Offsets of rows whose cells belong to no column, each with the sentence for people.
     """
 
     partition: TopicPartition
@@ -168,6 +170,7 @@ class ColumnRecords:
     columns: Mapping[str, NDArray[np.generic]]
     offsets: NDArray[np.int64]
     timestamps: NDArray[np.int64]
+    broken: Mapping[int, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -178,7 +181,10 @@ class ColumnRecords:
 
         def part(rows: slice, start: int, stop: int) -> ColumnRecords:
             columns = {name: column[rows] for name, column in self.columns.items()}
-            return ColumnRecords(self.partition, start, stop, columns, self.offsets[rows], self.timestamps[rows])
+            broken = {at: said for at, said in self.broken.items() if start <= at < stop}
+            return ColumnRecords(
+                self.partition, start, stop, columns, self.offsets[rows], self.timestamps[rows], broken
+            )
 
         return part(slice(0, i), self.start, offset), part(slice(i, None), offset, self.stop)
 
@@ -194,7 +200,8 @@ class BadRecord:
     ----------
     reason
         A word for machines: ``not-json``, ``missing-field``, ``not-a-number``, ``not-finite``, ``not-a-time``,
-        ``wrong-dimension``, ``too-large`` (the record), ``out-of-range`` (a value), ``event-time-ahead``.
+        ``wrong-dimension``, ``too-large`` (the record), ``out-of-range`` (a value), ``event-time-ahead``,
+        ``too-many-values`` (a row of a table).
     field
         The field that is wrong, or "".
     message

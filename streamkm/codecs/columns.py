@@ -19,8 +19,9 @@ from streamkm.state import Json
 class ColumnsCodec:
     """Rows of a table as points.
 
-    A row in which one of the columns has no value, an infinite one, one beyond 1e140, or text that is not a number, is
-    a bad record; its neighbours are not. Which rows are bad does not depend on the other rows read with them.
+    A row that has more cells than there are columns, or in which one of the columns has no value, an infinite one, one
+    beyond 1e140, or text that is not a number, is a bad record; its neighbours are not. Which rows are bad does not
+    depend on the other rows read with them.
 
     Parameters
     ----------
@@ -63,7 +64,10 @@ class ColumnsCodec:
                 "these records are bytes without columns", where=str(records.partition), hint="Use the json codec"
             )
         n = len(records)
-        flaws: dict[int, tuple[str, str, str]] = {}
+        flaws = {
+            int(np.searchsorted(records.offsets, offset)): ("too-many-values", "", said)
+            for offset, said in records.broken.items()
+        }
         points = np.empty((n, len(self.fields)))
         for j, field in enumerate(self.fields):
             points[:, j] = self._numbers(field, self._column(records, field), flaws)

@@ -21,6 +21,8 @@ from streamkm.recompute.pointfile import PointFile, Real
 from streamkm.records import BadRecord, Batch, ColumnRecords, RawRecord, TopicPartition
 from streamkm.sources.files import FileSource, LeftOut, Place, Profile, profile
 
+MOST_SAID = 10
+"""Columns that are left out and said; the rest is counted."""
 EXAMPLES = 5
 """Skipped rows that are kept to be shown."""
 _FIRST_ROWS = 1 << 16
@@ -131,7 +133,7 @@ class Files:
         self.notes = tuple(f"{found.path}: {note}" for note in found.notes)
         if not chosen:
             raise FileFormatError(
-                f"no column holds numbers to cluster: {said_of(self.left_out[:10])}",
+                f"no column holds numbers to cluster: {said_of(self.left_out)}",
                 where=found.path,
                 hint=_hint(self.left_out),
             )
@@ -170,8 +172,9 @@ class Files:
 
 
 def said_of(left_out: Sequence[LeftOut]) -> str:
-    """Columns that are left out, each with the reason and where it is seen first."""
-    return "; ".join(map(_said, left_out))
+    """Columns that are left out, each with the reason and where it is seen first; of very many the first ones."""
+    more = len(left_out) - MOST_SAID
+    return "; ".join(map(_said, left_out[:MOST_SAID])) + (f"; and {more} more" if more > 0 else "")
 
 
 def _hint(left_out: Sequence[LeftOut]) -> str:
@@ -213,11 +216,12 @@ def collect(
     single
         Keep points as float32.
     skip_bad
-        Leave out rows with no value, an infinite one, text, or a negative weight; else the first of these is an error.
+        Leave out rows with no value, an infinite one, text, too many values, or a negative weight; else the first of
+        these is an error.
     file
         Where to put a file of points; None to keep them in memory.
     line_of
-        Says in which line of its file a row is, for errors.
+        Says in which line of its file a row is, for what is said of bad rows.
     most
         Refuse more rows than these.
 
@@ -243,18 +247,17 @@ def collect(
             batch = codec.decode(records)
             good, bad = _weighed(records, batch, d, weight_field)
             if bad and not skip_bad:
-                first = bad[0]
+                first = _with_line(bad[0], line_of)
                 tp, row = first.record.partition, first.record.offset
-                line = line_of(tp, row) if line_of is not None else None
                 raise BadRecordsError(
-                    first.message + (f" (line {line})" if line is not None else ""),
-                    where=f"{tp.topic}, row {row}, column {first.field!r}",
+                    first.message,
+                    where=f"{tp.topic}, row {row}" + (f", column {first.field!r}" if first.field else ""),
                     hint="Rows are counted from 0, lines from 1; --bad-rows skip leaves such rows out",
                 )
             if bad:
                 at = np.fromiter((b.record.offset for b in bad), np.int64, len(bad))
                 skipped.append(np.searchsorted(records.offsets, at) + n_rows)
-                examples += bad[: EXAMPLES - len(examples)]
+                examples += [_with_line(b, line_of) for b in bad[: EXAMPLES - len(examples)]]
                 flaws.update((b.field, b.reason) for b in bad)
             points = batch.points[good]
             sink.add(points[:, :d], points[:, d] if weight_field else None)
@@ -270,6 +273,12 @@ def collect(
         tuple(examples),
         dict(flaws),
     )
+
+
+def _with_line(bad: BadRecord, line_of: Callable[[TopicPartition, int], int | None] | None) -> BadRecord:
+    """The same, with the line of its file in the message where it has one."""
+    line = None if line_of is None else line_of(bad.record.partition, bad.record.offset)
+    return bad if line is None else dataclasses.replace(bad, message=f"{bad.message} (line {line})")
 
 
 def choose_columns(
@@ -289,7 +298,7 @@ def choose_columns(
     chosen, left_out = found.choose({weight_field})
     if not chosen:
         raise FileFormatError(
-            f"no column holds numbers to cluster: {said_of(left_out[:10])}",
+            f"no column holds numbers to cluster: {said_of(left_out)}",
             where=where,
             hint=_hint(left_out),
         )
@@ -339,9 +348,10 @@ def check_enough(collected: Collected, k: int, where: str) -> None:
     if len(collected.skipped):
         field, reason = max(collected.flaws, key=collected.flaws.__getitem__)
         example = next((bad for bad in collected.examples if bad.field == field), collected.examples[0])
+        why = f"for column {field!r}" if field else f"as {reason}"
         left = (
-            f" ({len(collected.skipped):,} others were skipped, {collected.flaws[field, reason]:,} of them for column "
-            f"{field!r}: {example})"
+            f" ({len(collected.skipped):,} others were skipped, {collected.flaws[field, reason]:,} of them {why}: "
+            f"{example})"
         )
     if n == 0:
         raise DataError(f"there are no rows{left}", where=where)

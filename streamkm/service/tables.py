@@ -67,7 +67,8 @@ def read_csv(body: bytes, fields: Sequence[str]) -> Reals:
         line = dialect.first_line + data.count(b"\n", 0, ends.used)
         raise Problem(400, "invalid", "not CSV (it ends inside a quoted value)", where=f"line {line}")
     try:
-        columns = csv_text.read(data, dialect, places, (), ends)
+        cells = csv_text.read(data, dialect, places, (), ends)
+        columns = [] if cells.long else cells.columns
     except csv_text.CsvError:
         columns = []
     points = np.empty((ends.rows, len(fields)), order="F")

@@ -126,29 +126,32 @@ class CsvReader:
 
     def block(self, row: int) -> Block:
         if self._last is None or not self._last.start <= row < self._last.stop:
-            piece, found = self._series(row, self._places)
+            piece, found, long = self._cells(row, self._places)
             columns: dict[str, Column] = {}
             for name, series in zip(self.names, found, strict=True):
                 numbers = series.dtype == pl.Float64
                 columns[name] = series.to_numpy() if numbers else series.to_numpy(allow_copy=True).astype(object)
-            self._last = Block(piece.start, piece.stop, columns)
+            width = self.dialect.width
+            broken = {piece.start + i: f"it has {n} values, the header {width}" for i, n in long.items()}
+            self._last = Block(piece.start, piece.stop, columns, broken)
         return self._last
 
-    def _series(self, row: int, places: Sequence[int]) -> tuple[_Piece, list[pl.Series]]:
+    def _cells(self, row: int, places: Sequence[int]) -> tuple[_Piece, list[pl.Series], dict[int, int]]:
         self.ended(row)
         piece = next(piece for piece in reversed(self._index) if piece.start <= row)
         data, ends = self._bytes(piece)
         try:
-            found = csv_text.read(data, self.dialect, places, self._texts, ends)
+            cells = csv_text.read(data, self.dialect, places, self._texts, ends)
         except csv_text.CsvError as error:
             at = piece.start + error.row
             raise FileFormatError(
                 f"{error.message} (line {self.line(at)})", where=f"{self._path}, row {at}", hint=error.hint
             ) from error
+        found = cells.columns
         if any(len(series) != piece.stop - piece.start for series in found):
             raise FileFormatError("it changed while it was read", where=f"{self._path}, row {piece.start}")
         self._texts.update(place for place, series in zip(places, found, strict=True) if series.dtype != pl.Float64)
-        return piece, found
+        return piece, found, cells.long
 
     def _bytes(self, piece: _Piece) -> tuple[bytes, csv_text.Ends | None]:
         """Bytes of a piece, and the ends of its rows where they are known."""
@@ -171,9 +174,14 @@ class CsvReader:
         found = Profile(self._path, names, self.unnamed, self.notes)
         row = 0
         while not self.ended(row):
-            piece, series = self._series(row, range(len(names)))
-            for i, column in enumerate(series):
-                found.columns[i].add(piece.start, column)
+            piece, series, _ = self._cells(row, range(len(names)))
+            data, ends = self._bytes(piece)
+            padded = csv_text.padded(data, self.dialect, ends)
+            for i, (facts, column) in enumerate(zip(found.columns, series, strict=True)):
+                facts.add(piece.start, column)
+                if i in padded and facts.padded is None:
+                    at, text = padded[i]
+                    facts.padded = (piece.start + at, text)
             row = piece.stop
             if piece.end > _tables.PROFILE_BYTES:
                 break

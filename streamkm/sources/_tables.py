@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -26,6 +26,8 @@ PROFILE_BYTES = 64 << 20
 """About so much of a file is looked at to say which columns hold numbers."""
 LEAST_IDS = 5
 """From so many rows on, distinct integers that only rise or only fall are taken for numbers of rows."""
+LEAST_DISTINCT, MOST_DISTINCT = 30, 1 << 20
+"""From so many rows on, integers that are all different are said to be like an identifier; more are not compared."""
 MOST_DIMENSIONS = 100_000
 _PART = re.compile(r"(.+?)(?:\[(\d{1,6})\]|\.(\d{1,6}))")
 _ID = re.compile(
@@ -38,11 +40,18 @@ Chosen = dict[str, tuple[str, int | None]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Block:
-    """The rows [start, stop) of a file, by column."""
+    """The rows [start, stop) of a file, by column.
+
+    Attributes
+    ----------
+    broken
+        As in `ColumnRecords`, by number of the row.
+    """
 
     start: int
     stop: int
     columns: dict[str, Column]
+    broken: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,12 +155,15 @@ class Facts:
         self.name, self.width = name, width
         self.numbers, self.missing, self.others = 0, 0, 0
         self.example: tuple[int, str] | None = None
+        self.padded: tuple[int, str] | None = None
+        """The first cell that has digits behind a leading zero: its row, and its text."""
         self.reason = ""
         self.line: int | None = None
         self.integers = True
         self.largest = 0.0
         self._rising = self._falling = True
         self._last: float | None = None
+        self._distinct: list[NDArray[np.float64]] | None = []  # None: some value is there twice
 
     def add(self, start: int, column: pl.Series) -> None:
         """Look at some more rows."""
@@ -169,6 +181,10 @@ class Facts:
                 first = int(other.arg_max() or 0)
                 self.example = (start + first, texts[first])
             self.others += n_other
+            padded = texts.str.contains(csv_text.PADDED).fill_null(value=False)
+            if self.padded is None and padded.any():
+                at = int(padded.arg_max() or 0)
+                self.padded = (start + at, texts[at])
             values = numbers.drop_nulls().to_numpy()
         else:
             values = column.drop_nulls().cast(pl.Float64).to_numpy()
@@ -178,6 +194,7 @@ class Facts:
         self.numbers += len(values)
         if n_missing or n_other:
             self._rising = self._falling = False
+            self._distinct = None
         if self.integers and len(values):
             with np.errstate(invalid="ignore"):
                 self.integers = bool((values == np.floor(values)).all()) and bool(np.isfinite(values).all())
@@ -187,6 +204,9 @@ class Facts:
             self._rising = self._rising and bool((steps > 0).all())
             self._falling = self._falling and bool((steps < 0).all())
             self._last = float(values[-1])
+        if self._distinct is not None and self.integers and sum(map(len, self._distinct)) < MOST_DISTINCT:
+            unique = np.unique(np.concatenate([*self._distinct, values]))
+            self._distinct = [unique] if len(unique) == sum(map(len, self._distinct)) + len(values) else None
 
     @property
     def is_numeric(self) -> bool:
@@ -197,6 +217,16 @@ class Facts:
     def is_called_id(self) -> bool:
         """Whether it is an identifier by its name."""
         return self.integers and self.others == 0 and _ID.fullmatch(self.name) is not None
+
+    @property
+    def is_code(self) -> bool:
+        """Whether it is of digits with leading zeros, such as postal codes."""
+        return self.integers and self.others == 0 and self.padded is not None
+
+    @property
+    def is_all_different(self) -> bool:
+        """Whether it may be an identifier: integers, no two of them equal, in any order."""
+        return self.integers and self._distinct is not None and self.numbers >= LEAST_DISTINCT
 
     @property
     def counts_rows(self) -> bool:
@@ -237,8 +267,9 @@ class Profile:
         """All rows that are looked at have been; `line` tells in which line of the file a row is."""
         self.rows = rows
         for facts in self.columns:
-            if facts.example is not None and line is not None:
-                facts.line = line(facts.example[0])
+            first = facts.example or facts.padded
+            if first is not None and line is not None:
+                facts.line = line(first[0])
         if not whole:
             self.notes.append(f"columns of numbers were looked for in the first {rows:,} rows")
 
@@ -268,6 +299,10 @@ class Profile:
                 left[facts.name] = self._no_number(facts)
             elif facts.width is None and facts.is_called_id:
                 left[facts.name] = LeftOut(facts.name, "an identifier by its name")
+            elif facts.width is None and facts.is_code:
+                row, text = facts.padded or (0, "")
+                why = "digits with leading zeros, like a code"
+                left[facts.name] = LeftOut(facts.name, why, text.strip()[:40], row, facts.line)
             else:
                 kept.append(facts)
         counting = [facts for facts in kept if facts.width is None and facts.counts_rows]
@@ -276,6 +311,11 @@ class Profile:
                 left[facts.name] = LeftOut(facts.name, "integers that only rise or fall, like an identifier")
                 kept.remove(facts)
         for facts in kept:
+            if facts.width is None and facts.is_all_different and len(kept) > 1:
+                self.notes.append(
+                    f"column {facts.name} is clustered, but may be an identifier: {facts.numbers:,} integers, no two "
+                    "of them equal; to leave it out, name the others with --fields"
+                )
             if facts.integers and facts.largest >= 2.0**53:
                 self.notes.append(f"integers of column {facts.name} beyond 2**53 are rounded")
         return tuple(facts.name for facts in kept), [left[name] for name in dict.fromkeys(names) if name in left]

@@ -29,8 +29,13 @@ HEAD_BYTES = 1 << 16
 """Bytes from the start that tell the dialect, where the header is not longer."""
 INDEX = "index"
 """What a column without a name is called."""
+PADDED = r"^\s*0[0-9]+\s*$"
+"""Digits behind a leading zero: a code rather than a number."""
 LONGEST_CELL = 64 << 20
 _SEPARATORS = ",\t;| "
+_MAYBE_PADDED = re.compile(rb"(?<![0-9.eE+-])0[0-9]")
+_PADDED_ROWS = 1000
+"""Rows of a block that are looked at for leading zeros."""
 _SAMPLE_ROWS = 100
 _SHOWN = 60
 _QUOTE, _NEWLINE, _RETURN = ord('"'), ord("\n"), ord("\r")
@@ -401,9 +406,27 @@ def _ends_by_csv(data: bytes, newlines: NDArray[np.int64], dialect: Dialect) -> 
     return Ends(data, ends, open_quote=open_quote, simple=False)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Cells:
+    """What rows hold.
+
+    Attributes
+    ----------
+    columns
+        One for each wanted column: Float64 with NaN for missing values where all cells are numbers, else String with
+        null for missing values.
+    long
+        Rows that have more cells than the header, from 0, each with the number of its cells. None of their cells is
+        taken: which column is which is not known.
+    """
+
+    columns: list[pl.Series]
+    long: dict[int, int]
+
+
 def read(
     data: bytes, dialect: Dialect, wanted: Sequence[int], texts: Collection[int] = (), ends: Ends | None = None
-) -> list[pl.Series]:
+) -> Cells:
     """Read whole rows.
 
     Parameters
@@ -419,21 +442,17 @@ def read(
     ends
         From `row_ends` where it is known.
 
-    Returns
-    -------
-    list of Series
-        One for each wanted column: Float64 with NaN for missing values where all cells are numbers, else String with
-        null for missing values.
-
     Raises
     ------
     CsvError
-        A row has more cells than the header, or is no text in UTF-8.
+        It is no csv, or no text in UTF-8.
     """
     import polars as pl  # noqa: PLC0415 -- an image without it still finds dialects and rows
 
     ends = ends or row_ends(data, dialect)
-    if ends.simple and dialect.separator != " ":
+    # polars does not look at the number of cells where columns are chosen.
+    if ends.simple and dialect.separator != " " and not _any_long(data, dialect):
+        places = [*wanted, *([dialect.width] if dialect.trailing else ())]
         header = dialect.separator.join(f"c{i}" for i in range(dialect.width + dialect.trailing))
         source = header.encode() + b"\n" + data
         attempts = [{i: pl.String if i in texts else pl.Float64 for i in wanted}]
@@ -446,22 +465,61 @@ def read(
                     separator=dialect.separator,
                     quote_char='"' if b'"' in data else None,
                     schema={f"c{i}": kinds.get(i, pl.String) for i in range(dialect.width + dialect.trailing)},
-                    columns=[f"c{i}" for i in wanted],
+                    columns=[f"c{i}" for i in places],
                 )
             except (pl.exceptions.PolarsError, UnicodeDecodeError):
                 continue
+            if dialect.trailing and (frame[f"c{dialect.width}"].str.strip_chars() != "").any():
+                break
             if frame.height == ends.rows:
-                return [_cleaned(frame[f"c{i}"]) for i in wanted]
+                return Cells([_cleaned(frame[f"c{i}"]) for i in wanted], {})
     return _read_by_csv(data, dialect, wanted)
 
 
-def _read_by_csv(data: bytes, dialect: Dialect, wanted: Sequence[int]) -> list[pl.Series]:
+def padded(data: bytes, dialect: Dialect, ends: Ends | None = None) -> dict[int, tuple[int, str]]:
+    """Columns that have digits behind a leading zero, each with the first row of those, from 0, and its cell.
+
+    Raises
+    ------
+    CsvError
+        It is no csv.
+    """
+    found: dict[int, tuple[int, str]] = {}
+    places = [match.start() for match in _MAYBE_PADDED.finditer(data)]
+    if not places:
+        return found
+    behind = (ends or row_ends(data, dialect)).ends
+    for row in np.unique(np.searchsorted(behind, places, side="right"))[:_PADDED_ROWS].tolist():
+        text = data[int(behind[row - 1]) if row else 0 : int(behind[row])].decode("utf-8", "replace")
+        try:
+            cells_ = next(dialect.rows(_lines(text)))[1]
+        except csv.Error as error:
+            raise CsvError(f"it is not csv: {error}", row) from error
+        for place, cell in enumerate(cells_):
+            if place not in found and re.match(PADDED, cell):
+                found[place] = (row, cell)
+    return found
+
+
+def _any_long(data: bytes, dialect: Dialect) -> bool:
+    """Whether any row has more cells than can be; quotes pair simply."""
+    raw = np.frombuffer(data, np.uint8)
+    marks = np.flatnonzero((raw == ord(dialect.separator)) | (raw == _NEWLINE))
+    if b'"' in data:
+        quotes = np.flatnonzero(raw == _QUOTE)
+        marks = marks[np.searchsorted(quotes, marks) % 2 == 0]
+    cells_of_rows = np.diff(np.flatnonzero(raw[marks] == _NEWLINE), prepend=-1)
+    return bool((cells_of_rows > dialect.width + dialect.trailing).any())
+
+
+def _read_by_csv(data: bytes, dialect: Dialect, wanted: Sequence[int]) -> Cells:
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
         row = int(np.searchsorted(row_ends(data, dialect).ends, error.start, side="right"))
         raise CsvError(f"it is not UTF-8 text: {error}", row, _iconv("latin1")) from error
     columns: list[list[str]] = [[] for _ in wanted]
+    long: dict[int, int] = {}
     row = 0
     lines = _lines(text)
     if not lines[-1]:
@@ -469,15 +527,15 @@ def _read_by_csv(data: bytes, dialect: Dialect, wanted: Sequence[int]) -> list[p
     try:
         for _, found in dialect.rows(lines):
             if len(found) > dialect.width:
-                raise CsvError(f"a row has {len(found)} values, the header {dialect.width}", row)
+                long[row] = len(found)
             for column, place in zip(columns, wanted, strict=True):
-                column.append(found[place] if place < len(found) else "")
+                column.append(found[place] if place < len(found) <= dialect.width else "")
             row += 1
     except csv.Error as error:
         raise CsvError(f"it is not csv: {error}", row) from error
     import polars as pl  # noqa: PLC0415 -- see above
 
-    return [_cleaned(pl.Series(column, dtype=pl.String)) for column in columns]
+    return Cells([_cleaned(pl.Series(column, dtype=pl.String)) for column in columns], long)
 
 
 def _cleaned(series: pl.Series) -> pl.Series:
