@@ -27,6 +27,20 @@ def add_field(table: Table, name: str) -> None:
     table.add_column(name, justify="right", max_width=None if len(name) <= MAX_NAME_CHARS else MAX_NAME_CHARS)
 
 
+def format_field_list(names: Sequence[str], max_chars: int) -> str:
+    """Names in the form of ``--fields`` (a name with a comma is quoted), as many as fit, and the number of the others.
+
+    >>> format_field_list(["a", "b,c"], 80), format_field_list([f"sensor_{i}" for i in range(40)], 24)
+    ('a, "b,c"', 'sensor_0, sensor_1 and 38 more (--json has all)')
+    """
+    quoted = [f'"{name}"' if "," in name else name for name in names]
+    ends = np.cumsum([len(name) + 2 for name in quoted])
+    shown = max(1, int(np.searchsorted(ends, max_chars, side="right")))
+    if shown >= len(quoted):
+        return ", ".join(quoted)
+    return f"{', '.join(quoted[:shown])} and {len(quoted) - shown} more (--json has all)"
+
+
 def fit_fields(build: Callable[[Sequence[int]], Table], found: Reals, width: int) -> tuple[Table, str]:
     """The table with as many fields as fit: those in which clusters differ most, and at least one.
 

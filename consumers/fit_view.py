@@ -23,6 +23,8 @@ MAX_DESCRIBED = 20
 """Clusters whose differences are described."""
 _PLAIN_WIDTH = 250
 """Characters of a line of output that is not a terminal."""
+_FIELD_LIST_CHARS = 60
+"""Characters of the list of fields."""
 
 
 class ProgressBar:
@@ -89,9 +91,7 @@ def show(
         selection = (
             " (all numeric columns that are not identifiers)" if result["left_out"] else " (all numeric columns)"
         )
-    # In the form of --fields: a name with a comma is quoted.
-    names = (f'"{name}"' if "," in name else name for name in collected.fields)
-    terminal.say(f"fields: {', '.join(names)}{selection}")
+    terminal.say(f"fields: {fields.format_field_list(collected.fields, _FIELD_LIST_CHARS)}{selection}")
     if result["rows"]["skipped"]:
         rows, example = result["rows"], result["skipped_examples"][0]
         terminal.say(f"skipped {rows['skipped']:,} of {rows['read']:,} rows, such as {example}")

@@ -163,6 +163,8 @@ class ColumnRecords:
         (n,) int64, increasing row numbers.
     timestamps
         (n,) int64, milliseconds since 1970; -1 where unknown.
+    malformed_rows
+        Error messages by offset, for rows with more cells than the header.
     """
 
     partition: TopicPartition
@@ -171,6 +173,7 @@ class ColumnRecords:
     columns: Mapping[str, NDArray[np.generic]]
     offsets: NDArray[np.int64]
     timestamps: NDArray[np.int64]
+    malformed_rows: Mapping[int, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -181,7 +184,10 @@ class ColumnRecords:
 
         def part(rows: slice, start: int, stop: int) -> ColumnRecords:
             columns = {name: column[rows] for name, column in self.columns.items()}
-            return ColumnRecords(self.partition, start, stop, columns, self.offsets[rows], self.timestamps[rows])
+            malformed = {row: message for row, message in self.malformed_rows.items() if start <= row < stop}
+            return ColumnRecords(
+                self.partition, start, stop, columns, self.offsets[rows], self.timestamps[rows], malformed
+            )
 
         return part(slice(0, i), self.start, offset), part(slice(i, None), offset, self.stop)
 
@@ -197,7 +203,8 @@ class BadRecord:
     ----------
     reason
         Error code: ``not-json``, ``missing-field``, ``not-a-number``, ``not-finite``, ``not-a-time``,
-        ``wrong-dimension``, ``too-large`` (the record), ``out-of-range`` (a value), ``event-time-ahead``.
+        ``wrong-dimension``, ``too-large`` (the record), ``out-of-range`` (a value), ``event-time-ahead``,
+        ``too-many-values`` (a row of a table).
     field
         The field that is wrong; empty when it is the whole record.
     message

@@ -229,26 +229,52 @@ def sample_rows(X, row_weights, labels, squared, stats, origin, size, inflation,
 
 
 def calibrate(rows, weights, strata, origin, sums):
-    """(rows, weights) with the exact mass and mean of each stratum."""
-    rows, weights = [*rows], [*weights]
-    mass = sum(max(0.0, s[-1]) for s in sums)
-    for j, total in enumerate(sums):
-        mine = [i for i, s in enumerate(strata) if s == j]
-        if total[-1] <= 1e-9 * mass:
-            for i in mine:
-                weights[i] = 0.0
+    """(rows, weights) with the exact mass and mean of each stratum; values that most rows share stay."""
+    rows, weights, strata = np.array(rows, float), np.array(weights, float), np.array(strata)
+    d = len(origin)
+    strata_rows = [np.flatnonzero(strata == j) for j in range(len(sums))]
+    ties = [[shared_value(rows[:, t], weights, mine) for t in range(d)] for mine in strata_rows]
+    targets = [s[:-1] / s[-1] if s[-1] > 0.0 else np.zeros(d) for s in sums]
+    for t in range(d):
+        for j, mine in enumerate(strata_rows):
+            x, w = rows[mine, t] - origin[t], weights[mine]
+            if ties[j][t] is None or not sums[j][-1] > 0.0 or not w.sum() > 0.0:
+                continue
+            mean = np.average(x, weights=w)
+            variance = np.average((x - mean) ** 2, weights=w)
+            if variance > 0.0:
+                weights[mine] *= np.clip(1.0 + (targets[j][t] - mean) / variance * (x - mean), 0.5, 2.0)
+    added = []
+    for j, mine in enumerate(strata_rows):
+        total = sums[j][-1]
+        if total <= 0.0:
+            weights[mine] = 0.0
             continue
-        mean = origin + total[:-1] / total[-1]
-        if not mine:
-            rows.append(mean)
-            weights.append(total[-1])
+        if not len(mine):
+            added.append((origin + targets[j], total))
             continue
-        w = np.array([weights[i] for i in mine])
-        shift = mean - np.average([rows[i] for i in mine], axis=0, weights=w)
-        for i in mine:
-            rows[i] = rows[i] + shift
-            weights[i] *= total[-1] / w.sum()
-    return np.array(rows), np.array(weights)
+        w = weights[mine]
+        for t in range(d):
+            mean = np.average(rows[mine, t] - origin[t], weights=w)
+            shift = targets[j][t] - mean
+            if abs(shift) <= 1e-12 * abs(mean):
+                continue
+            anchor = origin[t] + mean if ties[j][t] is None else ties[j][t]
+            squares = (rows[mine, t] - anchor) ** 2
+            if not squares.any():
+                squares[np.argmax(w)] = 1.0
+            rows[mine, t] += shift * squares / np.average(squares, weights=w)
+        weights[mine] *= total / w.sum()
+    return np.array([*rows, *(row for row, _ in added)]), np.array([*weights, *(w for _, w in added)])
+
+
+def shared_value(column, weights, mine):
+    """The value that more than half of all weight has, if it is among `mine`, or that more than half of theirs has."""
+    for place in (np.arange(len(column)), mine):
+        for value in np.unique(column[mine]):
+            if weights[place][column[place] == value].sum() > 0.5 * weights[place].sum():
+                return value
+    return None
 
 
 def threshold(scores, size):
@@ -388,14 +414,14 @@ def squared_distances_from(rows, middle, factors):
 
 def widest_gap(squares, weights, tail, least):
     """By sorting."""
-    if weights[squares == 0].sum() > 0.5 * weights.sum():
-        return math.inf
+    away = squares > 0
+    squares, weights = squares[away], weights[away]
     order = np.argsort(squares)
     values, beyond = squares[order], np.cumsum(weights[order][::-1])[::-1]
     gaps = [
         (outer / inner, math.sqrt(inner * outer))
         for inner, outer, mass in zip(values[:-1], values[1:], beyond[1:], strict=True)
-        if inner > 0 and outer >= least * inner and mass <= tail * weights.sum()
+        if outer >= least * inner and mass <= tail * weights.sum()
     ]
     return max(gaps)[1] if gaps else math.inf
 

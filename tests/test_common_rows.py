@@ -13,7 +13,7 @@ import naive_choice
 import naive_exact
 from strategies import common_rows, common_weights
 from streamkm import Coreset
-from streamkm.kernels.coreset import UNSAMPLED, calibrate, sample_rows, thin
+from streamkm.kernels.coreset import CALIBRATED, UNSAMPLED, calibrate, sample_rows, thin
 from streamkm.kernels.exact import layout
 from streamkm.kernels.kd_order import order_by_kd_tree
 from streamkm.kernels.outliers import squared_distances_from, widest_gap
@@ -187,6 +187,35 @@ def test_what_is_sampled_and_calibrated_has_the_mass_and_the_mean(problem, size,
     assert out_weights[:n].sum() == pytest.approx(mass, rel=1e-9)
     reach = np.abs(rows).max()
     np.testing.assert_allclose(out_weights[:n] @ out[:n], inflation * weights @ rows, atol=1e-9 * reach * mass)
+
+
+@PLAIN
+@given(problems(), st.integers(2, 5))
+def test_calibration_of_rows_with_ties_is_the_naive_one(problem, step):
+    rows, weights, centroids = problem
+    (n, d), k = rows.shape, len(centroids)
+    labels, _ = naive.assign(rows, centroids)
+    sums = np.array([[*(weights[at] @ rows[at]), weights[at].sum()] for at in (labels == j for j in range(k))])
+    few = np.arange(n) % step == 0
+    m = few.sum()
+    out, out_weights, strata = np.zeros((m + k, d)), np.zeros(m + k), np.full(m + k, CALIBRATED, np.int32)
+    out[:m], out_weights[:m], strata[:m] = rows[few], step * weights[few] + 1.0, labels[few]
+    expected = naive.calibrate(out[:m], out_weights[:m], strata[:m], np.zeros(d), sums)
+    filled = calibrate(0, m, out, out_weights, strata, np.zeros(d), sums.copy())
+    there = out_weights[:filled] > 0.0
+    reach = max(1.0, np.abs(rows).max())
+    np.testing.assert_allclose(out_weights[:filled], expected[1], rtol=1e-9)
+    np.testing.assert_allclose(out[:filled][there], expected[0][there], rtol=1e-6, atol=1e-9 * reach)
+
+
+def test_a_value_that_most_rows_share_stays_and_flags_get_their_mass():
+    rows = np.array([[0.0, 7.0], [0.0, 7.0], [0.0, 7.0], [1.0, 7.0]])
+    weights, strata = np.full(6, 10.0), np.full(6, 0, np.int32)
+    out = np.vstack([rows, np.zeros((2, 2))])
+    calibrate(0, 4, out, weights, strata, np.zeros(2), np.array([[8.0, 280.0, 40.0]]))
+    np.testing.assert_allclose(out[:4], rows)
+    np.testing.assert_allclose(weights[:4], [32 / 3, 32 / 3, 32 / 3, 8.0])
+    assert (out[:3] == rows[:3]).all()
 
 
 def test_light_rows_beside_heavy_ones_stay_where_they_are():

@@ -315,3 +315,5 @@ def test_a_gap_must_be_wide_and_far_out():
         assert (limit < np.inf) == found
     assert widest_gap(np.concatenate([np.zeros(1000), [1.0]]), np.ones(1001), 0.005, 100.0) == np.inf
     assert widest_gap(np.ones(10), np.ones(10), 0.005, 100.0) == np.inf
+    # Most rows at distance zero hide no spike among the others.
+    assert widest_gap(np.concatenate([np.zeros(9000), bulk, [1e6]]), np.ones(10_001), 0.005, 100.0) < np.inf

@@ -112,6 +112,55 @@ def mostly_zero(rng, n):
     return (rng.poisson(4, (n, 3)) * (rng.random((n, 3)) < 0.1)).astype(float)
 
 
+def inflated(zeros, tail):
+    def make(rng, n):
+        return rng.lognormal(3, tail, (n, 3)) * (rng.random((n, 3)) >= zeros)
+
+    return make
+
+
+def counts(rng, n):
+    return np.minimum(rng.zipf(1.6, (n, 3)), 1e7).astype(float)
+
+
+def ratings(rng, n):
+    return rng.choice(5, (n, 3), p=[0.05, 0.05, 0.1, 0.38, 0.42]) + 1.0
+
+
+def blocks(rng, n):
+    return np.repeat(rng.normal(size=(n // 100, 3)), 100, axis=0)
+
+
+def heavy(rng, n):
+    return rng.standard_t(1.5, (n, 3))
+
+
+@pytest.mark.parametrize(
+    ("make", "most"),
+    [
+        *((inflated(zeros, tail), most) for zeros in (0.76, 0.85, 0.95) for tail, most in ((0.5, 1.1), (2.5, 2.2))),
+        (inflated(0.4, 2.5), 2.0),
+        (counts, 1.6),
+        (ratings, 1.01),
+        (blocks, 1.1),
+        (heavy, 1.1),
+    ],
+)
+def test_robust_units_are_those_of_all_rows(make, most):
+    X = make(np.random.default_rng(1), 40_000)
+    true = quartile_ranges(X, np.ones(len(X)))
+    found = 1.0 / learn(X, 8, batch=2000, scale="robust").publish().factors
+    assert np.exp(np.abs(np.log(found / true))).max() < most
+
+
+def test_the_unit_of_a_column_half_of_which_is_one_value_does_not_leap_as_others_get_rare():
+    values = np.linspace(5.0, 15.0, 1001)[:, np.newaxis]
+    shares = [0.51, 0.6, 0.74, 0.749, 0.751, 0.76, 0.9, 0.999]
+    weights = [np.array([share, *[(1.0 - share) / 1001] * 1001]) for share in shares]
+    rows = np.concatenate([[[0.0]], values])
+    assert [quartile_ranges(rows, w).tolist() for w in weights] == [[pytest.approx(10.0, abs=0.02)]] * len(shares)
+
+
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("make", [rare_flags, mostly_zero])
 def test_units_of_columns_most_of_which_is_one_value_are_those_of_all_rows(make, seed):

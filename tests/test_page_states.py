@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import re
+import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -139,6 +141,18 @@ def test_a_model_that_does_not_exist_is_not_another_one(stage):
         assert page.evaluate("document.querySelector('#model').value") == "square"
 
 
+def test_a_model_that_is_made_later_appears_in_the_list_and_the_chosen_one_stays(stage):
+    store, look = stage
+    with look("cities") as page:
+        until(page, TABLE)
+        names = "[...document.querySelector('#model').options].map(o => o.value)"
+        assert "late" not in page.evaluate(names)
+        store.create(replace(gallery.SPEC, name="late"), time.time())
+        until(page, f"{names}.includes('late')")
+        assert page.evaluate("document.querySelector('#model').value") == "cities"
+        choose(page, "late")
+
+
 def test_a_stoppage_is_a_hole_in_every_line_over_time(stage):
     with stage[1]("cities") as page:
         page.wait_for_selector("#timeline .shares svg")
@@ -170,4 +184,4 @@ def test_an_empty_quarantine_says_no_more_than_is_known(stage):
         assert re.search(r"at the last commit, \d+ min ago", text(page, "#now .tile:nth-child(2)"))
         choose(page, "fresh")
         until(page, "document.querySelector('#feed .quarantine').textContent.includes('no record was learned yet')")
-        assert text(page, "#k .body").startswith("No comparison of k is known")
+        assert text(page, "#k .body").startswith("No criteria for k yet")

@@ -47,14 +47,14 @@ def test_connections_have_the_settings_that_exactness_rests_on(opened: Opener, u
     store = opened(busy_timeout=0.05)
     names = ("transaction_isolation", "transaction_read_only", "lock_timeout", "idle_in_transaction_session_timeout")
     found = {}
-    for kind in ("reader", "writer", "alone", "glance"):
+    for kind in ("reader", "writer", "exclusive", "autocommit"):
         with getattr(store.engines, kind).connect() as connection:
             found[kind] = [connection.exec_driver_sql(f"SHOW {name}").scalar() for name in names]
     assert found == {
         "reader": ["repeatable read", "on", "50ms", "10s"],
         "writer": ["read committed", "off", "50ms", "10s"],
-        "alone": ["read committed", "off", "50ms", "10s"],
-        "glance": ["read committed", "off", "50ms", "10s"],
+        "exclusive": ["read committed", "off", "50ms", "10s"],
+        "autocommit": ["read committed", "off", "50ms", "10s"],
     }
     with store.engines.writer.connect() as connection:
         assert connection.exec_driver_sql("SHOW extra_float_digits").scalar() == "3"
@@ -76,7 +76,7 @@ def test_states_are_stored_without_an_attempt_to_compress_them(store: SqlStore, 
     assert sorted(found) == [(name,) for name in tables]
 
 
-def test_a_glance_leaves_no_transaction_behind(store: SqlStore, url: str) -> None:
+def test_a_statement_outside_transactions_leaves_none_behind(store: SqlStore, url: str) -> None:
     lease = owned(store)
     store.commit(lease, commit_of(1, snapshot=True))
     assert store.snapshot("m").id == store.snapshot("m").id == 1

@@ -314,7 +314,7 @@ def test_brokers_that_are_gone_for_a_while_are_waited_for_alive_and_not_ready_an
             # Stopped.
             broker.kill()
             owner.until(lambda: get(port, "/readyz")[0] == 503)
-            assert b"broker away" in get(port, "/readyz")[1]
+            assert b"broker unavailable" in get(port, "/readyz")[1]
             gone_at = time.time()
             owner.until(lambda: kept_until() > gone_at + 6)  # three times the lease
             assert get(port, "/livez")[0] == 200

@@ -19,9 +19,9 @@ from streamkm.state import Json
 class ColumnsCodec:
     """Decodes rows of tables into points.
 
-    A row is bad if one of the columns is missing, infinite, of an absolute value above 1e140, or text that is not a
-    number;
-    its neighbours are decoded. Whether a row is bad does not depend on the other rows.
+    A row is bad if it has more cells than the header, or one of the columns is missing, infinite, of an absolute value
+    above 1e140, or text that is not a number; its neighbours are decoded. Whether a row is bad does not depend on the
+    other rows.
 
     Parameters
     ----------
@@ -64,7 +64,10 @@ class ColumnsCodec:
                 "these records have bytes and no columns", where=str(records.partition), hint="Use the json codec"
             )
         n = len(records)
-        defects: dict[int, tuple[str, str, str]] = {}
+        defects = {
+            int(np.searchsorted(records.offsets, offset)): ("too-many-values", "", message)
+            for offset, message in records.malformed_rows.items()
+        }
         points = np.empty((n, len(self.fields)))
         for j, field in enumerate(self.fields):
             points[:, j] = self._numbers(field, self._column(records, field), defects)

@@ -22,6 +22,12 @@ DISTANCE_SHARE, CLUSTER_SHARE = 0.5, 0.4
 UNSAMPLED, CALIBRATED = -1, -2
 """Strata of rows that represent only themselves, and of rows that are calibrated."""
 
+MEAN_TOLERANCE = 1e-12
+"""Means are equal up to this share of their distance from the origin."""
+
+MAX_WEIGHT_FACTOR = 2.0
+"""Maximum factor by which calibrating a column increases or reduces the weight of a row."""
+
 
 @jit(allocates=True)
 def sample_rows(
@@ -164,7 +170,13 @@ def calibrate(
     origin: NDArray[np.float64],
     sums: NDArray[np.float64],
 ) -> int:
-    """Calibrate each stratum to its exact mass and mean, by scaling weights and shifting rows by a common vector.
+    """Calibrate each stratum to its exact mass and mean, without moving values that many rows share.
+
+    In each dimension, a stratum has an anchor: the value of more than half of all rows, if the stratum has it too; else
+    the value of more than half of the stratum; else the mean of the stratum. If the anchor is such a shared value,
+    weights are adjusted first (`_adjust_weights`). The remaining difference of the means is removed by shifting rows in
+    proportion to their squared distance from the anchor: rows at the anchor stay, and far rows, which cause most of the
+    sampling error, move most. If all sampled rows of a stratum are at the anchor, its heaviest row is moved.
 
     Parameters
     ----------
@@ -184,6 +196,11 @@ def calibrate(
         Number of rows in the buffer.
     """
     k, d = sums.shape[0], sums.shape[1] - 1
+    anchors = np.zeros((k, d))
+    shared = _shared_values(first, filled, rows, weights, strata, anchors)
+    for t in range(d):
+        if shared[:, t].any():
+            _adjust_weights(first, filled, rows[:, t], weights, strata, origin[t], sums[:, t], sums[:, d], shared[:, t])
     sampled = np.zeros((k, d + 1))
     for i in range(first, filled):
         j = strata[i]
@@ -191,17 +208,22 @@ def calibrate(
             sampled[j, d] += weights[i]
             for t in range(d):
                 sampled[j, t] += weights[i] * (rows[i, t] - origin[t])
-    factors = np.ones(k)
+    factors = np.zeros(k)
     shifts = np.zeros((k, d))
     end = filled
     left = 0.0
     for j in range(k):
         if not sums[j, d] > 0.0:
-            factors[j] = 0.0
-        elif sampled[j, d] > 0.0:
+            continue
+        if sampled[j, d] > 0.0:
             factors[j] = sums[j, d] / sampled[j, d]
             for t in range(d):
-                shifts[j, t] = sums[j, t] / sums[j, d] - sampled[j, t] / sampled[j, d]
+                mean = sampled[j, t] / sampled[j, d]
+                shifts[j, t] = sums[j, t] / sums[j, d] - mean
+                if not shared[j, t]:
+                    anchors[j, t] = origin[t] + mean
+                if abs(shifts[j, t]) <= MEAN_TOLERANCE * abs(mean):
+                    shifts[j, t] = 0.0
         elif end < len(weights):
             for t in range(d):
                 rows[end, t] = origin[t] + sums[j, t] / sums[j, d]
@@ -209,18 +231,157 @@ def calibrate(
             end += 1
         else:
             left += sums[j, d]
+    _shift_rows(first, filled, rows, weights, strata, sampled[:, d], anchors, shifts)
     for i in range(first, filled):
-        j = strata[i]
-        if j >= 0:
-            weights[i] *= factors[j]
-            for t in range(d):
-                rows[i, t] += shifts[j, t]
+        if strata[i] >= 0:
+            weights[i] *= factors[strata[i]]
     for i in range(first, end):
         strata[i] = CALIBRATED
     if end > first:  # without room for a row, the mean of a stratum is lost, but not its mass
         weights[end - 1] += left
     sums.fill(0.0)
     return end
+
+
+@jit(allocates=True)
+def _shared_values(
+    first: int,
+    filled: int,
+    rows: NDArray[np.float64],
+    weights: NDArray[np.float64],
+    strata: NDArray[np.int32],
+    anchors: NDArray[np.float64],
+) -> NDArray[np.bool_]:
+    """Find the shared values that `calibrate` keeps: written to OUT (k, d) anchors; returns a (k, d) mask of them."""
+    k, d = anchors.shape
+    candidates = np.zeros((k + 1, d))  # by stratum; the last row is for all rows
+    counters = np.zeros((k + 1, d))
+    for i in range(filled):
+        for t in range(d):
+            _vote(rows[i, t], weights[i], candidates, counters, k, t)
+            if i >= first and strata[i] >= 0:
+                _vote(rows[i, t], weights[i], candidates, counters, strata[i], t)
+    held = np.zeros((k + 1, d))  # weight of the candidates
+    held_of_all = np.zeros((k, d))  # weight in a stratum of the candidate of all rows
+    masses = np.zeros(k + 1)
+    for i in range(filled):
+        j = strata[i] if i >= first else CALIBRATED
+        masses[k] += weights[i]
+        if j >= 0:
+            masses[j] += weights[i]
+        for t in range(d):
+            if rows[i, t] == candidates[k, t]:
+                held[k, t] += weights[i]
+                if j >= 0:
+                    held_of_all[j, t] += weights[i]
+            if j >= 0 and rows[i, t] == candidates[j, t]:
+                held[j, t] += weights[i]
+    shared = np.zeros((k, d), np.bool_)
+    for j in range(k):
+        for t in range(d):
+            if held[k, t] > masses[k] / 2.0 and held_of_all[j, t] > 0.0:
+                shared[j, t] = True
+                anchors[j, t] = candidates[k, t]
+            elif held[j, t] > masses[j] / 2.0:
+                shared[j, t] = True
+                anchors[j, t] = candidates[j, t]
+    return shared
+
+
+@jit(inline=True)
+def _vote(
+    value: float, weight: float, candidates: NDArray[np.float64], counters: NDArray[np.float64], j: int, t: int
+) -> None:
+    """Weighted majority vote (Boyer and Moore 1991): a value with more than half of the weight stays the candidate."""
+    if value == candidates[j, t]:
+        counters[j, t] += weight
+    elif weight > counters[j, t]:
+        candidates[j, t] = value
+        counters[j, t] = weight - counters[j, t]
+    else:
+        counters[j, t] -= weight
+
+
+@jit(allocates=True)
+def _adjust_weights(
+    first: int,
+    filled: int,
+    column: NDArray[np.float64],
+    weights: NDArray[np.float64],
+    strata: NDArray[np.int32],
+    origin: float,
+    sums: NDArray[np.float64],
+    masses: NDArray[np.float64],
+    shared: NDArray[np.bool_],
+) -> None:
+    """Adjust weights so that the means of a column approach the exact ones, by factors up to `MAX_WEIGHT_FACTOR`.
+
+    The factor of a row is linear in its value, as in the regression estimator of survey sampling (Deville and Särndal
+    1992). For flags this is exact: the ones get their exact mass.
+    """
+    k = len(masses)
+    sampled = np.zeros(k)
+    means = np.zeros(k)
+    squares = np.zeros(k)
+    for i in range(first, filled):
+        j = strata[i]
+        if j >= 0 and shared[j]:
+            sampled[j] += weights[i]
+            means[j] += weights[i] * (column[i] - origin)
+    for j in range(k):
+        means[j] = _per_unit(means[j], sampled[j])
+    for i in range(first, filled):
+        j = strata[i]
+        if j >= 0 and shared[j]:
+            squares[j] += weights[i] * (column[i] - origin - means[j]) ** 2
+    slopes = np.zeros(k)
+    for j in range(k):
+        if shared[j] and masses[j] > 0.0 and sampled[j] > 0.0:
+            slopes[j] = _per_unit((sums[j] / masses[j] - means[j]) * sampled[j], squares[j])
+    for i in range(first, filled):
+        j = strata[i]
+        if j >= 0 and slopes[j] != 0.0:
+            factor = 1.0 + slopes[j] * (column[i] - origin - means[j])
+            weights[i] *= min(max(factor, 1.0 / MAX_WEIGHT_FACTOR), MAX_WEIGHT_FACTOR)
+
+
+@jit(allocates=True)
+def _shift_rows(
+    first: int,
+    filled: int,
+    rows: NDArray[np.float64],
+    weights: NDArray[np.float64],
+    strata: NDArray[np.int32],
+    masses: NDArray[np.float64],
+    anchors: NDArray[np.float64],
+    shifts: NDArray[np.float64],
+) -> None:
+    """Shift rows as in `calibrate`, so that the means of strata with (k,) masses change by (k, d) shifts."""
+    k, d = shifts.shape
+    heaviest = np.full(k, -1)
+    reach = np.zeros((k, d))
+    squares = np.zeros((k, d))
+    for i in range(first, filled):
+        j = strata[i]
+        if j >= 0:
+            if heaviest[j] < 0 or weights[i] > weights[heaviest[j]]:
+                heaviest[j] = i
+            for t in range(d):
+                reach[j, t] = max(reach[j, t], abs(rows[i, t] - anchors[j, t]))
+    for i in range(first, filled):
+        j = strata[i]
+        if j >= 0:
+            for t in range(d):
+                squares[j, t] += weights[i] * _per_unit(rows[i, t] - anchors[j, t], reach[j, t]) ** 2
+    for i in range(first, filled):
+        j = strata[i]
+        if j >= 0:
+            for t in range(d):
+                if squares[j, t] > 0.0:
+                    part = _per_unit(rows[i, t] - anchors[j, t], reach[j, t]) ** 2 / squares[j, t]
+                else:
+                    part = 1.0 / weights[i] if i == heaviest[j] else 0.0
+                rows[i, t] += shifts[j, t] * masses[j] * part
 
 
 @jit(fast=True)

@@ -76,8 +76,9 @@ OCTAVES = 2200
 def widest_gap(squares: NDArray[np.float64], weights: NDArray[np.float64], tail: float, least: float) -> float:
     """Find the widest gap that separates the outermost rows from all others.
 
-    A gap is a ratio of successive values in ascending order. Only values in different octaves can differ by so much, so
-    the smallest and the largest of each octave suffice, without sorting.
+    Rows at distance zero, which may be most rows, give no scale and are ignored. A gap is a ratio of successive values
+    in ascending order. Only values in different octaves can differ by so much, so the smallest and the largest of each
+    octave suffice, without sorting.
 
     Parameters
     ----------
@@ -86,32 +87,26 @@ def widest_gap(squares: NDArray[np.float64], weights: NDArray[np.float64], tail:
     weights
         IN (n,).
     tail
-        Maximum share of the mass beyond a gap.
+        Maximum share of the mass beyond a gap; mass at distance zero does not count.
     least
         Minimum ratio of a gap, at least 4.
 
     Returns
     -------
     float
-        Geometric middle of the gap; infinity if there is none, or if most of the mass is at distance zero, which gives
-        no scale for the rest.
+        Geometric middle of the gap; infinity if there is none.
     """
     smallest = np.full(OCTAVES, np.inf)
     largest = np.zeros(OCTAVES)
     masses = np.zeros(OCTAVES)
     mass = 0.0
-    at_zero = 0.0
     for i in range(len(squares)):
-        mass += weights[i]
         if squares[i] > 0.0:
+            mass += weights[i]
             octave = math.frexp(squares[i])[1] + OCTAVES // 2
             smallest[octave] = min(smallest[octave], squares[i])
             largest[octave] = max(largest[octave], squares[i])
             masses[octave] += weights[i]
-        else:
-            at_zero += weights[i]
-    if at_zero > 0.5 * mass:
-        return np.inf
     beyond = 0.0
     outer = np.inf
     widest = 0.0

@@ -20,9 +20,8 @@ MAX_SAME_SCALE_DIFFERENCE = 0.02
 IQR_OF_NORMAL = 1.3489795003921634
 """Interquartile range of the standard normal distribution."""
 
-NEGLIGIBLE_IQR, NEGLIGIBLE_DEVIATION_SHARE = 0.03, 1e-12
-"""A column has one dominant value if its interquartile range is at most these shares of the 5 to 95 % range, and of the
-standard deviation."""
+EQUAL_VALUE_TOLERANCE = 1e-12
+"""Values are equal up to this share of the larger absolute quartile."""
 
 
 @dataclass(frozen=True)
@@ -84,21 +83,18 @@ def standard_deviations(rows: NDArray[np.float64], weights: NDArray[np.float64])
 def quartile_ranges(rows: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
     """(d,) weighted interquartile ranges, divided by that of the standard normal distribution.
 
-    A column with one dominant value has no interquartile range: its unit is the median distance of the other values
-    from that value, or 1 if there are none. (The standard deviation would be small if they are rare, and each of them
-    far away only because it is rare.) In a coreset, equal values differ slightly because strata are shifted to their
-    means: differences up to `NEGLIGIBLE_IQR` and `NEGLIGIBLE_DEVIATION_SHARE` are ignored.
+    If at least half of a column is one value, its unit is the median distance of the other values from that value, or
+    1 if there are none. (The interquartile range would depend on the number of other values instead of their size, and
+    is zero if they are rare. The standard deviation would be small if they are rare, and each of them far away only
+    because it is rare.)
     """
-    lowest, low, high, highest = (quantile(rows, weights, share) for share in (0.05, 0.25, 0.75, 0.95))
+    low, median, high = (quantile(rows, weights, share) for share in (0.25, 0.5, 0.75))
     spread = (high - low) / IQR_OF_NORMAL
-    none = np.maximum(NEGLIGIBLE_IQR * (highest - lowest), 1e-12 * np.maximum(np.abs(low), np.abs(high)))
-    none = np.maximum(
-        none, NEGLIGIBLE_DEVIATION_SHARE * standard_deviations(rows, weights) * (np.ptp(rows, axis=0) > 0.0)
-    )
-    for t in np.flatnonzero(high - low <= none):
-        away = np.abs(rows[:, t] - low[t])
-        others = (away > none[t]) & (weights > 0.0)
-        spread[t] = quantile(away[others, np.newaxis], weights[others], 0.5)[0] if others.any() else 1.0
+    away = np.abs(rows - median)
+    equal = away <= EQUAL_VALUE_TOLERANCE * np.maximum(np.abs(low), np.abs(high))
+    for t in np.flatnonzero(weights @ equal >= 0.5 * weights.sum()):
+        others = ~equal[:, t] & (weights > 0.0)
+        spread[t] = quantile(away[others, t, np.newaxis], weights[others], 0.5)[0] if others.any() else 1.0
     return spread
 
 

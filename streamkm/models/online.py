@@ -27,10 +27,10 @@ from streamkm.state import Distance, ModelState, Publication, Snapshot
 VERSION = 2
 """Version of the state format that `OnlineKMeans.state` writes."""
 
-ARITHMETIC = 2
+ARITHMETIC = 3
 """Version of the computation: equal batches give bit-identical models only between releases with the same number.
 
-In version 1, decay was applied to whole batches."""
+In version 1, decay was applied to whole batches; in version 2, calibration moved values that many rows share."""
 
 SEED_ROWS = 8192
 """Most rows from which the first centroids are computed, unless the warm-up needs more."""
@@ -80,7 +80,7 @@ class OnlineKMeans(ClusterInference):
         ``"points"`` or ``"seconds"``.
     scale
         Unit of each dimension in distances: ``"none"``: raw; ``"standard"``: standard deviation; ``"robust"``:
-        interquartile range (for a column with one dominant value: the median distance of the other values from it).
+        interquartile range (if at least half of a column is one value: the median distance of the others from it).
         Units are updated at each re-solve. Centroids and rows stay in raw units.
     distance
         ``"euclidean"``, or ``"cosine"``: rows and centroids are scaled to length one. A row of zeros has no direction

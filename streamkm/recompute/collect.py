@@ -21,6 +21,8 @@ from streamkm.errors import BadRecordsError, DataError, FileFormatError, Setting
 from streamkm.recompute.pointfile import PointFile, Real
 from streamkm.records import BadRecord, Batch, ColumnRecords, RawRecord, TopicPartition
 
+MAX_DESCRIBED = 10
+"""Maximum number of excluded columns described in a message."""
 EXAMPLES = 5
 """Maximum number of skipped rows kept as examples."""
 _FIRST_ROWS = 1 << 16
@@ -131,7 +133,7 @@ class TableFiles:
         self.notes = tuple(f"{found.path}: {note}" for note in found.notes)
         if not chosen:
             raise FileFormatError(
-                f"no column has numbers to cluster: {describe_excluded(self.left_out[:10])}",
+                f"no column has numbers to cluster: {describe_excluded(self.left_out)}",
                 where=found.path,
                 hint=_hint(self.left_out),
             )
@@ -170,8 +172,10 @@ class TableFiles:
 
 
 def describe_excluded(left_out: Sequence[ExcludedColumn]) -> str:
-    """Excluded columns with reasons and examples, as a message."""
-    return "; ".join(map(_describe_excluded, left_out))
+    """Message with the first `MAX_DESCRIBED` excluded columns, reasons and examples, and the number of the others."""
+    more = len(left_out) - MAX_DESCRIBED
+    described = "; ".join(map(_describe_excluded, left_out[:MAX_DESCRIBED]))
+    return described + (f"; and {more} more" if more > 0 else "")
 
 
 def _hint(left_out: Sequence[ExcludedColumn]) -> str:
@@ -213,11 +217,12 @@ def collect(
     float32
         Store points as float32.
     skip_bad
-        Skip rows with a missing or infinite value, text, or a negative weight; otherwise the first of them is an error.
+        Skip rows with a missing or infinite value, text, too many values, or a negative weight; otherwise the first of
+        them is an error.
     file
         `PointFile` to write; None to keep the points in memory.
     line_of
-        Returns the line number of a row, for errors.
+        Returns the line number of a row, for messages about bad rows.
     most
         Maximum number of rows.
 
@@ -245,18 +250,17 @@ def collect(
             batch = codec.decode(records)
             good, bad = _check_weights(records, batch, d, weight_field)
             if bad and not skip_bad:
-                first = bad[0]
+                first = _with_line(bad[0], line_of)
                 tp, row = first.record.partition, first.record.offset
-                line = line_of(tp, row) if line_of is not None else None
                 raise BadRecordsError(
-                    first.message + (f" (line {line})" if line is not None else ""),
-                    where=f"{tp.topic}, row {row}, column {first.field!r}",
+                    first.message,
+                    where=f"{tp.topic}, row {row}" + (f", column {first.field!r}" if first.field else ""),
                     hint="Rows are counted from 0, lines from 1; --bad-rows skip skips such rows",
                 )
             if bad:
                 at = np.fromiter((b.record.offset for b in bad), np.int64, len(bad))
                 skipped.append(np.searchsorted(records.offsets, at) + n_rows)
-                examples += bad[: EXAMPLES - len(examples)]
+                examples += [_with_line(b, line_of) for b in bad[: EXAMPLES - len(examples)]]
                 defect_counts.update((b.field, b.reason) for b in bad)
             points = batch.points[good]
             sink.add(points[:, :d], points[:, d] if weight_field else None)
@@ -272,6 +276,12 @@ def collect(
         tuple(examples),
         dict(defect_counts),
     )
+
+
+def _with_line(bad: BadRecord, line_of: Callable[[TopicPartition, int], int | None] | None) -> BadRecord:
+    """The bad record with the line number in its message, if it is known."""
+    line = None if line_of is None else line_of(bad.record.partition, bad.record.offset)
+    return bad if line is None else dataclasses.replace(bad, message=f"{bad.message} (line {line})")
 
 
 def choose_columns(
@@ -296,7 +306,7 @@ def choose_columns(
     chosen, left_out = found.choose({weight_field})
     if not chosen:
         raise FileFormatError(
-            f"no column has numbers to cluster: {describe_excluded(left_out[:10])}",
+            f"no column has numbers to cluster: {describe_excluded(left_out)}",
             where=where,
             hint=_hint(left_out),
         )
@@ -346,10 +356,9 @@ def check_point_count(collected: CollectedPoints, k: int, where: str) -> None:
     if len(collected.skipped):
         field, reason = max(collected.defect_counts, key=collected.defect_counts.__getitem__)
         example = next((bad for bad in collected.examples if bad.field == field), collected.examples[0])
-        left = (
-            f" ({len(collected.skipped):,} others were skipped, {collected.defect_counts[field, reason]:,} of them for "
-            f"column {field!r}: {example})"
-        )
+        n_same = collected.defect_counts[field, reason]
+        why = f"for column {field!r}" if field else f"as {reason}"
+        left = f" ({len(collected.skipped):,} others were skipped, {n_same:,} of them {why}: {example})"
     if n == 0:
         raise DataError(f"there are no rows{left}", where=where)
     if n < k:

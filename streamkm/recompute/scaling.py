@@ -29,9 +29,7 @@ def scale_points(collected: CollectedPoints, scale: str, file: Path | None = Non
     collected
         The points; points in memory are changed in place.
     scale
-        ``none``, ``standard`` (standard deviation) or ``robust`` (interquartile range, scaled to the standard deviation
-        of a
-        normal distribution).
+        ``none``, ``standard`` (standard deviation) or ``robust`` (see `quartile_ranges`).
     file
         Path of the scaled points if they are in a file, which is removed; None for a name beside it.
 

@@ -67,7 +67,8 @@ def read_csv(body: bytes, fields: Sequence[str]) -> Reals:
         line = dialect.first_line + data.count(b"\n", 0, ends.used)
         raise Problem(400, "invalid", "not CSV (it ends inside a quoted value)", where=f"line {line}")
     try:
-        columns = csv_text.read(data, dialect, columns_of_fields, (), ends)
+        parsed = csv_text.read(data, dialect, columns_of_fields, (), ends)
+        columns = [] if parsed.long_rows else parsed.columns
     except csv_text.CsvError:
         columns = []
     points = np.empty((ends.rows, len(fields)), order="F")

@@ -129,29 +129,34 @@ class CsvReader:
 
     def block(self, row: int) -> Block:
         if self._last is None or not self._last.start <= row < self._last.stop:
-            row_block, found = self._series(row, self._column_indices)
+            row_block, found, long_rows = self._parse(row, self._column_indices)
             columns: dict[str, Column] = {}
             for name, series in zip(self.names, found, strict=True):
                 numbers = series.dtype == pl.Float64
                 columns[name] = series.to_numpy() if numbers else series.to_numpy(allow_copy=True).astype(object)
-            self._last = Block(row_block.start, row_block.stop, columns)
+            width = self.dialect.width
+            malformed = {
+                row_block.start + i: f"the row has {n} values, the header has {width}" for i, n in long_rows.items()
+            }
+            self._last = Block(row_block.start, row_block.stop, columns, malformed)
         return self._last
 
-    def _series(self, row: int, places: Sequence[int]) -> tuple[_RowBlock, list[pl.Series]]:
+    def _parse(self, row: int, places: Sequence[int]) -> tuple[_RowBlock, list[pl.Series], dict[int, int]]:
         self.is_past_end(row)
         row_block = next(row_block for row_block in reversed(self._index) if row_block.start <= row)
         data, ends = self._bytes(row_block)
         try:
-            found = csv_text.read(data, self.dialect, places, self._texts, ends)
+            parsed = csv_text.read(data, self.dialect, places, self._texts, ends)
         except csv_text.CsvError as error:
             at = row_block.start + error.row
             raise FileFormatError(
                 f"{error.message} (line {self.line(at)})", where=f"{self._path}, row {at}", hint=error.hint
             ) from error
+        found = parsed.columns
         if any(len(series) != row_block.stop - row_block.start for series in found):
             raise FileFormatError("the file changed while it was read", where=f"{self._path}, row {row_block.start}")
         self._texts.update(place for place, series in zip(places, found, strict=True) if series.dtype != pl.Float64)
-        return row_block, found
+        return row_block, found, parsed.long_rows
 
     def _bytes(self, row_block: _RowBlock) -> tuple[bytes, csv_text.RowEnds | None]:
         """Bytes of a block, and the ends of its rows if they are known."""
@@ -174,9 +179,14 @@ class CsvReader:
         found = Profile(self._path, names, self.unnamed, self.notes)
         row = 0
         while not self.is_past_end(row):
-            row_block, series = self._series(row, range(len(names)))
-            for i, column in enumerate(series):
-                found.columns[i].add(row_block.start, column)
+            row_block, series, _ = self._parse(row, range(len(names)))
+            data, ends = self._bytes(row_block)
+            with_leading_zeros = csv_text.find_leading_zeros(data, self.dialect, ends)
+            for i, (statistics, column) in enumerate(zip(found.columns, series, strict=True)):
+                statistics.add(row_block.start, column)
+                if i in with_leading_zeros and statistics.leading_zero_example is None:
+                    at, text = with_leading_zeros[i]
+                    statistics.leading_zero_example = (row_block.start + at, text)
             row = row_block.stop
             if row_block.end > tables.PROFILE_BYTES:
                 break

@@ -30,8 +30,13 @@ HEAD_BYTES = 1 << 16
 """Bytes at the start of a text from which the dialect is detected, if the header is not longer."""
 UNNAMED_COLUMN = "index"
 """Name of a column that has no name in the header."""
+LEADING_ZERO_PATTERN = r"^\s*0[0-9]+\s*$"
+"""Digits with a leading zero: a code, not a number."""
 MAX_CELL_CHARACTERS = 64 << 20
 _SEPARATORS = ",\t;| "
+_LEADING_ZERO_BYTES = re.compile(rb"(?<![0-9.eE+-])0[0-9]")
+_MAX_LEADING_ZERO_ROWS = 1000
+"""Maximum number of rows of a block that are searched for leading zeros."""
 _SAMPLE_ROWS = 100
 _MAX_SHOWN = 60
 _QUOTE, _NEWLINE, _RETURN = ord('"'), ord("\n"), ord("\r")
@@ -401,9 +406,27 @@ def _ends_by_csv(data: bytes, newlines: NDArray[np.int64], dialect: Dialect) -> 
     return RowEnds(data, ends, open_quote=open_quote, simple=False)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class ParsedRows:
+    """Result of `read`.
+
+    Attributes
+    ----------
+    columns
+        One per selected column: Float64 with NaN for missing values if all cells are numbers, else String with null for
+        missing values.
+    long_rows
+        Number of cells by row, from 0, for rows with more cells than the header. All their values are missing, because
+        it is unknown to which columns the cells belong.
+    """
+
+    columns: list[pl.Series]
+    long_rows: dict[int, int]
+
+
 def read(
     data: bytes, dialect: Dialect, selected: Sequence[int], texts: Collection[int] = (), ends: RowEnds | None = None
-) -> list[pl.Series]:
+) -> ParsedRows:
     """Parse complete rows.
 
     Parameters
@@ -419,21 +442,17 @@ def read(
     ends
         Result of `row_ends`, if it is known.
 
-    Returns
-    -------
-    list of Series
-        One per column: Float64 with NaN for missing values if all cells are numbers, else String with null for missing
-        values.
-
     Raises
     ------
     CsvError
-        A row has more cells than the header, or is not UTF-8.
+        The text is not csv, or not UTF-8.
     """
     import polars as pl  # noqa: PLC0415 -- detection works without polars
 
     ends = ends or row_ends(data, dialect)
-    if ends.simple and dialect.separator != " ":
+    # polars does not check the number of cells if columns are selected.
+    if ends.simple and dialect.separator != " " and not _has_long_rows(data, dialect):
+        places = [*selected, *([dialect.width] if dialect.trailing else ())]
         header = dialect.separator.join(f"c{i}" for i in range(dialect.width + dialect.trailing))
         source = header.encode() + b"\n" + data
         attempts = [{i: pl.String if i in texts else pl.Float64 for i in selected}]
@@ -446,22 +465,66 @@ def read(
                     separator=dialect.separator,
                     quote_char='"' if b'"' in data else None,
                     schema={f"c{i}": kinds.get(i, pl.String) for i in range(dialect.width + dialect.trailing)},
-                    columns=[f"c{i}" for i in selected],
+                    columns=[f"c{i}" for i in places],
                 )
             except (pl.exceptions.PolarsError, UnicodeDecodeError):
                 continue
+            if dialect.trailing and (frame[f"c{dialect.width}"].str.strip_chars() != "").any():
+                break
             if frame.height == ends.rows:
-                return [_cleaned(frame[f"c{i}"]) for i in selected]
+                return ParsedRows([_cleaned(frame[f"c{i}"]) for i in selected], {})
     return _read_by_csv(data, dialect, selected)
 
 
-def _read_by_csv(data: bytes, dialect: Dialect, selected: Sequence[int]) -> list[pl.Series]:
+def find_leading_zeros(data: bytes, dialect: Dialect, ends: RowEnds | None = None) -> dict[int, tuple[int, str]]:
+    """First cell of digits with a leading zero, such as ``00501``, by column index.
+
+    Returns
+    -------
+    dict
+        Row, from 0, and text of the cell, by column index.
+
+    Raises
+    ------
+    CsvError
+        The text is not csv.
+    """
+    found: dict[int, tuple[int, str]] = {}
+    places = [match.start() for match in _LEADING_ZERO_BYTES.finditer(data)]
+    if not places:
+        return found
+    row_stops = (ends or row_ends(data, dialect)).ends
+    for row in np.unique(np.searchsorted(row_stops, places, side="right"))[:_MAX_LEADING_ZERO_ROWS].tolist():
+        text = data[int(row_stops[row - 1]) if row else 0 : int(row_stops[row])].decode("utf-8", "replace")
+        try:
+            cells = next(dialect.rows(_lines(text)))[1]
+        except csv.Error as error:
+            raise CsvError(f"the text is not csv: {error}", row) from error
+        for place, cell in enumerate(cells):
+            if place not in found and re.match(LEADING_ZERO_PATTERN, cell):
+                found[place] = (row, cell)
+    return found
+
+
+def _has_long_rows(data: bytes, dialect: Dialect) -> bool:
+    """Whether any row has more cells than the header; only for simple quoting."""
+    raw = np.frombuffer(data, np.uint8)
+    cell_ends = np.flatnonzero((raw == ord(dialect.separator)) | (raw == _NEWLINE))
+    if b'"' in data:
+        quotes = np.flatnonzero(raw == _QUOTE)
+        cell_ends = cell_ends[np.searchsorted(quotes, cell_ends) % 2 == 0]
+    cell_counts = np.diff(np.flatnonzero(raw[cell_ends] == _NEWLINE), prepend=-1)
+    return bool((cell_counts > dialect.width + dialect.trailing).any())
+
+
+def _read_by_csv(data: bytes, dialect: Dialect, selected: Sequence[int]) -> ParsedRows:
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
         row = int(np.searchsorted(row_ends(data, dialect).ends, error.start, side="right"))
         raise CsvError(f"the text is not UTF-8: {error}", row, _iconv("latin1")) from error
     columns: list[list[str]] = [[] for _ in selected]
+    long_rows: dict[int, int] = {}
     row = 0
     lines = _lines(text)
     if not lines[-1]:
@@ -469,15 +532,15 @@ def _read_by_csv(data: bytes, dialect: Dialect, selected: Sequence[int]) -> list
     try:
         for _, found in dialect.rows(lines):
             if len(found) > dialect.width:
-                raise CsvError(f"a row has {len(found)} values, the header {dialect.width}", row)
+                long_rows[row] = len(found)
             for column, place in zip(columns, selected, strict=True):
-                column.append(found[place] if place < len(found) else "")
+                column.append(found[place] if place < len(found) <= dialect.width else "")
             row += 1
     except csv.Error as error:
         raise CsvError(f"the text is not csv: {error}", row) from error
     import polars as pl  # noqa: PLC0415 -- as above
 
-    return [_cleaned(pl.Series(column, dtype=pl.String)) for column in columns]
+    return ParsedRows([_cleaned(pl.Series(column, dtype=pl.String)) for column in columns], long_rows)
 
 
 def _cleaned(series: pl.Series) -> pl.Series:

@@ -112,9 +112,9 @@ class FileSource:
             stop = min(block.stop, start + max_records)
             rows = slice(start - block.start, stop - block.start)
             columns = {name: column[rows] for name, column in block.columns.items()}
-            out.append(
-                ColumnRecords(tp, start, stop, columns, np.arange(start, stop), np.full(stop - start, -1, np.int64))
-            )
+            offsets, times = np.arange(start, stop), np.full(stop - start, -1, np.int64)
+            malformed = {row: message for row, message in block.malformed_rows.items() if start <= row < stop}
+            out.append(ColumnRecords(tp, start, stop, columns, offsets, times, malformed))
             max_records -= stop - start
         self._position.update({records.partition: records.stop for records in out})
         return out

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -27,6 +27,8 @@ PROFILE_BYTES = 64 << 20
 """Approximate number of bytes read to find the numeric columns."""
 MIN_ID_ROWS = 5
 """Minimum number of rows for strictly increasing or decreasing integers to count as row numbers."""
+MIN_DISTINCT_ROWS, MAX_DISTINCT_VALUES = 30, 1 << 20
+"""Minimum number of rows for a warning that integers are all different, and maximum number of values compared."""
 MAX_DIMENSIONS = 100_000
 """Maximum length of the arrays in a column."""
 _PART = re.compile(r"(.+?)(?:\[(\d{1,6})\]|\.(\d{1,6}))")
@@ -40,11 +42,18 @@ ResolvedColumns = dict[str, tuple[str, int | None]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Block:
-    """The rows [start, stop) of a file, by column."""
+    """The rows [start, stop) of a file, by column.
+
+    Attributes
+    ----------
+    malformed_rows
+        As in `ColumnRecords`, by number of the row.
+    """
 
     start: int
     stop: int
     columns: dict[str, Column]
+    malformed_rows: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +165,8 @@ class ColumnStatistics:
         Number of cells that are numbers, missing, and neither.
     example
         Row and text of the first cell that is neither.
+    leading_zero_example
+        Row and text of the first cell of digits with a leading zero.
     reason
         Why the column is not numeric, if its data type says so.
     line
@@ -170,12 +181,14 @@ class ColumnStatistics:
         self.name, self.width = name, width
         self.numbers, self.missing, self.others = 0, 0, 0
         self.example: tuple[int, str] | None = None
+        self.leading_zero_example: tuple[int, str] | None = None
         self.reason = ""
         self.line: int | None = None
         self.integers = True
         self.largest = 0.0
         self._rising = self._falling = True
         self._last: float | None = None
+        self._distinct: list[NDArray[np.float64]] | None = []  # None: not all are different numbers
 
     def add(self, start: int, column: pl.Series) -> None:
         """Add rows, the first of them with the number `start`."""
@@ -193,6 +206,10 @@ class ColumnStatistics:
                 first = int(other.arg_max() or 0)
                 self.example = (start + first, texts[first])
             self.others += n_other
+            with_leading_zeros = texts.str.contains(csv_text.LEADING_ZERO_PATTERN).fill_null(value=False)
+            if self.leading_zero_example is None and with_leading_zeros.any():
+                at = int(with_leading_zeros.arg_max() or 0)
+                self.leading_zero_example = (start + at, texts[at])
             values = numbers.drop_nulls().to_numpy()
         else:
             values = column.drop_nulls().cast(pl.Float64).to_numpy()
@@ -202,6 +219,7 @@ class ColumnStatistics:
         self.numbers += len(values)
         if n_missing or n_other:
             self._rising = self._falling = False
+            self._distinct = None
         if self.integers and len(values):
             with np.errstate(invalid="ignore"):
                 self.integers = bool((values == np.floor(values)).all()) and bool(np.isfinite(values).all())
@@ -211,6 +229,9 @@ class ColumnStatistics:
             self._rising = self._rising and bool((steps > 0).all())
             self._falling = self._falling and bool((steps < 0).all())
             self._last = float(values[-1])
+        if self._distinct is not None and self.integers and sum(map(len, self._distinct)) < MAX_DISTINCT_VALUES:
+            unique = np.unique(np.concatenate([*self._distinct, values]))
+            self._distinct = [unique] if len(unique) == sum(map(len, self._distinct)) + len(values) else None
 
     @property
     def is_numeric(self) -> bool:
@@ -221,6 +242,16 @@ class ColumnStatistics:
     def is_called_id(self) -> bool:
         """Whether the name is that of an identifier, and all values are integers."""
         return self.integers and self.others == 0 and _ID.fullmatch(self.name) is not None
+
+    @property
+    def is_code(self) -> bool:
+        """Whether some values have leading zeros, as in postal codes, and all are integers."""
+        return self.integers and self.others == 0 and self.leading_zero_example is not None
+
+    @property
+    def has_distinct_integers(self) -> bool:
+        """Whether all values are different integers, in any order, like those of an identifier."""
+        return self.integers and self._distinct is not None and self.numbers >= MIN_DISTINCT_ROWS
 
     @property
     def counts_rows(self) -> bool:
@@ -278,8 +309,9 @@ class Profile:
         """
         self.rows = rows
         for facts in self.columns:
-            if facts.example is not None and line is not None:
-                facts.line = line(facts.example[0])
+            first = facts.example or facts.leading_zero_example
+            if first is not None and line is not None:
+                facts.line = line(first[0])
         if not whole:
             self.notes.append(f"numeric columns were detected in the first {rows:,} rows")
 
@@ -321,6 +353,10 @@ class Profile:
                 left[facts.name] = self._no_number(facts)
             elif facts.width is None and facts.is_called_id:
                 left[facts.name] = ExcludedColumn(facts.name, "named like an identifier")
+            elif facts.width is None and facts.is_code:
+                row, text = facts.leading_zero_example or (0, "")
+                reason = "digits with leading zeros, like a code"
+                left[facts.name] = ExcludedColumn(facts.name, reason, text.strip()[:40], row, facts.line)
             else:
                 kept.append(facts)
         counting = [facts for facts in kept if facts.width is None and facts.counts_rows]
@@ -329,6 +365,11 @@ class Profile:
                 left[facts.name] = ExcludedColumn(facts.name, "strictly monotonic integers, like an identifier")
                 kept.remove(facts)
         for facts in kept:
+            if facts.width is None and facts.has_distinct_integers and len(kept) > 1:
+                self.notes.append(
+                    f"column {facts.name} is clustered, but may be an identifier: it has {facts.numbers:,} different "
+                    "integers; to exclude it, select the other columns with --fields"
+                )
             if facts.integers and facts.largest >= 2.0**53:
                 self.notes.append(f"integers of column {facts.name} beyond 2**53 are rounded")
         return tuple(facts.name for facts in kept), [left[name] for name in dict.fromkeys(names) if name in left]

@@ -13,7 +13,7 @@ import { changed, clear, addStatus, newest, addSnapshot, state, view, shownSnaps
 import { drawComparison, drawTimeline, initTimeline } from "./timeline.js";
 
 const MAX_PAGES = 4, PAGE_SIZE = 500; // of history, newest first
-const SLOW_REFRESH = 5000; // ms between refreshes of quarantine and k
+const SLOW_REFRESH = 5000; // ms between refreshes of quarantine, k and the list of models
 let stopCurrent = () => {};
 
 const history_ = window.history, address = (model) => `#model=${encodeURIComponent(model)}`;
@@ -120,9 +120,19 @@ async function signIn() {
   changed();
 }
 
+// Fills the list of models and keeps the selection. An unchanged list is not redrawn, because it may be open.
+function fillModelList(found) {
+  const list = $("#model"), names = found.map((m) => m.name), selected = list.value;
+  if (names.join("\n") === [...list.options].filter((o) => o.value).map((o) => o.value).join("\n")) return;
+  const placeholders = [...list.options].filter((o) => !o.value);
+  fill(list, [...placeholders, ...names.map((name) => el("option", { value: name, text: name }))]);
+  list.value = names.includes(selected) ? selected : "";
+}
+
 async function models() {
   const { models: found } = await request("/v1/models");
-  fill($("#model"), found.map((m) => el("option", { value: m.name, text: m.name })));
+  fill($("#model"), []);
+  fillModelList(found);
   if (!found.length) { showError("There is no model yet: start streamkm live. This page retries automatically."); setTimeout(open, 2000); return; }
   const named = modelInUrl();
   if (named !== null && !found.some((m) => m.name === named)) {
@@ -151,6 +161,11 @@ function hashChanged() {
   const named = modelInUrl();
   if (named === null && state.model) history_.replaceState(null, "", address(state.model));
   else if (named !== null && named !== state.model) open();
+}
+
+// Models are created and deleted while the page is open.
+async function refreshModelList() {
+  if (!document.hidden && $("#model").options.length) fillModelList((await request("/v1/models")).models);
 }
 
 async function open() {
@@ -201,4 +216,5 @@ initMap(changed);
 initTimeline();
 initRecompute({ ask: get, control, promote });
 setInterval(changed, 1000); // ages change
+setInterval(() => refreshModelList().catch(() => {}), SLOW_REFRESH);
 loadColours().then(open, (error) => showError(error.message));
