@@ -54,7 +54,7 @@ def test_a_broker_that_is_not_there_is_said_so():
 def test_it_writes_to_a_broker_with_login_and_reports_why_one_refuses(secured: Secured, tmp_path):
     def fed(login):
         config = tmp_path / "streamkm.toml"
-        config.write_text(f"client = {json.dumps([f'{name}={value}' for name, value in login.items()])}\n")
+        config.write_text(f"kafka_property = {json.dumps([f'{name}={value}' for name, value in login.items()])}\n")
         at = ("--bootstrap", secured.sasl, "--config", str(config))
         return run("feed", "fed", *at, "--records", "10", "--rate", "1000")
 
