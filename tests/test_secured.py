@@ -156,7 +156,8 @@ def test_settings_that_no_broker_could_take_are_named_before_one_is_asked(
 
 def test_the_program_ends_with_the_status_of_wrong_settings(tmp_path: Path) -> None:
     at = ("--store", f"sqlite:///{tmp_path}/s.db", "--topic", "t", "--fields", "x")
-    ended = run_apart("live", "m", *at, "--kafka-property", "security.protocol=SSL,ssl.key.location=/no/such/key")
+    properties = ("--kafka-property", "security.protocol=SSL", "--kafka-property", "ssl.key.location=/no/such/key")
+    ended = run_apart("live", "m", *at, *properties)
     assert ended.returncode == 2
     assert "/no/such/key cannot be read" in ended.stderr
 
