@@ -30,7 +30,7 @@ REFUSED = {
     "unknown user": ("sasl", {"sasl.username": "nobody"}, "the login failed"),
     "no login": ("sasl", None, "PLAINTEXT connection: it closes the connection .*login .SASL."),
     "no login over TLS": ("sasl_tls", {"security.protocol": "SSL"}, "SSL connection: it closes the connection"),
-    "mechanism that is off": ("sasl", {"sasl.mechanism": "SCRAM-SHA-512"}, "does not support .* SCRAM-SHA-512.*: PLAIN"),
+    "disabled mechanism": ("sasl", {"sasl.mechanism": "SCRAM-SHA-512"}, "does not support .* SCRAM-SHA-512.*: PLAIN"),
     "login where there is none": ("plain", {}, "the listener has no login"),
     "TLS to a plain port": ("plain", {"security.protocol": "SSL"}, "the listener does not use TLS"),
     "TLS and a login to a plain port": ("sasl", {"security.protocol": "SASL_SSL"}, "the listener does not use TLS"),
