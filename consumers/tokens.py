@@ -118,12 +118,12 @@ def revoke(name: str, settings: StoreSettings, *, as_json: bool) -> None:
 
 
 def _read(file: Path) -> str:
+    from streamkm.service.auth import TOKEN_COMMAND
+
     try:
         return file.read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError) as e:
-        raise SettingsError(
-            "no token can be read from this file", where=str(file), hint="echo skm_$(openssl rand -hex 32) > FILE"
-        ) from e
+        raise SettingsError("no token can be read from this file", where=str(file), hint=TOKEN_COMMAND) from e
 
 
 def _json(token: Token) -> dict[str, Any]:

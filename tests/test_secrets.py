@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from consumers import cli, doctor, logs
 from streamkm import redaction
 from streamkm.client import transport
+from streamkm.delivery.webhooks import keys
 from streamkm.errors import SettingsError
 from streamkm.service.problems import Problem, from_error
 from streamkm.settings import GROUPS, TABLE, holds_secret, resolve, show
@@ -192,19 +193,26 @@ def test_addresses_of_webhooks_come_from_a_file(tmp_path):
     text = said("notify", "m", "--store", "memory://", STREAMKM_NOTIFY_WEBHOOK_FILE=str(tmp_path / "hooks"))
     assert "there is no model" in text or "no models yet" in text
     (tmp_path / "hooks").write_text("\n")
-    assert "nobody to tell" in said("notify", "m", STREAMKM_NOTIFY_WEBHOOK_FILE=str(tmp_path / "hooks"))
+    assert "there is no target" in said("notify", "m", STREAMKM_NOTIFY_WEBHOOK_FILE=str(tmp_path / "hooks"))
 
 
-def test_a_token_that_is_in_a_file_is_let_in_and_to_say_so_twice_changes_nothing(sqlite_url, tmp_path):
+def test_the_hint_of_an_invalid_webhook_secret_can_be_copied():
+    with pytest.raises(SettingsError) as refused:
+        keys("x")
+    assert "(printf 'whsec_'; openssl rand -base64 32) >FILE" in str(refused.value)
+
+
+def test_a_token_in_a_file_is_registered_and_repeating_it_changes_nothing(sqlite_url, tmp_path):
     token = tmp_path / "token"
     token.write_text("skm_" + "a" * 31)
     arguments = ("tokens", "create", "prometheus", "--file", str(token), "--store", sqlite_url)
     assert "32 to 512 characters" in said(*arguments)
     token.write_text("a" * 40)
-    assert "it wants skm_ and" in said(*arguments), "the service looks for no other tokens in its store"
+    assert "skm_ and 32 to 512" in said(*arguments), "the service looks for no other tokens in its store"
+    assert "(printf 'skm_'; openssl rand -hex 32) >FILE" in said(*arguments), "a hint that can be copied"
     token.write_text("skm_" + "a" * 32 + "\n")
     for _ in range(2):
-        assert f"who has the token in {token} is prometheus" in said(*arguments)
+        assert f"the token in {token} is registered as prometheus" in said(*arguments)
     (one,) = json.loads(said("tokens", "list", "--json", "--store", sqlite_url))
     assert (one["name"], one["right"]) == ("prometheus", "read")
     assert "error:" in said(*arguments, "--right", "write")

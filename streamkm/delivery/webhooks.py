@@ -24,7 +24,7 @@ PREFIX = "whsec_"
 _MIN_KEY_BYTES, _MAX_KEY_BYTES = 24, 64
 """Key sizes that the specification allows."""
 _VERSION = "v1"
-_HINT = f"Create one with: echo {PREFIX}$(openssl rand -base64 32)"
+_HINT = f"Create one with: (printf '{PREFIX}'; openssl rand -base64 32) >FILE"
 
 
 def keys(secret: str) -> tuple[bytes, ...]:

@@ -29,6 +29,8 @@ TOKEN_CACHE_SECONDS = 2.0
 """Seconds for which stored tokens are cached; a revoked one ends after that."""
 TOKEN_MISS_SECONDS = 0.25
 """Minimum seconds between two reloads because of an unknown token, however many unknown ones arrive."""
+TOKEN_COMMAND = f"(printf '{TOKEN_PREFIX}'; openssl rand -hex 32) >FILE"
+"""Shell command that makes a token; a `TOKEN_PREFIX` directly before other characters would be redacted."""
 _NAME_PATTERN = re.compile(r"[A-Za-z0-9._@-]{1,64}")
 _TOKEN_PATTERN = re.compile(TOKEN_PREFIX + r"[!-~]{32,512}")
 _MODEL_PATTERN = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -110,7 +112,7 @@ def issue(
         raise SettingsError(
             f"this is not a token: {TOKEN_PREFIX} and 32 to 512 characters without blanks",
             where=name,
-            hint=f"echo {TOKEN_PREFIX}$(openssl rand -hex 32)",
+            hint=TOKEN_COMMAND,
         )
     return text, Token(name, digest(text.encode()), right, tuple(sorted(set(models))), now)
 
