@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import collections
 import re
 import subprocess
 import sys
@@ -51,6 +53,18 @@ def test_the_files_that_the_docs_name_are_there():
             if not any((home / name).exists() for home in homes) and not list((ROOT / "streamkm").rglob(name)):
                 missing.append(f"{page.relative_to(ROOT)}: {name}")
     assert not missing
+
+
+def test_a_class_name_has_one_owner():
+    """Schemas of HTTP and results of the client have the names of what they describe."""
+    owners = collections.defaultdict(list)
+    for path in sorted((ROOT / "streamkm").rglob("*.py")):
+        name = path.relative_to(ROOT / "streamkm").as_posix()
+        if not name.startswith(("client/responses", "service/schemas/")):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.ClassDef):
+                    owners[node.name].append(name)
+    assert {name: homes for name, homes in owners.items() if len(homes) > 1} == {}
 
 
 def test_public_names_are_sorted_and_there():

@@ -23,7 +23,7 @@ _MAX_LIST_SHARE = 0.6
 """Block bounds are used if a block's candidate list has, on average, at most this share of the centroids."""
 
 
-class Assigner(Protocol):
+class AssignmentStep(Protocol):
     """Labels of rows, and bounds that tell which rows to compare again; `rows_read` counts these in the last pass."""
 
     labels: NDArray[np.int32]
@@ -198,7 +198,7 @@ def first_assignment(
     team: ThreadTeam,
     raw_centroids: NDArray[np.float64],
     centroids: NDArray[np.float64],
-) -> Assigner:
+) -> AssignmentStep:
     """Label all rows, and choose whether to use row or block bounds.
 
     Parameters

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from streamkm.kernels.exact.distances import assigned_squares, relocate
 from streamkm.kernels.exact.sums import LIMB, move_centroids
-from streamkm.models.exact.assign import Assigner, ClusterSums, first_assignment
+from streamkm.models.exact.assign import AssignmentStep, ClusterSums, first_assignment
 from streamkm.models.exact.points import Points, Window, power_of_two
 from streamkm.models.exact.threads import ThreadTeam
 
@@ -111,7 +111,7 @@ class Lloyd:
         self._drift = np.zeros(k)
         self.n_iter = n_iter - 1
         self.stopped: Stopped = "max_iter"
-        self.assigner: Assigner = first_assignment(
+        self.assigner: AssignmentStep = first_assignment(
             points, k, self.cluster_sums, team, self.raw_centroids, self.centroids
         )
         self._moved = len(self.assigner.labels) if moved is None else moved
