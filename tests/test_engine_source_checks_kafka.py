@@ -180,7 +180,7 @@ def test_looking_for_partitions_asks_no_broker_while_the_client_has_heard_of_non
     name = topic(partitions=2)
     with contextlib.closing(KafkaSource(bootstrap, name)) as source:
         source.seek(source.beginning())
-        wait_until(lambda: source.poll(0.05, 1) or source._watch.heard)
+        wait_until(lambda: source.poll(0.05, 1) or source._topic_metadata.latest)
         with monkeypatch.context() as patched:
             for client in ("_consumer", "_admin"):
                 patched.setattr(source, client, Untouched())
