@@ -322,7 +322,7 @@ def requests(_: Path) -> Campaign:
 
 SETTINGS = {
     "live.k": b"auto", "live.half_life": b"10m", "live.checkpoint_every": b"250ms", "live.fields": b"a,b.c",
-    "live.client": b"security.protocol=SSL,a=b", "live.max_bad_ratio": b"0.5", "replay.k": b"2..20",
+    "live.kafka_property": b"security.protocol=SSL,a=b", "live.max_bad_ratio": b"0.5", "replay.k": b"2..20",
     "replay.memory": b"1.5 GiB", "replay.tol": b"1e-4",
 }  # fmt: skip
 
