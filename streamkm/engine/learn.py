@@ -8,12 +8,12 @@ from dataclasses import replace
 import numpy as np
 
 from streamkm.codecs.base import Codec
-from streamkm.models import OnlineKMeans
+from streamkm.models.learner import Learner
 from streamkm.records import BadRecord, Batch, ByteRecords, Records
 from streamkm.state import EventTimeLimit, Json, ModelSpec
 
 
-def learn(learner: OnlineKMeans, batches: Sequence[Batch], limit: EventTimeLimit | None) -> int:
+def learn(learner: Learner, batches: Sequence[Batch], limit: EventTimeLimit | None) -> int:
     """Learn the points of one mini-batch, range after range, in one step.
 
     The live loop and journal replays both call this, so their arithmetic is the same.

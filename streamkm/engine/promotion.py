@@ -12,8 +12,8 @@ from streamkm.connectors.base import Source
 from streamkm.connectors.ranges import RangeReader
 from streamkm.engine.event_times import decode
 from streamkm.engine.learn import learn
-from streamkm.models import OnlineKMeans
-from streamkm.models.spec import arguments
+from streamkm.models.learner import Learner
+from streamkm.models.spec import learner_from_snapshot, restore_learner
 from streamkm.records import BatchRange, Position
 from streamkm.state import EventTimeLimit, MiniBatch, ModelSpec, Snapshot
 from streamkm.stores.base import ModelStore
@@ -22,7 +22,7 @@ PAIRS = 8
 """Pairs of surrogate points per cluster: several, so that they do not all lie on one line."""
 
 
-def model_from_snapshot(store: ModelStore, spec: ModelSpec, number: int) -> OnlineKMeans:
+def model_from_snapshot(store: ModelStore, spec: ModelSpec, number: int) -> Learner:
     """A model that continues from a snapshot: from the state stored with it, otherwise from its clusters.
 
     Raises
@@ -33,8 +33,8 @@ def model_from_snapshot(store: ModelStore, spec: ModelSpec, number: int) -> Onli
     snapshot = store.snapshot(spec.name, number)
     state = store.snapshot_state(spec.name, number)
     if state is not None:
-        return OnlineKMeans.from_state(state)
-    return OnlineKMeans.from_snapshot(arguments(spec), snapshot, *surrogate_points(snapshot))
+        return restore_learner(state)
+    return learner_from_snapshot(spec, snapshot, *surrogate_points(snapshot))
 
 
 def surrogate_points(s: Snapshot) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -75,7 +75,7 @@ def ranges_between(start: Position, beginning: Position, stop: Position, batch: 
 
 
 def catch_up(
-    learner: OnlineKMeans,
+    learner: Learner,
     ranges: Iterator[BatchRange],
     open_source: Callable[[], Source],
     codec: Codec,

@@ -30,8 +30,8 @@ from streamkm.errors import (
     StoreUnavailableError,
 )
 from streamkm.metrics import ALARMS, RECORDS_LOST
-from streamkm.models import ARITHMETIC, OnlineKMeans
-from streamkm.models.spec import new_learner
+from streamkm.models import ARITHMETIC
+from streamkm.models.spec import new_learner, restore_learner
 from streamkm.records import BadRecord, Batch, BatchRange, Position, TopicPartition, truncate_for_quarantine
 from streamkm.reporting import ProgressReporter
 from streamkm.state import Commit, Counters, EventTimeLimit, JournalEntry, MiniBatch, Progress
@@ -96,7 +96,7 @@ class LeaseSession:
             self.position: dict[TopicPartition, int] = {}
             self.counters, self.commit_seq = Counters(), 0
         else:
-            self.learner = OnlineKMeans.from_state(checkpoint.state)
+            self.learner = restore_learner(checkpoint.state)
             self.committed = checkpoint.progress.position
             self.position = dict(self.committed)
             self.counters, self.commit_seq = checkpoint.progress.counters, checkpoint.progress.commit_seq

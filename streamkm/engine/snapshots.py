@@ -7,10 +7,10 @@ from contextlib import suppress
 
 from streamkm.engine.context import EngineContext
 from streamkm.errors import NotReadyError
-from streamkm.models import OnlineKMeans
 from streamkm.models.arguments import K_MAX
 from streamkm.models.background import Task, Worker
 from streamkm.models.k_selection import KProfile
+from streamkm.models.learner import Learner
 from streamkm.records import Position
 from streamkm.state import Counters, Json, ModelEvent, Snapshot
 from streamkm.stores.base import Lease
@@ -81,7 +81,7 @@ class SnapshotPublisher:
         self._evaluation: Json = {}
         self._k_advisor = KAdvisor(context.spec.name)
 
-    def due(self, learner: OnlineKMeans, points: int) -> str:
+    def due(self, learner: Learner, points: int) -> str:
         """The reason for a snapshot now; empty: none is due.
 
         Parameters
@@ -98,7 +98,7 @@ class SnapshotPublisher:
             return "points"
         return "interval" if self.context.clock.monotonic() - self._at >= options.snapshot_every else ""
 
-    def prepare(self, learner: OnlineKMeans, reason: str, learned: int) -> None:
+    def prepare(self, learner: Learner, reason: str, learned: int) -> None:
         """Start to prepare a snapshot in the background.
 
         Parameters
@@ -115,9 +115,7 @@ class SnapshotPublisher:
         """Let the next snapshot promote an older or recomputed one, by its number."""
         self.reason, self.promoted_snapshot = "promoted", number
 
-    def snapshot(
-        self, learner: OnlineKMeans, lease: Lease, counters: Counters, position: Position, now: float
-    ) -> Snapshot:
+    def snapshot(self, learner: Learner, lease: Lease, counters: Counters, position: Position, now: float) -> Snapshot:
         """The prepared or promoted snapshot.
 
         Parameters
@@ -160,7 +158,7 @@ class SnapshotPublisher:
             events=(*p.events, *self._events(learner, tuple(sorted(p.ids.tolist())))),
         )
 
-    def _events(self, learner: OnlineKMeans, ids: tuple[int, ...]) -> list[ModelEvent]:
+    def _events(self, learner: Learner, ids: tuple[int, ...]) -> list[ModelEvent]:
         """Events that the model itself does not have; see `verification.OWNER_EVENTS`."""
         last = self.last
         if self.promoted_snapshot:
@@ -201,7 +199,7 @@ class KAdvisor:
         self._suggested = 0
         self.latest: Json | None = None
 
-    def update(self, learner: OnlineKMeans, now: float) -> None:
+    def update(self, learner: Learner, now: float) -> None:
         """Collect a finished profile, and start another one if it is due.
 
         A profile that was started with less than half of the points learned by now is outdated: it is discarded, and

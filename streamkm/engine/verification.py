@@ -15,8 +15,9 @@ from streamkm.connectors.ranges import RangeReader
 from streamkm.engine.event_times import decode
 from streamkm.engine.learn import codec_for_model, learn
 from streamkm.errors import NotFoundError, StateError, StoreError
-from streamkm.models import ARITHMETIC, OnlineKMeans
-from streamkm.models.spec import new_learner
+from streamkm.models import ARITHMETIC
+from streamkm.models.learner import Learner
+from streamkm.models.spec import new_learner, restore_learner
 from streamkm.records import BatchRange, Position, TopicPartition
 from streamkm.state import EventTimeLimit, JournalEntry, MiniBatch, ModelSpec, ModelState, Progress, Snapshot
 from streamkm.stores.base import ModelInfo, ModelStore, Store
@@ -54,10 +55,10 @@ class JournalReplay:
         spec: ModelSpec,
         open_source: Callable[[], Source],
         codec: Codec,
-        load_snapshot: Callable[[int], OnlineKMeans] | None = None,
+        load_snapshot: Callable[[int], Learner] | None = None,
         start: ModelState | None = None,
     ) -> None:
-        self.learner = new_learner(spec) if start is None else OnlineKMeans.from_state(start)
+        self.learner = new_learner(spec) if start is None else restore_learner(start)
         self._open_source, self._codec, self._load_snapshot = open_source, codec_for_model(codec, spec), load_snapshot
         self._readers: dict[TopicPartition, RangeReader] = {}
 
@@ -124,7 +125,7 @@ class SnapshotComparison:
         return not self.differences
 
 
-def compare_snapshot(snapshot: Snapshot, learner: OnlineKMeans) -> SnapshotComparison:
+def compare_snapshot(snapshot: Snapshot, learner: Learner) -> SnapshotComparison:
     """Compare a published snapshot with a replayed model, bit for bit."""
     found = learner.published_
     if found is None:

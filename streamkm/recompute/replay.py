@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from streamkm import private_files
 from streamkm.errors import DataError, SettingsError
-from streamkm.models import Coreset, OnlineKMeans
+from streamkm.models import Coreset
 from streamkm.models.id_matching import inherit_ids
-from streamkm.models.spec import arguments
+from streamkm.models.spec import learner_from_snapshot
 from streamkm.models.weighted_rows import nearest, overlap
 from streamkm.recompute.archive import Archive, lost_offsets, part_counts
 from streamkm.recompute.fitting import FitProgress, FitResult, fit_points
@@ -266,7 +266,7 @@ def recompute(
         detail=detail,
     )
     rows, weights = _coreset(points, choice, factors)
-    learner = OnlineKMeans.from_snapshot(arguments(spec), snapshot, rows, weights, counts["newest"])
+    learner = learner_from_snapshot(spec, snapshot, rows, weights, counts["newest"])
     return store.add_snapshot(snapshot, learner.state())
 
 
