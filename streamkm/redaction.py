@@ -3,8 +3,7 @@
 Secrets are found in two ways. By their place: user information and query parameters of URLs, libpq connection strings,
 properties of the Kafka client, headers, JSON objects. There a value counts as a secret unless its name is known to be
 harmless. And by their value: settings that contain secrets call `remember`, so that text of another library that quotes
-a
-secret, or a part of it, is redacted too.
+a secret, or a part of it, is redacted too.
 
 Records are not redacted: a quarantine shows the data itself.
 """

@@ -38,8 +38,7 @@ def open_data_dir(where: Path, checkpoint: Path) -> Iterator[int]:
     ------
     int
         File descriptor that locks the directory as long as any process has it open; to be inherited by the broker.
-        (Kafka
-        locks its directory too, but only after it has begun to write.)
+        (Kafka locks its directory too, but only after it has begun to write.)
 
     Raises
     ------

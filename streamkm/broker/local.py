@@ -39,8 +39,7 @@ class LocalBroker:
     """One node of Apache Kafka (KRaft, broker and controller in one JVM), bound to the loopback address.
 
     The JVM ends when this process ends, for whatever reason. A terminal's Ctrl-C does not reach it: it is ended by
-    :meth:`stop`,
-    after the clients.
+    :meth:`stop`, after the clients.
 
     Parameters
     ----------
@@ -48,12 +47,10 @@ class LocalBroker:
         Port for clients; 0 selects a free one, which stays the same across restarts.
     data_dir
         Persistent data directory; formatted only once. None creates a temporary one, which is removed by :meth:`stop`,
-        or
-        when this process ends.
+        or when this process ends.
     properties
         Broker properties by Kafka's names; they override :data:`streamkm.broker.properties.DEFAULT_PROPERTIES`. For TLS
-        or
-        SASL set the protocol of the listener ``CLIENT`` in ``listener.security.protocol.map``.
+        or SASL set the protocol of the listener ``CLIENT`` in ``listener.security.protocol.map``.
     listeners
         Additional listeners: ports by name. Their protocols are in ``listener.security.protocol.map``.
     heap_mb
@@ -184,8 +181,7 @@ class LocalBroker:
             Another program uses the port.
         LocalBrokerError
             The extra ``broker`` is not installed, the data directory cannot be used, or the broker died or was not
-            ready in
-            time: the message has its last log lines.
+            ready in time: the message has its last log lines.
         """
         if self.alive():
             return self

@@ -16,8 +16,8 @@ def prepare(*, fast_start: bool = False, quiet: bool = False) -> Distribution:
     """Download Kafka if it is not in the cache, and optionally create an ahead-of-time cache of the JVM.
 
     A JVM with an ahead-of-time cache of Kafka's classes (JEP 483, 515) starts in half the time. It is written once,
-    when a
-    broker that has processed some requests ends; this takes about 15 s and is meant for set-up scripts and images.
+    when a broker that has processed some requests ends; this takes about 15 s and is meant for set-up scripts and
+    images.
 
     Parameters
     ----------

@@ -67,8 +67,7 @@ def server_properties(
     """All properties of one start.
 
     Clients use the listener CLIENT. INTERNAL is the broker's own (readiness check, inter-broker) and stays plaintext
-    when a
-    caller sets TLS or SASL for CLIENT in ``listener.security.protocol.map``.
+    when a caller sets TLS or SASL for CLIENT in ``listener.security.protocol.map``.
 
     Parameters
     ----------

@@ -6,8 +6,7 @@ Run as a script by :class:`streamkm.broker.LocalBroker` (standard library only, 
 
 ``PR_SET_PDEATHSIG`` for the JVM alone is not enough: the signal is sent when the *thread* that forked ends, so a broker
 started from a worker thread would die with the thread. This process has one thread. It watches its parent's id, and
-sets
-the signal for the JVM, so that the JVM cannot outlive it either.
+sets the signal for the JVM, so that the JVM cannot outlive it either.
 """
 
 from __future__ import annotations

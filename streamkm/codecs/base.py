@@ -13,10 +13,8 @@ class Codec(Protocol):
     """Decodes the records of one poll into points.
 
     Decoding is a pure function: the same records give the same batch, in the same order, at any time and on any
-    machine,
-    because a replay has to learn what the live consumer learned. It never raises for the content of a record: a bad
-    record
-    is listed in `Batch.bad` with its place and the reason, and its neighbours are decoded.
+    machine, because a replay has to learn what the live consumer learned. It never raises for the content of a record:
+    a bad record is listed in `Batch.bad` with its place and the reason, and its neighbours are decoded.
 
     Attributes
     ----------

@@ -38,11 +38,10 @@ class JsonCodec:
     """Decodes JSON objects and arrays into points.
 
     An object gives the values of `fields`, by the rule of `streamkm.field_paths`; other members are ignored. Elements
-    of
-    arrays (``emb.0`` or ``emb[0]``) are read by the strict parser, which is several times slower. An array of exactly
-    ``len(fields)`` numbers is a point by position. Both forms may occur in one topic. Numbers are read exactly. Text,
-    true,
-    false and null are not numbers. A number of an absolute value above 1e140 makes a record bad: no model accepts it.
+    of arrays (``emb.0`` or ``emb[0]``) are read by the strict parser, which is several times slower. An array of
+    exactly ``len(fields)`` numbers is a point by position. Both forms may occur in one topic. Numbers are read exactly.
+    Text, true, false and null are not numbers. A number of an absolute value above 1e140 makes a record bad: no model
+    accepts it.
 
     Parameters
     ----------
@@ -50,8 +49,7 @@ class JsonCodec:
         Names in the order of a point's coordinates.
     time_field
         Field with the event time: a number since the epoch, or ISO 8601 text (UTC unless it has an offset). Without it,
-        and
-        for arrays, the record's own timestamp is used.
+        and for arrays, the record's own timestamp is used.
     time_unit
         Unit of a number in `time_field`: "s", "ms", "us", "ns", or "auto" to infer it from the size.
     max_bytes

@@ -69,8 +69,7 @@ class Archive:
     """A folder of parquet files with the decoded points of ranges of one topic, and their index.
 
     A file has a column per field, and ``_offset`` and ``_time``. It is added to the index when it is complete, so a
-    kill loses
-    only the file that was being written.
+    kill loses only the file that was being written.
 
     Parameters
     ----------

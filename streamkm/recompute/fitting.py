@@ -74,8 +74,7 @@ class FitResult:
         Threads for `assign`.
     factors
         (d,) factors that the points were multiplied by before the fit; None for no scaling. Centroids are in units
-        before
-        scaling, distances in units after it.
+        before scaling, distances in units after it.
     """
 
     def __init__(
@@ -228,14 +227,12 @@ def fit_points(
         (n,) non-negative; None for the weights of the file, or ones.
     memory
         Memory limit for points and their state, bytes, at least 1 MiB; None for no limit. Beyond it they are kept in
-        unnamed
-        files, beside the `PointFile` or in the temporary folder.
+        unnamed files, beside the `PointFile` or in the temporary folder.
     on_progress
         Called in every iteration, in the caller's thread; an exception ends the fit.
     checkpoint
         File that is written after an iteration, at most once per second. If it exists, the fit continues from it. It is
-        not
-        deleted at the end.
+        not deleted at the end.
 
     Raises
     ------

@@ -1,18 +1,13 @@
 """The exact algorithm for every k of a range, and a suggestion for k.
 
 **Initial centroids for each k.** On a sample of the rows (all of them, up to 4000) these candidates are improved by
-Lloyd's
-algorithm: the exact centroids for k - 1 with one more row, drawn by its squared distance to them, three times; and one
-or
-more starts of the selected method. The candidate with the lowest cost starts the fit on all rows. If that fit has a
-higher
-cost than the one for k - 1, which is possible because of the sample, a second fit starts from the centroids for k - 1
-and
-the farthest row of the sample, which cannot have a higher cost.
+Lloyd's algorithm: the exact centroids for k - 1 with one more row, drawn by its squared distance to them, three times;
+and one or more starts of the selected method. The candidate with the lowest cost starts the fit on all rows. If that
+fit has a higher cost than the one for k - 1, which is possible because of the sample, a second fit starts from the
+centroids for k - 1 and the farthest row of the sample, which cannot have a higher cost.
 
 **Criteria.** Cost, simplified silhouette and the Davies-Bouldin index are computed from the exact fit on all rows. The
-gap
-statistic needs the cost of uniform reference data, and the suggestion applies a rule; both come from
+gap statistic needs the cost of uniform reference data, and the suggestion applies a rule; both come from
 `streamkm.models.k_selection.k_profile` on the same sample.
 """
 
@@ -67,8 +62,7 @@ class Trial:
         Davies-Bouldin index over all rows, lower is better; NaN for k = 1.
     gap, gap_error
         Difference of the logarithms of the costs of uniform reference data and of the points, and its standard error;
-        NaN
-        if the sample has fewer distinct rows than k.
+        NaN if the sample has fewer distinct rows than k.
     """
 
     k: int

@@ -1,8 +1,7 @@
 """Points on disk: written block by block, read through a memory map.
 
 Layout, little endian: 8 bytes of magic, 8 bytes with the length of a JSON header, the header, zeros up to a multiple of
-4096
-bytes; the points, row by row; their weights in float64, if there are any.
+4096 bytes; the points, row by row; their weights in float64, if there are any.
 """
 
 from __future__ import annotations
@@ -33,10 +32,8 @@ class PointFile:
     """A file of points.
 
     Created by `create` with `append` and `finish`, or opened by `open`. While it is written it has a temporary name
-    beside its
-    path, so that the path always refers to a complete file. As a context manager it is closed at the end, and removed
-    if it
-    was not finished.
+    beside its path, so that the path always refers to a complete file. As a context manager it is closed at the end,
+    and removed if it was not finished.
 
     Attributes
     ----------

@@ -179,8 +179,7 @@ def recompute(
     """Fit the points of a span, and store the result as a snapshot of kind ``replay`` from which learning can continue.
 
     A cluster gets the id of a cluster of the newest snapshot in charge if they share at least half of the points of the
-    smaller
-    one; other clusters get new ids.
+    smaller one; other clusters get new ids.
 
     Parameters
     ----------

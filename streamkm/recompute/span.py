@@ -46,8 +46,7 @@ def resolve_span(
         Source of the records.
     start, stop
         ``beginning``, ``now``, an ISO 8601 time, an age, ``offset:N`` (of every partition), ``P:N,P:N`` (of some
-        partitions
-        only), or ``snapshot:N`` (the position of that snapshot).
+        partitions only), or ``snapshot:N`` (the position of that snapshot).
     position_of
         Returns the position of a snapshot.
     now

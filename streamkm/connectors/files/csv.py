@@ -35,8 +35,7 @@ class CsvReader:
     """A csv file with a header, in UTF-8, optionally compressed by gzip; `csv_text` defines the supported dialects.
 
     The file is read in blocks that end at the end of a row. Their positions are kept, so that seeking back is cheap. A
-    row is
-    a line outside of quotes; an empty line within the file is a row without values.
+    row is a line outside of quotes; an empty line within the file is a row without values.
     """
 
     row_count_known = False

@@ -1,9 +1,8 @@
 """Text with separators: detection of the dialect, ends of rows, and values of cells.
 
 Used for files, request bodies and standard input. Rows end and cells are quoted as in Python's csv module: a quote
-opens a
-quoted cell only at the start of the cell. Blocks with simple quoting are parsed by polars, all others by the csv
-module.
+opens a quoted cell only at the start of the cell. Blocks with simple quoting are parsed by polars, all others by the
+csv module.
 """
 
 from __future__ import annotations
@@ -59,8 +58,7 @@ class Dialect:
         One character.
     blanks
         Whether blanks after a separator belong to it, so that a quote after them opens a quoted cell, and consecutive
-        blanks
-        are one separator.
+        blanks are one separator.
     names
         Column names; None if the first row is numeric. Names may occur twice.
     unnamed

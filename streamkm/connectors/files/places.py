@@ -98,10 +98,8 @@ def expand(paths: Sequence[str | Place]) -> list[Place]:
     ----------
     paths
         Each a file, a folder (all files below it of a known kind, except hidden ones: names of files or folders that
-        start
-        with ``.`` or ``_``), a glob (``**`` for any depth), or a URL of any of these, such as ``s3://bucket/folder``;
-        or a
-        `Place`.
+        start with ``.`` or ``_``), a glob (``**`` for any depth), or a URL of any of these, such as
+        ``s3://bucket/folder``; or a `Place`.
 
     Raises
     ------

@@ -44,8 +44,7 @@ def open_reader(place: Place, fields: Sequence[str] | None) -> Reader:
         The file.
     fields
         Columns to read; None for all. Includes columns in the path (``year=2026/``), unless the file has a column of
-        that
-        name.
+        that name.
 
     Raises
     ------

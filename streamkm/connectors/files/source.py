@@ -31,21 +31,19 @@ class FileSource:
     """Files as a `Source`: each file is a partition, each row a record, and its number the offset.
 
     Memory is bounded: text is read 4 MB at a time, other files about a hundred thousand rows at a time, or by row
-    groups or
-    batches if pyarrow is installed. The size of a file is fixed when it is opened: rows added later are not read.
+    groups or batches if pyarrow is installed. The size of a file is fixed when it is opened: rows added later are not
+    read.
 
     Parameters
     ----------
     paths
         One or more files, folders, globs, or URLs of these such as ``s3://bucket/folder`` (requires pyarrow). The
-        suffix is
-        the kind of file: csv, tsv, jsonl, ndjson (these also with .gz), npy, npz, parquet, pq, arrow, feather, ipc.
+        suffix is the kind of file: csv, tsv, jsonl, ndjson (these also with .gz), npy, npz, parquet, pq, arrow,
+        feather, ipc.
     fields
         Columns to read, in any order; None for all. Columns of an npy array are named "0", "1", ... A part
-        ``year=2026`` of
-        a path is a column too. A column of arrays is read as one column per dimension, ``name[0]``, ``name[1]``, ...;
-        its
-        name stands for all of them. A column without a name is called ``index``.
+        ``year=2026`` of a path is a column too. A column of arrays is read as one column per dimension, ``name[0]``,
+        ``name[1]``, ...; its name stands for all of them. A column without a name is called ``index``.
 
     Raises
     ------

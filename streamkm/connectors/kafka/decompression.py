@@ -116,8 +116,7 @@ class DecompressionBuffer:
 
     The number of records and the fetched bytes of a poll are bounded, but a fetched byte may decompress to thousands.
     Everything that a poll decompresses is therefore written to one array of bounded size, where records are parsed
-    without
-    another copy. What does not fit is decompressed by the next poll, which uses a new array.
+    without another copy. What does not fit is decompressed by the next poll, which uses a new array.
 
     Parameters
     ----------
@@ -178,8 +177,7 @@ class CompressedBatch:
     """A compressed batch that is decompressed in chunks into a `DecompressionBuffer`.
 
     ``buffer.data[at:buffer.end]`` is decompressed and not parsed yet. Bytes below `retained` belong to returned records
-    and
-    are not overwritten. Between two polls the unparsed bytes are kept elsewhere, so that the buffer's array is not
+    and are not overwritten. Between two polls the unparsed bytes are kept elsewhere, so that the buffer's array is not
     kept.
 
     Parameters

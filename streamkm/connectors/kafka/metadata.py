@@ -34,8 +34,7 @@ class TopicMetadata:
     ----------
     latest
         Id and partitions of the topic in the newest metadata, a new object with each refresh. No partitions: the topic
-        was
-        deleted, or is temporarily unavailable. None until the client reads the topic.
+        was deleted, or is temporarily unavailable. None until the client reads the topic.
     """
 
     def __init__(self, cluster: Any, topic: str) -> None:

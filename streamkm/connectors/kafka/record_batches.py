@@ -1,12 +1,11 @@
 """Record batches as columns, without a Python object per record.
 
 kafka-python creates a ``ConsumerRecord`` for each record (measured: about 0.2M records/s on one core). Its fetcher
-passes
-each fetched piece of a partition to the class ``fetcher.PartitionRecords``, calls ``take(n)`` on the object, counts the
-records with ``len`` and sets the partition's position to its ``next_fetch_offset``. `BatchRecords` replaces that class:
-it
-returns the same records, at the same positions, as arrays. The hook is private, so it is used only with the versions in
-`sockets.SUPPORTED_VERSIONS`, for which a test compares both ways record for record; other versions use the public API.
+passes each fetched piece of a partition to the class ``fetcher.PartitionRecords``, calls ``take(n)`` on the object,
+counts the records with ``len`` and sets the partition's position to its ``next_fetch_offset``. `BatchRecords` replaces
+that class: it returns the same records, at the same positions, as arrays. The hook is private, so it is used only with
+the versions in `sockets.SUPPORTED_VERSIONS`, for which a test compares both ways record for record; other versions use
+the public API.
 """
 
 from __future__ import annotations
@@ -107,8 +106,7 @@ class FetchedRecords:
         The records.
     counts
         Length to report; None for the number of records. kafka-python repeats `take` until it has the requested number,
-        so
-        the requested number is reported when the decompression buffer is full and no more records can follow.
+        so the requested number is reported when the decompression buffer is full and no more records can follow.
     """
 
     def __init__(self, parts: Sequence[RecordColumns], counts: int | None = None) -> None:
@@ -150,15 +148,12 @@ class BatchRecords:
     """The records that one fetch returned for one partition; replaces kafka-python's ``Fetcher.PartitionRecords``.
 
     Attributes that kafka-python reads: ``topic_partition``, ``next_fetch_offset``, ``leader_epoch``, ``bytes_read``,
-    and the
-    truth value (False once all records are taken). After an error every `take` raises it again: kafka-python's own
-    class
-    returns nothing instead, and its ``poll`` then never ends.
+    and the truth value (False once all records are taken). After an error every `take` raises it again: kafka-python's
+    own class returns nothing instead, and its ``poll`` then never ends.
 
     Compressed batches are decompressed in chunks, so a position may lie inside of a batch that is not completely
     decompressed. The records read before an error do not depend on the sizes of `take`: all records before the first
-    byte
-    that cannot be read, and none of a batch with a wrong checksum.
+    byte that cannot be read, and none of a batch with a wrong checksum.
     """
 
     def __init__(

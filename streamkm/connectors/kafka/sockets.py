@@ -1,9 +1,8 @@
 """Patches of kafka-python's sockets: larger reads, and no leak of refused connections.
 
 Its input thread reads 4 KB at a time, and has to reacquire the interpreter's lock after each (measured on a fetch of 2
-MB:
-a fifth of all CPU time, and up to half of the wall time beside a busy main thread). A socket whose connection fails is
-left to the garbage collector, so a consumer that waits for its broker holds more and more of them. Both patches use
+MB: a fifth of all CPU time, and up to half of the wall time beside a busy main thread). A socket whose connection fails
+is left to the garbage collector, so a consumer that waits for its broker holds more and more of them. Both patches use
 private parts of kafka-python, as `record_batches` does, and apply to the same versions only.
 """
 

@@ -28,8 +28,7 @@ class KafkaTransactionalWriter:
     """Writes records and commits offsets to a group, all or nothing.
 
     Two writers with the same name exclude each other: opening the second aborts an open transaction of the first, and
-    fences
-    it. After an error the writer cannot be used any more: close it and open a new one. Used by one thread.
+    fences it. After an error the writer cannot be used any more: close it and open a new one. Used by one thread.
 
     Parameters
     ----------

@@ -28,9 +28,8 @@ disappear without an event.
 
 **Waiting.** With k fixed, k-means has near-ties: two clusters are fused and another is cut, and the next re-solve
 undoes it. A fading cluster that still holds a centroid has the same effect. So an id without successor becomes
-*dormant*, and
-is restored when its points have a cluster of their own again. All events but births are reported only after they have
-lasted while a quarter of the mass arrived; a merge of two groups that still stand apart
+*dormant*, and is restored when its points have a cluster of their own again. All events but births are reported only
+after they have lasted while a quarter of the mass arrived; a merge of two groups that still stand apart
 (`weighted_rows.separation`) after nine tenths or, while some cluster fades, 99 %. In half-lives these are 0.4, 3.3 and
 6.6; without decay the stream has grown by a third, tenfold, a hundredfold. Where k itself changed, there is no waiting.
 
