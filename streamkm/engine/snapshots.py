@@ -23,11 +23,11 @@ WORKER = Worker("streamkm-k")
 """Separate from the worker of the models: a snapshot must not wait for a profile."""
 
 SURGE_MIN_OUTLIERS = 10
-"""Fewer outliers between two snapshots are not reported as an event,"""
+"""Minimum number of outliers between two snapshots for an event."""
 SURGE_MIN_SHARE = 0.01
-"""nor is a smaller share of the points between the snapshots,"""
+"""Minimum share of outliers among the points between two snapshots for an event."""
 SURGE_MIN_RATIO = 5
-"""nor a share that is less than this multiple of the long-term share."""
+"""Minimum ratio of that share to the long-term share for an event."""
 
 
 def is_outlier_surge(count: int, points: int, old: int, seen: int) -> bool:

@@ -54,7 +54,7 @@ class CachedSnapshot:
 
     @property
     def cost(self) -> int:
-        """Upper bound of its size in bytes, with two responses of up to 40 characters per number, twice each."""
+        """Upper bound of its size in bytes: the arrays, and two cached responses of at most 80 bytes per number."""
         return 4096 + self.snapshot.centroids.size * (8 + 2 * 2 * 40)
 
     def body(self, serialize: Callable[[Snapshot], BaseModel]) -> bytes:
