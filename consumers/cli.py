@@ -92,7 +92,8 @@ class Commands(click.Group):
         f"{n} {' or '.join(c.__name__ for c, m in EXIT_CODES if m == n)}"
         for n in sorted(set(dict(EXIT_CODES).values()))
     )
-    + f", 10 a hanging loop (live) or no promotion in time (promote), {terminal.INTERRUPTED} Ctrl-C, {terminal.READER_GONE} the reader of the output has exited.",
+    + ", 10 a hanging loop (live) or no promotion in time (promote)"
+    + f", {terminal.INTERRUPTED} Ctrl-C, {terminal.READER_GONE} the reader of the output has exited.",
 )
 @click.version_option(package_name="streamkm")
 def cli() -> None:

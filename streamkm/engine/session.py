@@ -56,7 +56,8 @@ class LeaseSession:
     The commit protocol, whose steps are marked in the code:
 
     1. *Poll*: records of some partitions, each continuing from the previous poll.
-    2. *Decode*: points, bad records, tombstones. Too many bad records stop the engine here, before this mini-batch is counted.
+    2. *Decode*: points, bad records, tombstones. Too many bad records stop the engine here, before the
+       mini-batch is counted.
     3. *Learn*: one mini-batch. Position, counters, journal and quarantine advance with the model.
     4. *Commit*: state, position, counters, journal, quarantine and sometimes a snapshot in one transaction of the
        store, which succeeds only if epoch and position are those of this session's last commit. A snapshot is first
