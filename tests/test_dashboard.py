@@ -161,6 +161,7 @@ def test_the_slider_goes_back_in_time_and_two_moments_can_be_compared(browser, s
     with looking(browser, stage) as page:
         until(page, "Number(document.querySelector('#moment').max) >= 2")
         page.click("#mark")
+        until(page, "/\\d/.test(document.querySelector('#mark').textContent)")
         marked = int(re.search(r"\d+", page.text_content("#mark"))[0])
         move_to(page, 0)
         page.wait_for_selector("body.past")
