@@ -10,7 +10,13 @@ import pytest
 from streamkm.connectors import MemorySource
 from streamkm.engine import OffsetLedger
 from streamkm.engine.source_checks import check_same_spec, check_same_stream, lost_ranges
-from streamkm.errors import BrokerUnreachableError, ModelMismatchError, PositionLostError, TopicChangedError
+from streamkm.errors import (
+    BrokerUnreachableError,
+    CorruptBatchError,
+    ModelMismatchError,
+    PositionLostError,
+    TopicChangedError,
+)
 from streamkm.metrics import RECORDS_LOST
 from streamkm.models import clusters
 from streamkm.records import BatchRange, TopicPartition
@@ -149,6 +155,18 @@ def test_a_position_beyond_the_end_ends_the_run_whatever_may_be_skipped(on_data_
     assert f"t-0@{at[P0]}" in e.value.where
     assert "t-0 ends at 100" in e.value.message
     assert "another name" in e.value.hint
+
+
+def test_the_position_is_before_an_unreadable_batch_until_the_gap_is_on_record():
+    w = World()
+    broken = CorruptBatchError("wrong checksum", lost=("t", 0, 105, 110))
+    shorter = MemorySource([r for r in w.records if r.offset < 50], topic="t", partitions=2)
+    sources = iter([FlakySource(w.source(), {4: broken}), shorter])
+    options = dataclasses.replace(SKIP, checkpoint_every=1e9, snapshot_points=0)
+    with pytest.raises(PositionLostError, match="are not in the topic any more"):
+        w.engine(options, open_source=lambda: next(sources)).run(w.until_all_read())
+    assert w.counters().records == sum(w.store.model("m").progress.position.values()) == 3 * 70
+    assert books(w).errors == []
 
 
 def test_a_topic_with_fewer_partitions_is_another_one():

@@ -420,10 +420,15 @@ class LeaseSession:
                 return number
 
     def _connect(self, stop: StopRequest, unreadable: tuple[BatchRange, ...] = ()) -> bool:
-        """Open a source at the position, and count lost ranges; False when `stop` is set."""
-        deleted = self.source_manager.connect(self.position, stop, self._keep_lease)
+        """Open a source behind `unreadable` ranges, and count lost ranges; False when `stop` is set.
+
+        The position passes over lost ranges only together with their record: if this fails, it is as before.
+        """
+        position = {**self.position, **{r.partition: r.stop for r in unreadable}}
+        deleted = self.source_manager.connect(position, stop, self._keep_lease)
         if deleted is None:
             return False
+        self.position = position
         if lost := (*unreadable, *deleted):
             self.lost, size = lost, source_checks.count_offsets(lost)
             self.counters = self.counters.plus(lost=size)
@@ -440,11 +445,9 @@ class LeaseSession:
             raise error
         topic, partition, _, until = error.lost
         tp = TopicPartition(topic, partition)
-        at = self.position[tp]
         self.source_manager.close()
-        self.position[tp] = until
-        if stop.wait(FIRST_BACKOFF) or not self._connect(stop, (BatchRange(tp, at, until),)):
-            self.position[tp] = at  # the next owner decides again
+        if not stop.wait(FIRST_BACKOFF):
+            self._connect(stop, (BatchRange(tp, self.position[tp], until),))
 
     def _reopen(self, stop: StopRequest, error: SourceError) -> None:
         """Open a new source at the current position; retries until it succeeds or `stop` is set."""
