@@ -25,6 +25,7 @@ from streamkm.state import (
 )
 from streamkm.stores import ControlRequests, Job, Lease, Promotion, Store, Token
 from streamkm.stores.base import QuarantinedRecord, RecordId
+from streamkm.stores.sql import quarantine as sql_quarantine
 
 P0, P1, P2 = (TopicPartition("orders", i) for i in range(3))
 SPEC = ModelSpec("m", ("amount", "lat"), 2, {"kind": "kafka", "topic": "orders"}, {"seed": 0}, {"kind": "json"})
@@ -531,6 +532,23 @@ def check_undelivered_records_stay_without_their_value(store: Store) -> None:
     store.mark_delivered("m", [(P0, 0), (P0, 2)], 1.0)
     assert store.trim_quarantine("m", limits) == 2
     assert [held.bad.record.offset for held in store.iter_quarantine("m")] == [1]
+
+
+def check_a_commit_trims_the_quarantine_however_many_records_it_adds(store: Store) -> None:
+    lease = owned(store)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sql_quarantine, "MAX_TRIMMED", 2)
+        for seq, limits, left in (
+            (1, QuarantineLimits(3, 1 << 20), [5, 6, 7]),
+            (2, QuarantineLimits(100, 12_000), [17]),
+        ):
+            store.commit(lease, replace(commit_of(seq), quarantine=sized(seq, *[9000] * 8), quarantine_limits=limits))
+            assert [held.bad.record.offset for held in store.iter_quarantine("m")] == left
+        store.mark_delivered("m", [(P0, 17)], 1.0)
+        limits = QuarantineLimits(4, 12_000, delivered_only=True)
+        store.commit(lease, replace(commit_of(3), quarantine=sized(3, *[9000] * 8), quarantine_limits=limits))
+    found = [(held.bad.record.offset, len(held.bad.record.value or b"")) for held in store.iter_quarantine("m")]
+    assert found == [*((20 + i, 0) for i in range(7)), (27, 9000)]
 
 
 def check_a_truncated_record_has_the_size_of_the_whole(store: Store) -> None:

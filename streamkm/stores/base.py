@@ -410,7 +410,7 @@ class QuarantineStore(Protocol):
         Returns
         -------
         int
-            Number of records removed, limited per call.
+            Number of records removed; a store may limit it per call.
         """
         ...
 

@@ -17,8 +17,6 @@ BATCH_BYTES = 8 << 20
 """Bytes of records that `undelivered` returns at once, beyond the first record."""
 MIN_HEADER_BYTES = 4096
 """Bytes of headers that a listing shows whatever the limit of its values."""
-MAX_TRIMMED = 10_000
-"""Records that one call of `trim` removes at most: keeps the database locked for a short time only."""
 
 
 def record_id(bad: BadRecord) -> RecordId:
@@ -58,7 +56,7 @@ def trim(records: list[QuarantinedRecord], limits: QuarantineLimits) -> int:
     extra_bytes = sum(serialization.kept_bytes(held.bad) for held in records) - limits.size
     removed: set[int] = set()
     for i, held in enumerate(records):
-        if (extra_rows <= 0 and extra_bytes <= 0) or len(removed) >= MAX_TRIMMED:
+        if extra_rows <= 0 and extra_bytes <= 0:
             break
         if held.delivered_at is not None or not limits.delivered_only:
             removed.add(i)

@@ -10,11 +10,13 @@ import sqlalchemy as sa
 from streamkm.state import QuarantineLimits
 from streamkm.stores import serialization
 from streamkm.stores.base import QuarantinedRecord, RecordId
-from streamkm.stores.quarantine import BATCH_BYTES, MAX_TRIMMED, MIN_HEADER_BYTES
+from streamkm.stores.quarantine import BATCH_BYTES, MIN_HEADER_BYTES
 from streamkm.stores.sql import schema as t
 
 PAGE = 64
 """Records read in one transaction."""
+MAX_TRIMMED = 10_000
+"""Records that one call of `trim` removes at most: keeps the database locked for a short time only."""
 
 _C = t.quarantine.c
 _OF_MODEL = _C.model_id == sa.bindparam("model")
@@ -119,10 +121,21 @@ def trim(tx: sa.Connection, model: int, limits: QuarantineLimits) -> int:
     int
         Number of records removed, at most `MAX_TRIMMED`.
     """
+    return _trim(tx, model, limits)[0]
+
+
+def trim_to_limits(tx: sa.Connection, model: int, limits: QuarantineLimits) -> None:
+    """As `trim`, but until the quarantine is within the limits, however many records that takes."""
+    while max(_trim(tx, model, limits)) == MAX_TRIMMED:
+        pass
+
+
+def _trim(tx: sa.Connection, model: int, limits: QuarantineLimits) -> tuple[int, int]:
+    """Number of records removed, and of records whose values were dropped, each at most `MAX_TRIMMED`."""
     totals = tx.execute(_TOTALS, {"model": model}).one()
     rows, size = totals.rows - limits.rows, int(totals.size) - limits.size
     if rows <= 0 and size <= 0:
-        return 0
+        return 0, 0
     removable = _C.model_id == model
     if limits.delivered_only:
         removable &= _C.delivered_at.is_not(None)
@@ -133,27 +146,28 @@ def trim(tx: sa.Connection, model: int, limits: QuarantineLimits) -> int:
         last, removed, rows, size = row.id, removed + 1, rows - 1, size - row.kept_bytes
     if removed:
         tx.execute(sa.delete(t.quarantine).where(removable, _C.id <= last))
-    if limits.delivered_only and size > 0:
-        _drop_values(tx, model, size)
-    return removed
+    if limits.delivered_only and size > 0 and removed < MAX_TRIMMED:
+        return removed, _drop_values(tx, model, size)
+    return removed, 0
 
 
-def _drop_values(tx: sa.Connection, model: int, size: int) -> None:
-    """Drop the values of the oldest undelivered records until `size` bytes are free."""
+def _drop_values(tx: sa.Connection, model: int, size: int) -> int:
+    """Drop the values of the oldest undelivered records until `size` bytes are free; number of records changed."""
     length = sa.func.coalesce(sa.func.length(_C.value), 0)
     undelivered = (_C.model_id == model, _C.delivered_at.is_(None), length > 0)
-    last = 0
+    last, changed = 0, 0
     for row in tx.execute(
         sa.select(_C.id, length.label("bytes")).where(*undelivered).order_by(_C.id).limit(MAX_TRIMMED)
     ):
         if size <= 0:
             break
-        last, size = row.id, size - row.bytes
+        last, changed, size = row.id, changed + 1, size - row.bytes
     tx.execute(
         sa.update(t.quarantine)
         .where(*undelivered, _C.id <= last)
         .values(value=b"", value_size=sa.func.coalesce(_C.value_size, length), kept_bytes=_C.kept_bytes - length)
     )
+    return changed
 
 
 def _key(model: int, record: RecordId) -> dict[str, Any]:

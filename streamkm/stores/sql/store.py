@@ -192,7 +192,7 @@ class SqlStore:
             if bad:
                 tx.execute(sa.insert(t.quarantine), [{**numbers, **b} for b in bad])
                 if commit.quarantine_limits is not None:
-                    quarantine.trim(tx, model_id, commit.quarantine_limits)
+                    quarantine.trim_to_limits(tx, model_id, commit.quarantine_limits)
             number = 0 if snapshot is None else q.add_snapshot(tx, {**numbers, **snapshot})
             if commit.journal_entry.promoted_snapshot:
                 wanted = t.promotions.c
