@@ -173,13 +173,18 @@ def test_requests_in_one_piece_or_byte_by_byte_are_answered_in_order(app):
         assert kinds == ["models", "distances"] * 3
 
 
-def test_bytes_after_a_chunked_body_in_one_read_are_dropped(app):
-    body = POST + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)
+@pytest.mark.parametrize(
+    "rest", [GET + b"\r\n", SIZED + BODY, GET + b"Connection: upgrade\r\nUpgrade: h2c\r\n\r\n", b"zzz"]
+)
+def test_bytes_after_a_chunked_body_in_one_read_are_dropped(app, rest):
+    body = CHUNKED + b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)
     with connected(app) as client:
-        client.sendall(body + GET + b"\r\n")
+        client.sendall(body + rest)
         found = read(client)
+    assert found.startswith(b"HTTP/1.1 200 ")
     assert found.count(b"HTTP/1.1 ") == 1
     assert b"connection: close" in found.lower()
+    assert min(json.loads(found.partition(b"\r\n\r\n")[2])) == "distances"
 
 
 def test_a_body_in_many_chunks_is_parsed_in_pieces_and_the_next_request_is_answered(app):

@@ -231,8 +231,9 @@ class Connection(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        self._framing = 0
-        self._content.append(body)
+        if not self._discarding:
+            self._framing = 0
+            self._content.append(body)
 
     def on_message_complete(self) -> None:
         if self._discarding or self._problem is not None:
@@ -368,13 +369,12 @@ class Connection(HttpToolsProtocol):
             self._problem = self._problem or _bad("another protocol is requested", hint="Send HTTP/1.1 requests")
         except httptools.HttpParserError as e:
             self._problem = _bad(f"not an HTTP/1.1 request ({e})")
-        if self._problem is not None:
+        if self._problem is not None and not self._discarding:
             self._refuse(self._problem)
             return
         if self._content:
             content, self._content = b"".join(self._content), []
-            if not self._discarding:
-                super().on_body(content)
+            super().on_body(content)
         if self._complete:
             self._in_body = False
             if self._discarding and self.responding:
