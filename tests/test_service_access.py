@@ -459,6 +459,58 @@ def test_wrong_tokens_are_limited_and_hide_whether_the_next_is_right(store):
     assert api.get("/v1/models", **sent(TOKEN)).status_code == 200
 
 
+async def _statuses(load, tokens):
+    """Statuses of requests that one address sends at the same time, while the clock stands still."""
+    cache = auth.TokenCache(load, TOKEN_PREFIX + TOKEN, lambda: 100.0)
+
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    rights = {"guarded": True, "local_only": False, "rate": 0, "route_exists": lambda _: True}
+    guard = AccessMiddleware(app, tokens=cache, clock=lambda: 100.0, **rights)
+
+    async def status(text):
+        found = []
+
+        async def send(message):
+            found.append(message)
+
+        headers = [(b"authorization", b"Bearer " + text.encode())]
+        scope = {"type": "http", "method": "GET", "path": "/v1/models", "headers": headers, "client": ("192.0.2.1", 1)}
+        await guard(scope, None, send)
+        return found[0]["status"]
+
+    answers = await asyncio.gather(*map(status, tokens))
+    return answers, await status(TOKEN_PREFIX + TOKEN)
+
+
+@pytest.mark.parametrize("available", [True, False])
+def test_guesses_are_counted_before_the_store_is_waited_for(available):
+    async def load():
+        await asyncio.sleep(0)
+        if not available:
+            raise StoreUnavailableError("away")
+        return []
+
+    right = TOKEN_PREFIX + TOKEN
+    guesses = [f"{TOKEN_PREFIX}wrong{i}" for i in range(MAX_WRONG_TOKENS)]
+    answers, after = asyncio.run(_statuses(load, [*guesses, right]))
+    assert answers == [401] * MAX_WRONG_TOKENS + [429] if available else [503] * (MAX_WRONG_TOKENS + 1)
+    assert after == (429 if available else 503)
+
+
+def test_requests_with_a_right_token_are_no_guesses_however_many_come_at_once():
+    text, stored = issue("reports", "read", (), 1.0)
+
+    async def load():
+        await asyncio.sleep(0)
+        return [stored]
+
+    answers, after = asyncio.run(_statuses(load, [text] * 5 * MAX_WRONG_TOKENS))
+    assert answers == [200] * 5 * MAX_WRONG_TOKENS
+    assert after == 200, "what they took is given back"
+
+
 def test_a_network_of_ipv6_counts_as_one_client():
     assert client_network("2001:db8::1") == client_network("2001:db8::ffff:1") != client_network("2001:db8:0:1::1")
     assert client_network("::ffff:192.0.2.1") == client_network("192.0.2.1")

@@ -239,6 +239,10 @@ class TokenCache:
             return False
         return hmac.compare_digest(bytes.fromhex(digest(token)), self._environment_digest)
 
+    def knows(self, token: bytes) -> bool:
+        """Whether a stored token was there at the last load, which may be long ago."""
+        return digest(token) in self._grants
+
     async def find(self, token: bytes) -> Grant | None:
         """The grant of a stored token; None if it is unknown.
 

@@ -63,6 +63,12 @@ class RateLimiter:
             self._buckets.popitem(last=False)
         return wait
 
+    def give_back(self, client: str) -> None:
+        """Return a request that was taken from the bucket of a client."""
+        if client in self._buckets:
+            level, at = self._buckets[client]
+            self._buckets[client] = (min(self.burst, level + 1.0), at)
+
     def retry_after(self, client: str, now: float) -> float:
         """Seconds until the next request of a client is within the limit; takes nothing."""
         if not self.rate or client not in self._buckets:

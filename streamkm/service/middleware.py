@@ -242,6 +242,7 @@ class AccessMiddleware:
 
         After too many wrong tokens, a network cannot learn whether the next guess of the environment's token is right:
         a person chose that one, and it might be guessed. Stored tokens cannot be guessed, so they are still admitted.
+        A token counts as wrong until it is found.
 
         Raises
         ------
@@ -253,12 +254,19 @@ class AccessMiddleware:
         wait = self._wrong_tokens.retry_after(network, now)
         if not wait and self.tokens.is_environment_token(token):
             return ENVIRONMENT_GRANT
-        grant = await self.tokens.find(token) if token.startswith(_TOKEN_PREFIX) else None
+        stored = token.startswith(_TOKEN_PREFIX)
+        known = stored and self.tokens.knows(token)
+        if not known:
+            # Before the store is waited for: else guesses that are sent in parallel, or while the store is unavailable,
+            # would be compared with the environment's token before any of them is counted.
+            self._wrong_tokens.take(network, now)
+        grant = await self.tokens.find(token) if stored else None
         if grant is not None:
+            if not known and not wait:
+                self._wrong_tokens.give_back(network)
             return grant
         if wait:
             raise _too_many("too many wrong tokens", wait)
-        self._wrong_tokens.take(network, now)
         raise unauthorized("this token is unknown")
 
     def _send_while_valid(self, grant: Grant, send: Send) -> Send:
