@@ -190,6 +190,30 @@ async def _wrong():
     assert not tokens._grants
 
 
+def test_a_store_that_is_unavailable_is_asked_for_tokens_four_times_per_second():
+    asyncio.run(_unavailable())
+
+
+async def _unavailable():
+    asked, now, text = 0, 100.0, TOKEN_PREFIX + "x"
+
+    async def load():
+        nonlocal asked
+        asked += 1
+        if now < 101.0:
+            raise StoreUnavailableError("away")
+        return [auth.Token("reports", digest(text.encode()), "read", (), 1.0)]
+
+    tokens = auth.TokenCache(load, None, lambda: now)
+    for _ in range(4):
+        for _ in range(100):
+            with pytest.raises(StoreUnavailableError):
+                await tokens.find(text.encode())
+        now += 0.25
+    assert asked == 4
+    assert await tokens.find(text.encode()) is not None  # and it is asked again as soon as it may be
+
+
 def test_no_token_is_accepted_while_the_store_is_unavailable():
     class Away(MemoryStore):
         def tokens(self):

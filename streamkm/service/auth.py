@@ -28,7 +28,7 @@ MAX_MODELS = 100
 TOKEN_CACHE_SECONDS = 2.0
 """Seconds for which stored tokens are cached; a revoked one ends after that."""
 TOKEN_MISS_SECONDS = 0.25
-"""Minimum seconds between two reloads because of an unknown token, however many unknown ones arrive."""
+"""Minimum seconds between two loads, however many unknown tokens arrive, or while the store is unavailable."""
 TOKEN_COMMAND = f"(printf '{TOKEN_PREFIX}'; openssl rand -hex 32) >FILE"
 """Shell command that makes a token; a `TOKEN_PREFIX` directly before other characters would be redacted."""
 _NAME_PATTERN = re.compile(r"[A-Za-z0-9._@-]{1,64}")
@@ -230,7 +230,7 @@ class TokenCache:
         self._environment_digest = None if token is None else bytes.fromhex(digest(Secret(token).encode()))
         self._clock = clock
         self._grants: Mapping[str, Grant] = {}
-        self._loaded_at = -1e9
+        self._started_at = self._loaded_at = -1e9
         self._loading: asyncio.Task[None] | None = None
 
     def is_environment_token(self, token: bytes) -> bool:
@@ -266,21 +266,24 @@ class TokenCache:
         return self._grants.get(grant.digest) == grant
 
     async def _refresh(self, max_age: float) -> None:
-        if self._clock() - self._loaded_at < max_age:
+        now = self._clock()
+        if now - self._loaded_at < max_age:
             return
-        if self._loading is None:
-            self._loading = asyncio.create_task(self._reload())
+        # A load that failed is a result too: else each request would load again while the store is unavailable.
+        if self._loading is None or (self._loading.done() and now - self._started_at >= TOKEN_MISS_SECONDS):
+            self._started_at = now
+            self._loading = asyncio.create_task(self._reload(now))
             self._loading.add_done_callback(self._finished)
         # The request that started the load may be cancelled; the others still wait for it.
         await asyncio.shield(self._loading)
 
     def _finished(self, task: asyncio.Task[None]) -> None:
-        self._loading = None
-        if not task.cancelled():
+        if task.cancelled():
+            self._loading = None
+        else:
             task.exception()  # marks it as retrieved, in case every waiting request was cancelled
 
-    async def _reload(self) -> None:
-        started = self._clock()
+    async def _reload(self, started: float) -> None:
         found = await self._load()
         self._grants = {
             t.digest: Grant(t.name, "write" if t.right == "write" else "read", frozenset(t.models) or None, t.digest)
