@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from streamkm.codecs import make_codec
+from streamkm.connectors import MemorySource
 from streamkm.engine import JournalReplay, compare_snapshot
 from streamkm.engine.recent import MAX_POINTS, MAX_VALUES, RecentSample
 from streamkm.engine.snapshots import is_outlier_surge
-from streamkm.errors import BrokerUnreachableError, StoreUnavailableError
+from streamkm.errors import BrokerUnreachableError, StoreUnavailableError, TopicChangedError
 from streamkm.records import TopicPartition
 from streamkm.state import ModelEvent
 from streamkm.stores import Promotion
@@ -248,6 +249,75 @@ def test_a_paused_owner_still_puts_a_snapshot_in_charge():
     w.store.set_paused("m", paused=False)
     w.engine(spec=UNDECAYED).run(w.until_all_read())
     assert w.counters().points == N
+    assert w.verify(UNDECAYED)
+
+
+class Named(MemorySource):
+    """A source of the topic that has an id now, like Kafka's."""
+
+    def __init__(self, records, ids):
+        super().__init__(records, topic="t", partitions=2)
+        self.ids, self.id = ids, ids[-1]
+
+    def identity(self):
+        return {**super().identity(), "topic_id": self.id}
+
+    def begin_identity_check(self):
+        pass
+
+    def confirm_identity(self):
+        if self.ids[-1] != self.id:
+            raise TopicChangedError("the topic was created anew")
+
+
+@pytest.mark.parametrize("paused", [True, False])
+@pytest.mark.parametrize("recreated", ["before it is opened", "after it was opened"])
+def test_a_promotion_learns_nothing_of_a_topic_that_was_created_anew(paused, recreated):
+    w, ids, opened = World(), ["one"], []
+    spec = dataclasses.replace(UNDECAYED, source={"kind": "memory", "topic": "t", "topic_id": "one"})
+
+    def open_source():
+        opened.append(Named(w.records, ids))
+        if len(opened) == 3:  # the one that reads the records since the snapshot
+            ids.append("two")
+        return opened[-1]
+
+    w.engine(spec=spec, open_source=open_source).run(
+        StopAfter(lambda: (c := w.counters_or_none()) and c.records >= 1000, w.clock)
+    )
+    number = w.store.add_snapshot(*batch_result(w, 600))
+    w.store.set_paused("m", paused=paused)
+    before = w.store.snapshot("m").reason
+
+    def ask():
+        if recreated == "before it is opened":
+            ids.append("two")
+        w.store.request_promotion("m", Promotion(number, skip=False))
+
+    with pytest.raises(TopicChangedError):
+        w.engine(spec=spec, open_source=open_source).run(several(w, after(5, ask), then=lambda: False))
+    assert w.store.snapshot("m").reason == before
+    assert w.store.control_requests("m").promotion is not None
+
+
+def test_a_promotion_that_no_broker_confirms_waits_and_leaves_the_model_as_it_is():
+    w, gone = World(), []
+
+    class Unsure(Named):
+        def confirm_identity(self):
+            if w.store.control_requests("m").promotion is not None and len(gone) < 3:
+                gone.append(w.store.snapshot("m").reason)
+                raise BrokerUnreachableError("gone")
+
+    w.engine(spec=UNDECAYED).run(StopAfter(lambda: (c := w.counters_or_none()) and c.records >= 1000, w.clock))
+    number = w.store.add_snapshot(*batch_result(w, 600))
+    w.store.set_paused("m", paused=True)
+    w.store.request_promotion("m", Promotion(number, skip=False))
+    engine = w.engine(spec=UNDECAYED, open_source=lambda: Unsure(w.records, ["one"]))
+    engine.run(several(w, then=lambda: w.store.control_requests("m").promotion is None))
+    assert len(gone) == 3
+    assert "promoted" not in gone
+    assert w.store.snapshot("m").reason == "promoted"
     assert w.verify(UNDECAYED)
 
 

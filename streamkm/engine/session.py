@@ -306,11 +306,14 @@ class LeaseSession:
             batches = catch_up(
                 learner,
                 iter(()) if promotion.skip else ranges,
-                self.context.open_source,
+                self.source_manager.open_same_stream,
                 self.context.codec,
                 self.limit,
                 lambda: self._keep_lease(stop),
             )
+            if batches is None:
+                return
+            self.source_manager.confirm_identity()  # while the model can still stay as it was
         except BrokerUnreachableError as e:
             log.warning("%s: the promotion of snapshot %d waits for a broker: %s", self.name, promotion.snapshot, e)
             if self.paused:
@@ -320,8 +323,6 @@ class LeaseSession:
             self.context.count_error("promote")
             log.error("%s: snapshot %d cannot be promoted: %s", self.name, promotion.snapshot, e)  # noqa: TRY400
             self.store.request_promotion(self.name, None)
-            return
-        if batches is None:
             return
         log.info(
             "%s: snapshot %d promoted, %d mini-batches learned after it", self.name, promotion.snapshot, len(batches)

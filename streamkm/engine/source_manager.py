@@ -107,8 +107,7 @@ class SourceManager:
 
     def _open(self, position: dict[TopicPartition, int]) -> tuple[BatchRange, ...]:
         name, options = self.stored.name, self.context.options
-        source = self._source = self.context.open_source()
-        source_checks.check_same_stream(self.stored, source.identity())
+        source = self._source = self.open_same_stream()
         self._confirmed = True
         beginning, end = source.beginning(), source.end()
         known = position or (end if options.start == "end" else beginning)
@@ -120,6 +119,25 @@ class SourceManager:
         position.update(start)
         self._discovered_at = self.clock.monotonic()
         return lost
+
+    def open_same_stream(self) -> Source:
+        """Open another source of the model's stream; what is read from it has to be confirmed, as what is polled.
+
+        Raises
+        ------
+        TopicChangedError, TopicNotFoundError
+            The source is not the stream that the model has read.
+        BrokerUnreachableError
+            No broker answers.
+        """
+        source = self.context.open_source()
+        try:
+            source_checks.check_same_stream(self.stored, source.identity())
+        except BaseException:
+            source.close()
+            raise
+        self._confirmed = False
+        return source
 
     def check_partitions(self, position: dict[TopicPartition, int]) -> None:
         """Detect stalled partitions, and start to read new ones from their beginning.
@@ -154,7 +172,7 @@ class SourceManager:
             self._source.begin_identity_check()
 
     def confirm_identity(self) -> None:
-        """Check that all polled records came from the topic that the model has read.
+        """Check that all records read so far came from the topic that the model has read.
 
         Raises
         ------
