@@ -337,6 +337,16 @@ def test_the_longest_idle_connection_makes_room_for_a_new_one():
         assert asked(idle[0]) == 200
 
 
+def test_a_connection_that_sends_a_request_is_kept_while_another_is_idle():
+    with serving(limits=ConnectionLimits(connections=2)) as app, connected(app) as idle, connected(app) as busy:
+        busy.sendall(GET)  # its deadline is before that of the idle one
+        connections = app.state.server.server_state.connections
+        wait_until(lambda: sorted(c.idle for c in list(connections)) == [False, True])
+        assert told(app, GET + b"\r\n")[0] == 200
+        assert read(idle) == b""
+        assert asked(busy, b"\r\n") == 200
+
+
 def test_when_no_connection_is_idle_a_new_one_gets_503():
     stream = b"GET /v1/models/orders/stream HTTP/1.1\r\nHost: localhost\r\n\r\n"
     with serving(limits=ConnectionLimits(connections=2)) as app, contextlib.ExitStack() as stack:

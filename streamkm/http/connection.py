@@ -62,7 +62,8 @@ class ConnectionLimits:
     unread_total
         Bytes that wait to be read on all connections; beyond it the slowest readers are disconnected.
     connections
-        Open connections; beyond it the longest idle one is closed, and if none is idle a new one gets 503.
+        Open connections; beyond it the longest idle one is closed, if none is idle the one that is nearest to the end
+        of its time to send, and if the application is responding on all a new one gets 503.
     """
 
     head_bytes: int = 64 << 10
@@ -167,9 +168,9 @@ class Connection(HttpToolsProtocol):
         super().connection_made(transport)
         self._set_phase("idle", self.limits.idle_seconds)
         if len(self.connections) > self.limits.connections:
-            idle = [c for c in self.connections if c is not self and isinstance(c, Connection) and not c.responding]
-            if idle:
-                min(idle, key=lambda c: c._deadline).transport.abort()  # noqa: SLF001 - of this class
+            others = [c for c in self.connections if c is not self and isinstance(c, Connection) and not c.responding]
+            if others:
+                min(others, key=lambda c: (not c.idle, c._deadline)).transport.abort()  # noqa: SLF001 - of this class
             else:
                 self._refuse(Refusal(503, "too-many", "too many connections are open", hint="Retry in a moment"))
 
@@ -267,6 +268,11 @@ class Connection(HttpToolsProtocol):
     def responding(self) -> bool:
         """Whether the application is responding to a request."""
         return self.cycle is not None and not self.cycle.response_complete
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing of a request has been received, and the response before it is sent."""
+        return self._phase == "idle" and not self.transport.get_write_buffer_size()
 
     @property
     def _in_chunked_body(self) -> bool:
