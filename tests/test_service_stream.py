@@ -17,8 +17,9 @@ import pytest
 import uvicorn
 
 from service_api import FIELDS, NOW, P0, SPEC, Writer
-from streamkm.service import broadcast, create_app
+from streamkm.service import auth, broadcast, create_app, middleware
 from streamkm.service.auth import issue
+from streamkm.service.routes import streams
 from streamkm.state import ModelEvent, Recent
 from streamkm.stores import MemoryStore
 from streamkm.stores.base import Job
@@ -191,6 +192,24 @@ def test_no_event_is_lost_between_two_streams(store, writer):
             assert [number for _, number, _ in missed] == ["1.1", "3.0", "4.0"]
             writer.commit(events=(BIRTH,))
             assert next(stream)[1] == "5.0"
+
+
+@pytest.mark.parametrize("path", ["stream", "events/stream"])
+def test_an_open_stream_ends_with_its_token_though_no_event_happens(store, writer, monkeypatch, path):
+    longest = streams.HEARTBEAT_SECONDS + auth.TOKEN_CACHE_SECONDS + middleware.GRANT_CHECK_SECONDS
+    assert longest < 5.0, "what docs/security.md says"
+    monkeypatch.setattr(streams, "HEARTBEAT_SECONDS", 0.1)  # several polls of the store
+    writer.commit()
+    text, token = issue("reports", "read", (), NOW)
+    store.add_token(token)
+    clock = ManualClock()
+    with (
+        serving(store, monotonic=clock.monotonic) as url,
+        listening(f"{url}/{path}", Authorization=f"Bearer {text}") as stream,
+    ):
+        store.remove_token("reports")
+        clock.advance(auth.TOKEN_CACHE_SECONDS)
+        assert all(event in {"now", "sample"} for event, _, _ in stream)  # and it ends
 
 
 @pytest.mark.parametrize("number", ["x", "1", "1.2.3", "-1.0", "99999999999999999999.0"])

@@ -22,8 +22,12 @@ from streamkm.service.routes.models import ModelName, NoQuery
 from streamkm.service.snapshot_cache import StoreReader
 from streamkm.state import Snapshot
 
-HEARTBEAT_SECONDS = 15.0
-"""Seconds between comments on a silent stream: proxies close silent connections."""
+HEARTBEAT_SECONDS = 1.0
+"""Seconds after which a silent stream gets a comment.
+
+Proxies close silent connections. The token of a stream is checked when something is sent, so this also bounds how long a
+silent stream outlives its token.
+"""
 PAGE_SIZE, MAX_PAGES = 100, 10
 """Snapshots with events that are searched for those after ``Last-Event-ID``."""
 _ERRORS = (401, 404, 422, 500, 503)
@@ -140,17 +144,22 @@ async def _respond(
 
 
 async def _encoded(listener: Listener, encode: Callable[[StreamMessage], list[bytes]]) -> AsyncIterator[bytes]:
+    loop = asyncio.get_running_loop()
+    silent_until = loop.time() + HEARTBEAT_SECONDS
     while True:
         try:
-            async with asyncio.timeout(HEARTBEAT_SECONDS):
+            async with asyncio.timeout_at(silent_until):
                 message = await listener.get()
         except TimeoutError:
-            yield b": heartbeat\n\n"
-            continue
-        if message is None:
-            return
-        for data in encode(message):
-            yield data
+            data = [b": heartbeat\n\n"]
+        else:
+            if message is None:
+                return
+            data = encode(message)
+        for part in data:
+            yield part
+        if data:  # a message may be nothing on this stream, and must not put the comment off
+            silent_until = loop.time() + HEARTBEAT_SECONDS
 
 
 def _parse_event_id(text: str | None) -> tuple[int, int] | None:
