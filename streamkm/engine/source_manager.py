@@ -183,6 +183,7 @@ class SourceManager:
         """
         if not self._confirmed and isinstance(self._source, IdentityCheck):
             self._source.confirm_identity()
+            self.context.mark_up("broker")  # it may have been away only while an earlier commit was to be confirmed
         self._confirmed = True
 
     def pause(self) -> None:
