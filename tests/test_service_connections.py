@@ -129,6 +129,8 @@ LARGE = b"X-A: " + b"a" * 65_536 + b"\r\n"
         (GET.replace(b"HTTP/1.1", b"HTTP/2.0") + b"\r\n", (400, "invalid", "")),
         (GET.replace(b"HTTP/1.1", b"HTTP/0.9") + b"\r\n", (400, "invalid", "")),
         (CHUNKED.replace(b"HTTP/1.1", b"HTTP/1.0"), (400, "invalid", "Transfer-Encoding")),
+        (CHUNKED.replace(b"chunked", b"gzip, chunked") + b"0\r\n\r\n", (400, "invalid", "Transfer-Encoding")),
+        (CHUNKED.replace(b"chunked", b"gzip"), (400, "invalid", "")),
         (GET.replace(b"localhost", b"localhost:80@other.example") + b"\r\n", (400, "invalid", "Host")),
         (GET.replace(b"localhost", b"[::1].other.example") + b"\r\n", (400, "invalid", "Host")),
         (GET.replace(b"localhost", b"localhost, other.example") + b"\r\n", (400, "invalid", "Host")),

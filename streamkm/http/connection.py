@@ -395,8 +395,11 @@ class Connection(HttpToolsProtocol):
         version = self.parser.get_http_version()
         if version not in ("1.0", "1.1"):
             return _bad("another protocol is requested", hint="Send HTTP/1.1 requests")
-        if version == "1.0" and any(name == b"transfer-encoding" for name, _ in self.headers):
+        codings = [value for name, value in self.headers if name == b"transfer-encoding"]
+        if codings and version == "1.0":
             return _bad("not in HTTP/1.0", "Transfer-Encoding", "Send Content-Length, or an HTTP/1.1 request")
+        if any(coding.strip().lower() != b"chunked" for coding in codings):
+            return _bad("not chunked alone", "Transfer-Encoding", "Send chunked, or Content-Length")
         return self._check_host(version) or self._check_target()
 
     def _check_host(self, version: str) -> Refusal | None:
