@@ -1,8 +1,9 @@
 """Redaction of secrets in text. All output of the programs passes through here.
 
 Secrets are found in two ways. By their place: user information and query parameters of URLs, libpq connection strings,
-properties of the Kafka client, headers, JSON objects. There a value counts as a secret unless its name is known to be
-harmless. And by their value: settings that contain secrets call `remember`, so that text of another library that quotes
+properties of the Kafka client, headers, JSON objects. In a URL, and in a text that is a connection string as a whole, a
+value counts as a secret unless its name is known to be harmless; elsewhere if its name looks like that of a secret. And
+by their value: settings that contain secrets call `remember`, so that text of another library that quotes
 a secret, or a part of it, is redacted too.
 
 Records are not redacted: a quarantine shows the data itself.
@@ -66,7 +67,7 @@ _COMMON = frozenset(
 _SECRET_NAME = re.compile(
     r"password|passwd|passphrase|(?:^|_)pass(?:_|$)|pwd|secret|token|credential|jaas|cookie|session_?id|whsec"
     r"|(?:api|access|account|client|server|shared|private|signing|encryption|storage|sas|stored)_?key(?:_|$)"
-    r"|(?:^|_)(?:key|sig|sas|signature|hmac|auth|authorization|bearer|otp|pin)$"
+    r"|(?:^|_)(?:key|sig|sas|signature|hmac|auth|authorization|bearer|otp|pat|pin)$"
 )
 _PROPERTY_NAME = re.compile(r"(?:sasl|ssl|security|socks5|oauth|scram|client|proxy)_[a-z0-9_]+|[a-z]+(?:_[a-z]+)+")
 _NAMES_A_PLACE = re.compile(r"(?:_file|file|_location|_path|_url|_endpoint_uri|_class|_ms|_seconds)$")
@@ -83,7 +84,7 @@ _QUOTED_PAIR = re.compile(
     r"""(?P<q>['"])(?P<name>[\w.%\- ]+)(?P=q)\s*[:=]\s*b?(?P<v>['"])(?P<value>(?:\\.|(?!(?P=v)).)+)(?P=v)"""
 )
 _HEADER = re.compile(
-    r"""((?:authorization|cookie|x-(?:[a-z\-]+-)?(?:key|token|secret|signature))"""
+    r"""((?:authorization|cookie|(?:api-|x-(?:[a-z\-]+-)?)(?:auth|key|token|secret|signature))"""
     r"""(?:b?['"]\s*[:=,]\s*b?['"]|\s*[:=]\s*(?:b?['"])?)(?:(?:bearer|basic|digest|negotiate)\s+)?)"""
     r"""([^\s'"]+(?:[ \t]+[^\s'"]+)*)""",
     re.IGNORECASE,
@@ -95,7 +96,7 @@ _PEM = re.compile(r"-----BEGIN ([A-Z ]*PRIVATE KEY)-----.*?(?:-----END \1-----|\
 _TOKEN = re.compile(r"[^\s'\"]+")
 _A_POSITION = re.compile(r"[\w.\-]+-\d+@\d+\b")
 _INTERESTING = re.compile(
-    r"://|[=@]|authorization|bearer|basic\s|cookie|x-[a-z\-]|whsec_|skm_|PRIVATE KEY|['\"]\s*:", re.IGNORECASE
+    r"://|[=@]|authorization|bearer|basic\s|cookie|api-|x-[a-z\-]|whsec_|skm_|PRIVATE KEY|['\"]\s*:", re.IGNORECASE
 )
 
 _ENDS_A_PART = re.compile(r"[/@:?#&,;=]+")
