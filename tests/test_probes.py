@@ -24,6 +24,11 @@ LIVE = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n"
 TOKEN = "long and random"  # noqa: S105
 
 
+def with_head_of(size):
+    """A request with a head of this many bytes."""
+    return LIVE + b"X-A: " + b"a" * (size - len(LIVE) - len(b"X-A: \r\n\r\n")) + b"\r\n\r\n"
+
+
 @contextlib.contextmanager
 def probed(reachable=str, token="", **kwargs):
     """A consumer at work; gives the port."""
@@ -115,6 +120,7 @@ def test_each_request_is_answered_in_the_shape_of_the_service(port, method, path
     ("request_", "status"),
     [
         (LIVE + b"X-A: " + b"a" * 65_536, 431),  # it never ends
+        (with_head_of(16_500), 431),
         (LIVE + b"A: b\r\n" * 101 + b"\r\n", 431),
         (LIVE + b"Host: other.example\r\n\r\n", 400),
         (b"GET http://localhost/livez HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
@@ -126,6 +132,12 @@ def test_too_large_or_invalid_requests_are_refused(port, request_, status):
     with connected(port) as client:
         client.sendall(request_)
         assert read(client).startswith(b"HTTP/1.1 %d " % status)
+
+
+def test_a_head_below_the_limit_is_read(port):
+    with connected(port) as client:
+        client.sendall(with_head_of(16_300))
+        assert client.recv(12) == b"HTTP/1.1 200"
 
 
 def test_slow_requests_have_one_deadline_and_idle_clients_are_disconnected():
