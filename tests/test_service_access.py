@@ -384,18 +384,32 @@ def test_every_response_has_the_headers_against_other_sites(store):
     api = Api(store, token=TOKEN)
     for url in ("/v1/models", "/livez", "/nothing", "/v1/models/orders/centroids", "/"):
         for more in ({}, sent(TOKEN)):
-            headers = api.get(url, **more).headers
-            assert headers["X-Content-Type-Options"] == "nosniff"
-            assert headers["X-Frame-Options"] == "DENY"
-            assert headers["Referrer-Policy"] == "no-referrer"
-            assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
-            assert headers["Cross-Origin-Opener-Policy"] == "same-origin"
-            assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
-            assert "default-src 'none'" in headers["Content-Security-Policy"]
-            assert len(headers.get_list("Content-Security-Policy")) == 1
-            assert len(headers.get_list("Cache-Control")) == 1
+            check_headers(api.get(url, **more).headers)
     assert api.get("/v1/models", **sent(TOKEN)).headers["Cache-Control"] == "no-store"
     assert api.get("/v1/models/orders/centroids", **sent(TOKEN)).headers["Cache-Control"] == "private, no-cache"
+
+
+def test_an_unexpected_error_has_the_headers_against_other_sites_too():
+    class Faulty(MemoryStore):
+        def model(self, name):
+            raise RuntimeError("a fault of the program")
+
+    answer = Api(Faulty()).get("/v1/models/orders")
+    assert code(answer) == (500, "internal")
+    assert "a fault" not in answer.text
+    check_headers(answer.headers)
+
+
+def check_headers(headers):
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["X-Frame-Options"] == "DENY"
+    assert headers["Referrer-Policy"] == "no-referrer"
+    assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
+    assert headers["Cross-Origin-Opener-Policy"] == "same-origin"
+    assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
+    assert "default-src 'none'" in headers["Content-Security-Policy"]
+    assert len(headers.get_list("Content-Security-Policy")) == 1
+    assert len(headers.get_list("Cache-Control")) == 1
 
 
 def test_no_other_site_may_read_a_response(store):

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from streamkm import errors
-from streamkm.http.responses import MEDIA_TYPE, problem_body, status_phrase
+from streamkm.http.responses import MEDIA_TYPE, problem_body, status_phrase, with_default_headers
 from streamkm.redaction import redact
 
 log = logging.getLogger("streamkm.service")
@@ -207,7 +207,10 @@ def _path(request: Request) -> str:
 
 async def _unexpected(request: Request, _: Exception) -> Response:
     # The server logs the traceback; a client must not see it.
-    return Problem(500, "internal", "internal error; see the log of the service").response(request.url.path)
+    response = Problem(500, "internal", "internal error; see the log of the service").response(request.url.path)
+    # The framework sends it outside of every middleware, so of the one that adds these headers too.
+    response.raw_headers = with_default_headers(response.raw_headers)
+    return response
 
 
 _EXAMPLES: Mapping[int, tuple[Code, str, str, str]] = {
