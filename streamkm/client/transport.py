@@ -23,7 +23,7 @@ RETRY_STATUSES = (502, 503, 504)
 RECONNECT_DELAYS = (0.3, 0.6, 1.2, 2.4, 5.0, 5.0, 5.0, 5.0)
 """Seconds to wait before each attempt to reconnect an event stream; 24.5 s in all: a service restarts in less."""
 STREAM_READ_TIMEOUT = 60.0
-"""Seconds without a byte after which an event stream is dead: the service sends a heartbeat every 15 s."""
+"""Seconds without a byte after which an event stream is dead: the service is silent for 1 s at most."""
 STABLE_SECONDS = 10.0
 """Seconds that a stream must have lasted for its reconnect attempts to be counted from zero again."""
 

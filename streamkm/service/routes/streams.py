@@ -25,8 +25,8 @@ from streamkm.state import Snapshot
 HEARTBEAT_SECONDS = 1.0
 """Seconds after which a silent stream gets a comment.
 
-Proxies close silent connections. The token of a stream is checked when something is sent, so this also bounds how long a
-silent stream outlives its token.
+Proxies close silent connections. The token of a stream is checked when something is sent, so this also bounds how long
+a silent stream outlives its token.
 """
 PAGE_SIZE, MAX_PAGES = 100, 10
 """Snapshots with events that are searched for those after ``Last-Event-ID``."""
