@@ -416,6 +416,10 @@ def test_no_other_site_may_read_a_response(store):
     api = Api(store, local_only=True)
     asks = {"Host": "localhost", "Origin": "https://evil.example"}
     answers = [api.get(url, headers=asks) for url in ("/", "/v1/models", "/nothing")]
+    assert [a.status_code for a in answers] == [200, 200, 404], "by Origin alone only writes are refused"
+    newer = asks | {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "cors"}
+    answers += [api.get(url, headers=newer) for url in ("/", "/v1/models", "/nothing")]
+    assert [a.status_code for a in answers[3:]] == [403] * 3
     preflight = asks | {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
     answers.append(api.request("OPTIONS", "/v1/models/orders/promote", headers=preflight))
     assert answers[-1].status_code >= 400
