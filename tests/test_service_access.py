@@ -391,10 +391,10 @@ def test_every_response_has_the_headers_against_other_sites(store):
 
 def test_an_unexpected_error_has_the_headers_against_other_sites_too():
     class Faulty(MemoryStore):
-        def model(self, name):
+        def models(self):
             raise RuntimeError("a fault of the program")
 
-    answer = Api(Faulty()).get("/v1/models/orders")
+    answer = Api(Faulty()).get("/v1/models")
     assert code(answer) == (500, "internal")
     assert "a fault" not in answer.text
     check_headers(answer.headers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from typing import get_args
 
@@ -17,6 +18,8 @@ from streamkm.service.snapshot_cache import StoreReader
 from streamkm.service.status import status
 from streamkm.state import Snapshot
 from streamkm.stores.base import ModelInfo
+
+log = logging.getLogger("streamkm.service")
 
 _METRICS_EXAMPLE = """# HELP streamkm_model_lag_records Records behind the end of the source at the last commit
 # TYPE streamkm_model_lag_records gauge
@@ -49,12 +52,12 @@ def router(reader: StoreReader, metrics: Metrics, stale_after: float) -> APIRout
         try:
             await reader.ping()
         except StoreError as e:
+            # Anybody may ask, from any page: what the store is, and what is wrong with it, is only for the log.
+            log.warning("not ready: %s", e)
             raise Problem(
                 503,
                 "store-unavailable",
-                e.message,
-                where=e.where,
-                hint=e.hint,
+                "the store is unavailable; see the log of the service",
                 headers={"Retry-After": str(RETRY_SECONDS)},
             ) from e
         return _OK
