@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -12,10 +13,11 @@ from urllib.parse import urlsplit
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from waiting import PATIENCE, pauses
 
+expect.set_options(timeout=1000 * PATIENCE)
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -68,6 +70,11 @@ def until(page: Page, expression: str, arg: object = None) -> None:
             return
         assert time.monotonic() < deadline, f"not within {PATIENCE:g} s: {expression} of {arg}"
         page.wait_for_timeout(1000 * pause)
+
+
+def says(page: Page, selector: str, text: str | re.Pattern[str]) -> None:
+    """Wait until the text of an element contains `text`: each panel is drawn when its own answer comes, some twice."""
+    expect(page.locator(selector).first).to_contain_text(text)
 
 
 def serious(page: Page) -> list[str]:

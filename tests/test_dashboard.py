@@ -14,8 +14,9 @@ from pathlib import Path
 import kafka
 import numpy as np
 import pytest
+from playwright.sync_api import expect
 
-from browser import chromium, opened, serious, until
+from browser import chromium, opened, says, serious, until
 from processes import program, run
 from streamkm.stores import open_store
 from waiting import wait_until
@@ -152,9 +153,8 @@ def test_points_move_and_the_page_follows(browser, stage):
             )
         assert points_shown(page) > 0
         until(page, f"before => {picture} !== before", before)
-        assert page.text_content("#health .word") == "running"
-        rates = page.locator("#feed .partitions tbody tr")
-        assert rates.count() == PARTITIONS
+        says(page, "#health .word", "running")
+        expect(page.locator("#feed .partitions tbody tr")).to_have_count(PARTITIONS)
 
 
 def test_the_slider_goes_back_in_time_and_two_moments_can_be_compared(browser, stage):
@@ -168,10 +168,11 @@ def test_the_slider_goes_back_in_time_and_two_moments_can_be_compared(browser, s
         then = snapshot(stage[1], moment(page))
         until(page, "n => document.querySelectorAll('#clusters tbody tr').length === n", arg=len(then.ids))
         shares = then.weights / then.weights.sum()
-        shown = page.locator("#clusters tbody tr td:nth-child(3)").all_text_contents()
-        assert shown == [f"{100 * s:.{1 if s < 0.1 else 0}f} %" for s in shares.tolist()]
+        expect(page.locator("#clusters tbody tr td:nth-child(3)")).to_have_text(
+            [f"{100 * s:.{1 if s < 0.1 else 0}f} %" for s in shares.tolist()]
+        )
         page.wait_for_selector("#timeline .comparison table")
-        assert f"Snapshot {marked} and snapshot {then.id}" in page.text_content("#timeline .comparison")
+        says(page, "#timeline .comparison", f"Snapshot {marked} and snapshot {then.id}")
         newest = int(page.get_attribute("#moment", "max"))
         until(page, "n => Number(document.querySelector('#moment').max) > n + 1", arg=newest)
         assert moment(page) == then.id, "new snapshots must not move a page that looks back"
@@ -192,7 +193,7 @@ def test_a_recomputation_is_started_compared_and_promoted(browser, stage):
         assert snapshot(stage[1], recomputed).kind == "replay"
         page.click("#recompute .jobs >> text=Compare")
         page.wait_for_selector("#recompute .comparison table")
-        assert re.search(r"% of the points change cluster", page.text_content("#recompute .comparison"))
+        says(page, "#recompute .comparison", "% of the points change cluster")
         page.click("#recompute .jobs >> text=Promote")
         page.click("#sure button[value=ok]")
         until(page, "document.querySelector('#timeline .shares').textContent.includes('was promoted')")
@@ -236,7 +237,7 @@ def test_a_poison_record_appears_in_the_quarantine_as_it_is(browser, stage):
         page.wait_for_selector("#feed .quarantine td >> text=onerror")
         assert page.evaluate("window.hacked") is None
         assert page.locator("#feed .quarantine img").count() == 0
-        assert "not-json" in page.text_content("#feed .quarantine")
+        says(page, "#feed .quarantine", "not-json")
 
 
 def test_a_cluster_is_selected_everywhere_and_by_keyboard_too(browser, stage):
@@ -251,7 +252,7 @@ def test_a_cluster_is_selected_everywhere_and_by_keyboard_too(browser, stage):
             "id => document.querySelector('#map .plane').getAttribute('aria-label').includes(`cluster ${id} is`)",
             arg=chosen,
         )
-        assert page.text_content("#clusters .profile h3") == f"Cluster {chosen}"
+        says(page, "#clusters .profile h3", f"Cluster {chosen}")
         page.focus("#clusters [aria-pressed=true]")
         page.keyboard.press("Enter")
         until(page, "!document.querySelector('#clusters [aria-pressed=true]')")
@@ -262,8 +263,8 @@ def test_a_cluster_is_selected_everywhere_and_by_keyboard_too(browser, stage):
         )
         page.mouse.move(box["x"] + float(place[0]), box["y"] + float(place[1]))
         page.wait_for_selector("#tip:not([hidden])")
-        told = page.text_content("#tip")
-        assert all(f"{field}: " in told for field in FIELDS), "what is under the pointer tells its values"
+        for field in FIELDS:
+            says(page, "#tip", f"{field}: ")
         page.mouse.click(box["x"] + float(place[0]), box["y"] + float(place[1]))
         page.wait_for_selector("#clusters [aria-pressed=true]")
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import jsonschema
 import pytest
+from fastapi import FastAPI
 
 from service_api import TOKEN, Api, Writer
 from streamkm.http.responses import MEDIA_TYPE
+from streamkm.service import create_app
 from streamkm.service.problems import Code
 from streamkm.service.schemas import control, live
 from streamkm.service.schemas import models as schemas
@@ -141,6 +145,24 @@ def test_every_answer_is_what_its_schema_says(description):
         kind = answer.headers["Content-Type"].partition(";")[0]
         value = answer.json() if kind == JSON else answer.text
         jsonschema.validate(value, resolved(description, kinds[kind]["schema"]))
+
+
+def test_first_requests_that_come_together_generate_the_description_once(description, monkeypatch):
+    generate, generating, second = FastAPI.openapi, [], threading.Event()
+
+    def generate_slowly(app):
+        generating.append(app)
+        if len(generating) > 1:
+            second.set()
+        second.wait(0.2)  # what a second thread needs to get here, unless it is kept out
+        return generate(app)
+
+    monkeypatch.setattr(FastAPI, "openapi", generate_slowly)
+    app = create_app(MemoryStore())
+    with ThreadPoolExecutor(3) as pool:
+        described = [f.result() for f in [pool.submit(app.openapi) for _ in range(3)]]
+    assert len(generating) == 1
+    assert described == [description] * 3
 
 
 def test_errors_have_the_described_shape(description):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -180,9 +181,13 @@ def create_app(
 
 def _describe(app: FastAPI, *, needs_token: bool, local_only: bool) -> None:
     """Complete the OpenAPI description: errors, security, messages of streams, and null in examples."""
-    generate = app.openapi
+    generate, lock = app.openapi, threading.Lock()
 
     def openapi() -> dict[str, Any]:
+        with lock:  # the framework fails with a KeyError when two threads generate it at once
+            return describe()
+
+    def describe() -> dict[str, Any]:
         if app.openapi_schema is None:
             description = generate()
             components: dict[str, Any] = description.setdefault("components", {}).setdefault("schemas", {})
