@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from streamkm.connectors import MemorySource
 from streamkm.errors import StoreUnavailableError
+from streamkm.metrics import ALARMS
 from streamkm.records import BadRecord, RawRecord, TopicPartition
 from streamkm.reporting import COUNT_SECONDS, PROGRESS_SECONDS, QUIET_SECONDS, ProgressReporter
 from streamkm.stores import open_store
@@ -141,19 +142,40 @@ def test_who_stands_by_waits_for_a_full_disk(said, writes):
 
     def all_read():
         if w.clock.now < began + 3600:
-            waited.append((engine.context.heartbeat.ready()[0], w.counters_or_none()))
+            waited.append((engine.context.heartbeat.ready()[0], full.refused, w.counters_or_none()))
         return w.all_read()
 
     engine.run(StopAfter(all_read, w.clock))
     assert w.clock.now >= began + 3600
-    assert {counters for _, counters in waited} == {None}
-    assert sum(ready for ready, _ in waited) < len(waited) / 4
+    assert {counters for *_, counters in waited} == {None}
+    assert not any(ready for ready, refused, _ in waited if refused)
+    assert engine.context.metrics.value(ALARMS, model="m", alarm="store-away") == 1
     assert w.counters().points == N
     assert w.verify()
-    if writes == FullStore.WRITES:
-        told = [line for line in said() if "the store is unavailable" in line]
-        assert 55 <= len(told) <= 61
-        assert full.refused > len(told)
+    lines = said()
+    told = [line for line in lines if "the store is unavailable" in line]
+    assert 50 <= len(told) <= 61
+    assert full.refused > len(told)
+    assert sum("the store is back" in line for line in lines) == 1
+
+
+def test_a_standby_whose_commit_was_rejected_is_ready_once_another_owner_committed():
+    w, seen = World(), []
+    engine = w.engine(store=FullStore(w.store, lambda: True, ("commit",)))
+
+    def seen_enough():
+        if not seen and engine.context.heartbeat.role == "stopped":  # its commit was rejected, and it stands by
+            w.store.acquire("m", "b", 1e9, w.clock.time())
+        if seen or engine.context.heartbeat.role == "stopped":
+            seen.append(engine.context.heartbeat.ready()[0])
+        if len(seen) == 5:
+            w.engine(dataclasses.replace(OPTIONS, owner="b")).run(w.until_all_read())
+            w.store.acquire("m", "b", 1e9, w.clock.time())
+        return len(seen) == 10
+
+    engine.run(StopAfter(seen_enough, w.clock))
+    assert not any(seen[:5])
+    assert seen[-1]
 
 
 def test_an_owner_whose_disk_fills_ends_when_the_lease_would(said):

@@ -12,10 +12,10 @@ from streamkm.engine import source_checks
 from streamkm.engine.context import Clock, EngineContext, EngineOptions, StopRequest
 from streamkm.engine.learn import codec_for_model
 from streamkm.engine.session import LeaseSession
+from streamkm.engine.store_outage import StoreOutage
 from streamkm.errors import ConflictError, LeaseLostError, SettingsError, StoreUnavailableError
 from streamkm.metrics import LEASE_HELD, Metrics
 from streamkm.models.spec import new_learner
-from streamkm.reporting import ProgressReporter
 from streamkm.state import ModelSpec
 from streamkm.stores.base import Lease, Store
 
@@ -64,6 +64,7 @@ class Engine:
         self.context = EngineContext(
             spec, open_source, codec_for_model(codec, spec), store, options, metrics, clock, open_writer
         )
+        self._store_outage = StoreOutage(self.context)
 
     def run(self, stop: StopRequest) -> None:
         """Run until `stop` is set; then finish the mini-batch, commit, publish, release the lease and return.
@@ -96,7 +97,7 @@ class Engine:
             context.heartbeat.beat("taking over", "owner")
             session: LeaseSession | None = None
             try:
-                with LeaseSession(context, lease) as session:
+                with LeaseSession(context, lease, self._store_outage) as session:
                     session.work(stop)
             except StoreUnavailableError as e:
                 if session is not None and session.has_committed:
@@ -104,8 +105,7 @@ class Engine:
                 # A lease needs less disk space than a commit. An engine that took over and cannot commit either goes
                 # back to standby.
                 context.count_error("commit")
-                context.mark_down("store", e)
-                log.warning("%s: the store rejects commits, back to standby: %s", name, e)
+                self._store_outage.failed(e)
                 stop.wait(min(1.0, context.options.lease / 4))
             except (LeaseLostError, ConflictError) as e:
                 context.count_error("lease")
@@ -118,7 +118,6 @@ class Engine:
         context, name, o = self.context, self.context.spec.name, self.context.options
         context.metrics.set(LEASE_HELD, 0, model=name)
         logged = False
-        reporter = ProgressReporter(log, name, context.clock.monotonic)
         while not stop.is_set():
             context.heartbeat.beat("waiting for the lease", "standby")
             try:
@@ -126,12 +125,10 @@ class Engine:
             except StoreUnavailableError as e:
                 # Without a limit: the standby is needed once the store is back, and if the process ended, an
                 # orchestrator would only restart it again and again.
-                reporter.mark_down("store", e)
-                context.mark_down("store", e)
+                self._store_outage.failed(e)
                 lease = None
             else:
-                reporter.mark_up("store")
-                context.mark_up("store")
+                self._store_outage.answered()
             if lease is not None:
                 log.info("%s: owner %s, epoch %d", name, o.owner, lease.epoch)
                 return lease

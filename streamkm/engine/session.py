@@ -18,6 +18,7 @@ from streamkm.engine.promotion import catch_up, model_from_snapshot, ranges_betw
 from streamkm.engine.recent import RecentSample
 from streamkm.engine.snapshots import SnapshotPublisher
 from streamkm.engine.source_manager import FIRST_BACKOFF, LAST_BACKOFF, SourceManager
+from streamkm.engine.store_outage import StoreOutage
 from streamkm.errors import (
     BadRecordsError,
     BrokerUnreachableError,
@@ -80,10 +81,12 @@ class LeaseSession:
         Of the engine.
     lease
         The acquired lease.
+    store_outage
+        Of the engine.
     """
 
-    def __init__(self, context: EngineContext, lease: Lease) -> None:
-        self.context = context
+    def __init__(self, context: EngineContext, lease: Lease, store_outage: StoreOutage) -> None:
+        self.context, self.store_outage = context, store_outage
         self.store, self.options = context.store, context.options
         self.clock, self.metrics = context.clock, context.metrics
         self.name = context.spec.name
@@ -339,13 +342,12 @@ class LeaseSession:
             try:
                 self.lease = self.store.renew(self.lease, self.options.lease, self.clock.time())
                 self.renewed_at = now
-                self.context.mark_up("store")
+                self.store_outage.answered()
             except StoreUnavailableError as e:
-                self.context.mark_down("store", e)
+                self.store_outage.failed(e)
                 if now - self.renewed_at >= 2 * self.options.lease:
                     raise
                 self.context.count_error("lease")
-                log.warning("%s: the store is unavailable, the lease is renewed later: %s", self.name, e)
         return not stop.is_set()
 
     def _commit(self, stop: StopRequest) -> None:
@@ -409,15 +411,14 @@ class LeaseSession:
             try:
                 number = self.store.commit(self.lease, commit)
             except StoreUnavailableError as e:
-                self.context.mark_down("store", e)
+                self.store_outage.failed(e, commit=self.commit_seq)
                 if self.clock.monotonic() >= deadline:
                     raise
                 self.context.count_error("commit")
-                log.warning("%s: the store is unavailable, trying again: %s", self.name, e)
                 stop.wait(backoff)
                 backoff = min(2 * backoff, LAST_BACKOFF)
             else:
-                self.context.mark_up("store")
+                self.store_outage.committed()
                 return number
 
     def _connect(self, stop: StopRequest, unreadable: tuple[BatchRange, ...] = ()) -> bool:
