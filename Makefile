@@ -34,11 +34,13 @@ servers: .venv/.installed
 		command -v google-chrome >/dev/null || $(MAKE) --no-print-directory debian-chromium
 	$(BIN)/streamkm broker --prepare
 
-lint: .venv/.installed        ## Check style, types and layers
+lint: .venv/.installed        ## Check style, types, layers and unused code
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/vulture
+	$(BIN)/vulture --config tests/vulture.toml
 
 bench: .venv/.installed       ## Measure against scikit-learn and river, side by side
 	$(BIN)/python benchmarks/learn.py

@@ -185,7 +185,8 @@ class Stream(io.TextIOWrapper):
         super().__init__(
             stream.buffer, stream.encoding, "backslashreplace", line_buffering=name == "standard error" or _line(stream)
         )
-        self._under, self._name = stream, name
+        self._under = stream  # it would close the buffer when it is collected
+        self._name = name
 
     def write(self, text: str) -> int:
         try:

@@ -24,7 +24,6 @@ from streamkm.models.validation import frozen
 
 MODULES = ["blocks", "distances", "layout", "relabel", "rows", "seeding", "simd", "sums"]
 NONE = frozen(np.empty(0))
-NO_ORDER = np.empty(0, np.int32)
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -19,7 +19,6 @@ from streamkm.service.schemas import models as schemas
 from streamkm.stores import MemoryStore
 
 JSON = "application/json"
-VERSIONS = ("", "/versions/{version}")
 ACTING = {
     ("get", "/v1/me"),
     ("post", "/v1/models/{model}/promote"),

@@ -120,7 +120,7 @@ class Tally(threading.Thread):
         self.bootstrap, self.topic = bootstrap, topic
         self.kinds: Counter[str] = Counter()
         self.at: dict[kafka.TopicPartition, int] = {}
-        self.done, self.settled = threading.Event(), threading.Event()
+        self.done = threading.Event()
 
     def run(self) -> None:
         while not self.done.is_set():
