@@ -1,4 +1,5 @@
 import gc
+import os
 import signal
 
 import pytest
@@ -47,6 +48,14 @@ def signals_are_for_the_tests_themselves():
     yield
     for number, handler in HANDLERS.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def the_priority_stays():
+    """A command that ran in this process, such as ``replay``, does not make all tests after it wait for others."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "nice", lambda _: 0)
+        yield
 
 
 # A busy machine is slow, which is no failure. Everybody's run tries the same examples; for other ones:

@@ -221,10 +221,7 @@ def run_apart(
 def run(
     *arguments: str, env: dict[str, str] | None = None, text: str | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run a ``streamkm`` command to its end in this process: what it prints, and the status it would leave with.
-
-    Not for ``replay``, which has its process give way to all others for good.
-    """
+    """Run a ``streamkm`` command to its end in this process: what it prints, and the status it would leave with."""
     stdin, stdout, stderr = (io.TextIOWrapper(io.BytesIO(said), "utf-8") for said in ((text or "").encode(), b"", b""))
     given = {"argv": ["streamkm", *arguments], "stdin": stdin, "stdout": stdout, "stderr": stderr}
     before = {name: getattr(sys, name) for name in given}

@@ -15,6 +15,7 @@ import click
 import pytest
 
 from consumers import cli, terminal
+from processes import run
 from service_api import Writer
 from streamkm.stores import open_store
 
@@ -57,6 +58,13 @@ def commands(group, name=""):
 
 
 ALL = dict(commands(cli.cli))
+
+
+def test_a_recomputation_gives_way_to_the_live_consumer(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(os, "nice", lambda increment: asked.append(increment) or 3)
+    assert run("replay", "m", "--store", f"sqlite:///{tmp_path}/none.db").returncode != 0
+    assert asked == [0, 7]
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import threading
 import pytest
 import sqlalchemy as sa
 
-from streamkm.connectors import MemorySource
 from streamkm.errors import StoreUnavailableError
 from streamkm.metrics import ALARMS
 from streamkm.records import BadRecord, RawRecord, TopicPartition
@@ -17,7 +16,7 @@ from streamkm.reporting import COUNT_SECONDS, PROGRESS_SECONDS, QUIET_SECONDS, P
 from streamkm.stores import open_store
 from streamkm.testing import FullStore, ManualClock, StopAfter
 from streamkm.times import format_age
-from test_engine import OPTIONS, N, World, record
+from test_engine import OPTIONS, ClockedSource, N, World, record
 
 LOG = logging.getLogger("streamkm.test")
 
@@ -178,9 +177,25 @@ def test_a_standby_whose_commit_was_rejected_is_ready_once_another_owner_committ
     assert seen[-1]
 
 
+def test_an_owner_whose_commit_had_to_wait_commits_what_it_reads_after():
+    w, refused = World(), []
+
+    def is_full():  # for a second, so that the commit takes as long, and the next one is due ten times as much later
+        if not refused and (c := w.counters_or_none()) is not None and c.records >= N - 500:
+            refused.append(w.clock.now)
+        return bool(refused) and w.clock.now < refused[0] + 1.0
+
+    options = dataclasses.replace(OPTIONS, snapshot_points=10**9)
+    w.engine(options, store=FullStore(w.store, is_full, ("commit",))).run(w.until_all_read())
+    assert refused
+    assert w.clock.now >= refused[0] + 11.0
+    assert w.counters().points == N
+    assert w.verify()
+
+
 def test_an_owner_whose_disk_fills_ends_when_the_lease_would(said):
     w = World()
-    source = MemorySource(w.records[: N - 500], topic="t", partitions=2)
+    source = ClockedSource(w.records[: N - 500], w.clock)
     disk_is_full = threading.Event()
     full = FullStore(w.store, disk_is_full.is_set)
 
