@@ -25,6 +25,11 @@ __all__ = [
 ]
 
 
+# The collector visits what is alive again and again, which is mostly what all tests share: imports, the abstract syntax
+# trees of the tests while they are collected, numba's types while it compiles.
+gc.set_threshold(50_000, 20, 20)
+
+
 def pytest_collection_finish() -> None:
     """Exclude the objects that all tests share, such as modules, from garbage collection."""
     gc.collect()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import faulthandler
+import gc
 import importlib
 import io
 import json
@@ -490,6 +491,8 @@ def serve(module: str) -> None:
         Where its ``CAMPAIGNS`` are.
     """
     campaigns: Mapping[str, Callable[[Path], Campaign]] = importlib.import_module(module).CAMPAIGNS
+    gc.collect()
+    gc.freeze()  # the children do not collect the shared objects
     for line in sys.stdin:
         name, factor, log = json.loads(line)
         pid = os.fork()

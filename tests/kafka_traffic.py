@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import kafka
+import kafka.errors
 
-from waiting import PATIENCE
+from waiting import PATIENCE, wait_until
 
 CODECS = (None, "gzip", "lz4", "zstd", "snappy")
 
@@ -20,6 +21,19 @@ def produce(bootstrap: str, topic: str, values: Sequence[bytes | None], partitio
         for value in values:
             producer.send(topic, value, key=b"k" if value is None else None, partition=partition)
         producer.flush(PATIENCE)
+
+
+def make_anew(admin: kafka.KafkaAdminClient, name: str, partitions: int = 1) -> None:
+    """Delete a topic, and create another one of its name."""
+    admin.delete_topics([name])
+
+    def made() -> bool:
+        with contextlib.suppress(kafka.errors.TopicAlreadyExistsError):
+            admin.create_topics({name: {"num_partitions": partitions, "replication_factor": 1}}, wait_for_metadata=True)
+            return True
+        return False
+
+    wait_until(made)
 
 
 class Transactions:

@@ -8,13 +8,18 @@ import warnings
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
+    import sqlalchemy.dialects.postgresql.psycopg  # noqa: F401
+
     import consumers.assign
     import consumers.fit
     import consumers.live
+    import consumers.replay
     import consumers.serve
     import consumers.verify  # noqa: F401
     import streamkm.connectors
-    import streamkm.stores.sql.migrate  # noqa: F401
+    import streamkm.recompute.range_replay
+    import streamkm.stores.sql.migrate
+    import streamkm.stores.sql.postgres  # noqa: F401
     from consumers.factories import warm_up
     from streamkm.codecs import make_codec
 

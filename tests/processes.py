@@ -11,6 +11,7 @@ import runpy
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import forkserver
 from pathlib import Path
@@ -37,12 +38,18 @@ def _ensure_server() -> None:
             os.environ["PYTHONPATH"] = before
 
 
-def _be(log: Path, folder: Path, environment: dict[str, str], arguments: Sequence[str], script: Path | None) -> None:
-    """Become a program."""
-    out = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    for standard in (1, 2):
-        os.dup2(out, standard)
-    os.close(out)
+def _be(
+    outputs: tuple[Path, Path],
+    folder: Path,
+    environment: dict[str, str],
+    arguments: Sequence[str],
+    script: Path | None = None,
+) -> None:
+    """Become a program, with these files as its standard output and standard error."""
+    for number, file in enumerate(outputs, 1):
+        out = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.dup2(out, number)
+        os.close(out)
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
@@ -153,7 +160,7 @@ class Program:
         self.log = log
         log.touch()
         environment = {**os.environ, **(env or {})}
-        self.popen = Forked(_be, log, Path.cwd(), environment, arguments, script)
+        self.popen = Forked(_be, (log, log), Path.cwd(), environment, arguments, script)
 
     def signal(self, number: signal.Signals) -> None:
         self.popen.send_signal(number)
@@ -200,22 +207,15 @@ def program(
             p.kill()
 
 
-def run_apart(
-    *arguments: str, env: dict[str, str] | None = None, text: str | None = None
-) -> subprocess.CompletedProcess[str]:
-    """Run a ``streamkm`` command to its end in a process of its own, `text` on its standard input.
+def run_apart(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a ``streamkm`` command to its end in a process of its own.
 
-    It takes two seconds of a processor until it has all that it needs, so most tests take `run`.
+    For ``replay``, which makes its process give way to all others for good; `run` takes less.
     """
-    return subprocess.run(
-        [sys.executable, "-m", "consumers", *arguments],
-        input=text,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-        env={**os.environ, **(env or {})},
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        outputs = Path(folder, "out"), Path(folder, "err")
+        status = Forked(_be, outputs, Path.cwd(), dict(os.environ), arguments).wait(PATIENCE)
+        return subprocess.CompletedProcess(arguments, status, *(file.read_text() for file in outputs))
 
 
 def run(

@@ -427,14 +427,16 @@ def reached(looking: kafka.KafkaConsumer, topic: str) -> int:
     return sum(looking.committed(kafka.TopicPartition(topic, p)) or 0 for p in range(2))
 
 
-def fill(bootstrap: str, topic: str, records: int, partitions: int) -> dict[int, list[tuple[int, bytes]]]:
-    """Records of all sorts; the good ones by partition: offset and key."""
+def fill(
+    bootstrap: str, topic: str, records: int, partitions: int, start: int = 0
+) -> dict[int, list[tuple[int, bytes]]]:
+    """Records of all sorts, numbered from `start`; the good ones by partition: offset and key."""
     good: dict[int, list[tuple[int, bytes]]] = {p: [] for p in range(partitions)}
-    offsets = [0] * partitions
+    offsets = [start // partitions] * partitions
     with contextlib.closing(
         kafka.KafkaProducer(bootstrap_servers=bootstrap, linger_ms=20, batch_size=200_000)
     ) as producer:
-        for i in range(records):
+        for i in range(start, start + records):
             p, key = i % partitions, b"key-%d" % i
             value = None if i % 997 == 0 else b"broken" if i % 501 == 0 else b'{"x": %d, "y": %d}' % (i % 11, i % 7)
             producer.send(topic, value, key, partition=p, timestamp_ms=1_700_000_000_000 + i)
@@ -468,17 +470,19 @@ def setting(bootstrap: str, topic: Any, tmp_path: Path) -> Iterator[tuple[str, s
 @pytest.mark.kafka
 def test_killed_at_any_moment_each_record_is_assigned_exactly_once(setting, looking, tmp_path):
     bootstrap, topic, out, command = setting
-    records, kills = 50_000, 6
-    good = fill(bootstrap, topic, records, 2)
+    kills, ahead = 6, 4000
+    good: dict[int, list[tuple[int, bytes]]] = {0: [], 1: []}
     rng = random.Random(11)
     for n in range(kills):
+        for partition, filled in fill(bootstrap, topic, ahead, 2, n * ahead).items():
+            good[partition] += filled
+        so_far = written(looking, out) if n else 0
         with program(tmp_path / "log", *command, "--commit-every", "10ms") as p:
-            so_far = written(looking, out) if n else 0
             p.until(lambda so_far=so_far: written(looking, out) > so_far + 200)
             time.sleep(rng.uniform(0.0, 0.3))
             p.kill()
     with program(tmp_path / "log", *command) as p:
-        p.until(lambda: reached(looking, topic) == records)
+        p.until(lambda: reached(looking, topic) == kills * ahead)
         assert p.leave() == 0
     got = read_committed(bootstrap, out)
     for partition, expected in good.items():

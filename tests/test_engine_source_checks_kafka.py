@@ -11,7 +11,7 @@ from typing import Any
 import kafka
 import pytest
 
-from kafka_traffic import produce
+from kafka_traffic import make_anew, produce
 from processes import program, run, run_apart
 from streamkm.codecs import make_codec
 from streamkm.connectors import KafkaSource
@@ -61,18 +61,6 @@ def engine(bootstrap: str, topic: str, store: Store, **options: Any) -> Engine:
 def counters(store: Store) -> Counters:
     progress = store.model("m").progress if store.models() else None
     return progress.counters if progress is not None else Counters()
-
-
-def make_anew(admin: Any, name: str, partitions: int = 1) -> None:
-    admin.delete_topics([name])
-
-    def made() -> bool:
-        with contextlib.suppress(kafka.errors.TopicAlreadyExistsError):
-            admin.create_topics({name: {"num_partitions": partitions, "replication_factor": 1}}, wait_for_metadata=True)
-            return True
-        return False
-
-    wait_until(made)
 
 
 def test_what_retention_took_ends_the_program_or_is_skipped_counted_and_proven(

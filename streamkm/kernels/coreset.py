@@ -496,7 +496,7 @@ def thin(
     capacity = len(kept_weights)
     strata = np.empty(capacity, np.int32)
     sums = np.zeros((k, d + 1))
-    n = 0
+    first = n = int(0.0)  # 0 has a literal type, for which numba would compile `calibrate` two more times
     reached = 0.0
     unit = 0.0
     target = uniform(rng)
@@ -523,4 +523,4 @@ def thin(
             kept_weights[n] = weights[i]
             strata[n] = UNSAMPLED
             n += 1
-    return calibrate(0, n, kept, kept_weights, strata, origin, sums)
+    return calibrate(first, n, kept, kept_weights, strata, origin, sums)
