@@ -210,7 +210,7 @@ def program(
 def run_apart(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a ``streamkm`` command to its end in a process of its own.
 
-    For ``replay``, which makes its process give way to all others for good; `run` takes less.
+    `run` takes less, where it does not matter in which process a command runs.
     """
     with tempfile.TemporaryDirectory() as folder:
         outputs = Path(folder, "out"), Path(folder, "err")

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Self
 
@@ -17,50 +14,44 @@ import pytest
 from consumers.bind_check import check_bind
 from consumers.listening import listen, url_of
 from consumers.serve import SHUTDOWN_SECONDS
-from processes import run
+from processes import Program, run
 from service_api import TOKEN, Writer
 from streamkm.errors import SettingsError
 from streamkm.service.auth import TOKEN_CACHE_SECONDS
 from streamkm.stores import open_store
 from waiting import PATIENCE, wait_until
 
-ROOT = Path(__file__).parents[1]
 
-
-class Process:
+class Serving(Program):
     """``streamkm serve`` on a free port."""
 
-    def __init__(self, *arguments: str, **environment: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "consumers", "serve", "--port", "0", *arguments],
-            cwd=ROOT,
-            env={**os.environ, **environment},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.log = ""
+    def __init__(self, log: Path, *arguments: str, **environment: str) -> None:
+        super().__init__(log, "serve", "--port", "0", *arguments, env=environment)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.communicate()
+        self.kill()
 
     def url(self) -> str:
         """Where it listens, once it does."""
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            self.log += line
-            if "serving on " in line:
-                return json.loads(line)["message"].rpartition(" ")[2]
-        raise AssertionError(self.log)
 
-    def leave(self, number: int) -> int:
+        def lines() -> list[str]:
+            return [line for line in self.output().splitlines(keepends=True) if "serving on " in line and "\n" in line]
+
+        self.until(lines)
+        return json.loads(lines()[0])["message"].rpartition(" ")[2]
+
+    def ends(self, number: signal.Signals) -> int:
         """Exit status after a signal."""
-        self.process.send_signal(number)
-        self.log += self.process.communicate(timeout=PATIENCE)[1]
-        return self.process.returncode
+        self.signal(number)
+        return self.popen.wait(PATIENCE)
+
+
+@pytest.fixture
+def log(tmp_path):
+    return tmp_path / "log"
 
 
 @pytest.fixture
@@ -73,8 +64,8 @@ def url_of_store(tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_answers_and_leaves_within_seconds_with_status_0(url_of_store, number):
-    with Process("--store", url_of_store) as serve:
+def test_it_answers_and_leaves_within_seconds_with_status_0(url_of_store, number, log):
+    with Serving(log, "--store", url_of_store) as serve:
         base = serve.url()
         with httpx.Client(base_url=base, trust_env=False, timeout=PATIENCE) as client:
             assert client.get("/readyz").json() == {"status": "ok"}
@@ -82,25 +73,25 @@ def test_it_answers_and_leaves_within_seconds_with_status_0(url_of_store, number
             answer = client.post("/v1/models/orders/predict", json={"points": [[10, 10, 11]]})
             assert answer.json()["distances"] == [1.0]
             assert "process_resident_memory_bytes" in client.get("/metrics").text
-            status = serve.leave(number)  # with a connection still open
-        assert status == 0, serve.log
+            status = serve.ends(number)  # with a connection still open
+        assert status == 0, serve.output()
         assert SHUTDOWN_SECONDS < 10, "what may still be waited for then"
-        assert "Traceback" not in serve.log
+        assert "Traceback" not in serve.output()
 
 
-def test_a_token_from_the_environment_is_asked_for_and_never_logged(url_of_store):
-    with Process("--store", url_of_store, "--verbose", STREAMKM_TOKEN=TOKEN) as serve:
+def test_a_token_from_the_environment_is_asked_for_and_never_logged(url_of_store, log):
+    with Serving(log, "--store", url_of_store, "--verbose", STREAMKM_TOKEN=TOKEN) as serve:
         with httpx.Client(base_url=serve.url(), trust_env=False, timeout=PATIENCE) as client:
             assert client.get("/v1/models").status_code == 401
             assert client.get("/v1/models", headers={"Authorization": f"Bearer {TOKEN}"}).status_code == 200
-        assert serve.leave(signal.SIGTERM) == 0
-        assert "/v1/models" in serve.log
-        assert TOKEN not in serve.log
+        assert serve.ends(signal.SIGTERM) == 0
+        assert "/v1/models" in serve.output()
+        assert TOKEN not in serve.output()
 
 
-def test_without_a_token_only_who_asks_for_this_machine_is_answered(url_of_store):
+def test_without_a_token_only_who_asks_for_this_machine_is_answered(url_of_store, log):
     with (
-        Process("--store", url_of_store) as serve,
+        Serving(log, "--store", url_of_store) as serve,
         httpx.Client(base_url=serve.url(), trust_env=False, timeout=PATIENCE) as client,
     ):
 
@@ -117,35 +108,34 @@ def test_without_a_token_only_who_asks_for_this_machine_is_answered(url_of_store
         assert client.get("/livez", headers={"Host": "evil.example"}).status_code == 200
         assert "421" in client.get("/openapi.json").json()["paths"]["/v1/models"]["get"]["responses"]
     asked = {"Host": "streamkm.example", "Authorization": f"Bearer {TOKEN}"}
-    with Process("--store", url_of_store, STREAMKM_TOKEN=TOKEN) as serve:
+    with Serving(log.with_name("again"), "--store", url_of_store, STREAMKM_TOKEN=TOKEN) as serve:
         assert (
             httpx.get(serve.url() + "/v1/models", headers=asked, trust_env=False, timeout=PATIENCE).status_code == 200
         )
 
 
-def test_a_body_that_stops_half_way_does_not_keep_it_from_leaving(url_of_store):
-    with Process("--store", url_of_store) as serve:
+def test_a_body_that_stops_half_way_does_not_keep_it_from_leaving(url_of_store, log):
+    with Serving(log, "--store", url_of_store) as serve:
         host, _, port = serve.url().removeprefix("http://").partition(":")
         with socket.create_connection((host, int(port))) as client:
             client.sendall(
                 b"POST /v1/models/orders/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{"
             )
-            status = serve.leave(signal.SIGTERM)  # the body never comes
-        assert status == 0, serve.log
+            status = serve.ends(signal.SIGTERM)  # the body never comes
+        assert status == 0, serve.output()
 
 
-def test_an_address_that_others_reach_needs_a_token(url_of_store):
-    with Process("--store", url_of_store, "--host", "0.0.0.0") as serve:  # noqa: S104 - it is refused
-        assert serve.process.wait(PATIENCE) == 2
-        assert serve.process.stderr is not None
-        assert "token" in serve.process.stderr.read()
+def test_an_address_that_others_reach_needs_a_token(url_of_store, log):
+    with Serving(log, "--store", url_of_store, "--host", "0.0.0.0") as serve:  # noqa: S104 - it is refused
+        assert serve.popen.wait(PATIENCE) == 2
+        assert "token" in serve.output()
 
 
-def test_a_token_of_the_store_opens_an_address_that_others_reach(url_of_store, tmp_path):
+def test_a_token_of_the_store_opens_an_address_that_others_reach(url_of_store, log):
     made = run("tokens", "create", "ops", "--right", "write", "--store", url_of_store)
     assert made.returncode == 0, made.stderr
     auth = {"Authorization": f"Bearer {made.stdout.strip()}"}
-    with Process("--store", url_of_store, "--host", "0.0.0.0") as serve:  # noqa: S104 - that is the point
+    with Serving(log, "--store", url_of_store, "--host", "0.0.0.0") as serve:  # noqa: S104 - that is the point
         base = serve.url().replace("0.0.0.0", "127.0.0.1")  # noqa: S104
         with httpx.Client(base_url=base, trust_env=False, timeout=PATIENCE) as client:
             assert client.get("/v1/models").status_code == 401
@@ -169,8 +159,8 @@ def test_tokens_are_listed_without_what_they_are(url_of_store):
     assert run("tokens", "revoke", "nobody", "--store", url_of_store).returncode == 3
 
 
-def test_a_job_asked_over_http_is_done_by_a_child_that_says_why_it_cannot(url_of_store):
-    with Process("--store", url_of_store, "--bootstrap", "127.0.0.1:1", STREAMKM_TOKEN=TOKEN) as serve:
+def test_a_job_asked_over_http_is_done_by_a_child_that_says_why_it_cannot(url_of_store, log):
+    with Serving(log, "--store", url_of_store, "--bootstrap", "127.0.0.1:1", STREAMKM_TOKEN=TOKEN) as serve:
         auth = {"Authorization": f"Bearer {TOKEN}"}
         with httpx.Client(base_url=serve.url(), trust_env=False, headers=auth, timeout=PATIENCE) as client:
             taken = client.post("/v1/models/orders/jobs", json={"from": "beginning"})
@@ -183,7 +173,7 @@ def test_a_job_asked_over_http_is_done_by_a_child_that_says_why_it_cannot(url_of
             job = wait_until(ended)
         assert job["state"] == "failed"
         assert "127.0.0.1:1" in job["error"]
-        assert serve.leave(signal.SIGTERM) == 0
+        assert serve.ends(signal.SIGTERM) == 0
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
