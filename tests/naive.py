@@ -440,29 +440,65 @@ def mask_within(X, middle, factors, limit):
     return squared_distances_from(X, middle, factors) <= limit
 
 
+class Broken(Exception):  # noqa: N818 -- of a record, by the reason
+    """A record that cannot be read."""
+
+
 def read_varint(data, pos):
     """(value, next position) of one zig-zag varint."""
-    raw = shift = 0
-    while True:
-        raw |= (data[pos] & 0x7F) << shift
-        shift += 7
-        pos += 1
-        if data[pos - 1] < 0x80:
-            return (raw >> 1) ^ -(raw & 1), pos
+    for n, byte in enumerate(data[pos : pos + 10]):
+        if byte < 0x80:
+            raw = sum((b & 0x7F) << (7 * i) for i, b in enumerate(data[pos : pos + n + 1])) % 2**64
+            return (raw >> 1) ^ -(raw & 1), pos + n + 1
+    raise Broken("truncated" if len(data) < pos + 10 else "varint")
 
 
-def parse_records(data, n, base_offset, base_timestamp):
-    """(offset, timestamp, value or None) of each of the n records of a batch that is not broken."""
+def _part(data, pos, *, null=True):
+    """(bytes or None, next position) of a value with its size before it."""
+    size, pos = read_varint(data, pos)
+    if size > len(data) - pos or (size < 0 and not null):
+        raise Broken("length")
+    return (bytes(data[pos : pos + size]), pos + size) if size >= 0 else (None, pos)
+
+
+def _record(data, base_offset, base_timestamp, previous, last):
+    """(offset, timestamp, value or None) of the record that is the whole data."""
+    timestamp, pos = read_varint(data, 1)
+    delta, pos = read_varint(data, pos)
+    if not previous < base_offset + delta <= last:
+        raise Broken("offset")
+    _, pos = _part(data, pos)
+    value, pos = _part(data, pos)
+    headers, pos = read_varint(data, pos)
+    for _ in range(headers):
+        _, pos = _part(data, pos, null=False)
+        _, pos = _part(data, pos)
+    if headers < 0 or pos != len(data):
+        raise Broken("length")
+    return base_offset + delta, base_timestamp + timestamp, value
+
+
+def _place(data, pos):
+    """(begin, end) of the record whose length is at a position."""
+    try:
+        length, begin = read_varint(data, pos)
+    except Broken as e:
+        raise Broken("unfinished" if e.args == ("truncated",) else e.args[0]) from e
+    if length < 1:
+        raise Broken("length")
+    if begin + length > len(data):
+        raise Broken("unfinished")
+    return begin, begin + length
+
+
+def parse_records(data, n, base_offset, base_timestamp, previous=-1, last=2**63 - 1):
+    """(status, (offset, timestamp, value or None) of each record before the first broken one, its position)."""
     records, pos = [], 0
-    for _ in range(n):
-        length, pos = read_varint(data, pos)
-        stop = pos + length
-        timestamp, at = read_varint(data, pos + 1)
-        offset, at = read_varint(data, at)
-        size, at = read_varint(data, at)
-        at += max(0, size)
-        size, at = read_varint(data, at)
-        value = bytes(data[at : at + size]) if size >= 0 else None
-        records.append((base_offset + offset, base_timestamp + timestamp, value))
-        pos = stop
-    return records
+    try:
+        while len(records) < n:
+            begin, end = _place(data, pos)
+            records.append(_record(data[begin:end], base_offset, base_timestamp, previous, last))
+            previous, pos = records[-1][0], end
+    except Broken as e:
+        return e.args[0], records, pos
+    return "ok", records, pos

@@ -119,6 +119,7 @@ def test_points_sorted_by_a_kd_tree_are_a_permutation(rows, block, small):
     assert 0 < np.diff(found.offsets).min() <= np.diff(found.offsets).max() <= block + block // 2
 
 
+@pytest.mark.large
 def test_points_of_few_values_are_sorted_in_several_stages(monkeypatch):
     monkeypatch.setattr(kd_order, "_LEVELS", 2)
     rng = np.random.default_rng(0)

@@ -60,6 +60,9 @@ def test_pieces_end_after_a_share_of_a_half_life(advances, least, timed):
     row_weights, times = (NONE, np.cumsum(advances)) if timed else (np.array(advances), NONE)
     n = pieces(frozen(row_weights), frozen(times), 0.0, 4.0, 0.5, least, stops)
     assert stops[:n].tolist() == naive.pieces(advances, 2.0, least)
+    if timed:  # without a clock, the first time is where it begins
+        n = pieces(frozen(row_weights), frozen(times), math.nan, 4.0, 0.5, least, stops)
+        assert stops[:n].tolist() == naive.pieces([0.0, *advances[1:]], 2.0, least)
 
 
 @given(st.lists(st.floats(0.0, 9.0), max_size=9), st.booleans())
@@ -87,6 +90,7 @@ def learned(X, size, weights=None, times=None, **settings):
     return model
 
 
+@pytest.mark.large
 @pytest.mark.parametrize("size", [50, 8192, 30_240])
 @pytest.mark.parametrize(("unit", "half_life"), [("seconds", 600.0), ("points", 1680.0)])
 def test_a_backlog_read_in_large_batches_gives_the_same_clusters(size, unit, half_life):
@@ -109,6 +113,7 @@ def test_a_backlog_read_in_large_batches_gives_the_same_clusters(size, unit, hal
     assert model.coreset_.weights_.sum() == pytest.approx(weights.sum(), rel=1e-9)
 
 
+@pytest.mark.large
 @pytest.mark.parametrize("size", [1, 7, 1000, 4000])
 def test_late_and_undated_records_and_weights_do_not_depend_on_batches(size):
     rng = np.random.default_rng(1)
@@ -123,6 +128,7 @@ def test_late_and_undated_records_and_weights_do_not_depend_on_batches(size):
     assert model.publish().weights.sum() == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.large
 def test_inertia_counts_every_point_alike():
     X, times = drifting(9000)
     X -= 100 * np.arange(9000)[:, np.newaxis] / 9000
@@ -132,6 +138,7 @@ def test_inertia_counts_every_point_alike():
         assert model.cost_ / model.n_evaluated_ == pytest.approx(1.0, rel=0.2)
 
 
+@pytest.mark.large
 def test_a_clock_beyond_a_limit_is_capped():
     X, times = drifting(6000)
     model = learned(

@@ -67,6 +67,7 @@ def run_lowest_bit(mask):
     return lowest_bit(mask)
 
 
+@pytest.mark.instructions
 @pytest.mark.parametrize("d", [1, 2, 3, 4, 5, 8, 13, 64])
 def test_rows_come_into_lanes(d):
     rng = np.random.default_rng(d)
@@ -76,6 +77,7 @@ def test_rows_come_into_lanes(d):
     assert (block == naive.gather(rows, picked[3:])).all()
 
 
+@pytest.mark.instructions
 @pytest.mark.parametrize("d", [1, 2, 7, 40])
 @pytest.mark.parametrize("k", [1, 2, 4, 5, 11])
 def test_the_nearest_of_some_centroids_and_its_margin_are_the_naive_ones(d, k):
@@ -98,6 +100,7 @@ def test_the_nearest_of_some_centroids_and_its_margin_are_the_naive_ones(d, k):
         assert out[0, p] > (1e17 if k == 1 else lead - 1e-4 - 1e-5 * lead)
 
 
+@pytest.mark.instructions
 def test_lanes_with_another_label_or_no_margin_are_changed():
     rng = np.random.default_rng(0)
     found = np.empty((2, LANES), np.float32)
@@ -108,6 +111,7 @@ def test_lanes_with_another_label_or_no_margin_are_changed():
         assert run_unsettled(found, labels, picked, 3) == naive.changed_lanes(found, labels, picked[3:])
 
 
+@pytest.mark.instructions
 def test_numbers_below_a_limit_are_the_bits_of_a_mask():
     values = np.random.default_rng(0).random(100, dtype=np.float32)
     for start in (0, 7, 68):
@@ -126,6 +130,7 @@ def test_rounding_bounds_are_the_naive_ones():
     assert not counters.any()
 
 
+@pytest.mark.instructions
 @pytest.mark.parametrize("d", [1, 3, 4, 5, 8, 11])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_sums_are_exact_integers_in_any_order(dtype, d):
@@ -180,6 +185,10 @@ def test_centroids_move_to_exact_means(weighted):
     assert largest == pytest.approx(steps.max())
     assert (drift >= steps / 32 * (1 - 1e-15)).all()
     assert drift == pytest.approx(steps / 32)
+    there, at_rest = [a[:6].copy() for a in (moved, image)], np.ones(6)
+    arguments = sums[:, :6].copy(), counts[:, :6].copy(), np.zeros(3), 1 / 32, 1 / 32, *there, at_rest
+    assert exact_sums.move_centroids(*arguments, may_stay=False) == 0.0
+    assert not at_rest.any()
 
 
 @pytest.mark.parametrize("k", [1, 2, 9])
@@ -212,6 +221,27 @@ def test_labels_stay_the_naive_ones_while_centroids_move(dtype, assigner, monkey
         keeper.label(raw, points.working(raw), force=False)
 
 
+@pytest.mark.parametrize("assigner", [RowAssigner, BlockAssigner])
+def test_rows_far_from_all_but_one_centroid_and_rows_without_weight_have_the_naive_labels(assigner, monkeypatch):
+    monkeypatch.setattr(exact_points, "BLOCK_ROWS", 16)
+    rng = np.random.default_rng(8)
+    middles = 100.0 * np.arange(5)[:, None] * [1.0, 1.0]
+    X = np.round(np.repeat(middles, 40, axis=0) + rng.normal(size=(200, 2)), 1)
+    weights = (rng.random(200) < 0.8) * 1.0
+    raw = middles[[0, 1, 2, 3, 4, 0]]  # the first and the last are equally near
+    points = prepare(X, weights, 6, blocks=True)
+    keeper = assigner(points, 6, ClusterSums(1, 6, 2), ThreadTeam(1))
+    for step, force in ((0.0, True), (0.0, True), (0.5, False), (0.0, False), (60.0, False), (0.5, False)):
+        keeper.label(raw, points.working(raw), force=force)
+        twin = naive.relabel_rows(X, raw)
+        np.testing.assert_array_equal(points.original_labels(keeper.labels), twin)
+        assert keeper.cluster_sums.counts[0].tolist() == np.bincount(twin, weights, minlength=6).tolist()
+        moved = raw + rng.normal(size=raw.shape) * step
+        drift = np.sqrt(((points.working(moved) - points.working(raw)) ** 2).sum(axis=1)) * (1 + 1e-12) + 1e-14
+        raw = moved
+        keeper.centroids_moved(drift)
+
+
 def test_the_nearest_of_some_centroids_in_float64_is_the_naive_one():
     rng = np.random.default_rng(0)
     X, centroids = frozen(rng.integers(-2, 3, (50, 2)).astype(float)), rng.integers(-2, 3, (9, 2)).astype(float)
@@ -220,7 +250,7 @@ def test_the_nearest_of_some_centroids_in_float64_is_the_naive_one():
     assert found == [naive.exact_nearest(x, centroids) for x in X]
 
 
-@pytest.mark.parametrize("n", [1, 100, 5000])
+@pytest.mark.parametrize("n", [1, 100, pytest.param(5000, marks=pytest.mark.large)])
 def test_ordered_rows_are_the_same_rows_in_blocks_of_neighbours(n):
     rng = np.random.default_rng(n)
     X = rng.random((n, 3), dtype=np.float32)
@@ -256,7 +286,10 @@ def test_ordered_rows_are_the_same_rows_in_blocks_of_neighbours(n):
         assert np.median(radii) < 0.25
 
 
-@pytest.mark.parametrize(("n", "levels"), [(3, 1), (600, 3), (40_000, 4), (70_001, 9)])
+@pytest.mark.parametrize(
+    ("n", "levels"),
+    [(3, 1), (600, 3), *(pytest.param(*size, marks=pytest.mark.large) for size in ((40_000, 4), (70_001, 9)))],
+)
 def test_a_node_is_split_by_the_medians_of_a_sample(n, levels):
     rng = np.random.default_rng(n)
     X = frozen((rng.random((n + 10, 3)) * [1, 5, 2]).astype(np.float32))
@@ -275,6 +308,7 @@ def test_a_node_is_split_by_the_medians_of_a_sample(n, levels):
     assert (cursors == 10 + np.cumsum(counts)).all()
 
 
+@pytest.mark.large
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_the_order_is_the_same_out_of_core_and_with_threads_and_all_that_belongs_to_rows_has_it(
@@ -325,6 +359,9 @@ def test_ranges_distances_and_costs_are_the_naive_ones(dtype):
     distances.assigned_squares(0, 1, 10, 50, X, labels, centroids, 0.5, frozen(weights), 2.0**-7, squares, costs)
     twin = naive.assigned_squares(X, labels, centroids)
     np.testing.assert_allclose(squares, twin[10:] / 4, rtol=1e-13)
+    alone = np.zeros_like(costs)
+    distances.assigned_squares(0, 1, 10, 50, X, labels, centroids, 0.5, frozen(weights), 2.0**-7, np.empty(0), alone)
+    assert (alone == costs).all()
     summed = np.bincount(labels[10:], (twin * weights)[10:], 6) / 4
     for (high, middle, low), expected in zip(costs.tolist(), summed, strict=True):
         assert ((high << 62) + (middle << 31) + low) / 2**93 * 2**7 == pytest.approx(expected, rel=1e-13)
@@ -336,7 +373,7 @@ def test_ranges_distances_and_costs_are_the_naive_ones(dtype):
 def test_candidates_are_evaluated_by_the_cost_that_remains(weighted, monkeypatch):
     monkeypatch.setattr(exact_points, "BLOCK_ROWS", 16)
     rng = np.random.default_rng(2)
-    X, weights = rng.normal(size=(400, 2)).astype(np.float32), rng.random(400)
+    X, weights = rng.normal(size=(400, 2)).astype(np.float32), rng.random(400) * (rng.random(400) < 0.9)
     points = prepare(X, weights if weighted else None, 8, blocks=True)
     n_blocks = len(points.offsets) - 1
     nearest, most, costs = np.full(400, 3e38, np.float32), np.full(n_blocks, 3e38, np.float32), np.zeros(n_blocks)
@@ -362,6 +399,8 @@ def test_candidates_are_evaluated_by_the_cost_that_remains(weighted, monkeypatch
         found = seeding.draw_by_cost(points.weights, points.offsets, nearest, costs, target)
         assert abs(found - naive.draw_by_cost(by_row, target)) <= 1
         assert by_row[found] > 0
+    beyond = seeding.draw_by_cost(points.weights, points.offsets, nearest, costs, 2 * costs.sum())  # by rounding
+    assert beyond == np.flatnonzero(by_row)[-1]
     assert seeding.draw_by_cost(points.weights, points.offsets, nearest * 0, costs * 0, 0.0) == -1
     assert naive.draw_by_cost([0.0], 0.0) == -1
 
@@ -381,6 +420,7 @@ def test_a_thread_team_divides_a_range_without_gaps(threads, n):
     assert all(first < last for _, first, last in seen)
 
 
+@pytest.mark.large
 def test_points_are_prepared_alike_by_any_number_of_threads():
     X = np.random.default_rng(0).normal(size=(400_000, 3)) + 1e4
     found = []

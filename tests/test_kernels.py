@@ -10,7 +10,7 @@ from streamkm.kernels.random import DRAW_BLOCK_ROWS, draw, draw_by_blocks, sum_b
 from streamkm.kernels.reductions import differences, evenly_spaced_rows, weighted_sum
 from streamkm.kernels.search import lay_columns
 from streamkm.kernels.seed import kmeans_plus_plus
-from streamkm.kernels.update import learn_batch, lloyd, mean_square, starved
+from streamkm.kernels.update import learn_batch, lloyd, mean_square, starved, to_unit_length
 from streamkm.models.validation import ONES, frozen
 
 SHAPES = [(1, 1, 1), (1, 3, 2), (15, 2, 7), (16, 4, 6), (17, 5, 12), (200, 7, 13), (130, 40, 30)]
@@ -171,6 +171,7 @@ def test_labels_and_distances_are_the_naive_ones(n, d, k, dtype, tile, offset):
     np.testing.assert_allclose(squared, expected, rtol=1e-12)
 
 
+@pytest.mark.instructions
 @pytest.mark.parametrize("tile", TYPES)
 def test_the_lowest_index_wins_ties(tile):
     X = frozen(np.random.default_rng(0).normal(size=(100, 3)))
@@ -310,6 +311,13 @@ def test_the_mean_square_is_the_naive_one_and_zero_without_weight():
     stats = np.random.default_rng(0).uniform(size=(5, 3))
     assert mean_square(stats) == pytest.approx(naive.mean_square(stats))
     assert mean_square(np.zeros((5, 3))) == naive.mean_square(np.zeros((5, 3))) == 0.0
+
+
+def test_rows_are_scaled_to_length_one_and_zeros_have_no_direction():
+    rows = np.array([[3.0, 4.0], [0.0, 0.0], [1e-200, 1e-200], [1e300, -1e300], [0.0, -2.0]])
+    expected = naive.to_unit_length(rows)
+    to_unit_length(rows)
+    np.testing.assert_allclose(rows, expected, rtol=1e-15)
 
 
 def test_a_starved_cluster_is_one_that_forgot_its_points_and_gets_none():

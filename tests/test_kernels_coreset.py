@@ -202,6 +202,7 @@ def test_equal_rows_can_be_ordered():
 # Local search
 
 
+@pytest.mark.instructions
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize(("n", "d", "k"), SHAPES)
 def test_columns_and_nearest_pairs_are_the_naive_ones(n, d, k, dtype):

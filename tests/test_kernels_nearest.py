@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from streamkm.kernels import nearest as kernel
-from streamkm.kernels.nearest import find_nearest, nearest
+from streamkm.kernels.nearest import find_nearest, nearest, scores
 
 COORDINATES = st.one_of(
     st.integers(-3, 3).map(float),
@@ -77,3 +77,16 @@ def test_equal_centroids_are_at_equal_distances_and_the_first_is_taken():
     assert (found.second == 1).all()
     assert (found.all_distances == found.distance[:, None]).all()
     assert (found.second_distance == found.distance).all()
+
+
+@pytest.mark.parametrize("weights", [[2.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
+@pytest.mark.parametrize("spreads", [[3.0, 0.5, 0.0], [0.0, 0.0, 0.0]])
+def test_scores_are_multiples_of_the_spread_of_the_cluster_or_of_all_points(spreads, weights):
+    mass = sum(weights)
+    overall = math.sqrt(sum(w * s * s for w, s in zip(weights, spreads, strict=True)) / mass) if mass else 0.0
+    distances, ids = np.array([0.0, 6.0, 1.5, 0.0, 2.0]), np.array([0, 0, 1, 2, 2])
+    expected = []
+    for distance, j in zip(distances.tolist(), ids.tolist(), strict=True):
+        unit = spreads[j] or overall
+        expected.append(0.0 if distance == 0.0 else distance / unit if unit else math.inf)
+    assert scores(distances, ids, np.array(spreads), np.array(weights)).tolist() == expected

@@ -4,7 +4,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import naive
-from streamkm.kernels.decode.record_batch import OK, TRUNCATED, UNFINISHED, parse_records, read_varint
+from streamkm.kernels.decode.record_batch import (
+    BAD_LENGTH,
+    BAD_OFFSET,
+    BAD_VARINT,
+    OK,
+    TRUNCATED,
+    UNFINISHED,
+    parse_records,
+    read_varint,
+)
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 
@@ -54,7 +63,7 @@ def test_a_batch_has_the_records_that_the_naive_twin_finds(records, base):
     assert parse_records(data, 0, len(data), base, base - 1, base + n, 1000, -1, *outs) == (OK, n, len(data))
     values = [None if e < 0 else encoded[b:e] for b, e in zip(begins.tolist(), ends.tolist(), strict=True)]
     found = list(zip(offsets.tolist(), timestamps.tolist(), values, strict=True))
-    assert found == naive.parse_records(data.tolist(), n, base, 1000)
+    assert ("ok", found, len(data)) == naive.parse_records(data.tolist(), n, base, 1000)
 
 
 @settings(deadline=None)
@@ -62,7 +71,7 @@ def test_a_batch_has_the_records_that_the_naive_twin_finds(records, base):
 def test_a_batch_in_pieces_is_the_batch(records, drawn):
     encoded = b"".join(record(t, i, k, v, h) for i, (t, k, v, h) in enumerate(records))
     data, n = np.frombuffer(encoded, np.uint8), len(records)
-    expected = naive.parse_records(data.tolist(), n, 5, 0)
+    _, expected, _ = naive.parse_records(data.tolist(), n, 5, 0)
     at, end, found = 0, 0, []
     while len(found) < n:
         end = drawn.draw(st.integers(min(end + 1, len(data)), len(data)))
@@ -86,3 +95,40 @@ def test_a_record_cut_short_is_not_finished(cut):
     data = np.frombuffer(encoded[:-cut], np.uint8)
     outs = [np.empty(2, np.int64) for _ in range(5)]
     assert parse_records(data, 0, len(data), 0, -1, 1, 0, -1, *outs) == (UNFINISHED, 1, len(first))
+
+
+STATUSES = {
+    OK: "ok",
+    TRUNCATED: "truncated",
+    BAD_VARINT: "varint",
+    BAD_LENGTH: "length",
+    BAD_OFFSET: "offset",
+    UNFINISHED: "unfinished",
+}
+
+
+def damaged_records():
+    """A record with one byte changed or added, a number that does not end, or a wrong length."""
+    body = record(1, 1, b"key", b"value", [(b"h", b"x"), (b"n", None)])[1:]
+    bodies = [body[:i] + bytes([b]) + body[i + 1 :] for i in range(len(body)) for b in (0, 1, 2, 0x7E, 0x80, 0xFF)]
+    bodies += [body[:i] + b"\xff" * 11 + body[i:] for i in range(len(body))]
+    yield from (varint(len(b)) + b for b in bodies)
+    yield from (varint(n) + body for n in range(-1, len(body) + 3))
+    yield b"\xff" * 11
+
+
+def test_a_damaged_record_is_rejected_where_and_why_the_naive_twin_rejects_it():
+    first = record(0, 0, b"", b"first", [])
+    seen = set()
+    for last in damaged_records():
+        data = np.frombuffer(first + last, np.uint8)
+        starts, begins, ends, offsets, timestamps = outs = [np.zeros(2, np.int64) for _ in range(5)]
+        status, rows, at = parse_records(data, 0, len(data), 7, 6, 8, 1000, -1, *outs)
+        expected, records, stop = naive.parse_records(data.tolist(), 2, 7, 1000, 6, 8)
+        assert (STATUSES[status], rows, at) == (expected, len(records), stop), last
+        for i, (offset, timestamp, value) in enumerate(records):
+            assert (offsets[i], timestamps[i]) == (offset, (timestamp + 2**63) % 2**64 - 2**63)
+            assert (None if ends[i] < 0 else data[begins[i] : ends[i]].tobytes()) == value
+        assert starts[:rows].tolist() == [0, len(first)][:rows]
+        seen.add(status)
+    assert seen == set(STATUSES)

@@ -277,9 +277,7 @@ def scan_rows(
                         times[i] = bits
                 state = _AFTER
             elif c == _OPEN_OBJECT:
-                if (column >= 0 and node < 0) or depth == _MAX_DEPTH:
-                    break
-                if column >= 0:
+                if column >= 0 or depth == _MAX_DEPTH:
                     break
                 stack[depth] = node
                 depth += 1
