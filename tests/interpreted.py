@@ -15,19 +15,11 @@ import numpy as np
 
 from streamkm.kernels import _jit
 
-assert numba.config.DISABLE_JIT, "set NUMBA_DISABLE_JIT=1"
-
-# Unsigned integers wrap, as in compiled code, and divisions by zero give infinity or NaN.
-np.seterr(all="ignore")
-
 
 def _two_nearest_of(distances: np.ndarray) -> tuple[np.ndarray, ...]:
     """Return distances and indices of the nearest and second nearest; infinity and 0 where there is none."""
-    k, lanes = distances.shape
     order = np.argsort(distances, axis=0, kind="stable")[:2]
     near = np.take_along_axis(distances, order, axis=0)
-    if k == 1:
-        near, order = np.vstack([near, np.full((1, lanes), np.inf)]), np.vstack([order, np.zeros((1, lanes), int)])
     return near[0], order[0], near[1], np.where(np.isinf(near[1]), 0, order[1])
 
 
@@ -86,7 +78,10 @@ def interpreted(emit: Callable[..., Any]) -> Callable[..., Any]:
     return globals()[emit.__name__]
 
 
-_jit.intrinsic = interpreted
+if numba.config.DISABLE_JIT:
+    _jit.intrinsic = interpreted
+    # Unsigned integers wrap, as in compiled code, and divisions by zero give infinity or NaN.
+    np.seterr(all="ignore")
 
 
 def pytest_collection_modifyitems(config: Any, items: list[Any]) -> None:
