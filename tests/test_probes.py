@@ -69,6 +69,12 @@ def is_closed(client):
     return True
 
 
+def asked(client):
+    """The status of one request on an open connection."""
+    client.sendall(LIVE + b"\r\n")
+    return int(client.recv(12).split()[1])
+
+
 def ask(port, method, path, headers=None):
     """Status, headers and body of an answer."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
@@ -162,12 +168,16 @@ def test_slow_requests_have_one_deadline_and_idle_clients_are_disconnected():
 
 
 def test_connections_are_bounded_take_no_threads_and_keep_no_probe_out():
-    with probed(limits=ConnectionLimits(connections=8)) as port, contextlib.ExitStack() as stack:
+    with probed() as port, contextlib.ExitStack() as stack:
         before = threading.active_count()
-        held = [stack.enter_context(connected(port)) for _ in range(40)]
+        held = [stack.enter_context(connected(port)) for _ in range(64)]
+        assert asked(held[-1]) == 200, "all are accepted now"
+        assert not any(map(is_closed, held))
+        held += [stack.enter_context(connected(port)) for _ in range(10)]
         assert ask(port, "GET", "/livez")[0] == 200
         assert threading.active_count() == before
-        wait_until(lambda: sum(map(is_closed, held)) >= len(held) - 8)
+        wait_until(lambda: sum(map(is_closed, held)) == 11)
+        assert asked(held[-1]) == 200
 
 
 def test_a_store_that_does_not_answer_is_asked_once_and_said_and_holds_up_no_livez():

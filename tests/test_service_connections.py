@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import re
 import socket
 import threading
@@ -95,6 +96,12 @@ def told(app, *parts):
 def refused(app, *parts):
     status, problem = told(app, *parts)
     return status, problem["code"], problem["where"]
+
+
+def counted(app, line):
+    """The value of a metric of the service."""
+    found = re.search(rf"^{re.escape(line)} (\S+)$", app.state.metrics.render().decode(), re.MULTILINE)
+    return float(found[1]) if found else 0.0
 
 
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -199,8 +206,42 @@ def test_a_body_in_many_chunks_is_parsed_in_pieces_and_the_next_request_is_answe
         assert asked(client) == 200
 
 
+@pytest.mark.parametrize("size", [100, 1 << 16, 1 << 20])
+def test_a_chunked_body_beyond_the_bound_of_pipelined_requests_is_read(app, size):
+    body = BODY + b" " * (3 << 20)
+    chunks = (body[at : at + size] for at in range(0, len(body), size))
+    stream = CHUNKED + b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n\r\n"
+    with connected(app) as client:
+        client.sendall(stream)
+        with client.makefile("rb") as file:
+            assert answer(file)[0] == 200
+
+
+def errors_in(caplog):
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+@pytest.mark.parametrize("rest", [b"1;" + b"a" * 100_000, b"zz\r\n", b"0\r\nA: " + b"a" * 100_000])
+def test_a_chunked_body_that_is_refused_is_no_error_in_the_log(app, caplog, rest):
+    assert refused(app, CHUNKED + b"1\r\n{\r\n" + rest)[0] in {400, 431}
+    wait_until(lambda: not app.state.server.server_state.tasks)
+    assert errors_in(caplog) == []
+
+
+@pytest.mark.parametrize("head", [CHUNKED + b"5\r\n{", SIZED + b"{"])
+def test_a_client_that_leaves_in_its_body_is_no_error_in_the_log(app, caplog, head):
+    line = f'{HTTP_REQUESTS.name}{{method="POST",route="/v1/models/{{model}}/predict",status="499"}}'
+    before, tasks = counted(app, line), app.state.server.server_state.tasks
+    with connected(app) as client:
+        client.sendall(head)
+        wait_until(lambda: tasks)
+    wait_until(lambda: counted(app, line) == before + 1)
+    wait_until(lambda: not tasks)
+    assert errors_in(caplog) == []
+
+
 @pytest.mark.parametrize("size", [1, 300_000])
-def test_the_rest_of_a_body_after_the_response_is_discarded_unparsed(app, monkeypatch, size):
+def test_a_body_of_known_length_is_not_parsed_after_the_response_either(app, monkeypatch, size):
     parsed = []
     parse = Connection._parse
     monkeypatch.setattr(Connection, "_parse", lambda self, data: (parsed.append(bytes(data)), parse(self, data))[1])
@@ -209,7 +250,8 @@ def test_the_rest_of_a_body_after_the_response_is_discarded_unparsed(app, monkey
         assert asked(client, head + b"ab") == 404
         client.sendall(b"c" * size)
         assert asked(client) == 200
-    assert parsed == [head, b"ab", GET + b"\r\n"]
+        assert asked(client, SIZED + BODY) == 200
+    assert parsed == [head, GET + b"\r\n", SIZED]
 
 
 @pytest.mark.parametrize("length", [b"Content-Length: 100000", b"Transfer-Encoding: chunked"])
@@ -361,14 +403,9 @@ def test_when_no_connection_is_idle_a_new_one_gets_503():
 
 def test_requests_that_are_refused_at_once_count_too(app):
     line = f'{HTTP_REQUESTS.name}{{method="other",route="none",status="414"}}'
-
-    def counted():
-        found = re.search(rf"^{re.escape(line)} (\S+)$", app.state.metrics.render().decode(), re.MULTILINE)
-        return float(found[1]) if found else 0.0
-
-    before = counted()
+    before = counted(app, line)
     assert refused(app, b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n")[0] == 414
-    assert counted() == before + 1
+    assert counted(app, line) == before + 1
 
 
 WRONG = b"Authorization: Bearer wrong\r\n"
@@ -405,8 +442,9 @@ def attributes_set_in(*functions):
 def test_uvicorn_has_the_parts_that_the_limits_are_made_of():
     """They are no part of its interface: if this fails after an upgrade, change `streamkm.http.connection` first."""
     hooks = {name for name in vars(Connection) if name.startswith(("on_", "send_", "pause_", "resume_"))}
-    assert len(hooks) == 10
+    assert len(hooks) == 9
     assert {name for name in hooks if not hasattr(HttpToolsProtocol, name)} == set()
+    assert hasattr(HttpToolsProtocol, "on_body"), "for which each connection has a method of its own"
     state = {"connections", "cycle", "flow", "headers", "loop", "parser", "server_state", "transport", "url"}
     assert state - attributes_set_in(HttpToolsProtocol.__init__, HttpToolsProtocol.on_message_begin) == set()
     cycle = {"body", "disconnected", "keep_alive", "message_event", "response_complete", "response_started"}

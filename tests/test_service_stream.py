@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import gc
 import json
+import logging
 import socket
 import threading
 import time
@@ -195,7 +197,7 @@ def test_no_event_is_lost_between_two_streams(store, writer):
 
 
 @pytest.mark.parametrize("path", ["stream", "events/stream"])
-def test_an_open_stream_ends_with_its_token_though_no_event_happens(store, writer, monkeypatch, path):
+def test_an_open_stream_ends_with_its_token_though_no_event_happens(store, writer, monkeypatch, caplog, path):
     longest = streams.HEARTBEAT_SECONDS + auth.TOKEN_CACHE_SECONDS + middleware.GRANT_CHECK_SECONDS
     assert longest < 5.0, "what docs/security.md says"
     monkeypatch.setattr(streams, "HEARTBEAT_SECONDS", 0.1)  # several polls of the store
@@ -210,6 +212,8 @@ def test_an_open_stream_ends_with_its_token_though_no_event_happens(store, write
         store.remove_token("reports")
         clock.advance(auth.TOKEN_CACHE_SECONDS)
         assert all(event in {"now", "sample"} for event, _, _ in stream)  # and it ends
+    gc.collect()
+    assert [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING] == []
 
 
 @pytest.mark.parametrize("number", ["x", "1", "1.2.3", "-1.0", "99999999999999999999.0"])

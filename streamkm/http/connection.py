@@ -3,7 +3,8 @@
 uvicorn limits neither the size of headers nor the time that a client takes to send them or to read a response. So the
 head of a request is buffered here until it is complete, and parsed then; a pipelined request is parsed after the
 response to the one before. Clients that send or read too slowly are disconnected. Headers that the application does
-not read are dropped, and the rest of a body after the response is discarded unparsed, so that large requests are cheap.
+not read are dropped, a body of known length is passed on unparsed, and the rest of a body after the response is
+discarded, so that large requests are cheap.
 """
 
 from __future__ import annotations
@@ -145,12 +146,14 @@ class Connection(HttpToolsProtocol):
     on_refused: Callable[[int], None]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._content: list[bytes] = []  # content of a chunked body that is parsed, but not yet passed on
+        # Called for each chunk. A parser looks it up when it is made.
+        self.on_body = self._content.append  # type: ignore[assignment, method-assign]
         super().__init__(*args, **kwargs)
         self._head = bytearray()
         self._pipelined = bytearray()
         self._in_body = self._complete = False
         self._body_left: int | None = None  # bytes of the body to come; None if it is chunked
-        self._content: list[bytes] = []  # content of the body in the data that is being parsed
         self._framing = 0  # bytes of a chunked body since its last content: sizes, extensions, trailers
         self._discarding = False  # further bytes of this client are ignored
         self._discarded_bytes = 0
@@ -231,15 +234,11 @@ class Connection(HttpToolsProtocol):
         self._body_left = next((int(value) for name, value in self.headers if name == b"content-length"), None)
         super().on_headers_complete()
 
-    def on_body(self, body: bytes) -> None:
-        if not self._discarding:
-            self._framing = 0
-            self._content.append(body)
-
     def on_message_complete(self) -> None:
         if self._discarding or self._problem is not None:
             return  # it is refused
         self._complete = True
+        self._pass_on_content()
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
@@ -282,7 +281,8 @@ class Connection(HttpToolsProtocol):
         if self._discarding or self.transport.is_closing():
             return
         size = _CHUNKED_PIECE_BYTES if self._in_chunked_body else len(self._pipelined)
-        data = bytes(self._pipelined[:size])
+        with memoryview(self._pipelined) as pipelined:
+            data = bytes(pipelined[:size])
         del self._pipelined[:size]
         if not self._pipelined and not (self._in_body and len(self.cycle.body) > HIGH_WATER_LIMIT):
             self.flow.resume_reading()  # data received meanwhile was buffered too, and paused the reading again
@@ -292,7 +292,8 @@ class Connection(HttpToolsProtocol):
 
     def _buffer(self, data: bytes) -> None:
         self._pipelined += data
-        if len(self._pipelined) > self.limits.pipelined_bytes:
+        # Of a body no more is read until the application asks for it, and it asks when this is parsed.
+        if len(self._pipelined) > self.limits.pipelined_bytes and not self._in_chunked_body:
             self.transport.abort()
             return
         self.flow.pause_reading()
@@ -346,27 +347,58 @@ class Connection(HttpToolsProtocol):
 
     def _consume_body(self, data: bytes) -> bytes:
         if self._body_left is None:
-            self._framing += len(data)
-            self._parse(data)
-            rest = b""
-        else:
-            piece, rest = data[: self._body_left], data[self._body_left :]
-            self._body_left -= len(piece)
-            if self.responding:
-                self._parse(piece)
-            elif not self._body_left:
-                self._end_discarded_body()
-        if self._in_body and self._framing > self.limits.head_bytes and not self._discarding:
+            self._consume_chunks(data)
+            return b""
+        piece, rest = data[: self._body_left], data[self._body_left :]
+        self._body_left -= len(piece)
+        self._pass_on(piece)
+        if not self._body_left:
+            self._complete = True
+            super().on_message_complete()
+            self.parser = httptools.HttpRequestParser(self)  # the one of this request has not seen its body
+            self._end_body()
+        return rest
+
+    def _consume_chunks(self, data: bytes) -> None:
+        parts = len(self._content)
+        self._parse(data)
+        self._framing = 0 if len(self._content) > parts else self._framing + len(data)
+        if self._discarding or not self._in_body:
+            self._content.clear()  # of another request in the same data
+        elif self._framing > self.limits.head_bytes:
             # The parser buffers a trailer until it is complete, and copies it each time.
             message = f"more than {self.limits.head_bytes} bytes of chunk extensions or trailers"
             self._refuse(Refusal(431, "too-large", message, where="body", hint="Send shorter ones"))
-        return rest
+        elif not self._pipelined:  # else more of the body follows at once: waking the application takes longer
+            self._pass_on_content()
 
-    def _end_discarded_body(self) -> None:
-        """Prepare for the next request, after a body whose rest was not parsed because of an early response."""
-        self.parser = httptools.HttpRequestParser(self)
-        self._in_body, self._complete = False, True
-        self._set_phase("idle", self.limits.idle_seconds)
+    def _pass_on_content(self) -> None:
+        if self._content:
+            content = b"".join(self._content)
+            self._content.clear()
+            self._pass_on(content)
+
+    def _pass_on(self, content: bytes) -> None:
+        """Pass a part of the body on to the application; as `on_body` of uvicorn, with fewer copies."""
+        if not self.responding:
+            return
+        body = self.cycle.body
+        if not body:
+            # uvicorn makes bytes of it, which takes no copy if it is bytes.
+            self.cycle.body = content  # type: ignore[assignment]
+        else:
+            if isinstance(body, bytes):
+                body = self.cycle.body = bytearray(body)
+            body += content
+        if len(self.cycle.body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        self.cycle.message_event.set()
+
+    def _end_body(self) -> None:
+        """Prepare for the next request."""
+        self._in_body = False
+        if not self.responding:
+            self._set_phase("idle", self.limits.idle_seconds)
 
     def _parse(self, data: bytes) -> None:
         try:
@@ -378,17 +410,16 @@ class Connection(HttpToolsProtocol):
         if self._problem is not None and not self._discarding:
             self._refuse(self._problem)
             return
-        if self._content:
-            content, self._content = b"".join(self._content), []
-            super().on_body(content)
-        if self._complete:
+        if not self._complete:
+            return
+        if not self._discarding:
+            self._end_body()
+        elif self.responding:
             self._in_body = False
-            if self._discarding and self.responding:
-                self.cycle.keep_alive = False
-            elif self._discarding:
-                self.transport.close()
-            elif not self.responding:
-                self._set_phase("idle", self.limits.idle_seconds)
+            self.cycle.keep_alive = False
+        else:
+            self._in_body = False
+            self.transport.close()
 
     def _check_head(self) -> Refusal | None:
         """The error of a head whose parts are all well-formed; None if it is valid."""

@@ -1,6 +1,7 @@
 """Live streams: the store is polled once per second and model, and each message is sent to all listeners of the model.
 
-A listener that falls behind is disconnected; its browser reconnects and requests what it missed.
+A listener that falls behind is disconnected; its browser reconnects and requests what it missed. The polling of a model
+ends at the first poll without listeners, so clients that open and close streams do not start it again each time.
 """
 
 from __future__ import annotations
@@ -70,6 +71,13 @@ class StreamMessage(NamedTuple):
 
 Listener = asyncio.Queue[StreamMessage | None]
 """Messages of one stream; None ends it."""
+
+
+def end(listener: Listener) -> None:
+    """End a stream before the messages that wait for it."""
+    while not listener.empty():
+        listener.get_nowait()
+    listener.put_nowait(None)
 
 
 class PolledData(NamedTuple):
@@ -142,7 +150,9 @@ class Broadcaster:
         Problem
             429: the client has too many listeners. 503: there are too many in all.
         """
-        await self._reader.model(model)
+        channel = self._channels.get(model)
+        if channel is None or not channel.polled.is_set():
+            await self._reader.model(model)
         headers = {"Retry-After": "10"}
         if self._listeners[client] >= MAX_LISTENERS_PER_CLIENT:
             message = f"this client has {MAX_LISTENERS_PER_CLIENT} open streams already"
@@ -164,7 +174,9 @@ class Broadcaster:
         """Listen to a model: everything that is committed after the context is entered."""
         channel = self._channels.get(model)
         if channel is None:
-            channel = self._channels[model] = Channel(self._reader, model, self._stale_after)
+            channel = self._channels[model] = Channel(
+                self._reader, model, self._stale_after, lambda: self._channels.pop(model)
+            )
         listener = channel.subscribe()
         try:
             # Before the first poll, new snapshots cannot be told from old ones.
@@ -172,22 +184,29 @@ class Broadcaster:
             yield listener
         finally:
             channel.listeners.discard(listener)
-            if not channel.listeners and self._channels.get(model) is channel:
-                del self._channels[model]
-                channel.close()
 
     def close(self) -> None:
         """End all streams; else the server would wait for the clients to close them."""
         self._closed = True
-        for channel in self._channels.values():
+        for channel in list(self._channels.values()):
             channel.end()
 
 
 class Channel:
-    """The listeners of one model, and the task that polls the store for them."""
+    """The listeners of one model, and the task that polls the store for them.
 
-    def __init__(self, reader: StoreReader, model: str, stale_after: float) -> None:
-        self.reader, self.model, self.stale_after = reader, model, stale_after
+    Parameters
+    ----------
+    reader, stale_after
+        As in `Broadcaster`.
+    model
+        Name of the model.
+    on_end
+        Called when polling ends; from then on nothing is sent.
+    """
+
+    def __init__(self, reader: StoreReader, model: str, stale_after: float, on_end: Callable[[], object]) -> None:
+        self.reader, self.model, self.stale_after, self.on_end = reader, model, stale_after, on_end
         self.listeners: set[Listener] = set()
         self.jobs: dict[str, float] = {}
         self.state = ChannelState()
@@ -204,20 +223,11 @@ class Channel:
         self.listeners.add(listener)
         return listener
 
-    def close(self) -> None:
-        """Stop polling."""
-        self.task.cancel()
-
     def end(self) -> None:
         """End the streams of all listeners."""
         for listener in list(self.listeners):
-            self._disconnect(listener)
-
-    def _disconnect(self, listener: Listener) -> None:
-        self.listeners.discard(listener)
-        while not listener.empty():
-            listener.get_nowait()
-        listener.put_nowait(None)
+            self.listeners.discard(listener)
+            end(listener)
 
     def _send(self, message: StreamMessage) -> None:
         if message.event in {"now", "sample"}:
@@ -227,30 +237,31 @@ class Channel:
                 listener.put_nowait(message)
             except asyncio.QueueFull:
                 log.info("%s: a listener is too slow and is disconnected", self.model)
-                self._disconnect(listener)
+                self.listeners.discard(listener)
+                end(listener)
 
     async def _run(self) -> None:
         try:
-            await self._poll_forever()
+            await self._poll_while_heard()
         finally:
+            self.on_end()
+            self.end()
             self.polled.set()  # release the listeners that wait for the first poll
 
-    async def _poll_forever(self) -> None:
+    async def _poll_while_heard(self) -> None:
         failing = False
-        while True:
+        while self.listeners:
             try:
                 await self._poll()
                 failing = False
             except NotFoundError:
-                self.end()  # the model was deleted
-                return
+                return  # the model was deleted
             except StreamkmError as e:
                 if not failing:
                     log.warning("%s: live streams are interrupted: %s", self.model, e)
                 failing = True
             except Exception:
                 log.exception("%s: live streams failed", self.model)
-                self.end()
                 return
             await asyncio.sleep(POLL_SECONDS)
 

@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from streamkm import errors
 from streamkm.http.responses import MEDIA_TYPE, problem_body, status_phrase, with_default_headers
@@ -20,6 +21,8 @@ log = logging.getLogger("streamkm.service")
 
 RETRY_SECONDS = 1
 """``Retry-After`` of responses with status 503."""
+CLIENT_GONE = 499
+"""Status that a request is counted with whose client left before its end, as in nginx; nobody receives it."""
 _MAX_PATH_SHOWN = 200
 """Characters of a path that an error message repeats."""
 
@@ -160,6 +163,7 @@ def install_handlers(app: FastAPI) -> None:
     app.exception_handler(errors.StreamkmError)(_streamkm)
     app.exception_handler(RequestValidationError)(_validation)
     app.exception_handler(HTTPException)(_http)
+    app.exception_handler(ClientDisconnect)(_disconnected)
     app.exception_handler(Exception)(_unexpected)
 
 
@@ -198,6 +202,11 @@ async def _http(request: Request, e: HTTPException) -> Response:
         problem = Problem(e.status_code, "invalid" if e.status_code < 500 else "internal", str(e.detail))
     problem.headers = dict(e.headers or {}) | ({"Allow": allowed} if e.status_code == 405 else {})
     return problem.response(request.url.path)
+
+
+async def _disconnected(_: Request, __: ClientDisconnect) -> Response:
+    # Also after a body that the connection refused. No error of the service, so without a traceback in its log.
+    return Response(status_code=CLIENT_GONE)
 
 
 def _path(request: Request) -> str:

@@ -30,7 +30,9 @@ T = TypeVar("T")
 STORE_THREADS = 8
 COMPUTE_THREADS = 2
 MAX_INLINE_NUMBERS = 1 << 14
-"""Numbers that are processed in the event loop; more go to a thread."""
+"""Coordinates of points, times clusters, that are processed in the event loop; more go to a thread."""
+MAX_INLINE_JSON_BYTES = 2048
+"""JSON that is parsed in the event loop; longer ones go to a thread. Locating an error takes 0.5 us per byte."""
 
 
 class CachedSnapshot:
@@ -111,9 +113,10 @@ class StoreReader:
         self._store_threads.shutdown(wait=False, cancel_futures=True)
         self._compute_threads.shutdown(wait=False, cancel_futures=True)
 
-    async def compute(self, work: Callable[[], T], size: int) -> T:
-        """Run `work` on `size` numbers, in the event loop if they are few, else in a thread."""
-        if size <= MAX_INLINE_NUMBERS:
+    async def predict(self, work: Callable[[], T], body: bytes, cached: CachedSnapshot) -> T:
+        """Run `work`, which parses a body and predicts with a snapshot, in the event loop if it is little."""
+        numbers = len(body) // 4  # at most: a digit, a comma and two brackets, of points with one field
+        if len(body) <= MAX_INLINE_JSON_BYTES and numbers * len(cached.snapshot.ids) <= MAX_INLINE_NUMBERS:
             return work()
         return await self.run_in_thread(work)
 

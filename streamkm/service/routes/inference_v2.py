@@ -8,7 +8,6 @@ uses.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from importlib.metadata import version as version_of
@@ -240,14 +239,19 @@ def _add_model_routes(
         """Ids of the nearest clusters, distances and outlier scores."""
         async with bodies.read_as(request, (JSON, BINARY)) as (_, body):
             json_bytes = _json_length(request.headers.get(HEADER_LENGTH), len(body))
-            query = await reader.compute(functools.partial(parse, body, json_bytes), len(body) // 4)
             cached = await reader.snapshot(model, version)
-            size = len(query.rows) * cached.snapshot.centroids.size
-            content, tensors = await reader.compute(functools.partial(infer_parts, cached, query), size)
-            metrics.add(names.POINTS_PREDICTED, len(query.rows), model=model)
-            if not any(query.outputs.values()):
+
+            def work() -> tuple[bytes, int | None, int]:
+                query = parse(body, json_bytes)  # released in this function too
+                content, tensors = infer_parts(cached, query)
+                length = len(content) if any(query.outputs.values()) else None
+                return content + tensors, length, len(query.rows)
+
+            content, length, count = await reader.predict(work, body, cached)
+            metrics.add(names.POINTS_PREDICTED, count, model=model)
+            if length is None:
                 return Response(content, media_type=JSON)
-            return Response(content + tensors, headers={HEADER_LENGTH: str(len(content))}, media_type=BINARY)
+            return Response(content, headers={HEADER_LENGTH: str(length)}, media_type=BINARY)
 
 
 def _json_length(text: str | None, size: int) -> int:

@@ -168,17 +168,25 @@ def router(reader: StoreReader, metrics: Metrics, bodies: BodyReader) -> APIRout
             return await predict_table(model, media_type, body, options, accepted)
 
     async def predict_json(model: str, body: bytes, options: PredictOptions, accepted: str) -> Response:
-        points, number = await reader.compute(lambda: parse(body), len(body) // 4)
-        if number is not None and options.snapshot is not None:
-            raise Problem(422, "invalid", "the snapshot is in the body and in the query", where="query.snapshot")
-        cached = await reader.snapshot(model, options.snapshot if number is None else number)
+        cached = await reader.snapshot(model, options.snapshot)
 
-        def work() -> bytes:
-            return encode(cached, assigned(cached, to_array(points, cached.snapshot.fields), options), accepted)
+        def work() -> tuple[bytes, int] | int:
+            """Content and number of points, or the number of another snapshot."""
+            # The points are released in this function too: of many that takes a millisecond.
+            points, number = parse(body)
+            if number is not None and options.snapshot is not None:
+                raise Problem(422, "invalid", "the snapshot is in the body and in the query", where="query.snapshot")
+            if number is not None and number != cached.snapshot.id:
+                return number
+            found = assigned(cached, to_array(points, cached.snapshot.fields), options)
+            return encode(cached, found, accepted), len(points)
 
-        size = len(points) * cached.snapshot.centroids.size
-        content = await (reader.compute(work, size) if accepted == JSON else reader.run_in_thread(work))
-        return respond(cached, content, accepted, len(points))
+        result = await reader.predict(work, body, cached)
+        while isinstance(result, int):
+            cached = await reader.snapshot(model, result)
+            result = await reader.predict(work, body, cached)
+        content, count = result
+        return respond(cached, content, count, accepted)
 
     async def predict_table(
         model: str, media_type: str, body: bytes, options: PredictOptions, accepted: str
@@ -190,10 +198,9 @@ def router(reader: StoreReader, metrics: Metrics, bodies: BodyReader) -> APIRout
             points = read(body, cached.snapshot.fields)
             return encode(cached, assigned(cached, points, options), accepted), len(points)
 
-        content, count = await reader.run_in_thread(work)
-        return respond(cached, content, accepted, count)
+        return respond(cached, *await reader.run_in_thread(work), accepted)
 
-    def respond(cached: CachedSnapshot, content: bytes, media_type: str, count: int) -> Response:
+    def respond(cached: CachedSnapshot, content: bytes, count: int, media_type: str) -> Response:
         metrics.add(names.POINTS_PREDICTED, count, model=cached.snapshot.model)
         return Response(content, headers={SNAPSHOT_HEADER: str(cached.snapshot.id)}, media_type=media_type)
 

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Header, Query, Request, Response
-from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from streamkm.errors import StreamkmError
 from streamkm.event_format import event_id, event_json
 from streamkm.service import serializers
 from streamkm.service.auth import client_key
-from streamkm.service.broadcast import Broadcaster, Listener, StreamMessage
+from streamkm.service.broadcast import Broadcaster, Listener, StreamMessage, end
 from streamkm.service.json_points import MAX_ID
 from streamkm.service.problems import Problem, problem_responses
 from streamkm.service.routes.models import ModelName, NoQuery
 from streamkm.service.snapshot_cache import StoreReader
 from streamkm.state import Snapshot
+
+log = logging.getLogger("streamkm.service")
 
 HEARTBEAT_SECONDS = 1.0
 """Seconds after which a silent stream gets a comment.
@@ -32,6 +36,8 @@ PAGE_SIZE, MAX_PAGES = 100, 10
 """Snapshots with events that are searched for those after ``Last-Event-ID``."""
 _ERRORS = (401, 404, 422, 500, 503)
 _MEDIA_TYPE = "text/event-stream"
+Parts = AsyncGenerator[bytes, None]
+"""Server-sent events."""
 _HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
@@ -92,7 +98,7 @@ def router(reader: StoreReader, broadcaster: Broadcaster) -> APIRouter:
         """
         after = _parse_event_id(last_event_id)
 
-        async def encode(listener: Listener) -> AsyncIterator[bytes]:
+        async def encode(listener: Listener) -> Parts:
             # The listener exists already, so no event is lost between the past ones and the new ones.
             sent = after
             for s in await _past_snapshots(reader, model, after) if after is not None else []:
@@ -105,45 +111,77 @@ def router(reader: StoreReader, broadcaster: Broadcaster) -> APIRouter:
                 found = [] if m.snapshot is None else _events(m.snapshot)
                 return [data for place, data in found if sent is None or place > sent]
 
-            async for data in _encoded(listener, new):
-                yield data
+            async with aclosing(_encoded(listener, new)) as parts:
+                async for data in parts:
+                    yield data
 
         return await _respond(broadcaster, request, model, encode)
 
     return routes
 
 
-class _ReservedResponse(StreamingResponse):
-    """A stream that releases its reservation at its end, also if the client left before the first byte."""
+class _StreamResponse(Response):
+    """Messages of a model until the client leaves, its token is revoked, or the broadcaster ends the stream.
 
-    def __init__(self, body: AsyncIterator[bytes], release: Callable[[], None]) -> None:
-        super().__init__(body, media_type=_MEDIA_TYPE, headers=_HEADERS)
-        self._release = release
+    The framework's response would run two tasks in a group for it, and would leave generators to the garbage collector.
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    Parameters
+    ----------
+    broadcaster, model
+        Source of the messages.
+    encode
+        Server-sent events of the messages to a listener.
+    release
+        Releases the reservation of the stream.
+    """
+
+    media_type = _MEDIA_TYPE
+
+    def __init__(
+        self, broadcaster: Broadcaster, model: str, encode: Callable[[Listener], Parts], release: Callable[[], None]
+    ) -> None:
+        super().__init__(headers=_HEADERS)
+        del self.headers["content-length"]
+        self._broadcaster, self._model, self._encode, self._release = broadcaster, model, encode, release
+
+    async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
         try:
-            await super().__call__(scope, receive, send)
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            async with self._broadcaster.listen(self._model) as listener:
+                watcher = asyncio.create_task(_end_when_disconnected(listener, receive))
+                try:
+                    await self._send_messages(listener, send)
+                finally:
+                    watcher.cancel()
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             self._release()
 
+    async def _send_messages(self, listener: Listener, send: Send) -> None:
+        await send({"type": "http.response.body", "body": b": streamkm\n\n", "more_body": True})
+        async with aclosing(self._encode(listener)) as parts:
+            try:
+                async for data in parts:
+                    await send({"type": "http.response.body", "body": data, "more_body": True})
+            except StreamkmError as e:
+                log.warning("%s: a stream ends: %s", self._model, e)  # its client connects again, and sees the error
+
+
+async def _end_when_disconnected(listener: Listener, receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    end(listener)
+
 
 async def _respond(
-    broadcaster: Broadcaster, request: Request, model: str, encode: Callable[[Listener], AsyncIterator[bytes]]
+    broadcaster: Broadcaster, request: Request, model: str, encode: Callable[[Listener], Parts]
 ) -> Response:
-    release = await broadcaster.reserve(
-        model, client_key(request)
-    )  # before the response starts, so that it can be an error
-
-    async def body() -> AsyncIterator[bytes]:
-        async with broadcaster.listen(model) as listener:
-            yield b": streamkm\n\n"
-            async for data in encode(listener):
-                yield data
-
-    return _ReservedResponse(body(), release)
+    # Before the response starts, so that it can be an error.
+    release = await broadcaster.reserve(model, client_key(request))
+    return _StreamResponse(broadcaster, model, encode, release)
 
 
-async def _encoded(listener: Listener, encode: Callable[[StreamMessage], list[bytes]]) -> AsyncIterator[bytes]:
+async def _encoded(listener: Listener, encode: Callable[[StreamMessage], list[bytes]]) -> Parts:
     loop = asyncio.get_running_loop()
     silent_until = loop.time() + HEARTBEAT_SECONDS
     while True:
