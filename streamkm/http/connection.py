@@ -28,8 +28,9 @@ _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._~-]*)(?::[0-9]{0,5})?")
 MAX_HOST_BYTES = 300
 """Longest Host header, in bytes: a name, and a port."""
 _HEAD_END = b"\r\n\r\n"
-_CHUNKED_PIECE_BYTES = 1 << 14
-"""Bytes of a chunked body that are parsed before other connections have a turn: a chunk may take only six of them."""
+_PIECE_BYTES, _SMALL_PIECE_BYTES, _MANY_CHUNKS = 1 << 16, 1 << 14, 500
+"""Bytes of a chunked body that are parsed before other connections have a turn: the second while the body has more than
+this number of chunks in a piece, as a chunk may take only six bytes."""
 _OWN_HEADERS = frozenset((b"host", b"content-length", b"transfer-encoding", b"expect"))
 """Headers that this module and uvicorn read."""
 
@@ -154,6 +155,7 @@ class Connection(HttpToolsProtocol):
         self._pipelined = bytearray()
         self._in_body = self._complete = False
         self._body_left: int | None = None  # bytes of the body to come; None if it is chunked
+        self._piece_bytes = _SMALL_PIECE_BYTES
         self._framing = 0  # bytes of a chunked body since its last content: sizes, extensions, trailers
         self._discarding = False  # further bytes of this client are ignored
         self._discarded_bytes = 0
@@ -230,7 +232,7 @@ class Connection(HttpToolsProtocol):
         self._problem = self._check_head()
         if self._problem is not None:
             return
-        self._in_body, self._framing = True, 0
+        self._in_body, self._framing, self._piece_bytes = True, 0, _SMALL_PIECE_BYTES
         self._body_left = next((int(value) for name, value in self.headers if name == b"content-length"), None)
         super().on_headers_complete()
 
@@ -280,7 +282,7 @@ class Connection(HttpToolsProtocol):
     def _consume_pipelined(self) -> None:
         if self._discarding or self.transport.is_closing():
             return
-        size = _CHUNKED_PIECE_BYTES if self._in_chunked_body else len(self._pipelined)
+        size = self._piece_bytes if self._in_chunked_body else len(self._pipelined)
         with memoryview(self._pipelined) as pipelined:
             data = bytes(pipelined[:size])
         del self._pipelined[:size]
@@ -300,7 +302,7 @@ class Connection(HttpToolsProtocol):
 
     def _consume(self, data: bytes) -> None:
         while data and not self._discarding and not self.transport.is_closing():
-            if self._in_chunked_body and len(data) > _CHUNKED_PIECE_BYTES:
+            if self._in_chunked_body and len(data) > self._piece_bytes:
                 self._buffer(data)
                 self.loop.call_soon(self._consume_pipelined)
                 return
@@ -362,7 +364,9 @@ class Connection(HttpToolsProtocol):
     def _consume_chunks(self, data: bytes) -> None:
         parts = len(self._content)
         self._parse(data)
-        self._framing = 0 if len(self._content) > parts else self._framing + len(data)
+        parts = len(self._content) - parts
+        self._framing = 0 if parts > 0 else self._framing + len(data)
+        self._piece_bytes = _SMALL_PIECE_BYTES if parts > _MANY_CHUNKS else _PIECE_BYTES
         if self._discarding or not self._in_body:
             self._content.clear()  # of another request in the same data
         elif self._framing > self.limits.head_bytes:

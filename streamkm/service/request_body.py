@@ -50,16 +50,16 @@ class BodyReader:
         Problem
             408, 413 or 415.
         """
-        async with self.read_as(request, (JSON,)) as (_, body):
-            yield body
+        async with self.read_as(request, (JSON,)) as (_, parts):
+            yield b"".join(parts)
 
     @asynccontextmanager
-    async def read_as(self, request: Request, accepted: tuple[str, ...]) -> AsyncIterator[tuple[str, bytes]]:
+    async def read_as(self, request: Request, accepted: tuple[str, ...]) -> AsyncIterator[tuple[str, list[bytes]]]:
         """Read a body of one of the accepted media types; it counts as in memory until the context ends.
 
         Yields
         ------
-        Media type and body.
+        Media type, and the parts of the body, to be joined in a thread if they are long.
 
         Raises
         ------
@@ -78,8 +78,9 @@ class BodyReader:
             yield media_type, await _read(request, limit)
 
 
-async def _read(request: Request, limit: int) -> bytes:
-    parts, size = [], 0
+async def _read(request: Request, limit: int) -> list[bytes]:
+    parts: list[bytes] = []
+    size = 0
     clock = asyncio.get_running_loop().time
     end = clock() + BODY_SECONDS
     try:
@@ -93,7 +94,7 @@ async def _read(request: Request, limit: int) -> bytes:
     except TimeoutError as e:
         message = f"did not arrive within {BODY_SECONDS} s, or nothing of it in {STALL_SECONDS} s"
         raise Problem(408, "too-slow", message, where="body") from e
-    return b"".join(parts)
+    return parts
 
 
 def _content_length(request: Request) -> int:

@@ -113,10 +113,10 @@ class StoreReader:
         self._store_threads.shutdown(wait=False, cancel_futures=True)
         self._compute_threads.shutdown(wait=False, cancel_futures=True)
 
-    async def predict(self, work: Callable[[], T], body: bytes, cached: CachedSnapshot) -> T:
-        """Run `work`, which parses a body and predicts with a snapshot, in the event loop if it is little."""
-        numbers = len(body) // 4  # at most: a digit, a comma and two brackets, of points with one field
-        if len(body) <= MAX_INLINE_JSON_BYTES and numbers * len(cached.snapshot.ids) <= MAX_INLINE_NUMBERS:
+    async def predict(self, work: Callable[[], T], size: int, cached: CachedSnapshot) -> T:
+        """Run `work`, which parses `size` bytes and predicts with a snapshot, in the event loop if it is little."""
+        numbers = size // 4  # at most: a digit, a comma and two brackets, of points with one field
+        if size <= MAX_INLINE_JSON_BYTES and numbers * len(cached.snapshot.ids) <= MAX_INLINE_NUMBERS:
             return work()
         return await self.run_in_thread(work)
 

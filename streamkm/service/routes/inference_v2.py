@@ -237,17 +237,18 @@ def _add_model_routes(
         version: int | None = Depends(version_of_path),  # noqa: FAST002 - differs by path
     ) -> Response:
         """Ids of the nearest clusters, distances and outlier scores."""
-        async with bodies.read_as(request, (JSON, BINARY)) as (_, body):
-            json_bytes = _json_length(request.headers.get(HEADER_LENGTH), len(body))
+        async with bodies.read_as(request, (JSON, BINARY)) as (_, parts):
+            size = sum(map(len, parts))
+            json_bytes = _json_length(request.headers.get(HEADER_LENGTH), size)
             cached = await reader.snapshot(model, version)
 
             def work() -> tuple[bytes, int | None, int]:
-                query = parse(body, json_bytes)  # released in this function too
+                query = parse(b"".join(parts), json_bytes)  # released in this function too
                 content, tensors = infer_parts(cached, query)
                 length = len(content) if any(query.outputs.values()) else None
                 return content + tensors, length, len(query.rows)
 
-            content, length, count = await reader.predict(work, body, cached)
+            content, length, count = await reader.predict(work, size, cached)
             metrics.add(names.POINTS_PREDICTED, count, model=model)
             if length is None:
                 return Response(content, media_type=JSON)

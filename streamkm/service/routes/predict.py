@@ -162,18 +162,18 @@ def router(reader: StoreReader, metrics: Metrics, bodies: BodyReader) -> APIRout
         # Parsed without the framework, which would take longer than the prediction of a few points.
         options = parse_options(request.scope["query_string"])
         accepted = negotiate(request.headers.get("accept", ""))
-        async with bodies.read_as(request, MEDIA_TYPES) as (media_type, body):
+        async with bodies.read_as(request, MEDIA_TYPES) as (media_type, parts):
             if media_type == JSON:
-                return await predict_json(model, body, options, accepted)
-            return await predict_table(model, media_type, body, options, accepted)
+                return await predict_json(model, parts, options, accepted)
+            return await predict_table(model, media_type, parts, options, accepted)
 
-    async def predict_json(model: str, body: bytes, options: PredictOptions, accepted: str) -> Response:
+    async def predict_json(model: str, parts: list[bytes], options: PredictOptions, accepted: str) -> Response:
         cached = await reader.snapshot(model, options.snapshot)
 
         def work() -> tuple[bytes, int] | int:
             """Content and number of points, or the number of another snapshot."""
             # The points are released in this function too: of many that takes a millisecond.
-            points, number = parse(body)
+            points, number = parse(b"".join(parts))
             if number is not None and options.snapshot is not None:
                 raise Problem(422, "invalid", "the snapshot is in the body and in the query", where="query.snapshot")
             if number is not None and number != cached.snapshot.id:
@@ -181,21 +181,22 @@ def router(reader: StoreReader, metrics: Metrics, bodies: BodyReader) -> APIRout
             found = assigned(cached, to_array(points, cached.snapshot.fields), options)
             return encode(cached, found, accepted), len(points)
 
-        result = await reader.predict(work, body, cached)
+        size = sum(map(len, parts))
+        result = await reader.predict(work, size, cached)
         while isinstance(result, int):
             cached = await reader.snapshot(model, result)
-            result = await reader.predict(work, body, cached)
+            result = await reader.predict(work, size, cached)
         content, count = result
         return respond(cached, content, count, accepted)
 
     async def predict_table(
-        model: str, media_type: str, body: bytes, options: PredictOptions, accepted: str
+        model: str, media_type: str, parts: list[bytes], options: PredictOptions, accepted: str
     ) -> Response:
         cached = await reader.snapshot(model, options.snapshot)
         read = tables.read_arrow if media_type == ARROW else tables.read_csv
 
         def work() -> tuple[bytes, int]:
-            points = read(body, cached.snapshot.fields)
+            points = read(b"".join(parts), cached.snapshot.fields)
             return encode(cached, assigned(cached, points, options), accepted), len(points)
 
         return respond(cached, *await reader.run_in_thread(work), accepted)
