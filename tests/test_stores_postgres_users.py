@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -16,6 +17,7 @@ from postgres_checks import Opener, all_told, elsewhere, opener, refused_with
 from postgres_server import Databases, with_parameters
 from store_checks import SPEC, commit_of, owned
 from streamkm.errors import LeaseLostError, SettingsError, StoreError, StoreUnavailableError
+from streamkm.service.auth import issue
 from streamkm.stores import SqlStore, open_store
 from streamkm.stores.sql import errors, postgres
 from streamkm.stores.sql.database import Engines
@@ -108,6 +110,47 @@ def test_a_user_who_may_only_read_is_answered_and_cannot_write(opened: Opener, r
         reading.commit(lease, commit_of(2))
     assert "GRANT" in refused.value.hint
     store.commit(lease, commit_of(2))
+
+
+@pytest.fixture
+def consumer(databases: Databases, opened: Opener, fresh: str) -> Iterator[str]:
+    """The URL of the user of docs/security.md for consumers, made as it says."""
+    opened(fresh).close()
+    page = (Path(__file__).parents[1] / "docs" / "security.md").read_text()
+    (statements,) = re.findall(r"```sql\n(.*?)```", page, re.DOTALL)
+    assert "LOGIN PASSWORD '...'" in statements
+    with psycopg.connect(fresh) as owner:
+        owner.execute(statements.replace("'...'", "'x'"))
+    yield elsewhere(fresh, login="consumer:x")
+    databases.run("DROP OWNED BY consumer", fresh)
+    databases.run("DROP ROLE consumer")
+
+
+def test_the_user_of_a_consumer_does_what_consumers_do_and_makes_no_tokens(
+    opened: Opener, consumer: str, fresh: str
+) -> None:
+    store, theirs = opened(fresh), opened(consumer)
+    _, token = issue("reports", "read", (), 1.0)
+    store.add_token(token)
+    theirs.ping()
+    lease = owned(theirs)
+    for seq in range(1, 4):
+        theirs.commit(lease, commit_of(seq, snapshot=True, bad=True))
+    theirs.apply_retention("m", 1e9)
+    theirs.release(lease)
+    assert store.snapshot("m").id == 3
+    for write in (lambda: theirs.add_token(issue("mine", "write", (), 1.0)[1]), lambda: theirs.remove_token("reports")):
+        with pytest.raises(StoreUnavailableError, match=r"access is denied .*streamkm_tokens"):
+            write()
+    assert store.tokens() == theirs.tokens() == [token]
+    with psycopg.connect(consumer) as connection:
+        for statement in (
+            "UPDATE streamkm_tokens SET access = 'write'",
+            "DROP TABLE streamkm_tokens",
+            "COPY streamkm_tokens TO PROGRAM 'true'",
+        ):
+            with pytest.raises(psycopg.Error), connection.transaction():
+                connection.execute(statement)
 
 
 def test_a_user_who_may_not_make_tables_cannot_make_a_store(reader: str, fresh: str) -> None:
