@@ -126,6 +126,11 @@ LARGE = b"X-A: " + b"a" * 65_536 + b"\r\n"
         (b"GET /v1/models HTTP/3.0\r\nHost: localhost\r\n\r\n", (400, "invalid", "")),
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", (400, "invalid", "")),
         (b"GET / HTTP/1.1\n", (400, "invalid", "")),
+        (GET + b"A: b\n\r\n", (400, "invalid", "")),  # a head without an end
+        (GET + b"A: b\nC: d\r\n\r\n", (400, "invalid", "")),
+        (CHUNKED + b"1\n{\r\n0\r\n\r\n", (400, "invalid", "")),
+        (CHUNKED + b"1\r\n{\n0\r\n\r\n", (400, "invalid", "")),
+        (CHUNKED + b"0\r\nA: b\n\r\n", (400, "invalid", "")),
         (b"\x16\x03\x01\x02\x00", (400, "invalid", "")),  # TLS
         (SIZED.replace(b"Content-Length", b"Content-Length: 1\r\nContent-Length"), (400, "invalid", "")),
         (POST + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n", (400, "invalid", "")),

@@ -19,6 +19,7 @@ import pytest
 import uvicorn
 
 from service_api import FIELDS, NOW, P0, SPEC, Writer
+from streamkm.errors import StoreUnavailableError
 from streamkm.service import auth, broadcast, create_app, middleware
 from streamkm.service.auth import issue
 from streamkm.service.routes import streams
@@ -239,6 +240,36 @@ def test_one_task_polls_for_all_and_ends_with_the_last_listener(store, writer):
                 wait_for(stream, "now")
         (looker,) = lookers
         wait_until(looker.done)
+
+
+def test_a_stream_that_is_opened_again_soon_starts_no_other_polling(store, writer, monkeypatch):
+    monkeypatch.setattr(broadcast, "POLL_SECONDS", PATIENCE)
+    writer.commit()
+    lookers = []
+
+    def clock():
+        lookers.append(asyncio.current_task())
+        return NOW
+
+    with serving(store, clock=clock) as url:
+        for _ in range(3):
+            with listening(f"{url}/stream") as stream:
+                assert wait_for(stream, "now")[1]["points"] == 100
+    assert len(lookers) == 1
+
+
+def test_a_store_that_fails_under_a_stream_ends_it_with_a_line_in_the_log(store, writer, caplog):
+    writer.commit()
+
+    def away(*_args, **_kwargs):
+        raise StoreUnavailableError("away")
+
+    with serving(store) as url:
+        store.snapshots = away
+        with listening(f"{url}/events/stream", **{"Last-Event-ID": "1.0"}) as stream:
+            assert list(stream) == []
+    said = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert said == ["orders: a stream ends: away"]
 
 
 def test_a_model_that_is_deleted_ends_its_streams(store, writer):

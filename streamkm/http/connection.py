@@ -28,6 +28,7 @@ _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._~-]*)(?::[0-9]{0,5})?")
 MAX_HOST_BYTES = 300
 """Longest Host header, in bytes: a name, and a port."""
 _HEAD_END = b"\r\n\r\n"
+_BARE_LINE_FEED = re.compile(rb"(?<!\r)\n")
 _PIECE_BYTES, _SMALL_PIECE_BYTES, _MANY_CHUNKS = 1 << 16, 1 << 14, 500
 """Bytes of a chunked body that are parsed before other connections have a turn: the second while the body has more than
 this number of chunks in a piece, as a chunk may take only six bytes."""
@@ -330,8 +331,7 @@ class Connection(HttpToolsProtocol):
             )
             return b""
         if end < 0:
-            line = self._head.find(b"\n")
-            if not self._head[:1].isalpha() or (line >= 0 and self._head[line - 1 : line] != b"\r"):
+            if not self._head[:1].isalpha() or _BARE_LINE_FEED.search(self._head, searched):
                 self._refuse(_bad("not an HTTP/1.1 request"))
             elif self._phase != "head":
                 self._set_phase("head", self.limits.head_seconds)
