@@ -3,34 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from datetime import datetime
-from typing import Any, Self, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import httpx
 
 from streamkm.client import requests, transport
 from streamkm.client.requests import Call, Flow
-from streamkm.client.responses import (
-    Centroids,
-    ClusterEvent,
-    ClusterLineage,
-    HistoricalSnapshot,
-    Job,
-    KProfile,
-    Model,
-    PointSample,
-    Prediction,
-    Quarantine,
-    SnapshotDiff,
-    SnapshotSummary,
-    WhoAmI,
-)
+from streamkm.client.responses import ClusterEvent
 from streamkm.client.sse import read_events
-from streamkm.client.transport import DEFAULT_URL, RETRY_STATUSES, STABLE_SECONDS, BaseClient
+from streamkm.client.transport import DEFAULT_URL, RETRY_STATUSES, BaseClient
 from streamkm.errors import StreamkmError
 
+P = ParamSpec("P")
 T = TypeVar("T")
+
+
+def _blocking(flow: Callable[P, Flow[T]]) -> Callable[Concatenate[Client, P], T]:
+    """Make a method that runs a flow."""
+
+    def method(client: Client, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return client._run(flow(*args, **kwargs))  # noqa: SLF001 - it is a method
+
+    transport.document(method, flow)
+    return method
 
 
 class Client(BaseClient):
@@ -79,57 +75,27 @@ class Client(BaseClient):
         """Close the connections."""
         self._http.close()
 
-    def models(self) -> list[Model]:
-        """All models, by name."""
-        return self._run(requests.models())
-
-    def model(self, name: str) -> Model:
-        """One model: status, fields and counters."""
-        return self._run(requests.model(name))
-
-    def centroids(
-        self, model: str, *, snapshot: int | None = None, at: datetime | float | str | None = None
-    ) -> Centroids:
-        """The clusters of the newest snapshot, of a snapshot by number, or of the one that was newest at a time.
-
-        Parameters
-        ----------
-        model
-            Name of the model.
-        snapshot
-            Number of a snapshot.
-        at
-            A datetime, an RFC 3339 text, or seconds since 1970.
-        """
-        return self._run(requests.centroids(model, snapshot, at))
-
-    def predict(self, model: str, X: Any, *, snapshot: int | None = None) -> Prediction:
-        """The nearest cluster of each point.
-
-        Parameters
-        ----------
-        model
-            Name of the model.
-        X
-            (n, d) numbers in the order of the model's fields, or a table of pandas, polars or Arrow that has the fields
-            as columns. Any number of points: they are sent in requests of a few megabytes, all predicted with one
-            snapshot.
-        snapshot
-            Number of the snapshot to predict with; the newest if None.
-        """
-        return self._run(requests.predict(model, X, snapshot))
-
-    def snapshots(self, model: str, *, limit: int = 100) -> list[SnapshotSummary]:
-        """The newest snapshots, newest first."""
-        return self._run(requests.snapshots(model, limit))
-
-    def history(self, model: str, *, limit: int = 100) -> list[HistoricalSnapshot]:
-        """The newest snapshots that were in charge, with their clusters, newest first."""
-        return self._run(requests.history(model, limit))
-
-    def events(self, model: str, *, limit: int = 100) -> list[ClusterEvent]:
-        """Births, deaths, splits, merges, drifts and other events of clusters, newest first."""
-        return self._run(requests.events(model, limit))
+    models = _blocking(requests.models)
+    model = _blocking(requests.model)
+    centroids = _blocking(requests.centroids)
+    predict = _blocking(requests.predict)
+    snapshots = _blocking(requests.snapshots)
+    history = _blocking(requests.history)
+    events = _blocking(requests.events)
+    lineage = _blocking(requests.lineage)
+    diff = _blocking(requests.diff)
+    k = _blocking(requests.k)
+    sample = _blocking(requests.sample)
+    quarantine = _blocking(requests.quarantine)
+    me = _blocking(requests.me)
+    promote = _blocking(requests.promote)
+    pause = _blocking(requests.pause)
+    resume = _blocking(requests.resume)
+    delete = _blocking(requests.delete)
+    jobs = _blocking(requests.jobs)
+    job = _blocking(requests.job)
+    start_job = _blocking(requests.start_job)
+    cancel_job = _blocking(requests.cancel_job)
 
     def follow_events(self, model: str, *, after: str | None = None) -> Iterator[ClusterEvent]:
         """Events as they happen, without an end; reconnects and resumes after the last event that was received.
@@ -142,95 +108,6 @@ class Client(BaseClient):
             `ClusterEvent.id` of the last known event; the stream begins with the next one. Only new events if None.
         """
         return self._follow(model, after)
-
-    def lineage(self, model: str) -> list[ClusterLineage]:
-        """Origin, end and successors of each cluster, by id."""
-        return self._run(requests.lineage(model))
-
-    def diff(self, model: str, a: int, b: int) -> SnapshotDiff:
-        """Compare snapshots `a` and `b`: shift of each cluster, changed assignments, cost on the same points."""
-        return self._run(requests.diff(model, a, b))
-
-    def k(self, model: str) -> KProfile:
-        """The suggested number of clusters, and the criteria for each number that was tried."""
-        return self._run(requests.k(model))
-
-    def sample(self, model: str, *, n: int = 300) -> PointSample:
-        """Up to `n` of the last points, with their clusters."""
-        return self._run(requests.sample(model, n))
-
-    def quarantine(self, model: str, *, limit: int = 100, reason: str | None = None) -> Quarantine:
-        """Number of bad records by reason, and the newest of them (of one `reason`, if given)."""
-        return self._run(requests.quarantine(model, limit, reason))
-
-    def me(self) -> WhoAmI:
-        """Name, right and models of the token that this client sends."""
-        return self._run(requests.me())
-
-    def promote(self, model: str, snapshot: int, *, skip: bool = False) -> None:
-        """Ask the consumer to put a snapshot in charge, which it does at its next checkpoint.
-
-        Parameters
-        ----------
-        model
-            Name of the model.
-        snapshot
-            Number of the snapshot.
-        skip
-            Skip the records between the snapshot and now; else the consumer learns them again.
-        """
-        self._run(requests.promote(model, snapshot, skip=skip))
-
-    def pause(self, model: str) -> None:
-        """Ask the consumer to stop reading."""
-        self._run(requests.pause(model, paused=True))
-
-    def resume(self, model: str) -> None:
-        """Ask the consumer to read again."""
-        self._run(requests.pause(model, paused=False))
-
-    def delete(self, model: str) -> None:
-        """Delete a model with all its data; refused while a consumer runs it."""
-        self._run(requests.delete(model))
-
-    def jobs(self, model: str) -> list[Job]:
-        """Recomputation jobs, newest first."""
-        return self._run(requests.jobs(model))
-
-    def job(self, model: str, job: str) -> Job:
-        """One recomputation job, by its id."""
-        return self._run(requests.job(model, job))
-
-    def start_job(
-        self,
-        model: str,
-        *,
-        start: str = "beginning",
-        stop: str = "now",
-        k: int | None = None,
-        init: str = "k-means++",
-        n_init: int = 1,
-        max_iter: int = 300,
-    ) -> Job:
-        """Run exact K-Means over a range of the topic; the resulting snapshot is not in charge until it is promoted.
-
-        Parameters
-        ----------
-        model
-            Name of the model.
-        start, stop
-            Range of the topic, such as ``2026-11-01``, ``2h``, ``offset:N`` or ``snapshot:N``.
-        k
-            Number of clusters; the model's own if None.
-        init, n_init, max_iter
-            As for `ExactKMeans`.
-        """
-        options = {"from": start, "to": stop, "k": k, "init": init, "n_init": n_init, "max_iter": max_iter}
-        return self._run(requests.start_job(model, options))
-
-    def cancel_job(self, model: str, job: str) -> Job:
-        """Cancel a job that is queued or running."""
-        return self._run(requests.cancel_job(model, job))
 
     def _run(self, flow: Flow[T]) -> T:
         try:
@@ -247,25 +124,25 @@ class Client(BaseClient):
             return result
 
     def _send(self, call: Call) -> Any:
-        for delay in (*transport.RETRY_DELAYS, None):
+        for delay in transport.retry_delays(call):
             try:
                 response = self._http.send(self._request(self._http, call))
             except httpx.TransportError as error:
-                if delay is None or not call.idempotent:
+                if delay is None:
                     raise self._unreachable(error) from error
                 time.sleep(delay)
             else:
-                if delay is None or not call.idempotent or response.status_code not in RETRY_STATUSES:
+                if delay is None or response.status_code not in RETRY_STATUSES:
                     return self._content(response)
-                time.sleep(transport.retry_delay(response, delay))
+                time.sleep(transport.requested_delay(response, delay))
         raise AssertionError("the last attempt returns or raises")
 
     def _follow(self, model: str, after: str | None) -> Iterator[ClusterEvent]:
         if after is None:
             after = transport.latest_event_id(self.model(model))
-        attempt = 0
+        reconnects = transport.Reconnects()
         while True:
-            started = time.monotonic()
+            reconnects.opening()
             try:
                 with self._http.stream("GET", **self._stream_options(model, after)) as response:
                     if not response.is_success:
@@ -278,15 +155,11 @@ class Client(BaseClient):
                         for line in response.iter_lines():
                             event = reader.send(line)
                             if event is not None:
-                                attempt = 0
+                                reconnects.received()
                                 after = event.id
                                 yield event
             except httpx.TransportError as error:
-                if attempt >= len(transport.RECONNECT_DELAYS) and time.monotonic() - started < STABLE_SECONDS:
-                    raise self._unreachable(error) from error
-            if time.monotonic() - started >= STABLE_SECONDS:
-                attempt = 0
-            if attempt >= len(transport.RECONNECT_DELAYS):
-                raise requests.error_of(503, b"", transport.location(response.request))
-            time.sleep(transport.RECONNECT_DELAYS[attempt])
-            attempt += 1
+                failure: StreamkmError = self._unreachable(error)
+            else:
+                failure = requests.error_of(503, b"", transport.location(response.request))
+            time.sleep(reconnects.delay(failure))

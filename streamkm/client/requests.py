@@ -1,12 +1,13 @@
 """The calls of each client method and how their responses are parsed, independent of how they are sent.
 
 A flow is a generator: it yields a `Call`, is sent the content of the response (or thrown its error), and returns the
-result. The blocking client and the one for asyncio run the same flows.
+result. Both clients have each flow as a method of the same name, with the same arguments and documentation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeVar
@@ -128,47 +129,57 @@ def error_of(status: int, content: bytes, where: str) -> StreamkmError:
 
 
 def models() -> Flow[list[Model]]:
-    """All models."""
+    """All models, by name."""
     content = yield Call("/v1/models")
     return [Model.of(entry) for entry in content["models"]]
 
 
 def model(name: str) -> Flow[Model]:
-    """One model."""
+    """One model: status, fields and counters."""
     return Model.of((yield Call(path_of(name))))
 
 
-def centroids(name: str, snapshot: int | None, at: datetime | float | str | None) -> Flow[Centroids]:
-    """The clusters of a snapshot."""
+def centroids(model: str, *, snapshot: int | None = None, at: datetime | float | str | None = None) -> Flow[Centroids]:
+    """The clusters of the newest snapshot, of a snapshot by number, or of the one that was newest at a time.
+
+    Parameters
+    ----------
+    model
+        Name of the model.
+    snapshot
+        Number of a snapshot.
+    at
+        A datetime, an RFC 3339 text, or seconds since 1970.
+    """
     params: dict[str, str | int] = {}
     if snapshot is not None:
         params["snapshot"] = snapshot
     if at is not None:
         params["at"] = at.isoformat() if isinstance(at, datetime) else str(at)
-    return Centroids.of((yield Call(path_of(name, "centroids"), params)))
+    return Centroids.of((yield Call(path_of(model, "centroids"), params)))
 
 
-def snapshots(name: str, limit: int) -> Flow[list[SnapshotSummary]]:
-    """The newest snapshots."""
-    return (yield from pages(name, "snapshots", limit, lambda entry: [SnapshotSummary.of(entry)]))
+def snapshots(model: str, *, limit: int = 100) -> Flow[list[SnapshotSummary]]:
+    """The newest snapshots, newest first."""
+    return (yield from pages(model, "snapshots", limit, lambda entry: [SnapshotSummary.of(entry)]))
 
 
-def history(name: str, limit: int) -> Flow[list[HistoricalSnapshot]]:
-    """The newest snapshots that were in charge, with their clusters."""
-    return (yield from pages(name, "history", limit, lambda entry: [HistoricalSnapshot.of(entry)]))
+def history(model: str, *, limit: int = 100) -> Flow[list[HistoricalSnapshot]]:
+    """The newest snapshots that were in charge, with their clusters, newest first."""
+    return (yield from pages(model, "history", limit, lambda entry: [HistoricalSnapshot.of(entry)]))
 
 
-def events(name: str, limit: int) -> Flow[list[ClusterEvent]]:
-    """The newest events."""
-    return (yield from pages(name, "events", limit, ClusterEvent.all_of))
+def events(model: str, *, limit: int = 100) -> Flow[list[ClusterEvent]]:
+    """Births, deaths, splits, merges, drifts and other events of clusters, newest first."""
+    return (yield from pages(model, "events", limit, ClusterEvent.all_of))
 
 
-def pages(name: str, resource: str, limit: int, parse: Callable[[Any], list[T]]) -> Flow[list[T]]:
+def pages(model: str, resource: str, limit: int, parse: Callable[[Any], list[T]]) -> Flow[list[T]]:
     """Follow the pages of a list of snapshots, newest first, until there are `limit` results."""
     found: list[T] = []
     params: dict[str, str | int] = {"limit": min(limit, PAGE_SIZE)}
     while len(found) < limit:
-        content = yield Call(path_of(name, resource), params)
+        content = yield Call(path_of(model, resource), params)
         for entry in content["snapshots"]:
             found += parse(entry)
         if content["next"] is None:
@@ -177,12 +188,12 @@ def pages(name: str, resource: str, limit: int, parse: Callable[[Any], list[T]])
     return found[:limit]
 
 
-def lineage(name: str) -> Flow[list[ClusterLineage]]:
-    """The lineage of all clusters, merged from all pages."""
+def lineage(model: str) -> Flow[list[ClusterLineage]]:
+    """Origin, end and successors of each cluster, by id."""
     found: dict[int, ClusterLineage] = {}
     params: dict[str, str | int] = {"limit": PAGE_SIZE}
     while True:
-        content = yield Call(path_of(name, "lineage"), params)
+        content = yield Call(path_of(model, "lineage"), params)
         for entry in map(ClusterLineage.of, content["clusters"]):
             later = found.get(entry.id)
             # Newer pages come first: they have the end of a cluster, this one may have its beginning.
@@ -202,84 +213,101 @@ def _merged(earlier: ClusterLineage, later: ClusterLineage) -> ClusterLineage:
     )
 
 
-def diff(name: str, a: int, b: int) -> Flow[SnapshotDiff]:
-    """Compare two snapshots."""
-    return SnapshotDiff.of((yield Call(path_of(name, "diff"), {"a": a, "b": b})))
+def diff(model: str, a: int, b: int) -> Flow[SnapshotDiff]:
+    """Compare snapshots `a` and `b`: shift of each cluster, changed assignments, cost on the same points."""
+    return SnapshotDiff.of((yield Call(path_of(model, "diff"), {"a": a, "b": b})))
 
 
-def k(name: str) -> Flow[KProfile]:
-    """Criteria for the number of clusters."""
-    return KProfile.of((yield Call(path_of(name, "k"))))
+def k(model: str) -> Flow[KProfile]:
+    """The suggested number of clusters, and the criteria for each number that was tried."""
+    return KProfile.of((yield Call(path_of(model, "k"))))
 
 
-def sample(name: str, n: int) -> Flow[PointSample]:
-    """Some of the last points."""
-    return PointSample.of((yield Call(path_of(name, "sample"), {"n": n})))
+def sample(model: str, *, n: int = 300) -> Flow[PointSample]:
+    """Up to `n` of the last points, with their clusters."""
+    return PointSample.of((yield Call(path_of(model, "sample"), {"n": n})))
 
 
-def quarantine(name: str, limit: int, reason: str | None) -> Flow[Quarantine]:
-    """Bad records."""
+def quarantine(model: str, *, limit: int = 100, reason: str | None = None) -> Flow[Quarantine]:
+    """Number of bad records by reason, and the newest of them (of one `reason`, if given)."""
     params: dict[str, str | int] = {"limit": limit} | ({} if reason is None else {"reason": reason})
-    return Quarantine.of((yield Call(path_of(name, "quarantine"), params)))
+    return Quarantine.of((yield Call(path_of(model, "quarantine"), params)))
 
 
 def me() -> Flow[WhoAmI]:
-    """The rights of the token."""
+    """Name, right and models of the token that this client sends."""
     return WhoAmI.of((yield Call("/v1/me")))
 
 
 # Prediction
 
 
-def predict(name: str, X: Any, snapshot: int | None) -> Flow[Prediction]:
-    """Predict points in as many requests as they take, all with one snapshot."""
+def predict(model: str, X: Any, *, snapshot: int | None = None) -> Flow[Prediction]:
+    """The nearest cluster of each point.
+
+    Parameters
+    ----------
+    model
+        Name of the model.
+    X
+        (n, d) numbers in the order of the model's fields, or a table of pandas, polars or Arrow that has the fields as
+        columns. Any number of points: they are sent in requests of a few megabytes, all predicted with one snapshot.
+    snapshot
+        Number of the snapshot to predict with; the newest if None.
+    """
     fields: tuple[str, ...] = ()
     if hasattr(X, "columns"):  # a table of pandas, polars or Arrow
-        fields = (yield from model(name)).fields
+        fields = yield from _fields(model)
         X = points_of_table(X, fields)
     points = validated(X)
     if points.size >= ARROW_MIN_NUMBERS and arrow.available():
-        fields = fields or (yield from model(name)).fields
+        fields = fields or (yield from _fields(model))
         if points.shape[1] == len(fields):  # else the service's error message is the best one
-            return (yield from _predict_arrow(name, points, fields, snapshot))
+            return (yield from _predict_arrow(model, points, fields, snapshot))
     rows = max(1, JSON_BODY_BYTES // (BYTES_PER_NUMBER * points.shape[1])) if points.size else 1
-    parts: list[Any] = []
+    parts: list[Prediction] = []
     for start in range(0, len(points), rows) or (0,):
         body = {"points": points[start : start + rows]} | ({} if snapshot is None else {"snapshot": snapshot})
-        try:
-            parts.append(
-                (yield Call(path_of(name, "predict"), body=orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)))
-            )
-        except DataError as error:
-            if start:
-                error.where = f"points from {start} on"
-            raise
-        snapshot = parts[-1]["snapshot"]["id"]
-    columns = {key: np.concatenate([np.array(p[key], dtype) for p in parts]) for key, dtype in _DTYPES.items()}
-    return Prediction(name, parts[-1]["snapshot"]["id"], columns["ids"], columns["distances"], columns["scores"])
+        call = Call(path_of(model, "predict"), body=orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY))
+        with _located(start):
+            parts.append(Prediction.of((yield call)))
+        snapshot = parts[-1].snapshot
+    return _joined(parts)
+
+
+def _fields(name: str) -> Flow[tuple[str, ...]]:
+    return (yield from model(name)).fields
 
 
 def _predict_arrow(
-    name: str, points: NDArray[np.float64], fields: tuple[str, ...], snapshot: int | None
+    model: str, points: NDArray[np.float64], fields: tuple[str, ...], snapshot: int | None
 ) -> Flow[Prediction]:
     rows = max(1, ARROW_BODY_BYTES // (8 * points.shape[1]))
     parts: list[Prediction] = []
     for start in range(0, len(points), rows):
         params: dict[str, str | int] = {} if snapshot is None else {"snapshot": snapshot}
         body = arrow.encode(points[start : start + rows], fields)
-        try:
-            found = arrow.decode(name, (yield Call(path_of(name, "predict"), params, body, media_type=ARROW)))
-        except DataError as error:
-            if start:
-                error.where = f"points from {start} on"
-            raise
-        parts.append(found)
-        snapshot = found.snapshot
-    columns = (np.concatenate([getattr(p, column) for p in parts]) for column in _DTYPES)
-    return Prediction(name, parts[-1].snapshot, *columns)
+        call = Call(path_of(model, "predict"), params, body, media_type=ARROW)
+        with _located(start):
+            parts.append(arrow.decode(model, (yield call)))
+        snapshot = parts[-1].snapshot
+    return _joined(parts)
 
 
-_DTYPES = {"ids": np.int64, "distances": np.float64, "scores": np.float64}
+@contextmanager
+def _located(start: int) -> Iterator[None]:
+    """Say in errors of points that the request began with point `start`."""
+    try:
+        yield
+    except DataError as error:
+        if start:
+            error.where = f"points from {start} on"
+        raise
+
+
+def _joined(parts: Sequence[Prediction]) -> Prediction:
+    columns = (np.concatenate([getattr(p, name) for p in parts]) for name in ("ids", "distances", "scores"))
+    return Prediction(parts[-1].model, parts[-1].snapshot, *columns)
 
 
 def validated(X: Any) -> NDArray[np.float64]:
@@ -325,41 +353,77 @@ def points_of_table(X: Any, fields: tuple[str, ...]) -> NDArray[np.float64]:
 # Control
 
 
-def promote(name: str, snapshot: int, *, skip: bool) -> Flow[None]:
-    """Ask for a snapshot to be put in charge."""
-    yield Call(path_of(name, "promote"), body=orjson.dumps({"snapshot": snapshot, "skip": skip}))
+def promote(model: str, snapshot: int, *, skip: bool = False) -> Flow[None]:
+    """Ask the consumer to put a snapshot in charge, which it does at its next checkpoint.
+
+    Parameters
+    ----------
+    model
+        Name of the model.
+    snapshot
+        Number of the snapshot.
+    skip
+        Skip the records between the snapshot and now; else the consumer learns them again.
+    """
+    yield Call(path_of(model, "promote"), body=orjson.dumps({"snapshot": snapshot, "skip": skip}))
 
 
-def pause(name: str, *, paused: bool) -> Flow[bool]:
-    """Ask the consumer to stop reading, or to read again."""
-    content = yield Call(path_of(name, "pause" if paused else "resume"), method="POST")
-    return bool(content["paused"])
+def pause(model: str) -> Flow[None]:
+    """Ask the consumer to stop reading."""
+    yield Call(path_of(model, "pause"), method="POST")
 
 
-def delete(name: str) -> Flow[None]:
-    """Delete a model."""
-    yield Call(path_of(name), method="DELETE", idempotent=False)
+def resume(model: str) -> Flow[None]:
+    """Ask the consumer to read again."""
+    yield Call(path_of(model, "resume"), method="POST")
+
+
+def delete(model: str) -> Flow[None]:
+    """Delete a model with all its data; refused while a consumer runs it."""
+    yield Call(path_of(model), method="DELETE", idempotent=False)
 
 
 # Jobs
 
 
-def jobs(name: str) -> Flow[list[Job]]:
-    """The jobs of a model."""
-    return [Job.of(entry) for entry in (yield Call(path_of(name, "jobs")))["jobs"]]
+def jobs(model: str) -> Flow[list[Job]]:
+    """Recomputation jobs, newest first."""
+    return [Job.of(entry) for entry in (yield Call(path_of(model, "jobs")))["jobs"]]
 
 
-def job(name: str, job_id: str) -> Flow[Job]:
-    """One job."""
-    return Job.of((yield Call(path_of(name, "jobs", quoted(job_id)))))
+def job(model: str, job: str) -> Flow[Job]:
+    """One recomputation job, by its id."""
+    return Job.of((yield Call(path_of(model, "jobs", quoted(job)))))
 
 
-def start_job(name: str, options: dict[str, Any]) -> Flow[Job]:
-    """Start a recomputation; options that are None are not sent."""
-    body = {key: value for key, value in options.items() if value is not None}
-    return Job.of((yield Call(path_of(name, "jobs"), body=orjson.dumps(body), idempotent=False)))
+def start_job(
+    model: str,
+    *,
+    start: str = "beginning",
+    stop: str = "now",
+    k: int | None = None,
+    init: str = "k-means++",
+    n_init: int = 1,
+    max_iter: int = 300,
+) -> Flow[Job]:
+    """Run exact K-Means over a range of the topic; the resulting snapshot is not in charge until it is promoted.
+
+    Parameters
+    ----------
+    model
+        Name of the model.
+    start, stop
+        Range of the topic, such as ``2026-11-01``, ``2h``, ``offset:N`` or ``snapshot:N``.
+    k
+        Number of clusters; the model's own if None.
+    init, n_init, max_iter
+        As for `ExactKMeans`.
+    """
+    options = {"from": start, "to": stop, "init": init, "n_init": n_init, "max_iter": max_iter}
+    body = orjson.dumps(options | ({} if k is None else {"k": k}))
+    return Job.of((yield Call(path_of(model, "jobs"), body=body, idempotent=False)))
 
 
-def cancel_job(name: str, job_id: str) -> Flow[Job]:
-    """Cancel a job."""
-    return Job.of((yield Call(path_of(name, "jobs", quoted(job_id)), method="DELETE", idempotent=False)))
+def cancel_job(model: str, job: str) -> Flow[Job]:
+    """Cancel a job that is queued or running."""
+    return Job.of((yield Call(path_of(model, "jobs", quoted(job)), method="DELETE", idempotent=False)))

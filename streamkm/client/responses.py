@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import types
+import typing
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,15 +21,45 @@ if TYPE_CHECKING:
 
 Ints = NDArray[np.int64]
 Reals = NDArray[np.float64]
+R = TypeVar("R", bound="_Response")
 
 
-def parse_time(text: str) -> datetime:
-    """Parse an RFC 3339 time; it has a time zone.
+class _Response:
+    """A dataclass that is read from a JSON object with members of the same names; other members are ignored."""
 
-    >>> parse_time("2026-11-01T10:00:00Z").isoformat()
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> Self:
+        """Read the JSON object of a response, or an entry of it."""
+        return _read(cls, content)
+
+
+def _read(cls: type[R], content: Mapping[str, Any]) -> R:
+    return cls(**{name: _convert(hint, content[name]) for name, hint in _hints(cls).items()})
+
+
+_hints: Callable[[type], dict[str, Any]] = functools.cache(typing.get_type_hints)
+
+
+def _convert(hint: Any, value: Any) -> Any:
+    """Convert a JSON value to an annotated type: an array, a time, a tuple, a response, or the value itself.
+
+    >>> _convert(datetime, "2026-11-01T10:00:00Z").isoformat()
     '2026-11-01T10:00:00+00:00'
+    >>> _convert(tuple[int, ...] | None, [1, 2]), _convert(tuple[int, ...] | None, None)
+    ((1, 2), None)
     """
-    return datetime.fromisoformat(text)
+    inner = typing.get_args(hint)
+    if isinstance(hint, types.UnionType):  # X | None
+        return None if value is None else _convert(inner[0], value)
+    if hint in (Ints, Reals):
+        return np.array(value, np.int64 if hint == Ints else np.float64)
+    if hint is datetime:
+        return datetime.fromisoformat(value)
+    if typing.get_origin(hint) is tuple:
+        return tuple(_convert(inner[0], one) for one in value)
+    return hint.of(value) if isinstance(hint, type) and issubclass(hint, _Response) else value
 
 
 class _Table(ABC):
@@ -106,7 +139,7 @@ class Centroids(_Table):
         return cls(
             content["model"],
             content["snapshot"]["id"],
-            parse_time(content["snapshot"]["created_at"]),
+            datetime.fromisoformat(content["snapshot"]["created_at"]),
             content["snapshot"]["inertia"],
             fields,
             np.array([c["id"] for c in clusters], np.int64),
@@ -127,7 +160,7 @@ class Centroids(_Table):
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Prediction(_Table):
+class Prediction(_Table, _Response):
     """The clusters of n points.
 
     Attributes
@@ -148,13 +181,18 @@ class Prediction(_Table):
     distances: Reals
     scores: Reals
 
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> Self:
+        """From the response of ``/predict``."""
+        return _read(cls, {**content, "snapshot": content["snapshot"]["id"]})
+
     def columns(self) -> dict[str, Any]:
         """One row per point."""
         return {"id": self.ids, "distance": self.distances, "score": self.scores}
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
+class Model(_Response):
     """A model: status, fields and counters.
 
     Attributes
@@ -184,12 +222,11 @@ class Model:
     def of(cls, content: Mapping[str, Any]) -> Self:
         """From a response of ``/models``."""
         newest = content["snapshot"]
-        same = {name: content[name] for name in ("name", "status", "why", "n_clusters", "points", "bad", "lag")}
-        return cls(fields=tuple(content["fields"]), snapshot=newest["id"] if newest else None, raw=content, **same)
+        return _read(cls, {**content, "snapshot": newest and newest["id"], "raw": content})
 
 
 @dataclass(frozen=True, slots=True)
-class SnapshotSummary:
+class SnapshotSummary(_Response):
     """A snapshot without its clusters.
 
     Attributes
@@ -209,15 +246,9 @@ class SnapshotSummary:
     inertia: float | None
     events: int
 
-    @classmethod
-    def of(cls, content: Mapping[str, Any]) -> Self:
-        """From an entry of ``/snapshots``."""
-        rest = ("kind", "reason", "n_clusters", "n_points", "inertia", "events")
-        return cls(content["id"], parse_time(content["created_at"]), *(content[name] for name in rest))
-
 
 @dataclass(frozen=True, slots=True)
-class ClusterEvent:
+class ClusterEvent(_Response):
     """An event in the lineage of clusters.
 
     Attributes
@@ -240,7 +271,7 @@ class ClusterEvent:
     before: tuple[int, ...]
     after: tuple[int, ...]
     detail: Mapping[str, Any]
-    index: int = 0
+    index: int
 
     @property
     def id(self) -> str:
@@ -248,27 +279,14 @@ class ClusterEvent:
         return f"{self.snapshot}.{self.index}"
 
     @classmethod
-    def of(cls, event: Mapping[str, Any], index: int) -> Self:
-        """From the data of an event stream."""
-        return cls(
-            int(event["snapshot"]),
-            parse_time(event["created_at"]),
-            event["kind"],
-            tuple(event["before"]),
-            tuple(event["after"]),
-            event["detail"],
-            index,
-        )
-
-    @classmethod
     def all_of(cls, entry: Mapping[str, Any]) -> list[Self]:
         """All events of an entry of ``/events`` or ``/history``."""
         snapshot = {"snapshot": entry["id"], "created_at": entry["created_at"]}
-        return [cls.of({**event, **snapshot}, i) for i, event in enumerate(entry["events"])]
+        return [cls.of({**event, **snapshot, "index": i}) for i, event in enumerate(entry["events"])]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class HistoricalSnapshot:
+class HistoricalSnapshot(_Response):
     """An older snapshot with its clusters.
 
     Attributes
@@ -298,14 +316,13 @@ class HistoricalSnapshot:
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> Self:
         """From an entry of ``/history``."""
-        same: dict[str, Any] = {name: content[name] for name in ("id", "kind", "reason", "n_points", "inertia")}
-        same |= {name: np.array(content[name], np.float64) for name in ("shares", "spreads", "centroids")}
-        created_at, ids = parse_time(content["created_at"]), np.array(content["ids"], np.int64)
-        return cls(created_at=created_at, ids=ids, events=tuple(ClusterEvent.all_of(content)), **same)
+        snapshot = {"snapshot": content["id"], "created_at": content["created_at"]}
+        events = [{**event, **snapshot, "index": i} for i, event in enumerate(content["events"])]
+        return _read(cls, {**content, "events": events})
 
 
 @dataclass(frozen=True, slots=True)
-class ClusterLineage:
+class ClusterLineage(_Response):
     """Origin and end of a cluster, as far as the stored events go back.
 
     Attributes
@@ -325,12 +342,11 @@ class ClusterLineage:
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> Self:
         """From an entry of ``/lineage``."""
-        born, ended = (content[name] and content[name]["id"] for name in ("born", "ended"))
-        return cls(content["id"], born, ended, tuple(content["origins"]), tuple(content["successors"]))
+        return _read(cls, {**content, **{name: content[name] and content[name]["id"] for name in ("born", "ended")}})
 
 
 @dataclass(frozen=True, slots=True)
-class ClusterShift:
+class ClusterShift(_Response):
     """A cluster that two snapshots have in common.
 
     Attributes
@@ -351,7 +367,7 @@ class ClusterShift:
 
 
 @dataclass(frozen=True, slots=True)
-class SnapshotDiff:
+class SnapshotDiff(_Response):
     """Comparison of snapshot `a` with snapshot `b` on the model's weighted sample of its points.
 
     Attributes
@@ -378,19 +394,9 @@ class SnapshotDiff:
     cost_b: float
     points: float
 
-    @classmethod
-    def of(cls, content: Mapping[str, Any]) -> Self:
-        """From the response of ``/diff``."""
-        lists = {
-            "moved": tuple(ClusterShift(**m) for m in content["moved"]),
-            "gone": tuple(content["gone"]),
-            "new": tuple(content["new"]),
-        }
-        return cls(**{**content, **lists})
-
 
 @dataclass(frozen=True, eq=False, slots=True)
-class KProfile:
+class KProfile(_Response):
     """Criteria for the number of clusters.
 
     Attributes
@@ -414,17 +420,9 @@ class KProfile:
     gap: Reals
     davies_bouldin: Reals
 
-    @classmethod
-    def of(cls, content: Mapping[str, Any]) -> Self:
-        """From the response of ``/k``."""
-        same: dict[str, Any] = {name: content[name] for name in ("running", "suggested", "reason")}
-        criteria = ("cost", "silhouette", "gap", "davies_bouldin")
-        same |= {name: np.array(content[name], np.float64) for name in criteria}
-        return cls(ks=np.array(content["ks"], np.int64), **same)
-
 
 @dataclass(frozen=True, eq=False, slots=True)
-class PointSample:
+class PointSample(_Response):
     """Some of the last points with their clusters.
 
     Attributes
@@ -452,15 +450,12 @@ class PointSample:
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> Self:
         """From the response of ``/sample``."""
-        fields, plane = tuple(content["fields"]), content["projection"]
-        points = np.array(content["points"], np.float64).reshape(-1, len(fields))
-        columns = (np.array(content[name], np.float64) for name in ("distances", "scores"))
-        planes = (np.array(plane[name], np.float64) for name in ("mean", "axes", "explained"))
-        return cls(content["snapshot"]["id"], fields, points, np.array(content["ids"], np.int64), *columns, *planes)
+        found = _read(cls, {**content, **content["projection"], "snapshot": content["snapshot"]["id"]})
+        return replace(found, points=found.points.reshape(-1, len(found.fields)))
 
 
 @dataclass(frozen=True, slots=True)
-class QuarantineEntry:
+class QuarantineEntry(_Response):
     """A bad record; key and value as text, truncated if long."""
 
     topic: str
@@ -476,21 +471,16 @@ class QuarantineEntry:
 
 
 @dataclass(frozen=True, slots=True)
-class Quarantine:
+class Quarantine(_Response):
     """Number of bad records in quarantine, by reason, and the newest of them."""
 
     total: int
     reasons: Mapping[str, int]
     records: tuple[QuarantineEntry, ...]
 
-    @classmethod
-    def of(cls, content: Mapping[str, Any]) -> Self:
-        """From the response of ``/quarantine``."""
-        return cls(content["total"], content["reasons"], tuple(QuarantineEntry(**r) for r in content["records"]))
-
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class Job(_Response):
     """A recomputation job.
 
     Attributes
@@ -520,14 +510,9 @@ class Job:
         """Whether the job is done, failed or cancelled."""
         return self.state not in {"queued", "running"}
 
-    @classmethod
-    def of(cls, content: Mapping[str, Any]) -> Self:
-        """From a response of ``/jobs``."""
-        return cls(**{**content, **{name: parse_time(content[name]) for name in ("created_at", "updated_at")}})
-
 
 @dataclass(frozen=True, slots=True)
-class WhoAmI:
+class WhoAmI(_Response):
     """Rights of a token.
 
     Attributes
@@ -543,9 +528,3 @@ class WhoAmI:
     name: str | None
     right: str
     models: tuple[str, ...] | None
-
-    @classmethod
-    def of(cls, content: Mapping[str, Any]) -> Self:
-        """From the response of ``/me``."""
-        models = content["models"]
-        return cls(content["name"], content["right"], None if models is None else tuple(models))

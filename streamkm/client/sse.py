@@ -37,5 +37,6 @@ def read_events() -> Generator[ClusterEvent | None, str, None]:
                 fields[name] = value.removeprefix(" ")
             continue
         if "data" in fields and "id" in fields:
-            event = ClusterEvent.of(orjson.loads(fields["data"]), int(fields["id"].partition(".")[2]))
+            index = int(fields["id"].partition(".")[2])
+            event = ClusterEvent.of({**orjson.loads(fields["data"]), "index": index})
         fields = {}

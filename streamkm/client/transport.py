@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import re
+import time
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -10,7 +13,7 @@ import httpx
 from streamkm.client import requests
 from streamkm.client.requests import Call
 from streamkm.client.responses import Model
-from streamkm.errors import ServiceUnreachableError, SettingsError
+from streamkm.errors import ServiceUnreachableError, SettingsError, StreamkmError
 from streamkm.redaction import redact_url, remember, remember_url
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -107,10 +110,47 @@ def location(request: httpx.Request) -> str:
     return str(request.url.copy_with(userinfo=b"", query=None, fragment=None))
 
 
-def retry_delay(response: httpx.Response, default: float) -> float:
+def retry_delays(call: Call) -> tuple[float | None, ...]:
+    """Seconds to wait after each attempt that fails; None after the last one."""
+    return (*RETRY_DELAYS, None) if call.idempotent else (None,)
+
+
+def requested_delay(response: httpx.Response, default: float) -> float:
     """Seconds to wait before the next attempt: ``Retry-After`` up to `MAX_RETRY_DELAY`, else `default`."""
     header = response.headers.get("retry-after", "")
     return min(float(header), MAX_RETRY_DELAY) if header.isdigit() else default
+
+
+class Reconnects:
+    """Counts the attempts to open an interrupted event stream again."""
+
+    def __init__(self) -> None:
+        self._attempts, self._opened_at = 0, 0.0
+
+    def opening(self) -> None:
+        """The stream is opened now."""
+        self._opened_at = time.monotonic()
+
+    def received(self) -> None:
+        """An event has arrived: attempts are counted from zero again."""
+        self._attempts = 0
+
+    def delay(self, failure: StreamkmError) -> float:
+        """Seconds to wait before the next attempt; raises `failure` if there have been too many."""
+        if time.monotonic() - self._opened_at >= STABLE_SECONDS:
+            self._attempts = 0
+        if self._attempts >= len(RECONNECT_DELAYS):
+            raise failure
+        self._attempts += 1
+        return RECONNECT_DELAYS[self._attempts - 1]
+
+
+def document(method: Callable[..., Any], flow: Callable[..., Any]) -> None:
+    """Give a method the name, the documentation and the parameters of the flow that it runs."""
+    parameters = [inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)]
+    parameters += inspect.signature(flow).parameters.values()
+    vars(method)["__signature__"] = inspect.Signature(parameters)
+    method.__name__, method.__doc__ = flow.__name__, flow.__doc__
 
 
 def latest_event_id(model: Model) -> str:
