@@ -66,7 +66,7 @@ class View:
     def show_model(self, model: Model, elapsed: float) -> None:
         """Update status, counters and rate."""
         self.elapsed, self.status = elapsed, model.status
-        self.points, self.lag, self.bad = model.points, model.lag, model.bad
+        self.points, self.lag, self.bad = model.points, model.lag, model.bad_records
         then, before = self._last
         if elapsed - then >= 1.0:
             self.rates.append((self.points - before) / (elapsed - then))

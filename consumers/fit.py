@@ -202,17 +202,17 @@ def fit(
 class InputNotes:
     """Columns that were excluded, and assumptions about the input."""
 
-    left_out: Sequence[ExcludedColumn]
+    excluded: Sequence[ExcludedColumn]
     notes: Sequence[str]
 
     def lines(self) -> list[str]:
         """As lines of text."""
-        lines = [f"excluded: {describe_excluded(self.left_out)}"] if self.left_out else []
+        lines = [f"excluded: {describe_excluded(self.excluded)}"] if self.excluded else []
         return [*lines, *self.notes]
 
     def to_json(self) -> dict[str, Any]:
         """As JSON."""
-        return {"left_out": [asdict(left) for left in self.left_out], "notes": list(self.notes)}
+        return {"excluded_columns": [asdict(column) for column in self.excluded], "notes": list(self.notes)}
 
 
 def _collected(
@@ -228,7 +228,7 @@ def _collected(
         files = TableFiles(expand(paths), settings.fields, settings.weight_field)
         check_memory(files, limited=settings.memory is not None)
         found = collect(files.rows(bars.read), files.fields, float32=files.fits_float32, line_of=files.line, **options)
-        return found, InputNotes(files.left_out, files.notes)
+        return found, InputNotes(files.excluded, files.notes)
     rows = sql_rows(sql, settings.database)
     first = next(rows)
     fields, notes = settings.fields, InputNotes((), ())

@@ -89,7 +89,9 @@ def show(
     selection = ""
     if all_fields:
         selection = (
-            " (all numeric columns that are not identifiers)" if result["left_out"] else " (all numeric columns)"
+            " (all numeric columns that are not identifiers)"
+            if result["excluded_columns"]
+            else " (all numeric columns)"
         )
     terminal.say(f"fields: {fields.format_field_list(collected.fields, _FIELD_LIST_CHARS)}{selection}")
     if result["rows"]["skipped"]:

@@ -239,10 +239,10 @@ def model_json(info: ModelInfo, newest: Snapshot | None, *, detail: bool) -> dic
     from streamkm.service.status import lease_live, status
 
     now = time.time()
-    word, why = status(info, now, ServiceOptions().stale_after)
+    state, reason = status(info, now, ServiceOptions().stale_after)
     if detail:
-        return _json(serializers.model_detail(info, newest, word, why, lease_live=lease_live(info, now)))
-    return _json(serializers.model_summary(info, newest, word, why))
+        return _json(serializers.model_detail(info, newest, state, reason, lease_live=lease_live(info, now)))
+    return _json(serializers.model_summary(info, newest, state, reason))
 
 
 def snapshot_json(s: Snapshot) -> dict[str, Any]:

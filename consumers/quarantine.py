@@ -224,7 +224,7 @@ def retry(
     logs.configure()
     if sum((every, reason is not None, bool(records))) != 1:
         raise SettingsError("say which records", hint="Name some, or give --reason REASON, or --all")
-    counts = Counter(tried=0, decoded=0, produced=0, gone=0)
+    counts = Counter(tried=0, decoded=0, produced=0, unavailable=0)
     with contextlib.ExitStack() as stack:
         store = stack.enter_context(contextlib.closing(open_store(settings.store, create=False)))
         spec = store.model(model).spec
@@ -244,14 +244,16 @@ def retry(
         selected = (entry for entry in found if reason in (None, entry.bad.reason))
         while batch := list(islice(selected, _BATCH_SIZE)):
             counts.update(retry_batch(batch, reader, codec, produce))
-    stay = counts["tried"] - counts["produced"]
-    if counts["gone"]:
+    remaining = counts["tried"] - counts["produced"]
+    if counts["unavailable"]:
         terminal.say(
-            f"{counts['gone']:,} are truncated, and no longer in their topic: they cannot be retried", err=True
+            f"{counts['unavailable']:,} are truncated, and no longer in their topic: they cannot be retried", err=True
         )
     if as_json:
-        terminal.say_json({**counts, "stay": stay, "dry_run": dry_run}, indent=None)
+        terminal.say_json({**counts, "remaining": remaining, "dry_run": dry_run}, indent=None)
     elif dry_run:
         terminal.say(f"{counts['decoded']:,} of {counts['tried']:,} can be decoded now, and would be produced again")
     else:
-        terminal.say(f"{counts['produced']:,} of {counts['tried']:,} were produced again, {stay:,} stay in quarantine")
+        terminal.say(
+            f"{counts['produced']:,} of {counts['tried']:,} were produced again, {remaining:,} stay in quarantine"
+        )

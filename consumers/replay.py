@@ -227,11 +227,11 @@ def diff(model: str, a: int, b: int, settings: StoreSettings, *, as_json: bool) 
     terminal.say(f"{found.changed:.2%} of the points change cluster")
     terminal.say(f"mean squared distance: {found.cost_a:.6g} in snapshot {a}, {found.cost_b:.6g} in snapshot {b}")
     table = Table("cluster", f"share in {a}", f"share in {b}", "moved", "in spreads")
-    for m in found.moved:
+    for m in found.shifts:
         spreads = "" if m.spreads is None else f"{m.spreads:.3g}"
         table.add_row(str(m.id), f"{m.share_before:.1%}", f"{m.share_after:.1%}", f"{m.distance:.4g}", spreads)
     terminal.show(table)
-    for what, ids in ((f"only in {a}", found.gone), (f"only in {b}", found.new)):
+    for what, ids in ((f"only in {a}", found.removed), (f"only in {b}", found.added)):
         if ids:
             terminal.say(f"{what}: {', '.join(map(str, ids))}")
 

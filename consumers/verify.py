@@ -70,7 +70,7 @@ def proof_json(model: str, proof: Proof) -> dict[str, object]:
         "model": model,
         "snapshot": proof.comparison.snapshot_id,
         "points": proof.comparison.n_points,
-        "began_at_commit": proof.start.commit_seq,
+        "start_commit": proof.start.commit_seq,
         "arithmetic": ARITHMETIC,
         "equal": not proof.differences,
         "differences": proof.differences,

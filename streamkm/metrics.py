@@ -88,7 +88,7 @@ RECORDS_LOST = CounterSpec(
 )
 ALARMS = CounterSpec(
     "streamkm_alarms_total",
-    "Alarms of the watchdogs, by alarm: stalled-partition, broker-away, store-away, hung",
+    "Alarms of the watchdogs, by alarm: stalled-partition, broker-unavailable, store-unavailable, hung",
     ("model", "alarm"),
     "engine",
 )

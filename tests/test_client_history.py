@@ -62,7 +62,7 @@ def test_history_lineage_and_diff_are_arrays(client):
     lives = {life.id: life for life in client.lineage("orders")}
     assert (lives[4].born, lives[7].born, lives[7].origins, lives[9].ended) == (1, 2, (4,), 2)
     found = client.diff("orders", 1, 3)
-    assert (found.a, found.b, {m.id for m in found.moved}, found.changed) == (1, 3, {4, 7}, 0.0)
+    assert (found.a, found.b, {m.id for m in found.shifts}, found.changed) == (1, 3, {4, 7}, 0.0)
     with pytest.raises(NotFoundError):
         client.diff("orders", 1, 99)
 
@@ -157,7 +157,8 @@ class Breaking(BaseHTTPRequestHandler):
         server = self.server
         if not self.path.endswith("stream"):
             told = (
-                b'{"name": "m", "status": "", "why": "", "n_clusters": 1, "fields": [], "points": 0, "bad": 0, '
+                b'{"name": "m", "status": "", "status_reason": "", "n_clusters": 1, "fields": [], '
+                b'"points": 0, "bad_records": 0, '
                 b'"lag": 0, "snapshot": {"id": 6}}'
             )
             self.send_response(200)

@@ -259,15 +259,15 @@ ROWS = "".join(f"{100 + i},{x},{t}\n" for i, (x, t) in enumerate(zip([5, 1, 4, 2
 def test_columns_of_numbers_are_taken_and_the_others_said_with_the_reason(fit, text, fields, left):
     got, said = fit(text, "--bad-rows", "skip")
     assert got["fields"] == fields
-    assert {one["column"]: one["reason"] for one in got["left_out"]}.keys() == left.keys()
-    for one in got["left_out"]:
+    assert {one["column"]: one["reason"] for one in got["excluded_columns"]}.keys() == left.keys()
+    for one in got["excluded_columns"]:
         assert left[one["column"]] in one["reason"]
         assert f"{one['column']} ({one['reason']}" in said
 
 
 def test_the_first_cell_that_is_no_number_is_said_with_its_line(fit):
     got, said = fit('x,note\n1,NA\n2,"5\n\n6"\n3,7" pipe\n')
-    assert got["left_out"] == [{"column": "note", "reason": "text", "example": "5\n\n6", "row": 1, "line": 3}]
+    assert got["excluded_columns"] == [{"column": "note", "reason": "text", "example": "5\n\n6", "row": 1, "line": 3}]
     assert "excluded: note (text: '5\\n\\n6', line 3)" in said
 
 
@@ -279,14 +279,14 @@ def test_numbers_are_looked_for_in_the_whole_file_or_the_sample_is_said(fit, mon
     monkeypatch.setattr(tables, "PROFILE_BYTES", 1000)
     got, said = fit(text)
     assert got["fields"] == ["x"]
-    assert [one["reason"] for one in got["left_out"]] == ["no values"]
+    assert [one["reason"] for one in got["excluded_columns"]] == ["no values"]
     assert "numeric columns were detected in the first" in said
     assert len(got["notes"]) == 1
 
 
 def test_what_is_named_is_read_whatever_it_is_called(fit):
     got, said = fit(f",x,t\n{ROWS}", "--fields", "index,x")
-    assert (got["fields"], got["left_out"], said) == (["index", "x"], [], "")
+    assert (got["fields"], got["excluded_columns"], said) == (["index", "x"], [], "")
     assert got["clusters"][0]["centroid"] == [102, 3]
     got, _ = fit('x,note\n1,ok\n2,5" pipe\n3,ok\n40,6" pipe\n5,ok\n6,ok\n', "--fields", "x")
     assert got["rows"] == {"read": 6, "used": 6, "skipped": 0}
@@ -356,7 +356,7 @@ def test_integers_that_are_all_different_are_clustered_with_a_warning(fit):
 def test_a_message_about_many_excluded_columns_describes_the_first_ones(fit):
     header = ",".join(["x", *(f"t{i}" for i in range(30))])
     found, said = fit(f"{header}\n" + ",".join(["1.5", *(["word"] * 30)]) + "\n", "--k", "1")
-    assert len(found["left_out"]) == 30
+    assert len(found["excluded_columns"]) == 30
     assert said.count("text: 'word'") == 10
     assert "and 20 more" in said
 

@@ -131,7 +131,7 @@ def test_killed_twice_every_record_counts_once_and_the_journal_proves_it(bootstr
         "model": "m",
         "snapshot": last.id,
         "points": n,
-        "began_at_commit": 0,
+        "start_commit": 0,
         "arithmetic": ARITHMETIC,
         "equal": True,
         "differences": [],
@@ -159,7 +159,7 @@ def test_the_number_of_clusters_is_found_and_kept_when_the_owner_is_killed(boots
         owner.until(proposal)
         found = proposal()
         owner.kill()
-    assert (found["suggested"], found["running"]) == (4, 4)
+    assert (found["suggested"], found["current"]) == (4, 4)
     learned = points(url, "m")
     with live(tmp_path / "log", bootstrap, name, url, "--k", "auto", "--lease", "2s") as owner:
         owner.until(lambda: points(url, "m") > learned + 2000)

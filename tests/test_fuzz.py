@@ -186,7 +186,7 @@ def stored_rows(folder: Path) -> Campaign:
         assert len(list(store.journal("m"))) == 2
         recent = store.recent("m")
         assert recent is None or (recent.points.ndim == 2 and all(isinstance(at, int) for at in recent.ends.values()))
-        assert all(isinstance(job.asked, dict) and isinstance(job.progress, dict) for job in store.jobs("m"))
+        assert all(isinstance(job.options, dict) and isinstance(job.progress, dict) for job in store.jobs("m"))
         assert all(isinstance(name, str) for token in store.tokens() for name in token.models)
 
     def decode(data: bytes) -> bool:

@@ -160,7 +160,14 @@ def test_records_that_can_be_decoded_after_all_are_tried_again_and_learned(boots
         assert done.exit_code == 0, f"{done.output}{done.exception!r}"
         return json.loads(done.stdout)
 
-    assert retry("--all") == {"tried": 5, "decoded": 0, "produced": 0, "gone": 0, "stay": 5, "dry_run": False}
+    assert retry("--all") == {
+        "tried": 5,
+        "decoded": 0,
+        "produced": 0,
+        "unavailable": 0,
+        "remaining": 5,
+        "dry_run": False,
+    }
     held = CliRunner().invoke(cli, ["quarantine", "show", "m", f"{name}-1-51", "--store", url])
     assert f"truncated  65,536 of {len(long):,} bytes of the value are kept" in held.output
     with contextlib.closing(sqlite3.connect(file)) as database, database:
@@ -169,19 +176,26 @@ def test_records_that_can_be_decoded_after_all_are_tried_again_and_learned(boots
         "tried": 5,
         "decoded": 1,
         "produced": 0,
-        "gone": 0,
-        "stay": 5,
+        "unavailable": 0,
+        "remaining": 5,
         "dry_run": True,
     }
     assert retry("--reason", "not-json") == {
         "tried": 1,
         "decoded": 0,
         "produced": 0,
-        "gone": 0,
-        "stay": 1,
+        "unavailable": 0,
+        "remaining": 1,
         "dry_run": False,
     }
-    assert retry(f"{name}-1-51") == {"tried": 1, "decoded": 1, "produced": 1, "gone": 0, "stay": 0, "dry_run": False}
+    assert retry(f"{name}-1-51") == {
+        "tried": 1,
+        "decoded": 1,
+        "produced": 1,
+        "unavailable": 0,
+        "remaining": 0,
+        "dry_run": False,
+    }
     learn(url, bootstrap, {}, lambda: counters(url).records == n + 1)
     c = counters(url)
     assert (c.points, c.bad) == (n - 5 + 1, 5)
@@ -200,7 +214,7 @@ def test_records_that_can_be_decoded_after_all_are_tried_again_and_learned(boots
         gone = BadRecord(long_ago, "too-large", "", "x")
         store.commit(lease, replace(more, quarantine=(gone,)))
     assert retry("--reason", "too-large") == {
-        "tried": 1, "decoded": 0, "produced": 0, "gone": 1, "stay": 1, "dry_run": False,
+        "tried": 1, "decoded": 0, "produced": 0, "unavailable": 1, "remaining": 1, "dry_run": False,
     }  # fmt: skip
     missing = CliRunner().invoke(cli, ["quarantine", "show", "m", f"{name}-1-51", "--store", url])
     assert isinstance(missing.exception, NotFoundError)

@@ -119,7 +119,7 @@ def test_what_retention_took_is_not_needed_after_a_checkpoint_that_was_kept(boot
     with contextlib.closing(kafka.KafkaAdminClient(bootstrap_servers=bootstrap)) as admin:
         admin.delete_records({kafka.TopicPartition(tp.topic, tp.partition): at for tp, at in base.position.items()})
     rest = json.loads(run("verify", "m", *verify, "--json").stdout)
-    assert (rest["equal"], rest["began_at_commit"]) == (True, base.commit_seq)
+    assert (rest["equal"], rest["start_commit"]) == (True, base.commit_seq)
     gone = run("verify", "m", str(first.id), *verify)
     assert gone.returncode not in (0, 9)
     assert name in gone.stderr

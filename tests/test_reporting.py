@@ -148,7 +148,7 @@ def test_who_stands_by_waits_for_a_full_disk(said, writes):
     assert w.clock.now >= began + 3600
     assert {counters for *_, counters in waited} == {None}
     assert not any(ready for ready, refused, _ in waited if refused)
-    assert engine.context.metrics.value(ALARMS, model="m", alarm="store-away") == 1
+    assert engine.context.metrics.value(ALARMS, model="m", alarm="store-unavailable") == 1
     assert w.counters().points == N
     assert w.verify()
     lines = said()

@@ -49,7 +49,7 @@ def test_a_model_has_position_counters_settings_and_owner(api, store):
     Writer(store).commit(points=100, bad=2)
     detail = schemas.ModelDetail.model_validate_json(api.get("/v1/models/orders").content)
     assert [(p.topic, p.partition, p.offset) for p in detail.position] == [("orders", 0, 102), ("orders", 1, 7)]
-    assert detail.counters == schemas.CountersOut(records=102, points=100, bad=2, tombstones=0, lost=0)
+    assert detail.counters == schemas.CountersOut(records=102, points=100, bad_records=2, tombstones=0, lost_records=0)
     assert (detail.source, detail.codec) == (SPEC.source, SPEC.codec)
     assert detail.lease is not None
     assert (detail.lease.owner, detail.lease.epoch, detail.lease.live) == ("host:1", 1, True)
@@ -77,7 +77,7 @@ def test_status_follows_from_lease_commit_age_and_lag(store, now, lag, warmup, r
     api = Api(store, now=now, options=ServiceOptions(stale_after=5))
     assert api.get("/v1/models/orders").json()["status"] == status
     assert api.get("/v1/models").json()["models"][0]["status"] == status
-    assert api.get("/v1/models/orders").json()["why"]
+    assert api.get("/v1/models/orders").json()["status_reason"]
 
 
 def test_centroids_are_those_of_the_newest_snapshot_by_name_and_in_order(api, store):
@@ -247,8 +247,8 @@ def test_events_are_listed_by_snapshot(api, store):
     page = api.get("/v1/models/orders/events?limit=1").json()
     assert ([s["id"] for s in page["snapshots"]], page["next"]) == ([4], 4)
     assert [s["id"] for s in api.get("/v1/models/orders/events?before=4").json()["snapshots"]] == [2]
-    assert api.get("/v1/models/orders/snapshots/4").json()["happened"][0] == birth.to_json()
-    assert [s["events"] for s in api.get("/v1/models/orders/snapshots").json()["snapshots"]] == [0, 2, 0, 1, 0]
+    assert api.get("/v1/models/orders/snapshots/4").json()["events"][0] == birth.to_json()
+    assert [s["n_events"] for s in api.get("/v1/models/orders/snapshots").json()["snapshots"]] == [0, 2, 0, 1, 0]
     assert api.get("/v1/models/nobody/events").status_code == 404
 
 

@@ -97,7 +97,7 @@ def test_pause_and_resume_reach_the_store_and_show_in_the_status(api, store):
     assert act(api, "POST", f"{ORDERS}/pause").json() == {"paused": True}
     assert store.model("orders").paused
     shown = api.get(ORDERS, headers=AUTH).json()
-    assert (shown["status"], "request" in shown["why"]) == ("paused", True)
+    assert (shown["status"], "request" in shown["status_reason"]) == ("paused", True)
     assert 'streamkm_model_status{model="orders",status="paused"} 1.0' in api.get("/metrics", headers=AUTH).text
     assert act(api, "POST", f"{ORDERS}/resume").json() == {"paused": False}
     assert not store.model("orders").paused

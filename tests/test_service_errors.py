@@ -108,14 +108,14 @@ def test_a_model_that_warms_up_says_how_far_it_is(store, ask):
         return api.predict([[1, 2, 3]]) if ask == "predict" else api.get(f"/v1/models/orders/{ask}")
 
     nothing = problem(answer(), 409, "warming-up")
-    assert (nothing.have, nothing.need) == (0, None)
+    assert (nothing.points, nothing.points_needed) == (0, None)
     writer.commit(points=120, warmup=(120, 800), centroids=None)
     some = problem(answer(), 409, "warming-up")
-    assert (some.have, some.need) == (120, 800)
+    assert (some.points, some.points_needed) == (120, 800)
     assert "120 of 800" in some.detail
     writer.commit(points=680, centroids=None)
     unpublished = problem(answer(), 409, "warming-up")
-    assert (unpublished.have, unpublished.need) == (800, 800)
+    assert (unpublished.points, unpublished.points_needed) == (800, 800)
     writer.commit()
     assert answer().status_code == 200
 

@@ -84,7 +84,7 @@ def test_a_job_reports_progress_and_ends_with_its_snapshot(store, tmp_path):
         )
         async with running(store, body) as jobs:
             job = await jobs.submit("orders", ASKED)
-            assert (job.state, job.asked) == ("queued", ASKED)
+            assert (job.state, job.options) == ("queued", ASKED)
             found = await until(store, job, lambda j: j.progress.get("stage") == "reading")
             assert (found.state, found.progress) == ("running", {"stage": "reading", "done": 10, "total": 100})
             seen_it.touch()

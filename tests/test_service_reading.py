@@ -135,12 +135,12 @@ def test_two_snapshots_are_compared_on_what_the_model_remembers(api, writer):
     writer.commit(centroids=((0.0, 0.0, 0.0), (20.0, 20.0, 20.0)))
     commit_with(writer, state=learner.state())
     told = read(api, "diff?a=1&b=2", live.SnapshotDiff)
-    assert (told["a"], told["b"], told["gone"], told["new"]) == (1, 2, [], [])
-    assert [m["id"] for m in told["moved"]] == [7, 4]
-    assert told["moved"][0]["distance"] == pytest.approx(300**0.5)
+    assert (told["a"], told["b"], told["removed"], told["added"]) == (1, 2, [], [])
+    assert [m["id"] for m in told["shifts"]] == [7, 4]
+    assert told["shifts"][0]["distance"] == pytest.approx(300**0.5)
     assert told["cost_b"] > told["cost_a"] > 0
     same = read(api, "diff?a=1&b=1", live.SnapshotDiff)
-    assert (same["changed"], same["moved"][0]["distance"]) == (0.0, 0.0)
+    assert (same["changed"], same["shifts"][0]["distance"]) == (0.0, 0.0)
     assert api.get(f"{MODEL}/diff?a=1&b=99").status_code == 404
     assert api.get(f"{MODEL}/diff?a=1").status_code == 422
 
@@ -148,7 +148,8 @@ def test_two_snapshots_are_compared_on_what_the_model_remembers(api, writer):
 def test_the_choice_of_k_is_that_of_the_newest_snapshot(api, writer):
     writer.commit(detail={"k": PROFILE})
     told = read(api, "k", live.KProfile)
-    for name in ("running", "suggested", "reason", "ks", "cost", "silhouette", "gap", "davies_bouldin"):
+    assert told["current"] == PROFILE["running"]
+    for name in ("suggested", "reason", "ks", "cost", "silhouette", "gap", "davies_bouldin"):
         assert told[name] == PROFILE[name], name
 
 

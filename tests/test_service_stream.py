@@ -117,24 +117,24 @@ def test_now_has_the_state_of_the_store_and_rates(store, writer):
     clock = ManualClock(NOW)
     writer.commit(points=100, at=clock.now)
     with serving(store, clock=clock.time) as url, listening(f"{url}/stream") as stream:
-        _, first = wait_for(stream, "now")
+        _, first = wait_for(stream, "status")
         assert (first["points"], first["rate"], first["status"]) == (100, None, "running")
         for _ in range(3):
             clock.advance(1.0)
             writer.commit(points=1000, at=clock.now)
-        _, now = wait_for(stream, "now", lambda d: d["points"] == 3100)
+        _, now = wait_for(stream, "status", lambda d: d["points"] == 3100)
         (partition,) = [p for p in now["partitions"] if p["partition"] == 0]
         assert (now["rate"], partition["rate"]) == (1000.0, 1000.0)
         assert (partition["offset"], partition["end"], partition["lag"]) == (3100, None, None)
         clock.advance(3.0)  # and without commits it falls
-        _, later = wait_for(stream, "now", lambda d: d["at"] > now["at"])
+        _, later = wait_for(stream, "status", lambda d: d["time"] > now["time"])
         assert later["rate"] == 500.0
 
 
 def test_new_snapshots_are_sent_once_in_order_and_old_ones_are_not(store, writer):
     writer.commit()
     with serving(store) as url, listening(f"{url}/stream") as stream:
-        wait_for(stream, "now")
+        wait_for(stream, "status")
         writer.commit()
         writer.commit(events=(BIRTH,))
         told = [wait_for(stream, "snapshot") for _ in range(2)]
@@ -165,7 +165,7 @@ def test_points_are_shown_with_their_clusters_and_axes_that_stand_still(store, w
 def test_partitions_have_ends_and_lags(store, writer):
     seen_points(writer, [[0.0, 0, 0]], {P0: 130})
     with serving(store) as url, listening(f"{url}/stream") as stream:
-        _, now = wait_for(stream, "now")
+        _, now = wait_for(stream, "status")
         (partition,) = [p for p in now["partitions"] if p["partition"] == 0]
         assert (partition["offset"], partition["end"], partition["lag"]) == (100, 130, 30)
 
@@ -175,7 +175,7 @@ def test_jobs_are_sent_when_they_change(store, writer):
     job = Job("a1", "orders", {"from": "beginning"}, "running", {"stage": "reading"}, 0, "", time.time(), time.time())
     store.put_job(job)
     with serving(store) as url, listening(f"{url}/stream") as stream:
-        wait_for(stream, "now")
+        wait_for(stream, "status")
         store.put_job(dataclasses.replace(job, state="done", snapshot=9, updated_at=time.time()))
         _, told = wait_for(stream, "job")
         assert (told["id"], told["state"], told["snapshot"]) == ("a1", "done", 9)
@@ -212,7 +212,7 @@ def test_an_open_stream_ends_with_its_token_though_no_event_happens(store, write
     ):
         store.remove_token("reports")
         clock.advance(auth.TOKEN_CACHE_SECONDS)
-        assert all(event in {"now", "sample"} for event, _, _ in stream)  # and it ends
+        assert all(event in {"status", "sample"} for event, _, _ in stream)  # and it ends
     gc.collect()
     assert [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING] == []
 
@@ -237,7 +237,7 @@ def test_one_task_polls_for_all_and_ends_with_the_last_listener(store, writer):
         with contextlib.ExitStack() as stack:
             streams = [stack.enter_context(listening(f"{url}/stream")) for _ in range(20)]
             for stream in streams * 3:
-                wait_for(stream, "now")
+                wait_for(stream, "status")
         (looker,) = lookers
         wait_until(looker.done)
 
@@ -275,16 +275,16 @@ def test_a_store_that_fails_under_a_stream_ends_it_with_a_line_in_the_log(store,
 def test_a_model_that_is_deleted_ends_its_streams(store, writer):
     writer.commit()
     with serving(store) as url, listening(f"{url}/stream") as stream:
-        wait_for(stream, "now")
+        wait_for(stream, "status")
         store.delete("orders")
-        assert all(event == "now" for event, _, _ in stream)  # and it ends
+        assert all(event == "status" for event, _, _ in stream)  # and it ends
 
 
 def test_too_many_listeners_get_503(store, writer, monkeypatch):
     writer.commit()
     monkeypatch.setattr(broadcast, "MAX_LISTENERS", 1)
     with serving(store) as url, listening(f"{url}/stream") as stream:
-        wait_for(stream, "now")
+        wait_for(stream, "status")
         answer = httpx.get(f"{url}/stream", trust_env=False, timeout=PATIENCE)
         assert (answer.status_code, answer.json()["code"]) == (503, "too-many")
         assert answer.headers["retry-after"]
@@ -307,7 +307,7 @@ def test_no_client_can_open_all_streams(store, writer, monkeypatch):
             return httpx.head(f"{url}/stream", trust_env=False, timeout=PATIENCE, headers=tokens.get(name)).status_code
 
         for _ in range(2):
-            wait_for(listen("a"), "now")
+            wait_for(listen("a"), "status")
         assert status("a") == 429
         assert status("b") == status("") == 200
         stack.close()  # those who leave give their places back
@@ -346,7 +346,7 @@ def test_messages_are_what_the_description_says(store, writer):
             jsonschema.validate(value, schema)
 
         with listening(f"{url}/stream") as stream, listening(f"{url}/events/stream") as events:
-            for event, name in (("now", "LiveStatus"), ("sample", "PointSample")):
+            for event, name in (("status", "LiveStatus"), ("sample", "PointSample")):
                 check(name, wait_for(stream, event)[1])
             writer.commit(events=(SPLIT,))
             check("HistoricalSnapshot", wait_for(stream, "snapshot")[1])

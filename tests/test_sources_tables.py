@@ -96,7 +96,7 @@ def test_a_column_of_arrays_is_read_by_its_dimensions(tmp_path, library, name, k
     assert files.fields == names
     expected = np.column_stack([values, [0.5, 0.25, 2, 4.5]])[:, columns]
     assert found.array.tolist() == expected.tolist()
-    assert [left.column for left in files.left_out] == ([] if fields else ["t"])
+    assert [left.column for left in files.excluded] == ([] if fields else ["t"])
 
 
 @pytest.mark.parametrize("name", ["a.parquet", "a.arrow", "stream.arrow", "a.jsonl"])
@@ -119,7 +119,7 @@ def test_nested_columns_are_excluded_or_rejected(tmp_path, library, name):
     files, found = points(tmp_path / name)
     assert files.fields == ("x",)
     assert found.n_rows == 3
-    assert [left.column for left in files.left_out] == ["s", "n", "b"]
+    assert [left.column for left in files.excluded] == ["s", "n", "b"]
     for field in ("s", "n", "b"):
         with pytest.raises(FileFormatError, match=f"column '{field}': .* is not a number"):
             points(tmp_path / name, [field])
@@ -147,7 +147,7 @@ def test_text_is_judged_as_in_csv(tmp_path, library, name):
     WRITERS[name](table, tmp_path / name)
     files, found = points(tmp_path / name, skip_bad=True)
     assert files.fields == ("n", "x", "when")
-    assert {left.column: left.reason for left in files.left_out} == {
+    assert {left.column: left.reason for left in files.excluded} == {
         "id": "named like an identifier",
         "comma": "a decimal comma",
         "flag": "true or false",
@@ -183,7 +183,7 @@ def test_objects_in_objects_are_looked_into_as_far_as_there_is_sense(tmp_path):
     (tmp_path / "a.jsonl").write_text(f'{{"x": 1.5, "deep": {deep}}}\n' * 2)
     files, found = points(tmp_path / "a.jsonl")
     assert (files.fields, found.n_rows) == (("x",), 2)
-    assert len(files.left_out) == 1
+    assert len(files.excluded) == 1
 
 
 @pytest.mark.parametrize(

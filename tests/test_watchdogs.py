@@ -145,7 +145,7 @@ def test_while_no_broker_answers_it_is_live_and_not_ready_and_the_alarm_comes_on
     assert len(seen) == 5
     assert seen[0] == (False, "broker unavailable: gone", True)
     assert seen[-1] == (False, "broker unavailable: no broker answered at h:1", True)
-    assert engine.context.metrics.value(ALARMS, model="m", alarm="broker-away") == 1
+    assert engine.context.metrics.value(ALARMS, model="m", alarm="broker-unavailable") == 1
     assert w.counters().points == N
 
 
@@ -162,7 +162,7 @@ def test_while_the_store_is_away_it_is_not_ready_and_the_alarm_comes_once():
     engine = w.engine(store=store)
     engine.run(Looking(w.all_read, w.clock))
     assert seen[:3] == [(False, "store unavailable: locked")] * 3
-    assert engine.context.metrics.value(ALARMS, model="m", alarm="store-away") == 1
+    assert engine.context.metrics.value(ALARMS, model="m", alarm="store-unavailable") == 1
     assert w.counters().points == N
 
 
@@ -323,6 +323,6 @@ def test_brokers_that_are_gone_for_a_while_are_waited_for_alive_and_not_ready_an
             owner.until(lambda: learned() == 800)
             owner.until(lambda: get(port, "/readyz")[0] == 200)
             told = get(port, "/metrics")[1]
-            (alarms,) = re.findall(rb'streamkm_alarms_total{alarm="broker-away",model="m"} (\S+)', told)
+            (alarms,) = re.findall(rb'streamkm_alarms_total{alarm="broker-unavailable",model="m"} (\S+)', told)
             assert float(alarms) >= 2  # a busy machine may cause outages of its own
             assert owner.leave() == 0

@@ -197,9 +197,9 @@ class Model(_Response):
 
     Attributes
     ----------
-    status, why
+    status, status_reason
         The status, and the reason for it.
-    points, bad, lag
+    points, bad_records, lag
         Points learned, bad records, and records behind the end of the topic (None if unknown).
     snapshot
         Number of the newest snapshot; None while warming up.
@@ -209,11 +209,11 @@ class Model(_Response):
 
     name: str
     status: str
-    why: str
+    status_reason: str
     n_clusters: int
     fields: tuple[str, ...]
     points: int
-    bad: int
+    bad_records: int
     lag: int | None
     snapshot: int | None
     raw: Mapping[str, Any]
@@ -233,7 +233,7 @@ class SnapshotSummary(_Response):
     ----------
     inertia
         Mean squared distance of the points since the snapshot before; None if there were none.
-    events
+    n_events
         Number of events since the snapshot before.
     """
 
@@ -244,7 +244,7 @@ class SnapshotSummary(_Response):
     n_clusters: int
     n_points: int
     inertia: float | None
-    events: int
+    n_events: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -372,9 +372,9 @@ class SnapshotDiff(_Response):
 
     Attributes
     ----------
-    moved
+    shifts
         Clusters in both, the largest shift first.
-    gone, new
+    removed, added
         Ids of clusters in `a` only, and in `b` only.
     changed
         Fraction of the points whose cluster changes.
@@ -386,9 +386,9 @@ class SnapshotDiff(_Response):
 
     a: int
     b: int
-    moved: tuple[ClusterShift, ...]
-    gone: tuple[int, ...]
-    new: tuple[int, ...]
+    shifts: tuple[ClusterShift, ...]
+    removed: tuple[int, ...]
+    added: tuple[int, ...]
     changed: float
     cost_a: float
     cost_b: float
@@ -401,7 +401,7 @@ class KProfile(_Response):
 
     Attributes
     ----------
-    running, suggested
+    current, suggested
         k of the model, and the k that several criteria agree on; None if they do not, or none was computed yet.
     reason
         Why that k is suggested, or none.
@@ -411,7 +411,7 @@ class KProfile(_Response):
         (m,) mean squared distance, and criteria of separation; NaN where undefined.
     """
 
-    running: int
+    current: int
     suggested: int | None
     reason: str
     ks: Ints

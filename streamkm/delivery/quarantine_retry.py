@@ -104,7 +104,7 @@ def retry_batch(
         "tried": len(entries),
         "decoded": len(decoded),
         "produced": produce(decoded) if decoded else 0,
-        "gone": len(entries) - len(complete),
+        "unavailable": len(entries) - len(complete),
     }
 
 

@@ -140,7 +140,7 @@ class EngineContext:
     def mark_down(self, what: str, error: StreamkmError) -> None:
         """Note that the ``broker`` or the ``store`` is unavailable; one alarm per outage."""
         if self.heartbeat.mark_down(what, error.message):
-            self.metrics.add(ALARMS, model=self.spec.name, alarm=f"{what}-away")
+            self.metrics.add(ALARMS, model=self.spec.name, alarm=f"{what}-unavailable")
 
     def mark_up(self, what: str) -> None:
         """Note that it is available."""

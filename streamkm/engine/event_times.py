@@ -67,14 +67,14 @@ def decode(codec: Codec, records: Records, limit: EventTimeLimit | None) -> Batc
 def _message(field: str | None, time: float, reference: float, limit: EventTimeLimit) -> str:
     what = f"the event time {field}" if field else "the record's timestamp, its event time,"
     than = "the time of reading" if reference == limit.read_at else "the record's timestamp"
-    said = (
+    message = (
         f"{what} is {format_time(time)}, {time - reference:,.0f} s ahead of {than} ({format_time(reference)}); "
         f"at most {limit.lead:g} s are taken (--max-event-time-lead)"
     )
     for divisor, unit in OTHER_UNITS:
         if abs(time / divisor - reference) < YEAR:
-            return f"{said}. As {unit} it would be {format_time(time / divisor)}: is it written in another unit?"
-    return said
+            return f"{message}. As {unit} it would be {format_time(time / divisor)}: is it written in another unit?"
+    return message
 
 
 def look_like_seconds(times: np.ndarray[tuple[int], np.dtype[np.float64]], now: float) -> bool:

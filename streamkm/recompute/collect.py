@@ -82,7 +82,7 @@ class TableFiles:
         The columns; array columns have one per dimension.
     fits_float32
         Whether float32 holds all values exactly.
-    left_out
+    excluded
         Columns that are excluded by default.
     notes
         Assumptions about the files and skipped content.
@@ -97,7 +97,7 @@ class TableFiles:
 
     def __init__(self, places: Sequence[Place], fields: Sequence[str], weight_field: str = "") -> None:
         self.places = list(places)
-        self.left_out: tuple[ExcludedColumn, ...] = ()
+        self.excluded: tuple[ExcludedColumn, ...] = ()
         self.notes: tuple[str, ...] = ()
         self._asked = tuple(fields) or self._numeric(weight_field)
         self._columns = (*self._asked, *((weight_field,) if weight_field else ()))
@@ -128,14 +128,14 @@ class TableFiles:
                 break
         if found is None or not found.rows:
             raise DataError("there are no rows", where=", ".join(place.name for place in self.places[:3]))
-        chosen, left_out = found.choose({weight_field})
-        self.left_out = tuple(left_out)
+        chosen, excluded = found.choose({weight_field})
+        self.excluded = tuple(excluded)
         self.notes = tuple(f"{found.path}: {note}" for note in found.notes)
         if not chosen:
             raise FileFormatError(
-                f"no column has numbers to cluster: {describe_excluded(self.left_out)}",
+                f"no column has numbers to cluster: {describe_excluded(self.excluded)}",
                 where=found.path,
-                hint=_hint(self.left_out),
+                hint=_hint(self.excluded),
             )
         return chosen
 
@@ -171,16 +171,16 @@ class TableFiles:
                         on_progress(n, (i + source.progress()) / len(self.places))
 
 
-def describe_excluded(left_out: Sequence[ExcludedColumn]) -> str:
+def describe_excluded(excluded: Sequence[ExcludedColumn]) -> str:
     """Message with the first `MAX_DESCRIBED` excluded columns, reasons and examples, and the number of the others."""
-    more = len(left_out) - MAX_DESCRIBED
-    described = "; ".join(map(_describe_excluded, left_out[:MAX_DESCRIBED]))
+    more = len(excluded) - MAX_DESCRIBED
+    described = "; ".join(map(_describe_excluded, excluded[:MAX_DESCRIBED]))
     return described + (f"; and {more} more" if more > 0 else "")
 
 
-def _hint(left_out: Sequence[ExcludedColumn]) -> str:
+def _hint(excluded: Sequence[ExcludedColumn]) -> str:
     select = "Select columns with --fields A,B,..."
-    formatted = any(left.example and left.reason not in {"text", "true or false"} for left in left_out)
+    formatted = any(left.example and left.reason not in {"text", "true or false"} for left in excluded)
     return f"{select}, and write numbers with a decimal point and no other signs" if formatted else select
 
 
@@ -303,14 +303,14 @@ def choose_columns(
     for facts, column in zip(found.columns, records.columns.values(), strict=True):
         facts.add(0, pl.Series(column.tolist(), dtype=pl.String) if column.dtype == object else pl.Series(column))
     found.finish(len(records), whole=True)
-    chosen, left_out = found.choose({weight_field})
+    chosen, excluded = found.choose({weight_field})
     if not chosen:
         raise FileFormatError(
-            f"no column has numbers to cluster: {describe_excluded(left_out)}",
+            f"no column has numbers to cluster: {describe_excluded(excluded)}",
             where=where,
-            hint=_hint(left_out),
+            hint=_hint(excluded),
         )
-    return chosen, left_out, found.notes
+    return chosen, excluded, found.notes
 
 
 def check_memory(files: TableFiles, *, limited: bool) -> None:

@@ -17,7 +17,7 @@ from streamkm.stores.base import ModelStore
 
 
 @dataclass(frozen=True)
-class MovedCluster:
+class ClusterShift:
     """A cluster that both snapshots have.
 
     Attributes
@@ -47,10 +47,10 @@ class SnapshotDifference:
     ----------
     a, b
         Numbers of the snapshots.
-    moved
+    shifts
         Clusters of both, by decreasing distance.
-    gone, new
-        Ids of clusters that only one of them has.
+    removed, added
+        Ids of clusters that only `a`, and only `b` has.
     changed
         Share of the points whose cluster id differs.
     cost_a, cost_b
@@ -61,9 +61,9 @@ class SnapshotDifference:
 
     a: int
     b: int
-    moved: tuple[MovedCluster, ...]
-    gone: tuple[int, ...]
-    new: tuple[int, ...]
+    shifts: tuple[ClusterShift, ...]
+    removed: tuple[int, ...]
+    added: tuple[int, ...]
     changed: float
     cost_a: float
     cost_b: float
@@ -99,17 +99,17 @@ def compare(a: Snapshot, b: Snapshot, rows: NDArray[np.float64], weights: NDArra
     share = normalized(weights)
     share_a, share_b = (np.bincount(own, share, len(s.ids)) for own, s in ((own_a, a), (own_b, b)))
     place = {i: j for j, i in enumerate(b.ids.tolist())}
-    moved = []
+    shifts = []
     for i, one in enumerate(a.ids.tolist()):
         if one in place:
             j = place[one]
             far = float(np.linalg.norm((b.centroids[j] - a.centroids[i]) * a.factors))
             spreads = far / float(a.spreads[i]) if a.spreads[i] > 0.0 else None
-            moved.append(MovedCluster(one, far, spreads, float(share_a[i]), float(share_b[j])))
+            shifts.append(ClusterShift(one, far, spreads, float(share_a[i]), float(share_b[j])))
     return SnapshotDifference(
         a.id,
         b.id,
-        tuple(sorted(moved, key=lambda m: -m.distance)),
+        tuple(sorted(shifts, key=lambda m: -m.distance)),
         tuple(sorted(set(a.ids.tolist()) - set(place))),
         tuple(sorted(set(place) - set(a.ids.tolist()))),
         float(share @ (a.ids[own_a] != b.ids[own_b])),

@@ -107,7 +107,7 @@ class Trials:
         names = ("k", "cost", "n_iter", "silhouette", "davies_bouldin", "gap", "gap_error")
         rows = [{n: v if math.isfinite(v := getattr(t, n)) else None for n in names} for t in self.trials]
         suggestion = {"suggested": self.suggested, "likeliest": self.likeliest, "reason": self.reason}
-        return {"trials": rows, **suggestion, "judged_rows": self.sampled_rows}
+        return {"trials": rows, **suggestion, "sampled_rows": self.sampled_rows}
 
 
 def fit_range(

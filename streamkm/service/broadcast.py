@@ -230,7 +230,7 @@ class Channel:
             end(listener)
 
     def _send(self, message: StreamMessage) -> None:
-        if message.event in {"now", "sample"}:
+        if message.event in {"status", "sample"}:
             self.latest[message.event] = message
         for listener in list(self.listeners):
             try:
@@ -287,7 +287,7 @@ class Channel:
         for s in data.snapshots:
             messages.append(StreamMessage("snapshot", serializers.history_entry(s), s))
             self.state.snapshot = s.id
-        messages.append(StreamMessage("now", to_json(self._now(data, newest, now))))
+        messages.append(StreamMessage("status", to_json(self._status(data, newest, now))))
         for job in data.jobs:
             job = with_lost_state(job, now)  # noqa: PLW2901
             if self.jobs.get(job.id) != job.updated_at:
@@ -329,22 +329,14 @@ class Channel:
         until = last if now - last < 3 * POLL_SECONDS else now
         return (count - first_count) / max(until - self.steps[0].committed_at, 1e-3)
 
-    def _now(self, data: PolledData, newest: Snapshot | None, now: float) -> schemas.LiveStatus:
+    def _status(self, data: PolledData, newest: Snapshot | None, now: float) -> schemas.LiveStatus:
         info, p = data.info, data.info.progress
-        word, why = status(info, now, self.stale_after)
         first = self.steps[0] if self.steps else None
         return schemas.LiveStatus(
-            at=format_time(now),
-            status=word,
-            why=why,
+            **dict(serializers.model_status(info, newest, *status(info, now, self.stale_after))),
+            time=format_time(now),
             paused=info.paused,
-            points=p.counters.points if p else 0,
-            bad=p.counters.bad if p else 0,
-            lag=p.lag if p and p.lag >= 0 else None,
             rate=self._rate(now, p.counters.points, first.counters.points) if p and first else None,
-            committed_at=format_time(p.committed_at) if p else None,
-            snapshot=serializers.snapshot_ref(newest) if newest else None,
-            n_clusters=len(newest.ids) if newest else info.spec.n_clusters,
             inertia=serializers.number(newest.inertia) if newest else None,
             partitions=[
                 self._partition(tp, offset, data.recent, first, now)

@@ -63,7 +63,7 @@ def job_json(job: Job) -> dict[str, Any]:
         "id": job.id,
         "model": job.model,
         "state": job.state,
-        "options": job.asked,
+        "options": job.options,
         "progress": {name: job.progress.get(name) for name in _FIELDS},
         "snapshot": job.snapshot or None,
         "error": job.error,
@@ -212,7 +212,7 @@ class JobRunner:
             await self._end(job, "cancelled", self._stop[job.id])
             return
         try:
-            command = self._command(job.model, job.asked)
+            command = self._command(job.model, job.options)
             child = await asyncio.create_subprocess_exec(
                 *command,
                 env=self._environment,

@@ -84,8 +84,10 @@ class ProblemBody(BaseModel):
     code: Code = Field(description="Error code for programs")
     where: str = Field(description="Location of the error: a part of the request, a model; may be empty")
     hint: str = Field(description="How to correct it; may be empty")
-    have: int | None = Field(default=None, description="With `warming-up`: points learned so far")
-    need: int | None = Field(default=None, description="With `warming-up`: points needed; null if not known yet")
+    points: int | None = Field(default=None, description="With `warming-up`: points learned so far")
+    points_needed: int | None = Field(
+        default=None, description="With `warming-up`: points needed; null if not known yet"
+    )
     error: str | None = Field(default=None, description="Under /v2 a copy of `detail`, for the open inference protocol")
 
 
@@ -265,7 +267,7 @@ def problem_responses(statuses: Sequence[int]) -> dict[int | str, dict[str, Any]
     result: dict[int | str, dict[str, Any]] = {}
     for status in statuses:
         result |= problem_response(
-            status, *_EXAMPLES[status], members={"have": 120, "need": 800} if status == 409 else None
+            status, *_EXAMPLES[status], members={"points": 120, "points_needed": 800} if status == 409 else None
         )
     return result
 

@@ -62,7 +62,7 @@ def snapshot_summary(s: Snapshot) -> schemas.SnapshotSummary:
         n_points=s.n_points,
         inertia=number(s.inertia),
         position=positions(s.position),
-        events=len(s.events),
+        n_events=len(s.events),
     )
 
 
@@ -118,7 +118,7 @@ def snapshot_detail(s: Snapshot) -> schemas.SnapshotDetail:
         model=s.model,
         fields=list(s.fields),
         clusters=clusters(s),
-        happened=events(s.events),
+        events=events(s.events),
         distance=s.distance,
         factors=[number(f) for f in s.factors.tolist()],
         commit_seq=s.commit_seq,
@@ -126,45 +126,64 @@ def snapshot_detail(s: Snapshot) -> schemas.SnapshotDetail:
     )
 
 
-def model_summary(info: ModelInfo, newest: Snapshot | None, status: schemas.Status, why: str) -> schemas.ModelSummary:
-    """A model: status, fields and counters."""
+def model_status(info: ModelInfo, newest: Snapshot | None, status: schemas.Status, reason: str) -> schemas.ModelStatus:
+    """Serialize status and counters of a model.
+
+    Parameters
+    ----------
+    info
+        The model.
+    newest
+        Its newest snapshot.
+    status, reason
+        As `status.status` returns them.
+    """
     p = info.progress
-    return schemas.ModelSummary(
-        name=info.spec.name,
+    return schemas.ModelStatus(
         status=status,
-        why=why,
-        n_clusters=info.spec.n_clusters or (len(newest.ids) if newest else 0),
-        fields=list(info.spec.fields),
-        created_at=format_time(info.created_at),
+        status_reason=reason,
+        n_clusters=len(newest.ids) if newest else info.spec.n_clusters,
         points=p.counters.points if p else 0,
-        bad=p.counters.bad if p else 0,
+        bad_records=p.counters.bad if p else 0,
         lag=p.lag if p and p.lag >= 0 else None,
         committed_at=format_time(p.committed_at) if p else None,
         snapshot=snapshot_ref(newest) if newest else None,
     )
 
 
+def model_summary(
+    info: ModelInfo, newest: Snapshot | None, status: schemas.Status, reason: str
+) -> schemas.ModelSummary:
+    """Serialize a model without its details; arguments as for `model_status`."""
+    return schemas.ModelSummary(
+        **dict(model_status(info, newest, status, reason)),
+        name=info.spec.name,
+        fields=list(info.spec.fields),
+        created_at=format_time(info.created_at),
+    )
+
+
 def model_detail(
-    info: ModelInfo, newest: Snapshot | None, status: schemas.Status, why: str, *, lease_live: bool
+    info: ModelInfo, newest: Snapshot | None, status: schemas.Status, reason: str, *, lease_live: bool
 ) -> schemas.ModelDetail:
     """A model with its settings, counters, position and owner."""
     p, lease = info.progress, info.lease
     c = p.counters if p else None
     return schemas.ModelDetail(
-        **dict(model_summary(info, newest, status, why)),
+        **dict(model_summary(info, newest, status, reason)),
         source=redact_all(info.spec.source),
         learner=dict(info.spec.learner),
         codec=dict(info.spec.codec),
         counters=schemas.CountersOut(
             records=c.records if c else 0,
             points=c.points if c else 0,
-            bad=c.bad if c else 0,
+            bad_records=c.bad if c else 0,
             tombstones=c.tombstones if c else 0,
-            lost=c.lost if c else 0,
+            lost_records=c.lost if c else 0,
         ),
         position=positions(p.position) if p else [],
         commits=p.commit_seq if p else 0,
-        warmup=schemas.Warmup(have=p.warmup[0], need=p.warmup[1]) if p and p.warmup else None,
+        warmup=schemas.Warmup(points=p.warmup[0], points_needed=p.warmup[1]) if p and p.warmup else None,
         lease=schemas.LeaseOut(
             owner=lease.owner, epoch=lease.epoch, expires_at=format_time(lease.expires_at), live=lease_live
         )
@@ -237,7 +256,7 @@ def k_profile(s: Snapshot) -> live.KProfile:
     stored: Mapping[str, Any] = s.detail.get("k") or {}
     names = ("ks", "cost", "silhouette", "gap", "davies_bouldin")
     return live.KProfile(
-        running=len(s.ids),
+        current=len(s.ids),
         suggested=stored.get("suggested"),
         reason=stored.get("reason", "not computed yet: the first time is about a minute after the start"),
         **{name: stored.get(name, []) for name in names},

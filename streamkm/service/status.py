@@ -30,12 +30,12 @@ def status(info: ModelInfo, now: float, stale_after: float) -> tuple[Status, str
     """
     lease = info.lease
     if not lease_live(info, now):
-        why = (
+        reason = (
             f"the lease of {lease.owner} expired {format_age(now - lease.expires_at)} ago"
             if lease
             else "no consumer runs"
         )
-        return "stopped", why
+        return "stopped", reason
     if info.paused:
         return "paused", "paused on request"
     return _running_status(info, now, stale_after)
@@ -60,14 +60,14 @@ def not_ready(info: ModelInfo, now: float) -> Problem:
     """The 409 response of a model without a snapshot."""
     p = info.progress
     if p is None:
-        have, need, progress = 0, None, "no points yet"
+        points, needed, progress = 0, None, "no points yet"
     elif p.warmup is not None:
-        have, need = p.warmup
-        progress = f"{have} of {need} points"
+        points, needed = p.warmup
+        progress = f"{points} of {needed} points"
     else:
-        have = need = p.counters.points
+        points = needed = p.counters.points
         progress = "the first snapshot is not published yet"
-    members: dict[str, Any] = {"have": have, "need": need}
+    members: dict[str, Any] = {"points": points, "points_needed": needed}
     if lease_live(info, now):
         hint = "Retry in a moment"
         headers = {"Retry-After": "1"}

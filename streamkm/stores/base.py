@@ -155,7 +155,7 @@ class Job:
     ----------
     id
         Letters and digits; unique.
-    asked
+    options
         The request, as JSON values.
     progress
         As JSON values.
@@ -169,7 +169,7 @@ class Job:
 
     id: str
     model: str
-    asked: Json
+    options: Json
     state: JobState
     progress: Json
     snapshot: int

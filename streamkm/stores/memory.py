@@ -380,10 +380,10 @@ def _copy_recent(recent: Recent) -> Recent:
 
 
 def _copy_job(job: Job) -> Job:
-    asked, progress = (
-        json.loads(json.dumps(value, default=serialization.json_default)) for value in (job.asked, job.progress)
+    options, progress = (
+        json.loads(json.dumps(value, default=serialization.json_default)) for value in (job.options, job.progress)
     )
-    return replace(job, asked=asked, progress=progress)
+    return replace(job, options=options, progress=progress)
 
 
 def _check_new(model: str, stored: Sequence[QuarantinedRecord], new: Sequence[BadRecord]) -> None:

@@ -94,7 +94,7 @@ async function start(model) {
     onLost: (error) => requestFailed(error),
     onEvent: (kind, data) => {
       if (state.model !== model) return;
-      if (kind === "now") addStatus(data);
+      if (kind === "status") addStatus(data);
       else if (kind === "snapshot") { addSnapshot(data); if (!state.fields.length) history().catch(() => {}); }
       else if (kind === "sample") { state.sample = data; state.samples += 1; }
       else if (kind === "job") { addJob(data); return; }

@@ -18,8 +18,8 @@ function profiles(entry, whole) {
   const total = entry.shares.reduce((a, b) => a + (b || 0), 0) || 1, d = entry.centroids[0].length;
   const share = entry.shares.map((s) => (s || 0) / total);
   const mean = Array.from({ length: d }, (_, j) => entry.centroids.reduce((sum, c, i) => sum + share[i] * c[j], 0));
-  const told = new Map((whole?.clusters || []).map((c) => [c.id, c.differences]));
-  return { mean, z: entry.ids.map((id) => told.get(id)?.map((v) => v ?? NaN) || Array(d).fill(NaN)) };
+  const differences = new Map((whole?.clusters || []).map((c) => [c.id, c.differences]));
+  return { mean, z: entry.ids.map((id) => differences.get(id)?.map((v) => v ?? NaN) || Array(d).fill(NaN)) };
 }
 
 const size = (v) => (Number.isFinite(v) ? Math.abs(v) : -1);

@@ -5,7 +5,7 @@ import { state } from "./state.js";
 
 // Why the quarantine is empty: bad records that stopped a consumer may not have been committed.
 function empty(now) {
-  if (now.bad) return `Empty now: ${num(now.bad)} bad records were counted so far, and are no longer kept.`;
+  if (now.bad_records) return `Empty now: ${num(now.bad_records)} bad records were counted so far, and are no longer kept.`;
   if (now.status === "stopped" || now.status === "stale") return "Empty: no bad record was committed. The consumer does not run; if it stopped because of bad records, its log tells which.";
   return now.points ? "Empty: no bad record was met so far." : "Empty: no record was learned yet.";
 }
@@ -19,7 +19,7 @@ export function drawFeed() {
     fill($("#feed .partitions"), el("table", {}, el("caption", { text: "Partitions" }), headers(["Topic", "Partition", "Position", "End", "Lag", "Records/s"]),
       el("tbody", {}, now.partitions.map((p) => el("tr", {}, el("td", { text: p.topic }), el("td", { text: p.partition }), el("td", { text: num(p.offset, 12) }), el("td", { text: num(p.end, 12) }), el("td", { text: num(p.lag) }), el("td", { text: num(p.rate) }))))));
   }
-  const key = JSON.stringify([state.model, quarantine, now && now.status, now && now.bad]);
+  const key = JSON.stringify([state.model, quarantine, now && now.status, now && now.bad_records]);
   if (key === drawn) return;
   drawn = key;
   const place = $("#feed .quarantine");

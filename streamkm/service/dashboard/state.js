@@ -48,9 +48,9 @@ export function select(id) {
 }
 
 export function addStatus(now) {
-  if (state.now && new Date(now.at) - new Date(state.now.at) > MAX_MESSAGE_GAP) state.past.push({});
+  if (state.now && new Date(now.time) - new Date(state.now.time) > MAX_MESSAGE_GAP) state.past.push({});
   state.now = now;
-  state.skew = new Date(now.at).getTime() - Date.now();
+  state.skew = new Date(now.time).getTime() - Date.now();
   state.past.push(now);
   state.past = state.past.slice(-MAX_STATUSES);
 }

@@ -86,15 +86,15 @@ export function drawTimeline() {
 }
 
 function events(history) {
-  const told = history.filter((s) => s.events.length).slice(-30).reverse();
-  if (!told.length) return el("p", { class: "note", text: "Nothing yet." });
-  return el("table", {}, el("caption", { text: "The last events; click to go to the snapshot" }), el("tbody", {}, told.map((s) => el("tr", {},
+  const eventful = history.filter((s) => s.events.length).slice(-30).reverse();
+  if (!eventful.length) return el("p", { class: "note", text: "Nothing yet." });
+  return el("table", {}, el("caption", { text: "The last events; click to go to the snapshot" }), el("tbody", {}, eventful.map((s) => el("tr", {},
     el("td", {}, el("button", { type: "button", "data-key": `e${s.id}`, onclick: () => goTo(s.id), text: clock(s.created_at) })), el("td", { class: "wide", text: s.events.map(sentence).join("; ") })))));
 }
 
 export function comparison(d, a, b) {
-  const rows = d.moved.slice(0, 20).map((m) => el("tr", {}, el("td", {}, clusterButton(m.id)), el("td", { text: percent(m.share_before) }), el("td", { text: percent(m.share_after) }), el("td", { text: num(m.distance) }), el("td", { text: num(m.spreads) })));
-  const only = [[`Only in ${a}`, d.gone], [`Only in ${b}`, d.new]].filter(([, ids]) => ids.length).map(([what, ids]) => el("p", { text: `${what}: ${ids.join(", ")}` }));
+  const rows = d.shifts.slice(0, 20).map((m) => el("tr", {}, el("td", {}, clusterButton(m.id)), el("td", { text: percent(m.share_before) }), el("td", { text: percent(m.share_after) }), el("td", { text: num(m.distance) }), el("td", { text: num(m.spreads) })));
+  const only = [[`Only in ${a}`, d.removed], [`Only in ${b}`, d.added]].filter(([, ids]) => ids.length).map(([what, ids]) => el("p", { text: `${what}: ${ids.join(", ")}` }));
   return [el("h3", { text: `Snapshot ${a} and snapshot ${b}` }), el("p", { text: `${percent(d.changed)} of the points change cluster. Mean squared distance on the same points: ${num(d.cost_a, 5)} in ${a}, ${num(d.cost_b, 5)} in ${b}.` }), ...only,
     el("table", {}, el("caption", { text: "Clusters in both, the largest shift first" }), headers(["Cluster", `Share in ${a}`, `Share in ${b}`, "Moved", "In spreads"]), el("tbody", {}, rows))];
 }

@@ -100,11 +100,11 @@ def router(reader: StoreReader, stale_after: float) -> APIRouter:
         info = await reader.model(model)
         newest = await reader.newest(info)
         now = reader.clock()
-        word, why = status(info, now, stale_after)
+        state, reason = status(info, now, stale_after)
         snapshot = newest.snapshot if newest else None
         live = lease_live(info, now)
         return json_response(
-            await reader.encode(lambda: serializers.model_detail(info, snapshot, word, why, lease_live=live))
+            await reader.encode(lambda: serializers.model_detail(info, snapshot, state, reason, lease_live=live))
         )
 
     @routes.get(

@@ -66,7 +66,7 @@ def router(reader: StoreReader, broadcaster: Broadcaster) -> APIRouter:
         "/models/{model}/stream",
         summary="Live status of a model",
         response_class=Response,
-        responses=_stream_response('event: now\ndata: {"status": "running", "points": 102200}\n\n')
+        responses=_stream_response('event: status\ndata: {"status": "running", "points": 102200}\n\n')
         | problem_responses(_ERRORS),
     )
     async def stream(request: Request, model: ModelName, _: Annotated[NoQuery, Query()]) -> Response:

@@ -19,7 +19,7 @@ SNAPSHOT_SUMMARY = {
     "n_points": 102200,
     "inertia": 0.83,
     "position": POSITION,
-    "events": 1,
+    "n_events": 1,
 }
 CLUSTERS = [
     {
@@ -51,19 +51,17 @@ CENTROIDS = {"model": MODEL, "snapshot": SNAPSHOT_SUMMARY, "fields": FIELDS, "cl
 EVENT = {"kind": "split", "before": [0], "after": [0, 3], "detail": {}}
 CLUSTER_EVENT = {"id": "42.0", "model": MODEL, "snapshot": 42, "created_at": TIME, **EVENT}
 SNAPSHOT_EVENTS = {**SNAPSHOT_REF, "events": [EVENT]}
-MODEL_SUMMARY = {
-    "name": MODEL,
+MODEL_STATUS: dict[str, Any] = {
     "status": "running",
-    "why": "committed 0.4 s ago",
+    "status_reason": "committed 0.4 s ago",
     "n_clusters": 2,
-    "fields": FIELDS,
-    "created_at": "2026-11-01T09:00:00Z",
     "points": 102200,
-    "bad": 22,
+    "bad_records": 22,
     "lag": 120,
-    "committed_at": "2026-11-01T10:00:01Z",
+    "committed_at": TIME,
     "snapshot": SNAPSHOT_REF,
 }
+MODEL_SUMMARY = {**MODEL_STATUS, "name": MODEL, "fields": FIELDS, "created_at": "2026-11-01T09:00:00Z"}
 PREDICTION = {"model": MODEL, "snapshot": SNAPSHOT_REF, "ids": [0, 3], "distances": [1.25, 3.5], "scores": [0.66, 0.25]}
 INPUT_TENSOR = {"name": "points", "datatype": "FP64", "shape": [-1, 3]}
 OUTPUT_TENSOR = {"name": "ids", "datatype": "INT64", "shape": [2], "data": [0, 3]}
@@ -85,9 +83,9 @@ CLUSTER_SHIFT = {"id": 0, "distance": 0.4, "spreads": 0.21, "share_before": 0.81
 SNAPSHOT_DIFF = {
     "a": 41,
     "b": 42,
-    "moved": [CLUSTER_SHIFT],
-    "gone": [],
-    "new": [3],
+    "shifts": [CLUSTER_SHIFT],
+    "removed": [],
+    "added": [3],
     "changed": 0.02,
     "cost_a": 0.9,
     "cost_b": 0.83,
@@ -117,22 +115,15 @@ POINT_SAMPLE: dict[str, Any] = {
     "projection": {"mean": [60.0, 51.6, 13.0], "axes": [[1.0, 0.0, 0.0], [0.0, 0.7, 0.7]], "explained": [0.9, 0.08]},
 }
 LIVE_STATUS: dict[str, Any] = {
-    "at": TIME,
-    "status": "running",
-    "why": "committed 0.4 s ago",
+    **MODEL_STATUS,
+    "time": TIME,
     "paused": False,
-    "points": 102200,
-    "bad": 22,
-    "lag": 120,
     "rate": 5000.0,
-    "committed_at": TIME,
-    "snapshot": SNAPSHOT_REF,
-    "n_clusters": 2,
     "inertia": 0.83,
     "partitions": [{"topic": "orders", "partition": 0, "offset": 51234, "end": 51354, "lag": 120, "rate": 2500.0}],
 }
 K_PROFILE = {
-    "running": 2,
+    "current": 2,
     "suggested": 3,
     "reason": "of the k whose silhouette is near the best the gap is the highest",
     "ks": [2, 3],

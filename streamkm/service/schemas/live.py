@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 
 from streamkm.service.schemas import examples
 from streamkm.service.schemas.examples import config
-from streamkm.service.schemas.models import Event, SnapshotRef, Status
+from streamkm.service.schemas.models import Event, ModelStatus, SnapshotRef
 
 
 class HistoricalSnapshot(SnapshotRef):
@@ -52,9 +52,9 @@ class SnapshotDiff(BaseModel):
     model_config = config(examples.SNAPSHOT_DIFF)
     a: int
     b: int
-    moved: list[ClusterShift] = Field(description="Clusters in both, the largest shift first")
-    gone: list[int] = Field(description="Ids of clusters in `a` only")
-    new: list[int] = Field(description="Ids of clusters in `b` only")
+    shifts: list[ClusterShift] = Field(description="Clusters in both, the largest shift first")
+    removed: list[int] = Field(description="Ids of clusters in `a` only")
+    added: list[int] = Field(description="Ids of clusters in `b` only")
     changed: float = Field(description="Fraction of the points whose cluster changes")
     cost_a: float = Field(description="Mean squared distance of the points to the nearest centroid of `a`")
     cost_b: float
@@ -84,7 +84,7 @@ class KProfile(BaseModel):
     """Criteria for each number of clusters; computed about once a minute."""
 
     model_config = config(examples.K_PROFILE)
-    running: int
+    current: int = Field(description="k of the model")
     suggested: int | None = Field(
         description="k that several criteria agree on; null if they do not, or are not computed yet (see `reason`)"
     )
@@ -156,21 +156,13 @@ class PartitionStatus(BaseModel):
     rate: float | None = Field(description="Records per second; null if unknown")
 
 
-class LiveStatus(BaseModel):
+class LiveStatus(ModelStatus):
     """Status, counters and rates of a model: a message of the stream."""
 
     model_config = config(examples.LIVE_STATUS)
-    at: str = Field(json_schema_extra={"format": "date-time"})
-    status: Status
-    why: str
+    time: str = Field(json_schema_extra={"format": "date-time"})
     paused: bool
-    points: int
-    bad: int
-    lag: int | None
     rate: float | None = Field(description="Points per second; null if unknown")
-    committed_at: str | None
-    snapshot: SnapshotRef | None
-    n_clusters: int
     inertia: float | None
     partitions: list[PartitionStatus]
 

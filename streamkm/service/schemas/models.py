@@ -43,7 +43,7 @@ class SnapshotSummary(SnapshotRef):
         "measured before it was learned; null if there were none"
     )
     position: list[PartitionPosition]
-    events: int = Field(description="Births, deaths, splits, merges and drifts since the snapshot before")
+    n_events: int = Field(description="Births, deaths, splits, merges and drifts since the snapshot before")
 
 
 class Event(BaseModel):
@@ -111,7 +111,7 @@ class SnapshotDetail(SnapshotSummary):
             "model": examples.MODEL,
             "fields": examples.FIELDS,
             "clusters": examples.CLUSTERS,
-            "happened": [examples.EVENT],
+            "events": [examples.EVENT],
             "distance": "euclidean",
             "factors": [1.0, 1.0, 1.0],
             "commit_seq": 311,
@@ -121,7 +121,7 @@ class SnapshotDetail(SnapshotSummary):
     model: str
     fields: list[str]
     clusters: list[Cluster]
-    happened: list[Event] = Field(description="Events since the snapshot before")
+    events: list[Event] = Field(description="Events since the snapshot before")
     distance: Literal["euclidean", "cosine"] = Field(description="Metric between points and centroids")
     factors: list[float | None] = Field(description="By field: factor of the coordinates in distances")
     commit_seq: int = Field(description="Commit that published it; the journal up to it reproduces the snapshot")
@@ -136,21 +136,29 @@ class SnapshotList(BaseModel):
     next: int | None = Field(description="`before` of the next page; null on the last one")
 
 
-class ModelSummary(BaseModel):
-    """A model: status, fields and counters."""
+class ModelStatus(BaseModel):
+    """Status and counters of a model."""
 
-    model_config = config(examples.MODEL_SUMMARY)
-    name: str
+    model_config = config(examples.MODEL_STATUS)
+
     status: Status
-    why: str = Field(description="Reason for the status")
-    n_clusters: int = Field(description="k; 0 until it is chosen from the first points")
-    fields: list[str] = Field(description="Names of the dimensions, in order")
-    created_at: str = Field(json_schema_extra={"format": "date-time"})
+    status_reason: str = Field(description="Reason for the status")
+    n_clusters: int = Field(description="Clusters of the newest snapshot; before the first, k, or 0 if not chosen yet")
     points: int = Field(description="Points learned since the model was created")
-    bad: int = Field(description="Bad records since the model was created")
+    bad_records: int = Field(description="Bad records since the model was created")
     lag: int | None = Field(description="Records behind the end of the source at the last commit; null if unknown")
     committed_at: str | None = Field(description="Time of the last commit", json_schema_extra={"format": "date-time"})
     snapshot: SnapshotRef | None = Field(description="The newest snapshot; null while warming up")
+
+
+class ModelSummary(ModelStatus):
+    """A model and how far it is."""
+
+    model_config = config(examples.MODEL_SUMMARY)
+
+    name: str
+    fields: list[str] = Field(description="Names of the dimensions, in order")
+    created_at: str = Field(json_schema_extra={"format": "date-time"})
 
 
 class ModelList(BaseModel):
@@ -166,9 +174,9 @@ class CountersOut(BaseModel):
     model_config = ConfigDict(extra="forbid", title="Counters")
     records: int
     points: int
-    bad: int
+    bad_records: int
     tombstones: int
-    lost: int = Field(description="Removed from the topic before they could be read")
+    lost_records: int = Field(description="Removed from the topic before they could be read")
 
 
 class LeaseOut(BaseModel):
@@ -185,8 +193,8 @@ class Warmup(BaseModel):
     """Progress of the warm-up, in points."""
 
     model_config = ConfigDict(extra="forbid")
-    have: int
-    need: int
+    points: int = Field(description="Points learned so far")
+    points_needed: int = Field(description="Points from which centroids are made")
 
 
 class ModelDetail(ModelSummary):
@@ -198,7 +206,7 @@ class ModelDetail(ModelSummary):
             "source": {"kind": "kafka", "topic": "orders"},
             "learner": {"n_clusters": 2, "seed": 0},
             "codec": {"kind": "json"},
-            "counters": {"records": 102222, "points": 102200, "bad": 22, "tombstones": 0, "lost": 0},
+            "counters": {"records": 102222, "points": 102200, "bad_records": 22, "tombstones": 0, "lost_records": 0},
             "position": examples.POSITION,
             "commits": 311,
             "warmup": None,

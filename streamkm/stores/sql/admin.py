@@ -154,7 +154,7 @@ def _token_from_row(row: sa.Row[Any]) -> Token:
 
 def _job_to_row(job: Job) -> serialization.Columns:
     return {
-        "asked": json.dumps(job.asked, default=serialization.json_default),
+        "asked": json.dumps(job.options, default=serialization.json_default),
         "state": job.state,
         "progress": json.dumps(job.progress, default=serialization.json_default),
         "snapshot": job.snapshot,
@@ -166,8 +166,8 @@ def _job_to_row(job: Job) -> serialization.Columns:
 
 def _job_from_row(model: str, row: sa.Row[Any]) -> Job:
     with serialization.damage_as_store_error("a job", f"model {model}, job {row.id}"):
-        asked, progress = json.loads(row.asked), json.loads(row.progress)
-        known = row.state in get_args(JobState) and isinstance(asked, dict) and isinstance(progress, dict)
+        options, progress = json.loads(row.asked), json.loads(row.progress)
+        known = row.state in get_args(JobState) and isinstance(options, dict) and isinstance(progress, dict)
         if not known or not (math.isfinite(row.created_at) and math.isfinite(row.updated_at)):
             raise ValueError("its columns are not those of a job")
-        return Job(row.id, model, asked, row.state, progress, row.snapshot, row.error, row.created_at, row.updated_at)
+        return Job(row.id, model, options, row.state, progress, row.snapshot, row.error, row.created_at, row.updated_at)

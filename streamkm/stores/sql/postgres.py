@@ -183,8 +183,8 @@ def _parse_url(url: str) -> dict[str, str]:
         # libpq's message quotes the text. Without the part before the @ it can be shown.
         found = _parse(re.sub(".*@", "", rest, flags=re.DOTALL))
         if isinstance(found, str):
-            said = "" if "password" in rest else f" ({found})"
-            raise SettingsError(f"this URL cannot be read{said}", hint=_EXAMPLE)
+            shown = "" if "password" in rest else f" ({found})"
+            raise SettingsError(f"this URL cannot be read{shown}", hint=_EXAMPLE)
         raise SettingsError("user and password in the URL cannot be read", hint=_ENCODE)
     return found
 
@@ -208,6 +208,6 @@ def _explain(error: BaseException) -> tuple[str, str] | None:
         return _CODES.get(code) or _CODES.get(code[:2])
     if not isinstance(error, psycopg.OperationalError):
         return None
-    said = str(error)
-    fitting = (meaning for words, meaning in _WORDS.items() if re.search(words, said))
+    text = str(error)
+    fitting = (meaning for words, meaning in _WORDS.items() if re.search(words, text))
     return next(fitting, ("it cannot be reached", "Look whether the server runs, and correct the URL"))
