@@ -8,6 +8,7 @@ import io
 import itertools
 import json
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -16,10 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consumers import cli, logs
-from consumers.predict import Batches, Header, csv_rows, lines
 from streamkm.cells import MISSING, explain_non_number, parse_number
 from streamkm.connectors.files import csv_text, tables
 from streamkm.connectors.files.source import expand
+from streamkm.delivery.predictions import Batches, Header, csv_rows, lines
 from streamkm.errors import BadRecordsError, DataError, StreamkmError
 from streamkm.recompute.collect import TableFiles, collect
 from streamkm.service.problems import Problem
@@ -75,11 +76,11 @@ def by_service(_, text, fields):
 
 
 def by_predict(_, text, fields):
-    header = Header(tuple(fields))
+    header = Header(fields, sys.stdout.writelines)
     batches = Batches(lambda _: None)
     coming = lines(io.BytesIO(text), batches)
     begun = header.read(coming, batches)
-    return np.array([point for _, _, point in csv_rows(header, begun, coming)])
+    return np.array([point for _, point in csv_rows(header, begun, coming)])
 
 
 READERS = {"files": by_files, "service": by_service, "predict": by_predict}

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consumers.predict import _point
 from streamkm.codecs import JsonCodec
 from streamkm.connectors import FileSource, MemorySource
+from streamkm.delivery.predictions import parse_point
 from streamkm.errors import DataError, FileFormatError
 from streamkm.field_paths import MISSING, FieldPaths, resolve_path
 from streamkm.service.json_points import to_array
@@ -38,7 +38,7 @@ def by_http(record, field):
 
 def by_predict(record, field):
     try:
-        return _point(1, json.dumps(record), (field,))[0]
+        return parse_point(1, json.dumps(record), (field,))[0]
     except DataError:
         return None
 

@@ -15,8 +15,8 @@ import pytest
 import uvicorn
 
 from consumers.listening import listen, url_of
-from consumers.predict import BATCH_SIZE, MAX_DELAY, Batches, lines
 from service_api import Writer
+from streamkm.delivery.predictions import BATCH_SIZE, MAX_DELAY, Batches, lines
 from streamkm.errors import DataError
 from streamkm.service import create_app
 from streamkm.stores import MemoryStore
@@ -85,21 +85,21 @@ def test_a_row_in_an_open_pipe_is_answered(service):
 
 
 def test_rows_are_asked_for_when_they_are_many_or_have_waited():
-    clock, asked = ManualClock(), []
-    batches = Batches(lambda rows: asked.append([number for number, _ in rows]), clock.monotonic)
+    clock, predicted = ManualClock(), []
+    batches = Batches(predicted.append, clock.monotonic)
     for number in range(BATCH_SIZE + 1):
-        batches.add(number, ())
-    assert [len(rows) for rows in asked] == [BATCH_SIZE]
+        batches.add(number)
+    assert [len(rows) for rows in predicted] == [BATCH_SIZE]
     clock.advance(0.9 * MAX_DELAY)
-    batches.add(-1, ())
-    assert len(asked) == 1
+    batches.add(-1)
+    assert len(predicted) == 1
     assert batches.remaining() == pytest.approx(0.1 * MAX_DELAY)
     clock.advance(0.2 * MAX_DELAY)
-    batches.add(-2, ())
-    assert asked[1:] == [[BATCH_SIZE, -1, -2]]
+    batches.add(-2)
+    assert predicted[1:] == [[BATCH_SIZE, -1, -2]]
     assert batches.remaining() == float("inf")
     batches.flush()
-    assert len(asked) == 2
+    assert len(predicted) == 2
 
 
 @pytest.mark.parametrize(
