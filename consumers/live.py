@@ -10,14 +10,14 @@ import os
 import click
 
 from consumers import logs
-from consumers.bind_check import check_bind
 from consumers.factories import make_engine, warm_up
 from consumers.options import example, verbose, with_settings
-from consumers.probes import probes
 from consumers.signals import stop_on_signals
 from streamkm.connectors import connection_error
 from streamkm.engine import Watchdog
 from streamkm.errors import BrokerUnreachableError
+from streamkm.http.listening import check_bind
+from streamkm.http.probes import probes
 from streamkm.metrics import Metrics
 from streamkm.models import COMPILING_SECONDS
 from streamkm.settings import LiveSettings

@@ -17,13 +17,12 @@ import uvicorn
 from fastapi import FastAPI
 
 from consumers import logs
-from consumers.bind_check import check_bind
-from consumers.job_command import child_environment, replay_command
-from consumers.listening import listen, url_of
 from consumers.options import example, verbose, with_settings
 from streamkm.http.connection import DEFAULTS, ConnectionLimits, bounded_protocol
+from streamkm.http.listening import check_bind, listen, url_of
 from streamkm.metrics import HTTP_REQUESTS, Metrics
 from streamkm.service import ServiceOptions, create_app
+from streamkm.service.job_command import child_environment, replay_command
 from streamkm.service.job_runner import JobRunner
 from streamkm.service.middleware import REQUEST_HEADERS
 from streamkm.settings import ServeSettings

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 import uvicorn
 
-from consumers.listening import listen, url_of
 from service_api import Writer
 from streamkm.delivery.predictions import BATCH_SIZE, MAX_DELAY, Batches, lines
 from streamkm.errors import DataError
+from streamkm.http.listening import listen, url_of
 from streamkm.service import create_app
 from streamkm.stores import MemoryStore
 from streamkm.testing import ManualClock

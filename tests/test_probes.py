@@ -12,10 +12,10 @@ import time
 
 import pytest
 
-from consumers.probes import probes
 from streamkm.engine import Heartbeat
 from streamkm.errors import StoreUnavailableError
 from streamkm.http.connection import ConnectionLimits
+from streamkm.http.probes import probes
 from streamkm.metrics import Metrics
 from streamkm.values import Secret
 from waiting import PATIENCE, wait_until

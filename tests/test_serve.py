@@ -11,12 +11,11 @@ from typing import Self
 import httpx
 import pytest
 
-from consumers.bind_check import check_bind
-from consumers.listening import listen, url_of
 from consumers.serve import SHUTDOWN_SECONDS
 from processes import Program, run
 from service_api import TOKEN, Writer
 from streamkm.errors import SettingsError
+from streamkm.http.listening import check_bind, listen, url_of
 from streamkm.service.auth import TOKEN_CACHE_SECONDS
 from streamkm.stores import open_store
 from waiting import PATIENCE, wait_until

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from consumers.job_command import child_environment, replay_command
 from service_api import NOW, TOKEN, Api, Writer
 from streamkm.errors import SettingsError, StoreUnavailableError
 from streamkm.service import job_runner as module
+from streamkm.service.job_command import child_environment, replay_command
 from streamkm.service.job_runner import LOST, MAX_QUEUED, JobRunner, job_json, with_lost_state
 from streamkm.service.problems import Problem
 from streamkm.settings import ServeSettings, load

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import pytest
 
-from consumers.probes import probes
 from kafka_fixtures import local_broker
 from kafka_traffic import produce
 from processes import program
@@ -26,6 +25,7 @@ from streamkm.engine import Heartbeat, Watchdog
 from streamkm.engine.health import KILL_SECONDS, LIVE_SECONDS
 from streamkm.engine.source_manager import MAX_REOPENED, STALL_SECONDS, StallDetector
 from streamkm.errors import BrokerUnreachableError, PartitionStalledError, SettingsError, StoreUnavailableError
+from streamkm.http.probes import probes
 from streamkm.metrics import ALARMS, Metrics
 from streamkm.models import clusters
 from streamkm.records import TopicPartition

@@ -1,1 +1,1 @@
-"""HTTP below the service: bounded connections, default headers and error bodies."""
+"""HTTP below the service: sockets, bounded connections, default headers, error bodies, and the probes of consumers."""

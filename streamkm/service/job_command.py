@@ -14,11 +14,8 @@ from streamkm.errors import SettingsError
 from streamkm.settings import ENV_PREFIX, ServeSettings
 from streamkm.state import Json
 
-_OPTIONS = (
-    *(("from", "--from"), ("to", "--to"), ("k", "--k"), ("init", "--init")),
-    *(("n_init", "--n-init"), ("max_iter", "--max-iter")),
-)
-"""Options of a job -> options of ``streamkm replay``."""
+_OPTIONS = ("from", "to", "k", "init", "n_init", "max_iter")
+"""Options of a job; ``streamkm replay`` has the same."""
 
 
 def replay_command(settings: ServeSettings) -> Callable[[str, Json], Sequence[str]]:
@@ -37,7 +34,8 @@ def replay_command(settings: ServeSettings) -> Callable[[str, Json], Sequence[st
                 where="--kafka-property",
                 hint="Run streamkm replay by hand, with --config",
             )
-        arguments = [f"{option}={options[name]}" for name, option in _OPTIONS if options.get(name) is not None]
+        given = [(name.replace("_", "-"), options[name]) for name in _OPTIONS if options.get(name) is not None]
+        arguments = [f"--{option}={value}" for option, value in given]
         # After "--" no name is parsed as an option.
         return [sys.executable, "-P", "-m", "consumers", "replay", "--progress-json", *arguments, "--", model]
 
@@ -71,7 +69,7 @@ def child_environment(settings: ServeSettings, environment: Mapping[str, str] | 
     kept = {name: value for name, value in environment.items() if _is_needed(name, settings)}
     kept |= {name: _absolute(kept[name]) for name in _FILES & kept.keys()}
     # The same code as here: -P excludes the working directory from the module search path.
-    folders = [str(Path(__file__).resolve().parents[1]), *environment.get("PYTHONPATH", "").split(os.pathsep)]
+    folders = [str(Path(__file__).resolve().parents[2]), *environment.get("PYTHONPATH", "").split(os.pathsep)]
     kept |= {"PYTHONPATH": os.pathsep.join(dict.fromkeys(_absolute(f) for f in folders if f)), "PYTHONSAFEPATH": "1"}
     given = {
         "STORE": _absolute_url(settings.store),

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import orjson
 import uvicorn
 
-from consumers.listening import listen
 from streamkm.engine import Heartbeat
 from streamkm.errors import StoreError
 from streamkm.http.connection import ConnectionLimits, bounded_protocol
+from streamkm.http.listening import listen
 from streamkm.http.responses import MEDIA_TYPE, problem_body, with_default_headers
 from streamkm.metrics import CONTENT_TYPE, Metrics
 from streamkm.values import Secret
