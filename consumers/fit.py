@@ -3,45 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
-from numpy.typing import NDArray
 
 from consumers import fit_view, logs, terminal
 from consumers.fit_view import ProgressBar
 from consumers.options import example, warn_of_argument, with_settings
-from streamkm.connectors.files.source import ExcludedColumn, expand
-from streamkm.connectors.sql import sql_rows
 from streamkm.errors import SettingsError
 from streamkm.recompute import outputs
-from streamkm.recompute.collect import (
-    CollectedPoints,
-    TableFiles,
-    check_memory,
-    check_point_count,
-    choose_columns,
-    collect,
-    describe_excluded,
-)
-from streamkm.recompute.fitting import FitResult, fit_points
-from streamkm.recompute.k_range import METHODS, Trials, fit_range
 from streamkm.recompute.pointfile import atomic_write
-from streamkm.recompute.report import check_pairs, fit_json, fit_pictures
-from streamkm.recompute.scaling import scale_points
+from streamkm.recompute.report import check_pairs, fit_pictures
+from streamkm.recompute.table_fit import TableFit, fit_table, read_table
 from streamkm.redaction import remember_url, secrets_in
 from streamkm.settings import FitSettings
-from streamkm.values import KRange, parse_names
-
-DEFAULT_K = 8
+from streamkm.values import parse_names
 
 
 @dataclass(frozen=True)
@@ -158,162 +140,35 @@ def fit(
         ProgressBar() as bars,
     ):
         points_file = Path(folder) / "points" if settings.memory is not None else None
-        where = ", ".join(paths) if sql is None else "--sql"
-        collected, notes = _collected(paths, sql, settings, points_file, bars)
-        for line in notes.lines():
+        table = read_table(paths, sql, settings, points_file, bars.read)
+        for line in table.note_lines():
             terminal.say(line, err=True)
-        k, start = _start(settings, collected)
-        if k.auto:
-            k = KRange(k.low, max(1, min(k.high, len(collected.points))))
-        check_point_count(collected, k.high, where)
-        collected, factors = scale_points(collected, settings.scale)
-        if not isinstance(start, str):
-            start = start * factors
         pairs = tuple(filter(None, parse_names(plot_fields)))
-        check_pairs(pairs, collected.fields)
-        trials: Trials | None = None
-        if k.low < k.high:
-            if trace or checkpoint:
-                raise SettingsError(
-                    "this needs a single k", where="--trace" if trace else "--checkpoint", hint="Give one k"
-                )
-            trials = _fit_range(collected, k, settings, bars)
-            fitted = trials.fitted
-        else:
-            bars.step("fitting: initialization")
-            fitted = _fit(collected, k.low, start, settings, bars, trace=trace, checkpoint=checkpoint)
-        fitted = fitted.with_factors(factors)
-        result = fit_json(where, collected, fitted, settings, trials) | notes.to_json()
-        if settings.scale != "none":
-            result["units"] = (1.0 / factors).tolist()
+        check_pairs(pairs, table.collected.fields)
+        bars.step("fitting")
+        on_fit = bars.iteration if bars.shown else None
+        found = fit_table(table, settings, trace=trace, checkpoint=checkpoint, on_fit=on_fit, on_trial=bars.trial)
+        result = found.to_json(table, settings)
         if not result["converged"]:
             terminal.say(f"not converged after {settings.max_iter} iterations: increase --max-iter", err=True)
         bars.step("writing")
-        _write(files, collected, fitted, trials, result, pairs, factors)
+        _write(files, found, result, pairs)
         if checkpoint is not None:
             checkpoint.unlink(missing_ok=True)
     if as_json:
         terminal.say_json(result)
     else:
-        fit_view.show(result, collected, fitted, trials, all_fields=not settings.fields)
+        fit_view.show(result, found, all_fields=not settings.fields)
 
 
-@dataclass(frozen=True)
-class InputNotes:
-    """Columns that were excluded, and assumptions about the input."""
-
-    excluded: Sequence[ExcludedColumn]
-    notes: Sequence[str]
-
-    def lines(self) -> list[str]:
-        """As lines of text."""
-        lines = [f"excluded: {describe_excluded(self.excluded)}"] if self.excluded else []
-        return [*lines, *self.notes]
-
-    def to_json(self) -> dict[str, Any]:
-        """As JSON."""
-        return {"excluded_columns": [asdict(column) for column in self.excluded], "notes": list(self.notes)}
-
-
-def _collected(
-    paths: tuple[str, ...], sql: str | None, settings: FitSettings, file: Path | None, bars: ProgressBar
-) -> tuple[CollectedPoints, InputNotes]:
-    """Read all rows."""
-    options: dict[str, Any] = {
-        "weight_field": settings.weight_field,
-        "skip_bad": settings.bad_rows == "skip",
-        "file": file,
-    }
-    if sql is None:
-        files = TableFiles(expand(paths), settings.fields, settings.weight_field)
-        check_memory(files, limited=settings.memory is not None)
-        found = collect(files.rows(bars.read), files.fields, float32=files.fits_float32, line_of=files.line, **options)
-        return found, InputNotes(files.excluded, files.notes)
-    rows = sql_rows(sql, settings.database)
-    first = next(rows)
-    fields, notes = settings.fields, InputNotes((), ())
-    if not fields:
-        fields, excluded, assumptions = choose_columns(first, settings.weight_field, "--sql")
-        notes = InputNotes(excluded, assumptions)
-    return collect(bars.count(itertools.chain([first], rows)), fields, **options), notes
-
-
-def _start(settings: FitSettings, collected: CollectedPoints) -> tuple[KRange, Any]:
-    """k, and the method or the centroids of the initialization.
-
-    Raises
-    ------
-    SettingsError
-        The centroids do not match the points.
-    """
-    if settings.init in METHODS:
-        return settings.k or KRange(DEFAULT_K, DEFAULT_K), settings.init
-    if not Path(settings.init).is_file():
-        raise SettingsError(f"{settings.init} is neither a file nor one of {', '.join(METHODS)}", where="--init")
-    k_given = settings.k.low if settings.k is not None and settings.k.low == settings.k.high else None
-    centroids = outputs.read_centroids(Path(settings.init), collected.fields, k_given)
-    k = settings.k or KRange(len(centroids), len(centroids))
-    return k, centroids
-
-
-def _fit(
-    collected: CollectedPoints,
-    k: int,
-    start: Any,
-    settings: FitSettings,
-    bars: ProgressBar,
-    *,
-    trace: bool,
-    checkpoint: Path | None,
-) -> FitResult:
-    return fit_points(
-        collected.points,
-        n_clusters=k,
-        init=start,
-        n_init=settings.n_init,
-        max_iter=settings.max_iter,
-        tol=settings.tol,
-        seed=settings.seed,
-        weights=collected.weights,
-        memory=settings.memory,
-        n_threads=settings.threads or None,
-        trace=trace,
-        on_progress=bars.iteration if bars.shown else None,
-        checkpoint=checkpoint,
-    )
-
-
-def _fit_range(collected: CollectedPoints, k: KRange, settings: FitSettings, bars: ProgressBar) -> Trials:
-    return fit_range(
-        collected,
-        k.low,
-        k.high,
-        init=settings.init,
-        n_init=settings.n_init,
-        max_iter=settings.max_iter,
-        tol=settings.tol,
-        seed=settings.seed,
-        memory=settings.memory,
-        n_threads=settings.threads or None,
-        on_trial=lambda at: bars.trial(at - k.low, k.high - k.low + 1, at),
-    )
-
-
-def _write(
-    files: OutputFiles,
-    collected: CollectedPoints,
-    fitted: FitResult,
-    trials: Trials | None,
-    result: dict[str, Any],
-    pairs: tuple[str, ...],
-    factors: NDArray[np.float64],
-) -> None:
+def _write(files: OutputFiles, found: TableFit, result: dict[str, Any], pairs: tuple[str, ...]) -> None:
     if files.out is not None:
         outputs.write_centroids(files.out, result)
     if files.labels is not None:
-        outputs.write_labels(files.labels, outputs.label_blocks(fitted, collected), collected.n_rows)
+        blocks = outputs.label_blocks(found.fitted, found.collected)
+        outputs.write_labels(files.labels, blocks, found.collected.n_rows)
     if files.plot is not None:
-        for path, picture in fit_pictures(files.plot, collected, fitted, trials, pairs, factors):
+        for path, picture in fit_pictures(files.plot, *found[:3], pairs, found.factors):
             with atomic_write(path, shared=True) as file:
                 file.write(picture.encode())
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -11,11 +11,11 @@ from rich.progress import BarColumn, SpinnerColumn, TaskProgressColumn, TimeElap
 from rich.table import Table
 
 from consumers import fields, terminal
-from streamkm.recompute.collect import CollectedPoints
-from streamkm.recompute.fitting import FitProgress, FitResult
+from streamkm.recompute.fitting import FitProgress
 from streamkm.recompute.k_range import Trials
 from streamkm.recompute.report import counted, suggestion, trace_lines
-from streamkm.records import ColumnRecords
+from streamkm.recompute.table_fit import TableFit
+from streamkm.values import KRange
 
 MAX_CLUSTERS = 100
 """Clusters in the table."""
@@ -54,24 +54,18 @@ class ProgressBar:
         """Show a step without a known length."""
         self._show(text, None, 0.0)
 
-    def read(self, rows: int, share: float) -> None:
+    def read(self, rows: int, share: float | None) -> None:
         """Show the rows read, and their fraction of all."""
-        self._show(f"reading: {rows:,} rows", 1.0, share)
-
-    def count(self, rows: Iterable[ColumnRecords]) -> Iterator[ColumnRecords]:
-        """Pass records on, and show their number."""
-        for records in rows:
-            self.step(f"reading: {records.stop:,} rows")
-            yield records
+        self._show(f"reading: {rows:,} rows", None if share is None else 1.0, share or 0.0)
 
     def iteration(self, at: FitProgress) -> None:
         """Show an iteration."""
         run = f"start {at.run + 1}, " if at.run else ""
         self.step(f"fitting: {run}iteration {at.iteration}, {at.moved:,} points moved")
 
-    def trial(self, done: int, total: int, k: int) -> None:
-        """Show the beginning of the fit of one k."""
-        self._show(f"fitting: k = {k}", float(total), float(done))
+    def trial(self, k: int, ks: KRange) -> None:
+        """Show the beginning of the fit of one k of a range."""
+        self._show(f"fitting: k = {k}", float(ks.high - ks.low + 1), float(k - ks.low))
 
     def _show(self, text: str, total: float | None, done: float) -> None:
         if total != self._total:  # the length of a task cannot be removed
@@ -81,10 +75,9 @@ class ProgressBar:
         self._progress.update(self._task, description=text, completed=done)
 
 
-def show(
-    result: dict[str, Any], collected: CollectedPoints, fitted: FitResult, trials: Trials | None, *, all_fields: bool
-) -> None:
+def show(result: dict[str, Any], found: TableFit, *, all_fields: bool) -> None:
     """Print the result as text."""
+    collected, fitted, trials, _ = found
     console = terminal.console(width=None if terminal.is_terminal() else _PLAIN_WIDTH)
     selection = ""
     if all_fields:
@@ -106,20 +99,20 @@ def show(
             terminal.say(f"shown: k = {result['k']}, {reason}")
     for line in trace_lines(fitted.trace, fitted.centroids):
         terminal.say(line)
-    found = np.array([c["differences"] for c in result["clusters"]], np.float64)
-    table, omitted = fields.fit_fields(lambda columns: _clusters_table(result, columns), found, console.width)
+    differences = np.array([c["differences"] for c in result["clusters"]], np.float64)
+    table, omitted = fields.fit_fields(lambda columns: _clusters_table(result, columns), differences, console.width)
     console.print(table)
     if len(result["clusters"]) > MAX_CLUSTERS:
         omitted = f"{MAX_CLUSTERS} of {len(result['clusters'])} clusters" + (f"; {omitted}" if omitted else "")
     if omitted:
         terminal.say(f"({omitted}: --json and --out have all)")
-    if found.shape[0] > 1 and found.shape[1] > 1:  # with one field the centroids say it
+    if differences.shape[0] > 1 and differences.shape[1] > 1:  # with one field the centroids say it
         terminal.say("largest differences from the mean of all rows, in standard deviations within clusters:")
         for c in result["clusters"][:MAX_DESCRIBED]:
             differs = fields.describe_differences(collected.fields, np.array(c["differences"], np.float64))
             terminal.say(f"  cluster {c['id']}: {differs or 'none'}")
-        if len(found) > MAX_DESCRIBED:
-            terminal.say(f"  (and {len(found) - MAX_DESCRIBED} more: --json has all)")
+        if len(differences) > MAX_DESCRIBED:
+            terminal.say(f"  (and {len(differences) - MAX_DESCRIBED} more: --json has all)")
     points = len(collected.points)
     terminal.say(
         f"{points:,} rows, k = {result['k']}: cost {result['cost']:.6g} ({result['cost'] / fitted.sizes.sum():.6g} "
