@@ -60,7 +60,15 @@ MAX_FILE_CHARS = 1 << 20
 SCALES = ("none", "standard", "robust")
 SCALE_HELP = "Scaling of the fields: none; standard, by the deviation; robust, by the interquartile range"
 S = TypeVar("S")
-_MAX_DECOMPRESSED_HELP = "Most bytes that one poll decompresses, such as 64MiB; the rest follows with the next poll"
+_FIELDS_HELP = "Fields of a record, or columns of a table, that are the dimensions; dotted paths address nested objects"
+_K_HELP = (
+    "Number of clusters; auto: chosen from the points, up to 20 (not for replay, whose default is the model's k); for "
+    "fit also a range such as 2..20"
+)
+_INIT_HELP = (
+    "Where a fit starts: random, k-means++, k-means||; for fit also a file with centroids (csv, json, npz, parquet), for "
+    "replay also live (the newest snapshot) or snapshot:N"
+)
 
 
 def setting(default: Any, help_: str, check: Check | None = None, metavar: str = "", *, shown: bool = True) -> Any:
@@ -114,7 +122,39 @@ class KafkaClientSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SourceSettings(KafkaClientSettings):
+class KafkaSettings(KafkaClientSettings):
+    """Connection to Kafka, and memory of a poll."""
+
+    max_decompressed: Size = setting(
+        Size(64 << 20),
+        "Most bytes that one poll decompresses, such as 64MiB; the rest follows with the next poll",
+        between(1 << 20, 1 << 40),
+        "SIZE",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataLossSettings:
+    """What to do about records that cannot be read any more."""
+
+    on_data_loss: str = setting(
+        "fail",
+        "When records were deleted before they were read, or cannot be read: fail, or skip and count them",
+        one_of("fail", "skip"),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BadRecordSettings:
+    """How many bad records end a run."""
+
+    max_bad_ratio: float = setting(
+        0.5, "Stop when more than this share of the last 1000 or more records is bad", between(0, 1)
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceSettings(KafkaSettings):
     """The topic that is read."""
 
     topic: str = setting("", "Topic of the points", metavar="TOPIC")
@@ -122,19 +162,13 @@ class SourceSettings(KafkaClientSettings):
     start: str = setting(
         "beginning", "Where a new model starts to read: beginning or end of the topic", one_of("beginning", "end")
     )
-    max_decompressed: Size = setting(Size(64 << 20), _MAX_DECOMPRESSED_HELP, between(1 << 20, 1 << 40), "SIZE")
 
 
 @dataclass(frozen=True, kw_only=True)
 class CodecSettings:
     """The conversion of records to points."""
 
-    fields: tuple[str, ...] = setting(
-        (),
-        "Fields of a record that are the dimensions; dotted paths address nested objects",
-        field_names,
-        "A,B,...",
-    )
+    fields: tuple[str, ...] = setting((), _FIELDS_HELP, field_names, "A,B,...")
     time_field: str = setting("", "Field with the event time; the record's timestamp when empty", metavar="FIELD")
     max_record_bytes: int = setting(1_048_576, "Maximum bytes of a record; larger ones are bad records", at_least(1))
 
@@ -143,9 +177,7 @@ class CodecSettings:
 class ModelSettings:
     """The model."""
 
-    k: ClusterCount = setting(
-        ClusterCount(8), "Number of clusters; auto: chosen from the first points, up to 20", between(0, 100_000), "K"
-    )
+    k: ClusterCount = setting(ClusterCount(8), _K_HELP, between(0, 100_000), "K")
     half_life: HalfLife | None = setting(
         None,
         "Number of points (100000) or event time (10m) after which a point counts half; empty: no decay",
@@ -176,7 +208,9 @@ class TokenSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LiveSettings(StoreSettings, SourceSettings, CodecSettings, ModelSettings, TokenSettings):
+class LiveSettings(
+    StoreSettings, SourceSettings, CodecSettings, ModelSettings, TokenSettings, DataLossSettings, BadRecordSettings
+):
     """Settings of ``streamkm live``."""
 
     batch: int = setting(8192, "Maximum number of records in a mini-batch", between(1, 1_000_000))
@@ -188,9 +222,6 @@ class LiveSettings(StoreSettings, SourceSettings, CodecSettings, ModelSettings, 
         "With a half-life in time: records whose event time is further ahead of their timestamp or the clock are bad",
         at_least(0),
         "DURATION",
-    )
-    max_bad_ratio: float = setting(
-        0.5, "Stop when more than this share of the last 1000 or more records is bad", between(0, 1)
     )
     max_bad_in_a_row: int = setting(
         1000, "Stop at this number of consecutive bad records of a partition; 0: never", at_least(0)
@@ -216,20 +247,8 @@ class LiveSettings(StoreSettings, SourceSettings, CodecSettings, ModelSettings, 
     lease: Seconds = setting(
         Seconds(10), "Time without a renewal after which a standby takes over", at_least(1), "DURATION"
     )
-    on_data_loss: str = setting(
-        "fail",
-        "When records were deleted before they were read, or cannot be read: fail, or skip and count them",
-        one_of("fail", "skip"),
-    )
     metrics_port: int = setting(0, "Port for /metrics, /livez and /readyz of the consumer; 0: none", between(0, 65535))
     metrics_host: str = setting("127.0.0.1", "Address of --metrics-port; any other than loopback requires a token")
-
-
-@dataclass(frozen=True, kw_only=True)
-class KafkaSettings(KafkaClientSettings):
-    """The Kafka cluster, and the memory of one poll."""
-
-    max_decompressed: Size = setting(Size(64 << 20), _MAX_DECOMPRESSED_HELP, between(1 << 20, 1 << 40), "SIZE")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,13 +279,13 @@ class ExactSettings(ResourceSettings):
 class FitSettings(ExactSettings):
     """Settings of ``streamkm fit``, except paths and outputs."""
 
-    fields: tuple[str, ...] = setting((), "Columns that are the dimensions", field_names, "A,B,...")
-    k: KRange | None = setting(None, "Number of clusters, a range such as 2..20, or auto: up to 20", k_range, "K")
+    fields: tuple[str, ...] = setting((), _FIELDS_HELP, field_names, "A,B,...")
+    k: KRange | None = setting(None, _K_HELP, k_range, "K")
     scale: str = setting("none", SCALE_HELP, one_of(*SCALES))
     weight_field: str = setting("", "Column with the weight of each row; equal weights when empty", metavar="FIELD")
     init: str = setting(
         "k-means++",
-        "Where a fit starts: random, k-means++, k-means||, or a file with centroids (csv, json, npz, parquet)",
+        _INIT_HELP,
         metavar="METHOD|FILE",
     )
     bad_rows: str = setting(
@@ -276,20 +295,14 @@ class FitSettings(ExactSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReplaySettings(StoreSettings, KafkaSettings, ExactSettings):
+class ReplaySettings(StoreSettings, KafkaSettings, ExactSettings, DataLossSettings, BadRecordSettings):
     """Settings of ``streamkm replay``, except its range and folders."""
 
-    k: KRange | None = setting(None, "Number of clusters; that of the model when empty", k_range, "K")
+    k: KRange | None = setting(None, _K_HELP, k_range, "K")
     init: str = setting(
         "k-means++",
-        "Where the fit starts: k-means++, k-means||, random, live (the newest snapshot), or snapshot:N",
+        _INIT_HELP,
         metavar="METHOD",
-    )
-    max_bad_ratio: float = setting(0.5, "Stop when more than this share of the records is bad", between(0, 1))
-    on_data_loss: str = setting(
-        "fail",
-        "When records cannot be read: fail, or skip them and record them as lost",
-        one_of("fail", "skip"),
     )
 
 
@@ -303,16 +316,11 @@ class NotifySettings(StoreSettings, KafkaClientSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AssignSettings(StoreSettings, KafkaSettings):
+class AssignSettings(StoreSettings, KafkaSettings, DataLossSettings):
     """Settings of ``streamkm assign``, except its topic."""
 
     commit_every: Seconds = setting(
         Seconds(0.1), "Time between transactions, which delay the assignments for readers", at_least(0.001), "DURATION"
-    )
-    on_data_loss: str = setting(
-        "fail",
-        "When records were deleted before they were assigned, or cannot be read: fail, or skip them",
-        one_of("fail", "skip"),
     )
 
 

@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from importlib.metadata import version
-from typing import Any, Protocol, Self
+from typing import Any
 
 from streamkm.redaction import redact, redact_all
 
@@ -23,35 +23,24 @@ Value = str | bool | int | float | Sequence[str]
 _VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_TRACES_EXPORTER")
 
 
-class Span(Protocol):
-    """An operation that is being traced."""
+class Span:
+    """An operation that is being traced, with redacted attributes; it does nothing without a span of OpenTelemetry."""
+
+    def __init__(self, traced: Any = None) -> None:
+        self._traced = traced
 
     def set_attribute(self, key: str, value: Any) -> None:
         """Set an attribute."""
-        ...
+        if self._traced is not None:
+            self._traced.set_attribute(key, redact_all(value))
 
     def update_name(self, name: str) -> None:
         """Rename the span."""
-        ...
+        if self._traced is not None:
+            self._traced.update_name(redact(name))
 
 
-class _NoOpSpan:
-    """A span that is not recorded, and its context manager."""
-
-    def set_attribute(self, key: str, value: Any) -> None:
-        pass
-
-    def update_name(self, name: str) -> None:
-        pass
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-
-_NO_OP = _NoOpSpan()
+_NOT_TRACED = contextlib.nullcontext(Span())
 _tracer: Any = None
 _configured = False
 
@@ -122,7 +111,7 @@ def span(name: str, **attributes: Value) -> AbstractContextManager[Span]:
     ...     s.set_attribute("snapshot", 3)
     """
     if not enabled():
-        return _NO_OP
+        return _NOT_TRACED
     return _span(name, attributes, None, None)
 
 
@@ -137,7 +126,7 @@ def server_span(name: str, headers: Mapping[str, str], **attributes: Value) -> A
         Of the request, with names in lower case.
     """
     if not enabled():
-        return _NO_OP
+        return _NOT_TRACED
     from opentelemetry.trace import SpanKind  # noqa: PLC0415  # an extra
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator  # noqa: PLC0415
 
@@ -152,7 +141,7 @@ def _span(name: str, attributes: Mapping[str, Value], context: Any, kind: Any) -
         redact(name), context=context, attributes=given, record_exception=False, set_status_on_exception=False, **more
     ) as found:
         try:
-            yield _Redacted(found)
+            yield Span(found)
         except Exception as error:
             _failed(found, error)
             raise
@@ -165,16 +154,3 @@ def _failed(span: Any, error: Exception) -> None:
     message, lines = redact(str(error)), redact("".join(traceback.format_exception(error)))
     span.record_exception(error, {"exception.message": message, "exception.stacktrace": lines})
     span.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: {message}"))
-
-
-class _Redacted:
-    """A span with redacted attributes."""
-
-    def __init__(self, span: Any) -> None:
-        self._span = span
-
-    def set_attribute(self, key: str, value: Any) -> None:
-        self._span.set_attribute(key, redact_all(value))
-
-    def update_name(self, name: str) -> None:
-        self._span.update_name(redact(name))
