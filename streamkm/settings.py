@@ -66,8 +66,8 @@ _K_HELP = (
     "fit also a range such as 2..20"
 )
 _INIT_HELP = (
-    "Where a fit starts: random, k-means++, k-means||; for fit also a file with centroids (csv, json, npz, parquet), for "
-    "replay also live (the newest snapshot) or snapshot:N"
+    "Where a fit starts: random, k-means++, k-means||; for fit also a file with centroids (csv, json, npz, parquet), "
+    "for replay also live (the newest snapshot) or snapshot:N"
 )
 
 

@@ -41,7 +41,7 @@ def test_the_list_shows_each_model_with_status_lag_points_and_newest_snapshot(ap
     first, second = schemas.ModelList.model_validate_json(api.get("/v1/models").content).models
     assert (first.name, first.status, first.snapshot, first.lag, first.fields) == ("a", "warming-up", None, None, ["x"])
     assert (second.name, second.status, second.n_clusters) == ("orders", "running", 2)
-    assert (second.points, second.bad, second.lag) == (100, 2, 7)
+    assert (second.points, second.bad_records, second.lag) == (100, 2, 7)
     assert second.snapshot == schemas.SnapshotRef(id=1, created_at=format_time(NOW - 1))
 
 
