@@ -18,8 +18,9 @@ from consumers.fit_view import ProgressBar
 from consumers.options import example, warn_of_argument, with_settings
 from streamkm.errors import SettingsError
 from streamkm.recompute import outputs
+from streamkm.recompute.plot import check_pairs
 from streamkm.recompute.pointfile import atomic_write
-from streamkm.recompute.report import check_pairs, fit_pictures
+from streamkm.recompute.report import fit_pictures
 from streamkm.recompute.table_fit import TableFit, fit_table, read_table
 from streamkm.redaction import remember_url, secrets_in
 from streamkm.settings import FitSettings

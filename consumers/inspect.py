@@ -146,7 +146,7 @@ def events(model: str, settings: StoreSettings, *, limit: int, as_json: bool) ->
     if as_json:
         from streamkm.service import serializers
 
-        terminal.say_json({"snapshots": [_json(serializers.snapshot_events(s)) for s in page], "next": next_page})
+        terminal.say_json(_json(serializers.event_list(page, next_page)))
         return
     if not page:
         terminal.say("no events yet")
@@ -207,7 +207,7 @@ def snapshots(model: str, settings: StoreSettings, *, limit: int, as_json: bool)
     if as_json:
         from streamkm.service import serializers
 
-        terminal.say_json({"snapshots": [_json(serializers.snapshot_summary(s)) for s in page], "next": next_page})
+        terminal.say_json(_json(serializers.snapshot_list(page, next_page)))
         return
     if not page:
         terminal.say("no snapshots yet")

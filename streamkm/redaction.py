@@ -46,7 +46,6 @@ HARMLESS_PARAMETERS = frozenset(
             "view",
             "k",
         ),
-        # of libpq
         *("application_name", "channel_binding", "client_encoding", "connect_timeout", "dbname", "gssencmode"),
         *("host", "hostaddr", "keepalives", "keepalives_count", "keepalives_idle", "keepalives_interval"),
         *("load_balance_hosts", "passfile", "port", "require_auth", "service", "servicefile", "sslcert", "sslcrl"),

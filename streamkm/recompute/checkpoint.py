@@ -136,9 +136,7 @@ def load(path: Path, identity: str) -> FitCheckpoint | None:
         return FitCheckpoint(run, n_iter, arrays["centroids"], moved, best, _iterations("trace", arrays), rng)
     except FileNotFoundError:
         return None
-    except _BROKEN as e:
-        raise StateError(f"is not a checkpoint ({e})", where=str(path), hint="Delete it to start again") from e
-    except ValueError as e:
+    except (ValueError, *_BROKEN) as e:
         if isinstance(e, StateError):
             raise
         raise StateError(f"is not a checkpoint ({e})", where=str(path), hint="Delete it to start again") from e

@@ -28,6 +28,20 @@ def sample_rows(n: int) -> NDArray[np.int64]:
     return np.unique(np.linspace(0, max(0, n - 1), min(n, SAMPLE)).round().astype(np.int64))
 
 
+def check_pairs(pairs: Sequence[str], fields: Sequence[str]) -> None:
+    """Check the fields to draw in pairs, before a long fit.
+
+    Raises
+    ------
+    SettingsError
+        A field is unknown, or there is only one.
+    """
+    unknown = [name for name in pairs if name not in fields]
+    if unknown or len(pairs) == 1:
+        message = f"{', '.join(unknown)} is none of {', '.join(fields)}" if unknown else "a pair needs two fields"
+        raise SettingsError(message, where="--plot-fields")
+
+
 def plot_points(
     points: Reals,
     labels: NDArray[np.int32],
@@ -64,12 +78,7 @@ def plot_points(
     SettingsError
         `pairs` has an unknown field, or only one.
     """
-    unknown = [name for name in pairs if name not in fields]
-    if unknown or len(pairs) == 1:
-        problem = (
-            f"{', '.join(unknown)} is none of the fields {', '.join(fields)}" if unknown else "one field is no pair"
-        )
-        raise SettingsError(problem, where="--plot-fields")
+    check_pairs(pairs, fields)
     everything = [points, centroids, centroids if next_centroids is None else next_centroids]
     panels: list[str] = []
     if pairs:

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from streamkm.assignment import nearest
 from streamkm.effect_sizes import differences
-from streamkm.errors import SettingsError
 from streamkm.models.exact.lloyd import Iteration
 from streamkm.models.exact.storage import copy_rows
 from streamkm.recompute import plot
@@ -151,20 +150,6 @@ def _point_list(centroids: plot.Reals) -> str:
     if centroids.shape[1] == 1:
         return "(" + ", ".join(f"{v:.6g}" for v in centroids[:, 0]) + ")"
     return " ".join("(" + ", ".join(f"{v:.6g}" for v in row) + ")" for row in centroids)
-
-
-def check_pairs(pairs: tuple[str, ...], fields: tuple[str, ...]) -> None:
-    """Check the fields to draw in pairs, before a long fit.
-
-    Raises
-    ------
-    SettingsError
-        A field is unknown, or there is only one.
-    """
-    unknown = [name for name in pairs if name not in fields]
-    if unknown or len(pairs) == 1:
-        message = f"{', '.join(unknown)} is none of {', '.join(fields)}" if unknown else "a pair needs two fields"
-        raise SettingsError(message, where="--plot-fields")
 
 
 def fit_pictures(

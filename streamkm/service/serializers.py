@@ -16,7 +16,7 @@ from streamkm.records import BadRecord, Position
 from streamkm.redaction import redact_all
 from streamkm.service.schemas import live
 from streamkm.service.schemas import models as schemas
-from streamkm.state import ModelEvent, Snapshot
+from streamkm.state import Counters, ModelEvent, Snapshot
 from streamkm.stores.base import ModelInfo
 from streamkm.times import format_time
 
@@ -101,6 +101,16 @@ def events(found: Iterable[ModelEvent]) -> list[schemas.Event]:
     return [schemas.Event(**e.to_json()) for e in found]
 
 
+def snapshot_list(found: Sequence[Snapshot], next_page: int | None) -> schemas.SnapshotList:
+    """Serialize a page of snapshots without their clusters."""
+    return schemas.SnapshotList(snapshots=list(map(snapshot_summary, found)), next=next_page)
+
+
+def event_list(found: Sequence[Snapshot], next_page: int | None) -> schemas.EventList:
+    """Serialize the events of a page of snapshots."""
+    return schemas.EventList(snapshots=list(map(snapshot_events, found)), next=next_page)
+
+
 def snapshot_events(s: Snapshot) -> schemas.SnapshotEvents:
     """The events since the snapshot before."""
     return schemas.SnapshotEvents(**dict(snapshot_ref(s)), events=events(s.events))
@@ -168,18 +178,14 @@ def model_detail(
 ) -> schemas.ModelDetail:
     """A model with its settings, counters, position and owner."""
     p, lease = info.progress, info.lease
-    c = p.counters if p else None
+    c = p.counters if p else Counters()
     return schemas.ModelDetail(
         **dict(model_summary(info, newest, status, reason)),
         source=redact_all(info.spec.source),
         learner=dict(info.spec.learner),
         codec=dict(info.spec.codec),
         counters=schemas.CountersOut(
-            records=c.records if c else 0,
-            points=c.points if c else 0,
-            bad_records=c.bad if c else 0,
-            tombstones=c.tombstones if c else 0,
-            lost_records=c.lost if c else 0,
+            records=c.records, points=c.points, bad_records=c.bad, tombstones=c.tombstones, lost_records=c.lost
         ),
         position=positions(p.position) if p else [],
         commits=p.commit_seq if p else 0,
@@ -221,6 +227,11 @@ def history(fields: Sequence[str], snapshots: Iterable[Snapshot], next_page: int
 def in_charge(s: Snapshot) -> bool:
     """Whether a snapshot was ever in charge: a recomputed one is published again when it is promoted."""
     return s.kind != "replay"
+
+
+def lineage_page(found: Sequence[Snapshot], next_page: int | None) -> live.Lineage:
+    """Serialize the lineage of the clusters in a page of snapshots, newest first."""
+    return live.Lineage(clusters=lineage_of(reversed(found)), next=next_page)
 
 
 def lineage_of(snapshots: Iterable[Snapshot]) -> list[live.ClusterLineage]:

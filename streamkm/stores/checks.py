@@ -81,10 +81,7 @@ def lease_lost(lease: Lease, epoch: int | None, owner: str | None) -> LeaseLostE
 
 def no_model(name: str, names: Iterable[str]) -> NotFoundError:
     """The error for a model that does not exist; `names` are the existing ones."""
-    known = sorted(names)
-    more = f" and {len(known) - _MAX_LISTED} more" if len(known) > _MAX_LISTED else ""
-    there = f"There are: {', '.join(known[:_MAX_LISTED])}{more}" if known else "The store has no models yet"
-    return NotFoundError(f"no model is named {name!r}", hint=there)
+    return NotFoundError(f"no model is named {name!r}", hint=_listed(names) or "The store has no models yet")
 
 
 def no_snapshot(model: str, snapshot_id: int | None, at: float | None, first: int, last: int) -> NotFoundError:
@@ -129,10 +126,7 @@ def token_taken(name: str) -> ConflictError:
 
 def no_token(name: str, names: Iterable[str]) -> NotFoundError:
     """The error for a token that does not exist; `names` are the existing ones."""
-    known = sorted(names)
-    more = f" and {len(known) - _MAX_LISTED} more" if len(known) > _MAX_LISTED else ""
-    there = f"There are: {', '.join(known[:_MAX_LISTED])}{more}" if known else "There are none"
-    return NotFoundError(f"no token is named {name!r}", hint=there)
+    return NotFoundError(f"no token is named {name!r}", hint=_listed(names) or "There are none")
 
 
 def no_job(model: str, job_id: str) -> NotFoundError:
@@ -147,3 +141,9 @@ def no_job(model: str, job_id: str) -> NotFoundError:
 def newest_jobs(jobs: Iterable[Job]) -> list[Job]:
     """Jobs, newest first, in the same order in every store."""
     return sorted(jobs, key=lambda job: (job.created_at, job.id), reverse=True)
+
+
+def _listed(names: Iterable[str]) -> str:
+    known = sorted(names)
+    more = f" and {len(known) - _MAX_LISTED} more" if len(known) > _MAX_LISTED else ""
+    return f"There are: {', '.join(known[:_MAX_LISTED])}{more}" if known else ""

@@ -11,7 +11,7 @@ from pydantic import Field
 from streamkm.service import serializers
 from streamkm.service.json_points import MAX_ID
 from streamkm.service.problems import problem_responses
-from streamkm.service.routes.models import ModelName, NoQuery, PageQuery, json_response
+from streamkm.service.routes.models import ModelName, NoQuery, PageQuery, json_response, page_response
 from streamkm.service.schemas import live as schemas
 from streamkm.service.snapshot_cache import StoreReader, to_json
 from streamkm.state import Snapshot
@@ -78,13 +78,7 @@ def router(reader: StoreReader) -> APIRouter:
     )
     async def lineage(model: ModelName, page: Annotated[PageQuery, Query()]) -> Response:
         """Lineage of the clusters from births, deaths, splits and merges. A page is of snapshots with events."""
-        await reader.model(model)
-        found, next_page = await reader.page(model, page.before, page.limit, eventful=True)
-
-        def build() -> schemas.Lineage:
-            return schemas.Lineage(clusters=serializers.lineage_of(reversed(found)), next=next_page)
-
-        return json_response(await reader.encode(build))
+        return await page_response(reader, model, page, serializers.lineage_page, eventful=True)
 
     @routes.get(
         "/models/{model}/diff",

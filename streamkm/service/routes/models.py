@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
@@ -129,13 +129,7 @@ def router(reader: StoreReader, stale_after: float) -> APIRouter:
     )
     async def snapshots(model: ModelName, page: Annotated[PageQuery, Query()]) -> Response:
         """Snapshots without their clusters, newest first, a page at a time."""
-        await reader.model(model)  # 404 instead of an empty page
-        found, next_page = await reader.page(model, page.before, page.limit)
-
-        def build() -> schemas.SnapshotList:
-            return schemas.SnapshotList(snapshots=[serializers.snapshot_summary(s) for s in found], next=next_page)
-
-        return json_response(await reader.encode(build))
+        return await page_response(reader, model, page, serializers.snapshot_list)
 
     @routes.get(
         "/models/{model}/events",
@@ -146,13 +140,7 @@ def router(reader: StoreReader, stale_after: float) -> APIRouter:
     )
     async def events(model: ModelName, page: Annotated[PageQuery, Query()]) -> Response:
         """Births, deaths, splits, merges and drifts by snapshot, newest first."""
-        await reader.model(model)
-        found, next_page = await reader.page(model, page.before, page.limit, eventful=True)
-
-        def build() -> schemas.EventList:
-            return schemas.EventList(snapshots=[serializers.snapshot_events(s) for s in found], next=next_page)
-
-        return json_response(await reader.encode(build))
+        return await page_response(reader, model, page, serializers.event_list, eventful=True)
 
     @routes.get(
         "/models/{model}/snapshots/{snapshot_id}",
@@ -194,6 +182,26 @@ def router(reader: StoreReader, stale_after: float) -> APIRouter:
         return json_response(body, headers)
 
     return routes
+
+
+async def page_response(
+    reader: StoreReader,
+    model: str,
+    page: PageQuery,
+    serialize: Callable[[Sequence[Snapshot], int | None], BaseModel],
+    *,
+    eventful: bool = False,
+) -> Response:
+    """A page of the snapshots of a model, all or those with events, newest first.
+
+    Raises
+    ------
+    NotFoundError
+        There is no such model.
+    """
+    await reader.model(model)  # 404 instead of an empty page
+    found, next_page = await reader.page(model, page.before, page.limit, eventful=eventful)
+    return json_response(await reader.encode(lambda: serialize(found, next_page)))
 
 
 def json_response(body: bytes, headers: dict[str, str] | None = None) -> Response:
