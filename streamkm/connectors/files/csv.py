@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
-import gzip
-import os
-import zlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
@@ -16,44 +11,23 @@ import polars as pl
 from streamkm.connectors.files import csv_text, tables
 from streamkm.connectors.files.places import Place
 from streamkm.connectors.files.tables import Block, Column, ColumnSelection, Profile
+from streamkm.connectors.files.text_blocks import RowBlock, TextBlocks
 from streamkm.errors import FileFormatError
 
 
-@dataclass(frozen=True, slots=True)
-class _RowBlock:
-    """The rows [start, stop) of a file: bytes [begin, end), with the first row on a line counted from 1."""
-
-    start: int
-    stop: int
-    begin: int
-    end: int
-    line: int
-    lines: int
-
-
-class CsvReader:
+class CsvReader(TextBlocks):
     """A csv file with a header, in UTF-8, optionally compressed by gzip; `csv_text` defines the supported dialects.
 
     The file is read in blocks that end at the end of a row. Their positions are kept, so that seeking back is cheap. A
     row is a line outside of quotes; an empty line within the file is a row without values.
     """
 
-    row_count_known = False
-    notes: tuple[str, ...] = ()
-
     def __init__(self, place: Place, selection: ColumnSelection) -> None:
-        self._path, self.fits_float32 = place.name, False
-        self._raw = place.open()
-        self._file = gzip.GzipFile(fileobj=self._raw) if place.packed else self._raw
-        self._index: list[_RowBlock] = []
-        self._complete = False
+        super().__init__(place)
         self._ahead = (0, b"")  # start and content of bytes that were read and not used yet
         self._scanned: tuple[int, bytes, csv_text.RowEnds | None] = (-1, b"", None)
-        self._last: Block | None = None
         self._texts: set[int] = set()
         try:
-            self._size = self._raw.seek(0, os.SEEK_END)
-            self._raw.seek(0)
             self.dialect = self._detect()
             names = self.dialect.names or ()
             self.notes = self.dialect.notes
@@ -101,23 +75,6 @@ class CsvReader:
             self._file.seek(at + len(ahead))
             return ahead[begin - at :] + self._file.read(begin + size - at - len(ahead))
 
-    @contextlib.contextmanager
-    def _gzip_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise FileFormatError(f"the file is not gzip, or truncated: {error}", where=self._path) from error
-
-    def rows(self) -> int:
-        while not self._complete:
-            self._scan()
-        return self._index[-1].stop if self._index else 0
-
-    def is_past_end(self, row: int) -> bool:
-        while not self._complete and (not self._index or self._index[-1].stop <= row):
-            self._scan()
-        return row >= (self._index[-1].stop if self._index else 0)
-
     def progress(self, row: int) -> float:
         if self._file is not self._raw:
             return min(1.0, self._raw.tell() / max(1, self._size))
@@ -140,9 +97,9 @@ class CsvReader:
             self._last = Block(row_block.start, row_block.stop, columns, malformed)
         return self._last
 
-    def _parse(self, row: int, places: Sequence[int]) -> tuple[_RowBlock, list[pl.Series], dict[int, int]]:
+    def _parse(self, row: int, places: Sequence[int]) -> tuple[RowBlock, list[pl.Series], dict[int, int]]:
         self.is_past_end(row)
-        row_block = next(row_block for row_block in reversed(self._index) if row_block.start <= row)
+        row_block = self._block_of(row)
         data, ends = self._bytes(row_block)
         try:
             parsed = csv_text.read(data, self.dialect, places, self._texts, ends)
@@ -157,7 +114,7 @@ class CsvReader:
         self._texts.update(place for place, series in zip(places, found, strict=True) if series.dtype != pl.Float64)
         return row_block, found, parsed.long_rows
 
-    def _bytes(self, row_block: _RowBlock) -> tuple[bytes, csv_text.RowEnds | None]:
+    def _bytes(self, row_block: RowBlock) -> tuple[bytes, csv_text.RowEnds | None]:
         """Bytes of a block, and the ends of its rows if they are known."""
         begin, data, ends = self._scanned
         if begin != row_block.begin:
@@ -166,7 +123,7 @@ class CsvReader:
 
     def line(self, row: int) -> int:
         """Line number of a row, from 1."""
-        row_block = next(row_block for row_block in reversed(self._index) if row_block.start <= row)
+        row_block = self._block_of(row)
         data, _ = self._bytes(row_block)
         ends = csv_text.row_ends(data, self.dialect).ends
         i = row - row_block.start
@@ -193,9 +150,8 @@ class CsvReader:
         return found
 
     def close(self) -> None:
-        self._last, self._ahead, self._scanned = None, (0, b""), (-1, b"", None)
-        self._file.close()
-        self._raw.close()
+        self._ahead, self._scanned = (0, b""), (-1, b"", None)
+        super().close()
 
     def _scan(self) -> None:
         """Find the end of the next block and its number of rows, without parsing it."""
@@ -244,7 +200,7 @@ class CsvReader:
             known: csv_text.RowEnds | None = ends
             if used != ends.used:
                 known, lines = None, data.count(b"\n", 0, used)
-            self._index.append(_RowBlock(start, start + rows, begin, begin + used, line, lines))
+            self._index.append(RowBlock(start, start + rows, begin, begin + used, line, lines))
             self._scanned = (begin, data[:used], known)
             self._ahead = (begin + used, data[used:])
 

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import gzip
-import os
-import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +12,7 @@ import polars as pl
 from streamkm.connectors.files import tables
 from streamkm.connectors.files.places import Place
 from streamkm.connectors.files.tables import Block, Column, ColumnSelection, Profile, ResolvedColumns
+from streamkm.connectors.files.text_blocks import RowBlock, TextBlocks
 from streamkm.errors import FileFormatError
 from streamkm.field_paths import MISSING, resolve_path
 
@@ -23,29 +20,18 @@ _MAX_NESTING = 32
 """Depth of nested objects in which columns are searched."""
 
 
-class JsonReader:
+class JsonReader(TextBlocks):
     """A file with a JSON object per line, in UTF-8, optionally compressed by gzip.
 
     Columns are the names in the first block of lines; members of nested objects are called ``outer.inner``. An array of
     numbers is a column with several dimensions. An empty line is not a row.
     """
 
-    row_count_known = False
-    notes: tuple[str, ...] = ()
-
     def __init__(self, place: Place, selection: ColumnSelection) -> None:
-        self._path, self.fits_float32 = place.name, False
-        self._raw = place.open()
-        self._file = gzip.GzipFile(fileobj=self._raw) if place.packed else self._raw
-        # (first row, end row, first byte, end byte, line number) of each block read so far.
-        self._index: list[tuple[int, int, int, int, int]] = []
-        self._complete = False
+        super().__init__(place)
         self._at, self._rest, self._line = 0, b"", 1
         self._cached: tuple[int, list[tuple[int, dict[str, Any]]]] | None = None
-        self._last: Block | None = None
         try:
-            self._size = self._raw.seek(0, os.SEEK_END)
-            self._raw.seek(0)
             self._all, self._widths = self._columns()
             self._chosen: ResolvedColumns = selection.resolve(self._path, self._all, self._widths)
             self.names = tuple(self._chosen)
@@ -64,16 +50,6 @@ class JsonReader:
                 if name not in widths and isinstance(value, list) and value and all(map(_is_number, value)):
                     widths[name] = len(value)
         return list(names), widths
-
-    def rows(self) -> int:
-        while not self._complete:
-            self._scan()
-        return self._index[-1][1] if self._index else 0
-
-    def is_past_end(self, row: int) -> bool:
-        while not self._complete and (not self._index or self._index[-1][1] <= row):
-            self._scan()
-        return row >= (self._index[-1][1] if self._index else 0)
 
     def progress(self, row: int) -> float:
         del row
@@ -106,26 +82,18 @@ class JsonReader:
                     series = pl.Series(array) if array.dtype != object else pl.Series(array.tolist(), dtype=pl.String)
                     facts.add(start, series)
             row = start + len(records)
-            if self._index[-1][3] > tables.PROFILE_BYTES:
+            if self._index[-1].end > tables.PROFILE_BYTES:
                 break
         found.finish(row, whole=self.is_past_end(row), line=self.line)
         return found
 
     def close(self) -> None:
-        self._last = self._cached = None
-        self._file.close()
-        self._raw.close()
-
-    @contextlib.contextmanager
-    def _gzip_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise FileFormatError(f"the file is not gzip, or truncated: {error}", where=self._path) from error
+        self._cached = None
+        super().close()
 
     def _scan(self) -> None:
         """Find the next block of complete lines."""
-        start = self._index[-1][1] if self._index else 0
+        start = self._index[-1].stop if self._index else 0
         begin = self._at - len(self._rest)
         size = tables.BLOCK_BYTES
         with self._gzip_errors():
@@ -149,19 +117,20 @@ class JsonReader:
                         where=f"{self._path}, line {self._line}",
                     )
         records = self._parse(data, self._line)
+        lines = data.count(b"\n")
         if records:
-            self._index.append((start, start + len(records), begin, begin + len(data), self._line))
+            self._index.append(RowBlock(start, start + len(records), begin, begin + len(data), self._line, lines))
             self._cached = (start, records)
-        self._line += data.count(b"\n")
+        self._line += lines
 
     def _rows_of(self, row: int) -> tuple[int, list[tuple[int, dict[str, Any]]]]:
         """The rows of a block, each with its line number."""
         self.is_past_end(row)
-        start, _, begin, end, line = next(entry for entry in reversed(self._index) if entry[0] <= row)
-        if self._cached is None or self._cached[0] != start:
+        block = self._block_of(row)
+        if self._cached is None or self._cached[0] != block.start:
             with self._gzip_errors():
-                self._file.seek(begin)
-                self._cached = (start, self._parse(self._file.read(end - begin), line))
+                self._file.seek(block.begin)
+                self._cached = (block.start, self._parse(self._file.read(block.end - block.begin), block.line))
         return self._cached
 
     def _parse(self, data: bytes, line: int) -> list[tuple[int, dict[str, Any]]]:
