@@ -30,7 +30,6 @@ class Source(Protocol):
 
     def identity(self) -> Json:
         """Describe what is read, for `ModelSpec.source`: kind, topic, and the ids that change when it is recreated."""
-        ...
 
     def partitions(self) -> tuple[TopicPartition, ...]:
         """Current partitions, sorted; their number may grow.
@@ -40,18 +39,15 @@ class Source(Protocol):
         TopicNotFoundError
             The topic does not exist (it is not created).
         """
-        ...
 
     def beginning(self) -> Position:
         """The first available offset of each partition."""
-        ...
 
     def end(self) -> Position:
         """The offset after the last readable record of each partition.
 
         For read-committed sources this is the last stable offset: records of open transactions are not included.
         """
-        ...
 
     def seek(self, position: Position) -> None:
         """Read exactly these partitions, from exactly these offsets. Buffered records are discarded.
@@ -61,7 +57,6 @@ class Source(Protocol):
         PositionLostError
             An offset is outside of its partition's range. The message has both.
         """
-        ...
 
     def poll(self, timeout: float, max_records: int) -> Sequence[Records]:
         """Read the records that are available: at most one `Records` per partition, sorted by partition.
@@ -88,19 +83,15 @@ class Source(Protocol):
         CorruptBatchError
             A record batch cannot be read.
         """
-        ...
 
     def position(self) -> Position:
         """Offsets from which the next `poll` reads."""
-        ...
 
     def commit(self, position: Position) -> None:
         """Commit offsets to the broker's group, for monitoring tools only. Never raises for an unavailable broker."""
-        ...
 
     def close(self) -> None:
         """Close connections and files."""
-        ...
 
 
 @runtime_checkable
@@ -114,7 +105,6 @@ class IdentityCheck(Protocol):
 
     def begin_identity_check(self) -> None:
         """Request the topic's id in the background; returns at once."""
-        ...
 
     def confirm_identity(self) -> None:
         """Wait for the result; requests it first if `begin_identity_check` was not called since the last poll.
@@ -126,7 +116,6 @@ class IdentityCheck(Protocol):
         BrokerUnreachableError
             The broker does not answer, so the identity is unknown.
         """
-        ...
 
 
 class VerifiableSource(Source, IdentityCheck, Protocol):
@@ -144,7 +133,6 @@ class Writer(Protocol):
         SourceError
             It does not exist, and cannot be created.
         """
-        ...
 
     def write(self, records: Sequence[ProducerRecord]) -> Sequence[DeliveryError | None]:
         """Write records and wait for the acknowledgements.
@@ -154,11 +142,9 @@ class Writer(Protocol):
         sequence
             For each record None if it was acknowledged, else the reason.
         """
-        ...
 
     def close(self) -> None:
         """Close the connections."""
-        ...
 
 
 class TransactionalWriter(Protocol):
@@ -166,19 +152,15 @@ class TransactionalWriter(Protocol):
 
     def create_topic(self, topic: str, partitions: int = 1) -> None:
         """See `Writer.create_topic`."""
-        ...
 
     def group_conflict(self) -> str:
         """Describe other users of the group that holds the position; empty if there are none."""
-        ...
 
     def committed(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, CommittedOffset]:
         """The group's committed position, without partitions that have none."""
-        ...
 
     def is_empty(self, topic: str) -> bool:
         """Whether an existing topic has never had a record."""
-        ...
 
     def write(self, records: Sequence[ProducerRecord], position: Mapping[TopicPartition, CommittedOffset]) -> None:
         """Write records and commit a position, all or nothing.
@@ -192,8 +174,6 @@ class TransactionalWriter(Protocol):
         BrokerUnreachableError
             The outcome is unknown: the group's position tells.
         """
-        ...
 
     def close(self) -> None:
         """Close the connections."""
-        ...

@@ -81,7 +81,6 @@ class Target(Protocol):
     @property
     def name(self) -> str:
         """Key under which the store keeps the delivery progress; contains no secrets."""
-        ...
 
     def deliver(self, message: EventMessage) -> None:
         """Send a message, and return once the target has acknowledged it.
@@ -93,11 +92,9 @@ class Target(Protocol):
         TargetGoneError
             The target accepts no more messages.
         """
-        ...
 
     def close(self) -> None:
         """Close the connections."""
-        ...
 
 
 def event_messages(s: Snapshot) -> list[EventMessage]:

@@ -24,11 +24,9 @@ class Clock(Protocol):
 
     def time(self) -> float:
         """Seconds since 1970."""
-        ...
 
     def monotonic(self) -> float:
         """Seconds on a monotonic clock."""
-        ...
 
 
 class StopRequest(Protocol):
@@ -36,11 +34,9 @@ class StopRequest(Protocol):
 
     def is_set(self) -> bool:
         """Whether to stop."""
-        ...
 
     def wait(self, timeout: float) -> bool:
         """Wait up to `timeout` seconds for the request; whether it was made."""
-        ...
 
 
 def owner_name() -> str:

@@ -20,7 +20,6 @@ class TimeIndexedSource(Source, Protocol):
 
     def offsets_at(self, seconds: float) -> Position:
         """For each partition the offset of the first record at or after a time, s since the epoch, or else its end."""
-        ...
 
 
 class OffsetSpan(NamedTuple):

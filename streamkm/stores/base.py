@@ -189,11 +189,9 @@ class ModelStore(Protocol):
         SettingsError
             The name is not valid.
         """
-        ...
 
     def models(self) -> Sequence[ModelInfo]:
         """All models, by name."""
-        ...
 
     def model(self, name: str) -> ModelInfo:
         """One model.
@@ -204,18 +202,15 @@ class ModelStore(Protocol):
             No model has this name; the message lists the names there are. Every method below that takes the name of a
             model raises it, unless stated otherwise.
         """
-        ...
 
     def delete(self, name: str) -> None:
         """Delete a model and everything that belongs to it."""
-        ...
 
     def acquire(self, model: str, owner: str, ttl: float, now: float) -> Lease | None:
         """Acquire the lease for `ttl` seconds; None while another owner's lease is valid.
 
         An owner that already holds the lease gets a new epoch, so two processes with the same name cannot both write.
         """
-        ...
 
     def renew(self, lease: Lease, ttl: float, now: float) -> Lease:
         """Extend the lease to `ttl` seconds from `now`; the epoch stays.
@@ -225,15 +220,12 @@ class ModelStore(Protocol):
         LeaseLostError
             The epoch is no longer the model's.
         """
-        ...
 
     def release(self, lease: Lease) -> None:
         """Let the next owner acquire the lease at once; without effect when it is already lost."""
-        ...
 
     def load_checkpoint(self, model: str) -> Checkpoint | None:
         """The last checkpoint; None before the first commit."""
-        ...
 
     def commit(self, lease: Lease, commit: Commit) -> int:
         """Write state, position, counters, journal entry, snapshot and quarantined records atomically.
@@ -251,7 +243,6 @@ class ModelStore(Protocol):
             The stored position is not `commit.expected`. (A partition that is new in `commit.progress.position` is
             absent from `expected` and from the store.)
         """
-        ...
 
     def journal(
         self, model: str, until_seq: int | None = None, *, after_seq: int = 0
@@ -260,7 +251,6 @@ class ModelStore(Protocol):
 
         The journal starts with commit 1, or behind the first kept checkpoint once retention has removed its beginning.
         """
-        ...
 
     def keep_checkpoint(self, model: str, now: float, *, always: bool = False) -> bool:
         """Keep the last checkpoint as a start for journal replays if the newest kept one is older than a day.
@@ -275,11 +265,9 @@ class ModelStore(Protocol):
         bool
             Whether it was kept.
         """
-        ...
 
     def kept_checkpoints(self, model: str) -> Sequence[Progress]:
         """The progress of each kept checkpoint, oldest first."""
-        ...
 
     def kept_checkpoint(self, model: str, commit_seq: int) -> Checkpoint:
         """The kept checkpoint of one commit.
@@ -289,7 +277,6 @@ class ModelStore(Protocol):
         NotFoundError
             That checkpoint is not kept.
         """
-        ...
 
     def add_snapshot(self, snapshot: Snapshot, state: ModelState) -> int:
         """Add a recomputed snapshot and a state to continue learning from; it answers no queries until promoted.
@@ -299,11 +286,9 @@ class ModelStore(Protocol):
         int
             Its number.
         """
-        ...
 
     def snapshot_state(self, model: str, snapshot_id: int) -> ModelState | None:
         """The state that was added with a snapshot; None when there is none."""
-        ...
 
     def request_promotion(self, model: str, promotion: Promotion | None) -> None:
         """Ask the owner to promote a snapshot, in place of an earlier request; None withdraws the request.
@@ -316,15 +301,12 @@ class ModelStore(Protocol):
         NotFoundError
             No such snapshot.
         """
-        ...
 
     def set_paused(self, model: str, paused: bool) -> None:
         """Ask the current or next owner to stop reading, or to resume."""
-        ...
 
     def control_requests(self, model: str) -> ControlRequests:
         """All pending requests to the owner; none if the model does not exist."""
-        ...
 
     def snapshot(self, model: str, snapshot_id: int | None = None, *, at: float | None = None) -> Snapshot:
         """A snapshot by number; or, of those in charge, the newest, or the newest published at or before `at`.
@@ -334,13 +316,11 @@ class ModelStore(Protocol):
         NotFoundError
             No such snapshot; the message says which numbers exist.
         """
-        ...
 
     def snapshots(
         self, model: str, *, before: int | None = None, limit: int = 100, eventful: bool = False
     ) -> Sequence[Snapshot]:
         """Snapshots with numbers below `before`, newest first; with `eventful` only those that have events."""
-        ...
 
     def apply_retention(self, model: str, now: float) -> int:
         """Delete old snapshots, and the journal and kept checkpoints that are no longer needed (see `retention`).
@@ -350,11 +330,9 @@ class ModelStore(Protocol):
         int
             Number of rows deleted, limited per call so that no transaction is long.
         """
-        ...
 
     def recent(self, model: str) -> Recent | None:
         """The points that were learned last, from the last commit that had some; None if none had."""
-        ...
 
 
 class QuarantineStore(Protocol):
@@ -372,7 +350,6 @@ class QuarantineStore(Protocol):
         max_bytes
             Return at most this many bytes of each key and value.
         """
-        ...
 
     def quarantined_record(self, model: str, record: RecordId) -> QuarantinedRecord:
         """One record.
@@ -382,27 +359,21 @@ class QuarantineStore(Protocol):
         NotFoundError
             It is not in quarantine.
         """
-        ...
 
     def iter_quarantine(self, model: str) -> Iterator[QuarantinedRecord]:
         """All records that are in quarantine now, in order of arrival; read page by page."""
-        ...
 
     def undelivered(self, model: str, *, limit: int = 500) -> Sequence[QuarantinedRecord]:
         """The oldest records without an acknowledged dead letter; fewer than `limit` when they are large."""
-        ...
 
     def quarantine_counts(self, model: str) -> Mapping[str, int]:
         """Number of records in quarantine, by reason."""
-        ...
 
     def mark_delivered(self, model: str, records: Sequence[RecordId], now: float) -> None:
         """Record that dead letters were acknowledged. Needs no lease: repeating it does no harm."""
-        ...
 
     def remove_quarantined(self, model: str, records: Sequence[RecordId]) -> None:
         """Remove records from quarantine; counters do not change. Records that are already gone are ignored."""
-        ...
 
     def trim_quarantine(self, model: str, limits: QuarantineLimits) -> int:
         """Remove the oldest records beyond the limits, as commits that add records do.
@@ -412,7 +383,6 @@ class QuarantineStore(Protocol):
         int
             Number of records removed; a store may limit it per call.
         """
-        ...
 
 
 class AdministrationStore(Protocol):
@@ -420,7 +390,6 @@ class AdministrationStore(Protocol):
 
     def tokens(self) -> Sequence[Token]:
         """All tokens, by name."""
-        ...
 
     def add_token(self, token: Token) -> None:
         """Add a token.
@@ -430,7 +399,6 @@ class AdministrationStore(Protocol):
         ConflictError
             There is one with this name or digest.
         """
-        ...
 
     def remove_token(self, name: str) -> None:
         """Revoke a token.
@@ -440,15 +408,12 @@ class AdministrationStore(Protocol):
         NotFoundError
             There is none with this name.
         """
-        ...
 
     def put_job(self, job: Job) -> None:
         """Insert or replace a job; the newest 100 of a model are kept."""
-        ...
 
     def jobs(self, model: str) -> Sequence[Job]:
         """Jobs of a model, newest first."""
-        ...
 
     def job(self, model: str, job_id: str) -> Job:
         """One job.
@@ -458,11 +423,9 @@ class AdministrationStore(Protocol):
         NotFoundError
             There is none with this id.
         """
-        ...
 
     def delivered_until(self, model: str, target: str) -> int:
         """Number of the last snapshot whose events were delivered to a target; 0: none."""
-        ...
 
     def advance_delivery(self, model: str, target: str, expected: int, snapshot: int) -> bool:
         """Record that the events up to `snapshot` were delivered, if `delivered_until` is still `expected`.
@@ -472,7 +435,6 @@ class AdministrationStore(Protocol):
         bool
             False when another process delivered to the target meanwhile: only one of two concurrent ones goes on.
         """
-        ...
 
     def ping(self) -> None:
         """Read a row of every table from disk, not from a cache.
@@ -482,11 +444,9 @@ class AdministrationStore(Protocol):
         StoreUnavailableError
             The store cannot be read.
         """
-        ...
 
     def close(self) -> None:
         """Close the connections. No other method may be called afterwards."""
-        ...
 
 
 @runtime_checkable

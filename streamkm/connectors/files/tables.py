@@ -406,31 +406,24 @@ class Reader(Protocol):
 
     def rows(self) -> int:
         """Number of rows; may read the whole file."""
-        ...
 
     def is_past_end(self, row: int) -> bool:
         """Whether ``row >= rows()``, reading no more than necessary."""
-        ...
 
     def progress(self, row: int) -> float:
         """Approximate share of the file before this row, 0 to 1."""
-        ...
 
     def block(self, row: int) -> Block:
         """A block that contains this row, ``0 <= row < rows()``."""
-        ...
 
     def line(self, row: int) -> int | None:
         """Line number of a row, from 1; None if the file has no lines."""
-        ...
 
     def profile(self) -> Profile:
         """Statistics of all columns."""
-        ...
 
     def close(self) -> None:
         """Close the file."""
-        ...
 
 
 class KnownRowCount:
