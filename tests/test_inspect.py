@@ -23,7 +23,7 @@ DETAIL = {
 
 
 @pytest.fixture
-def ask(tmp_path):
+def run(tmp_path):
     """Runs a command on a store with three snapshots, the second of which tells events."""
     url = f"sqlite:///{tmp_path / 's.db'}"
     with contextlib.closing(open_store(url)) as store:
@@ -40,12 +40,12 @@ def ask(tmp_path):
     return run
 
 
-def test_a_model_shows_its_clusters_their_age_and_how_good_they_are(ask):
-    out = ask(inspect, "orders")
+def test_a_model_shows_its_clusters_their_age_and_how_good_they_are(run):
+    out = run(inspect, "orders")
     assert "200 points" in out
     assert "silhouette 0.710, 1,234 outliers so far" in out
     assert "suggested number of clusters: 5 (k is 2): the gap is largest" in out
-    assert json.loads(ask(inspect, "orders", "--json"))["snapshot"]["clusters"][1]["born_at_points"] == 1
+    assert json.loads(run(inspect, "orders", "--json"))["snapshot"]["clusters"][1]["born_at_points"] == 1
 
 
 def test_where_no_number_is_suggested_it_says_none_and_why():
@@ -54,16 +54,16 @@ def test_where_no_number_is_suggested_it_says_none_and_why():
     assert line == "suggested number of clusters: none (k is 2): no clear number: the gap says 7"
 
 
-def test_a_snapshot_shows_the_events_before_it(ask):
-    out = ask(inspect, "orders", "--snapshot", "2")
+def test_a_snapshot_shows_the_events_before_it(run):
+    out = run(inspect, "orders", "--snapshot", "2")
     assert "since the snapshot before: cluster 4 split into 4, 9" in out
 
 
-def test_events_are_listed_with_their_snapshots(ask):
-    out = ask(events, "orders")
+def test_events_are_listed_with_their_snapshots(run):
+    out = run(events, "orders")
     assert "cluster 4 split into 4, 9" in out
     assert "cluster 7 was born" in out
-    answer = json.loads(ask(events, "orders", "--json"))
+    answer = json.loads(run(events, "orders", "--json"))
     (found,) = answer["snapshots"]
     assert (found["id"], answer["next"]) == (2, None)
     assert found["events"][1] == {"kind": "birth", "before": [], "after": [7], "detail": {}}
@@ -77,10 +77,10 @@ def test_a_quiet_model_has_no_events(tmp_path):
     assert (result.exit_code, result.output) == (0, "no events yet\n")
 
 
-def test_lists_show_models_and_snapshots(ask):
-    assert "orders" in ask(models)
-    answer = json.loads(ask(snapshots, "orders", "--json"))
+def test_lists_show_models_and_snapshots(run):
+    assert "orders" in run(models)
+    answer = json.loads(run(snapshots, "orders", "--json"))
     assert ([s["id"] for s in answer["snapshots"]], answer["next"]) == ([3, 2, 1], None)
-    answer = json.loads(ask(snapshots, "orders", "--json", "--limit", "2"))
+    answer = json.loads(run(snapshots, "orders", "--json", "--limit", "2"))
     assert ([s["id"] for s in answer["snapshots"]], answer["next"]) == ([3, 2], 2)
-    assert "interval" in ask(snapshots, "orders")
+    assert "interval" in run(snapshots, "orders")

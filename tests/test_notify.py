@@ -76,7 +76,7 @@ class Hook:
         self.thread = threading.Thread(target=self.server.serve_forever, args=(0.02,))
         self.thread.start()
 
-    def taken(self) -> list[str]:
+    def received_ids(self) -> list[str]:
         """Ids of the requests that it accepted."""
         return [headers["webhook-id"] for _, headers, _, status in self.requests if 200 <= status < 300]
 
@@ -104,7 +104,7 @@ def world_with_events() -> tuple[Any, Writer]:
 
 
 @contextlib.contextmanager
-def telling(store: Any, *targets: Any, start: Any = "beginning", clock: Callable[[], float] = time.time) -> Any:
+def notifying(store: Any, *targets: Any, start: Any = "beginning", clock: Callable[[], float] = time.time) -> Any:
     """Run a notifier in a thread."""
     stop = threading.Event()
     notifier = Notifier("orders", store, targets, options=NotifyOptions(start=start, **QUICK), clock=clock)
@@ -224,10 +224,10 @@ def test_a_failing_webhook_gets_all_events_once_it_recovers(world_with_events, h
     redirect = (302, {"location": hook.url})
     hook.answers = [500, SILENCE, redirect, (503, {"retry-after": "1"}), 204, 429]
     # Long enough for every response, on a busy machine too.
-    with telling(store, WebhookTarget(hook.url, SECRET, timeout=4.0)):
-        wait_until(lambda: len(hook.taken()) == 3)
+    with notifying(store, WebhookTarget(hook.url, SECRET, timeout=4.0)):
+        wait_until(lambda: len(hook.received_ids()) == 3)
         wait_until(lambda: store.delivered_until("orders", WebhookTarget(hook.url, SECRET).name) == 3)
-    assert hook.taken() == ["orders/1.0", "orders/1.1", "orders/3.0"]
+    assert hook.received_ids() == ["orders/1.0", "orders/1.1", "orders/3.0"]
     assert [r[3] for r in hook.requests] == [500, 0, 302, 503, 204, 429, 204, 204]
     for _, headers, body, _ in hook.requests:
         # Independent of the tested code.
@@ -259,7 +259,7 @@ def test_a_target_that_is_gone_gets_no_more_events_and_others_do(world_with_even
     writer.commit(events=(BIRTH,))
     hook.answers = [410]
     inbox = Inbox()
-    with telling(store, WebhookTarget(hook.url, SECRET), inbox):
+    with notifying(store, WebhookTarget(hook.url, SECRET), inbox):
         wait_until(lambda: "no more events are delivered" in caplog.text)
         writer.commit(events=(MERGE,))
         wait_until(lambda: inbox.ids() == ["1.0", "2.0"])
@@ -271,7 +271,7 @@ def test_it_ends_when_all_targets_are_gone(world_with_events):
     writer.commit(events=(BIRTH,))
     inbox = Inbox()
     inbox.fail = [TargetGoneError("gone")]
-    with telling(store, inbox) as thread:
+    with notifying(store, inbox) as thread:
         thread.join(PATIENCE)
         assert not thread.is_alive()
     assert not inbox.open
@@ -281,13 +281,13 @@ def test_a_slow_target_delays_no_other(world_with_events, hook):
     store, writer = world_with_events
     hook.answers = [SILENCE]
     inbox, slow = Inbox(), WebhookTarget(hook.url, SECRET, timeout=PATIENCE)
-    with telling(store, slow, inbox):
+    with notifying(store, slow, inbox):
         for n in range(1, 6):
             writer.commit(events=(BIRTH,))
             wait_until(lambda n=n: len(inbox.got) == n)
         wait_until(lambda: hook.requests)
         assert len(hook.requests) == 1
-        assert hook.taken() == [], "all that time it has not answered"
+        assert hook.received_ids() == [], "all that time it has not answered"
         hook.hang_up()
 
 
@@ -319,7 +319,7 @@ def test_a_new_target_starts_now_or_at_the_beginning(world_with_events):
     store, writer = world_with_events
     writer.commit(events=(BIRTH,))
     now, beginning = Inbox("now"), Inbox("beginning")
-    with telling(store, now, start="now"), telling(store, beginning):
+    with notifying(store, now, start="now"), notifying(store, beginning):
         wait_until(lambda: store.delivered_until("orders", "now") == 1)
         writer.commit(events=(MERGE,))
         wait_until(lambda: now.got and len(beginning.got) == 2)
@@ -327,7 +327,7 @@ def test_a_new_target_starts_now_or_at_the_beginning(world_with_events):
     assert beginning.ids() == ["1.0", "2.0"]
     again = Inbox("now")
     writer.commit(events=(BIRTH,))
-    with telling(store, again, start="now"):  # no longer new
+    with notifying(store, again, start="now"):  # no longer new
         wait_until(lambda: again.ids() == ["3.0"])
 
 
@@ -336,7 +336,7 @@ def test_a_target_of_a_model_without_snapshots_misses_none(world_with_events):
     inbox = Inbox()
     looks, plain = [], store.snapshots
     store.snapshots = lambda *arguments, **named: looks.append(1) or plain(*arguments, **named)
-    with telling(store, inbox, start="now"):
+    with notifying(store, inbox, start="now"):
         wait_until(lambda: looks)
         writer.commit(events=(BIRTH,))
         wait_until(lambda: inbox.ids() == ["1.0"])
@@ -356,7 +356,7 @@ def test_events_of_one_snapshot_are_not_repeated_because_the_last_one_failed(wor
         deliver(message)
 
     inbox.deliver = second_fails  # type: ignore[method-assign]
-    with telling(store, inbox):
+    with notifying(store, inbox):
         wait_until(lambda: store.delivered_until("orders", "inbox") == 1)
     assert inbox.ids() == ["1.0", "1.1"]
 
@@ -366,7 +366,7 @@ def test_many_snapshots_come_in_order(world_with_events):
     for i in range(250):
         writer.commit(events=(BIRTH,) if i % 2 else ())
     inbox = Inbox()
-    with telling(store, inbox):
+    with notifying(store, inbox):
         wait_until(lambda: len(inbox.got) == 125)
     assert inbox.ids() == [f"{i}.0" for i in range(2, 251, 2)]
 
@@ -392,7 +392,7 @@ def test_what_retention_removed_is_counted_in_the_log(world_with_events, caplog)
 
     assert store.advance_delivery("orders", "inbox", 0, 2)
     inbox = Inbox()
-    with telling(Thinned(), inbox, clock=lambda: NOW + EVENT_RETENTION_SECONDS + 1):
+    with notifying(Thinned(), inbox, clock=lambda: NOW + EVENT_RETENTION_SECONDS + 1):
         wait_until(lambda: store.delivered_until("orders", "inbox") == 10)
     assert inbox.ids() == ["7.0", "8.0", "10.0"]
     assert "retention deleted 4 snapshots before their events were delivered to inbox" in caplog.text
@@ -430,7 +430,7 @@ def test_a_topic_gets_each_event_with_its_id(world_with_events):
     store, writer = world_with_events
     writer.commit(events=(BIRTH, MERGE))
     mailbox = Mailbox()
-    with telling(store, TopicTarget("events", mailbox.open)):
+    with notifying(store, TopicTarget("events", mailbox.open)):
         wait_until(lambda: store.delivered_until("orders", "topic:events") == 1)
     assert mailbox.topics == {"events"}
     assert [(r.topic, r.key, dict(r.headers)) for r in mailbox.sent] == [
@@ -456,11 +456,11 @@ def test_killed_between_delivery_and_progress_it_repeats_the_same_ids_and_loses_
     with program(tmp_path / "log", *command, env=env, script=Path(__file__).with_name("killed_notify.py")) as p:
         assert p.popen.wait(PATIENCE) == -9, p.output()
     once = [f"orders/{n}.{i}" for n in (1, 2) for i in (0, 1)]
-    assert hook.taken() == once
+    assert hook.received_ids() == once
     with program(tmp_path / "log", *command, env=env) as p:
-        p.until(lambda: hook.taken()[-1:] == ["orders/3.1"])
+        p.until(lambda: hook.received_ids()[-1:] == ["orders/3.1"])
         assert p.leave() == 0
-    assert hook.taken() == [*once, "orders/2.0", "orders/2.1", "orders/3.0", "orders/3.1"]
+    assert hook.received_ids() == [*once, "orders/2.0", "orders/2.1", "orders/3.0", "orders/3.1"]
     bodies = {h["webhook-id"]: set[bytes]() for _, h, _, _ in hook.requests}
     for _, headers, body, _ in hook.requests:
         bodies[headers["webhook-id"]].add(body)

@@ -75,7 +75,7 @@ def asked(client):
     return int(client.recv(12).split()[1])
 
 
-def ask(port, method, path, headers=None):
+def request(port, method, path, headers=None):
     """Status, headers and body of an answer."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
     with contextlib.closing(connection):
@@ -103,7 +103,7 @@ def ask(port, method, path, headers=None):
     ],
 )
 def test_each_request_is_answered_in_the_shape_of_the_service(port, method, path, authorization, expected):
-    status, headers, body = ask(port, method, path, {"Authorization": authorization} if authorization else None)
+    status, headers, body = request(port, method, path, {"Authorization": authorization} if authorization else None)
     assert status == expected
     assert headers["X-Content-Type-Options"] == "nosniff"
     assert headers["Cache-Control"] == "no-store"
@@ -174,7 +174,7 @@ def test_connections_are_bounded_take_no_threads_and_keep_no_probe_out():
         assert asked(held[-1]) == 200, "all are accepted now"
         assert not any(map(is_closed, held))
         held += [stack.enter_context(connected(port)) for _ in range(10)]
-        assert ask(port, "GET", "/livez")[0] == 200
+        assert request(port, "GET", "/livez")[0] == 200
         assert threading.active_count() == before
         wait_until(lambda: sum(map(is_closed, held)) == 11)
         assert asked(held[-1]) == 200
@@ -193,14 +193,14 @@ def test_a_store_that_does_not_answer_is_asked_once_and_said_and_holds_up_no_liv
             clients = [stack.enter_context(connected(port)) for _ in range(10)]
             for client in clients:
                 client.sendall(LIVE.replace(b"livez", b"readyz") + b"Connection: close\r\n\r\n")
-            assert ask(port, "GET", "/livez")[0] == 200
+            assert request(port, "GET", "/livez")[0] == 200
             said = [read(client) for client in clients]
         assert {answer[:13] for answer in said} == {b"HTTP/1.1 503 "}
         assert all(b"store or broker did not respond within 0.2 s" in answer for answer in said)
         assert len(asked) == 1
         answers.set()
         asked[0].join(PATIENCE)
-        wait_until(lambda: b"store unavailable: locked" in ask(port, "GET", "/readyz")[2])
+        wait_until(lambda: b"store unavailable: locked" in request(port, "GET", "/readyz")[2])
 
 
 def test_a_consumer_leaves_while_its_store_hangs():

@@ -250,7 +250,7 @@ def test_letters_into_the_topic_that_is_read_are_refused(bootstrap, topic, tmp_p
 
 
 @pytest.fixture
-def ask(tmp_path):
+def run(tmp_path):
     """Runs ``streamkm quarantine`` on a store with three records in it."""
     url = f"sqlite:///{tmp_path}/s.db"
     with contextlib.closing(open_store(url)) as store:
@@ -267,33 +267,33 @@ def ask(tmp_path):
     return call
 
 
-def test_the_quarantine_is_listed_newest_first(ask):
-    out = ask("list", "m")
+def test_the_quarantine_is_listed_newest_first(run):
+    out = run("list", "m")
     assert "3 in quarantine: 3 not-json" in out
     assert out.index("orders-0-29") < out.index("orders-0-19") < out.index("orders-0-9")
     assert "commit 3: not JSON at byte 1" in out
-    assert "orders-0-9" not in ask("list", "m", "--limit", "2")
-    listed = json.loads(ask("list", "m", "--json", "--limit", "1"))
+    assert "orders-0-9" not in run("list", "m", "--limit", "2")
+    listed = json.loads(run("list", "m", "--json", "--limit", "1"))
     assert (listed["total"], listed["reasons"]) == (3, {"not-json": 3})
     (one,) = listed["records"]
     assert (one["topic"], one["partition"], one["offset"], one["reason"]) == ("orders", 0, 29, "not-json")
     assert (one["value"], one["value_bytes"], one["key"]) == ("{", 1, "\ufffd\x00")
-    assert json.loads(ask("list", "m", "--json", "--reason", "too-large"))["records"] == []
+    assert json.loads(run("list", "m", "--json", "--reason", "too-large"))["records"] == []
 
 
-def test_one_record_is_shown_whole(ask):
+def test_one_record_is_shown_whole(run):
     for place in ("orders-0-19", "orders-0@19"):
-        out = ask("show", "m", place)
+        out = run("show", "m", place)
         assert "orders-0-19: commit 2: not JSON at byte 1" in out
         for line in ("reason     not-json", "letter     delivered", "header     h: fe (hex)", "header     none: null",
                      "key        ff00 (hex)", "value      {"):  # fmt: skip
             assert line in out
-    shown = json.loads(ask("show", "m", "orders-0-9", "--json"))
+    shown = json.loads(run("show", "m", "orders-0-9", "--json"))
     assert (shown["value_base64"], shown["key_base64"], shown["delivered_at"]) == ("ew==", "/wA=", None)
-    assert "is not TOPIC-PARTITION-OFFSET" in ask("show", "m", "orders", code=2)
+    assert "is not TOPIC-PARTITION-OFFSET" in run("show", "m", "orders", code=2)
 
 
-def test_which_records_to_try_again_must_be_said(ask, tmp_path):
+def test_which_records_to_try_again_must_be_said(run, tmp_path):
     url = f"sqlite:///{tmp_path}/s.db"
     for wrong in ((), ("--all", "--reason", "x"), ("orders-0-9", "--all")):
         done = CliRunner().invoke(cli, ["quarantine", "retry", "m", *wrong, "--store", url])
@@ -302,7 +302,7 @@ def test_which_records_to_try_again_must_be_said(ask, tmp_path):
     # The stored codec of these checks names no fields.
     with contextlib.closing(sqlite3.connect(tmp_path / "s.db")) as database, database:
         database.execute("""UPDATE streamkm_models SET spec = json_set(spec, '$.codec.fields', json('["x"]'))""")
-    assert "0 of 3 can be decoded now" in ask("retry", "m", "--all", "--dry-run")
+    assert "0 of 3 can be decoded now" in run("retry", "m", "--all", "--dry-run")
 
 
 def test_bytes_are_shown_as_text_where_they_are_text_and_never_cut_in_the_middle_of_a_letter():

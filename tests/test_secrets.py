@@ -31,7 +31,7 @@ def parts(secret):
     return {secret[:9], secret[-9:]}
 
 
-def said(*arguments, **environment):
+def output_of(*arguments, **environment):
     """All that ``streamkm`` prints, on both of its streams."""
     out, before = io.StringIO(), dict(os.environ)
     redaction.forget()
@@ -119,7 +119,7 @@ PLACES = [
 @given(secret=raw, encode=st.booleans())
 def test_no_command_prints_a_secret(arguments, environment, secret, encode):
     secret = urllib.parse.quote(secret, safe="") if encode else secret
-    text = said(*(a.format(secret) for a in arguments), **{k: v.format(secret) for k, v in environment.items()})
+    text = output_of(*(a.format(secret) for a in arguments), **{k: v.format(secret) for k, v in environment.items()})
     assert text
     assert not [part for part in parts(secret) if part in text], text
 
@@ -137,7 +137,7 @@ def test_config_prints_no_secret(secret):
         "STREAMKM_BOOTSTRAP": f"me:{secret}@h:1",
     }
     for form in ((), ("--json",)):
-        text = said("config", *form, **environment)
+        text = output_of("config", *form, **environment)
         assert "sasl.username=********" in text or "," in secret
         assert not [part for part in parts(secret) if part in text], text
     for group in GROUPS:
@@ -182,7 +182,7 @@ def test_every_setting_that_may_hold_a_secret_is_told_from_those_that_cannot():
     ],
 )
 def test_a_secret_as_an_argument_is_warned_of_with_the_way_that_nobody_sees(arguments, variable):
-    text = said(*arguments)
+    text = output_of(*arguments)
     assert ("list of processes" in text) is (variable is not None)
     assert variable is None or variable in text
     assert "hunter22" not in text
@@ -190,10 +190,10 @@ def test_a_secret_as_an_argument_is_warned_of_with_the_way_that_nobody_sees(argu
 
 def test_addresses_of_webhooks_come_from_a_file(tmp_path):
     (tmp_path / "hooks").write_text("https://one.example/\nhttps://me:x@two.example/\n")
-    text = said("notify", "m", "--store", "memory://", STREAMKM_NOTIFY_WEBHOOK_FILE=str(tmp_path / "hooks"))
+    text = output_of("notify", "m", "--store", "memory://", STREAMKM_NOTIFY_WEBHOOK_FILE=str(tmp_path / "hooks"))
     assert "there is no model" in text or "no models yet" in text
     (tmp_path / "hooks").write_text("\n")
-    assert "there is no target" in said("notify", "m", STREAMKM_NOTIFY_WEBHOOK_FILE=str(tmp_path / "hooks"))
+    assert "there is no target" in output_of("notify", "m", STREAMKM_NOTIFY_WEBHOOK_FILE=str(tmp_path / "hooks"))
 
 
 def test_the_hint_of_an_invalid_webhook_secret_can_be_copied():
@@ -206,14 +206,14 @@ def test_a_token_in_a_file_is_registered_and_repeating_it_changes_nothing(sqlite
     token = tmp_path / "token"
     token.write_text("skm_" + "a" * 31)
     arguments = ("tokens", "create", "prometheus", "--file", str(token), "--store", sqlite_url)
-    assert "32 to 512 characters" in said(*arguments)
+    assert "32 to 512 characters" in output_of(*arguments)
     token.write_text("a" * 40)
-    assert "skm_ and 32 to 512" in said(*arguments), "the service looks for no other tokens in its store"
-    assert "(printf 'skm_'; openssl rand -hex 32) >FILE" in said(*arguments), "a hint that can be copied"
+    assert "skm_ and 32 to 512" in output_of(*arguments), "the service looks for no other tokens in its store"
+    assert "(printf 'skm_'; openssl rand -hex 32) >FILE" in output_of(*arguments), "a hint that can be copied"
     token.write_text("skm_" + "a" * 32 + "\n")
     for _ in range(2):
-        assert f"the token in {token} is registered as prometheus" in said(*arguments)
-    (one,) = json.loads(said("tokens", "list", "--json", "--store", sqlite_url))
+        assert f"the token in {token} is registered as prometheus" in output_of(*arguments)
+    (one,) = json.loads(output_of("tokens", "list", "--json", "--store", sqlite_url))
     assert (one["name"], one["right"]) == ("prometheus", "read")
-    assert "error:" in said(*arguments, "--right", "write")
-    assert "no token can be read" in said(*arguments[:4], str(tmp_path / "none"), "--store", sqlite_url)
+    assert "error:" in output_of(*arguments, "--right", "write")
+    assert "no token can be read" in output_of(*arguments[:4], str(tmp_path / "none"), "--store", sqlite_url)

@@ -45,7 +45,7 @@ def columns_of(points):
     return dict(zip(FIELDS, points.T.copy(), strict=True))
 
 
-def ask(api, body, kind, accept=JSON, query=""):
+def predict(api, body, kind, accept=JSON, query=""):
     headers = {"Content-Type": kind, "Accept": accept}
     return api.request("POST", f"/v1/models/orders/predict{query}", content=body, headers=headers)
 
@@ -79,7 +79,7 @@ BODIES = {
 @pytest.mark.parametrize(("kind", "body"), BODIES.values(), ids=BODIES)
 @pytest.mark.parametrize("accept", [JSON, CSV, ARROW])
 def test_every_kind_of_points_gets_every_kind_of_answer(api, kind, body, accept):
-    answer = ask(api, body, kind, accept)
+    answer = predict(api, body, kind, accept)
     assert answer.status_code == 200, answer.text
     assert answer.headers["Content-Type"].startswith(accept)
     assert answer.headers[SNAPSHOT_HEADER] == "2"
@@ -98,7 +98,7 @@ def test_every_kind_of_points_gets_every_kind_of_answer(api, kind, body, accept)
 
 
 def test_the_snapshot_and_more_distances_are_asked_for_in_the_address(api):
-    told = ask(api, BODIES["arrow"][1], ARROW, query="?snapshot=1&include=distances,second").json()
+    told = predict(api, BODIES["arrow"][1], ARROW, query="?snapshot=1&include=distances,second").json()
     assert told["snapshot"]["id"] == 1
     assert told["second_ids"] == told["second_distances"] == [None] * 3
     told = api.request(
@@ -109,9 +109,9 @@ def test_the_snapshot_and_more_distances_are_asked_for_in_the_address(api):
     assert told["clusters"] == [4, 7]
     assert told["second_ids"] == [7, 4, 4]
     np.testing.assert_allclose(told["second_distances"], true.max(axis=1))
-    csv = pl.read_csv(ask(api, HEAD + b"1,0,0\n", CSV, CSV, "?include=distances,second").content)
+    csv = pl.read_csv(predict(api, HEAD + b"1,0,0\n", CSV, CSV, "?include=distances,second").content)
     assert csv.columns == ["id", "distance", "score", "second_id", "second_distance", "distance_4", "distance_7"]
-    table = pa.ipc.open_stream(ask(api, BODIES["arrow"][1], ARROW, ARROW, "?include=distances,second").content)
+    table = pa.ipc.open_stream(predict(api, BODIES["arrow"][1], ARROW, ARROW, "?include=distances,second").content)
     table = table.read_all()
     np.testing.assert_allclose(table["distances"].to_pylist(), true)
     assert table["second_id"].to_pylist() == [7, 4, 4]
@@ -129,15 +129,15 @@ def test_the_snapshot_and_more_distances_are_asked_for_in_the_address(api):
     ],
 )
 def test_what_the_address_may_not_say_is_named(api, query, code, where):
-    assert problem(ask(api, b"", CSV, query=query), 422, code).where.startswith(where)
+    assert problem(predict(api, b"", CSV, query=query), 422, code).where.startswith(where)
     both = api.request("POST", "/v1/models/orders/predict?snapshot=1", json={"points": [], "snapshot": 2})
     assert problem(both, 422, "invalid").where == "query.snapshot"
 
 
 @pytest.mark.parametrize(("body", "kind"), [(b"", CSV), (HEAD, CSV), (arrow(columns_of(X[:0])), ARROW)])
 def test_no_points_get_an_empty_answer(api, body, kind):
-    assert ask(api, body, kind).json()["ids"] == []
-    assert pa.ipc.open_stream(ask(api, body, kind, ARROW).content).read_all().num_rows == 0
+    assert predict(api, body, kind).json()["ids"] == []
+    assert pa.ipc.open_stream(predict(api, body, kind, ARROW).content).read_all().num_rows == 0
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_no_points_get_an_empty_answer(api, body, kind):
     ],
 )
 def test_the_line_of_csv_that_is_wrong_is_named(api, body, status, code, where, says):
-    found = problem(ask(api, body, CSV), status, code)
+    found = problem(predict(api, body, CSV), status, code)
     assert found.where == where
     assert says in found.detail
 
@@ -189,7 +189,7 @@ TWICE = pa.RecordBatch.from_arrays([pa.array([1.0])] * 4, names=[*FIELDS, "lat"]
 def test_the_row_and_column_of_arrow_that_are_wrong_are_named(api, monkeypatch, body, code, where, library):
     if library == "polars":
         monkeypatch.setitem(sys.modules, "pyarrow", None)
-    found = problem(ask(api, body, ARROW), 422, code)
+    found = problem(predict(api, body, ARROW), 422, code)
     assert found.where == where
 
 
@@ -197,13 +197,13 @@ def test_a_column_that_is_there_twice_is_refused(api):
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, TWICE.schema) as stream:
         stream.write_batch(TWICE)
-    assert problem(ask(api, sink.getvalue().to_pybytes(), ARROW), 422, "invalid").where == "field lat"
+    assert problem(predict(api, sink.getvalue().to_pybytes(), ARROW), 422, "invalid").where == "field lat"
 
 
 def test_arrow_is_spoken_without_pyarrow_too(api, monkeypatch):
     body = arrow(columns_of(X), rows=2)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    answer = ask(api, body, ARROW, ARROW, "?include=second,distances")
+    answer = predict(api, body, ARROW, ARROW, "?include=second,distances")
     frame = pl.read_ipc_stream(io.BytesIO(answer.content))
     assert frame["id"].to_list() == [4, 7, 7]
     assert frame["second_id"].to_list() == [7, 4, 4]
@@ -216,7 +216,7 @@ def test_compressed_arrow_is_refused_before_it_is_unpacked(api, compression):
     zeros = {name: np.zeros(1 << 20) for name in FIELDS}
     body = arrow(zeros, compression=compression)
     assert len(body) < 1 << 20
-    assert problem(ask(api, body, ARROW), 415, "unsupported-media-type").hint
+    assert problem(predict(api, body, ARROW), 415, "unsupported-media-type").hint
     words = pa.array(["a", "b"] * 50_000).dictionary_encode()
     assert tables.compressed(arrow({"x": words}, compression=compression))
     assert not tables.compressed(arrow({"x": words}))
@@ -226,16 +226,16 @@ def test_bytes_that_are_no_arrow_stream_are_refused(api):
     whole = arrow(columns_of(X), rows=1)
     rng = np.random.default_rng(0)
     for body in (b"", b"x", b"\xff" * 100, b"\0" * 64, whole[:50], whole[: len(whole) // 2]):
-        assert ask(api, body, ARROW).status_code in {200, 400}, body[:20]
+        assert predict(api, body, ARROW).status_code in {200, 400}, body[:20]
     for _ in range(300):
         broken = bytearray(whole)
         for at in rng.integers(len(whole), size=3).tolist():
             broken[at] = int(rng.integers(256))
-        assert ask(api, bytes(broken), ARROW).status_code in {200, 400, 415, 422}
+        assert predict(api, bytes(broken), ARROW).status_code in {200, 400, 415, 422}
     longer = bytearray(whole)
     at = whole.index(struct.pack("<q", 8), 300)
     longer[at : at + 8] = struct.pack("<q", 1 << 40)
-    assert ask(api, bytes(longer), ARROW).status_code in {200, 400, 422}
+    assert predict(api, bytes(longer), ARROW).status_code in {200, 400, 422}
 
 
 def test_tables_may_be_larger_than_json_and_not_without_bound():
@@ -243,14 +243,14 @@ def test_tables_may_be_larger_than_json_and_not_without_bound():
     Writer(store).commit()
     api = Api(store, options=ServiceOptions(max_body_bytes=1000, max_table_bytes=100_000))
     body = HEAD + b"1,2,3\n" * 1000
-    assert len(ask(api, body, CSV).json()["ids"]) == 1000
-    assert "100000" in problem(ask(api, body * 20, CSV), 413, "too-large").detail
+    assert len(predict(api, body, CSV).json()["ids"]) == 1000
+    assert "100000" in problem(predict(api, body * 20, CSV), 413, "too-large").detail
     assert "1000" in problem(api.predict([[1, 2, 3]] * 1000), 413, "too-large").detail
 
 
 def test_too_many_distances_are_refused(api, monkeypatch):
     monkeypatch.setattr("streamkm.service.routes.predict.MAX_DISTANCES", 5)
-    assert problem(ask(api, BODIES["arrow"][1], ARROW, query="?include=distances"), 413, "too-large").hint
+    assert problem(predict(api, BODIES["arrow"][1], ARROW, query="?include=distances"), 413, "too-large").hint
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ def test_the_answer_is_of_the_kind_that_is_accepted(accept, kind):
 def test_what_cannot_be_accepted_is_406(api, accept):
     with pytest.raises(Problem):
         negotiate(accept)
-    assert problem(ask(api, b"", CSV, accept), 406, "not-acceptable").hint
+    assert problem(predict(api, b"", CSV, accept), 406, "not-acceptable").hint
 
 
 def test_many_points_in_arrow_are_those_of_a_direct_computation():
@@ -282,7 +282,7 @@ def test_many_points_in_arrow_are_those_of_a_direct_computation():
     centroids, points = rng.normal(size=(16, 3)), rng.normal(size=(200_000, 3))
     store = MemoryStore()
     Writer(store).commit(centroids=centroids.tolist())
-    answer = ask(Api(store), arrow(columns_of(points), rows=30_000), ARROW, ARROW)
+    answer = predict(Api(store), arrow(columns_of(points), rows=30_000), ARROW, ARROW)
     table = pa.ipc.open_stream(answer.content).read_all()
     true = np.linalg.norm(points[:, None] - centroids, axis=2)
     np.testing.assert_array_equal(table["id"].to_numpy(), true.argmin(axis=1) * 3 + 4)

@@ -43,7 +43,7 @@ def filled(store, n=5, **more):
     return lease
 
 
-def ask(*arguments, code=0):
+def run(*arguments, code=0):
     done = CliRunner().invoke(cli, ["store", *arguments], env={"COLUMNS": "200"})
     assert done.exit_code == code, f"{done.output}{done.exception!r}"
     return done.output
@@ -63,7 +63,7 @@ def test_a_copy_made_while_commits_go_on_is_a_whole_store_of_one_moment(store, f
     try:
         for i in range(4):
             copy = tmp_path / f"copy-{i}.db"
-            out = ask("backup", str(copy), "--store", f"sqlite:///{file}", "--json")
+            out = run("backup", str(copy), "--store", f"sqlite:///{file}", "--json")
             assert json.loads(out)["bytes"] == copy.stat().st_size
             with contextlib.closing(open_store(f"sqlite:///{copy}")) as copied:
                 wrong += [*maintenance.find_damage(copied), *(audit(copied, "m") if copied.models() else [])]
@@ -88,7 +88,7 @@ def test_a_copy_replaces_no_file_unless_it_is_told_to(store, file, tmp_path):
         maintenance.backup(store, there)
     assert there.read_text() == "precious"
     assert "--force" in refused.value.hint
-    ask("backup", str(there), "--store", url, "--force")
+    run("backup", str(there), "--store", url, "--force")
     with contextlib.closing(open_store(f"sqlite:///{there}")) as copied:
         assert copied.snapshot("m").id == 5
     with pytest.raises(SettingsError, match="no such directory"):
@@ -115,7 +115,7 @@ def test_room_is_given_back(store, file):
     with contextlib.closing(sqlite3.connect(file)) as database, database:
         database.execute("UPDATE streamkm_snapshots SET arrays = zeroblob(100000)")
     store.delete("m")
-    told = json.loads(ask("vacuum", "--store", f"sqlite:///{file}", "--json"))
+    told = json.loads(run("vacuum", "--store", f"sqlite:///{file}", "--json"))
     assert told["after"] < 0.3 * told["before"]
     assert file.stat().st_size == told["after"]
     store.create(SPEC, 1.0)
@@ -124,13 +124,13 @@ def test_room_is_given_back(store, file):
 def test_a_consistent_store_is_reported_as_such(store, file):
     filled(store)
     store.create(SPEC, 1.0)
-    assert ask("check", "--store", f"sqlite:///{file}") == "m: consistent\n"
-    assert json.loads(ask("check", "--quick", "--json", "--store", f"sqlite:///{file}")) == {
+    assert run("check", "--store", f"sqlite:///{file}") == "m: consistent\n"
+    assert json.loads(run("check", "--quick", "--json", "--store", f"sqlite:///{file}")) == {
         "damage": [],
         "models": {"m": []},
     }
     store.delete("m")
-    assert ask("check", "--store", f"sqlite:///{file}") == "undamaged, without models\n"
+    assert run("check", "--store", f"sqlite:///{file}") == "undamaged, without models\n"
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_every_inconsistency_is_reported(store, file, change, said):
     filled(store)
     with contextlib.closing(sqlite3.connect(file)) as database, database:
         database.execute(change)
-    out = ask("check", "--store", f"sqlite:///{file}", code=5)
+    out = run("check", "--store", f"sqlite:///{file}", code=5)
     assert said in out
 
 
@@ -184,7 +184,7 @@ def test_rows_that_belong_to_nothing_and_pages_that_are_broken_are_damage(store,
     data = bytearray(file.read_bytes())
     data[root * size - 400 : root * size] = b"\xa5" * 400  # entries of one index
     file.write_bytes(data)
-    assert "damaged: " in ask("check", "--store", f"sqlite:///{file}", code=5)
+    assert "damaged: " in run("check", "--store", f"sqlite:///{file}", code=5)
 
 
 def test_doctor_looks_at_the_store_and_makes_none(store, file, tmp_path):
