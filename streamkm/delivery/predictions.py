@@ -238,7 +238,13 @@ class Header:
         return DataError("no header", where="line 1", hint=f"The fields are {', '.join(self._fields)}")
 
     def column_of(self, name: str) -> int:
-        """The column of a field."""
+        """The column of a field.
+
+        Raises
+        ------
+        DataError
+            No column, or several, have this name.
+        """
         names = self.dialect.names or () if self.dialect is not None else ()
         if names.count(name) != 1:
             problem = "there is no column" if name not in names else "there are several columns called"
@@ -246,7 +252,13 @@ class Header:
         return names.index(name)
 
     def point(self, row: Sequence[str], line: int) -> list[float]:
-        """The values of the fields in a row."""
+        """The values of the fields in a row.
+
+        Raises
+        ------
+        DataError
+            The row is too long, or a value is missing or no number.
+        """
         width = self.write().width
         if len(row) > width:
             raise DataError(f"it has {len(row)} values, the header {width}", where=f"line {line}")
@@ -262,7 +274,13 @@ class Header:
         return _finite(found, f"line {line}")
 
     def read(self, coming: Iterator[str], batches: Batches) -> list[str]:
-        """Read lines until the header is written, and return them."""
+        """Read lines until the header is written, and return them.
+
+        Raises
+        ------
+        DataError
+            There is no header, or it lacks a field.
+        """
         begun: list[str] = []
         while not self.written:
             line = next(coming, None)
