@@ -11,6 +11,7 @@ from streamkm.connectors import KafkaSource, KafkaWriter, byte_records
 from streamkm.errors import PartitionStalledError, PositionLostError, SourceError
 from streamkm.records import ProducerRecord, RawRecord
 from streamkm.stores.base import QuarantinedRecord, QuarantineStore
+from streamkm.stores.quarantine import record_id
 
 HEADER_PREFIX = "__streamkm.retry."
 """Prefix of the headers with the original topic, partition and offset of a retried record."""
@@ -121,11 +122,7 @@ def produce_again(store: QuarantineStore, model: str, writer: KafkaWriter, entri
         The broker did not accept all of them.
     """
     results = writer.write([retry_record(entry.bad.record) for entry in entries])
-    produced = [
-        (entry.bad.record.partition, entry.bad.record.offset)
-        for entry, error in zip(entries, results, strict=True)
-        if error is None
-    ]
+    produced = [record_id(entry.bad) for entry, error in zip(entries, results, strict=True) if error is None]
     store.remove_quarantined(model, produced)
     for error in results:
         if error is not None and not error.permanent:

@@ -47,6 +47,16 @@ def _model() -> sa.Column[int]:
     return sa.Column("model_id", Id, sa.ForeignKey("streamkm_models.id", ondelete="CASCADE"), nullable=False)
 
 
+def _progress() -> list[sa.Column[Any]]:
+    """Counters and time of a commit."""
+    numbers = ("commit_seq", "lag", "records", "points", "bad", "tombstones")
+    return [
+        *(sa.Column(name, sa.BigInteger, nullable=False) for name in numbers),
+        sa.Column("committed_at", sa.Double, nullable=False),
+        *(sa.Column(name, sa.BigInteger, nullable=True) for name in ("warmup_have", "warmup_need")),
+    ]
+
+
 models = sa.Table(
     "streamkm_models",
     metadata,
@@ -77,15 +87,7 @@ checkpoints = sa.Table(
     "streamkm_checkpoints",
     metadata,
     _model(),
-    sa.Column("commit_seq", sa.BigInteger, nullable=False),
-    sa.Column("committed_at", sa.Double, nullable=False),
-    sa.Column("lag", sa.BigInteger, nullable=False),
-    sa.Column("records", sa.BigInteger, nullable=False),
-    sa.Column("points", sa.BigInteger, nullable=False),
-    sa.Column("bad", sa.BigInteger, nullable=False),
-    sa.Column("tombstones", sa.BigInteger, nullable=False),
-    sa.Column("warmup_have", sa.BigInteger, nullable=True),
-    sa.Column("warmup_need", sa.BigInteger, nullable=True),
+    *_progress(),
     sa.Column("state", sa.LargeBinary, nullable=False),
     sa.PrimaryKeyConstraint("model_id"),
 )
@@ -95,16 +97,8 @@ kept_checkpoints = sa.Table(
     "streamkm_bases",
     metadata,
     _model(),
-    sa.Column("commit_seq", sa.BigInteger, nullable=False),
-    sa.Column("lag", sa.BigInteger, nullable=False),
-    sa.Column("records", sa.BigInteger, nullable=False),
-    sa.Column("points", sa.BigInteger, nullable=False),
-    sa.Column("bad", sa.BigInteger, nullable=False),
-    sa.Column("tombstones", sa.BigInteger, nullable=False),
+    *_progress(),
     sa.Column("lost", sa.BigInteger, nullable=False),
-    sa.Column("committed_at", sa.Double, nullable=False),
-    sa.Column("warmup_have", sa.BigInteger, nullable=True),
-    sa.Column("warmup_need", sa.BigInteger, nullable=True),
     sa.Column("position", sa.Text, nullable=False),
     sa.Column("state", sa.LargeBinary, nullable=False),
     sa.PrimaryKeyConstraint("model_id", "commit_seq"),
