@@ -200,4 +200,4 @@ def test_snapshots_are_compared_on_rows_that_have_no_weight():
     )  # fmt: skip
     found = compare(one, one, np.array([[0.0], [3.0], [4.0], [4.0]]), np.zeros(4))
     assert (found.changed, found.points, found.cost_a) == (0.0, 0.0, 0.25)
-    assert [m.share_after for m in found.moved] == [0.25, 0.75]
+    assert [m.share_after for m in found.shifts] == [0.25, 0.75]

@@ -385,15 +385,15 @@ def test_a_comparison_has_moved_clusters_and_changed_points(store, tmp_path):
         centroids=live.centroids + np.array([[3.0, 4.0], [0, 0], [0, 0]]),
     )
     found = compare(live, moved, POINTS, np.ones(N))
-    assert (found.a, found.b, found.gone, found.new) == (live.id, 7, (int(live.ids[2]),), (99,))
-    assert [m.id for m in found.moved] == [live.ids[0], live.ids[1]]
-    assert found.moved[0].distance == pytest.approx(5.0)
-    assert found.moved[0].spreads == pytest.approx(5.0 / live.spreads[0])
+    assert (found.a, found.b, found.removed, found.added) == (live.id, 7, (int(live.ids[2]),), (99,))
+    assert [m.id for m in found.shifts] == [live.ids[0], live.ids[1]]
+    assert found.shifts[0].distance == pytest.approx(5.0)
+    assert found.shifts[0].spreads == pytest.approx(5.0 / live.spreads[0])
     before, after = (cdist(POINTS, s.centroids) for s in (live, moved))
     assert found.cost_a == pytest.approx(np.square(before.min(axis=1)).mean())
     assert found.cost_b == pytest.approx(np.square(after.min(axis=1)).mean())
     changed = live.ids[before.argmin(axis=1)] != moved.ids[after.argmin(axis=1)]
     assert found.changed == pytest.approx(changed.mean())
     same = compare(live, live, POINTS, np.ones(N))
-    assert (same.changed, same.gone, same.new) == (0.0, (), ())
+    assert (same.changed, same.removed, same.added) == (0.0, (), ())
     assert json.loads(json.dumps(found.to_json()))["points"] == N
