@@ -147,15 +147,18 @@ def create_app(
         lifespan=lifespan,
     )
     bodies = BodyReader(options.max_body_bytes, options.max_table_bytes)
-    app.include_router(predict.router(reader, metrics, bodies))  # first: routes are matched in order
-    app.include_router(inference_v2.router(reader, metrics, bodies))
-    app.include_router(models.router(reader, options.stale_after))
-    app.include_router(control.router(reader, bodies, jobs))
-    app.include_router(job_routes.router(reader, bodies, jobs))
-    app.include_router(history.router(reader))
-    app.include_router(streams.router(reader, broadcaster))
-    app.include_router(operations.router(reader, metrics, options.stale_after))
-    app.include_router(dashboard.router(lambda: app.openapi(), reader.run_in_thread))  # noqa: PLW0108 - `_describe` replaces it
+    for routes in (
+        predict.router(reader, metrics, bodies),  # first: routes are matched in order
+        inference_v2.router(reader, metrics, bodies),
+        models.router(reader, options.stale_after),
+        control.router(reader, bodies, jobs),
+        job_routes.router(reader, bodies, jobs),
+        history.router(reader),
+        streams.router(reader, broadcaster),
+        operations.router(reader, metrics, options.stale_after),
+        dashboard.router(lambda: app.openapi(), reader.run_in_thread),  # noqa: PLW0108 - `_describe` replaces it
+    ):
+        app.router.routes.extend(routes.routes)  # `include_router` would make each of them again, at the first request
     app.state.end_streams = broadcaster.close
     app.state.metrics = metrics
     problems.install_handlers(app)
