@@ -420,7 +420,8 @@ def test_reading_goes_on_when_the_broker_comes_back(own_broker: tuple[LocalBroke
     broker, _ = own_broker
     topic = create_topic(broker.bootstrap)
     produce(broker.bootstrap, topic, [b"before"] * 3)
-    with contextlib.closing(KafkaSource(broker.bootstrap, topic)) as source:
+    patient = {"metadata.max.age.ms": int(1000 * PATIENCE)}  # three times as long, and a silent broker is away
+    with contextlib.closing(KafkaSource(broker.bootstrap, topic, client=patient)) as source:
         source.seek(source.beginning())
         assert values(source) == [b"before"] * 3
         broker.restart()
