@@ -254,7 +254,7 @@ def test_a_stream_that_is_opened_again_soon_starts_no_other_polling(store, write
     with serving(store, clock=clock) as url:
         for _ in range(3):
             with listening(f"{url}/stream") as stream:
-                assert wait_for(stream, "now")[1]["points"] == 100
+                assert wait_for(stream, "status")[1]["points"] == 100
     assert len(lookers) == 1
 
 
