@@ -19,6 +19,7 @@ from streamkm.settings import StoreSettings
 from streamkm.state import ModelEvent, Snapshot
 from streamkm.stores import open_store
 from streamkm.stores.base import ModelInfo
+from streamkm.stores.paging import split_page
 from streamkm.times import format_age, format_time
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ def events(model: str, settings: StoreSettings, *, limit: int, as_json: bool) ->
     with contextlib.closing(open_store(settings.store, create=False)) as store:
         store.model(model)
         found = store.snapshots(model, limit=limit + 1, eventful=True)
-    page, next_page = _page(found, limit)
+    page, next_page = split_page(found, limit)
     if as_json:
         from streamkm.service import serializers
 
@@ -203,7 +204,7 @@ def snapshots(model: str, settings: StoreSettings, *, limit: int, as_json: bool)
     with contextlib.closing(open_store(settings.store, create=False)) as store:
         store.model(model)
         found = store.snapshots(model, limit=limit + 1)
-    page, next_page = _page(found, limit)
+    page, next_page = split_page(found, limit)
     if as_json:
         from streamkm.service import serializers
 
@@ -254,12 +255,6 @@ def snapshot_json(s: Snapshot) -> dict[str, Any]:
 
 def _json(content: BaseModel) -> dict[str, Any]:
     return content.model_dump()
-
-
-def _page(found: Sequence[Snapshot], limit: int) -> tuple[Sequence[Snapshot], int | None]:
-    """The first `limit` snapshots, and the number before which the next page begins."""
-    page = found[:limit]
-    return page, page[-1].id if len(found) > limit else None
 
 
 def _ago(then: float) -> str:

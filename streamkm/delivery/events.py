@@ -6,6 +6,7 @@ delays no other.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import random
 import threading
@@ -23,6 +24,7 @@ from streamkm.records import ProducerRecord
 from streamkm.reporting import ProgressReporter
 from streamkm.state import Snapshot
 from streamkm.stores.base import Store
+from streamkm.stores.paging import iter_snapshots
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +34,6 @@ INITIAL_BACKOFF, MAX_BACKOFF = 1.0, 300.0
 """Delays between delivery attempts, s."""
 POLL_SECONDS = 1.0
 """Time between two checks for new events, s."""
-PAGE_SIZE = 100
-"""Snapshots read from the store at a time."""
 ID_HEADER = "id"
 _JOIN_SECONDS = 15.0
 """Wait for the delivery threads at the end, s; longer than a delivery takes."""
@@ -285,14 +285,9 @@ class Notifier:
         return lost
 
     def _snapshots_above(self, above: int, *, eventful: bool) -> Iterator[Snapshot]:
-        """Snapshots with numbers greater than `above`, newest first."""
-        before: int | None = None
-        while page := self._store.snapshots(self._model, before=before, limit=PAGE_SIZE, eventful=eventful):
-            for s in page:
-                if s.id <= above:
-                    return
-                yield s
-            before = page[-1].id
+        """Snapshots with a number above a given one, newest first."""
+        found = iter_snapshots(self._store, self._model, eventful=eventful)
+        return itertools.takewhile(lambda s: s.id > above, found)
 
     def _deliver_pending(self, target: Target, sent: set[str], stop: threading.Event) -> None:
         """Deliver all events that the target has not received."""

@@ -21,6 +21,7 @@ from streamkm.models.spec import new_learner, restore_learner
 from streamkm.records import BatchRange, Position, TopicPartition
 from streamkm.state import EventTimeLimit, JournalEntry, MiniBatch, ModelSpec, ModelState, Progress, Snapshot
 from streamkm.stores.base import ModelInfo, ModelStore, Store
+from streamkm.stores.paging import iter_snapshots
 from streamkm.times import format_time
 
 OWNER_EVENTS = frozenset({"promotion", "outliers"})
@@ -311,8 +312,6 @@ def best_replay_start(starts: Sequence[ReplayStart], beginning: Position) -> Rep
     return next((start for start in starts if start.readable(beginning)), starts[-1])
 
 
-_PAGE = 500
-"""Snapshots read at a time."""
 _MAX_LISTED = 20
 """Findings returned."""
 
@@ -383,20 +382,18 @@ def _journal(store: ModelStore, name: str, p: Progress) -> list[str]:
 
 def _snapshots(store: ModelStore, info: ModelInfo, p: Progress) -> list[str]:
     name, found = info.spec.name, []
-    before, newest = None, 0
+    newest = 0
     try:
-        while page := store.snapshots(name, before=before, limit=_PAGE):
-            for s in page:
-                if s.commit_seq > p.commit_seq:
-                    continue  # published after the checkpoint was read
-                if s.kind != "replay":
-                    newest = newest or s.id
-                    ahead = [str(tp) for tp, at in sorted(s.position.items()) if at > p.position.get(tp, -1)]
-                    if ahead:
-                        found.append(f"snapshot {s.id} is ahead of the model in {', '.join(ahead)}")
-                    if not s.commit_seq:
-                        found.append(f"snapshot {s.id} has no commit")
-            before = page[-1].id
+        for s in iter_snapshots(store, name):
+            if s.commit_seq > p.commit_seq:
+                continue  # published after the checkpoint was read
+            if s.kind != "replay":
+                newest = newest or s.id
+                ahead = [str(tp) for tp, at in sorted(s.position.items()) if at > p.position.get(tp, -1)]
+                if ahead:
+                    found.append(f"snapshot {s.id} is ahead of the model in {', '.join(ahead)}")
+                if not s.commit_seq:
+                    found.append(f"snapshot {s.id} has no commit")
     except StoreError as e:
         return [*found, f"{e.where}: {e.message}"]
     if newest != info.last_snapshot:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Hashable
+from collections.abc import Callable, Coroutine, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar, cast
 
@@ -23,6 +23,7 @@ from streamkm.errors import NotFoundError, StoreUnavailableError
 from streamkm.service.status import not_ready
 from streamkm.state import Snapshot
 from streamkm.stores.base import ModelInfo, Store
+from streamkm.stores.paging import split_page
 from streamkm.times import format_time
 
 T = TypeVar("T")
@@ -164,7 +165,7 @@ class StoreReader:
 
     async def page(
         self, name: str, before: int | None, limit: int, *, eventful: bool = False
-    ) -> tuple[list[Snapshot], int | None]:
+    ) -> tuple[Sequence[Snapshot], int | None]:
         """A page of snapshots, newest first.
 
         Parameters
@@ -186,8 +187,7 @@ class StoreReader:
             `before` of the next page; None if this is the last one.
         """
         found = await self.snapshots(name, before, limit + 1, eventful=eventful)
-        page = found[:limit]
-        return page, page[-1].id if len(found) > limit else None
+        return split_page(found, limit)
 
     async def snapshot(self, name: str, snapshot_id: int | None = None, *, at: float | None = None) -> CachedSnapshot:
         """A snapshot by number, the newest one published at or before `at`, or the newest of all.
