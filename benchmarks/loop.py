@@ -33,7 +33,7 @@ from streamkm.engine import Engine, EngineOptions
 from streamkm.metrics import Metrics
 from streamkm.records import RawRecord, TopicPartition
 from streamkm.service import create_app
-from streamkm.state import ModelSpec
+from streamkm.state import CodecSpec, ModelSpec
 from streamkm.stores import Store, open_store
 from streamkm.testing import StopAfter
 
@@ -114,7 +114,7 @@ def learn_model(store: Store) -> None:
         RawRecord(TopicPartition("t", i % 4), i // 4, 1_700_000_000_000 + i, None, row)
         for i, row in enumerate(json.dumps(dict(zip(FIELDS, v, strict=True))).encode() for v in values.tolist())
     ]
-    codec = {"kind": "json", "fields": list(FIELDS), "time_field": None, "max_bytes": 10_000}
+    codec = CodecSpec("json", FIELDS, {"max_bytes": 10_000})
     learner = {"kind": "OnlineKMeans", "warmup": 500, "seed": 1}
     engine = Engine(
         ModelSpec("m", FIELDS, 16, {"kind": "memory"}, learner, codec),

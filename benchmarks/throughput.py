@@ -101,11 +101,11 @@ def streamkm(bootstrap, n, url=None, checkpoint_every=1.0):
     from streamkm.connectors import KafkaSource
     from streamkm.engine import Engine, EngineOptions
     from streamkm.models import compile_kernels
-    from streamkm.state import ModelSpec
+    from streamkm.state import CodecSpec, ModelSpec
     from streamkm.stores import open_store
 
     compile_kernels([np.float64])  # before the clock starts
-    codec_spec = {"kind": "json", "fields": list(FIELDS), "time_field": None, "max_bytes": 1 << 20}
+    codec_spec = CodecSpec("json", FIELDS)
     codec = make_codec(codec_spec)
     source = KafkaSource(bootstrap, TOPIC, group_id="bench")
     source.seek(dict.fromkeys(source.partitions(), 0))

@@ -7,7 +7,7 @@ import contextlib
 import click
 
 from consumers import logs
-from consumers.factories import source_opener, transactions_opener
+from consumers.factories import codec_resources, source_opener, transactions_opener
 from consumers.options import example, verbose, with_settings
 from consumers.signals import stop_on_signals
 from streamkm.codecs import make_codec
@@ -68,7 +68,7 @@ def assign(model: str, target: str, start: str | None, settings: AssignSettings,
             open_source=open_checked,
             # Names of models and topics have no colon, so that no two pairs share a position.
             open_writer=transactions_opener(f"streamkm-{model}-assign:{target}", settings, stop.is_set),
-            codec=codec_for_model(make_codec(spec.codec), spec),
+            codec=codec_for_model(make_codec(spec.codec, codec_resources()), spec),
             store=store,
             options=AssignOptions(
                 commit_interval=settings.commit_every,

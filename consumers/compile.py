@@ -22,9 +22,10 @@ def compile_() -> None:
     from streamkm.codecs import make_codec
     from streamkm.models import compile_kernels
     from streamkm.models.exact.compile import compile_exact
+    from streamkm.state import CodecSpec
 
     logs.configure()
-    codec = make_codec({"kind": "json", "fields": ["x"], "time_field": "t", "max_bytes": 1000})
+    codec = make_codec(CodecSpec("json", ("x",), {"time_field": "t"}))
     steps: dict[str, Callable[[], float]] = {
         "models": compile_kernels,
         "codecs": partial(warm_up, codec),

@@ -10,15 +10,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from streamkm.codecs import Codec, make_codec
-from streamkm.codecs.json import DEFAULT_MAX_BYTES
+from streamkm.codecs import Codec, CodecResources, make_codec
+from streamkm.codecs.base import DEFAULT_MAX_BYTES
 from streamkm.connectors import KafkaSource, KafkaTransactionalWriter, KafkaWriter, MemorySource
 from streamkm.engine import Engine, EngineOptions
 from streamkm.errors import NotFoundError, SettingsError
 from streamkm.metrics import Metrics
 from streamkm.models import compile_kernels
 from streamkm.settings import AssignSettings, LiveSettings, NotifySettings, ReplaySettings, SourceSettings, given
-from streamkm.state import Json, ModelSpec
+from streamkm.state import CodecSpec, Json, ModelSpec
 from streamkm.stores.base import Store
 
 _ENGINE_OPTIONS = [field.name for field in dataclasses.fields(EngineOptions) if field.name != "owner"]
@@ -28,7 +28,7 @@ _ENGINE_OPTIONS = [field.name for field in dataclasses.fields(EngineOptions) if 
 def source_opener(
     topic: str,
     settings: SourceSettings | ReplaySettings | AssignSettings,
-    codec: Json,
+    codec: CodecSpec,
     group: str | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Callable[[], KafkaSource]:
@@ -43,7 +43,7 @@ def source_opener(
         group_id=group,
         client=settings.kafka_properties,
         max_decompressed_bytes=settings.max_decompressed,
-        max_value_bytes=int(codec.get("max_bytes", DEFAULT_MAX_BYTES)),
+        max_value_bytes=int(codec.options.get("max_bytes", DEFAULT_MAX_BYTES)),
         should_stop=should_stop,
     )
 
@@ -64,14 +64,15 @@ def transactions_opener(
     )
 
 
-def codec_spec(settings: LiveSettings) -> Json:
+def codec_spec(settings: LiveSettings) -> CodecSpec:
     """The spec of the codec."""
-    return {
-        "kind": "json",
-        "fields": list(settings.fields),
-        "time_field": settings.time_field or None,
-        "max_bytes": settings.max_record_bytes,
-    }
+    options = {"time_field": settings.time_field or None, "max_bytes": settings.max_record_bytes}
+    return CodecSpec("json", settings.fields, options)
+
+
+def codec_resources() -> CodecResources:
+    """Clients and secrets of the codecs that read a stream: none, as no setting names any yet."""
+    return CodecResources()
 
 
 def learner_spec(settings: LiveSettings) -> Json:
@@ -147,16 +148,18 @@ def _merged(given_spec: ModelSpec, stored: ModelSpec, named: frozenset[str]) -> 
     named
         Names of the settings that were given.
     """
-    learner, codec = (
+    learner, options = (
         {name: value for name, value in part.items() if _SETTING_OF.get(name, name) in named}
-        for part in (given_spec.learner, given_spec.codec)
+        for part in (given_spec.learner, given_spec.codec.options)
     )
     return replace(
         stored,
         fields=given_spec.fields if "fields" in named and given_spec.fields else stored.fields,
         n_clusters=given_spec.n_clusters if "k" in named else stored.n_clusters,
         learner={**stored.learner, **learner},
-        codec={**stored.codec, **codec, **({} if given_spec.fields else {"fields": stored.codec["fields"]})},
+        codec=CodecSpec(
+            stored.codec.kind, given_spec.fields or stored.codec.fields, {**stored.codec.options, **options}
+        ),
     )
 
 
@@ -185,7 +188,7 @@ def make_engine(
     return Engine(
         spec,
         open_source=source_opener(topic, settings, spec.codec, settings.group or f"streamkm-{model}", should_stop),
-        codec=make_codec(spec.codec),
+        codec=make_codec(spec.codec, codec_resources()),
         store=store,
         options=EngineOptions(**{name: getattr(settings, name) for name in _ENGINE_OPTIONS}),
         metrics=metrics,

@@ -24,6 +24,7 @@ EXIT_CODES: tuple[tuple[type[errors.StreamkmError], int], ...] = (
     (errors.MissingFileError, 3),
     (errors.WriterFencedError, 12),
     (errors.SourceError, 4),
+    (errors.CodecUnavailableError, 4),
     (errors.StoreError, 5),
     (errors.BadRecordsError, 6),
     (errors.DataError, 6),

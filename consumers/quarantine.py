@@ -14,7 +14,7 @@ import click
 from rich.table import Table
 
 from consumers import logs, terminal
-from consumers.factories import writer_opener
+from consumers.factories import codec_resources, writer_opener
 from consumers.options import example, with_settings
 from streamkm.codecs import make_codec
 from streamkm.connectors import KafkaWriter
@@ -228,7 +228,7 @@ def retry(
     with contextlib.ExitStack() as stack:
         store = stack.enter_context(contextlib.closing(open_store(settings.store, create=False)))
         spec = store.model(model).spec
-        codec = codec_for_model(make_codec(spec.codec), spec)
+        codec = codec_for_model(make_codec(spec.codec, codec_resources()), spec)
         reader = RecordReader(settings.bootstrap, settings.kafka_properties)
         stack.enter_context(contextlib.closing(reader))
         writer: KafkaWriter | None = None

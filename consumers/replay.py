@@ -16,7 +16,7 @@ from rich.progress import BarColumn, TimeElapsedColumn
 from rich.table import Table
 
 from consumers import logs, terminal
-from consumers.factories import source_opener
+from consumers.factories import codec_resources, source_opener
 from consumers.inspect import show_clusters, snapshot_json
 from consumers.options import DurationType, example, with_settings
 from streamkm.broker import cache_dir
@@ -165,6 +165,7 @@ def replay(
                 request,
                 folder,
                 check_source=lambda source: check_same_stream(spec, source.identity()),
+                resources=codec_resources(),
                 on_resume=lambda: terminal.say(f"resuming the replay in {folder}", err=True),
                 on_read=progress.read,
                 on_fit=progress.fit,

@@ -19,6 +19,7 @@
     │   ├── WriterFencedError               another process writes the same output
     │   ├── MissingFileError (LookupError)  no such file, or no file of a known format in a folder
     │   └── FileFormatError (ValueError)    the content of a file does not match its name
+    ├── CodecUnavailableError (ConnectionError) a service that decoding needs does not answer
     ├── SignatureError (ValueError)         the signature of a webhook is wrong
     ├── BadRecordsError                     too many bad records in the stream
     ├── StoreError
@@ -143,6 +144,10 @@ class MissingFileError(SourceError, LookupError):
 
 class FileFormatError(SourceError, ValueError):
     """The content of a file does not match its name, or is truncated."""
+
+
+class CodecUnavailableError(StreamkmError, ConnectionError):
+    """A service that decoding needs, such as a schema registry, does not answer: wait for it, as for a broker."""
 
 
 class SignatureError(StreamkmError, ValueError):

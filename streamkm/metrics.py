@@ -88,13 +88,13 @@ RECORDS_LOST = CounterSpec(
 )
 ALARMS = CounterSpec(
     "streamkm_alarms_total",
-    "Alarms of the watchdogs, by alarm: stalled-partition, broker-unavailable, store-unavailable, hung",
+    "Alarms of the watchdogs, by alarm: stalled-partition, broker-unavailable, store-unavailable, codec-unavailable, hung",
     ("model", "alarm"),
     "engine",
 )
 ERRORS = CounterSpec(
     "streamkm_errors_total",
-    "Failures that were retried or ended the run, by stage: poll, commit, lease, promote, letters",
+    "Failures that were retried or ended the run, by stage: poll, decode, commit, lease, promote, letters",
     ("model", "stage"),
     "engine",
 )

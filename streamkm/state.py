@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 import safetensors
@@ -228,6 +228,49 @@ class Snapshot:
 
 
 @dataclass(frozen=True)
+class CodecSpec:
+    """Everything that decides how records become points: equal specs decode equal records into equal points.
+
+    It is stored with the model, compared at every start, and shown to everybody who may read the model, so it has no
+    secrets: those, and clients, are `streamkm.codecs.CodecResources`.
+
+    Attributes
+    ----------
+    kind
+        Name of the codec in `streamkm.codecs.registry`, such as ``json``.
+    fields
+        What the coordinates are made of, in order, in the codec's own language: for ``json`` and ``columns`` a name for
+        each coordinate.
+    options
+        All else, as JSON values: the codec's options by name, of which those that are missing have the codec's
+        defaults. No option is called ``kind`` or ``fields``.
+    """
+
+    kind: str
+    fields: tuple[str, ...] = ()
+    options: Json = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, stored: Json) -> Self:
+        """Undo `to_json`.
+
+        Raises
+        ------
+        TypeError
+            The fields are not a list.
+        """
+        options = dict(stored)
+        kind, fields = options.pop("kind", ""), options.pop("fields", ())
+        if isinstance(fields, str):
+            raise TypeError("the fields of a codec are a list")
+        return cls(str(kind), tuple(map(str, fields)), options)
+
+    def to_json(self) -> dict[str, Any]:
+        """The form that is stored and shown: ``{"kind": "json", "fields": [...]}`` and the options beside them."""
+        return {"kind": self.kind, "fields": list(self.fields), **self.options}
+
+
+@dataclass(frozen=True)
 class ModelSpec:
     """The definition of a model; never changes, and is checked at every start.
 
@@ -244,7 +287,7 @@ class ModelSpec:
     learner
         All constructor arguments of the model that affect its results.
     codec
-        Spec of the codec, such as ``{"kind": "json"}``.
+        How records become points.
     """
 
     name: str
@@ -252,7 +295,7 @@ class ModelSpec:
     n_clusters: int
     source: Json
     learner: Json
-    codec: Json
+    codec: CodecSpec
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,9 @@ with warnings.catch_warnings():
     import streamkm.stores.sql.postgres  # noqa: F401
     from consumers.factories import warm_up
     from streamkm.codecs import make_codec
+    from streamkm.state import CodecSpec
 
-    warm_up(make_codec({"kind": "json", "fields": ["x"]}))
+    warm_up(make_codec(CodecSpec("json", ("x",))))
 
 gc.collect()
 gc.freeze()  # the forked programs do not collect the shared objects

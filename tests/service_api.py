@@ -12,6 +12,7 @@ import numpy as np
 from streamkm.records import BadRecord, TopicPartition
 from streamkm.service import create_app
 from streamkm.state import (
+    CodecSpec,
     Commit,
     Counters,
     Distance,
@@ -35,7 +36,7 @@ SPEC = ModelSpec(
     n_clusters=2,
     source={"kind": "kafka", "topic": "orders"},
     learner={"n_clusters": 2},
-    codec={"kind": "json"},
+    codec=CodecSpec("json", FIELDS),
 )
 P0, P1 = TopicPartition("orders", 0), TopicPartition("orders", 1)
 

@@ -12,6 +12,7 @@ import pytest
 from streamkm.errors import ConflictError, LeaseLostError, NotFoundError, SettingsError
 from streamkm.records import BadRecord, BatchRange, Position, RawRecord, TopicPartition
 from streamkm.state import (
+    CodecSpec,
     Commit,
     Counters,
     JournalEntry,
@@ -28,7 +29,9 @@ from streamkm.stores.base import QuarantinedRecord, RecordId
 from streamkm.stores.sql import quarantine as sql_quarantine
 
 P0, P1, P2 = (TopicPartition("orders", i) for i in range(3))
-SPEC = ModelSpec("m", ("amount", "lat"), 2, {"kind": "kafka", "topic": "orders"}, {"seed": 0}, {"kind": "json"})
+SPEC = ModelSpec(
+    "m", ("amount", "lat"), 2, {"kind": "kafka", "topic": "orders"}, {"seed": 0}, CodecSpec("json", ("amount", "lat"))
+)
 
 
 def state_of(seq: int, size: int = 8) -> ModelState:

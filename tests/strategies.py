@@ -10,6 +10,7 @@ from hypothesis.extra import numpy as hnp
 
 from streamkm.records import BadRecord, BatchRange, Position, RawRecord, TopicPartition
 from streamkm.state import (
+    CodecSpec,
     Commit,
     Counters,
     EventTimeLimit,
@@ -67,7 +68,12 @@ specs = st.builds(
     n_clusters=st.integers(1, 10_000),
     source=jsons,
     learner=jsons,
-    codec=jsons,
+    codec=st.builds(
+        CodecSpec,
+        kind=texts,
+        fields=st.lists(texts, max_size=3).map(tuple),
+        options=jsons.map(lambda options: {k: v for k, v in options.items() if k not in {"kind", "fields"}}),
+    ),
 )
 positions = st.dictionaries(partitions, offsets, max_size=4)
 counters = st.builds(Counters, counts, counts, counts, counts)

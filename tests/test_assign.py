@@ -33,11 +33,12 @@ from streamkm.errors import (
     WriterFencedError,
 )
 from streamkm.records import Batch, BatchRange, CommittedOffset, Position, ProducerRecord, RawRecord, TopicPartition
+from streamkm.state import CodecSpec
 from streamkm.stores import open_store
 from waiting import PATIENCE, wait_until
 
 FIELDS = ("x", "y")
-CODEC = {"kind": "json", "fields": list(FIELDS)}
+CODEC = CodecSpec("json", FIELDS)
 TP = TopicPartition("t", 0)
 
 

@@ -31,11 +31,11 @@ from streamkm.errors import (
 from streamkm.models import OnlineKMeans, clusters
 from streamkm.models.background import Task
 from streamkm.records import RawRecord, TopicPartition
-from streamkm.state import ModelSpec
+from streamkm.state import CodecSpec, ModelSpec
 from streamkm.stores import Promotion, open_store
 from streamkm.testing import FlakySource, FlakyStore, ManualClock, StopAfter
 
-CODEC = {"kind": "json", "fields": ["x", "y"], "time_field": None, "max_bytes": 1000}
+CODEC = CodecSpec("json", ("x", "y"), {"time_field": None, "max_bytes": 1000})
 SPEC = ModelSpec(
     "m", ("x", "y"), 3, {"kind": "memory"}, {"kind": "OnlineKMeans", "warmup": 50, "half_life": 500.0, "seed": 1}, CODEC
 )

@@ -20,7 +20,7 @@ from streamkm.errors import (
 from streamkm.metrics import RECORDS_LOST
 from streamkm.models import clusters
 from streamkm.records import BatchRange, TopicPartition
-from streamkm.state import JournalEntry
+from streamkm.state import CodecSpec, JournalEntry
 from streamkm.testing import FlakySource, StopAfter
 from test_engine import OPTIONS, SPEC, Eager, N, World
 
@@ -215,7 +215,7 @@ def test_another_id_in_the_spec_is_reported_as_an_id_and_another_name_as_another
     with pytest.raises(ModelMismatchError, match="topic was t, is u"):
         check_same_spec(dataclasses.replace(NAMED, source={**NAMED.source, "topic": "u"}), NAMED)
     with pytest.raises(ModelMismatchError, match="codec was"):
-        check_same_spec(dataclasses.replace(NAMED, codec={"kind": "csv"}), NAMED)
+        check_same_spec(dataclasses.replace(NAMED, codec=CodecSpec("csv")), NAMED)
 
 
 def test_many_partitions_are_named_by_the_first_ten():

@@ -19,7 +19,7 @@ from streamkm.engine import Engine, EngineOptions
 from streamkm.engine.source_manager import DISCOVERY_SECONDS
 from streamkm.errors import PositionLostError, TopicChangedError, TopicNotFoundError
 from streamkm.records import TopicPartition
-from streamkm.state import Counters, ModelSpec
+from streamkm.state import CodecSpec, Counters, ModelSpec
 from streamkm.stores import Store, open_store
 from waiting import PATIENCE, wait_until
 
@@ -46,7 +46,7 @@ class Until:
 
 
 def engine(bootstrap: str, topic: str, store: Store, **options: Any) -> Engine:
-    codec = {"kind": "json", "fields": ["x", "y"], "time_field": None, "max_bytes": 1000}
+    codec = CodecSpec("json", ("x", "y"), {"time_field": None, "max_bytes": 1000})
     with contextlib.closing(KafkaSource(bootstrap, topic)) as source:
         identity = source.identity()
     return Engine(

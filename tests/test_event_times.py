@@ -22,7 +22,7 @@ from streamkm.engine.event_times import decode
 from streamkm.errors import NotFoundError
 from streamkm.models import ARITHMETIC, OnlineKMeans
 from streamkm.records import BatchRange, RawRecord, TopicPartition
-from streamkm.state import EventTimeLimit, JournalEntry, ModelSpec
+from streamkm.state import CodecSpec, EventTimeLimit, JournalEntry, ModelSpec
 from streamkm.stores import journal
 from streamkm.testing import ManualClock
 from test_engine import World, eager  # noqa: F401 - eager is a fixture
@@ -34,7 +34,7 @@ OPTIONS = EngineOptions(batch=500, checkpoint_every=0.0, snapshot_every=1e9, sna
 
 
 def spec(time_field=None, **learner):
-    codec = {"kind": "json", "fields": ["x"], "time_field": time_field, "max_bytes": 1000}
+    codec = CodecSpec("json", ("x",), {"time_field": time_field, "max_bytes": 1000})
     arguments = {"kind": "OnlineKMeans", "half_life": 600.0, "half_life_unit": "seconds", "seed": 1, **learner}
     return ModelSpec("m", ("x",), 2, {"kind": "memory"}, arguments, codec)
 

@@ -15,7 +15,7 @@ from streamkm.engine import Engine, EngineOptions
 from streamkm.errors import DataError, NotReadyError
 from streamkm.recompute.compare import compare
 from streamkm.records import RawRecord, TopicPartition
-from streamkm.state import ModelSpec, Snapshot
+from streamkm.state import CodecSpec, ModelSpec, Snapshot
 from streamkm.stores import open_store
 from streamkm.testing import ManualClock, StopAfter
 
@@ -44,7 +44,7 @@ def test_the_weights_of_a_hundred_thousand_rows_are_a_hundred_thousand(make, siz
 
 @pytest.mark.parametrize("make", [ratings, counts])
 def test_a_live_consumer_has_learned_all_records(make):
-    n, codec = 60_000, {"kind": "json", "fields": ["a", "b", "c"], "time_field": None, "max_bytes": 1000}
+    n, codec = 60_000, CodecSpec("json", ("a", "b", "c"), {"max_bytes": 1000})
     learner = {"kind": "OnlineKMeans", "outliers": "keep"}
     spec = ModelSpec("m", ("a", "b", "c"), 8, {"kind": "memory"}, learner, codec)
     values = [json.dumps(row).encode() for row in make(n).tolist()]

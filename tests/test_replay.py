@@ -21,15 +21,15 @@ from streamkm.recompute.compare import compare
 from streamkm.recompute.replay import ReplayFit, WorkFolder, recompute
 from streamkm.recompute.span import OffsetSpan, resolve_span
 from streamkm.records import RawRecord, TopicPartition
-from streamkm.state import ModelSpec
+from streamkm.state import CodecSpec, ModelSpec
 from streamkm.stores import open_store
 from streamkm.testing import ManualClock, StopAfter
 
-CODEC = {"kind": "json", "fields": ["x", "y"], "time_field": None, "max_bytes": 1000}
+CODEC = CodecSpec("json", ("x", "y"), {"time_field": None, "max_bytes": 1000})
 SPEC = ModelSpec(
     "m", ("x", "y"), 3, {"kind": "memory"}, {"kind": "OnlineKMeans", "warmup": 50, "half_life": None, "seed": 1}, CODEC
 )
-CONTENTS = {"source": {"kind": "memory"}, "fields": ["x", "y"], "codec": CODEC}
+CONTENTS = {"source": {"kind": "memory"}, "fields": ["x", "y"], "codec": CODEC.to_json()}
 CHOICE = ReplayFit(3, "k-means++", 2, 300, 0.0, 0)
 T0, T1 = TopicPartition("t", 0), TopicPartition("t", 1)
 N = 3000

@@ -12,7 +12,7 @@ from service_api import CENTROIDS, FIELDS, NOW, P0, SPEC, Api, Writer
 from streamkm.assignment import nearest
 from streamkm.service import ServiceOptions
 from streamkm.service.schemas import models as schemas
-from streamkm.state import ModelEvent, ModelSpec
+from streamkm.state import CodecSpec, ModelEvent, ModelSpec
 from streamkm.stores import open_store
 from streamkm.times import format_time, parse_time
 
@@ -37,7 +37,7 @@ def test_an_empty_store_lists_no_models(api):
 
 def test_the_list_shows_each_model_with_status_lag_points_and_newest_snapshot(api, store):
     Writer(store).commit(points=100, bad=2, lag=7, at=NOW - 1)
-    Writer(store, ModelSpec("a", ("x",), 3, {}, {}, {}))
+    Writer(store, ModelSpec("a", ("x",), 3, {}, {}, CodecSpec("json")))
     first, second = schemas.ModelList.model_validate_json(api.get("/v1/models").content).models
     assert (first.name, first.status, first.snapshot, first.lag, first.fields) == ("a", "warming-up", None, None, ["x"])
     assert (second.name, second.status, second.n_clusters) == ("orders", "running", 2)
@@ -50,7 +50,7 @@ def test_a_model_has_position_counters_settings_and_owner(api, store):
     detail = schemas.ModelDetail.model_validate_json(api.get("/v1/models/orders").content)
     assert [(p.topic, p.partition, p.offset) for p in detail.position] == [("orders", 0, 102), ("orders", 1, 7)]
     assert detail.counters == schemas.CountersOut(records=102, points=100, bad_records=2, tombstones=0, lost_records=0)
-    assert (detail.source, detail.codec) == (SPEC.source, SPEC.codec)
+    assert (detail.source, detail.codec) == (SPEC.source, SPEC.codec.to_json())
     assert detail.lease is not None
     assert (detail.lease.owner, detail.lease.epoch, detail.lease.live) == ("host:1", 1, True)
     assert detail.commits == 1
@@ -266,7 +266,7 @@ def test_predict_takes_objects_in_any_order_of_fields_and_arrays_beside_them(api
 
 
 def test_predict_takes_dotted_fields_flat_or_nested(api, store):
-    spec = ModelSpec("nested", ("id", "pos.lat", "pos.lon"), 2, {}, {}, {})
+    spec = ModelSpec("nested", ("id", "pos.lat", "pos.lon"), 2, {}, {}, CodecSpec("json"))
     Writer(store, spec).commit()
     flat = {"id": 1, "pos.lat": 2, "pos.lon": 3}
     nested = {"id": 1, "pos": {"lat": 2, "lon": 3}}

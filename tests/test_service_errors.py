@@ -16,7 +16,7 @@ from streamkm import errors
 from streamkm.http.responses import MEDIA_TYPE
 from streamkm.service import ServiceOptions, create_app
 from streamkm.service.problems import ProblemBody, from_error
-from streamkm.state import ModelSpec
+from streamkm.state import CodecSpec, ModelSpec
 from streamkm.stores import MemoryStore, open_store
 from waiting import PATIENCE
 
@@ -200,7 +200,9 @@ def test_a_request_of_another_shape_is_refused(api, request_, code, where):
 
 @pytest.mark.parametrize("depth", [1, 500, 1000])
 def test_deep_objects_are_refused_not_followed(store, depth):
-    Writer(store, ModelSpec("nested", ("a.a", "b"), 2, {}, {}, {})).commit(centroids=[[0.0, 0.0], [1.0, 1.0]])
+    Writer(store, ModelSpec("nested", ("a.a", "b"), 2, {}, {}, CodecSpec("json"))).commit(
+        centroids=[[0.0, 0.0], [1.0, 1.0]]
+    )
     body = '{"points": [' + '{"a":' * depth + "1" + "}" * depth + "]}"
     found = problem(
         Api(store).request("POST", "/v1/models/nested/predict", content=body),

@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 import strategies as own
 from postgres_server import Databases
 from streamkm.errors import StoreError
-from streamkm.state import Commit, Counters, JournalEntry, ModelSpec, ModelState, Progress
+from streamkm.state import CodecSpec, Commit, Counters, JournalEntry, ModelSpec, ModelState, Progress
 from streamkm.stores import Lease, SqlStore, Store, journal, open_store
 from streamkm.stores.sql.schema import EscapedText, metadata
 
@@ -75,7 +75,7 @@ def test_a_spec_comes_back(shared: Store, spec: ModelSpec) -> None:
 @given(own.histories())
 def test_everything_of_every_commit_comes_back(shared: Store, commits: list[Commit]) -> None:
     store = _emptied(shared)
-    store.create(ModelSpec("m", ("x",), 1, {}, {}, {}), 1.0)
+    store.create(ModelSpec("m", ("x",), 1, {}, {}, CodecSpec("json")), 1.0)
     lease = store.acquire("m", "me", 10.0, 0.0)
     assert lease is not None
     written, places = [], set()
@@ -155,11 +155,11 @@ class _AllStores(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        self._all(lambda s: s.create(ModelSpec("a", ("x",), 2, {}, {}, {}), 0.0))
+        self._all(lambda s: s.create(ModelSpec("a", ("x",), 2, {}, {}, CodecSpec("json")), 0.0))
 
     @rule(name=names, k=st.integers(1, 3))
     def create(self, name: str, k: int) -> None:
-        self._all(lambda s: s.create(ModelSpec(name, ("x",), k, {}, {}, {}), self.now))
+        self._all(lambda s: s.create(ModelSpec(name, ("x",), k, {}, {}, CodecSpec("json")), self.now))
 
     @rule(name=names)
     def delete(self, name: str) -> None:

@@ -1,11 +1,49 @@
-"""Protocol of codecs."""
+"""Protocol of codecs, and what they may need besides their spec."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from streamkm.records import Batch, Records
-from streamkm.state import Json
+from streamkm.state import CodecSpec
+
+DEFAULT_MAX_BYTES = 1 << 20
+"""Default maximum size of a record's value, bytes."""
+
+
+class SchemaLookup(Protocol):
+    """Finds schemas by the identifiers that records carry: a schema registry, or schemas that were kept.
+
+    What an identifier stands for never changes, so a codec may keep what it was given.
+    """
+
+    def schema(self, identifier: str) -> str | None:
+        """The schema as text; None: there is none, so the records that name it are bad.
+
+        Raises
+        ------
+        CodecUnavailableError
+            It cannot be told now.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class CodecResources:
+    """Clients and secrets of codecs. They are neither compared, stored nor shown, and never decide what a record means.
+
+    Attributes
+    ----------
+    schemas
+        None: there is no registry; a codec that needs one refuses its spec.
+    """
+
+    schemas: SchemaLookup | None = None
+
+
+NO_RESOURCES = CodecResources()
+"""For codecs that have to decode by their spec alone."""
 
 
 @runtime_checkable
@@ -36,9 +74,14 @@ class Codec(Protocol):
         -------
         Batch
             ``len(points) + len(bad) + tombstones == len(records)``.
+
+        Raises
+        ------
+        CodecUnavailableError
+            A resource is away: nothing was decoded, and the same records can be decoded once it is back.
         """
         ...
 
-    def spec(self) -> Json:
-        """Specification from which `make_codec` creates this codec, for `ModelSpec.codec`."""
+    def spec(self) -> CodecSpec:
+        """Specification from which `make_codec` creates this codec, with all options: none is left to a default."""
         ...

@@ -13,7 +13,7 @@ from streamkm.codecs.fields import MAX_ABS_VALUE, validate_fields
 from streamkm.codecs.times import is_debezium_infinity, parse_iso_or_none, to_seconds, validate_unit
 from streamkm.errors import FileFormatError, SettingsError
 from streamkm.records import BadRecord, Batch, BatchRange, ColumnRecords, RawRecord, Records
-from streamkm.state import Json
+from streamkm.state import CodecSpec
 
 
 class ColumnsCodec:
@@ -43,13 +43,8 @@ class ColumnsCodec:
         self.time_field = time_field
         self.time_unit = validate_unit(time_unit)
 
-    def spec(self) -> Json:
-        return {
-            "kind": "columns",
-            "fields": list(self.fields),
-            "time_field": self.time_field,
-            "time_unit": self.time_unit,
-        }
+    def spec(self) -> CodecSpec:
+        return CodecSpec("columns", self.fields, {"time_field": self.time_field, "time_unit": self.time_unit})
 
     def decode(self, records: Records) -> Batch:
         """See `Codec.decode`.

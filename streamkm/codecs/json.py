@@ -12,6 +12,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from streamkm.codecs.base import DEFAULT_MAX_BYTES
 from streamkm.codecs.fields import MAX_ABS_VALUE, FieldTree, validate_fields
 from streamkm.codecs.times import is_debezium_infinity, parse_iso_or_none, to_seconds, validate_unit
 from streamkm.errors import SettingsError
@@ -19,10 +20,7 @@ from streamkm.field_paths import MISSING, FieldPaths, resolve_path
 from streamkm.kernels.assign import largest
 from streamkm.kernels.decode import json_scan
 from streamkm.records import BadRecord, Batch, BatchRange, ByteRecords, Records, TopicPartition
-from streamkm.state import Json
-
-DEFAULT_MAX_BYTES = 1 << 20
-"""Default maximum size of a record's value, bytes."""
+from streamkm.state import CodecSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +81,9 @@ class JsonCodec:
         self._tree = FieldTree(self.fields if time_field is None else (*self.fields, time_field))
         self._scanner = self._tree.plain and not strict
 
-    def spec(self) -> Json:
-        return {
-            "kind": "json",
-            "fields": list(self.fields),
-            "time_field": self.time_field,
-            "time_unit": self.time_unit,
-            "max_bytes": self.max_bytes,
-        }
+    def spec(self) -> CodecSpec:
+        options = {"time_field": self.time_field, "time_unit": self.time_unit, "max_bytes": self.max_bytes}
+        return CodecSpec("json", self.fields, options)
 
     def decode(self, records: Records) -> Batch:
         if not isinstance(records, ByteRecords):

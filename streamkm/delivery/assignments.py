@@ -21,6 +21,7 @@ from streamkm.codecs.base import Codec
 from streamkm.connectors.base import TransactionalWriter, VerifiableSource
 from streamkm.errors import (
     BrokerUnreachableError,
+    CodecUnavailableError,
     CorruptBatchError,
     NotFoundError,
     PositionLostError,
@@ -216,7 +217,7 @@ class Assigner:
         self._unreadable: BatchRange | None = None
 
     def run(self, stop: threading.Event) -> None:
-        """Work until `stop` is set. While the broker or the store is unavailable, try again with a growing delay.
+        """Work until `stop` is set. While broker, store or codec are unavailable, try again with a growing delay.
 
         Raises
         ------
@@ -243,7 +244,7 @@ class Assigner:
                 self._unreadable = BatchRange(TopicPartition(topic, partition), first, until)
                 self.counts.lost += until - first
                 log.warning("%s: %d records get no assignment: %s", self._model, until - first, error)
-            except (BrokerUnreachableError, StoreUnavailableError) as error:
+            except (BrokerUnreachableError, CodecUnavailableError, StoreUnavailableError) as error:
                 if self.counts.records > before:
                     backoff = INITIAL_BACKOFF
                 log.warning("%s: trying again in %.0f s: %s", self._model, backoff, error)

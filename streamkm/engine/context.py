@@ -134,7 +134,7 @@ class EngineContext:
         self.metrics.add(ERRORS, model=self.spec.name, stage=stage)
 
     def mark_down(self, what: str, error: StreamkmError) -> None:
-        """Note that the ``broker`` or the ``store`` is unavailable; one alarm per outage."""
+        """Note that the ``broker``, the ``store`` or the ``codec`` is unavailable; one alarm per outage."""
         if self.heartbeat.mark_down(what, error.message):
             self.metrics.add(ALARMS, model=self.spec.name, alarm=f"{what}-unavailable")
 

@@ -108,7 +108,7 @@ class DeadLetterSender:
     def __init__(self, context: EngineContext, open_writer: Callable[[], Writer]) -> None:
         self._context, self._open_writer = context, open_writer
         self._store, self._model, self._topic = context.store, context.spec.name, context.options.dead_letters
-        self._decoder = str(context.spec.codec.get("kind", ""))
+        self._decoder = context.spec.codec.kind
         self._writer: Writer | None = None
         self._changed = threading.Condition()
         self._woken, self._deadline = True, float("inf")  # starts with the letters that the previous owner left

@@ -36,7 +36,7 @@ def decode(codec: Codec, records: Records, limit: EventTimeLimit | None) -> Batc
     if limit is None or not isinstance(records, ByteRecords) or not len(batch):
         return batch
     newest = limit.read_at + limit.lead
-    field = codec.spec().get("time_field")
+    field = codec.spec().options.get("time_field")
     rows = np.searchsorted(records.offsets, batch.offsets)
     stamps = records.timestamps[rows] / 1000.0
     bounds = np.full(len(batch), newest)

@@ -64,7 +64,7 @@ class Heartbeat:
         return self._clock() - self._at
 
     def mark_down(self, what: str, why: str) -> bool:
-        """Note that ``broker`` or ``store`` is unavailable; whether it was available before."""
+        """Note that ``broker``, ``store`` or ``codec`` is unavailable; whether it was available before."""
         new = what not in self._down
         self._down[what] = why
         return new
@@ -79,7 +79,7 @@ class Heartbeat:
         return age <= LIVE_SECONDS, f"{self.activity}, for {age:.1f} s"
 
     def ready(self) -> tuple[bool, str]:
-        """Whether the loop is owner or standby with broker and store available, and the details."""
+        """Whether the loop is owner or standby with broker, store and codec available, and the details."""
         if self.role not in {"owner", "standby"}:
             return False, f"{self.role}, {self.activity}"
         down = dict(self._down)  # the loop's thread may change it

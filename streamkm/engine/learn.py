@@ -10,7 +10,7 @@ import numpy as np
 from streamkm.codecs.base import Codec
 from streamkm.models.learner import Learner
 from streamkm.records import BadRecord, Batch, ByteRecords, Records
-from streamkm.state import EventTimeLimit, Json, ModelSpec
+from streamkm.state import CodecSpec, EventTimeLimit, ModelSpec
 
 
 def learn(learner: Learner, batches: Sequence[Batch], limit: EventTimeLimit | None) -> int:
@@ -51,7 +51,7 @@ class _ZeroVectorFilter:
     def __init__(self, codec: Codec) -> None:
         self.codec, self.fields = codec, codec.fields
 
-    def spec(self) -> Json:
+    def spec(self) -> CodecSpec:
         return self.codec.spec()
 
     def decode(self, records: Records) -> Batch:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Self
 
@@ -22,6 +23,7 @@ from streamkm.engine.store_outage import StoreOutage
 from streamkm.errors import (
     BadRecordsError,
     BrokerUnreachableError,
+    CodecUnavailableError,
     CorruptBatchError,
     PartitionStalledError,
     PositionLostError,
@@ -33,7 +35,7 @@ from streamkm.errors import (
 from streamkm.metrics import ALARMS, RECORDS_LOST
 from streamkm.models import ARITHMETIC
 from streamkm.models.spec import new_learner, restore_learner
-from streamkm.records import BadRecord, Batch, BatchRange, Position, TopicPartition, truncate_for_quarantine
+from streamkm.records import BadRecord, Batch, BatchRange, Position, Records, TopicPartition, truncate_for_quarantine
 from streamkm.reporting import ProgressReporter
 from streamkm.state import Commit, Counters, EventTimeLimit, JournalEntry, MiniBatch, Progress
 from streamkm.stores.base import Lease, Promotion
@@ -58,7 +60,7 @@ class LeaseSession:
 
     1. *Poll*: records of some partitions, each continuing from the previous poll.
     2. *Decode*: points, bad records, tombstones. Too many bad records stop the engine here, before the
-       mini-batch is counted.
+       mini-batch is counted. Records of which the codec needs a service that is away wait, and nothing is polled.
     3. *Learn*: one mini-batch. Position, counters, journal and quarantine advance with the model.
     4. *Commit*: state, position, counters, journal, quarantine and sometimes a snapshot in one transaction of the
        store, which succeeds only if epoch and position are those of this session's last commit. A snapshot is first
@@ -105,6 +107,8 @@ class LeaseSession:
             self.position = dict(self.committed)
             self.counters, self.commit_seq = checkpoint.progress.counters, checkpoint.progress.commit_seq
             self._keep_checkpoint_of_other_arithmetic()
+        self.undecoded: Sequence[Records] = ()
+        self.codec_backoff = FIRST_BACKOFF
         self.journal: list[MiniBatch] = []
         self.by_event_time = decays_by_event_time(info.spec)
         self.limit: EventTimeLimit | None = None
@@ -133,6 +137,7 @@ class LeaseSession:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.context.heartbeat.mark_up("codec")  # only an owner uses it
         self.reporter.finish(self.counters.records, self._status())
         self.maintenance.close()
         self.source_manager.close()
@@ -193,41 +198,66 @@ class LeaseSession:
             self._commit_when_due(stop)
             return
         try:
-            self.context.heartbeat.beat("polling")
-            self.source_manager.check_partitions(self.position)
-            # Step 1: poll.
-            polled = self.source_manager.poll(POLL_SECONDS, self.options.batch)
+            if not self.undecoded:
+                self.context.heartbeat.beat("polling")
+                self.source_manager.check_partitions(self.position)
+                # Step 1: poll.
+                self.undecoded = self.source_manager.poll(POLL_SECONDS, self.options.batch)
         except CorruptBatchError as e:
             self._skip_unreadable(stop, e)
             return
         except (BrokerUnreachableError, PositionLostError, PartitionStalledError) as e:
             self._reopen(stop, e)
             return
-        if polled:
-            if self._commit_due(self.clock.monotonic()):
-                self.source_manager.begin_identity_check()  # runs while these records are learned
-            # Step 2: decode.
-            started = time.perf_counter()
-            if not self.journal:
-                self.limit = self._event_time_limit()
-            batches = [decode(self.context.codec, r, self.limit) for r in polled]
-            decoded = time.perf_counter()
-            bad = [b for batch in batches for b in batch.bad]
-            tombstones = sum(b.tombstones for b in batches)
-            self.bad_record_limit.check(sum(map(len, polled)), batches)
-            self._warn_of_seconds(batches)
-            # Step 3: learn.
-            points = learn(self.learner, batches, self.limit)
-            self.position.update({b.range.partition: b.range.stop for b in batches})
-            self.counters = self.counters.plus(points=points, bad=len(bad), tombstones=tombstones)
-            self.journal.append(tuple(b.range for b in batches))
-            self.recent_sample.add([b.points for b in batches])
-            truncated = [replace(b, record=truncate_for_quarantine(b.record)) for b in bad]
-            self.quarantine += truncated
-            self.reporter.bad_records(truncated)
-            self.pending_bad_bytes += sum(b.record.n_bytes for b in truncated)
-            self.metrics.batch(self.name, points, bad, tombstones, decoded - started, time.perf_counter() - decoded)
+        if self.undecoded:
+            self._learn_polled(stop)
         self._commit_when_due(stop)
+
+    def _learn_polled(self, stop: StopRequest) -> None:
+        """Steps 2 and 3; without the codec a pause instead, and the records stay."""
+        if self._commit_due(self.clock.monotonic()):
+            self.source_manager.begin_identity_check()  # runs while these records are learned
+        # Step 2: decode.
+        started = time.perf_counter()
+        if not self.journal:
+            self.limit = self._event_time_limit()
+        try:
+            batches = [decode(self.context.codec, r, self.limit) for r in self.undecoded]
+        except CodecUnavailableError as e:
+            self.context.count_error("decode")
+            self._mark_codec_down(e)
+            self.context.heartbeat.beat("waiting for the codec")
+            self.source_manager.pause()
+            stop.wait(self.codec_backoff)
+            self.codec_backoff = min(2 * self.codec_backoff, LAST_BACKOFF)
+            return
+        self._mark_codec_up()
+        polled, self.undecoded = self.undecoded, ()
+        decoded = time.perf_counter()
+        bad = [b for batch in batches for b in batch.bad]
+        tombstones = sum(b.tombstones for b in batches)
+        self.bad_record_limit.check(sum(map(len, polled)), batches)
+        self._warn_of_seconds(batches)
+        # Step 3: learn.
+        points = learn(self.learner, batches, self.limit)
+        self.position.update({b.range.partition: b.range.stop for b in batches})
+        self.counters = self.counters.plus(points=points, bad=len(bad), tombstones=tombstones)
+        self.journal.append(tuple(b.range for b in batches))
+        self.recent_sample.add([b.points for b in batches])
+        truncated = [replace(b, record=truncate_for_quarantine(b.record)) for b in bad]
+        self.quarantine += truncated
+        self.reporter.bad_records(truncated)
+        self.pending_bad_bytes += sum(b.record.n_bytes for b in truncated)
+        self.metrics.batch(self.name, points, bad, tombstones, decoded - started, time.perf_counter() - decoded)
+
+    def _mark_codec_down(self, error: CodecUnavailableError) -> None:
+        self.reporter.mark_down("codec", error)
+        self.context.mark_down("codec", error)
+
+    def _mark_codec_up(self) -> None:
+        self.codec_backoff = FIRST_BACKOFF
+        self.reporter.mark_up("codec")
+        self.context.mark_up("codec")
 
     def _keep_checkpoint_of_other_arithmetic(self) -> None:
         """Keep a checkpoint of another arithmetic, so that later snapshots can be verified from there on."""
@@ -316,11 +346,16 @@ class LeaseSession:
             )
             if batches is None:
                 return
+            self._mark_codec_up()
             self.source_manager.confirm_identity()  # while the model can still stay as it was
         except BrokerUnreachableError as e:
             log.warning("%s: the promotion of snapshot %d waits for a broker: %s", self.name, promotion.snapshot, e)
             if self.paused:
                 self._reopen(stop, e)  # no poll does
+            return
+        except CodecUnavailableError as e:
+            self.context.count_error("promote")
+            self._mark_codec_down(e)
             return
         except PositionLostError as e:
             self.context.count_error("promote")
@@ -430,7 +465,7 @@ class LeaseSession:
         deleted = self.source_manager.connect(position, stop, self._keep_lease)
         if deleted is None:
             return False
-        self.position = position
+        self.position, self.undecoded = position, ()
         if lost := (*unreadable, *deleted):
             self.lost, size = lost, source_checks.count_offsets(lost)
             self.counters = self.counters.plus(lost=size)

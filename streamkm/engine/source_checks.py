@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from streamkm.codecs import complete_spec
 from streamkm.errors import ModelMismatchError, PositionLostError, TopicChangedError
 from streamkm.records import BatchRange, Position
 from streamkm.state import Json, ModelSpec
@@ -18,8 +19,8 @@ _IDS = {"cluster_id": "cluster", "topic_id": "topic"}
 _NEW_MODEL = "Start a new model under another name, or read the topic that this one has read"
 _MAX_LISTED = 10
 _NOT_SET = "not set"
-_CODEC_SETTINGS = {"kind": "codec", "max_bytes": "max_record_bytes"}
-"""Keys of a codec's spec whose settings have other names."""
+_CODEC_SETTINGS = {"max_bytes": "max_record_bytes"}
+"""Options of codecs whose settings have other names."""
 
 
 def check_same_spec(ours: ModelSpec, stored: ModelSpec) -> None:
@@ -53,11 +54,12 @@ def _by_setting(spec: ModelSpec) -> dict[str, str]:
     half_life, unit = learner.pop("half_life", None), learner.pop("half_life_unit", "points")
     parts = {
         **{name: value for name, value in _without_ids(spec.source).items() if name != "kind"},
-        "fields": spec.fields,
+        "fields": spec.codec.fields or spec.fields,
         "k": ClusterCount(spec.n_clusters) if spec.n_clusters else "auto",
         "half-life": None if half_life is None else HalfLife(half_life, unit),
         **learner,
-        **{_CODEC_SETTINGS.get(name, name): value for name, value in spec.codec.items() if name != "fields"},
+        "codec": spec.codec.kind,
+        **{_CODEC_SETTINGS.get(name, name): value for name, value in complete_spec(spec.codec).options.items()},
     }
     return {name.replace("_", "-"): _text(value) for name, value in parts.items()}
 

@@ -15,11 +15,12 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from streamkm.codecs.columns import ColumnsCodec
+from streamkm.codecs import make_codec
 from streamkm.connectors.files.source import ExcludedColumn, FileSource, Place, Profile, profile
 from streamkm.errors import BadRecordsError, DataError, FileFormatError, SettingsError
 from streamkm.recompute.pointfile import PointFile, Real
 from streamkm.records import BadRecord, Batch, ColumnRecords, RawRecord, TopicPartition
+from streamkm.state import CodecSpec
 
 MAX_DESCRIBED = 10
 """Maximum number of excluded columns described in a message."""
@@ -233,7 +234,7 @@ def collect(
     DataError
         There are more rows than `most`.
     """
-    codec = ColumnsCodec((*fields, *((weight_field,) if weight_field else ())))
+    codec = make_codec(CodecSpec("columns", (*fields, *((weight_field,) if weight_field else ()))))
     d = len(fields)
     dtype = np.dtype(np.float32 if float32 else np.float64)
     sink: _MemorySink | _DiskSink = (

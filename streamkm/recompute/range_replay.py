@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from streamkm.codecs import make_codec
+from streamkm.codecs.base import NO_RESOURCES, CodecResources
 from streamkm.recompute.archive import Archive
 from streamkm.recompute.fitting import FitProgress
 from streamkm.recompute.replay import ReplayFit, WorkFolder, recompute
@@ -81,6 +82,7 @@ def replay_range(
     folder: Path,
     *,
     check_source: Callable[[TimeIndexedSource], None],
+    resources: CodecResources = NO_RESOURCES,
     on_resume: Callable[[], None] = lambda: None,
     on_read: Callable[[int, int], None] | None = None,
     on_fit: Callable[[FitProgress], None] | None = None,
@@ -101,6 +103,8 @@ def replay_range(
         Work folder; removed at the end.
     check_source
         Raises an error if the topic is another one than the model has learned.
+    resources
+        For the codec: the range may have records that the model has not learned.
     on_resume
         Called if a killed replay is resumed.
     on_read
@@ -123,12 +127,12 @@ def replay_range(
         on_resume()
     archive = Archive(
         request.archive or folder / "archive",
-        {"source": dict(spec.source), "fields": list(spec.fields), "codec": dict(spec.codec)},
+        {"source": dict(spec.source), "fields": list(spec.fields), "codec": spec.codec.to_json()},
     )
     archive.fill(
         span,
         open_source,
-        make_codec(spec.codec),
+        make_codec(spec.codec, resources),
         max_bad_ratio=request.max_bad_ratio,
         skip_lost=request.skip_lost,
         on_progress=on_read,

@@ -183,7 +183,7 @@ def model_detail(
         **dict(model_summary(info, newest, status, reason)),
         source=redact_all(info.spec.source),
         learner=dict(info.spec.learner),
-        codec=dict(info.spec.codec),
+        codec=info.spec.codec.to_json(),
         counters=schemas.CountersOut(
             records=c.records, points=c.points, bad_records=c.bad, tombstones=c.tombstones, lost_records=c.lost
         ),

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from streamkm.errors import StoreError
 from streamkm.records import BadRecord, Headers, Position, RawRecord, TopicPartition
-from streamkm.state import Counters, Json, ModelEvent, ModelSpec, Progress, Snapshot
+from streamkm.state import CodecSpec, Counters, Json, ModelEvent, ModelSpec, Progress, Snapshot
 from streamkm.stores.base import Lease
 
 Columns = dict[str, Any]
@@ -33,14 +33,16 @@ _DTYPES = {
 
 def spec_to_text(spec: ModelSpec) -> str:
     """A model's spec as JSON."""
-    return json.dumps({f.name: getattr(spec, f.name) for f in fields(spec)}, default=json_default)
+    values = {f.name: getattr(spec, f.name) for f in fields(spec)}
+    return json.dumps({**values, "codec": spec.codec.to_json()}, default=json_default)
 
 
 def spec_from_text(text: str) -> ModelSpec:
     """Undo `spec_to_text`, except that tuples inside the JSON values become lists."""
     with damage_as_store_error("the spec of a model"):
         values = json.loads(text)
-        return ModelSpec(**{**values, "fields": _names(values["fields"])})
+        codec = CodecSpec.from_json(values["codec"])
+        return ModelSpec(**{**values, "fields": _names(values["fields"]), "codec": codec})
 
 
 def position_to_rows(position: Position, model_id: int) -> list[Columns]:

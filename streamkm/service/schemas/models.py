@@ -205,7 +205,7 @@ class ModelDetail(ModelSummary):
             **examples.MODEL_SUMMARY,
             "source": {"kind": "kafka", "topic": "orders"},
             "learner": {"n_clusters": 2, "seed": 0},
-            "codec": {"kind": "json"},
+            "codec": {"kind": "json", "fields": ["amount", "lat", "lon"], "time_field": None, "max_bytes": 1048576},
             "counters": {"records": 102222, "points": 102200, "bad_records": 22, "tombstones": 0, "lost_records": 0},
             "position": examples.POSITION,
             "commits": 311,
