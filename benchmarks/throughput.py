@@ -107,7 +107,7 @@ def streamkm(bootstrap, n, url=None, checkpoint_every=1.0):
     compile_kernels([np.float64])  # before the clock starts
     codec_spec = CodecSpec("json", FIELDS)
     codec = make_codec(codec_spec)
-    source = KafkaSource(bootstrap, TOPIC, group_id="bench")
+    source = KafkaSource.connect(bootstrap, TOPIC, group_id="bench")
     source.seek(dict.fromkeys(source.partitions(), 0))
     while not (polled := source.poll(1.0, 512)):
         pass
@@ -123,7 +123,7 @@ def streamkm(bootstrap, n, url=None, checkpoint_every=1.0):
     ):
         engine = Engine(
             ModelSpec(name, FIELDS, K, identity, {"kind": "OnlineKMeans", "seed": 0}, codec_spec),
-            open_source=lambda: clock.watch(KafkaSource(bootstrap, TOPIC, group_id="bench"), n),
+            open_source=lambda: clock.watch(KafkaSource.connect(bootstrap, TOPIC, group_id="bench"), n),
             codec=codec,
             store=store,
             options=EngineOptions(checkpoint_every=checkpoint_every, snapshot_every=10.0),

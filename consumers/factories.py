@@ -37,7 +37,7 @@ def source_opener(
     `should_stop` ends the wait for a broker.
     """
     return functools.partial(
-        KafkaSource,
+        KafkaSource.connect,
         settings.bootstrap,
         topic,
         group_id=group,

@@ -450,7 +450,7 @@ def fill(
 
 def model_on(bootstrap: str, topic: str, directory: Path) -> str:
     url = f"sqlite:///{directory}/s.db"
-    with contextlib.closing(KafkaSource(bootstrap, topic)) as source:
+    with contextlib.closing(KafkaSource.connect(bootstrap, topic)) as source:
         identity = dict(source.identity())
     with contextlib.closing(open_store(url)) as store:
         published(store, identity, at=NOW)

@@ -191,7 +191,7 @@ def test_verify_sees_a_snapshot_that_is_not_what_the_records_say(bootstrap, topi
     with contextlib.closing(open_store(url)) as store:
         spec = store.model("m").spec
         journal = [entry for _, entry in store.journal("m")]
-    with JournalReplay(spec, lambda: KafkaSource(bootstrap, name), make_codec(spec.codec)) as again:
+    with JournalReplay(spec, lambda: KafkaSource.connect(bootstrap, name), make_codec(spec.codec)) as again:
         for entry in journal:
             again.apply(entry)
         assert compare_snapshot(honest, again.learner)

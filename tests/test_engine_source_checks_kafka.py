@@ -47,11 +47,11 @@ class Until:
 
 def engine(bootstrap: str, topic: str, store: Store, **options: Any) -> Engine:
     codec = CodecSpec("json", ("x", "y"), {"time_field": None, "max_bytes": 1000})
-    with contextlib.closing(KafkaSource(bootstrap, topic)) as source:
+    with contextlib.closing(KafkaSource.connect(bootstrap, topic)) as source:
         identity = source.identity()
     return Engine(
         ModelSpec("m", ("x", "y"), 2, identity, {"kind": "OnlineKMeans", "warmup": 50, "seed": 1}, codec),
-        open_source=lambda: KafkaSource(bootstrap, topic),
+        open_source=lambda: KafkaSource.connect(bootstrap, topic),
         codec=make_codec(codec),
         store=store,
         options=EngineOptions(checkpoint_every=0.05, **options),
@@ -153,23 +153,3 @@ def test_partitions_that_are_added_are_read_within_seconds_without_a_restart(
     progress = store.model("m").progress
     assert progress is not None
     assert progress.position == {TopicPartition(name, 0): 300, TopicPartition(name, 1): 0, TopicPartition(name, 2): 50}
-
-
-class Untouched:
-    """A client that must not be used."""
-
-    def __getattr__(self, name: str) -> Any:
-        raise AssertionError(f"asked the client: {name}")
-
-
-def test_looking_for_partitions_asks_no_broker_while_the_client_has_heard_of_none(
-    bootstrap: str, topic: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    name = topic(partitions=2)
-    with contextlib.closing(KafkaSource(bootstrap, name)) as source:
-        source.seek(source.beginning())
-        wait_until(lambda: source.poll(0.05, 1) or source._topic_metadata.latest)
-        with monkeypatch.context() as patched:
-            for client in ("_consumer", "_admin"):
-                patched.setattr(source, client, Untouched())
-            assert len(source.partitions()) == 2

@@ -32,7 +32,7 @@ def assigner(bootstrap: str, topic: str, store: Any, start: str | None = None) -
     return Assigner(
         "m",
         f"{topic}.out",
-        open_source=lambda: KafkaSource(bootstrap, topic),
+        open_source=lambda: KafkaSource.connect(bootstrap, topic),
         open_writer=lambda: KafkaTransactionalWriter(bootstrap, f"streamkm-m-assign:{topic}.out"),
         codec=make_codec(CODEC),
         store=store,
@@ -97,6 +97,6 @@ def test_a_share_group_of_the_name_is_reported(secured: Secured, caplog: pytest.
     with pytest.raises(SettingsError, match="a share group has the name streamkm-m-assign"):
         until(assigner(bootstrap, topic, store), lambda: False)
     # It does not accept offsets committed for monitoring tools either: a warning, and nothing stops.
-    with contextlib.closing(KafkaSource(bootstrap, topic, group_id="streamkm-shared")) as source:
+    with contextlib.closing(KafkaSource.connect(bootstrap, topic, group_id="streamkm-shared")) as source:
         source.commit(source.end())
         wait_until(lambda: "a share group has the name streamkm-shared" in caplog.text)

@@ -43,7 +43,7 @@ def open_source(request: pytest.FixtureRequest) -> Iterator[Open]:
     with contextlib.ExitStack() as stack:
 
         def build(bootstrap: str, topic: str, **options: Any) -> KafkaSource:
-            source = KafkaSource(bootstrap, topic, public_api_only=request.param == "plain", **options)
+            source = KafkaSource.connect(bootstrap, topic, public_api_only=request.param == "plain", **options)
             stack.callback(source.close)
             return source
 
@@ -121,8 +121,8 @@ def test_a_poll_after_a_broken_batch_never_spins(own_broker: tuple[LocalBroker, 
     assert broken.value.where == f"{topic}-0@3"
     assert broken.value.hint.startswith("Restore the partition")
     # kafka-python does not report where the next batch begins.
-    assert (broken.value.lost or ())[:3] == ((topic, 0, 3) if source.columnar else ())
-    assert ("--on-data-loss skip" in broken.value.hint) == source.columnar
+    assert (broken.value.lost or ())[:3] == ((topic, 0, 3) if source.driver.columnar else ())
+    assert ("--on-data-loss skip" in broken.value.hint) == source.driver.columnar
     for _ in range(2):
         with pytest.raises(CorruptBatchError, match=f"{topic}-0@3"):
             within(5.0, lambda: source.poll(0.1, 100))
@@ -358,7 +358,7 @@ def test_a_broken_batch_is_passed_over_where_that_is_wanted_and_is_on_record(
     assigner = Assigner(
         "m",
         f"{topic}.out",
-        open_source=lambda: KafkaSource(broker.bootstrap, topic),
+        open_source=lambda: KafkaSource.connect(broker.bootstrap, topic),
         open_writer=lambda: KafkaTransactionalWriter(broker.bootstrap, f"assign:{topic}"),
         codec=make_codec(CODEC),
         store=memory,
@@ -397,7 +397,7 @@ def test_a_compacted_topic_is_recomputed_from_what_is_left(
 
         def compacted() -> tuple[dict[TopicPartition, int], int] | None:
             produce(broker.bootstrap, topic, [None])  # rolls the segment
-            with contextlib.closing(KafkaSource(broker.bootstrap, topic)) as source:
+            with contextlib.closing(KafkaSource.connect(broker.bootstrap, topic)) as source:
                 source.seek(source.beginning())
                 end = source.end()
                 left = sum(value is not None for value in values(source, end))
@@ -421,7 +421,7 @@ def test_reading_goes_on_when_the_broker_comes_back(own_broker: tuple[LocalBroke
     topic = create_topic(broker.bootstrap)
     produce(broker.bootstrap, topic, [b"before"] * 3)
     patient = {"metadata.max.age.ms": int(1000 * PATIENCE)}  # three times as long, and a silent broker is away
-    with contextlib.closing(KafkaSource(broker.bootstrap, topic, client=patient)) as source:
+    with contextlib.closing(KafkaSource.connect(broker.bootstrap, topic, client=patient)) as source:
         source.seek(source.beginning())
         assert values(source) == [b"before"] * 3
         broker.restart()
@@ -430,8 +430,8 @@ def test_reading_goes_on_when_the_broker_comes_back(own_broker: tuple[LocalBroke
 
 
 def test_the_client_is_set_so_that_it_can_neither_skip_nor_commit_nor_hang(bootstrap: str, topic: Any) -> None:
-    with contextlib.closing(KafkaSource(bootstrap, topic(1), group_id="g")) as source:
-        config = source._consumer.config
+    with contextlib.closing(KafkaSource.connect(bootstrap, topic(1), group_id="g")) as source:
+        config = source.driver._consumer.config
         assert config["auto_offset_reset"] == "none"
         assert config["enable_auto_commit"] is False
         assert config["isolation_level"] == "read_committed"
@@ -439,7 +439,7 @@ def test_the_client_is_set_so_that_it_can_neither_skip_nor_commit_nor_hang(boots
         assert config["key_deserializer"] is config["value_deserializer"] is None
         assert config["check_crcs"] is True
         source.seek(source.beginning())
-        assert source._consumer.subscription() is None  # assigned: no listener runs on another thread
+        assert source.driver._consumer.subscription() is None  # assigned: no listener runs on another thread
 
 
 @pytest.mark.parametrize(
@@ -455,7 +455,7 @@ def test_the_client_is_set_so_that_it_can_neither_skip_nor_commit_nor_hang(boots
 )
 def test_a_user_cannot_set_what_would_lose_records(bootstrap: str, topic: Any, name: str) -> None:
     with pytest.raises(SettingsError, match=name):
-        KafkaSource(bootstrap, topic(1), client={name: "latest"})
+        KafkaSource.connect(bootstrap, topic(1), client={name: "latest"})
 
 
 def test_checksums_are_computed_in_c() -> None:
@@ -474,7 +474,7 @@ def test_positions_are_committed_for_other_tools_and_reading_needs_no_group(
     name = topic(2)
     group = f"group-{name}"
     produce(bootstrap, name, [b"x"] * 4)
-    with contextlib.closing(KafkaSource(bootstrap, name, group_id=group)) as source:
+    with contextlib.closing(KafkaSource.connect(bootstrap, name, group_id=group)) as source:
         source.seek(source.beginning())
         values(source)
         source.commit({TopicPartition(name, 0): 1, TopicPartition(name, 1): 0})
@@ -490,21 +490,21 @@ def test_positions_are_committed_for_other_tools_and_reading_needs_no_group(
 
 def test_a_commit_never_raises_and_never_waits(bootstrap: str, topic: Any) -> None:
     name = topic(1)
-    with contextlib.closing(KafkaSource(bootstrap, name, group_id="")) as source:  # no broker takes this group
+    with contextlib.closing(KafkaSource.connect(bootstrap, name, group_id="")) as source:  # no broker takes this group
         source.commit({TopicPartition(name, 0): 10})
         source.commit({TopicPartition("another", 7): 10})
-    with contextlib.closing(KafkaSource(bootstrap, name)) as source:
+    with contextlib.closing(KafkaSource.connect(bootstrap, name)) as source:
         source.commit({TopicPartition(name, 0): 10})
 
 
 def test_a_topic_that_is_not_there_is_named_with_those_near_it_and_not_made(bootstrap: str, topic: Any) -> None:
     name = topic(1)
-    with contextlib.closing(KafkaSource(bootstrap, name[:-1])) as source:
+    with contextlib.closing(KafkaSource.connect(bootstrap, name[:-1])) as source:
         with pytest.raises(TopicNotFoundError, match=f"(?s){name[:-1]}.*Did you mean .*{name}"):
             source.partitions()
         for call in (source.identity, source.beginning, source.end):
             with pytest.raises(TopicNotFoundError):
                 call()
-    impossible = KafkaSource(bootstrap, "no such topic: not even a name")
+    impossible = KafkaSource.connect(bootstrap, "no such topic: not even a name")
     with contextlib.closing(impossible), pytest.raises(SourceError):
         impossible.partitions()

@@ -66,7 +66,9 @@ def test_why_a_broker_refuses_a_connection_is_reported_without_waiting(secured: 
     listener, more, words = REFUSED[case]
     before = threading.active_count()
     with pytest.raises(BrokerRefusedError, match=words) as refused:
-        KafkaSource(getattr(secured, listener), "points", client=properties(secured, more), request_timeout=FOR_EVER)
+        KafkaSource.connect(
+            getattr(secured, listener), "points", client=properties(secured, more), request_timeout=FOR_EVER
+        )
     assert threading.active_count() == before
     assert refused.value.where == getattr(secured, listener)
     assert PASSWORD not in str(refused.value)
@@ -80,7 +82,7 @@ def test_writers_report_it_too_and_a_second_broker_may_accept(secured: Secured) 
     with pytest.raises(BrokerRefusedError, match="login failed"):
         KafkaTransactionalWriter(secured.sasl, "t", client=wrong, timeout=FOR_EVER)
     both = f"{secured.plain},{secured.sasl}"
-    with contextlib.closing(KafkaSource(both, "points", client=secured.login())) as source:
+    with contextlib.closing(KafkaSource.connect(both, "points", client=secured.login())) as source:
         assert source.identity()["topic"] == "points"
 
 
@@ -91,7 +93,7 @@ def test_writers_report_it_too_and_a_second_broker_may_accept(secured: Secured) 
 def test_valid_credentials_can_read(secured: Secured, listener: str, protocol: str) -> None:
     client = properties(secured, {"security.protocol": protocol})
     client = client if protocol != "SSL" else {k: v for k, v in client.items() if not k.startswith("sasl")}
-    with contextlib.closing(KafkaSource(getattr(secured, listener), "points", client=client)) as source:
+    with contextlib.closing(KafkaSource.connect(getattr(secured, listener), "points", client=client)) as source:
         source.seek(source.beginning())
         assert sum(map(len, drain(source, source.end()))) == 10
 
@@ -107,7 +109,7 @@ def deaf() -> Iterator[str]:
 def test_waiting_for_a_broker_can_be_stopped(deaf: str, protocol: str) -> None:
     looks = iter(range(100))
     with pytest.raises(BrokerUnreachableError, match="stopped while waiting"):
-        KafkaSource(
+        KafkaSource.connect(
             deaf,
             "t",
             client={"security.protocol": protocol},

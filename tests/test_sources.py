@@ -14,6 +14,7 @@ from kafka_traffic import write_everything
 from source_checks import CHECKS, Check, Setting, by_partition, drain
 from streamkm.connectors import FileSource, KafkaSource, MemorySource, Source
 from streamkm.records import RawRecord, TopicPartition
+from streamkm.testing import KafkaClusterInMemory, KafkaDriverInMemory
 
 ROWS = [(i / 4, -i, f"text {i}" if i % 9 == 4 else str(i)) for i in range(60)]
 
@@ -113,15 +114,26 @@ def _kafka(request: pytest.FixtureRequest, plain: bool) -> Setting:
     name, expected = request.getfixturevalue("everything")
 
     def open_source() -> KafkaSource:
-        source = KafkaSource(bootstrap, name, group_id="checks", public_api_only=plain)
-        assert source.columnar is not plain
+        source = KafkaSource.connect(bootstrap, name, group_id="checks", public_api_only=plain)
+        assert source.driver.columnar is not plain
         return source
 
     return Setting(open_source, expected)
 
 
+def _kafka_in_memory() -> Setting:
+    cluster = KafkaClusterInMemory()
+    cluster.create_topic("memory", 3)
+    setting = _memory()
+    cluster.append(record for records in setting.expected.values() for record in records)
+    cluster.advance(TopicPartition("memory", 1), 100)
+    cluster.truncate(TopicPartition("memory", 2), 2)
+    return Setting(lambda: KafkaSource(KafkaDriverInMemory(cluster), "memory", group_id="checks"), setting.expected)
+
+
 IMPLEMENTATIONS: dict[str, Callable[[pytest.FixtureRequest, Path], Setting]] = {
     "memory": lambda _request, _path: _memory(),
+    "driver": lambda _request, _path: _kafka_in_memory(),
     "csv": lambda _request, path: _files(path, "csv"),
     "npy": lambda _request, path: _files(path, "npy"),
     "npz": lambda _request, path: _files(path, "npz"),

@@ -48,7 +48,7 @@ class RecordReader:
             return entry
         partition, offset = record.partition, record.offset
         if partition.topic not in self._sources:
-            self._sources[partition.topic] = KafkaSource(
+            self._sources[partition.topic] = KafkaSource.connect(
                 self._bootstrap, partition.topic, client=self._properties, public_api_only=True
             )
         source = self._sources[partition.topic]

@@ -3,6 +3,7 @@
 from streamkm.testing.broker import KAFKA_IMAGE, BrokerChoice, choose_broker
 from streamkm.testing.codecs import FramedCodec, SchemaRegistryInMemory
 from streamkm.testing.fakes import FlakySource, FlakyStore, FullStore, JumpingClock, KillAtCall, ManualClock, StopAfter
+from streamkm.testing.kafka import InMemoryKafkaError, KafkaClusterInMemory, KafkaDriverInMemory
 
 __all__ = [
     "KAFKA_IMAGE",
@@ -11,7 +12,10 @@ __all__ = [
     "FlakyStore",
     "FramedCodec",
     "FullStore",
+    "InMemoryKafkaError",
     "JumpingClock",
+    "KafkaClusterInMemory",
+    "KafkaDriverInMemory",
     "KillAtCall",
     "ManualClock",
     "SchemaRegistryInMemory",

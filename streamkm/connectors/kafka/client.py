@@ -11,17 +11,10 @@ import kafka  # type: ignore[import-untyped]
 import kafka.errors as ke  # type: ignore[import-untyped]
 
 from streamkm.connectors.kafka.connection_check import check_reachable
+from streamkm.connectors.kafka.driver import ErrorKind, error_message, kafka_error
 from streamkm.connectors.kafka.security import resolve_security
 from streamkm.connectors.kafka.sockets import use_large_reads
-from streamkm.errors import (
-    BrokerUnreachableError,
-    CorruptBatchError,
-    PositionLostError,
-    SettingsError,
-    SourceError,
-    StreamkmError,
-    TopicNotFoundError,
-)
+from streamkm.errors import SettingsError, StreamkmError
 from streamkm.redaction import remember_properties
 from streamkm.values import CLIENT_ALIASES
 
@@ -158,10 +151,10 @@ def connection_error(bootstrap: str, timeout: float = 2.0) -> str:
     return ""
 
 
-# Error classes of kafka-python by the class that they are translated to. A class includes its subclasses unless they
-# are listed themselves; a test checks that every error class of kafka-python is covered.
-_ERROR_NAMES: dict[type[SourceError | SettingsError], tuple[str, ...]] = {
-    PositionLostError: (
+# Error classes of kafka-python by kind. A class includes its subclasses unless they are listed themselves; a test
+# checks that every error class of kafka-python is covered.
+_ERROR_NAMES: dict[ErrorKind, tuple[str, ...]] = {
+    ErrorKind.POSITION_LOST: (
         "LogTruncationError",
         "NoOffsetForPartitionError",
         "OffsetMovedToTieredStorageError",
@@ -169,50 +162,47 @@ _ERROR_NAMES: dict[type[SourceError | SettingsError], tuple[str, ...]] = {
         "PositionOutOfRangeError",
         "SnapshotNotFoundError",
     ),
-    CorruptBatchError: (
+    ErrorKind.CORRUPT_BATCH: (
         "CorruptRecordError",
         "InvalidRecordError",
         "UnsupportedCodecError",
         "UnsupportedCompressionTypeError",
         "UnsupportedForMessageFormatError",
     ),
-    TopicNotFoundError: (
+    ErrorKind.TOPIC_NOT_FOUND: (
         "InconsistentTopicIdError",
         "InvalidTopicError",
         "ListenerNotFoundError",
         "UnknownTopicIdError",
         "UnknownTopicOrPartitionError",
     ),
-    SettingsError: ("IllegalArgumentError", "InvalidConfigurationError", "KafkaConfigurationError"),
-    BrokerUnreachableError: (
+    ErrorKind.SETTINGS: ("IllegalArgumentError", "InvalidConfigurationError", "KafkaConfigurationError"),
+    ErrorKind.UNREACHABLE: (
         "BrokerNotAvailableError",
         "KafkaProtocolError",
         "RetriableError",
         "UnknownBrokerIdError",
         "UnrecognizedBrokerVersion",
     ),
-    # Refusals of the broker, and errors of producers, groups and controllers.
-    SourceError: (
+    ErrorKind.DENIED: (
         "AuthorizationError",
+        "IllegalSaslStateError",
+        "SaslAuthenticationFailedError",
+        "SecurityDisabledError",
+        "UnsupportedSaslMechanismError",
+    ),
+    # Errors of producers, groups and controllers.
+    ErrorKind.FAILED: (
         "CommitFailedError",
         "IllegalStateError",
         "QuotaViolationError",
-        "SaslAuthenticationFailedError",
         "TransactionAbortedError",
         "BrokerResponseError",
     ),
 }
-ERROR_CLASSES: dict[type[Exception], type[SourceError | SettingsError]] = {
+ERROR_KINDS: dict[type[Exception], ErrorKind] = {
     getattr(ke, name): kind for kind, names in _ERROR_NAMES.items() for name in names
 }
-
-_REFUSED = (
-    ke.AuthorizationError,
-    ke.SaslAuthenticationFailedError,
-    ke.UnsupportedSaslMechanismError,
-    ke.IllegalSaslStateError,
-    ke.SecurityDisabledError,
-)
 
 
 def start_client(make: Any, *, large_reads: bool = False, **settings: Any) -> Any:
@@ -244,22 +234,23 @@ def start_client(make: Any, *, large_reads: bool = False, **settings: Any) -> An
         raise
 
 
-def error_class(error: type[BaseException]) -> type[SourceError | SettingsError] | None:
-    """The class that an error of kafka-python is translated to, by its nearest listed base; None if there is none."""
-    for base in error.__mro__:
-        found = ERROR_CLASSES.get(base)
-        if found is not None:
-            return found
-    return None
+def classify(error: Exception) -> ErrorKind:
+    """What an error of kafka-python means, by its nearest listed base class."""
+    found = next((ERROR_KINDS[base] for base in type(error).__mro__ if base in ERROR_KINDS), None)
+    if found is not None:
+        return found
+    if isinstance(error, OSError):
+        return ErrorKind.UNREACHABLE
+    return ErrorKind.FAILED if isinstance(error, ke.KafkaError) else ErrorKind.FOREIGN
 
 
-def translate_error(error: Exception, *, doing: str, where: str, bootstrap: str) -> StreamkmError:  # noqa: PLR0911
-    """Translate an error of kafka-python; raise the result ``from`` it.
+def translate_error(error: Exception, *, doing: str, where: str, bootstrap: str) -> StreamkmError:
+    """Translate an error of kafka-python, see `kafka_error`; a `StreamkmError` is returned unchanged.
 
     Parameters
     ----------
     error
-        The error; a `StreamkmError` is returned unchanged.
+        The error; raise the result ``from`` it.
     doing
         Current operation, such as "reading".
     where
@@ -269,34 +260,5 @@ def translate_error(error: Exception, *, doing: str, where: str, bootstrap: str)
     """
     if isinstance(error, StreamkmError):
         return error
-    message = str(error) or type(error).__name__
-    kind = error_class(type(error))
-    if kind is BrokerUnreachableError or isinstance(error, OSError):
-        return BrokerUnreachableError(
-            f"no broker answered at {bootstrap} while {doing} ({message})",
-            where=where,
-            hint="Is it running, and does it advertise an address that is reachable from here?",
-        )
-    if kind is PositionLostError:
-        return PositionLostError(
-            f"the position is no longer in the topic ({message})",
-            where=where,
-            hint="Retention deleted it, or the topic was truncated; choose a new position to continue from",
-        )
-    if kind is CorruptBatchError:
-        return CorruptBatchError(
-            f"a record batch cannot be read ({message})",
-            where=where,
-            hint="Restore the partition from a replica, or continue from an offset behind the batch",
-        )
-    if kind is TopicNotFoundError:
-        return TopicNotFoundError(f"the topic does not exist ({message})", where=where)
-    if kind is SettingsError:
-        return SettingsError(f"kafka-python refuses its settings: {message}", where=where)
-    if isinstance(error, _REFUSED):
-        return SourceError(
-            f"the broker denies access while {doing}: {message}",
-            where=where,
-            hint="Check the credentials, and their permissions to describe and read the topic and to use the group",
-        )
-    return SourceError(f"kafka-python failed while {doing}: {type(error).__name__}: {message}", where=where)
+    kind = classify(error)
+    return kafka_error(kind, error_message(kind, error), doing=doing, where=where, bootstrap=bootstrap)

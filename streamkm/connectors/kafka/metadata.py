@@ -12,6 +12,7 @@ import kafka  # type: ignore[import-untyped]
 import kafka.errors as ke  # type: ignore[import-untyped]
 
 from streamkm.connectors.kafka.client import admin_settings, start_client, translate_error
+from streamkm.connectors.kafka.driver import TopicDescription
 
 
 def topic_id(value: object) -> str:
@@ -40,7 +41,7 @@ class TopicMetadata:
     def __init__(self, cluster: Any, topic: str) -> None:
         self._topic = topic
         self._updated_at = time.monotonic()
-        self.latest: tuple[str, frozenset[int]] | None = None
+        self.latest: TopicDescription | None = None
         cluster.add_listener(self._updated)
 
     def seconds_since_update(self) -> float:
@@ -52,7 +53,7 @@ class TopicMetadata:
         self._updated_at = time.monotonic()
         partitions = cluster.partitions_for_topic(self._topic)
         if partitions is not None or self.latest is not None:
-            self.latest = topic_id(cluster.topic_id(self._topic)), frozenset(partitions or ())
+            self.latest = TopicDescription(topic_id(cluster.topic_id(self._topic)), frozenset(partitions or ()))
 
 
 _INACTIVE_STATES = frozenset({"", "Empty", "Dead", "Unknown"})

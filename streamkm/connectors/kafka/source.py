@@ -1,4 +1,4 @@
-"""Reads a Kafka topic through kafka-python."""
+"""Reads a Kafka topic, by the driver of a Kafka client."""
 
 from __future__ import annotations
 
@@ -6,26 +6,23 @@ import contextlib
 import copy
 import difflib
 import functools
-import logging
-import math
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, cast
+from typing import Literal, Self
 
-import kafka  # type: ignore[import-untyped]
-import kafka.errors as ke  # type: ignore[import-untyped]
 import numpy as np
-from kafka.structs import OffsetAndMetadata  # type: ignore[import-untyped]
 
-from streamkm.connectors.columns import byte_records
 from streamkm.connectors.kafka.background import BackgroundCall, OffsetCommitter
-from streamkm.connectors.kafka.client import admin_settings, connection_settings, start_client, translate_error
-from streamkm.connectors.kafka.connection_check import check_connection
-from streamkm.connectors.kafka.decompression import MAX_DECOMPRESSED_BYTES, MAX_VALUE_BYTES, DecompressionBuffer
-from streamkm.connectors.kafka.metadata import TopicMetadata, group_conflict, topic_id
-from streamkm.connectors.kafka.record_batches import BatchRecords, RecordColumns, columns, join
-from streamkm.connectors.kafka.sockets import SUPPORTED_VERSIONS
+from streamkm.connectors.kafka.decompression import MAX_DECOMPRESSED_BYTES, MAX_VALUE_BYTES
+from streamkm.connectors.kafka.driver import (
+    ErrorKind,
+    FetchedColumns,
+    KafkaDriver,
+    TopicDescription,
+    error_message,
+    kafka_error,
+)
+from streamkm.connectors.kafka.kafka_python import KafkaPythonDriver
 from streamkm.connectors.positions import check_position
 from streamkm.errors import (
     BrokerUnreachableError,
@@ -37,21 +34,13 @@ from streamkm.errors import (
     TopicChangedError,
     TopicNotFoundError,
 )
-from streamkm.records import ByteRecords, Position, RawRecord, TopicPartition
+from streamkm.records import ByteRecords, Position, TopicPartition
 from streamkm.state import Json
 
-log = logging.getLogger(__name__)
-
-_CLIENT_DEFAULTS: dict[str, Any] = {
-    "max_partition_fetch_bytes": 2 << 20,
-    "fetch_max_bytes": 32 << 20,
-    "reconnect_backoff_max_ms": 2000,  # default 30 s: reading would resume that long after the broker is back
-    "metadata_max_age_ms": 5000,  # default 5 min: delay until a new partition is noticed
-    "metrics_enabled": False,
-}
 _CLOSE_SECONDS = 2.0
-_METADATA_SECONDS = 0.05
 _CONFIRM_SECONDS = 5.0
+_MISSED_REFRESHES = 3
+"""Refreshes of metadata without a response after which the broker is gone."""
 
 
 class KafkaSource:
@@ -60,47 +49,43 @@ class KafkaSource:
     Partitions are assigned, not balanced by a consumer group: the holder of the model's lease reads all of them. Only
     committed transactions are read. Offsets are committed to the group `group_id` for monitoring tools only.
 
+    While no records arrive, `poll` raises after three refreshes of metadata (``metadata.max.age.ms``, 5 s) without a
+    response.
+
     Parameters
     ----------
-    bootstrap
-        ``host:port``, several separated by commas.
+    driver
+        Of the Kafka client; closed with the source.
     topic
         Name of the topic; it is never created.
     group_id
         Group for `commit`; if None, `commit` does nothing.
-    public_api_only
-        Use the public API of kafka-python only: slower by an order of magnitude, with the same result. Otherwise record
-        batches are read as columns, if the version of kafka-python is known to allow it.
-    request_timeout
-        Time after which a broker that does not respond counts as unreachable, s. While no records arrive, `poll` raises
-        after three refreshes of metadata (``metadata.max.age.ms``, 5 s) without a response.
-    client
-        More client properties by their Kafka names (``security.protocol``, ``sasl.mechanism``, ...).
-    max_decompressed_bytes
-        Maximum number of bytes that one poll decompresses; the rest follows in the next poll. Not used with
-        `public_api_only`.
-    max_value_bytes
-        Maximum size of a value, bytes: a longer one in a compressed batch may be truncated (`ByteRecords.cut`).
-    should_stop
-        Called while waiting for the first broker; True ends the wait.
 
     Attributes
     ----------
-    columnar
-        Whether record batches are read as columns.
-
-    Raises
-    ------
-    BrokerUnreachableError
-        No broker at `bootstrap` responds.
-    BrokerRefusedError
-        A broker refuses the connection.
-    SettingsError
-        A property in `client` is unknown or not valid.
+    driver
+        See above.
     """
 
-    def __init__(
-        self,
+    def __init__(self, driver: KafkaDriver, topic: str, *, group_id: str | None = None) -> None:
+        self.driver = driver
+        self._topic = topic
+        self._group_id = group_id
+        self._max_silence = _MISSED_REFRESHES * driver.metadata_seconds
+        self._position: dict[TopicPartition, int] = {}
+        self._topic_id: str | None = None  # of the first response
+        self._partitions: frozenset[int] = frozenset()
+        self._checked_metadata: object = None
+        self._failure: StreamkmError | None = None
+        self._closed = False
+        self._committer: OffsetCommitter | None = None
+        self._identity_check: BackgroundCall | None = None
+        self._check_pending = False
+        self._watch = driver.watch(topic)
+
+    @classmethod
+    def connect(
+        cls,
         bootstrap: str,
         topic: str,
         *,
@@ -111,65 +96,43 @@ class KafkaSource:
         max_decompressed_bytes: int = MAX_DECOMPRESSED_BYTES,
         max_value_bytes: int = MAX_VALUE_BYTES,
         should_stop: Callable[[], bool] = lambda: False,
-    ) -> None:
-        self._bootstrap = bootstrap
-        self._topic = topic
-        self._group_id = group_id
-        self._timeout_ms = int(request_timeout * 1000)
-        self._settings = _CLIENT_DEFAULTS | connection_settings(bootstrap, client, request_timeout)
-        wait = int(self._settings.get("fetch_max_wait_ms", 500))
-        self._settings["fetch_max_wait_ms"] = min(wait, self._timeout_ms // 2)
-        # Metadata is refreshed regularly: after three refreshes without a response the broker is gone.
-        self._max_silence = 3 * int(self._settings["metadata_max_age_ms"]) / 1000
-        self._decompression = DecompressionBuffer(max_decompressed_bytes, max_value_bytes)
-        self._position: dict[TopicPartition, int] = {}
-        self._topic_id: str | None = None  # of the first response
-        self._partitions: frozenset[int] = frozenset()
-        self._checked_metadata: object = None
-        self._failure: StreamkmError | None = None
-        self._closed = False
-        self._admin_client: Any = None
-        self._admin_lock = threading.Lock()  # the committer's thread may need it first
-        self._committer: OffsetCommitter | None = None
-        self._identity_check: BackgroundCall | None = None
-        self._check_pending = False
-        self.columnar = not public_api_only and kafka.__version__ in SUPPORTED_VERSIONS
-        with self._translated_errors("connecting"):
-            check_connection(self._settings, should_stop)
-            # No group: kafka-python's poll would wait for the group's coordinator. No deserializers: one that raises
-            # makes the next poll loop forever.
-            self._consumer = start_client(
-                kafka.KafkaConsumer,
-                large_reads=self.columnar,
-                **self._settings,
-                group_id=None,
-                auto_offset_reset="none",
-                enable_auto_commit=False,
-                isolation_level="read_committed",
-                allow_auto_create_topics=False,
-            )
-        self._topic_metadata = TopicMetadata(self._consumer._cluster, topic)  # noqa: SLF001  # the version is pinned
-        if self.columnar:
-            read = functools.partial(BatchRecords, buffer=self._decompression)
-            self._consumer._fetcher.PartitionRecords = read  # noqa: SLF001  # see record_batches
-        elif not public_api_only:
-            log.warning(
-                "kafka-python %s is not one of %s: records are read one by one, which is slower",
-                kafka.__version__,
-                ", ".join(sorted(SUPPORTED_VERSIONS)),
-            )
+    ) -> Self:
+        """Open a source with kafka-python.
+
+        Parameters
+        ----------
+        topic, group_id
+            Of the source.
+        bootstrap, public_api_only, request_timeout, client, max_decompressed_bytes, max_value_bytes, should_stop
+            Of the driver, see `KafkaPythonDriver`.
+
+        Raises
+        ------
+        BrokerUnreachableError
+            No broker at `bootstrap` responds.
+        BrokerRefusedError
+            A broker refuses the connection.
+        SettingsError
+            A property in `client` is unknown or not valid.
+        """
+        driver = KafkaPythonDriver(
+            bootstrap,
+            public_api_only=public_api_only,
+            request_timeout=request_timeout,
+            client=client,
+            max_decompressed_bytes=max_decompressed_bytes,
+            max_value_bytes=max_value_bytes,
+            should_stop=should_stop,
+            where=topic,
+        )
+        return cls(driver, topic, group_id=group_id)
 
     def identity(self) -> Json:
         self._check()
         topic = self._describe()
         with self._translated_errors("describing the cluster"):
-            cluster = self._admin().describe_cluster()
-        return {
-            "kind": "kafka",
-            "topic": self._topic,
-            "topic_id": topic_id(topic.get("topic_id")),
-            "cluster_id": str(cluster.get("cluster_id") or ""),
-        }
+            cluster_id = self.driver.cluster_id()
+        return {"kind": "kafka", "topic": self._topic, "topic_id": topic.topic_id, "cluster_id": cluster_id}
 
     def partitions(self) -> tuple[TopicPartition, ...]:
         self._check()
@@ -185,12 +148,10 @@ class KafkaSource:
     def offsets_at(self, seconds: float) -> Position:
         """For each partition the offset of the first record at or after a time, s since the epoch, or else its end."""
         partitions = self.partitions()
-        timestamps = {kafka.TopicPartition(*tp): max(0, math.ceil(seconds * 1000)) for tp in partitions}
         with self._translated_errors("asking for offsets by time"):
-            found = self._consumer.offsets_for_times(timestamps, timeout_ms=self._timeout_ms)
+            found = self.driver.offsets_at(seconds, partitions)
         end = self._bounds("end", partitions)
-        at = {tp: found.get(kafka.TopicPartition(*tp)) for tp in partitions}
-        return {tp: end[tp] if o is None or o.offset < 0 else min(int(o.offset), end[tp]) for tp, o in at.items()}
+        return {tp: min(found.get(tp, end[tp]), end[tp]) for tp in partitions}
 
     def seek(self, position: Position) -> None:
         self._check()
@@ -204,11 +165,10 @@ class KafkaSource:
         beginning, end = self._bounds("beginning", partitions), self._bounds("end", partitions)
         for tp in partitions:
             check_position(tp, position[tp], beginning[tp], end[tp])
+        start = {tp: position[tp] for tp in partitions}
         with self._translated_errors("seeking"):
-            self._consumer.assign([kafka.TopicPartition(*tp) for tp in partitions])
-            for tp in partitions:
-                self._consumer.seek(kafka.TopicPartition(*tp), position[tp])
-        self._position = {tp: position[tp] for tp in partitions}
+            self.driver.assign(start)
+        self._position = start
 
     def poll(self, timeout: float, max_records: int) -> Sequence[ByteRecords]:
         self._check()
@@ -218,23 +178,20 @@ class KafkaSource:
         try:
             self._refresh_partitions()
             self._check_pending = False
-            self._decompression.reset()
-            got = self._consumer.poll(timeout_ms=max(0, int(timeout * 1000)), max_records=max_records)
-            after = {tp: self._offset(tp) for tp in self._position}
+            got = self.driver.fetch(timeout, max_records)
+            after = self.driver.position()
         except Exception as error:
-            # The next poll of kafka-python may never return: this consumer is not used again.
+            # The next poll of kafka-python may never return: this driver does not fetch again.
             self._failure = self._poll_error(error)
             raise self._failure from error
         out = []
-        for tp in self._position:
-            records = got.get(kafka.TopicPartition(*tp))
-            if records or after[tp] != self._position[tp]:
-                make = _from_batches if self.columnar else _from_consumer_records
-                out.append(make(tp, self._position[tp], after[tp], records or ()))
-        self._position = after
-        if not out and (silent := self._topic_metadata.seconds_since_update()) > self._max_silence:
-            silence = ke.KafkaTimeoutError(f"silent for {silent:.0f} s")
-            self._failure = translate_error(silence, doing="reading", where=self._topic, bootstrap=self._bootstrap)
+        for tp, start in self._position.items():
+            columns = got.get(tp)
+            if columns is not None or after[tp] != start:
+                out.append(ByteRecords(tp, start, after[tp], *(_EMPTY if columns is None else columns)))
+        self._position = dict(after)
+        if not out and (silent := self._watch.seconds_since_update()) > self._max_silence:
+            self._failure = self._error(ErrorKind.UNREACHABLE, f"silent for {silent:.0f} s", "reading")
             raise self._failure
         return out
 
@@ -252,7 +209,7 @@ class KafkaSource:
         assert self._identity_check is not None  # noqa: S101  # started above
         if not self._identity_check.wait(_CONFIRM_SECONDS):
             raise BrokerUnreachableError(
-                f"no broker at {self._bootstrap} confirmed the topic's identity within {_CONFIRM_SECONDS:g} s",
+                f"no broker at {self.driver.bootstrap} confirmed the topic's identity within {_CONFIRM_SECONDS:g} s",
                 where=self._topic,
             )
 
@@ -266,8 +223,9 @@ class KafkaSource:
             return
         if self._committer is None:
             group = self._group_id
-            explain = lambda: group_conflict(self._admin(), group)  # noqa: E731
-            self._committer = OffsetCommitter(self._send_commit, f"group {group}", explain)
+            send = functools.partial(self.driver.commit_group, group)
+            explain = functools.partial(self.driver.group_conflict, group)
+            self._committer = OffsetCommitter(send, f"group {group}", explain)
         self._committer.commit(position)
 
     def close(self) -> None:
@@ -278,11 +236,7 @@ class KafkaSource:
             self._committer.close(_CLOSE_SECONDS)
         if self._identity_check is not None:
             self._identity_check.close()
-        for client in (self._consumer, self._admin_client):
-            if client is not None:
-                # Errors of a client that is discarded do not matter.
-                with contextlib.suppress(Exception):
-                    client.close()
+        self.driver.close()
 
     def _check_open(self) -> None:
         if self._closed:
@@ -293,77 +247,57 @@ class KafkaSource:
         if self._failure is not None:
             raise copy.copy(self._failure) from self._failure
 
+    def _error(self, kind: ErrorKind, message: str, doing: str, where: str = "") -> StreamkmError:
+        driver = self.driver
+        return kafka_error(
+            kind, message, doing=doing, where=where or self._topic, bootstrap=driver.bootstrap, client=driver.client
+        )
+
     @contextlib.contextmanager
     def _translated_errors(self, doing: str) -> Iterator[None]:
         try:
             yield
+        except StreamkmError:
+            raise
         except Exception as error:
-            translated = translate_error(error, doing=doing, where=self._topic, bootstrap=self._bootstrap)
-            if translated is error:
-                raise
-            raise translated from error
-
-    def _admin(self) -> Any:
-        with self._admin_lock:
-            if self._admin_client is None:
-                self._admin_client = start_client(kafka.KafkaAdminClient, **admin_settings(self._settings))
-            return self._admin_client
+            kind = self.driver.classify(error)
+            raise self._error(kind, error_message(kind, error), doing) from error
 
     def _refresh_partitions(self) -> None:
         """Request the partitions if the client's metadata differ from what is known."""
-        latest = self._topic_metadata.latest
+        latest = self._watch.latest
         if self._partitions and latest is not None:
             if latest == (self._topic_id, self._partitions) or latest is self._checked_metadata:
                 return
             self._checked_metadata = latest  # may be older than the response below
         self._describe()
 
-    def _describe(self) -> Mapping[str, Any]:
+    def _describe(self) -> TopicDescription:
         with self._translated_errors("describing the topic"):
-            (topic,) = self._admin().describe_topics([self._topic])
-            error = ke.for_code(topic["error_code"])
-            if error in {ke.UnknownTopicOrPartitionError, ke.InvalidTopicError}:
-                names = [name for name in self._admin().list_topics() if not name.startswith("__")]
+            found = self.driver.describe_topic(self._topic)
+            if found is None:
+                names = self.driver.topics()
                 near = difflib.get_close_matches(self._topic, names, n=3) or sorted(names)[:3]
                 raise TopicNotFoundError(
                     "the topic does not exist",
-                    where=f"{self._topic} on {self._bootstrap}",
+                    where=f"{self._topic} on {self.driver.bootstrap}",
                     hint=f"Did you mean {' or '.join(near)}?" if near else "There is no topic on this broker",
                 )
-            if error is not ke.NoError and not topic["partitions"]:
-                raise error(self._topic)
-            found = topic_id(topic.get("topic_id"))
-            if self._topic_id and found and found != self._topic_id:
-                raise TopicChangedError(
-                    f"the topic was deleted and recreated while it was read (its id was {self._topic_id}, is {found})",
-                    where=self._topic,
-                    hint="Its offsets start again: start a new model under another name",
-                )
-            self._topic_id = found
-            self._partitions = frozenset(int(p["partition_index"]) for p in topic["partitions"])
-        return cast("Mapping[str, Any]", topic)
+        if self._topic_id and found.topic_id and found.topic_id != self._topic_id:
+            raise TopicChangedError(
+                f"the topic was deleted and recreated while it was read (its id was {self._topic_id}, is "
+                f"{found.topic_id})",
+                where=self._topic,
+                hint="Its offsets start again: start a new model under another name",
+            )
+        self._topic_id, self._partitions = found
+        return found
 
-    def _bounds(self, which: str, partitions: Sequence[TopicPartition]) -> Position:
+    def _bounds(self, which: Literal["beginning", "end"], partitions: Sequence[TopicPartition]) -> Position:
         if not partitions:
             return {}
-        fetch = self._consumer.beginning_offsets if which == "beginning" else self._consumer.end_offsets
-        deadline = time.monotonic() + self._timeout_ms / 1000
         with self._translated_errors(f"asking for the {which} offsets"):
-            while True:
-                try:
-                    found = fetch([kafka.TopicPartition(*tp) for tp in partitions], timeout_ms=self._timeout_ms)
-                    return {tp: int(found[kafka.TopicPartition(*tp)]) for tp in partitions}
-                except KeyError:
-                    # A partition newer than the consumer's metadata: kafka-python has requested newer ones, but
-                    # returns without it.
-                    if time.monotonic() > deadline:
-                        raise
-                    time.sleep(_METADATA_SECONDS)
-
-    def _offset(self, tp: TopicPartition) -> int:
-        if self.columnar:  # the public method checks every partition each time
-            return int(self._consumer._subscription.assignment[kafka.TopicPartition(*tp)].position.offset)  # noqa: SLF001
-        return int(self._consumer.position(kafka.TopicPartition(*tp), timeout_ms=self._timeout_ms))
+            return self.driver.bounds(which, partitions)
 
     def _poll_error(self, error: Exception) -> StreamkmError:
         """Translate an error of `poll`, with the partition and the offset where they are known."""
@@ -371,21 +305,15 @@ class KafkaSource:
             return self._clip_lost(error)
         if isinstance(error, StreamkmError):
             return error
-        where = self._topic
-        # Only a private attribute of kafka-python has the partition; without it the error names the topic.
-        part = getattr(getattr(self._consumer, "_fetcher", None), "_next_partition_records", None)
-        if part:
-            where = f"{self._topic}-{part.topic_partition.partition}@{part.next_fetch_offset}"
-        if isinstance(error, ke.OffsetOutOfRangeError):
+        kind = self.driver.classify(error)
+        if kind is ErrorKind.POSITION_LOST:
             return self._position_lost(error)
-        if not isinstance(error, ke.KafkaError | OSError):
-            # Errors of the compression libraries: nothing else raises other errors here.
-            return CorruptBatchError(
-                f"a record batch cannot be read ({type(error).__name__}: {error})",
-                where=where,
-                hint="Restore the partition from a replica, or continue from an offset behind the batch",
-            )
-        return translate_error(error, doing="reading", where=where, bootstrap=self._bootstrap)
+        failed = self.driver.failed_at()
+        where = f"{failed[0]}@{failed[1]}" if failed else ""
+        message = error_message(kind, error)
+        if kind is ErrorKind.FOREIGN:  # of a compression library: nothing else raises other errors here
+            kind = ErrorKind.CORRUPT_BATCH
+        return self._error(kind, message, "reading", where)
 
     def _clip_lost(self, error: CorruptBatchError) -> CorruptBatchError:
         """Limit the lost range to existing offsets: the header of a damaged batch may have any numbers."""
@@ -406,36 +334,7 @@ class KafkaSource:
         except SourceError as found:
             if isinstance(found, PositionLostError):
                 return found
-        return translate_error(error, doing="reading", where=self._topic, bootstrap=self._bootstrap)
-
-    def _send_commit(self, position: Position) -> None:
-        offsets = {kafka.TopicPartition(*tp): OffsetAndMetadata(offset, "", -1) for tp, offset in position.items()}
-        for tp, error in self._admin().alter_group_offsets(self._group_id, offsets).items():
-            if error is not ke.NoError:
-                raise error(f"{tp.topic}-{tp.partition}")
+        return self._error(ErrorKind.POSITION_LOST, error_message(ErrorKind.POSITION_LOST, error), "reading")
 
 
-_EMPTY = columns(np.empty(0, np.uint8), np.empty((5, 0), np.int64))
-
-
-def _from_batches(tp: TopicPartition, start: int, stop: int, parts: Sequence[RecordColumns]) -> ByteRecords:
-    found = join(parts) if parts else _EMPTY
-    data = found.data.view()
-    data.flags.writeable = False
-    return ByteRecords(
-        tp,
-        start,
-        stop,
-        data,
-        found.begins,
-        found.ends,
-        found.offsets,
-        found.timestamps,
-        found.details,
-        found.cut,
-    )
-
-
-def _from_consumer_records(tp: TopicPartition, start: int, stop: int, records: Sequence[Any]) -> ByteRecords:
-    raw = [RawRecord(tp, r.offset, r.timestamp, r.key, r.value, tuple(map(tuple, r.headers))) for r in records]
-    return byte_records(tp, start, stop, raw)
+_EMPTY = FetchedColumns(np.empty(0, np.uint8), *np.empty((4, 0), np.int64), None, {})

@@ -37,7 +37,7 @@ class KafkaTransactionalWriter:
     name
         Name of the writer (``transactional.id``) and of its group.
     client
-        More client properties by their Kafka names, as for `KafkaSource`.
+        More client properties by their Kafka names, as for `KafkaSource.connect`.
     timeout
         Maximum duration of one step of a transaction, s.
     should_stop

@@ -32,7 +32,7 @@ class KafkaWriter:
     bootstrap
         ``host:port``, several separated by commas.
     client
-        More client properties by their Kafka names, as for `KafkaSource`.
+        More client properties by their Kafka names, as for `KafkaSource.connect`.
     timeout
         Time after which a record without acknowledgement counts as failed, s.
     should_stop
