@@ -337,4 +337,5 @@ class KafkaSource:
         return self._error(ErrorKind.POSITION_LOST, error_message(ErrorKind.POSITION_LOST, error), "reading")
 
 
-_EMPTY = FetchedColumns(np.empty(0, np.uint8), *np.empty((4, 0), np.int64), None, {})
+_NONE = np.empty(0, np.int64)
+_EMPTY = FetchedColumns(np.empty(0, np.uint8), _NONE, _NONE, _NONE, _NONE, None, {})
