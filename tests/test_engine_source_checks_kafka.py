@@ -21,7 +21,7 @@ from streamkm.errors import PositionLostError, TopicChangedError, TopicNotFoundE
 from streamkm.records import TopicPartition
 from streamkm.state import CodecSpec, Counters, ModelSpec
 from streamkm.stores import Store, open_store
-from waiting import PATIENCE, wait_until
+from waiting import PATIENCE
 
 pytestmark = pytest.mark.kafka
 
