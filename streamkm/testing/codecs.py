@@ -39,7 +39,13 @@ class SchemaRegistryInMemory:
         self.schemas, self.away, self.lookups = dict(schemas), False, 0
 
     def schema(self, identifier: str) -> str | None:
-        """See `SchemaLookup.schema`."""
+        """See `SchemaLookup.schema`.
+
+        Raises
+        ------
+        CodecUnavailableError
+            It is away.
+        """
         self.lookups += 1
         if self.away:
             raise CodecUnavailableError("the schema registry does not answer", where="registry:8081")
@@ -77,7 +83,15 @@ class FramedCodec:
         return CodecSpec("framed", self.fields, {"max_bytes": self.max_bytes})
 
     def decode(self, records: Records) -> Batch:
-        """See `streamkm.codecs.Codec`."""
+        """See `streamkm.codecs.Codec`.
+
+        Raises
+        ------
+        CodecUnavailableError
+            The registry is away.
+        SettingsError
+            The records have no bytes.
+        """
         if not isinstance(records, ByteRecords):
             raise SettingsError("framed values are decoded from bytes", where=str(records.partition))
         points: list[list[float]] = []

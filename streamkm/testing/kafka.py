@@ -224,7 +224,15 @@ class KafkaDriverInMemory:
         self._position = dict(position)
 
     def fetch(self, timeout: float, max_records: int) -> Mapping[TopicPartition, FetchedColumns]:  # noqa: ARG002
-        """See `KafkaDriver`; does not wait. Silent brokers send nothing."""
+        """See `KafkaDriver`; does not wait. Silent brokers send nothing.
+
+        Raises
+        ------
+        InMemoryKafkaError
+            A position is not in its partition.
+        CorruptBatchError
+            The next batch was spoiled.
+        """
         self._request("fetch")
         out: dict[TopicPartition, FetchedColumns] = {}
         known = {} if self.cluster.silent else self.cluster.topics()
