@@ -88,7 +88,8 @@ RECORDS_LOST = CounterSpec(
 )
 ALARMS = CounterSpec(
     "streamkm_alarms_total",
-    "Alarms of the watchdogs, by alarm: stalled-partition, broker-unavailable, store-unavailable, codec-unavailable, hung",
+    "Alarms of the watchdogs, by alarm: stalled-partition, broker-unavailable, store-unavailable, codec-unavailable, "
+    "hung",
     ("model", "alarm"),
     "engine",
 )

@@ -26,7 +26,6 @@ class SchemaLookup(Protocol):
         CodecUnavailableError
             It cannot be told now.
         """
-        ...
 
 
 @dataclass(frozen=True)
@@ -80,8 +79,6 @@ class Codec(Protocol):
         CodecUnavailableError
             A resource is away: nothing was decoded, and the same records can be decoded once it is back.
         """
-        ...
 
     def spec(self) -> CodecSpec:
         """Specification from which `make_codec` creates this codec, with all options: none is left to a default."""
-        ...

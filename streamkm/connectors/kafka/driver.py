@@ -127,7 +127,6 @@ class TopicWatch(Protocol):
 
     def seconds_since_update(self) -> float:
         """Time since the last refresh of any metadata, s."""
-        ...
 
 
 class FetchedColumns(NamedTuple):
@@ -179,59 +178,45 @@ class KafkaDriver(Protocol):
 
     def cluster_id(self) -> str:
         """Id of the cluster; empty if it has none."""
-        ...
 
     def describe_topic(self, topic: str) -> TopicDescription | None:
         """Ask a broker for a topic; None: it does not exist."""
-        ...
 
     def topics(self) -> Sequence[str]:
         """Names of all topics that may be read, without internal ones."""
-        ...
 
     def watch(self, topic: str) -> TopicWatch:
         """Follow the metadata of a topic without requests of its own."""
-        ...
 
     def bounds(self, which: Literal["beginning", "end"], partitions: Collection[TopicPartition]) -> Position:
         """First offset of each partition, or the offset after its last readable record."""
-        ...
 
     def offsets_at(self, seconds: float, partitions: Collection[TopicPartition]) -> Position:
         """Offset of the first record at or after a time, s since 1970; without partitions that have none."""
-        ...
 
     def assign(self, position: Position) -> None:
         """Read exactly these partitions, from these offsets; fetched records are discarded."""
-        ...
 
     def fetch(self, timeout: float, max_records: int) -> Mapping[TopicPartition, FetchedColumns]:
         """The next records of all partitions together, after a wait of at most `timeout` seconds.
 
         After an error nothing is fetched with this driver any more.
         """
-        ...
 
     def position(self) -> Position:
         """The next offset of each assigned partition; passes over offsets without records."""
-        ...
 
     def failed_at(self) -> tuple[TopicPartition, int] | None:
         """Partition and offset at which `fetch` raised an error; None if the client does not tell."""
-        ...
 
     def commit_group(self, group: str, position: Position) -> None:
         """Commit offsets to a group."""
-        ...
 
     def group_conflict(self, group: str) -> str:
         """Describe members of a group that this program only commits offsets to; empty if none are known."""
-        ...
 
     def classify(self, error: Exception) -> ErrorKind:
         """What an error that a method of this driver raised means."""
-        ...
 
     def close(self) -> None:
         """Close all connections; never raises."""
-        ...
