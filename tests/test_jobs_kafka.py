@@ -12,13 +12,19 @@ import pytest
 
 from processes import program
 from service_api import TOKEN
-from test_serve import Process
+from test_serve import Serving
 from waiting import PATIENCE, wait_until
 
 pytestmark = pytest.mark.kafka
 
 CENTRES = np.array([[0.0, 0.0], [10.0, 0.0], [0.0, 12.0]])
 N = 6000
+
+
+def made_by(live, url):
+    """The store, once the consumer has made it: a service makes none."""
+    live.until(lambda: "owner" in live.output())
+    return url
 
 
 def test_a_job_recomputes_a_range_of_the_topic_and_its_snapshot_takes_charge(bootstrap, topic, tmp_path):
@@ -32,7 +38,12 @@ def test_a_job_recomputes_a_range_of_the_topic_and_its_snapshot_takes_charge(boo
     arguments = ("--bootstrap", bootstrap, "--topic", name, "--fields", "x,y", "--k", "3", "--store", url)
     consumer = program(tmp_path / "log", "live", "m", *arguments, "--checkpoint-every", "200ms")
     environment = {"STREAMKM_TOKEN": TOKEN, "STREAMKM_CACHE": str(tmp_path / "cache")}
-    with consumer as live, Process("--store", url, "--bootstrap", bootstrap, **environment) as serve:
+    with (
+        consumer as live,
+        Serving(
+            tmp_path / "serve.log", "--store", made_by(live, url), "--bootstrap", bootstrap, **environment
+        ) as serve,
+    ):
         auth = {"Authorization": f"Bearer {TOKEN}"}
         with httpx.Client(base_url=serve.url(), trust_env=False, headers=auth, timeout=PATIENCE) as client:
             live.until(lambda: client.get("/v1/models/m").json().get("points") == N)
@@ -56,5 +67,5 @@ def test_a_job_recomputes_a_range_of_the_topic_and_its_snapshot_takes_charge(boo
             asked = client.post("/v1/models/m/promote", json={"snapshot": job["snapshot"]})
             assert asked.status_code == 202
             live.until(lambda: client.get("/v1/models/m").json()["snapshot"]["id"] > before)
-        assert serve.leave(signal.SIGTERM) == 0
-        assert TOKEN not in serve.log
+        assert serve.ends(signal.SIGTERM) == 0
+        assert TOKEN not in serve.output()
