@@ -632,7 +632,9 @@ def check_a_checkpoint_a_day_is_kept_and_the_journal_begins_at_one(store: Store)
     for seq in range(2, 41):  # two commits a day, and a call after each
         now = seq * day / 2
         commit(seq, now)
-        assert store.keep_checkpoint("m", now + 5.0) == (seq % 2 == 0)
+        due = max(now, 1.0 + day) if seq % 2 == 0 else now + 5.0  # exactly a day after the last one, or after the creation
+        assert not store.keep_checkpoint("m", due - 0.5)
+        assert store.keep_checkpoint("m", due) == (seq % 2 == 0)
         assert not store.keep_checkpoint("m", now + 6.0)
         store.apply_retention("m", now + 7.0)
         numbers, journal = [p.commit_seq for p in store.kept_checkpoints("m")], [s for s, _ in store.journal("m")]

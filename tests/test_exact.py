@@ -201,6 +201,12 @@ def test_fewer_different_points_than_clusters_are_no_error(init):
     assert len(set(model.labels_.tolist())) == 2
 
 
+def test_clusters_with_points_move_even_if_there_are_too_few_points_for_the_others():
+    model = ExactKMeans(3, init=[[1.0], [1.0], [1.0]]).fit([[0.0], [4.0]])
+    assert sorted(model.cluster_centers_.ravel().tolist()) == [0, 1, 4]
+    assert model.inertia_ == 0
+
+
 @pytest.mark.parametrize("n", [500, 12_000])
 def test_starts_are_different_points_and_the_same_for_a_seed(n):
     X = np.round(blobs(n, 2, 10), 1)
