@@ -632,7 +632,9 @@ def check_a_checkpoint_a_day_is_kept_and_the_journal_begins_at_one(store: Store)
     for seq in range(2, 41):  # two commits a day, and a call after each
         now = seq * day / 2
         commit(seq, now)
-        due = max(now, 1.0 + day) if seq % 2 == 0 else now + 5.0  # exactly a day after the last one, or after the creation
+        due = (
+            max(now, 1.0 + day) if seq % 2 == 0 else now + 5.0
+        )  # exactly a day after the last one, or after the creation
         assert not store.keep_checkpoint("m", due - 0.5)
         assert store.keep_checkpoint("m", due) == (seq % 2 == 0)
         assert not store.keep_checkpoint("m", now + 6.0)
@@ -665,11 +667,22 @@ def check_models_do_not_see_each_other(store: Store) -> None:
     assert store.load_checkpoint("two") is None
     assert list(store.snapshots("two")) == list(store.journal("two")) == list(store.newest_quarantined("two")) == []
     store.commit(two, commit_of(1, snapshot=True, bad=True))
-    store.commit(two, commit_of(2))
+    store.commit(two, commit_of(2, snapshot=True, bad=True))
+
+    def check_all_of(name: str, seqs: list[int]) -> None:
+        checkpoint = store.load_checkpoint(name)
+        assert checkpoint is not None
+        assert checkpoint.progress.commit_seq == store.snapshot(name).id == seqs[-1]
+        assert [seq for seq, _ in store.journal(name)] == seqs
+        assert [s.id for s in store.snapshots(name)] == seqs[::-1]
+        assert list(store.newest_quarantined(name)) == [bad_of(seq) for seq in seqs[::-1]]
+        assert len(list(store.undelivered(name))) == len(seqs)
+
+    check_all_of("one", [1])
+    check_all_of("two", [1, 2])
     store.delete("one")
     assert [info.spec.name for info in store.models()] == ["two"]
-    assert [seq for seq, _ in store.journal("two")] == [1, 2]
-    assert list(store.newest_quarantined("two")) == [bad_of(1)]
+    check_all_of("two", [1, 2])
 
 
 def check_a_deleted_model_is_gone_whole(store: Store) -> None:

@@ -99,10 +99,14 @@ def test_where_another_unit_would_show_clusters_the_reason_says_so():
     assert "in other units (--scale)" in profile.reason
 
 
+DENSE_EDGES = np.concatenate([np.linspace(-0.1, 0, 45), np.linspace(0, 1, 90), np.linspace(1, 1.1, 45)])
+
+
 @pytest.mark.parametrize(
     ("left", "right", "expected"),
     [
         (np.linspace(0, 1, 100), np.linspace(3, 4, 100), True),
+        (DENSE_EDGES, DENSE_EDGES + 1.4, True),  # half as wide as what lies between the cores
         (np.linspace(0, 1, 100), np.linspace(1, 2, 100), False),
         (np.linspace(0, 1, 100), np.linspace(1.05, 30, 100), False),  # a tail
         (np.linspace(0, 1, 1000), np.linspace(3, 4, 10), False),  # too few to be a cluster
