@@ -340,6 +340,25 @@ def test_rows_of_one_value_make_blocks_too():
     assert np.diff(offsets).max() <= 48
 
 
+def test_rows_for_two_blocks_are_split_between_neighbours():
+    rows = np.random.default_rng(0).permutation(64).astype(np.float32)[:, np.newaxis]
+    offsets = sort_by_kd_tree(rows, None, np.empty(0), 32, ThreadTeam(1), Storage()).offsets
+    lower, upper = sorted(np.split(rows.ravel(), offsets[1:-1].tolist()), key=min)
+    assert max(lower) < min(upper)
+
+
+def test_points_far_from_zero_are_centred_and_others_taken_as_they_are():
+    X = np.random.default_rng(0).normal(size=(1000, 2))
+    for offset in (0.0, 1e6):
+        points = prepare(X + offset, None, 3)
+        np.testing.assert_allclose(points.origin, offset + X.mean(axis=0), atol=1e-3)
+        assert 0.4 < np.abs(points.rows).max() <= 1.0
+    given = X.astype(np.float32)
+    points = prepare(given, None, 3)
+    assert np.shares_memory(points.rows, given)
+    assert (points.unit, points.origin.tolist()) == (1.0, [0.0, 0.0])
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_working_coordinates_are_the_naive_ones(dtype):
     X, rows = (np.random.default_rng(0).normal(size=(20, 3)) + 1e6).astype(dtype), np.empty((20, 3), np.float32)

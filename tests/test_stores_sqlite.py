@@ -18,7 +18,8 @@ from streamkm.errors import StoreError, StoreUnavailableError
 from streamkm.records import BatchRange, TopicPartition
 from streamkm.state import JournalEntry
 from streamkm.stores import SqlStore, journal, open_store
-from streamkm.stores.sql import errors, schema
+from streamkm.stores.sql import errors, schema, sqlite
+from waiting import PATIENCE
 
 
 @pytest.fixture
@@ -188,6 +189,26 @@ def test_connections_have_the_settings_that_exactness_rests_on(store: SqlStore, 
             for name in ("journal_mode", "foreign_keys", "synchronous", "busy_timeout")
         }
     assert found == {"journal_mode": "wal", "foreign_keys": 1, "synchronous": 1, "busy_timeout": 50}
+
+
+def test_a_new_file_that_another_process_locks_is_waited_for_until_the_time_is_over(file: Path) -> None:
+    with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+
+        class Patient(sqlite3.Connection):
+            def execute(self, *arguments: str) -> sqlite3.Cursor:
+                try:
+                    return super().execute(*arguments)
+                except sqlite3.OperationalError:
+                    other.execute("ROLLBACK")
+                    raise
+
+        impatient = sqlite3.connect(file, timeout=0.0)
+        with contextlib.closing(impatient), pytest.raises(sqlite3.OperationalError, match="locked"):
+            sqlite._use_wal(impatient, str(file), -1.0)
+        with contextlib.closing(sqlite3.connect(file, timeout=0.0, factory=Patient)) as patient:
+            sqlite._use_wal(patient, str(file), PATIENCE)
+            assert patient.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
 def test_a_mini_batch_of_three_partitions_costs_few_bytes_in_the_journal(store: SqlStore) -> None:
