@@ -8,6 +8,7 @@ from streamkm import OnlineKMeans
 from streamkm.errors import DataError, SettingsError
 from streamkm.kernels import silhouette as kernels
 from streamkm.kernels.silhouette import simplified_silhouette
+from streamkm.models import k_selection
 from streamkm.models.density_valleys import has_valley, inlier_mask, jitter_discrete_fields, multimodal_fields
 from streamkm.models.k_selection import k_profile
 from streamkm.models.validation import ONES, frozen
@@ -97,6 +98,12 @@ def test_a_stream_is_never_told_a_wrong_number_whatever_runs(name):
 def test_where_another_unit_would_show_clusters_the_reason_says_so():
     profile = k_profile(WORLDS["five cities, large amount"][1](np.random.default_rng(0), 1500), k_max=8)
     assert "in other units (--scale)" in profile.reason
+
+
+def test_one_cluster_less_merges_the_two_that_cost_least():
+    rows = frozen(np.array([[0.0], [0.1], [4.0], [5.0], [50.0], [50.2]]))
+    solver = k_selection._Solver(rows, ONES, np.array([0], np.uint64))
+    assert np.sort(solver.one_less(rows[[0, 2, 3, 4]]), axis=None).tolist() == [0.0, 4.5, 50.0]
 
 
 DENSE_EDGES = np.concatenate([np.linspace(-0.1, 0, 45), np.linspace(0, 1, 90), np.linspace(1, 1.1, 45)])

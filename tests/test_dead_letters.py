@@ -348,6 +348,15 @@ def test_dead_letters_never_delay_learning(monkeypatch):
     wait_until(lambda: gone_on)
 
 
+def test_letters_of_several_batches_are_sent_without_a_pause(monkeypatch):
+    monkeypatch.setattr(dead_letters, "BATCH_LETTERS", 2)
+    monkeypatch.setattr(dead_letters, "FIRST_BACKOFF", 10 * PATIENCE)
+    monkeypatch.setattr(dead_letters, "CLOSE_SECONDS", PATIENCE)
+    w, mailbox = poisoned(), Mailbox()
+    with_letters(w, mailbox).run(w.until_all_read())
+    assert mailbox.offsets() == [5, 5, 250, 350, 700]
+
+
 def test_a_topic_for_dead_letters_needs_a_writer():
     with pytest.raises(SettingsError, match="but no writer"):
         poisoned().engine(WITH_LETTERS)

@@ -155,6 +155,8 @@ def test_a_model_that_goes_on_from_a_snapshot_knows_them_if_that_does_and_says_n
         (lambda known: known, ""),
         (lambda _: None, ""),  # an older version did not publish them
         (lambda known: known * 1.5, "deviations differ (largest difference "),
+        (lambda known: np.nextafter(known, np.inf), "deviations differ (largest difference "),
+        (lambda known: np.nextafter(known, -np.inf), "deviations differ (largest difference "),
     ],
 )
 def test_verify_compares_them_where_they_were_published(change, said):

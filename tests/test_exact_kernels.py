@@ -437,6 +437,7 @@ def test_a_thread_team_divides_a_range_without_gaps(threads, n):
         team.divide(5, 5 + n, lambda part, first, last: seen.append((part, first, last)), 1e9)
     assert [row for _, first, last in sorted(seen) for row in range(first, last)] == list(range(5, 5 + n))
     assert all(first < last for _, first, last in seen)
+    assert len({part for part, _, _ in seen}) == min(threads, n)
 
 
 @pytest.mark.large
