@@ -71,6 +71,20 @@ def test_the_scale_follows_the_data_at_a_re_solve():
     np.testing.assert_allclose(1.0 / factors, X[-4000:].std(axis=0), rtol=0.05)
 
 
+def test_published_clusters_stay_where_they_are_when_the_scale_changes():
+    X, _ = mixed(20_000)
+    X[4000:] *= [1.0, 100.0]
+    model = learn(X[:4000], scale="standard", half_life=2000.0)
+    model.publish()
+    clusters = model._ready()
+    factors, rows = clusters.live.metric.factors, clusters.lineage._rows.copy()
+    for batch in np.array_split(X[4000:], 32):
+        model.learn_many(batch)
+    again = clusters.live.metric.factors
+    assert again[1] < 0.1 * factors[1]
+    np.testing.assert_allclose(clusters.lineage._rows / again, rows / factors, rtol=1e-9)
+
+
 def test_a_dimension_that_does_not_vary_is_harmless():
     X, labels = mixed(4000)
     for scale in ("standard", "robust"):
