@@ -26,6 +26,7 @@ from streamkm.errors import (
     BrokerUnreachableError,
     ModelMismatchError,
     PositionLostError,
+    SourceError,
     StoreUnavailableError,
 )
 from streamkm.models import OnlineKMeans, clusters
@@ -331,6 +332,25 @@ def test_lag_is_what_lies_between_position_and_end():
     )
     p = w.store.model("m").progress
     assert p.lag == N - p.counters.records > 0
+
+
+def test_what_was_learned_is_committed_though_no_broker_tells_the_end():
+    class Silent(ClockedSource):
+        polled = False
+
+        def poll(self, timeout, max_records):
+            self.polled = True
+            return super().poll(timeout, max_records)
+
+        def end(self):
+            if self.polled:
+                raise SourceError("no broker answers")
+            return super().end()
+
+    w = World()
+    w.engine(open_source=lambda: Silent(w.records, w.clock)).run(w.until_all_read())
+    assert w.counters().points == N
+    assert w.store.model("m").progress.lag == -1
 
 
 def test_an_idle_owner_keeps_its_lease_and_writes_no_commits():
