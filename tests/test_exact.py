@@ -202,8 +202,8 @@ def test_fewer_different_points_than_clusters_are_no_error(init):
 
 
 def test_clusters_with_points_move_even_if_there_are_too_few_points_for_the_others():
-    model = ExactKMeans(3, init=[[1.0], [1.0], [1.0]]).fit([[0.0], [4.0]])
-    assert sorted(model.cluster_centers_.ravel().tolist()) == [0, 1, 4]
+    model = ExactKMeans(3, init=[[1.0], [100.0], [200.0]]).fit([[1.0], [1.0], [5.0]])
+    assert sorted(model.cluster_centers_.ravel().tolist()) == [1, 5, 200]
     assert model.inertia_ == 0
 
 
