@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from consumers import factories
 from streamkm.connectors import MemorySource
+from streamkm.engine.model_spec import model_spec
 from streamkm.engine.source_checks import check_same_spec
 from streamkm.errors import ModelMismatchError, SettingsError
 from streamkm.settings import LiveSettings, load
@@ -18,18 +18,17 @@ def settings(**given):
     return load(LiveSettings, given, env={})
 
 
+def opened(topic, _codec):
+    return MemorySource.from_values([[]], topic=topic)
+
+
 @pytest.fixture
-def spec_of(monkeypatch):
+def spec_of():
     """The spec that `streamkm live` would run over a store with a model that was made with `MADE`."""
-
-    def opener(topic, *_, **__):
-        return lambda: MemorySource.from_values([[]], topic=topic)
-
-    monkeypatch.setattr(factories, "source_opener", opener)
     store = MemoryStore()
 
     def find(**given):
-        return factories.model_spec("m", settings(**given), store)[0]
+        return model_spec("m", settings(**given), store, opened)[0]
 
     store.create(find(**MADE), 0.0)
     return find, store.model("m").spec
@@ -79,6 +78,6 @@ def test_what_is_given_otherwise_is_refused_in_words(spec_of, given, says):
 
 
 @pytest.mark.parametrize("given", [{}, {"topic": "t"}, {"fields": "a"}], ids=str)
-def test_a_new_model_needs_topic_and_fields(spec_of, given):
+def test_a_new_model_needs_topic_and_fields(given):
     with pytest.raises(SettingsError, match=r"model new: .*--fields"):
-        factories.model_spec("new", settings(**given), MemoryStore())
+        model_spec("new", settings(**given), MemoryStore(), opened)
