@@ -139,7 +139,7 @@ def thinned(rows, weights, centroids, size, near):
     kept, kept_weights = np.empty((size + 2 * k + 8, d)), np.empty(size + 2 * k + 8)
     seen = frozen(rows), frozen(weights), labels.astype(np.int32), squared
     rng = np.array([11], np.uint64)
-    n = thin(*seen, frozen(np.ones(d)) if near else ONES, k, float(size), rows[0], rng, kept, kept_weights)
+    n = thin(seen, frozen(np.ones(d)) if near else ONES, k, float(size), rows[0], rng, kept, kept_weights)
     return labels, kept[:n], kept_weights[:n]
 
 
@@ -161,7 +161,8 @@ def test_without_room_for_its_rows_a_sample_still_has_the_mass(room):
     labels, squared = (np.arange(20) % 4).astype(np.int32), np.ones(20)
     out, out_weights = np.empty((4 + room, 2)), np.empty(4 + room)
     rng = np.array([3], np.uint64)
-    n = thin(frozen(rows), frozen(weights), labels, squared, ONES, 4, 19.0, rows[0], rng, out, out_weights)
+    seen = frozen(rows), frozen(weights), labels, squared
+    n = thin(seen, ONES, 4, 19.0, rows[0], rng, out, out_weights)
     assert n <= 4 + room
     assert out_weights[:n].sum() == pytest.approx(20.0, rel=1e-12)
 
@@ -177,8 +178,8 @@ def test_what_is_sampled_and_calibrated_has_the_mass_and_the_mean(problem, size,
     out, out_weights, strata = np.empty((capacity, d)), np.empty(capacity), np.empty(capacity, np.int32)
     sums, rng, origin = np.zeros((k, d + 1)), np.array([5], np.uint64), rows[0].copy()
     filled = sample_rows(
-        frozen(rows), frozen(weights), labels.astype(np.int32), squared, totals, stats, np.zeros(d), origin, size,
-        inflation, 0, out[:room], out_weights[:room], strata[:room], sums, rng,
+        frozen(rows), frozen(weights), (labels.astype(np.int32), squared, totals, np.zeros(d)), stats, origin, size,
+        inflation, 0, (out[:room], out_weights[:room], strata[:room], sums), rng,
     )  # fmt: skip
     certain = out_weights[:filled][strata[:filled] == UNSAMPLED].sum()
     mass = weights.sum() * inflation
@@ -226,8 +227,8 @@ def test_light_rows_beside_heavy_ones_stay_where_they_are():
     out, out_weights, strata = np.empty((9, 1)), np.empty(9), np.empty(9, np.int32)
     sums, zeros, rng = np.zeros((1, 2)), np.zeros(1), np.array([5], np.uint64)
     filled = sample_rows(
-        frozen(rows), frozen(weights), labels.astype(np.int32), squared, totals, stats, zeros, zeros, 4.0,
-        1.0, 0, out, out_weights, strata, sums, rng,
+        frozen(rows), frozen(weights), (labels.astype(np.int32), squared, totals, zeros), stats, zeros, 4.0, 1.0, 0,
+        (out, out_weights, strata, sums), rng,
     )  # fmt: skip
     n = calibrate(0, filled, out, out_weights, strata, zeros, sums)
     light = out[:n, 0] > 0.0
@@ -297,8 +298,8 @@ def test_a_batch_with_ties_and_one_iteration_of_lloyd_are_the_naive_ones(problem
     expected, expected_stats = naive.learn_batch(rows, weights, 0.5, centroids, stats)
     moved, kept_stats = centroids.copy(), stats.copy()
     learn_batch(
-        frozen(rows), frozen(weights), weights.sum(), 0.5, ones, ONES, False, packed, np.zeros(d),  # noqa: FBT003
-        moved, kept_stats, labels, squared, totals,
+        frozen(rows), frozen(weights), weights.sum(), 0.5, (ones, ONES, packed), False, np.zeros(d),  # noqa: FBT003
+        moved, kept_stats, (labels, squared, totals, np.empty(d)),
     )  # fmt: skip
     naive_labels = naive.assign(rows, centroids)[0]
     assert labels.tolist() == naive_labels.tolist()
@@ -308,8 +309,8 @@ def test_a_batch_with_ties_and_one_iteration_of_lloyd_are_the_naive_ones(problem
     after, _, cost = naive.lloyd(rows, weights, centroids, 1, 0.0)
     moved = centroids.copy()
     found = lloyd(
-        frozen(rows), frozen(weights), np.zeros(d), ones, ONES, False, packed, moved, 1, 0.0,  # noqa: FBT003
-        labels, squared, totals,
+        frozen(rows), frozen(weights), (ones, ONES, packed), False, moved, 1, 0.0,  # noqa: FBT003
+        (labels, squared, totals, np.zeros(d)),
     )  # fmt: skip
     np.testing.assert_allclose(moved, after, rtol=1e-9, atol=1e-9)
     assert found == pytest.approx(cost, rel=1e-9, abs=1e-9)

@@ -12,10 +12,12 @@ from streamkm.kernels._jit import jit
 from streamkm.kernels.exact import distances, layout, relabel, seeding
 from streamkm.kernels.exact import sums as exact_sums
 from streamkm.kernels.exact.simd import GROUP, LANES, below, changed_lanes, gather, lowest_bit, to_float32, two_nearest
+from streamkm.kernels.groups import plain
 from streamkm.models.exact import kd_order
 from streamkm.models.exact import points as exact_points
 from streamkm.models.exact import threads as exact_threads
-from streamkm.models.exact.assign import BlockAssigner, ClusterSums, RowAssigner
+from streamkm.models.exact.assign import BlockAssigner, RowAssigner
+from streamkm.models.exact.core import Frame, Sums
 from streamkm.models.exact.kd_order import sort_by_kd_tree
 from streamkm.models.exact.points import prepare
 from streamkm.models.exact.storage import Storage
@@ -32,7 +34,10 @@ def test_every_public_kernel_has_a_naive_twin_of_its_name(module):
     names = {
         name
         for name, value in vars(home).items()
-        if callable(value) and not name.startswith("_") and getattr(value, "__module__", "") == home.__name__
+        if callable(value)
+        and not isinstance(value, type)  # groups of arguments
+        and not name.startswith("_")
+        and getattr(value, "__module__", "") == home.__name__
     }
     assert names
     assert names <= {name for name, value in vars(naive).items() if callable(value)}
@@ -167,14 +172,15 @@ def test_centroids_move_to_exact_means(weighted):
     rng = np.random.default_rng(3)
     X, labels, k = rng.normal(size=(200, 3)) * 4, rng.integers(0, 6, 200), 7
     weights = rng.random(200) if weighted else np.ones(200)
-    sums, counts = np.zeros((2, k, 2, 4), np.int64), np.zeros((2, k), np.int64)
+    sums = Sums.zeros(2, k, 3)
     raw = frozen(X)
     for i, j in enumerate(labels):
-        exact_sums.add_row(raw, i, np.zeros(3), weights[i] / 32, weights[i], sums[i % 2], j)
-        counts[i % 2, j] += 1
+        exact_sums.add_row(raw, i, np.zeros(3), weights[i] / 32, weights[i], sums.limbs[i % 2], j)
+        sums.counts[i % 2, j] += 1
     start = rng.normal(size=(k, 3))
     moved, image, drift = start.copy(), start / 32, np.empty(k)
-    arguments = sums, counts, np.zeros(3), 1 / 32, 1 / 32, moved, image, drift
+    frame = Frame(np.zeros(3), 1 / 32, 1 / 32, 1.0, 1.0)
+    arguments = plain(sums), plain(frame), moved, image, drift
     assert exact_sums.move_centroids(*arguments, may_stay=False) == -1
     assert (moved == start).all()
     largest = exact_sums.move_centroids(*arguments, may_stay=True)
@@ -186,7 +192,7 @@ def test_centroids_move_to_exact_means(weighted):
     assert (drift >= steps / 32 * (1 - 1e-15)).all()
     assert drift == pytest.approx(steps / 32)
     there, at_rest = [a[:6].copy() for a in (moved, image)], np.ones(6)
-    arguments = sums[:, :6].copy(), counts[:, :6].copy(), np.zeros(3), 1 / 32, 1 / 32, *there, at_rest
+    arguments = plain(Sums(*(a[:, :6].copy() for a in sums))), plain(frame), *there, at_rest
     assert exact_sums.move_centroids(*arguments, may_stay=False) == 0.0
     assert not at_rest.any()
 
@@ -208,17 +214,18 @@ def test_labels_stay_the_naive_ones_while_centroids_move(dtype, assigner, monkey
     X = np.round(rng.normal(size=(300, 3)), 1).astype(dtype)  # rounded, so that some are equally near
     raw = np.round(rng.normal(size=(10, 3)), 1)
     points = prepare(X, None, 10, blocks=True)
-    keeper = assigner(points, 10, ClusterSums(1, 10, 3), ThreadTeam(1))
-    keeper.label(raw, points.working(raw), force=True)
+    working = points.working(raw)
+    keeper = assigner(points, Sums.zeros(1, 10, 3), ThreadTeam(1), raw, working)
+    keeper.label(force=True)
     for step in (0.3, 0.3, 0.01, 0.0, 0.001, 1.0, 0.1, 0.02, 0.0, 0.3):
         twin = naive.relabel_rows(X, raw)
         np.testing.assert_array_equal(points.original_labels(keeper.labels), twin)
-        assert keeper.cluster_sums.counts[0].tolist() == np.bincount(twin, minlength=10).tolist()
+        assert keeper.sums.counts[0].tolist() == np.bincount(twin, minlength=10).tolist()
         moved = raw + rng.normal(size=raw.shape) * step * (rng.random((10, 1)) < 0.5)
         drift = np.sqrt(((points.working(moved) - points.working(raw)) ** 2).sum(axis=1)) * (1 + 1e-12) + 1e-14
-        raw = moved
+        raw[:], working[:] = moved, points.working(moved)
         keeper.centroids_moved(drift)
-        keeper.label(raw, points.working(raw), force=False)
+        keeper.label(force=False)
 
 
 @pytest.mark.parametrize("assigner", [RowAssigner, BlockAssigner])
@@ -230,15 +237,16 @@ def test_rows_far_from_all_but_one_centroid_and_rows_without_weight_have_the_nai
     weights = (rng.random(200) < 0.8) * 1.0
     raw = middles[[0, 1, 2, 3, 4, 0]]  # the first and the last are equally near
     points = prepare(X, weights, 6, blocks=True)
-    keeper = assigner(points, 6, ClusterSums(1, 6, 2), ThreadTeam(1))
+    working = points.working(raw)
+    keeper = assigner(points, Sums.zeros(1, 6, 2), ThreadTeam(1), raw, working)
     for step, force in ((0.0, True), (0.0, True), (0.5, False), (0.0, False), (60.0, False), (0.5, False)):
-        keeper.label(raw, points.working(raw), force=force)
+        keeper.label(force=force)
         twin = naive.relabel_rows(X, raw)
         np.testing.assert_array_equal(points.original_labels(keeper.labels), twin)
-        assert keeper.cluster_sums.counts[0].tolist() == np.bincount(twin, weights, minlength=6).tolist()
+        assert keeper.sums.counts[0].tolist() == np.bincount(twin, weights, minlength=6).tolist()
         moved = raw + rng.normal(size=raw.shape) * step
         drift = np.sqrt(((points.working(moved) - points.working(raw)) ** 2).sum(axis=1)) * (1 + 1e-12) + 1e-14
-        raw = moved
+        raw[:], working[:] = moved, points.working(moved)
         keeper.centroids_moved(drift)
 
 
@@ -351,12 +359,12 @@ def test_points_far_from_zero_are_centred_and_others_taken_as_they_are():
     X = np.random.default_rng(0).normal(size=(1000, 2))
     for offset in (0.0, 1e6):
         points = prepare(X + offset, None, 3)
-        np.testing.assert_allclose(points.origin, offset + X.mean(axis=0), atol=1e-3)
+        np.testing.assert_allclose(points.frame.origin, offset + X.mean(axis=0), atol=1e-3)
         assert 0.4 < np.abs(points.rows).max() <= 1.0
     given = X.astype(np.float32)
     points = prepare(given, None, 3)
     assert np.shares_memory(points.rows, given)
-    assert (points.unit, points.origin.tolist()) == (1.0, [0.0, 0.0])
+    assert (points.frame.unit, points.frame.origin.tolist()) == (1.0, [0.0, 0.0])
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -375,11 +383,11 @@ def test_ranges_distances_and_costs_are_the_naive_ones(dtype):
     layout.column_ranges(X, low, high)
     assert ([low, high] == naive.column_ranges(X)).all()
     squares, costs, out = np.empty(40), np.zeros((6, 3), np.int64), np.empty((50, 6))
-    distances.assigned_squares(0, 1, 10, 50, X, labels, centroids, 0.5, frozen(weights), 2.0**-7, squares, costs)
+    distances.assigned_squares((0, 1, 10, 50), X, labels, centroids, 0.5, frozen(weights), 2.0**-7, squares, costs)
     twin = naive.assigned_squares(X, labels, centroids)
     np.testing.assert_allclose(squares, twin[10:] / 4, rtol=1e-13)
     alone = np.zeros_like(costs)
-    distances.assigned_squares(0, 1, 10, 50, X, labels, centroids, 0.5, frozen(weights), 2.0**-7, np.empty(0), alone)
+    distances.assigned_squares((0, 1, 10, 50), X, labels, centroids, 0.5, frozen(weights), 2.0**-7, np.empty(0), alone)
     assert (alone == costs).all()
     summed = np.bincount(labels[10:], (twin * weights)[10:], 6) / 4
     for (high, middle, low), expected in zip(costs.tolist(), summed, strict=True):
@@ -399,8 +407,8 @@ def test_candidates_are_evaluated_by_the_cost_that_remains(weighted, monkeypatch
 
     def call(candidates, trial):
         seeding.evaluate_candidates(
-            0, 1, 0, n_blocks, points.rows, points.weights, points.offsets, points.boxes, candidates,
-            trial.size == 0, nearest, most, costs, trial,
+            (0, 1, 0, n_blocks), points.rows, points.weights, points.offsets, points.boxes, candidates,
+            nearest, most, costs, trial,
         )  # fmt: skip
 
     shares = points.weights if weighted else np.ones(400)
@@ -447,6 +455,7 @@ def test_points_are_prepared_alike_by_any_number_of_threads():
     for threads in (1, 3):
         with ThreadTeam(threads) as team:
             found.append(prepare(X, None, 10, team))
-    for name in ("rows", "raw", "permutation", "offsets", "boxes", "radii", "origin"):
+    for name in ("rows", "raw", "permutation", "offsets", "boxes", "radii"):
         np.testing.assert_array_equal(getattr(found[0], name), getattr(found[1], name))
-    assert found[0].extent == found[1].extent
+    for one, other in zip(found[0].frame, found[1].frame, strict=True):
+        np.testing.assert_array_equal(one, other)

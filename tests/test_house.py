@@ -130,3 +130,16 @@ def test_no_mocks_no_pickle_no_prints():
         for file in (ROOT / folder).rglob("*.py"):
             found = re.search(forbidden, file.read_text(), re.MULTILINE)
             assert found is None, f"{file}: {found[0]}"
+
+
+def test_no_kernel_takes_more_than_ten_arguments():
+    """What belongs together is a NamedTuple (`streamkm/kernels/groups.py`)."""
+    many = []
+    for path in sorted((ROOT / "streamkm" / "kernels").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                a = node.args
+                count = sum(map(len, (a.posonlyargs, a.args, a.kwonlyargs))) + bool(a.vararg) + bool(a.kwarg)
+                if count > 10:
+                    many.append(f"{path.relative_to(ROOT)}: {node.name} takes {count}")
+    assert not many

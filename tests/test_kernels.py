@@ -233,16 +233,12 @@ def test_a_batch_moves_centroids_and_stats_as_the_naive_updates_do(n, d, k, deca
         frozen(weights),
         batch_weight,
         decay,
-        np.ones(d),
-        ONES,
+        (np.ones(d), ONES, packed(k, d, np.float32)),
         spherical,
-        packed(k, d, np.float32),
         origin,
         centroids,
         stats,
-        labels,
-        squared,
-        totals,
+        (labels, squared, totals, np.empty(d)),
     )
     np.testing.assert_allclose(totals, expected_totals, rtol=1e-10, atol=1e-10)
     assert (total_cost, mass) == pytest.approx((stats[:, 1].sum(), stats[:, 0].sum()))
@@ -268,17 +264,12 @@ def test_lloyd_ends_where_the_naive_one_does(n, d, k, max_iter, spherical):
     cost = lloyd(
         rows,
         frozen(weights),
-        rows.mean(axis=0),
-        np.ones(d),
-        ONES,
+        (np.ones(d), ONES, packed(k, d, np.float64)),
         spherical,
-        packed(k, d, np.float64),
         centroids,
         max_iter,
         1e-9,
-        labels,
-        squared,
-        totals,
+        (labels, squared, totals, rows.mean(axis=0)),
     )
     np.testing.assert_allclose(centroids, expected, rtol=1e-9, atol=1e-9)
     assert cost == pytest.approx((weights * squared).sum())

@@ -59,19 +59,13 @@ def test_rows_are_sampled_as_the_naive_twin_samples_them(n, d, k, size, weighted
     filled = sample_rows(
         frozen(rows),
         frozen(weights) if weighted else ONES,
-        labels,
-        squared,
-        totals,
+        (labels, squared, totals, batch_origin),
         stats,
-        batch_origin,
         origin,
         size,
         2.0,
         0,
-        out_rows,
-        out_weights,
-        strata,
-        sums,
+        (out_rows, out_weights, strata, sums),
         rng,
     )
     expected = naive.sample_rows(rows, weights, labels, squared, stats, origin, size, 2.0, 5)
@@ -90,8 +84,8 @@ def test_a_row_of_weight_zero_is_never_sampled():
     labels, squared, totals, stats = batch_of(rows, weights, centroids, np.zeros(2))
     out_rows, out_weights, strata = buffer(200, 2)
     filled = sample_rows(
-        frozen(rows), frozen(weights), labels, squared, totals, stats, np.zeros(2), np.zeros(2), 100.0, 1.0, 0,
-        out_rows, out_weights, strata, np.zeros((3, 3)), np.array([1], np.uint64),
+        frozen(rows), frozen(weights), (labels, squared, totals, np.zeros(2)), stats, np.zeros(2), 100.0, 1.0, 0,
+        (out_rows, out_weights, strata, np.zeros((3, 3))), np.array([1], np.uint64),
     )  # fmt: skip
     assert {tuple(r) for r in out_rows[:filled]} <= {tuple(r) for r in rows[:5]}
 
@@ -147,7 +141,7 @@ def test_thinning_keeps_the_naive_rows(n, d, k, share):
     size, origin, rng = float(int(share * n)), np.full(d, 0.1), np.array([11], np.uint64)
     out_rows, out_weights = np.empty((int(size) + 2 * k + 8, d)), np.empty(int(size) + 2 * k + 8)
     seen = frozen(rows), frozen(weights), labels.astype(np.int32), squared
-    filled = thin(*seen, frozen(np.ones(d)), k, size, origin, rng, out_rows, out_weights)
+    filled = thin(seen, frozen(np.ones(d)), k, size, origin, rng, out_rows, out_weights)
     order = np.argsort(labels, kind="stable")
     for j in range(k):
         begin, end = (labels < j).sum(), (labels <= j).sum()

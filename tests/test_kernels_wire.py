@@ -58,9 +58,8 @@ def test_a_varint_is_read_as_the_naive_twin_reads_it(value):
 def test_a_batch_has_the_records_that_the_naive_twin_finds(records, base):
     encoded = b"".join(record(t, i, k, v, h) for i, (t, k, v, h) in enumerate(records))
     data, n = np.frombuffer(encoded, np.uint8), len(records)
-    starts, begins, ends, offsets, timestamps = (np.empty(n, np.int64) for _ in range(5))
-    outs = starts, begins, ends, offsets, timestamps
-    assert parse_records(data, 0, len(data), base, base - 1, base + n, 1000, -1, *outs) == (OK, n, len(data))
+    _, begins, ends, offsets, timestamps = table = np.empty((5, n), np.int64)
+    assert parse_records(data, 0, len(data), base, base - 1, base + n, 1000, -1, table) == (OK, n, len(data))
     values = [None if e < 0 else encoded[b:e] for b, e in zip(begins.tolist(), ends.tolist(), strict=True)]
     found = list(zip(offsets.tolist(), timestamps.tolist(), values, strict=True))
     assert ("ok", found, len(data)) == naive.parse_records(data.tolist(), n, base, 1000)
@@ -76,10 +75,9 @@ def test_a_batch_in_pieces_is_the_batch(records, drawn):
     while len(found) < n:
         end = drawn.draw(st.integers(min(end + 1, len(data)), len(data)))
         m = drawn.draw(st.integers(1, n - len(found)))
-        starts, begins, ends, offsets, timestamps = (np.empty(m, np.int64) for _ in range(5))
+        _, begins, ends, offsets, timestamps = table = np.empty((5, m), np.int64)
         before = found[-1][0] if found else 4
-        outs = starts, begins, ends, offsets, timestamps
-        status, rows, at = parse_records(data, at, end, 5, before, 5 + n, 0, -1, *outs)
+        status, rows, at = parse_records(data, at, end, 5, before, 5 + n, 0, -1, table)
         assert status == (OK if rows == m else UNFINISHED)
         for i in range(rows):
             value = None if ends[i] < 0 else encoded[begins[i] : ends[i]]
@@ -93,8 +91,8 @@ def test_a_record_cut_short_is_not_finished(cut):
     first = record(1, 0, b"k", b"value", [])
     encoded = first + record(1, 1, b"k", b"value", [])
     data = np.frombuffer(encoded[:-cut], np.uint8)
-    outs = [np.empty(2, np.int64) for _ in range(5)]
-    assert parse_records(data, 0, len(data), 0, -1, 1, 0, -1, *outs) == (UNFINISHED, 1, len(first))
+    table = np.empty((5, 2), np.int64)
+    assert parse_records(data, 0, len(data), 0, -1, 1, 0, -1, table) == (UNFINISHED, 1, len(first))
 
 
 STATUSES = {
@@ -122,8 +120,8 @@ def test_a_damaged_record_is_rejected_where_and_why_the_naive_twin_rejects_it():
     seen = set()
     for last in damaged_records():
         data = np.frombuffer(first + last, np.uint8)
-        starts, begins, ends, offsets, timestamps = outs = [np.zeros(2, np.int64) for _ in range(5)]
-        status, rows, at = parse_records(data, 0, len(data), 7, 6, 8, 1000, -1, *outs)
+        starts, begins, ends, offsets, timestamps = table = np.zeros((5, 2), np.int64)
+        status, rows, at = parse_records(data, 0, len(data), 7, 6, 8, 1000, -1, table)
         expected, records, stop = naive.parse_records(data.tolist(), 2, 7, 1000, 6, 8)
         assert (STATUSES[status], rows, at) == (expected, len(records), stop), last
         for i, (offset, timestamp, value) in enumerate(records):

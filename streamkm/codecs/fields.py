@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamkm.errors import SettingsError
+from streamkm.kernels.decode.json_scan import NameTree
+from streamkm.kernels.groups import plain
 
 MAX_ABS_VALUE = 1e140
 """Maximum absolute value of a field; sums of squares of larger values would not be finite."""
@@ -49,8 +51,8 @@ class FieldTree:
 
     Attributes
     ----------
-    names, entries, firsts
-        See `json_scan.scan_rows`.
+    names
+        The names, as `scan_rows` takes them.
     plain
         Whether all names can be compared byte by byte, because JSON does not escape them.
     """
@@ -80,6 +82,5 @@ class FieldTree:
                 blob += raw
             firsts.append(len(entries))
         self.plain = all(c >= " " and c not in '"\\' for path in paths for c in path)
-        self.names: NDArray[np.uint8] = np.frombuffer(bytes(blob), np.uint8)
-        self.entries = np.array(entries, np.int64)
-        self.firsts = np.array(firsts, np.int64)
+        text: NDArray[np.uint8] = np.frombuffer(bytes(blob), np.uint8)
+        self.names = plain(NameTree(text, np.array(entries, np.int64), np.array(firsts, np.int64)))

@@ -106,8 +106,6 @@ class JsonCodec:
                 records.ends,
                 self.max_bytes,
                 self._tree.names,
-                self._tree.entries,
-                self._tree.firsts,
                 d if self.time_field is None else d + 1,
                 points.view(np.uint64),
                 times.view(np.uint64),

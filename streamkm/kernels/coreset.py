@@ -7,6 +7,8 @@ cluster) are recorded exactly, and the sample is calibrated to them.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,6 +17,7 @@ from streamkm.kernels.assign import Real
 from streamkm.kernels.kd_order import order_by_kd_tree
 from streamkm.kernels.random import uniform
 from streamkm.kernels.search import COLUMN_BLOCK, lay_columns
+from streamkm.kernels.update import AssignedRows
 
 DISTANCE_SHARE, CLUSTER_SHARE = 0.5, 0.4
 """Shares of the sample that are drawn by distance, and evenly by cluster; the rest is drawn by weight."""
@@ -29,23 +32,60 @@ MAX_WEIGHT_FACTOR = 2.0
 """Maximum factor by which calibrating a column increases or reduces the weight of a row."""
 
 
+class SampleBuffer(NamedTuple):
+    """Sampled rows, and the sums that they are calibrated to.
+
+    Attributes
+    ----------
+    rows
+        (capacity, d) float64, in the unit of the stream.
+    weights
+        (capacity,) float64: number of rows of the stream that each row represents, inflated.
+    strata
+        (capacity,) int32: cluster of each row, `UNSAMPLED` or `CALIBRATED`.
+    sums
+        (k, d + 1) float64: inflated sums of ``weight * (row - origin)``, and of weights, of each stratum, over all rows
+        that do not represent themselves.
+    """
+
+    rows: NDArray[np.float64]
+    weights: NDArray[np.float64]
+    strata: NDArray[np.int32]
+    sums: NDArray[np.float64]
+
+
+class WeightedRows(NamedTuple):
+    """Weighted rows with their clusters; read-only.
+
+    Attributes
+    ----------
+    rows
+        (n, d) float64.
+    weights
+        (n,) float64.
+    labels
+        (n,) int32: each row's cluster.
+    squared
+        (n,) float64: squared distance to its centroid.
+    """
+
+    rows: NDArray[np.float64]
+    weights: NDArray[np.float64]
+    labels: NDArray[np.int32]
+    squared: NDArray[np.float64]
+
+
 @jit(allocates=True)
 def sample_rows(
     X: Real,
     row_weights: NDArray[np.float64],
-    labels: NDArray[np.int32],
-    distances: NDArray[np.float64],
-    totals: NDArray[np.float64],
+    assignment: AssignedRows,
     stats: NDArray[np.float64],
-    batch_origin: NDArray[np.float64],
     origin: NDArray[np.float64],
     size: float,
     inflation: float,
     filled: int,
-    rows: NDArray[np.float64],
-    weights: NDArray[np.float64],
-    strata: NDArray[np.int32],
-    sums: NDArray[np.float64],
+    buffer: SampleBuffer,
     rng: NDArray[np.uint64],
 ) -> int:
     """Sample rows of a batch into the buffer, and add the whole batch to the sums of its strata.
@@ -57,27 +97,24 @@ def sample_rows(
 
     Parameters
     ----------
-    X, labels, distances
-        IN: the batch, each row's cluster, and its squared distance.
+    X
+        IN (n, d): the batch.
     row_weights
         IN (n,), or (0,) for ones.
-    totals
-        IN (k, d + 2): as in `learn_batch`.
+    assignment
+        IN: of the batch, from `learn_batch`.
     stats
         IN (k, 3): as in `learn_batch`, the batch included.
-    batch_origin, origin
-        IN (d,) each: origins of `totals` and of `sums`.
+    origin
+        IN (d,): origin of the buffer's sums.
     size
         Number of rows to which the whole stream is to be sampled.
     inflation
         Factor on the weights of new rows, instead of a decay of old ones (forward decay).
     filled
         Number of rows in the buffer.
-    rows, weights, strata
-        INOUT (capacity, d), (capacity,), (capacity,): the buffer, with room for ``size + 2`` rows.
-    sums
-        INOUT (k, d + 1): inflated sums of ``weight * (row - origin)``, and of weights, of each stratum, over all rows
-        that do not represent themselves.
+    buffer
+        INOUT, with room for ``size + 2`` rows.
     rng
         INOUT (1,) uint64.
 
@@ -86,6 +123,8 @@ def sample_rows(
     int
         Number of rows in the buffer.
     """
+    labels, distances, totals, batch_origin = assignment
+    rows, weights, strata, sums = buffer
     n, d = X.shape
     k = len(stats)
     weighted = len(row_weights) > 0
@@ -188,7 +227,7 @@ def calibrate(
     origin
         IN (d,): origin of `sums`.
     sums
-        INOUT (k, d + 1): as in `sample_rows`; zero afterwards.
+        INOUT (k, d + 1): as in `SampleBuffer`; zero afterwards.
 
     Returns
     -------
@@ -420,10 +459,7 @@ def threshold(scores: NDArray[np.float64], size: float) -> float:
 
 @jit(allocates=True)
 def thin(
-    rows: NDArray[np.float64],
-    weights: NDArray[np.float64],
-    labels: NDArray[np.int32],
-    distances: NDArray[np.float64],
+    weighted: WeightedRows,
     factors: NDArray[np.float64],
     k: int,
     size: float,
@@ -438,10 +474,8 @@ def thin(
 
     Parameters
     ----------
-    rows, weights
-        IN (n, d) and (n,), read-only.
-    labels, distances
-        IN (n,): each row's cluster, and its squared distance.
+    weighted
+        IN: the rows.
     factors
         IN (d,): scale factors of the dimensions, or (0,) to visit rows in the given order, which is faster.
     k
@@ -460,6 +494,7 @@ def thin(
     int
         Number of rows in the sample.
     """
+    rows, weights, labels, distances = weighted
     filled, d = rows.shape
     masses = np.zeros(k)
     starts = np.zeros(k + 1, np.int64)

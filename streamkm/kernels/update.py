@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -10,6 +12,46 @@ from streamkm.kernels.assign import Real, assign_accumulate, pack_centroids
 
 WEIGHT, COST, IDLE = 0, 1, 2
 """Columns of the `stats` of `learn_batch`."""
+
+
+class DistancePlan(NamedTuple):
+    """How rows are compared with k centroids.
+
+    Attributes
+    ----------
+    scale
+        (d,) float64: factors on the differences to the origin, as given to `pack_centroids`.
+    factors
+        (d,) float64: the metric's factors, or (0,) for ones.
+    packed
+        (ceil(k / 6), d, 6) float32 or float64: room for the packed centroids. Its type is that in which rows are
+        compared.
+    """
+
+    scale: NDArray[np.float64]
+    factors: NDArray[np.float64]
+    packed: Real
+
+
+class AssignedRows(NamedTuple):
+    """The nearest centroid of each row, and sums by cluster.
+
+    Attributes
+    ----------
+    labels
+        (n,) int32: index of the nearest centroid.
+    squared
+        (n,) float64: squared distance to it, with the metric's factors.
+    totals
+        (k, d + 2) float64: sums of the rows of each cluster, as in `assign_accumulate`.
+    origin
+        (d,) float64: origin of `totals`.
+    """
+
+    labels: NDArray[np.int32]
+    squared: NDArray[np.float64]
+    totals: NDArray[np.float64]
+    origin: NDArray[np.float64]
 
 
 @jit()
@@ -40,16 +82,12 @@ def learn_batch(
     row_weights: NDArray[np.float64],
     batch_weight: float,
     decay: float,
-    scale: NDArray[np.float64],
-    factors: NDArray[np.float64],
+    plan: DistancePlan,
     spherical: bool,
-    packed: Real,
     origin: NDArray[np.float64],
     centroids: NDArray[np.float64],
     stats: NDArray[np.float64],
-    labels: NDArray[np.int32],
-    distances: NDArray[np.float64],
-    totals: NDArray[np.float64],
+    assignment: AssignedRows,
 ) -> tuple[float, float, float, float, float]:
     """Learn one mini-batch: ``w_j <- decay * w_j + b_j``, then ``c_j += (b_j / w_j) * (mean_j - c_j)``.
 
@@ -58,18 +96,18 @@ def learn_batch(
 
     Parameters
     ----------
-    X, scale, factors, labels, distances
-        As in `assign`.
+    X
+        IN (n, d).
     row_weights
         IN (n,), or (0,) for ones: weights decayed by the age of each row.
     batch_weight
         Weight of the batch without decay, by which the idle weight of clusters without new points grows.
     decay
         Factor in [0, 1] on the weights of everything learned before.
+    plan
+        IN; `packed` is temporary.
     spherical
         Whether to rescale centroids to length one (Zhong 2005, "Efficient online spherical k-means clustering").
-    packed
-        TMP (ceil(k / 6), d, 6) float32 or float64: the type in which points are compared.
     origin
         INOUT (d,): origin for this batch; afterwards the weighted mean of the centroids, the origin for the next batch.
     centroids
@@ -77,8 +115,8 @@ def learn_batch(
     stats
         INOUT (k, 3): decayed weight, decayed sum of weighted squared distances, and idle weight: weight of the points
         since the last one assigned to the cluster.
-    totals
-        OUT (k, d + 2): as in `assign_accumulate`, relative to the origin of this batch.
+    assignment
+        OUT: by the centroids before the batch; its origin is that of this batch.
 
     Returns
     -------
@@ -91,9 +129,13 @@ def learn_batch(
     idle
         Largest idle weight in `stats`.
     """
+    scale, factors, packed = plan
+    labels, squared, totals, batch_origin = assignment
     k, d = centroids.shape
+    for t in range(d):
+        batch_origin[t] = origin[t]
     pack_centroids(centroids, origin, scale, packed)
-    assign_accumulate(X, row_weights, origin, scale, factors, packed, centroids, labels, distances, totals)
+    assign_accumulate(X, row_weights, origin, scale, factors, packed, centroids, labels, squared, totals)
     cost = 0.0
     points = 0.0
     for j in range(k):
@@ -129,17 +171,12 @@ def learn_batch(
 def lloyd(
     rows: NDArray[np.float64],
     row_weights: NDArray[np.float64],
-    origin: NDArray[np.float64],
-    scale: NDArray[np.float64],
-    factors: NDArray[np.float64],
+    plan: DistancePlan,
     spherical: bool,
-    packed: Real,
     centroids: NDArray[np.float64],
     max_iter: int,
     tol: float,
-    labels: NDArray[np.int32],
-    distances: NDArray[np.float64],
-    totals: NDArray[np.float64],
+    assignment: AssignedRows,
 ) -> float:
     """Run Lloyd's algorithm on weighted rows (Lloyd 1982). A cluster without rows keeps its centroid.
 
@@ -149,36 +186,32 @@ def lloyd(
         IN (n, d).
     row_weights
         IN (n,), or (0,) for ones.
-    origin, scale, factors
-        As in `assign`.
+    plan
+        IN; `packed` is temporary.
     spherical
         Whether to rescale centroids to length one after each iteration.
-    packed
-        TMP (ceil(k / 6), d, 6).
     centroids
         INOUT (k, d): initial centroids; afterwards the final ones.
     max_iter
         Maximum number of iterations; 0 only evaluates the initial centroids.
     tol
         Stop when an iteration reduces the cost by at most this share of it.
-    labels
-        OUT (n,): nearest of the final centroids.
-    distances
-        OUT (n,): squared distance to it.
-    totals
-        OUT (k, d + 2): as in `assign_accumulate`, for the final centroids.
+    assignment
+        OUT: by the final centroids; except its origin, which is IN, a point near the centroids.
 
     Returns
     -------
     float
         Sum of weighted squared distances to the final centroids.
     """
+    scale, factors, packed = plan
+    labels, squared, totals, origin = assignment
     k, d = centroids.shape
     previous = np.inf
     iteration = 0
     while True:
         pack_centroids(centroids, origin, scale, packed)
-        assign_accumulate(rows, row_weights, origin, scale, factors, packed, centroids, labels, distances, totals)
+        assign_accumulate(rows, row_weights, origin, scale, factors, packed, centroids, labels, squared, totals)
         cost = 0.0
         for j in range(k):
             cost += totals[j, d + 1]

@@ -12,11 +12,22 @@ from numpy.typing import NDArray
 
 from streamkm.errors import StateError
 from streamkm.kernels.assign import Real, assign, extent, largest, pack_centroids
+from streamkm.kernels.groups import plain
 from streamkm.kernels.random import draw
 from streamkm.kernels.reductions import weighted_sum, weighted_total
 from streamkm.kernels.search import COLUMN_BLOCK, lay_columns
 from streamkm.kernels.simd import GROUP
-from streamkm.kernels.update import COST, IDLE, WEIGHT, learn_batch, mean_square, starved, to_unit_length
+from streamkm.kernels.update import (
+    COST,
+    IDLE,
+    WEIGHT,
+    AssignedRows,
+    DistancePlan,
+    learn_batch,
+    mean_square,
+    starved,
+    to_unit_length,
+)
 from streamkm.models.decay import AgedWeights
 from streamkm.models.metric import Metric
 from streamkm.models.validation import ONES, frozen
@@ -33,16 +44,14 @@ SMALL_BATCH_ROWS = 16
 class BatchResult(NamedTuple):
     """Result of learning a batch: its assignment to the centroids before the update, and the statistics after it."""
 
-    labels: NDArray[np.int32]
-    """(n,): index of the nearest centroid."""
-    squared: NDArray[np.float64]
-    """(n,): squared distance to the nearest centroid."""
+    assignment: AssignedRows
+    """Nearest centroid of each row, and sums of the batch per cluster; a plain tuple (see `plain`)."""
     cost: float
-    """Weighted sum of `squared`, by the given weights."""
+    """Weighted sum of squared distances, by the given weights."""
     points: float
     """Sum of the given row weights."""
     decayed_cost: float
-    """Weighted sum of `squared`, by the decayed weights."""
+    """Weighted sum of squared distances, by the decayed weights."""
     decayed_points: float
     """Sum of the decayed row weights."""
     total_cost: float
@@ -51,18 +60,6 @@ class BatchResult(NamedTuple):
     """Decayed weight of everything learned, including this batch."""
     idle: float
     """Longest idle weight of a cluster: weight of all points since the last one that was assigned to it."""
-    totals: NDArray[np.float64]
-    """(k, d + 2): sums of the batch per cluster, as in `assign_accumulate`."""
-    origin: NDArray[np.float64]
-    """(d,): origin that `totals` is relative to."""
-
-
-class DistancePlan(NamedTuple):
-    """Scale, factors and packed centroids for comparing rows: arguments of `streamkm.kernels.assign`."""
-
-    scale: NDArray[np.float64]
-    factors: NDArray[np.float64]
-    packed: Real
 
 
 def power_of_two(bound: float) -> float:
@@ -121,7 +118,7 @@ class LiveCentroids:
         k, d = self.centroids.shape
         self._packed_float32 = packed_like(k, d, double=False)
         self._small_plan = self._small_batch_plan()
-        self._one_row_buffers = np.empty(1, np.int32), np.empty(1), np.empty((k, d + 2))
+        self._one_row_assignment = self._new_assignment(1)
 
     def __getstate__(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in fields(self) if f.init}
@@ -131,10 +128,14 @@ class LiveCentroids:
         self.__dict__.update(state)
         self.__post_init__()
 
+    def _new_assignment(self, n: int) -> AssignedRows:
+        k, d = self.centroids.shape
+        return plain(AssignedRows(np.empty(n, np.int32), np.empty(n), np.empty((k, d + 2)), np.empty(d)))
+
     def _small_batch_plan(self) -> DistancePlan:
         # Few rows are compared in float64: choosing the precision would take longer than it saves.
         factors = ONES if self.metric.plain else self.metric.factors
-        return DistancePlan(self.metric.factors.copy(), factors, packed_like(*self.centroids.shape, double=True))
+        return plain(DistancePlan(self.metric.factors.copy(), factors, packed_like(*self.centroids.shape, double=True)))
 
     @classmethod
     def start(cls, centroids: NDArray[np.float64], stats: NDArray[np.float64], metric: Metric) -> LiveCentroids:
@@ -217,46 +218,33 @@ class LiveCentroids:
         high
             Largest absolute value in X, from `validation.finite`.
         """
-        scale, factors, packed = self.distance_plan(X, high)
-        if len(X) == 1:
-            labels, squared, totals = self._one_row_buffers
-        else:
-            k, d = self.centroids.shape
-            labels, squared, totals = np.empty(len(X), np.int32), np.empty(len(X)), np.empty((k, d + 2))
-        origin = self.origin.copy()
+        assignment = self._one_row_assignment if len(X) == 1 else self._new_assignment(len(X))
         points = float(aged.weights.sum()) if len(aged.weights) else float(len(X))
         decayed_cost, decayed_points, total_cost, mass, waited = learn_batch(
             X,
             aged.decayed,
             points,
             aged.factor,
-            scale,
-            factors,
+            self.distance_plan(X, high),
             self.metric.spherical,
-            packed,
             self.origin,
             self.centroids,
             self.stats,
-            labels,
-            squared,
-            totals,
+            assignment,
         )
-        cost = decayed_cost if aged.decayed is aged.weights else weighted_total(squared, aged.weights)
-        return BatchResult(
-            labels, squared, cost, points, decayed_cost, decayed_points, total_cost, mass, waited, totals, origin
-        )
+        cost = decayed_cost if aged.decayed is aged.weights else weighted_total(assignment[1], aged.weights)
+        return BatchResult(assignment, cost, points, decayed_cost, decayed_points, total_cost, mass, waited)
 
     def nearest(self, X: Real, high: float) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
         """(n,) index of the nearest centroid of each row, and (n,) squared distance to it; arguments as in `learn`."""
         return nearest(X, high, self.centroids, self.origin, self.metric, mean_square(self.stats))
 
     def distance_plan(self, X: Real, high: float) -> DistancePlan:
-        """Choose scale and precision for comparing rows with the centroids; arguments as in `learn`."""
+        """Choose scale and precision for comparing rows, as a plain tuple; arguments as in `learn`."""
         if len(X) <= SMALL_BATCH_ROWS:
             return self._small_plan
-        return distance_plan(
-            X, high, self.centroids, self.origin, self.metric, mean_square(self.stats), self._packed_float32
-        )
+        mean = mean_square(self.stats)
+        return plain(distance_plan(X, high, self.centroids, self.origin, self.metric, mean, self._packed_float32))
 
     def restart_starved(
         self,
@@ -282,13 +270,13 @@ class LiveCentroids:
         rng
             (1,) state of the random generator, advanced.
         """
-        squared = learned.squared
+        labels, squared, _, _ = learned.assignment
         while (j := starved(self.stats, share, idle)) >= 0:
             i = draw(row_weights, squared, rng)
             if i < 0 or squared[i] < mean_square(self.stats):
                 break
             weight = float(row_weights[i]) if len(row_weights) else 1.0
-            if not self._move(X[i].astype(np.float64), weight, float(squared[i]), int(learned.labels[i]), j):
+            if not self._move(X[i].astype(np.float64), weight, float(squared[i]), int(labels[i]), j):
                 break
             # Rows that are now nearer to the restarted centroid do not justify another restart.
             gaps = (X - self.centroids[j]) * self.metric.factors

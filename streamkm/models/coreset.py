@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from streamkm.errors import DataError, NotReadyError, SettingsError, StateError
 from streamkm.kernels.assign import Real, largest
-from streamkm.kernels.coreset import CALIBRATED, calibrate, sample_rows
+from streamkm.kernels.coreset import CALIBRATED, SampleBuffer, calibrate, sample_rows
+from streamkm.kernels.groups import plain
 from streamkm.kernels.random import uniform
 from streamkm.models import validation
 from streamkm.models.centroids import BatchResult, LiveCentroids, checked_array, weighted_mean
@@ -197,14 +198,14 @@ class Coreset:
         if not self.n_features:
             self._allocate(rows.shape[1], len(rows))
         end = self._n_rows + len(rows)
-        if end > len(self._weights):
+        if end > len(self._buffer.weights):
             self._grow(end)
-        self._rows[self._n_rows : end] = rows
-        self._weights[self._n_rows : end] = weights / self._scale
-        self._strata[self._n_rows : end] = CALIBRATED
+        self._buffer.rows[self._n_rows : end] = rows
+        self._buffer.weights[self._n_rows : end] = weights / self._scale
+        self._buffer.strata[self._n_rows : end] = CALIBRATED
         self._n_rows = self._first_uncalibrated = end
         if len(rows):
-            self._origin = weighted_mean(self._rows[:end], self._weights[:end])
+            self._origin = weighted_mean(self._buffer.rows[:end], self._buffer.weights[:end])
         if guide is not None and self._n_rows > self.size:
             self._thin(guide)
 
@@ -223,19 +224,13 @@ class Coreset:
         self._n_rows = sample_rows(
             X,
             aged.decayed,
-            learned.labels,
-            learned.squared,
-            learned.totals,
+            learned.assignment,
             guide.stats,
-            learned.origin,
             self._origin,
             float(self._thinned_size),
             1.0 / self._scale,
             self._n_rows,
-            self._rows,
-            self._weights,
-            self._strata,
-            self._sums,
+            self._arrays,
             self.rng,
         )
         if self._n_rows > self.size:
@@ -246,24 +241,24 @@ class Coreset:
         """Multiply all weights by a factor."""
         self._scale *= factor
         if self._scale < MIN_SCALE:
-            self._weights[: self._n_rows] *= self._scale
-            self._sums *= self._scale
+            self._buffer.weights[: self._n_rows] *= self._scale
+            self._buffer.sums[...] *= self._scale
             self._scale = 1.0
-            self.filter_rows(self._weights[: self._n_rows] > 0.0)
+            self.filter_rows(self._buffer.weights[: self._n_rows] > 0.0)
 
     def filter_rows(self, mask: NDArray[np.bool_]) -> None:
         """Drop the rows that are not in the (m,) mask."""
         if mask.all():
             return
         n, before = int(mask.sum()), int(mask[: self._first_uncalibrated].sum())
-        for buffer in (self._rows, self._weights, self._strata):
-            buffer[:n] = buffer[: self._n_rows][mask]
+        for array in (self._buffer.rows, self._buffer.weights, self._buffer.strata):
+            array[:n] = array[: self._n_rows][mask]
         self._n_rows, self._first_uncalibrated = n, before
 
     def calibrate(self) -> None:
         """Correct the rows sampled since the last call to the exact mass and mean of their strata."""
         self._n_rows = calibrate(
-            self._first_uncalibrated, self._n_rows, self._rows, self._weights, self._strata, self._origin, self._sums
+            self._first_uncalibrated, self._n_rows, *self._buffer[:3], self._origin, self._buffer.sums
         )
         self._first_uncalibrated = self._n_rows
 
@@ -273,8 +268,8 @@ class Coreset:
         if not self.n_features:
             return np.empty((0, 0)), np.empty(0)
         rows, weights, strata = np.empty((n + k, self.n_features)), np.empty(n + k), np.empty(n + k, np.int32)
-        rows[:n], weights[:n], strata[:n] = self._rows[:n], self._weights[:n], self._strata[:n]
-        m = calibrate(self._first_uncalibrated, n, rows, weights, strata, self._origin, self._sums.copy())
+        rows[:n], weights[:n], strata[:n] = self._buffer.rows[:n], self._buffer.weights[:n], self._buffer.strata[:n]
+        m = calibrate(self._first_uncalibrated, n, rows, weights, strata, self._origin, self._buffer.sums.copy())
         return rows[:m], weights[:m] * self._scale
 
     def draw_seed(self) -> int:
@@ -283,29 +278,39 @@ class Coreset:
         return int(self.rng[0])
 
     def _thin(self, guide: LiveCentroids) -> None:
-        rows, weights = frozen(self._rows[: self._n_rows]), frozen(self._weights[: self._n_rows])
+        rows, weights = frozen(self._buffer.rows[: self._n_rows]), frozen(self._buffer.weights[: self._n_rows])
         labels, squared = guide.nearest(rows, largest(rows.reshape(-1)))
         k, factors = len(guide.stats), guide.metric.factors
         kept, kept_weights = thin_rows(
             rows, weights, labels, squared, factors, k, self._thinned_size, self._origin, self.rng
         )
         n = self._n_rows = self._first_uncalibrated = len(kept)
-        self._rows[:n], self._weights[:n], self._strata[:n] = kept, kept_weights, CALIBRATED
+        self._buffer.rows[:n], self._buffer.weights[:n], self._buffer.strata[:n] = kept, kept_weights, CALIBRATED
 
     def _allocate(self, d: int, at_least: int) -> None:
         self.n_features = d
         # A batch adds at most as many rows as are kept, one for its start, and calibration one per stratum.
         capacity = max(self.size, at_least) + self._thinned_size + self.n_clusters + 8
-        self._rows, self._weights = np.empty((capacity, d)), np.empty(capacity)
-        self._strata = np.empty(capacity, np.int32)
-        self._sums, self._origin = np.zeros((self.n_clusters, d + 1)), np.zeros(d)
+        self._use(
+            SampleBuffer(
+                np.empty((capacity, d)),
+                np.empty(capacity),
+                np.empty(capacity, np.int32),
+                np.zeros((self.n_clusters, d + 1)),
+            )
+        )
+        self._origin = np.zeros(d)
+
+    def _use(self, buffer: SampleBuffer) -> None:
+        self._buffer, self._arrays = buffer, plain(buffer)
 
     def _grow(self, at_least: int) -> None:
-        n, rows, weights, strata = self._n_rows, self._rows, self._weights, self._strata
-        sums, origin = self._sums, self._origin
+        n, before, origin = self._n_rows, self._buffer, self._origin
         self._allocate(self.n_features, at_least)
-        self._sums, self._origin = sums, origin
-        self._rows[:n], self._weights[:n], self._strata[:n] = rows[:n], weights[:n], strata[:n]
+        b = self._buffer
+        b.rows[:n], b.weights[:n], b.strata[:n] = before.rows[:n], before.weights[:n], before.strata[:n]
+        self._use(b._replace(sums=before.sums))
+        self._origin = origin
 
     # Saving
 
@@ -315,10 +320,10 @@ class Coreset:
         if not self.n_features:
             return {"coreset_rng": self.rng.copy()}
         return {
-            "coreset_rows": self._rows[:n].copy(),
-            "coreset_weights": self._weights[:n].copy(),
-            "coreset_strata": self._strata[self._first_uncalibrated : n].copy(),
-            "coreset_sums": self._sums.copy(),
+            "coreset_rows": self._buffer.rows[:n].copy(),
+            "coreset_weights": self._buffer.weights[:n].copy(),
+            "coreset_strata": self._buffer.strata[self._first_uncalibrated : n].copy(),
+            "coreset_sums": self._buffer.sums.copy(),
             "coreset_origin": self._origin.copy(),
             "coreset_rng": self.rng.copy(),
         }
@@ -337,11 +342,11 @@ class Coreset:
         n = len(rows)
         self._allocate(d, n)
         self._n_rows, self._first_uncalibrated = n, n - len(strata)
-        self._rows[:n] = checked_array(arrays, "coreset_rows", np.float64, (n, d))
-        self._weights[:n] = checked_array(arrays, "coreset_weights", np.float64, (n,))
-        self._strata[:n] = CALIBRATED
-        self._strata[self._first_uncalibrated : n] = strata
-        self._sums = checked_array(arrays, "coreset_sums", np.float64, (self.n_clusters, d + 1))
+        self._buffer.rows[:n] = checked_array(arrays, "coreset_rows", np.float64, (n, d))
+        self._buffer.weights[:n] = checked_array(arrays, "coreset_weights", np.float64, (n,))
+        self._buffer.strata[:n] = CALIBRATED
+        self._buffer.strata[self._first_uncalibrated : n] = strata
+        self._buffer.sums[:] = checked_array(arrays, "coreset_sums", np.float64, (self.n_clusters, d + 1))
         self._origin = checked_array(arrays, "coreset_origin", np.float64, (d,))
         self._scale = float(scalars["scale"])
 

@@ -35,10 +35,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from streamkm.errors import DataError, SettingsError
 from streamkm.kernels.assign import assign, extent, pack_centroids
+from streamkm.kernels.groups import plain
 from streamkm.kernels.random import draw
 from streamkm.kernels.seed import kmeans_plus_plus
 from streamkm.kernels.silhouette import simplified_silhouette
-from streamkm.kernels.update import lloyd
+from streamkm.kernels.update import AssignedRows, DistancePlan, lloyd
 from streamkm.models import validation
 from streamkm.models.centroids import columns_of, packed_like, power_of_two
 from streamkm.models.density_valleys import all_separated, inlier_mask, jitter_discrete_fields, multimodal_fields
@@ -225,21 +226,16 @@ class _Solver:
     def lloyd_on_columns(self, centroids: Reals) -> tuple[Reals, float]:
         """Run Lloyd's algorithm from (k, d) centroids; return centroids and cost."""
         k, d = centroids.shape
-        packed, totals = packed_like(k, d, double=True), np.empty((k, d + 2))
+        n = len(self.X)
         cost = lloyd(
             self.X,
             self.row_weights,
-            self.origin,
-            self.scale,
-            validation.ONES,
+            plain(DistancePlan(self.scale, validation.ONES, packed_like(k, d, double=True))),
             False,  # noqa: FBT003  # numba takes arguments by position
-            packed,
             centroids,
             ITERATIONS,
             TOLERANCE,
-            np.empty(len(self.X), np.int32),
-            np.empty(len(self.X)),
-            totals,
+            plain(AssignedRows(np.empty(n, np.int32), np.empty(n), np.empty((k, d + 2)), self.origin)),
         )
         return centroids, cost
 

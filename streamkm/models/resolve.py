@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from streamkm.kernels.assign import Real, largest, pack_centroids
 from streamkm.kernels.assign import assign as assign_rows
-from streamkm.kernels.coreset import thin
+from streamkm.kernels.coreset import WeightedRows, thin
+from streamkm.kernels.groups import plain
 from streamkm.kernels.random import uniform
 from streamkm.kernels.reductions import differences
 from streamkm.kernels.search import lloyd_on_columns, local_search, remove_centroids
@@ -264,7 +265,8 @@ def thin_rows(
     """Return about `size` of the weighted rows, (m, d), with new weights, (m,); arguments as in `thin`."""
     capacity = size + 2 * k + 8
     kept, kept_weights = np.empty((capacity, rows.shape[1])), np.empty(capacity)
-    n = thin(rows, weights, labels, squared, frozen(factors), k, float(size), origin, rng, kept, kept_weights)
+    weighted = plain(WeightedRows(rows, weights, labels, squared))
+    n = thin(weighted, frozen(factors), k, float(size), origin, rng, kept, kept_weights)
     return kept[:n], kept_weights[:n]
 
 

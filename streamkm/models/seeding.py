@@ -6,8 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamkm.kernels.assign import largest
+from streamkm.kernels.groups import plain
 from streamkm.kernels.random import uniform
-from streamkm.kernels.update import COST, WEIGHT, lloyd
+from streamkm.kernels.update import COST, WEIGHT, AssignedRows, lloyd
 from streamkm.models.centroids import distance_plan, weighted_mean
 from streamkm.models.metric import Metric
 from streamkm.models.resolve import LIGHT_EFFORT, ResolveProblem, solve
@@ -82,21 +83,8 @@ def run_lloyd(
     rows, row_weights = frozen(rows), frozen(row_weights)
     k, d = centroids.shape
     high = largest(rows.reshape(-1))
-    scale, factors, packed = distance_plan(rows, high, centroids, origin, metric, mean)
+    plan = distance_plan(rows, high, centroids, origin, metric, mean)
     labels, squared, totals = np.empty(len(rows), np.int32), np.empty(len(rows)), np.empty((k, d + 2))
-    cost = lloyd(
-        rows,
-        row_weights,
-        origin,
-        scale,
-        factors,
-        metric.spherical,
-        packed,
-        centroids,
-        steps,
-        0.0,
-        labels,
-        squared,
-        totals,
-    )
+    assignment = AssignedRows(labels, squared, totals, origin)
+    cost = lloyd(rows, row_weights, plain(plan), metric.spherical, centroids, steps, 0.0, plain(assignment))
     return totals, labels, squared, cost

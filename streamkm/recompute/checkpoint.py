@@ -47,8 +47,8 @@ def identify(points: Points, params: FitParams, seed: int) -> str:
     found = hashlib.sha256(json.dumps([_FORMAT, n, d, str(points.given.dtype), settings]).encode())
     for array in (
         copy_rows(points.given, some),
-        points.origin,
-        np.array([points.scale, points.extent, points.weight_unit]),
+        points.frame.origin,
+        np.array([points.frame.scale, points.frame.extent, points.frame.weight_unit]),
     ):
         found.update(array.tobytes())
     if len(points.given_weights):

@@ -464,7 +464,7 @@ class _BatchCursor:
         table = np.empty((5, n), np.int64)
         times = self.base_time, self.append_time
         status, rows, stop = record_batch.parse_records(
-            data, at, end, self.base, self.previous, self.last, *times, *table
+            data, at, end, self.base, self.previous, self.last, *times, table
         )
         status, rows, stop = int(status), int(rows), int(stop)
         if rows < n // 2:
@@ -502,5 +502,5 @@ def compile_parser() -> None:
     """Compile the parser of record batches, or load it from numba's cache."""
     record = np.frombuffer(encode_record(b"k", b"v"), np.uint8)
     record.flags.writeable = False
-    record_batch.parse_records(record, 0, len(record), 0, -1, 0, 0, -1, *np.empty((5, 1), np.int64))
+    record_batch.parse_records(record, 0, len(record), 0, -1, 0, 0, -1, np.empty((5, 1), np.int64))
     record_details(record, 0)

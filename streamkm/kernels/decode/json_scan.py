@@ -7,6 +7,8 @@ keys, numbers of more than 19 digits) and invalid input it is unsure, and the ca
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -32,6 +34,27 @@ _OPEN_LIST, _CLOSE_LIST, _OPEN_OBJECT, _CLOSE_OBJECT = 91, 93, 123, 125
 _TRUE = np.frombuffer(b"true", np.uint8)
 _FALSE = np.frombuffer(b"false", np.uint8)
 _NULL = np.frombuffer(b"null", np.uint8)
+
+
+class NameTree(NamedTuple):
+    """Names of the selected fields, as a tree.
+
+    Node 0 is the record, and entry e of node v, ``firsts[v] <= e < firsts[v + 1]``, is a key: ``entries[e] = (name
+    begin, name end, column or -1, node or -1)``.
+
+    Attributes
+    ----------
+    names
+        (bytes,) uint8: concatenated names, without quotes, backslashes and control characters.
+    entries
+        (m, 4) int64.
+    firsts
+        (nodes + 1,) int64.
+    """
+
+    names: NDArray[np.uint8]
+    entries: NDArray[np.int64]
+    firsts: NDArray[np.int64]
 
 
 @jit()
@@ -122,18 +145,13 @@ def scan_rows(
     begins: NDArray[np.int64],  # IN
     ends: NDArray[np.int64],  # IN
     max_bytes: int,
-    names: NDArray[np.uint8],  # IN
-    entries: NDArray[np.int64],  # IN
-    firsts: NDArray[np.int64],  # IN
+    tree: NameTree,  # IN
     width: int,
     points: NDArray[np.uint64],  # OUT
     times: NDArray[np.uint64],  # OUT
     kinds: NDArray[np.uint8],  # OUT
 ) -> None:
     """Scan records for selected fields.
-
-    The fields form a tree: node 0 is the record, and entry e of node v, ``firsts[v] <= e < firsts[v + 1]``, is a key:
-    ``entries[e] = (name begin, name end, column or -1, node or -1)``.
 
     Parameters
     ----------
@@ -143,10 +161,8 @@ def scan_rows(
         (n,) record i is ``data[begins[i]:ends[i]]``; ``ends[i] == -1`` is null.
     max_bytes
         Longer records are not scanned and stay unsure.
-    names
-        (bytes,) concatenated names, without quotes, backslashes and control characters.
-    entries, firsts
-        (m, 4) and (nodes + 1,), the tree.
+    tree
+        The fields.
     width
         Number of columns that an object must have: d, or d + 1 with a time.
     points
@@ -157,6 +173,7 @@ def scan_rows(
         (n,) uint8: `UNSURE`, `OBJECT`, `ARRAY`, `NULL` or `DATED`; rows of `points` are undefined for `UNSURE` and
         `NULL`.
     """
+    names, entries, firsts = tree
     d = points.shape[1]
     column_mark = np.full(width, -1, np.int64)
     entry_mark = np.full(len(entries), -1, np.int64)

@@ -63,11 +63,7 @@ def parse_records(  # noqa: PLR0911  # one return per kind of error
     last_offset: int,
     base_timestamp: int,
     append_timestamp: int,
-    starts: NDArray[np.int64],  # OUT, one per record
-    begins: NDArray[np.int64],  # OUT
-    ends: NDArray[np.int64],  # OUT
-    offsets: NDArray[np.int64],  # OUT
-    timestamps: NDArray[np.int64],  # OUT
+    table: NDArray[np.int64],  # OUT
 ) -> tuple[int, int, int]:
     """Find the values of the next records of a batch.
 
@@ -84,12 +80,10 @@ def parse_records(  # noqa: PLR0911  # one return per kind of error
         after compaction.
     append_timestamp
         Timestamp of all records if the broker sets it (``LogAppendTime``); -1 for timestamps of the producer.
-    starts
-        (n,) start of record i, for reading its key and headers. At most n records are parsed.
-    begins, ends
-        (n,) value i is ``data[begins[i]:ends[i]]``; ``ends[i] == -1`` is null.
-    offsets, timestamps
-        (n,) offset and milliseconds since 1970.
+    table
+        (5, n): one column per record; at most n records are parsed. Its rows are: start of the record, for reading its
+        key and headers; begin and end of its value in `data`, whose end is -1 if it is null; offset; and timestamp in
+        milliseconds since 1970.
 
     Returns
     -------
@@ -97,6 +91,7 @@ def parse_records(  # noqa: PLR0911  # one return per kind of error
         (status, number of records, start of the next record). The status is `OK` if n records were parsed, else the
         reason why the next one cannot be; the records before it are valid in any case.
     """
+    starts, begins, ends, offsets, timestamps = table[0], table[1], table[2], table[3], table[4]
     pos = begin
     for i in range(len(starts)):
         start = pos

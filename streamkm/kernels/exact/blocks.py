@@ -8,14 +8,16 @@ read.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
 from streamkm.kernels._jit import jit
-from streamkm.kernels.exact.relabel import CHANGED, relabel_rows
+from streamkm.kernels.exact.relabel import CHANGED, Lanes, PassCentroids, Relabelled, Rows, Share, relabel_rows
 from streamkm.kernels.exact.rows import DOWN, UP
 from streamkm.kernels.exact.simd import GROUP, LANES, below, lowest_bit
-from streamkm.kernels.exact.sums import Real
+from streamkm.kernels.exact.sums import Frame, Sums
 
 MIXED = -1
 """Stands for the label of a block whose rows have several labels."""
@@ -39,65 +41,134 @@ MAX_RESERVE_MOVES = 40.0
 """A list whose extra distance is more than this multiple of the last move is recomputed, to become shorter."""
 
 
+class Blocks(NamedTuple):
+    """Blocks of neighbouring rows, and regions of `REGION` neighbouring blocks, in working coordinates (see `Frame`).
+
+    Attributes
+    ----------
+    offsets
+        (blocks + 1,) int64: first row of each block, then n.
+    boxes
+        (blocks + regions, 3, d) float32: lowest and highest coordinates and centre; of blocks first, then of regions.
+        (0, 3, 0) without blocks of neighbours.
+    radii
+        (blocks + regions,) float64: largest distance of a row from the centre.
+    """
+
+    offsets: NDArray[np.int64]
+    boxes: NDArray[np.float32]
+    radii: NDArray[np.float64]
+
+
+class BlockBounds(NamedTuple):
+    """Bounds that tell which rows to compare again, and which centroids with. Distances are in working coordinates.
+
+    Attributes
+    ----------
+    drift
+        (k,) float64: length of each centroid's last move.
+    moved
+        (k + 1,) float64: last, the sum over all passes of the two largest moves.
+    state
+        (blocks + regions, STATE) float64.
+    masks
+        (blocks + regions, ceil(k / 64)) uint64: list of each block, one bit per centroid; all zero if there is none
+        yet.
+    only
+        (blocks,) int64: common label of the block's rows, or `MIXED`.
+    bounds
+        (n + 32,) float32: value of the block's `MOVED` from which on a row must be compared.
+    """
+
+    drift: NDArray[np.float64]
+    moved: NDArray[np.float64]
+    state: NDArray[np.float64]
+    masks: NDArray[np.uint64]
+    only: NDArray[np.int64]
+    bounds: NDArray[np.float32]
+
+
+class _Choices(NamedTuple):
+    """Centroids that a list is selected from.
+
+    Attributes
+    ----------
+    indices
+        (k,) int32: indices of the centroids, ascending.
+    columns
+        (d, k) float32: their working coordinates.
+    """
+
+    indices: NDArray[np.int32]
+    columns: NDArray[np.float32]
+
+
+class _Selection(NamedTuple):
+    """The list that `_list_candidates` selects.
+
+    Attributes
+    ----------
+    near
+        (k + GROUP,) int32: indices of the listed centroids, ascending.
+    outcome
+        (2,) float64: lower bound of how much farther than the nearest all unlisted centroids are, for any point of the
+        box; and the reserve for the next call.
+    squares
+        (k,) float32: temporary.
+    """
+
+    near: NDArray[np.int32]
+    outcome: NDArray[np.float64]
+    squares: NDArray[np.float32]
+
+
 @jit(fast=True)
 def _list_candidates(
     boxes: NDArray[np.float32],
     b: int,
     radius: float,
-    region_list: NDArray[np.int32],
-    columns: NDArray[np.float32],
-    n_region_list: int,
-    centroids: NDArray[np.float64],
+    choices: _Choices,
+    n_choices: int,
+    centroids: PassCentroids,
     drift: NDArray[np.float64],
-    slack: NDArray[np.float64],
     reserve: float,
-    squares: NDArray[np.float32],
-    near: NDArray[np.int32],
-    outcome: NDArray[np.float64],
+    selection: _Selection,
 ) -> int:
     """List the centroids that may be nearest to some point of a box, and those at most about `reserve` farther.
 
     Parameters
     ----------
     boxes, b
-        IN (blocks, 3, d): lowest and highest coordinates and centre of each box; and the index of the box.
+        IN: as in `Blocks`; and the index of the box.
     radius
         Largest distance of one of the box's rows from its centre.
-    region_list
-        IN: indices of the centroids to choose from, ascending.
-    columns
-        IN (d, at least n_region_list): coordinates of these centroids.
-    n_region_list
-        Number of these centroids.
+    choices, n_choices
+        IN: the centroids to choose from, and how many there are.
     centroids, drift
-        IN (k, d), (k,): all centroids, and the length of each one's last move.
-    slack
-        IN (3,): from `rounding`.
+        IN: all centroids, and (k,) the length of each one's last move.
     reserve
         Extra distance, not negative.
-    squares
-        TMP (k,).
-    near
-        OUT (k + 1,): indices of the listed centroids, ascending.
-    outcome
-        OUT (2,): lower bound of how much farther than the nearest all unlisted centroids are, for any point of the box;
-        and the reserve for the next call.
+    selection
+        OUT.
 
     Returns
     -------
     int
         Number of listed centroids.
     """
+    indices, columns = choices
+    near, outcome, squares = selection
+    _, working, _, slack = centroids
     d = columns.shape[0]
-    for q in range(n_region_list):
+    for q in range(n_choices):
         squares[q] = 0.0
     for t in range(d):
         x = boxes[b, 2, t]
-        for q in range(n_region_list):
+        for q in range(n_choices):
             difference = columns[t, q] - x
             squares[q] += difference * difference
     lowest = squares[0]
-    for q in range(n_region_list):
+    for q in range(n_choices):
         lowest = min(lowest, squares[q])
     nearest = np.sqrt(lowest) * (1 + 1e-5) + slack[1]
     reach = nearest + 2 * radius + reserve
@@ -105,25 +176,25 @@ def _list_candidates(
     m = 0
     outside = np.float32(3e38)
     first = 0
-    for q in range(n_region_list):
+    for q in range(n_choices):
         near[m] = q
         m += squares[q] <= limit
         first = q if squares[q] == lowest else first
         outside = squares[q] if limit < squares[q] < outside else outside
     smallest = np.sqrt(outside) * (1 - 1e-5) - slack[1] - nearest - 2 * radius
-    first = region_list[first]
+    first = indices[first]
     most = 0.0
     next_most = 0.0
     kept = 0
     for i in range(m):
         q = near[i]
-        j = region_list[q]
+        j = indices[q]
         ahead = 0.0
         if j != first:
             lead = 0.0  # of the first centroid over this one, in squared distance, at the least favourable corner
             for t in range(d):
-                a = centroids[first, t]
-                c = centroids[j, t]
+                a = working[first, t]
+                c = working[j, t]
                 at_low = (a - c) * (2.0 * boxes[b, 0, t] - a - c)
                 at_high = (a - c) * (2.0 * boxes[b, 1, t] - a - c)
                 lead += min(at_high, at_low)
@@ -211,87 +282,66 @@ def _common(labels: NDArray[np.int32], start: int, stop: int) -> int:
 
 @jit(allocates=True)
 def blocks_pass(
-    part: int,
-    parts: int,
-    first: int,
-    last: int,
-    raw: Real,
-    rows: NDArray[np.float32],
-    weights: NDArray[np.float64],
-    origin: NDArray[np.float64],
-    scale: float,
-    offsets: NDArray[np.int64],
-    boxes: NDArray[np.float32],
-    radii: NDArray[np.float64],
-    raw_centroids: NDArray[np.float64],
-    centroids: NDArray[np.float64],
-    centroids32: NDArray[np.float32],
-    drift: NDArray[np.float64],
-    slack: NDArray[np.float64],
-    total_move: float,
-    force: bool,
-    state: NDArray[np.float64],
-    masks: NDArray[np.uint64],
-    only: NDArray[np.int64],
-    bounds: NDArray[np.float32],
+    share: Share,
+    rows: Rows,
+    frame: Frame,
+    blocks: Blocks,
+    centroids: PassCentroids,
+    block_bounds: BlockBounds,
     labels: NDArray[np.int32],
-    sums: NDArray[np.int64],
-    counts: NDArray[np.int64],
+    sums: Sums,
     counters: NDArray[np.int64],
+    force: bool,
 ) -> None:
     """Relabel the rows whose bounds no longer hold.
 
     Parameters
     ----------
-    part, parts, first, last
-        This call processes every parts-th of the regions `first` to `last`, starting with `part`.
-    raw, rows, weights, origin, scale, raw_centroids, centroids32, slack, labels, sums, counts, counters
-        As in `relabel_rows`.
-    offsets
-        IN (blocks + 1,): first row of each block, then n.
-    boxes
-        IN (blocks, 3, d): lowest and highest coordinates and centre.
-    radii
-        IN (blocks,): largest distance of a row from the centre.
-    centroids
-        IN (k, d): in working coordinates.
-    drift
-        IN (k,): length of each centroid's last move.
-    total_move
-        Sum over all passes of the two largest moves.
+    share
+        Share of this call, in regions.
+    rows, frame, blocks, centroids
+        IN.
+    block_bounds
+        INOUT, except `drift` and `moved`.
+    labels
+        INOUT (n,): -1 if there is none yet.
+    sums
+        INOUT: the part of this call; nothing is summed if there are 0 clusters.
+    counters
+        INOUT (parts, 3): as in `Relabelled`.
     force
         Whether to recompute all lists and relabel all rows.
-    state
-        INOUT (blocks, STATE).
-    masks
-        INOUT (blocks, ceil(k / 64)): list of each block, one bit per centroid; all zero if there is none yet.
-    only
-        INOUT (blocks,): common label of the block's rows, or `MIXED`.
-    bounds
-        INOUT (n + 32,): value of the block's `MOVED` from which on a row must be compared.
     """
+    part, parts, first, last = share
+    rows, frame, centroids = Rows(*rows), Frame(*frame), PassCentroids(*centroids)
+    offsets, boxes, radii = blocks
+    drift, moved, state, masks, only, bounds = block_bounds
+    limbs, counts = sums
+    working = centroids.working
     n_blocks = len(offsets) - 1
-    k, d = centroids.shape
+    k, d = working.shape
+    total_move = moved[k]
+    everyone = np.empty(k, np.int32)
     columns = np.empty((d, k), np.float32)
     for j in range(k):
+        everyone[j] = j
         for t in range(d):
-            columns[t, j] = centroids[j, t]
-    squares = np.empty(k, np.float32)
-    near = np.empty(k + GROUP, np.int32)
+            columns[t, j] = working[j, t]
+    all_choices = _Choices(everyone, columns)
     region_list = np.empty(k, np.int32)
     local = np.empty((d, k), np.float32)
-    all_centroids = np.empty(k, np.int32)
-    for j in range(k):
-        all_centroids[j] = j
+    choices = _Choices(region_list, local)
+    near = np.empty(k + GROUP, np.int32)
     outcome = np.empty(2)
+    selection = _Selection(near, outcome, np.empty(k, np.float32))
     bits_of_bounds = bounds.view(np.int32)
-    block = np.zeros((d, LANES), np.float32)
-    found = np.zeros((2, LANES), np.float32)
-    winners = found[1].view(np.int32)
     longest = 0
     for b in range(n_blocks):
         longest = max(longest, offsets[b + 1] - offsets[b])
+    found = np.zeros((2, LANES), np.float32)
     row_indices = np.empty(longest + 64, np.uint32)
+    lanes = Lanes(row_indices, np.zeros((d, LANES), np.float32), found, found[1].view(np.int32))
+    target = Relabelled(labels, limbs[part], counts[part], counters[part])
     for g in range(first + part, last, parts):
         # Step 1. Update the region's list, from which its blocks select theirs.
         region = n_blocks + g
@@ -301,9 +351,8 @@ def blocks_pass(
         n_region_list = 0
         if force or total_move > state[region, VALID] or state[region, RESERVE] > MAX_RESERVE_MOVES * move:
             n_near = _list_candidates(
-                boxes, region, radii[region], all_centroids, columns, k, centroids, drift, slack,
-                state[region, RESERVE], squares, near, outcome,
-            )  # fmt: skip
+                boxes, region, radii[region], all_choices, k, centroids, drift, state[region, RESERVE], selection
+            )
             state[region, VALID] = total_move + outcome[0] * (1 - 1e-9)
             state[region, RESERVE] = outcome[1]
             fresh |= _write_list(near, n_near, masks, region)
@@ -318,11 +367,10 @@ def blocks_pass(
                     n_region_list = _read_list(masks, region, region_list)
                     for q in range(n_region_list):
                         for t in range(d):
-                            local[t, q] = centroids[region_list[q], t]
+                            local[t, q] = working[region_list[q], t]
                 n_near = _list_candidates(
-                    boxes, b, radii[b], region_list, local, n_region_list, centroids, drift, slack, state[b, RESERVE],
-                    squares, near, outcome,
-                )  # fmt: skip
+                    boxes, b, radii[b], choices, n_region_list, centroids, drift, state[b, RESERVE], selection
+                )
                 state[b, VALID] = state[region, MOVED] + outcome[0] * (1 - 1e-9)
                 state[b, RESERVE] = outcome[1]
                 everything |= _write_list(near, n_near, masks, b)
@@ -355,16 +403,13 @@ def blocks_pass(
                 continue
             for q in range(n_near, n_near + GROUP):
                 near[q] = k
-            changed = counters[CHANGED]
+            changed = counters[part, CHANGED]
             for q in range(0, m, LANES):
-                lanes = min(LANES, m - q)
-                relabel_rows(
-                    raw, rows, weights, origin, scale, raw_centroids, centroids32, near, n_near, slack,
-                    row_indices, q, lanes, block, found, winners, labels, sums, counts, counters,
-                )  # fmt: skip
-                for p in range(lanes):
+                count = min(LANES, m - q)
+                relabel_rows(rows, frame, centroids, near, n_near, lanes, q, count, target)
+                for p in range(count):
                     margin = found[0, p]
                     bounds[row_indices[q + p]] = (margin + state[b, MOVED]) * DOWN if margin > 0 else -1.0
             state[b, LOWEST] = _lowest(bits_of_bounds, start, stop)
-            if counters[CHANGED] != changed:
+            if counters[part, CHANGED] != changed:
                 only[b] = _common(labels, start, stop)

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamkm.kernels._jit import jit
+from streamkm.kernels.exact.relabel import Share
 from streamkm.kernels.exact.sums import LIMB, ROUND, ROUND_BITS, Real, add_row
 
 CHUNK_ROWS = 4096
@@ -13,7 +14,7 @@ CHUNK_ROWS = 4096
 
 
 @jit()
-def sum_rows(raw: Real, origin: NDArray[np.float64], scale: float, sums: NDArray[np.int64]) -> None:
+def sum_rows(raw: Real, origin: NDArray[np.float64], scale: float, limbs: NDArray[np.int64]) -> None:
     """Sum all rows.
 
     Parameters
@@ -22,11 +23,11 @@ def sum_rows(raw: Real, origin: NDArray[np.float64], scale: float, sums: NDArray
         As in `add_row`.
     scale
         Power of two.
-    sums
+    limbs
         INOUT (1, 2, d + 1): as in `add_row`.
     """
     for i in range(len(raw)):
-        add_row(raw, i, origin, scale, 1.0, sums, 0)
+        add_row(raw, i, origin, scale, 1.0, limbs, 0)
 
 
 @jit()
@@ -51,10 +52,7 @@ def _square(raw: Real, i: int, raw_centroids: NDArray[np.float64], j: int, scale
 
 @jit()
 def assigned_squares(
-    part: int,
-    parts: int,
-    first: int,
-    last: int,
+    share: Share,
     raw: Real,
     labels: NDArray[np.int32],
     raw_centroids: NDArray[np.float64],
@@ -68,8 +66,8 @@ def assigned_squares(
 
     Parameters
     ----------
-    part, parts, first, last
-        This call processes every parts-th chunk of the rows `first` to `last`, starting with chunk `part`.
+    share
+        Share of this call, in chunks of rows.
     raw
         IN (n, d).
     labels
@@ -83,10 +81,11 @@ def assigned_squares(
     unit
         Power of two that scales squares below 1.
     squares
-        OUT (last - first,): squares, without `unit`; or (0,) if they are not needed.
+        OUT (last - first,), by the range of the share: squares, without `unit`; or (0,) if they are not needed.
     costs
         INOUT (k, 3): three limbs of each cluster's weighted sum, times `unit`.
     """
+    part, parts, first, last = share
     for start in range(first + part * CHUNK_ROWS, last, parts * CHUNK_ROWS):
         for i in range(start, min(last, start + CHUNK_ROWS)):
             j = int(labels[i])
@@ -137,7 +136,7 @@ def relocate(
     origin: NDArray[np.float64],
     scale: float,
     weight: float,
-    sums: NDArray[np.int64],
+    limbs: NDArray[np.int64],
     counts: NDArray[np.int64],
     old: int,
     new: int,
@@ -148,12 +147,12 @@ def relocate(
     ----------
     raw, row, origin, scale, weight
         As in `add_row`, but the scale does not include the weight.
-    sums, counts
+    limbs, counts
         INOUT (k, 2, d + 1), (k,).
     old, new
         Labels of the clusters.
     """
-    add_row(raw, row, origin, scale * weight, weight, sums, new)
-    add_row(raw, row, origin, -scale * weight, -weight, sums, old)
+    add_row(raw, row, origin, scale * weight, weight, limbs, new)
+    add_row(raw, row, origin, -scale * weight, -weight, limbs, old)
     counts[new] += 1
     counts[old] -= 1

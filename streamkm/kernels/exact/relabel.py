@@ -8,15 +8,100 @@ float64 loop.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
 from streamkm.kernels._jit import jit
 from streamkm.kernels.exact.simd import GROUP, LANES, changed_lanes, gather, lowest_bit, to_float32, two_nearest
-from streamkm.kernels.exact.sums import Real, add_row
+from streamkm.kernels.exact.sums import Frame, Real, add_row
 
 CHANGED, EVALUATED, RECHECKED = 0, 1, 2
 """Columns of a pass's counters: changed labels, rows compared with centroids, rows that needed float64."""
+
+Share = tuple[int, int, int, int]
+"""The share of a call in a pass: (part, parts, first, last). The call processes every parts-th of the units (chunks of
+rows, blocks or regions) in the range from `first` to `last`, starting with number `part` of them."""
+
+
+class Rows(NamedTuple):
+    """Points in the order in which a pass reads them.
+
+    Attributes
+    ----------
+    raw
+        (n, d) float32 or float64, in the unit of the points.
+    working
+        (n, d) float32, in working coordinates (see `Frame`).
+    weights
+        (n,) float64, at most 1, in the `weight_unit` of the frame; or (0,) for ones.
+    """
+
+    raw: Real
+    working: NDArray[np.float32]
+    weights: NDArray[np.float64]
+
+
+class PassCentroids(NamedTuple):
+    """The centroids that the rows are compared with in a pass.
+
+    Attributes
+    ----------
+    raw
+        (k, d) float64, in the unit of the points.
+    working
+        (k, d) float64, in working coordinates.
+    padded
+        (k + 1, d) float32: `working` from `to_float32`.
+    slack
+        (3,) float64: bounds of rounding errors, from `rounding`.
+    """
+
+    raw: NDArray[np.float64]
+    working: NDArray[np.float64]
+    padded: NDArray[np.float32]
+    slack: NDArray[np.float64]
+
+
+class Lanes(NamedTuple):
+    """Rows that are compared at once, one per SIMD lane. All are temporary.
+
+    Attributes
+    ----------
+    row_indices
+        (m,) uint32: indices of the rows to compare, with room for LANES more.
+    block
+        (d, LANES) float32: working coordinates of the rows.
+    found
+        (2, LANES) float32: margins, and the bits of `winners`.
+    winners
+        (LANES,) int32: nearest centroids.
+    """
+
+    row_indices: NDArray[np.uint32]
+    block: NDArray[np.float32]
+    found: NDArray[np.float32]
+    winners: NDArray[np.int32]
+
+
+class Relabelled(NamedTuple):
+    """What one thread updates in a pass.
+
+    Attributes
+    ----------
+    labels
+        (n,) int32: labels of all rows; -1 if there is none yet.
+    limbs, counts
+        (k, 2, d + 1) and (k,) int64: the thread's part of `Sums`; nothing is summed if `counts` is (0,).
+    counters
+        (3,) int64: columns CHANGED, EVALUATED and RECHECKED.
+    """
+
+    labels: NDArray[np.int32]
+    limbs: NDArray[np.int64]
+    counts: NDArray[np.int64]
+    counters: NDArray[np.int64]
 
 
 @jit()
@@ -118,67 +203,44 @@ def exact_nearest(
 
 @jit(inline=True)
 def relabel_rows(
-    raw: Real,
-    rows: NDArray[np.float32],
-    weights: NDArray[np.float64],
-    origin: NDArray[np.float64],
-    scale: float,
-    raw_centroids: NDArray[np.float64],
-    centroids32: NDArray[np.float32],
+    rows: Rows,
+    frame: Frame,
+    centroids: PassCentroids,
     candidates: NDArray[np.int32],
     n_candidates: int,
-    slack: NDArray[np.float64],
-    row_indices: NDArray[np.uint32],
+    lanes: Lanes,
     first: int,
     count: int,
-    block: NDArray[np.float32],
-    found: NDArray[np.float32],
-    winners: NDArray[np.int32],
-    labels: NDArray[np.int32],
-    sums: NDArray[np.int64],
-    counts: NDArray[np.int64],
-    counters: NDArray[np.int64],
+    target: Relabelled,
 ) -> None:
     """Relabel up to `LANES` rows, and move those that changed between the sums of clusters.
 
-    Afterwards ``found[0]`` holds the margins.
-
     Parameters
     ----------
-    raw
-        IN (n, d): points in raw units, in kernel order.
-    rows
-        IN (n, d): the points in working coordinates.
-    weights
-        IN (n,): weights, at most 1; or (0,) for ones.
-    origin, scale
-        As in `add_row`.
-    raw_centroids
-        IN (k, d).
-    centroids32
-        IN (k + 1, d): from `to_float32`.
+    rows, frame, centroids
+        IN.
     candidates, n_candidates
-        IN: indices of the centroids that can be nearest, ascending, padded with at least GROUP - 1 times k.
-    slack
-        IN (3,): from `rounding`.
-    row_indices, first, count
-        INOUT: the rows are ``row_indices[first:first + count]``; up to LANES more entries are overwritten.
-    block, found, winners
-        TMP (d, LANES), (2, LANES), and the bits of ``found[1]`` as integers.
-    labels
-        INOUT (n,): -1 if there is none yet.
-    sums, counts
-        INOUT (k, 2, d + 1), (k,): as in `move_centroids`; nothing is summed if `counts` is (0,).
-    counters
-        INOUT (3,).
+        IN (m,): indices of the centroids that can be nearest, ascending, padded with at least GROUP - 1 times k.
+    lanes
+        TMP, except (m,) `row_indices`: the rows are ``row_indices[first:first + count]``, and up to LANES more entries
+        are overwritten. Afterwards ``found[0]`` holds the (LANES,) margins.
+    first, count
+        Range of the row indices.
+    target
+        INOUT.
     """
-    d = rows.shape[1]
+    raw, working, weights = rows
+    raw_centroids, _, padded, slack = centroids
+    row_indices, block, found, winners = lanes
+    labels, limbs, counts, counters = target
+    origin, scale = frame.origin, frame.scale
+    d = working.shape[1]
     for p in range(count, LANES):  # idle lanes repeat a row
         row_indices[first + p] = row_indices[first]
-    gather(rows, row_indices, first, block, d)
+    gather(working, row_indices, first, block, d)
     two_nearest(
         block,
-        centroids32,
+        padded,
         candidates,
         found,
         (n_candidates + GROUP - 1) // GROUP,
@@ -187,26 +249,26 @@ def relabel_rows(
         np.float32(slack[1]),
     )
     weighted = len(weights) > 0
-    lanes = changed_lanes(found, labels, row_indices, first) & ((1 << count) - 1)
-    while lanes != 0:
-        p = lowest_bit(lanes)
-        lanes &= lanes - 1
+    changed = changed_lanes(found, labels, row_indices, first) & ((1 << count) - 1)
+    while changed != 0:
+        p = lowest_bit(changed)
+        changed &= changed - 1
         i = int(row_indices[first + p])
         if found[0, p] > 0.0:
             j = int(winners[p])
         else:
             j = exact_nearest(raw, i, raw_centroids, scale, candidates, n_candidates)
-            counters[2] += 1
+            counters[RECHECKED] += 1
         before = int(labels[i])
         if j == before:
             continue
         labels[i] = j
-        counters[0] += 1
+        counters[CHANGED] += 1
         weight = weights[i] if weighted else 1.0
         if len(counts) > 0 and weight > 0.0:
-            add_row(raw, i, origin, scale * weight, weight, sums, j)
+            add_row(raw, i, origin, scale * weight, weight, limbs, j)
             counts[j] += 1
             if before >= 0:
-                add_row(raw, i, origin, -scale * weight, -weight, sums, before)
+                add_row(raw, i, origin, -scale * weight, -weight, limbs, before)
                 counts[before] -= 1
-    counters[1] += count
+    counters[EVALUATED] += count

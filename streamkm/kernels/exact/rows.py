@@ -9,13 +9,15 @@ moves of centroids, is below it. A second number, for moves of any two centroids
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
 from streamkm.kernels._jit import jit
-from streamkm.kernels.exact.relabel import relabel_rows
+from streamkm.kernels.exact.relabel import Lanes, PassCentroids, Relabelled, Rows, Share, relabel_rows
 from streamkm.kernels.exact.simd import GROUP, LANES, below, lowest_bit
-from streamkm.kernels.exact.sums import Real
+from streamkm.kernels.exact.sums import Frame, Sums
 
 CHUNK_ROWS = 1024
 """Rows that a thread processes at a time."""
@@ -25,59 +27,72 @@ DOWN = 1.0 - 3e-7
 """Factors that compensate for the rounding of bounds to float32."""
 
 
+class RowBounds(NamedTuple):
+    """Bounds that tell which rows to compare again.
+
+    Attributes
+    ----------
+    moved
+        (k + 1,) float64: for each label, the accumulated moves of its centroid and of the farthest-moving other one;
+        last, those of any two centroids. In working coordinates, as all bounds.
+    bounds
+        (n,) float32: value of `moved` for the row's label from which on it must be compared.
+    floors
+        (n + 32,) float32: value of `moved` for any two centroids from which on a row must be compared.
+    """
+
+    moved: NDArray[np.float64]
+    bounds: NDArray[np.float32]
+    floors: NDArray[np.float32]
+
+
 @jit(allocates=True)
 def rows_pass(
-    part: int,
-    parts: int,
-    first: int,
-    last: int,
-    raw: Real,
-    rows: NDArray[np.float32],
-    weights: NDArray[np.float64],
-    origin: NDArray[np.float64],
-    scale: float,
-    raw_centroids: NDArray[np.float64],
-    centroids32: NDArray[np.float32],
-    slack: NDArray[np.float64],
-    moved: NDArray[np.float64],
-    force: bool,
-    bounds: NDArray[np.float32],
-    floors: NDArray[np.float32],
+    share: Share,
+    rows: Rows,
+    frame: Frame,
+    centroids: PassCentroids,
+    row_bounds: RowBounds,
     labels: NDArray[np.int32],
-    sums: NDArray[np.int64],
-    counts: NDArray[np.int64],
+    sums: Sums,
     counters: NDArray[np.int64],
+    force: bool,
 ) -> None:
     """Relabel the rows whose bounds no longer hold.
 
     Parameters
     ----------
-    part, parts, first, last
-        This call processes every parts-th chunk of the rows `first` to `last`, starting with chunk `part`.
-    raw, rows, weights, origin, scale, raw_centroids, centroids32, slack, labels, sums, counts, counters
-        As in `relabel_rows`.
-    moved
-        IN (k + 1,): for each label, the accumulated moves of its centroid and of the farthest-moving other one; last,
-        those of any two centroids.
+    share
+        Share of this call, in chunks of rows.
+    rows, frame, centroids
+        IN.
+    row_bounds
+        INOUT: `bounds` and `floors`.
+    labels
+        INOUT (n,): -1 if there is none yet.
+    sums
+        INOUT: the part of this call; nothing is summed if there are 0 clusters.
+    counters
+        INOUT (parts, 3): as in `Relabelled`.
     force
         Whether to relabel all rows.
-    bounds
-        INOUT (n,): value of `moved` for its label from which on a row must be compared.
-    floors
-        INOUT (n + 32,): value of `moved` for any two centroids from which on a row must be compared.
     """
-    d = rows.shape[1]
-    k = raw_centroids.shape[0]
+    part, parts, first, last = share
+    rows, frame, centroids = Rows(*rows), Frame(*frame), PassCentroids(*centroids)
+    moved, bounds, floors = row_bounds
+    limbs, counts = sums
+    d = rows.working.shape[1]
+    k = centroids.raw.shape[0]
     candidates = np.empty(k + GROUP, np.int32)
     limits = np.empty(k + 1, np.float32)
     for j in range(k + 1):
         limits[j] = moved[j] * UP
     for j in range(k + GROUP):
         candidates[j] = min(j, k)
-    block = np.zeros((d, LANES), np.float32)
     found = np.zeros((2, LANES), np.float32)
-    winners = found[1].view(np.int32)
     row_indices = np.empty(CHUNK_ROWS + 64, np.uint32)
+    lanes = Lanes(row_indices, np.zeros((d, LANES), np.float32), found, found[1].view(np.int32))
+    target = Relabelled(labels, limbs[part], counts[part], counters[part])
     for start in range(first + part * CHUNK_ROWS, last, parts * CHUNK_ROWS):
         stop = min(last, start + CHUNK_ROWS)
         m = 0
@@ -94,12 +109,9 @@ def rows_pass(
                     row_indices[m] = i
                     m += i < stop and bounds[i] < limits[labels[i]]
         for q in range(0, m, LANES):
-            lanes = min(LANES, m - q)
-            relabel_rows(
-                raw, rows, weights, origin, scale, raw_centroids, centroids32, candidates, k, slack,
-                row_indices, q, lanes, block, found, winners, labels, sums, counts, counters,
-            )  # fmt: skip
-            for p in range(lanes):
+            count = min(LANES, m - q)
+            relabel_rows(rows, frame, centroids, candidates, k, lanes, q, count, target)
+            for p in range(count):
                 i = row_indices[q + p]
                 margin = found[0, p]
                 bounds[i] = (margin + moved[labels[i]]) * DOWN if margin > 0 else -1.0

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamkm.kernels._jit import jit
+from streamkm.kernels.exact.relabel import Share
 
 
 @jit(fast=True)
@@ -28,16 +29,12 @@ def _box_distance(boxes: NDArray[np.float32], b: int, candidates: NDArray[np.flo
 
 @jit(fast=True, allocates=True)
 def evaluate_candidates(
-    part: int,
-    parts: int,
-    first: int,
-    last: int,
+    share: Share,
     rows: NDArray[np.float32],
     weights: NDArray[np.float64],
     offsets: NDArray[np.int64],
     boxes: NDArray[np.float32],
     candidates: NDArray[np.float32],
-    accept: bool,
     nearest: NDArray[np.float32],
     most: NDArray[np.float32],
     costs: NDArray[np.float64],
@@ -47,27 +44,27 @@ def evaluate_candidates(
 
     Parameters
     ----------
-    part, parts, first, last
-        This call processes every parts-th of the blocks `first` to `last`, starting with `part`.
+    share
+        Share of this call, in blocks.
     rows, weights
-        As in `relabel_rows`.
+        IN (n, d) in working coordinates, and (n,) or (0,): as in `Rows`.
     offsets
         IN (blocks + 1,): first row of each block, then n.
     boxes
-        IN (blocks or more, 3, d): as in `blocks_pass`; or (0, 3, d) without blocks of neighbours.
+        IN (blocks or more, 3, d): as in `Blocks`; or (0, 3, d) without blocks of neighbours.
     candidates
         IN (m, d).
-    accept
-        Whether to accept the only candidate.
     nearest
-        IN, or INOUT if `accept`: (n,) squared distance of each row to the nearest centroid.
+        IN, or INOUT to accept the candidate: (n,) squared distance of each row to the nearest centroid.
     most
-        IN, or INOUT if `accept`: (blocks,) largest of these distances.
+        IN, or INOUT to accept the candidate: (blocks,) largest of these distances.
     costs
-        IN, or INOUT if `accept`: (blocks,) weighted sum of these distances.
+        IN, or INOUT to accept the candidate: (blocks,) weighted sum of these distances.
     trial
-        OUT (blocks, m), unless `accept`: the weighted sum with each candidate.
+        OUT (blocks, m): the weighted sum with each candidate; or (0, 0) to accept the only candidate.
     """
+    part, parts, first, last = share
+    accept = trial.size == 0
     d = rows.shape[1]
     weighted = len(weights) > 0
     longest = 1

@@ -3,12 +3,12 @@
 A coordinate, scaled to [-1, 1] by the origin and a power of two, is split into two integers of 31 bits (62 bits below
 the largest coordinate: finer than float64 unless a coordinate is 2**9 times smaller). Integers are added without
 rounding, so a sum depends only on its set of points: not on threads, chunks, the order of rows, or on points that were
-added and removed before.
+added and removed before. `streamkm.models.exact.core` says what follows from it.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
@@ -24,6 +24,74 @@ LIMB = 2.0**31
 
 ROUND = 1.5 * 2.0**52  # adding it leaves a rounded integer in the low bits of the sum, a conversion available in SIMD
 ROUND_BITS = np.int64(np.float64(ROUND).view(np.int64))
+
+
+class Frame(NamedTuple):
+    """The coordinates in which points are compared and summed: what all parts of the data must share.
+
+    Attributes
+    ----------
+    origin
+        (d,) float64, in the unit of the points.
+    scale
+        Power of two, so that ``(raw - origin) * scale`` is at most 1 in absolute value for every point.
+    unit
+        Power of two: working coordinates, in which points are compared in float32, are ``(raw - origin) * unit``. It is
+        `scale`, or 1 if raw coordinates are accurate enough.
+    extent
+        Largest norm of a point, in working coordinates.
+    weight_unit
+        Unit of summed weights, so that ``weight / weight_unit`` is at most 1: a power of two, or the weight that all
+        points have.
+    """
+
+    origin: NDArray[np.float64]
+    scale: float
+    unit: float
+    extent: float
+    weight_unit: float
+
+
+class Sums(NamedTuple):
+    """Exact sums and counts of clusters, in parts that are added to independently: by threads, chunks or machines.
+
+    Attributes
+    ----------
+    limbs
+        (parts, k, 2, d + 1) int64: high and low limbs of the sums of ``weight * (raw - origin) * scale`` over the rows
+        of each cluster, by dimension, and of their weights last, in units of the `Frame`. The sum is
+        ``(high + low / LIMB) / LIMB``.
+    counts
+        (parts, k) int64: number of rows of positive weight.
+    """
+
+    limbs: NDArray[np.int64]
+    counts: NDArray[np.int64]
+
+    @classmethod
+    def zeros(cls, parts: int, k: int, d: int) -> Self:
+        """Make sums of nothing.
+
+        Parameters
+        ----------
+        parts
+            Number of parts.
+        k, d
+            Clusters and dimensions; 0 clusters to compute no sums.
+        """
+        return cls(np.zeros((parts, k, 2, d + 1), np.int64), np.zeros((parts, k), np.int64))
+
+    @property
+    def total(self) -> Self:
+        """The sums over all parts, as a single part."""
+        return type(self)(self.limbs.sum(axis=0, keepdims=True), self.counts.sum(axis=0, keepdims=True))
+
+    @property
+    def values(self) -> NDArray[np.float64]:
+        """(k, d+1) float64: the sums over all parts, rounded; in units of the `Frame`, weights last."""
+        limbs = self.limbs.sum(axis=0)
+        found: NDArray[np.float64] = (limbs[:, 0] + limbs[:, 1] / LIMB) / LIMB
+        return found
 
 
 _I64 = ir.IntType(64)
@@ -101,19 +169,19 @@ def _add_limbs(
     row: Any,  # noqa: ARG001
     origin: Any,
     factor: Any,  # noqa: ARG001
-    sums: Any,
+    limbs: Any,
     j: Any,  # noqa: ARG001
 ) -> Any:
     """Add the coordinates of a row to the sum of a cluster.
 
     Parameters
     ----------
-    raw, row, origin, sums, j
+    raw, row, origin, limbs, j
         As in `add_row`; contiguous.
     factor
         A coordinate is added as ``(raw - origin) * factor``, at most 2**31 in absolute value.
     """
-    return types.void(raw, types.int64, origin, types.float64, sums, types.int64), _emit_add_limbs
+    return types.void(raw, types.int64, origin, types.float64, limbs, types.int64), _emit_add_limbs
 
 
 @jit(inline=True)
@@ -123,7 +191,7 @@ def add_row(
     origin: NDArray[np.float64],
     factor: float,
     weight: float,
-    sums: NDArray[np.int64],
+    limbs: NDArray[np.int64],
     j: int,
 ) -> None:
     """Add one weighted row to the sum of a cluster.
@@ -140,27 +208,24 @@ def add_row(
         Power of two times `weight`: a coordinate is added as ``(raw - origin) * factor``, at most 1 in absolute value.
     weight
         At most 1; negative to remove the row.
-    sums
-        INOUT (k, 2, d + 1): two limbs of the sums of coordinates and, last, of the weight.
+    limbs
+        INOUT (k, 2, d + 1): one part of `Sums.limbs`.
     j
         Index of the cluster.
     """
     d = raw.shape[1]
-    _add_limbs(raw, row, origin, factor * LIMB, sums, j)
+    _add_limbs(raw, row, origin, factor * LIMB, limbs, j)
     weight *= LIMB
     shifted = weight + ROUND
     rest = (weight - (shifted - ROUND)) * LIMB + ROUND
-    sums[j, 0, d] += np.float64(shifted).view(np.int64) - ROUND_BITS
-    sums[j, 1, d] += np.float64(rest).view(np.int64) - ROUND_BITS
+    limbs[j, 0, d] += np.float64(shifted).view(np.int64) - ROUND_BITS
+    limbs[j, 1, d] += np.float64(rest).view(np.int64) - ROUND_BITS
 
 
 @jit()
 def move_centroids(
-    sums: NDArray[np.int64],
-    counts: NDArray[np.int64],
-    origin: NDArray[np.float64],
-    scale: float,
-    unit: float,
+    sums: Sums,
+    frame: Frame,
     raw_centroids: NDArray[np.float64],
     centroids: NDArray[np.float64],
     drift: NDArray[np.float64],
@@ -171,13 +236,9 @@ def move_centroids(
     Parameters
     ----------
     sums
-        IN (parts, k, 2, d + 1): limbs of the sums of `add_row`.
-    counts
-        IN (parts, k): points of positive weight.
-    origin, scale
-        Origin and scale of the sums.
-    unit
-        Working coordinates are ``(raw - origin) * unit``.
+        IN: `Sums` of all points.
+    frame
+        IN: the `Frame` of the sums.
     raw_centroids
         INOUT (k, d), raw units.
     centroids
@@ -192,6 +253,8 @@ def move_centroids(
     float
         The largest move in raw coordinates; -1 if a centroid has no points and may not stay (then nothing moved).
     """
+    limbs, counts = sums
+    origin, scale, unit, _, _ = frame
     parts, k = counts.shape
     d = centroids.shape[1]
     if not may_stay:
@@ -215,8 +278,8 @@ def move_centroids(
         weight_low = np.int64(0)
         for part in range(parts):
             points += counts[part, j]
-            weight_high += sums[part, j, 0, d]
-            weight_low += sums[part, j, 1, d]
+            weight_high += limbs[part, j, 0, d]
+            weight_low += limbs[part, j, 1, d]
         weight = weight_high + weight_low / LIMB
         drift[j] = 0.0
         if points <= 0 or weight <= 0.0:
@@ -227,8 +290,8 @@ def move_centroids(
             high = np.int64(0)
             low = np.int64(0)
             for part in range(parts):
-                high += sums[part, j, 0, t]
-                low += sums[part, j, 1, t]
+                high += limbs[part, j, 0, t]
+                low += limbs[part, j, 1, t]
             mean = origin[t] + (high + low / LIMB) / weight / scale
             step = mean - raw_centroids[j, t]
             squared_raw += step * scale * (step * scale)

@@ -10,10 +10,22 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from streamkm.kernels.exact.blocks import LOWEST, MIXED, MOVED, REGION, STATE, VALID, blocks_pass
-from streamkm.kernels.exact.relabel import begin_pass
-from streamkm.kernels.exact.rows import rows_pass
-from streamkm.kernels.exact.sums import LIMB, add_moves
+from streamkm.kernels.exact.blocks import (
+    LOWEST,
+    MIXED,
+    MOVED,
+    REGION,
+    STATE,
+    VALID,
+    BlockBounds,
+    Blocks,
+    blocks_pass,
+)
+from streamkm.kernels.exact.relabel import PassCentroids, Rows, begin_pass
+from streamkm.kernels.exact.rows import RowBounds, rows_pass
+from streamkm.kernels.exact.sums import add_moves
+from streamkm.kernels.groups import plain
+from streamkm.models.exact.core import Sums
 from streamkm.models.exact.points import Points, Window
 from streamkm.models.exact.threads import ThreadTeam
 
@@ -29,8 +41,8 @@ class AssignmentStep(Protocol):
     labels: NDArray[np.int32]
     rows_read: int
 
-    def label(self, raw_centroids: NDArray[np.float64], centroids: NDArray[np.float64], *, force: bool) -> int:
-        """Update the labels for (k, d) centroids, and return how many changed; with `force`, ignore the bounds."""
+    def label(self, *, force: bool) -> int:
+        """Update the labels, and return how many changed; with `force`, ignore the bounds."""
 
     def centroids_moved(self, drift: NDArray[np.float64]) -> None:
         """Update the bounds after each centroid moved by `drift`, (k,)."""
@@ -39,51 +51,38 @@ class AssignmentStep(Protocol):
         """Discard the bounds of rows, (m,) indices, whose labels were changed elsewhere."""
 
 
-class ClusterSums:
-    """Sums and counts of clusters, one part per thread; the sum over the parts is exact.
-
-    Parameters
-    ----------
-    parts
-        Number of threads that may add at the same time.
-    k, d
-        Clusters and dimensions; 0 clusters to compute no sums.
-    """
-
-    def __init__(self, parts: int, k: int, d: int) -> None:
-        self.sums = np.zeros((parts, k, 2, d + 1), np.int64)
-        self.counts = np.zeros((parts, k), np.int64)
-
-    @property
-    def weights(self) -> NDArray[np.float64]:
-        """(k,) summed weights of clusters, in units of `Points.weight_unit`."""
-        high, low = self.sums[:, :, :, -1].sum(axis=0).T
-        found: NDArray[np.float64] = (high + low / LIMB) / LIMB
-        return found
-
-
 class _AssignerBase:
     """State that both ways of assigning need."""
 
-    def __init__(self, points: Points, k: int, cluster_sums: ClusterSums, team: ThreadTeam) -> None:
-        n, d = points.rows.shape
-        self.points, self.cluster_sums, self.team, self.k = points, cluster_sums, team, k
+    def __init__(
+        self,
+        points: Points,
+        sums: Sums,
+        team: ThreadTeam,
+        raw_centroids: NDArray[np.float64],
+        centroids: NDArray[np.float64],
+    ) -> None:
+        (n, d), k = points.rows.shape, len(centroids)
+        self.points, self.sums, self.team = points, sums, team
         self.labels: NDArray[np.int32] = points.storage.allocate((n,), np.int32, fill=-1)
         self.rows_read = 0
-        self.slack = np.empty(3)
-        self.centroids32 = np.empty((k + 1, d), np.float32)
-        self.counters = np.zeros((team.n_threads, 3), np.int64)
+        self._counters = np.zeros((team.n_threads, 3), np.int64)
+        padded, slack = np.empty((k + 1, d), np.float32), np.empty(3)
+        self._centroids = plain(PassCentroids(raw_centroids, centroids, padded, slack))
+        self._rows, self._frame = plain(Rows(points.raw, points.rows, points.weights)), plain(points.frame)
+        self._sums, self._extent = plain(sums), points.frame.extent
         self._cost = n * d * (k * 0.05 + 2.0)
 
-    def _begin(self, centroids: NDArray[np.float64]) -> None:
-        begin_pass(centroids, self.points.extent, self.slack, self.centroids32, self.counters)
+    def _begin(self) -> None:
+        _, working, padded, slack = self._centroids
+        begin_pass(working, self._extent, slack, padded, self._counters)
 
-    def _sweep(self, work: Callable[[int, int, Window], object], *kept: NDArray[Any]) -> int:
+    def _sweep(self, work: Callable[[Window, int, int], object], *kept: NDArray[Any]) -> int:
         """Run a pass and return how many labels changed; measures its duration to decide on threads for the next."""
         start = time.perf_counter()
         self.points.sweep(self.team, work, self._cost, self.labels, *kept)
         self._cost = (time.perf_counter() - start) * 1e9 * self.team.parts(self._cost / len(self.points.windows))
-        changed, evaluated, _ = map(sum, zip(*self.counters.tolist(), strict=True))
+        changed, evaluated, _ = map(sum, zip(*self._counters.tolist(), strict=True))
         self.rows_read = int(evaluated)
         return int(changed)
 
@@ -93,42 +92,53 @@ class RowAssigner(_AssignerBase):
 
     Parameters
     ----------
-    points
-        The points.
-    k
-        Number of centroids.
-    cluster_sums
-        Sums and counts to update.
-    team
-        Threads to use.
+    points, sums, team, raw_centroids, centroids
+        As in `first_assignment`.
     """
 
-    def __init__(self, points: Points, k: int, cluster_sums: ClusterSums, team: ThreadTeam) -> None:
-        super().__init__(points, k, cluster_sums, team)
-        self._moved = np.zeros(k + 1)
+    def __init__(
+        self,
+        points: Points,
+        sums: Sums,
+        team: ThreadTeam,
+        raw_centroids: NDArray[np.float64],
+        centroids: NDArray[np.float64],
+    ) -> None:
+        super().__init__(points, sums, team, raw_centroids, centroids)
+        k = len(centroids)
         allocate = points.storage.allocate
-        self._bounds = allocate((len(self.labels),), np.float32)
-        self._floors = allocate((len(self.labels) + 32,), np.float32)
+        self._bounds = RowBounds(
+            np.zeros(k + 1),
+            allocate((len(self.labels),), np.float32),
+            allocate((len(self.labels) + 32,), np.float32),
+        )
+        self._arrays = plain(self._bounds)
 
-    def label(self, raw_centroids: NDArray[np.float64], centroids: NDArray[np.float64], *, force: bool) -> int:
-        p, t = self.points, self.cluster_sums
-        self._begin(centroids)
+    def label(self, *, force: bool) -> int:
+        self._begin()
 
-        def work(part: int, parts: int, window: Window) -> None:
+        def work(window: Window, part: int, parts: int) -> None:
+            share = (part, parts, *window.rows)
             rows_pass(
-                part, parts, *window.rows, p.raw, p.rows, p.weights, p.origin, p.scale, raw_centroids, self.centroids32,
-                self.slack, self._moved, force, self._bounds, self._floors, self.labels, t.sums[part], t.counts[part],
-                self.counters[part],
-            )  # fmt: skip
+                share,
+                self._rows,
+                self._frame,
+                self._centroids,
+                self._arrays,
+                self.labels,
+                self._sums,
+                self._counters,
+                force,
+            )
 
-        return self._sweep(work, self._bounds, self._floors)
+        return self._sweep(work, self._bounds.bounds, self._bounds.floors)
 
     def centroids_moved(self, drift: NDArray[np.float64]) -> None:
-        add_moves(drift, self._moved)
+        add_moves(drift, self._bounds.moved)
 
     def invalidate(self, rows: NDArray[np.int64]) -> None:
-        self._bounds[rows] = -1.0
-        self._floors[rows] = -1.0
+        self._bounds.bounds[rows] = -1.0
+        self._bounds.floors[rows] = -1.0
 
 
 class BlockAssigner(_AssignerBase):
@@ -136,65 +146,68 @@ class BlockAssigner(_AssignerBase):
 
     Parameters
     ----------
-    points
-        The points, in blocks.
-    k
-        Number of centroids.
-    cluster_sums
-        Sums and counts to update.
-    team
-        Threads to use.
+    points, sums, team, raw_centroids, centroids
+        As in `first_assignment`; the points are in blocks.
     """
 
-    def __init__(self, points: Points, k: int, cluster_sums: ClusterSums, team: ThreadTeam) -> None:
-        super().__init__(points, k, cluster_sums, team)
-        self._n_blocks = len(points.offsets) - 1
-        self._state = np.zeros((len(points.radii), STATE))
-        self._masks = np.zeros((len(points.radii), -(-k // 64)), np.uint64)
-        self._only = np.full(self._n_blocks, MIXED)
-        self._bounds = points.storage.allocate((len(self.labels) + 32,), np.float32)
-        self._drift = np.zeros(k)
-        self._moved = np.zeros(k + 1)
+    def __init__(
+        self,
+        points: Points,
+        sums: Sums,
+        team: ThreadTeam,
+        raw_centroids: NDArray[np.float64],
+        centroids: NDArray[np.float64],
+    ) -> None:
+        super().__init__(points, sums, team, raw_centroids, centroids)
+        k = len(centroids)
+        n_boxes, self._n_blocks = len(points.radii), len(points.offsets) - 1
+        self._blocks = plain(Blocks(points.offsets, points.boxes, points.radii))
+        self._bounds = BlockBounds(
+            drift=np.zeros(k),
+            moved=np.zeros(k + 1),
+            state=np.zeros((n_boxes, STATE)),
+            masks=np.zeros((n_boxes, -(-k // 64)), np.uint64),
+            only=np.full(self._n_blocks, MIXED),
+            bounds=points.storage.allocate((len(self.labels) + 32,), np.float32),
+        )
+        self._arrays = plain(self._bounds)
 
-    def label(self, raw_centroids: NDArray[np.float64], centroids: NDArray[np.float64], *, force: bool) -> int:
-        p, t = self.points, self.cluster_sums
-        self._begin(centroids)
+    def label(self, *, force: bool) -> int:
+        self._begin()
 
-        def work(part: int, parts: int, window: Window) -> None:
+        def work(window: Window, part: int, parts: int) -> None:
             blocks_pass(
-                part, parts, *window.regions, p.raw, p.rows, p.weights, p.origin, p.scale, p.offsets, p.boxes, p.radii,
-                raw_centroids, centroids, self.centroids32, self._drift, self.slack, self._moved[-1], force,
-                self._state, self._masks, self._only, self._bounds, self.labels, t.sums[part],
-                t.counts[part], self.counters[part],
+                (part, parts, *window.regions), self._rows, self._frame, self._blocks, self._centroids, self._arrays,
+                self.labels, self._sums, self._counters, force,
             )  # fmt: skip
 
-        changed = self._sweep(work, self._bounds)
-        self._drift = np.zeros(self.k)  # a pass at the same centroids moves nothing
+        changed = self._sweep(work, self._bounds.bounds)
+        self._bounds.drift.fill(0.0)  # a pass at the same centroids moves nothing
         return changed
 
     def centroids_moved(self, drift: NDArray[np.float64]) -> None:
-        self._drift = drift.copy()
-        add_moves(drift, self._moved)
+        self._bounds.drift[:] = drift
+        add_moves(drift, self._bounds.moved)
 
     def invalidate(self, rows: NDArray[np.int64]) -> None:
+        b = self._bounds
         blocks = np.searchsorted(self.points.offsets, rows, side="right") - 1
-        self._only[blocks] = MIXED
+        b.only[blocks] = MIXED
         for which in (blocks, self._n_blocks + blocks // REGION):
-            self._masks[which] = 0
-            self._state[which, VALID] = -1.0
-        self._state[blocks, MOVED] = 0.0
-        self._state[blocks, LOWEST] = -1.0
+            b.masks[which] = 0
+            b.state[which, VALID] = -1.0
+        b.state[blocks, MOVED] = 0.0
+        b.state[blocks, LOWEST] = -1.0
 
     @property
     def mean_list(self) -> float:
         """Mean number of centroids on a block's candidate list."""
-        return float(np.bitwise_count(self._masks[: self._n_blocks]).sum()) / self._n_blocks
+        return float(np.bitwise_count(self._bounds.masks[: self._n_blocks]).sum()) / self._n_blocks
 
 
 def first_assignment(
     points: Points,
-    k: int,
-    cluster_sums: ClusterSums,
+    sums: Sums,
     team: ThreadTeam,
     raw_centroids: NDArray[np.float64],
     centroids: NDArray[np.float64],
@@ -205,25 +218,23 @@ def first_assignment(
     ----------
     points
         The points.
-    k
-        Number of centroids.
-    cluster_sums
-        Sums and counts to update.
+    sums
+        Sums to update, with a part for each thread.
     team
         Threads to use.
     raw_centroids, centroids
-        (k, d) in raw units and in working coordinates.
+        (k, d) in raw units and in working coordinates. The assignment keeps these arrays, whose values may be moved.
     """
-    start = time.perf_counter()
+    start, k = time.perf_counter(), len(centroids)
     if points.has_blocks:
-        blocks = BlockAssigner(points, k, cluster_sums, team)
-        blocks.label(raw_centroids, centroids, force=True)
+        blocks = BlockAssigner(points, sums, team, raw_centroids, centroids)
+        blocks.label(force=True)
         log.debug("candidate lists of blocks have %.1f of %d centroids on average", blocks.mean_list, k)
         if blocks.mean_list <= _MAX_LIST_SHARE * k:
             return blocks
-    rows = RowAssigner(points, k, cluster_sums, team)
+    rows = RowAssigner(points, sums, team, raw_centroids, centroids)
     if points.has_blocks:
         rows.labels = blocks.labels  # the sums already include these labels
-    rows.label(raw_centroids, centroids, force=True)
+    rows.label(force=True)
     log.debug("first assignment took %.3f s", time.perf_counter() - start)
     return rows

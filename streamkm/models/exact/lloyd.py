@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamkm.kernels.exact.distances import assigned_squares, relocate
-from streamkm.kernels.exact.sums import LIMB, move_centroids
-from streamkm.models.exact.assign import AssignmentStep, ClusterSums, first_assignment
-from streamkm.models.exact.points import Points, Window, power_of_two
+from streamkm.kernels.groups import plain
+from streamkm.models.exact.assign import AssignmentStep, first_assignment
+from streamkm.models.exact.core import Sums, move_centroids, power_of_two
+from streamkm.models.exact.points import Points, Window
 from streamkm.models.exact.threads import ThreadTeam
 
 log = logging.getLogger(__name__)
@@ -107,13 +108,12 @@ class Lloyd:
         self.points, self.team, self.k = points, team, k
         self.raw_centroids = start.astype(np.float64)
         self.centroids = points.working(self.raw_centroids)
-        self.cluster_sums = ClusterSums(team.n_threads, k, d)
+        self.sums = Sums.zeros(team.n_threads, k, d)
         self._drift = np.zeros(k)
+        self._core = plain(self.sums), plain(points.frame)
         self.n_iter = n_iter - 1
         self.stopped: Stopped = "max_iter"
-        self.assigner: AssignmentStep = first_assignment(
-            points, k, self.cluster_sums, team, self.raw_centroids, self.centroids
-        )
+        self.assigner: AssignmentStep = first_assignment(points, self.sums, team, self.raw_centroids, self.centroids)
         self._moved = len(self.assigner.labels) if moved is None else moved
         self.rows_read = len(self.assigner.labels)
 
@@ -165,17 +165,14 @@ class Lloyd:
 
     def sizes(self) -> NDArray[np.float64]:
         """(k,) summed weights of clusters."""
-        return self.cluster_sums.weights * self.points.weight_unit
+        return self.sums.values[:, -1] * self.points.frame.weight_unit
 
     def _label(self, *, force: bool) -> int:
-        return self.assigner.label(self.raw_centroids, self.centroids, force=force)
+        return self.assigner.label(force=force)
 
     def _update(self, *, may_stay: bool) -> float:
         """Move centroids to their means; return the largest move, or -1 if one has no points and may not stay."""
-        p, t = self.points, self.cluster_sums
-        largest = move_centroids(
-            t.sums, t.counts, p.origin, p.scale, p.unit, self.raw_centroids, self.centroids, self._drift, may_stay
-        )
+        largest = move_centroids(*self._core, self.raw_centroids, self.centroids, self._drift, may_stay)
         if largest > 0.0:
             self.assigner.centroids_moved(self._drift)
         return largest
@@ -186,19 +183,19 @@ class Lloyd:
         Points are taken by distance, then by index. A point that lies on its centroid, has no weight or is alone in its
         cluster stays.
         """
-        s = self.cluster_sums
-        counts = s.counts.sum(axis=0)
+        counts = self.sums.counts.sum(axis=0)
         empty = np.flatnonzero(counts == 0)
         if not len(empty):
             return 0
-        p, labels = self.points, self.assigner.labels
+        p, frame, labels = self.points, self.points.frame, self.assigner.labels
+        limbs, own_counts = self.sums.limbs[0], self.sums.counts[0]
         moved: list[int] = []
         for row in self._farthest(len(empty) + self.k):  # at most one point per cluster is rejected
             old = int(labels[row])
             if len(moved) < len(empty) and counts[old] > 1:
                 new = int(empty[len(moved)])
                 weight = float(p.weights[row]) if len(p.weights) else 1.0
-                relocate(p.raw, row, p.origin, p.scale, weight, s.sums[0], s.counts[0], old, new)
+                relocate(p.raw, row, frame.origin, frame.scale, weight, limbs, own_counts, old, new)
                 counts[old] -= 1
                 labels[row] = new
                 moved.append(row)
@@ -237,16 +234,16 @@ class Lloyd:
         unit
             Unit of these sums.
         """
-        p = self.points
+        p, frame = self.points, self.points.frame
         # No row is farther from its centroid than from the centroid that is nearest to the origin.
-        reach = float(np.abs((self.raw_centroids - p.origin) * p.scale).max(axis=1).min())
+        reach = float(np.abs((self.raw_centroids - frame.origin) * frame.scale).max(axis=1).min())
         unit = power_of_two(2.0 * p.raw.shape[1] * (1.0 + reach) ** 2)
         costs = np.zeros((self.team.n_threads, self.k, 3), np.int64)
 
         def work(part: int, parts: int) -> None:
             assigned_squares(
-                part, parts, *window.rows, p.raw, self.assigner.labels, self.raw_centroids, p.scale, p.weights, unit,
-                squares, costs[part],
+                (part, parts, *window.rows), p.raw, self.assigner.labels, self.raw_centroids, frame.scale, p.weights,
+                unit, squares, costs[part],
             )  # fmt: skip
 
         self.team.share(work, (window.rows[1] - window.rows[0]) * (p.raw.shape[1] + 4))
@@ -263,17 +260,15 @@ class Lloyd:
                 p.release(window, self.assigner.labels)
         whole = [(high << 62) + (middle << 31) + low for high, middle, low in limbs.tolist()]
         sums = np.array([*(cost / 2**93 for cost in whole), sum(whole) / 2**93])
-        sums = sums / unit * p.weight_unit / p.scale / p.scale
+        sums = sums / unit * p.frame.weight_unit / p.frame.scale / p.frame.scale
         return sums[:-1], float(sums[-1])
 
     def relative_inertia(self) -> float:
         """Approximate difference of the inertia to that of all points at the origin, without a pass over the rows."""
-        p, t = self.points, self.cluster_sums
-        limbs = t.sums.sum(axis=0)
-        sums = (limbs[:, 0] + limbs[:, 1] / LIMB) / LIMB
-        centroids = (self.raw_centroids - p.origin) * p.scale
+        frame, sums = self.points.frame, self.sums.values
+        centroids = (self.raw_centroids - frame.origin) * frame.scale
         parts = sums[:, -1:] * centroids**2 - 2.0 * centroids * sums[:, :-1]
-        return float(parts.sum()) * p.weight_unit / p.scale / p.scale
+        return float(parts.sum()) * frame.weight_unit / frame.scale / frame.scale
 
 
 def _highest(squares: NDArray[np.float64], count: int) -> float:

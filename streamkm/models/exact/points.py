@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -12,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamkm.kernels.exact.blocks import REGION
-from streamkm.kernels.exact.distances import sum_rows
-from streamkm.kernels.exact.layout import bound_blocks, bound_regions, column_ranges, to_working
-from streamkm.kernels.exact.sums import LIMB, Real
+from streamkm.kernels.exact.layout import bound_blocks, bound_regions, to_working
+from streamkm.kernels.exact.sums import Real
+from streamkm.models.exact.core import Frame, choose_frame
 from streamkm.models.exact.kd_order import sort_by_kd_tree
 from streamkm.models.exact.storage import Storage, release
 from streamkm.models.exact.threads import ThreadTeam
@@ -28,12 +27,6 @@ _MIN_BLOCK_ROWS = 16 * BLOCK_ROWS
 _MIN_BLOCK_CENTROIDS = 8
 """Blocks are used up to this many dimensions, and from this many rows and centroids on: elsewhere they cost more than
 they save."""
-
-_MAX_UNCENTERED_RATIO = 30.0
-"""Float32 points of at most this multiple of half their range are compared in raw coordinates, without a copy."""
-
-_ORIGIN_STEPS = 2.0**16
-"""Origins are rounded to this fraction of the largest coordinate."""
 
 _IDENTITY = np.empty(0, np.int32)
 _NO_WEIGHTS = np.empty(0)
@@ -53,8 +46,8 @@ class Window:
 class Points:
     """Points in the order in which kernels read them, with the coordinates in which they are compared.
 
-    Working coordinates are ``(raw - origin) * unit`` in float32; `unit` is a power of two, so only the subtraction
-    rounds.
+    Working coordinates are ``(raw - origin) * unit`` in float32, in units of the frame; `unit` is a power of two, so
+    only the subtraction rounds.
 
     Parameters
     ----------
@@ -69,15 +62,9 @@ class Points:
     permutation
         (n,) index in `given` of each row; (0,) for the same order.
     weights
-        (n,) weights in kernel order, divided by `weight_unit`, at most 1; (0,) for ones.
-    weight_unit
-        Unit of `weights`.
-    origin, scale
-        ``(raw - origin) * scale`` is at most 1 in absolute value; `scale` is a power of two.
-    unit
-        `scale`, or 1 if raw coordinates are accurate enough.
-    extent
-        Largest norm of a row, in working coordinates.
+        (n,) weights in kernel order, divided by `Frame.weight_unit`, at most 1; (0,) for ones.
+    frame
+        The coordinates in which the points are compared and summed.
     offsets
         (blocks + 1,) first row of each block, then n.
     boxes, radii
@@ -94,11 +81,7 @@ class Points:
     rows: NDArray[np.float32]
     permutation: NDArray[np.int32]
     weights: NDArray[np.float64]
-    weight_unit: float
-    origin: NDArray[np.float64]
-    scale: float
-    unit: float
-    extent: float
+    frame: Frame
     offsets: NDArray[np.int64]
     boxes: NDArray[np.float32]
     radii: NDArray[np.float64]
@@ -112,7 +95,7 @@ class Points:
 
     def working(self, raw: NDArray[Any]) -> NDArray[np.float64]:
         """Convert centroids or points, (m, d), to working coordinates."""
-        return (raw - self.origin) * self.unit
+        return (raw - self.frame.origin) * self.frame.unit
 
     def original_labels(self, labels: NDArray[np.int32]) -> NDArray[np.int32]:
         """Convert labels, (n,), from kernel order to the order of `given`."""
@@ -123,7 +106,7 @@ class Points:
         return given
 
     def sweep(
-        self, team: ThreadTeam, work: Callable[[int, int, Window], object], nanoseconds: float, *kept: NDArray[Any]
+        self, team: ThreadTeam, work: Callable[[Window, int, int], object], nanoseconds: float, *kept: NDArray[Any]
     ) -> None:
         """Run a kernel over all windows, one after the other, with several threads.
 
@@ -132,14 +115,14 @@ class Points:
         team
             The threads.
         work
-            ``work(part, parts, window)`` calls a kernel.
+            ``work(window, part, parts)`` calls a kernel.
         nanoseconds
             Approximate duration of all work on one thread.
         kept
             Other arrays that it uses, with one entry per row, whose pages are released too.
         """
         for window in self.windows:
-            team.share(partial(_in_window, work, window), nanoseconds / len(self.windows))
+            team.share(partial(work, window), nanoseconds / len(self.windows))
             if len(self.windows) > 1:
                 self.release(window, *kept)
 
@@ -148,10 +131,6 @@ class Points:
         for array in (self.rows, self.raw, self.weights, *kept):
             if len(array):
                 release(array, *window.rows)
-
-
-def _in_window(work: Callable[[int, int, Window], object], window: Window, part: int, parts: int) -> None:
-    work(part, parts, window)
 
 
 def prepare(
@@ -163,7 +142,33 @@ def prepare(
     blocks: bool | None = None,
     storage: Storage | None = None,
 ) -> Points:
-    """Choose the working coordinates of points, and order them into blocks of neighbours if that pays.
+    """Choose the frame of points, and `arrange` them in it.
+
+    Parameters
+    ----------
+    X, sample_weight, n_clusters, blocks
+        As in `arrange`.
+    team
+        Threads to use; None for the caller's only.
+    storage
+        Allocates arrays; None for memory.
+    """
+    storage, team = storage or Storage(), team or ThreadTeam(1)
+    frame = choose_frame(frozen(X), sample_weight, team, storage)
+    return arrange(X, sample_weight, frame, n_clusters, team, storage, blocks=blocks)
+
+
+def arrange(
+    X: Real,
+    sample_weight: NDArray[np.float64] | None,
+    frame: Frame,
+    n_clusters: int,
+    team: ThreadTeam,
+    storage: Storage,
+    *,
+    blocks: bool | None = None,
+) -> Points:
+    """Convert points to the coordinates of a frame, and order them into blocks of neighbours if that pays.
 
     Parameters
     ----------
@@ -171,20 +176,21 @@ def prepare(
         (n, d) float32 or float64, C-contiguous, finite.
     sample_weight
         (n,), not negative, or None for ones.
+    frame
+        From `choose_frame` of these points, or of more points that these are a part of.
     n_clusters
         Number of centroids that the points will be compared with.
     team
-        Threads to use; None for the caller's only.
+        Threads to use.
+    storage
+        Allocates arrays.
     blocks
         Whether to order rows into blocks; None to decide by n, d and `n_clusters`.
-    storage
-        Allocates arrays; None for memory.
     """
     n, d = X.shape
-    storage, team = storage or Storage(), team or ThreadTeam(1)
     raw = frozen(X)
-    origin, scale, unit, extent = _choose_frame(raw, team, storage)
-    weights, weight_unit = _scaled_weights(sample_weight, storage)
+    origin, unit = frame.origin, frame.unit
+    weights = _scaled_weights(sample_weight, frame.weight_unit, storage)
     if blocks is None:
         blocks = d <= _MAX_BLOCK_DIMENSIONS and n >= _MIN_BLOCK_ROWS and n_clusters >= _MIN_BLOCK_CENTROIDS
     permutation = _IDENTITY
@@ -213,11 +219,7 @@ def prepare(
         rows=frozen(rows),
         permutation=permutation,
         weights=frozen(weights),
-        weight_unit=weight_unit,
-        origin=origin,
-        scale=scale,
-        unit=unit,
-        extent=extent,
+        frame=frame,
         offsets=offsets,
         boxes=boxes,
         radii=radii,
@@ -268,52 +270,16 @@ def _bounding_boxes(
     return boxes, radii
 
 
-def _choose_frame(raw: Real, team: ThreadTeam, storage: Storage) -> tuple[NDArray[np.float64], float, float, float]:
-    """Choose origin, scale and unit, independent of the order of rows, and compute the largest norm of a row."""
-    n, d = raw.shape
-    low, high = np.full(d, np.inf), np.full(d, -np.inf)
-    lows, highs = np.full((team.n_threads, d), np.inf), np.full((team.n_threads, d), -np.inf)
-    for a, b in storage.chunks(n, d * raw.itemsize):
-        team.divide(a, b, lambda part, i, j: column_ranges(raw[i:j], lows[part], highs[part]), 0.3 * (b - a) * d)
-        low, high = np.minimum(low, lows.min(axis=0)), np.maximum(high, highs.max(axis=0))
-        release(raw, a, b)
-    middle, reach = low / 2 + high / 2, high / 2 - low / 2
-    size = float(np.maximum(-low, high).max())
-    as_given = raw.dtype == np.float32 and 1e-12 < size < 1e12 and size <= _MAX_UNCENTERED_RATIO * float(reach.max())
-    origin = np.zeros(d)
-    if not as_given:
-        sums = np.zeros((team.n_threads, 1, 2, d + 1), np.int64)
-        scale = power_of_two(float(reach.max()))
-        for a, b in storage.chunks(n, d * raw.itemsize):
-            team.divide(a, b, lambda part, i, j: sum_rows(raw[i:j], middle, scale, sums[part]), 3.0 * (b - a) * d)
-            release(raw, a, b)
-        limbs = sums.sum(axis=0)[0]
-        mean = middle + (limbs[0, :d] + limbs[1, :d] / LIMB) / LIMB / n / scale
-        # Rounded, so that subtracting it rounds as little as possible.
-        origin = np.round(mean * scale * _ORIGIN_STEPS) / _ORIGIN_STEPS / scale
-    reach = np.maximum(high - origin, origin - low)
-    scale = power_of_two(float(reach.max()))
-    unit = 1.0 if as_given else scale
-    return origin, scale, unit, float(np.sqrt(((reach * unit) ** 2).sum()))
-
-
-def power_of_two(largest: float) -> float:
-    """Power of two that scales a number to between 0.5 and 1."""
-    return math.ldexp(1.0, max(-1000, min(1000, -math.frexp(largest)[1]))) if largest > 0 else 1.0
-
-
-def _scaled_weights(sample_weight: NDArray[np.float64] | None, storage: Storage) -> tuple[NDArray[np.float64], float]:
-    """Divide weights by a power of two so that the largest is at most 1; return (0,) weights if all are equal."""
+def _scaled_weights(sample_weight: NDArray[np.float64] | None, unit: float, storage: Storage) -> NDArray[np.float64]:
+    """Divide weights by their unit; return (0,) weights if all are equal to it."""
     if sample_weight is None or not len(sample_weight):
-        return _NO_WEIGHTS, 1.0
+        return _NO_WEIGHTS
     chunks = list(storage.chunks(len(sample_weight), 16))
-    largest = max(float(sample_weight[a:b].max()) for a, b in chunks)
-    if largest == min(float(sample_weight[a:b].min()) for a, b in chunks) > 0.0:
-        return _NO_WEIGHTS, largest
-    unit = math.ldexp(1.0, math.frexp(largest)[1])
+    if sample_weight[0] == unit and all(bool((sample_weight[a:b] == unit).all()) for a, b in chunks):
+        return _NO_WEIGHTS
     weights = storage.allocate(sample_weight.shape, np.float64)
     for a, b in chunks:
         np.divide(sample_weight[a:b], unit, out=weights[a:b])
         release(sample_weight, a, b)
         release(weights, a, b)
-    return weights, unit
+    return weights

@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 
 from streamkm.kernels.exact.distances import assigned_squares
 from streamkm.kernels.exact.sums import Real
-from streamkm.models.exact.assign import ClusterSums, first_assignment
+from streamkm.models.exact.assign import first_assignment
+from streamkm.models.exact.core import Sums
 from streamkm.models.exact.points import prepare
 from streamkm.models.exact.threads import ThreadTeam
 from streamkm.models.validation import frozen
@@ -25,10 +26,9 @@ def nearest_labels(array: Real, centroids: NDArray[np.float64], team: ThreadTeam
     team
         Threads to use.
     """
-    k, d = centroids.shape
     points = prepare(array, None, 1)  # 1 cluster: no blocks, making them takes longer than one pass
-    cluster_sums = ClusterSums(team.n_threads, 0, d)
-    return first_assignment(points, k, cluster_sums, team, centroids, points.working(centroids)).labels
+    no_sums = Sums.zeros(team.n_threads, 0, centroids.shape[1])
+    return first_assignment(points, no_sums, team, centroids, points.working(centroids)).labels
 
 
 def assigned_distances(
@@ -54,7 +54,7 @@ def assigned_distances(
 
     def work(part: int, parts: int) -> None:
         assigned_squares(
-            part, parts, 0, len(array), readable, labels, centroids, scale, np.empty(0), 1.0, squares, costs[part]
+            (part, parts, 0, len(array)), readable, labels, centroids, scale, np.empty(0), 1.0, squares, costs[part]
         )
 
     team.share(work, array.size + 4.0 * len(array))

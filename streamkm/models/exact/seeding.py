@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from streamkm.kernels.exact.seeding import draw_by_cost, evaluate_candidates
 from streamkm.kernels.exact.sums import Real
-from streamkm.models.exact.assign import ClusterSums, first_assignment
+from streamkm.models.exact.assign import first_assignment
+from streamkm.models.exact.core import Sums
 from streamkm.models.exact.points import Points, Window, prepare
 from streamkm.models.exact.storage import copy_rows, release
 from streamkm.models.exact.threads import ThreadTeam
@@ -89,10 +90,10 @@ class _NearestCosts:
     def _call(self, candidates: NDArray[np.float32], trial: NDArray[np.float64]) -> None:
         p = self.points
 
-        def work(part: int, parts: int, window: Window) -> None:
+        def work(window: Window, part: int, parts: int) -> None:
             evaluate_candidates(
-                part, parts, *window.blocks, p.rows, p.weights, p.offsets, p.boxes, candidates, trial.size == 0,
-                self.nearest, self.most, self.costs, trial,
+                (part, parts, *window.blocks), p.rows, p.weights, p.offsets, p.boxes, candidates, self.nearest,
+                self.most, self.costs, trial,
             )  # fmt: skip
 
         p.sweep(self.team, work, len(p.rows) * candidates.size * 0.1 * self._fresh, self.nearest)
@@ -220,9 +221,9 @@ def _parallel(points: Points, k: int, rng: np.random.RandomState, team: ThreadTe
         found: Real = _joined([candidates, _random(points, k - len(candidates), rng)])
         return found
     raw = candidates.astype(np.float64)
-    cluster_sums = ClusterSums(team.n_threads, *raw.shape)
-    first_assignment(points, len(raw), cluster_sums, team, raw, points.working(raw))
-    return _plus_plus(prepare(candidates, cluster_sums.weights, k), k, rng, team)
+    sums = Sums.zeros(team.n_threads, *raw.shape)
+    first_assignment(points, sums, team, raw, points.working(raw))
+    return _plus_plus(prepare(candidates, sums.values[:, -1], k), k, rng, team)
 
 
 def _drawn(
