@@ -159,7 +159,7 @@ def test_the_number_of_clusters_is_found_and_kept_when_the_owner_is_killed(boots
         owner.until(proposal)
         found = proposal()
         owner.kill()
-    assert (found["suggested"], found["current"]) == (4, 4)
+    assert (found["suggested"], found["running"]) == (4, 4)
     learned = points(url, "m")
     with live(tmp_path / "log", bootstrap, name, url, "--k", "auto", "--lease", "2s") as owner:
         owner.until(lambda: points(url, "m") > learned + 2000)
