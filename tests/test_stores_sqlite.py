@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import resource
 import sqlite3
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -209,6 +210,24 @@ def test_a_new_file_that_another_process_locks_is_waited_for_until_the_time_is_o
         with contextlib.closing(sqlite3.connect(file, timeout=0.0, factory=Patient)) as patient:
             sqlite._use_wal(patient, str(file), PATIENCE)
             assert patient.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("bits", [0, 6, 7, 8, 14, 15, 16, 30, 31, 32, 54, 55, 60])
+def test_numbers_of_the_journal_take_as_few_bytes_as_hold_them(bits: int, sign: int) -> None:
+    partition, base = TopicPartition("t", 0), 2**61
+
+    def size_of(gap: int) -> int:
+        entry = JournalEntry(
+            ((BatchRange(partition, base, base + 1),), (BatchRange(partition, base + 1 + gap, base + 2 + gap),))
+        )
+        blob = journal.encode(entry)
+        assert journal.decode(blob) == entry
+        return len(zlib.decompress(blob))
+
+    for gap in (sign * 2**bits - 1, sign * 2**bits):
+        width = next(w for w in (1, 2, 4, 8) if -(2 ** (8 * w - 1)) <= gap < 2 ** (8 * w - 1))
+        assert size_of(gap) - size_of(0) == 2 * (width - 1)  # of two ranges
 
 
 def test_a_mini_batch_of_three_partitions_costs_few_bytes_in_the_journal(store: SqlStore) -> None:
