@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -346,6 +347,23 @@ def test_dead_letters_never_delay_learning(monkeypatch):
     assert gone_on == [], "everything was learned, and the run ended, while the topic of dead letters was not available"
     go_on.set()
     wait_until(lambda: gone_on)
+
+
+def test_letters_are_sent_again_until_they_arrive_without_a_commit_in_between(monkeypatch):
+    monkeypatch.setattr(dead_letters, "FIRST_BACKOFF", 0.001)
+    monkeypatch.setattr(dead_letters, "LAST_BACKOFF", 0.001)
+    monkeypatch.setattr(dead_letters, "CLOSE_SECONDS", PATIENCE)
+    w, mailbox = poisoned(), Mailbox()
+    mailbox.away = 10**9
+    give_up = time.monotonic() + PATIENCE
+
+    def delivered():
+        if w.all_read():
+            mailbox.away = 0
+        return (w.all_read() and not w.store.undelivered("m")) or time.monotonic() > give_up
+
+    with_letters(w, mailbox).run(StopAfter(delivered, w.clock))
+    assert mailbox.offsets() == [5, 5, 250, 350, 700]
 
 
 def test_letters_of_several_batches_are_sent_without_a_pause(monkeypatch):

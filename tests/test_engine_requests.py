@@ -58,26 +58,24 @@ def after(looks, do):
     return moment
 
 
-def test_requests_that_the_store_cannot_tell_are_followed_later():
-    class Forgetful:
+@pytest.mark.parametrize("method", ["control_requests", "renew"])
+def test_a_session_goes_on_while_the_store_does_not_answer(method):
+    class Silent:
         left = 3
 
         def __getattr__(self, name):
+            self.left -= name == method
+            if name == method and self.left >= 0:
+                raise StoreUnavailableError("the disk does not answer")
             return getattr(w.store, name)
 
-        def control_requests(self, name):
-            self.left -= 1
-            if self.left >= 0:
-                raise StoreUnavailableError("the disk does not answer")
-            return w.store.control_requests(name)
-
-    w, store, sessions = World(), Forgetful(), []
+    w, store, sessions = World(), Silent(), []
     acquire = w.store.acquire
     w.store.acquire = lambda *a, **k: sessions.append(1) or acquire(*a, **k)
     w.engine(dataclasses.replace(OPTIONS, batch=100), store=store).run(
         several(w, lambda: store.left < 0, then=w.all_read, tick=1.0)
     )
-    assert len(sessions) == 1, "the session went on"
+    assert len(sessions) == 1
 
 
 def test_a_commit_carries_some_of_the_points_learned_since_the_one_before_and_the_ends():
