@@ -15,6 +15,7 @@ from streamkm.kernels.exact.simd import GROUP, LANES, below, changed_lanes, gath
 from streamkm.kernels.groups import plain
 from streamkm.models.exact import kd_order
 from streamkm.models.exact import points as exact_points
+from streamkm.models.exact import storage as exact_storage
 from streamkm.models.exact import threads as exact_threads
 from streamkm.models.exact.assign import BlockAssigner, RowAssigner
 from streamkm.models.exact.core import Frame, Sums
@@ -430,6 +431,17 @@ def test_candidates_are_evaluated_by_the_cost_that_remains(weighted, monkeypatch
     assert beyond == np.flatnonzero(by_row)[-1]
     assert seeding.draw_by_cost(points.weights, points.offsets, nearest * 0, costs * 0, 0.0) == -1
     assert naive.draw_by_cost([0.0], 0.0) == -1
+
+
+def test_arrays_of_more_than_a_share_of_the_memory_are_in_files():
+    limit = 1 << 20
+    share = limit // exact_storage._MAPPED_DIVISOR
+    for size, in_file in ((share, False), (share + 1, True)):
+        array = Storage(limit).allocate((size,), np.uint8, fill=7)
+        assert (array == 7).all()
+        while isinstance(array, np.ndarray) and array.base is not None:
+            array = array.base
+        assert isinstance(array, np.ndarray) != in_file
 
 
 def test_a_sum_of_thirds_is_a_third_of_the_sum():
