@@ -7,6 +7,7 @@ import contextlib
 import re
 import socket
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import numpy as np
@@ -112,7 +113,7 @@ def test_control_changes_the_store(place, client):
         client.promote("orders", 1, skip=True)
         assert store.control_requests("orders").promotion == (1, True)
         store.request_promotion("orders", None)
-        store.create(place[2].spec.__class__("other", ("x",), 2, {}, {}, {}), NOW)
+        store.create(replace(place[2].spec, name="other"), NOW)
         client.delete("other")
         with pytest.raises(NotFoundError):
             client.delete("other")
