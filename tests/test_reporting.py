@@ -16,7 +16,7 @@ from streamkm.reporting import COUNT_SECONDS, PROGRESS_SECONDS, QUIET_SECONDS, P
 from streamkm.stores import open_store
 from streamkm.testing import FullStore, ManualClock, StopAfter
 from streamkm.times import format_age
-from test_engine import OPTIONS, ClockedSource, N, World, record
+from test_engine import OPTIONS, ClockedSource, N, World, eager, record  # noqa: F401 - eager is a fixture
 
 LOG = logging.getLogger("streamkm.test")
 

@@ -20,7 +20,7 @@ from streamkm.errors import SettingsError
 from streamkm.state import Counters
 from streamkm.stores import maintenance, open_store
 from streamkm.testing import StopAfter
-from test_engine import N, World
+from test_engine import N, World, eager  # noqa: F401 - eager is a fixture
 from test_quarantine import counters, live, produce, values
 from waiting import PATIENCE
 
@@ -236,10 +236,8 @@ def test_who_waits_for_a_read_only_store_says_why_and_is_not_ready(file, caplog)
     with contextlib.closing(open_store(url + "?mode=ro")) as store:
         w.clock.advance(60)
         engine = w.engine(store=store)
-        why = []
-        engine.run(
-            StopAfter(lambda: why.append(engine.context.heartbeat.ready()) or w.clock.now > 1_700_000_500, w.clock)
-        )
+        why, until = [], w.clock.now + 400
+        engine.run(StopAfter(lambda: why.append(engine.context.heartbeat.ready()) or w.clock.now > until, w.clock))
         assert {well for well, _ in why[2:-1]} == {False}
         assert "store unavailable: it is read-only" in why[-2][1]
         assert "Give this process the right to write" in caplog.text
